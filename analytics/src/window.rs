@@ -1,0 +1,98 @@
+//! How far back a question looks.
+//!
+//! **Invariant:** a [`Window`] is 1 ms to 1 h; no other can be made.
+//! **Not here:** the rounding to slots. That is `recorder`'s.
+
+use std::time::Duration;
+
+/// The longest window: what is older is not kept.
+const WINDOW_MAX_MS: u64 = 3_600_000;
+/// Characters of a refused text that an error repeats; the rest says nothing more.
+const ECHO_CHARS_MAX: usize = 40;
+
+/// A stretch of time that ends now: 1 ms to 1 h, 5 minutes by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Window {
+    ms: u64,
+}
+
+impl Window {
+    /// The longest window, and how long the recorder remembers: 1 h.
+    pub const MAX: Window = Window { ms: WINDOW_MAX_MS };
+
+    /// Parses the value of `window=`: `1m`, `5m`, `15m` or `1h`, spelled exactly so.
+    ///
+    /// # Errors
+    /// [`WindowError::Name`] for any other text.
+    pub fn parse(text: &str) -> Result<Self, WindowError> {
+        match text {
+            "1m" => Ok(Self { ms: 60_000 }),
+            "5m" => Ok(Self { ms: 300_000 }),
+            "15m" => Ok(Self { ms: 900_000 }),
+            "1h" => Ok(Self::MAX),
+            other => Err(WindowError::Name { given: echo(other) }),
+        }
+    }
+
+    /// Parses the value of `timeRange=`: a whole number of ms, 1 to 3600000, digits only.
+    ///
+    /// # Errors
+    /// [`WindowError::TimeRange`] for any other text.
+    pub fn parse_time_range(text: &str) -> Result<Self, WindowError> {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let ms = digits.then(|| text.parse().ok()).flatten();
+        match ms {
+            Some(ms @ 1..=WINDOW_MAX_MS) => Ok(Self { ms }),
+            Some(_) | None => Err(WindowError::TimeRange { given: echo(text) }),
+        }
+    }
+
+    /// The window that a query string asks for: `window=`, or the older spelling `timeRange=`.
+    /// Neither is the default, 5 minutes.
+    ///
+    /// # Errors
+    /// As the two parsers; [`WindowError::Both`] when both are given, as they might differ.
+    pub fn from_query(window: Option<&str>, time_range: Option<&str>) -> Result<Self, WindowError> {
+        match (window, time_range) {
+            (None, None) => Ok(Self::default()),
+            (Some(text), None) => Self::parse(text),
+            (None, Some(text)) => Self::parse_time_range(text),
+            (Some(_), Some(_)) => Err(WindowError::Both),
+        }
+    }
+
+    /// The length of the window.
+    pub const fn length(self) -> Duration {
+        Duration::from_millis(self.ms)
+    }
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self { ms: 300_000 }
+    }
+}
+
+/// Why a text is no window. The message names what is allowed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WindowError {
+    /// `window` is none of the four names.
+    #[error("window must be one of 1m, 5m, 15m, 1h; got \"{given}\"")]
+    Name {
+        /// The text, cut after 40 characters.
+        given: String,
+    },
+    /// `timeRange` is no integer in range.
+    #[error("timeRange must be a whole number of milliseconds from 1 to 3600000; got \"{given}\"")]
+    TimeRange {
+        /// The text, cut after 40 characters.
+        given: String,
+    },
+    /// Both spellings at once.
+    #[error("window and timeRange exclude each other: give window=1m|5m|15m|1h only")]
+    Both,
+}
+
+fn echo(text: &str) -> String {
+    text.chars().take(ECHO_CHARS_MAX).collect()
+}

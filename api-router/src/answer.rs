@@ -1,0 +1,135 @@
+//! Answers: the headers that every data answer carries, and the problems that every operation may have.
+//!
+//! **Not here:** bodies (each route writes its own), problems' bodies (`problem`).
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::{HttpResponse, HttpResponseBuilder};
+use shard_manager::error::Failure;
+use shard_manager::lane::LaneTimes;
+use shard_manager::shard_map::Place;
+use shard_manager::topology::{Role, ShardIndex};
+
+use crate::app::App;
+use crate::problem::{Problem, ProblemBody};
+
+const X_SHARD: HeaderName = HeaderName::from_static("x-shard");
+const X_SHARD_SLOT: HeaderName = HeaderName::from_static("x-shard-slot");
+const X_EPOCH: HeaderName = HeaderName::from_static("x-epoch");
+const X_SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// Left on an answer for the gate: which shard it came from.
+#[derive(Clone, Copy, Debug)]
+pub struct ServedBy(pub ShardIndex);
+
+/// Where a request's time went, for `Server-Timing`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timing {
+    /// Reading, checking and routing.
+    pub route: Duration,
+    /// Waiting for the shard.
+    pub queue: Duration,
+    /// In the database.
+    pub database: Duration,
+    /// Putting the shards' answers together.
+    pub merge: Duration,
+}
+
+impl Timing {
+    /// The times of a write that began at `began` and is answered now.
+    pub fn of_write(began: Instant, times: LaneTimes) -> Self {
+        let route = began.elapsed().saturating_sub(times.queue + times.database);
+        Self { route, queue: times.queue, database: times.database, merge: Duration::ZERO }
+    }
+
+    /// `route;dur=0.021, queue;dur=0.050, db;dur=0.412, merge;dur=0.000`, in milliseconds.
+    fn header(&self) -> HeaderValue {
+        let mut text = String::with_capacity(80);
+        let parts = [
+            ("route;dur=", self.route),
+            (", queue;dur=", self.queue),
+            (", db;dur=", self.database),
+            (", merge;dur=", self.merge),
+        ];
+        for (name, time) in parts {
+            let micros = time.as_micros();
+            let _ = write!(text, "{name}{}.{:03}", micros / 1_000, micros % 1_000);
+        }
+        HeaderValue::try_from(text).expect("digits and letters are a header value")
+    }
+}
+
+/// An answer about rows, ready for its body.
+pub fn data_response(timing: &Timing, epoch: u64) -> HttpResponseBuilder {
+    let mut response = HttpResponse::Ok();
+    response
+        .content_type("application/json")
+        .insert_header((X_EPOCH, HeaderValue::from(epoch)))
+        .insert_header((X_SERVED_BY, HeaderValue::from_static(Role::Primary.name())))
+        .insert_header((SERVER_TIMING, timing.header()));
+    response
+}
+
+/// An answer about rows of one key.
+pub fn keyed_response(
+    app: &App,
+    place: Place,
+    timing: &Timing,
+    applied: Option<HeaderValue>,
+) -> HttpResponseBuilder {
+    let mut response = data_response(timing, place.epoch);
+    response
+        .insert_header((X_SHARD, app.shard_header(place.shard)))
+        .insert_header((X_SHARD_SLOT, HeaderValue::from(place.slot.number())));
+    response.extensions_mut().insert(ServedBy(place.shard));
+    if let Some(applied) = applied {
+        response.insert_header((PREFERENCE_APPLIED, applied));
+    }
+    response
+}
+
+/// A failure as a problem that names its shard.
+pub fn refusal(app: &App, failure: Failure) -> Problem {
+    let shard = failure.place.map(|place| app.manager.shard_name(place.shard).to_owned());
+    let problem = Problem::from(failure);
+    match shard {
+        Some(shard) => problem.shard(shard),
+        None => problem,
+    }
+}
+
+/// The problems that a data operation may answer with; `/errors/{code}` explains each code.
+#[derive(utoipa::IntoResponses)]
+pub enum Refusals {
+    /// Something in the request is malformed or unknown: the detail names it.
+    #[response(status = 400, content_type = "application/problem+json")]
+    BadRequest(#[to_schema] ProblemBody<'static>),
+    /// The request comes from a foreign web page.
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(#[to_schema] ProblemBody<'static>),
+    /// No such table or row.
+    #[response(status = 404, content_type = "application/problem+json")]
+    NotFound(#[to_schema] ProblemBody<'static>),
+    /// The Accept header rules JSON out.
+    #[response(status = 406, content_type = "application/problem+json")]
+    NotAcceptable(#[to_schema] ProblemBody<'static>),
+    /// The row exists, or breaks a constraint.
+    #[response(status = 409, content_type = "application/problem+json")]
+    Conflict(#[to_schema] ProblemBody<'static>),
+    /// A limit is passed: the detail names it.
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(#[to_schema] ProblemBody<'static>),
+    /// The body is not JSON.
+    #[response(status = 415, content_type = "application/problem+json")]
+    UnsupportedMediaType(#[to_schema] ProblemBody<'static>),
+    /// Overloaded, full, or the shard does not answer; see Retry-After.
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(#[to_schema] ProblemBody<'static>),
+    /// The deadline passed.
+    #[response(status = 504, content_type = "application/problem+json")]
+    DeadlinePassed(#[to_schema] ProblemBody<'static>),
+}

@@ -1,0 +1,238 @@
+//! Bodies: read within their limits, and taken apart without building a tree.
+//!
+//! **Invariant:** no more than the limit is ever held; nesting is checked before anything recurses; a
+//! member given twice is seen.
+//! **Not here:** what the members mean (the routes, `shard_manager::row`).
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Instant;
+
+use actix_web::http::header::{CONTENT_LENGTH, HeaderMap};
+use actix_web::web::{Bytes, BytesMut, Payload};
+use futures_util::StreamExt;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use shard_manager::table::closest;
+
+use crate::problem::{Code, Problem};
+
+/// Largest body of a single write: a row of the largest value (1 MiB) and its escapes.
+pub const WRITE_BYTES_MAX: usize = 2 << 20;
+/// Largest JSON body of a bulk write.
+pub const BULK_BYTES_MAX: usize = 16 << 20;
+/// Deepest nesting of objects and arrays.
+const DEPTH_MAX: usize = 64;
+
+/// What `Content-Length` says, if it says anything.
+pub fn declared_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Reads a whole body of at most `limit` bytes, until `deadline` at most.
+///
+/// # Errors
+/// TSR108 if it is larger, TSR004 if it does not come in time, TSR101 if the connection breaks.
+pub async fn read(
+    mut payload: Payload,
+    declared: Option<usize>,
+    limit: usize,
+    deadline: Instant,
+) -> Result<Bytes, Problem> {
+    let too_large = || {
+        Problem::new(Code::TSR108, format!("the body is larger than {} MiB", limit >> 20))
+            .hint("send it in smaller parts")
+    };
+    if declared.is_some_and(|length| length > limit) {
+        return Err(too_large());
+    }
+    let mut whole: Option<BytesMut> = None;
+    let mut first = Bytes::new();
+    loop {
+        let next = tokio::time::timeout_at(deadline.into(), payload.next()).await;
+        let chunk = match next {
+            Ok(Some(Ok(chunk))) => chunk,
+            Ok(Some(Err(_))) => return Err(Problem::new(Code::TSR101, "the body broke off")),
+            Ok(None) => return Ok(whole.map_or(first, BytesMut::freeze)),
+            Err(_elapsed) => {
+                return Err(Problem::new(Code::TSR004, "the body did not come in time"));
+            }
+        };
+        match &mut whole {
+            // Most bodies are one chunk, which is then not copied.
+            None if first.is_empty() => first = chunk,
+            None => {
+                let mut joined = BytesMut::from(&first[..]);
+                joined.extend_from_slice(&chunk);
+                whole = Some(joined);
+            }
+            Some(joined) => joined.extend_from_slice(&chunk),
+        }
+        if whole.as_ref().map_or(first.len(), BytesMut::len) > limit {
+            return Err(too_large());
+        }
+    }
+}
+
+/// The members of a JSON object in their order: name and raw value.
+#[derive(Debug)]
+pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Members<'a> {
+    /// Takes a body apart that must be a JSON object.
+    ///
+    /// # Errors
+    /// TSR101 if it is not JSON or no object, TSR108 if it is nested too deep.
+    pub fn of_body(body: &'a [u8]) -> Result<Self, Problem> {
+        check_depth(body)?;
+        let text = std::str::from_utf8(body).map_err(|error| {
+            let at = error.valid_up_to();
+            Problem::new(Code::TSR101, format!("the body is not UTF-8 (byte {at})"))
+        })?;
+        serde_json::from_str(text)
+            .map_err(|error| Problem::new(Code::TSR101, format!("the body: {error}")))
+    }
+
+    /// Takes a member apart that must be an object.
+    ///
+    /// # Errors
+    /// TSR101 names the member.
+    pub fn of_member(name: &str, json: &'a RawValue) -> Result<Self, Problem> {
+        serde_json::from_str(json.get())
+            .map_err(|_| Problem::new(Code::TSR101, format!("{name} must be an object")))
+    }
+
+    /// Refuses members that are none of `known`, or that come twice.
+    ///
+    /// # Errors
+    /// TSR102 or TSR101, naming the member.
+    pub fn check_names(&self, known: &[&str]) -> Result<(), Problem> {
+        for (index, (name, _)) in self.0.iter().enumerate() {
+            if !known.contains(&&**name) {
+                return Err(unknown_member(name, known));
+            }
+            if self.0[..index].iter().any(|(other, _)| other == name) {
+                return Err(Problem::new(Code::TSR101, format!("{name} is given twice")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The raw value of a member.
+    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.0.iter().find(|(member, _)| member == name).map(|(_, json)| *json)
+    }
+
+    /// The text of a member, if it is there.
+    ///
+    /// # Errors
+    /// TSR101 if it is no string.
+    pub fn text(&self, name: &str) -> Result<Option<String>, Problem> {
+        let Some(json) = self.get(name) else { return Ok(None) };
+        serde_json::from_str(json.get())
+            .map(Some)
+            .map_err(|_| Problem::new(Code::TSR101, format!("{name} must be a string")))
+    }
+
+    /// The text of a member that must be there.
+    ///
+    /// # Errors
+    /// TSR101 if it is missing or no string.
+    pub fn required_text(&self, name: &str) -> Result<String, Problem> {
+        let missing = || Problem::new(Code::TSR101, format!("{name} is missing"));
+        self.text(name)?.ok_or_else(missing)
+    }
+}
+
+fn unknown_member(name: &str, known: &[&str]) -> Problem {
+    let shown: String = name.chars().take(80).collect();
+    let problem = Problem::new(Code::TSR102, format!("`{shown}` means nothing here"));
+    match closest(name, known.iter().copied()) {
+        Some(near) => problem.hint(format!("did you mean `{near}`?")),
+        None => problem.hint(format!("known members: {}", known.join(", "))),
+    }
+}
+
+/// The items of a JSON array, raw.
+///
+/// # Errors
+/// TSR101 if the member is no array.
+pub fn items<'a>(name: &str, json: &'a RawValue) -> Result<Vec<&'a RawValue>, Problem> {
+    serde_json::from_str(json.get())
+        .map_err(|_| Problem::new(Code::TSR101, format!("{name} must be an array")))
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor;
+
+        impl<'de> Visitor<'de> for ObjectVisitor {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::with_capacity(8);
+                while let Some(Name(name)) = map.next_key()? {
+                    members.push((name, map.next_value()?));
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(ObjectVisitor)
+    }
+}
+
+/// A member's name, borrowed unless it holds escapes.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameVisitor;
+
+        impl<'de> Visitor<'de> for NameVisitor {
+            type Value = Name<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name")
+            }
+
+            fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Borrowed(name)))
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Owned(name.to_owned())))
+            }
+        }
+
+        deserializer.deserialize_str(NameVisitor)
+    }
+}
+
+/// Refuses nesting before a parser recurses into it. Strings are skipped; whether the rest is JSON is the
+/// parser's business.
+fn check_depth(body: &[u8]) -> Result<(), Problem> {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for &byte in body {
+        if in_string {
+            in_string = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEPTH_MAX {
+            let detail = format!("the body is nested deeper than {DEPTH_MAX} levels");
+            return Err(Problem::new(Code::TSR108, detail));
+        }
+    }
+    Ok(())
+}

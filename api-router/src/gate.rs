@@ -1,0 +1,169 @@
+//! Gate: around every route. Gives the request its id, refuses foreign web pages, turns problems into
+//! answers, and records what happened.
+//!
+//! **Invariant:** every answer has `x-request-id`; every answer that is not a success is a problem.
+//! **Not here:** what a route does.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use actix_web::Error;
+use actix_web::body::BoxBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::Next;
+use actix_web::web::Data;
+use analytics::{ErrorEvent, Operation, Sample};
+
+use crate::answer::ServedBy;
+use crate::app::App;
+use crate::headers::request_id;
+use crate::problem::{Code, Problem};
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
+
+/// The routes whose requests are counted, and what they do.
+const DATA_ROUTES: [(&str, Operation); 3] = [
+    ("/api/write", Operation::Write),
+    ("/api/read", Operation::Read),
+    ("/api/bulk-write", Operation::Write),
+];
+
+type DataRoute = (&'static str, Operation);
+
+/// Handles a request on its way in and its answer on the way out.
+///
+/// # Errors
+/// Those of the framework; a route's own become answers.
+pub async fn gate(
+    mut request: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let began = Instant::now();
+    let app = request.app_data::<Data<App>>().cloned().expect("main() registers the app");
+    let route = DATA_ROUTES.into_iter().find(|(path, _)| *path == request.path());
+    if request.method() == Method::HEAD {
+        // As GET; what sends the answer knows that the client wants no body.
+        request.head_mut().method = Method::GET;
+    }
+    let refused = match request_id(request.headers()) {
+        Ok(id) => (id, refuse_foreign(request.headers(), app.loopback_only).err()),
+        Err(problem) => (None, Some(problem)),
+    };
+    let (id, refused) = (refused.0.unwrap_or_else(new_request_id), refused.1);
+    let mut response = match refused {
+        Some(problem) => request.error_response(problem),
+        // Routes turn their errors into responses; an error here is the framework's own.
+        None => next.call(request).await?,
+    };
+    let problem = problem_of(&response, route);
+    if let Some(problem) = &problem {
+        let rendered = problem.respond(id.to_str().unwrap_or(""));
+        response = response.into_response(rendered);
+    }
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Some(route) = route {
+        record(&app, route, &response, problem.as_ref(), (&id, began));
+    }
+    response.headers_mut().insert(X_REQUEST_ID, id);
+    Ok(response)
+}
+
+fn new_request_id() -> HeaderValue {
+    let mut text = uuid::Uuid::encode_buffer();
+    let text = uuid::Uuid::now_v7().hyphenated().encode_lower(&mut text);
+    HeaderValue::from_str(text).expect("a UUID is visible ASCII")
+}
+
+/// The problem behind an answer. What the framework itself refused becomes one of ours.
+fn problem_of(response: &ServiceResponse<BoxBody>, route: Option<DataRoute>) -> Option<Problem> {
+    let error = response.response().error()?;
+    let mut problem = match error.as_error::<Problem>() {
+        Some(problem) => problem.clone(),
+        None => foreign_problem(response.status(), error),
+    };
+    if route.is_some_and(|(_, operation)| operation == Operation::Write) {
+        problem.of_write();
+    }
+    Some(problem)
+}
+
+fn foreign_problem(status: StatusCode, error: &Error) -> Problem {
+    if status.is_client_error() {
+        return Problem::new(Code::TSR100, "the request cannot be understood");
+    }
+    tracing::error!(%error, "a request failed in the framework");
+    Problem::new(Code::TSR500, "an internal error")
+}
+
+/// A browser must not be a way into a loopback service: neither by a page of another origin, nor by a host
+/// name that was made to point here (DNS rebinding).
+fn refuse_foreign(headers: &HeaderMap, loopback_only: bool) -> Result<(), Problem> {
+    let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or(""));
+    let fetch_site = headers.get("sec-fetch-site").map(|value| value.to_str().unwrap_or(""));
+    let origin = text(&ORIGIN);
+    if origin.is_none() && fetch_site.is_none() {
+        return Ok(()); // Not a browser.
+    }
+    let host = text(&HOST).unwrap_or("");
+    let own = [format!("http://{host}"), format!("https://{host}")];
+    let foreign_origin = origin.is_some_and(|origin| !own.iter().any(|own| own == origin));
+    let foreign_site = fetch_site.is_some_and(|site| !matches!(site, "same-origin" | "none"));
+    let rebound = loopback_only && !is_local_host(host);
+    if foreign_origin || foreign_site || rebound {
+        return Err(Problem::new(
+            Code::TSR403,
+            "the request comes from a web page of another origin",
+        )
+        .hint("requests from other programs, and from pages served here, are welcome"));
+    }
+    Ok(())
+}
+
+fn is_local_host(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        Some(_) | None => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Counts a data request, and keeps what went wrong.
+fn record(
+    app: &App,
+    (route, operation): DataRoute,
+    response: &ServiceResponse<BoxBody>,
+    problem: Option<&Problem>,
+    (id, began): (&HeaderValue, Instant),
+) {
+    let served = response.response().extensions().get::<ServedBy>().map(|served| served.0.0);
+    let named = problem.and_then(Problem::shard_name);
+    let found = named.and_then(|name| app.manager.map().topology().find(name)).map(|shard| shard.0);
+    let now = Instant::now();
+    let sample = Sample {
+        operation,
+        shard: served.or(found),
+        status: response.status().as_u16(),
+        elapsed: now.duration_since(began),
+    };
+    app.recorder.record_at(&sample, now.duration_since(app.recorder.started()));
+    let Some(problem) = problem else { return };
+    let request_id = id.to_str().unwrap_or("").to_owned();
+    if problem.status().is_server_error() {
+        tracing::error!(%problem, %request_id, route, "a request failed");
+    }
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    app.errors.push(ErrorEvent {
+        at_ms: at.as_millis() as u64,
+        code: problem.code().name(),
+        status: problem.status().as_u16(),
+        route,
+        shard: named.map(str::to_owned),
+        request_id,
+        trace_id: None,
+        message: problem.detail().to_owned(),
+    });
+}

@@ -1,0 +1,209 @@
+//! Request headers: parsed once at the edge into values that cannot be wrong.
+//!
+//! **Invariant:** a header that this router does not honour is refused if ignoring it could lose data or
+//! break a promise (`If-Match`, `Idempotency-Key`), never dropped in silence.
+//! **Not here:** the body (`body`), the query string (`query`).
+
+use std::time::{Duration, Instant};
+
+use actix_web::HttpRequest;
+use actix_web::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use shard_manager::keyspace::ShardKey;
+
+use crate::problem::{Code, Problem};
+
+/// How long a request may take when it does not say.
+const DEADLINE_DEFAULT_MS: u64 = 5_000;
+/// What it may ask for.
+const DEADLINE_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
+/// Longest session token, in bytes.
+const TOKEN_LEN_MAX: usize = 4_096;
+
+/// What the headers of a data request say.
+#[derive(Debug)]
+pub struct DataHeaders<'r> {
+    /// `x-shard-key`.
+    pub shard_key: Option<ShardKey<'r>>,
+    /// When the answer is no longer worth anything.
+    pub deadline: Instant,
+    /// `Prefer`.
+    pub prefer: Prefer,
+}
+
+/// What the client would like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prefer {
+    /// `return=minimal`: leave the row out of the answer.
+    pub minimal: bool,
+    /// `fanout=deny`: refuse to read all shards.
+    pub deny_fanout: bool,
+}
+
+impl Prefer {
+    /// The value of `Preference-Applied` for an answer to a write.
+    pub fn applied(self) -> Option<HeaderValue> {
+        self.minimal.then(|| HeaderValue::from_static("return=minimal"))
+    }
+}
+
+impl<'r> DataHeaders<'r> {
+    /// Reads the headers of a request that began at `began`.
+    ///
+    /// # Errors
+    /// A problem that names the header and what is allowed.
+    pub fn parse(request: &'r HttpRequest, began: Instant) -> Result<Self, Problem> {
+        let headers = request.headers();
+        check_accept(headers)?;
+        check_consistency(headers)?;
+        check_token(headers)?;
+        if let Some(age) = single(headers, "x-max-staleness-ms")? {
+            // Every read comes from the primary, which is never stale: any bound holds.
+            let number = age.parse::<u64>();
+            number.map_err(|_| bad("x-max-staleness-ms", "a number of milliseconds"))?;
+        }
+        Ok(Self {
+            shard_key: shard_key(headers)?,
+            deadline: began + deadline(headers)?,
+            prefer: prefer(headers)?,
+        })
+    }
+}
+
+/// Refuses the conditions of a write that this router cannot keep yet.
+///
+/// # Errors
+/// A problem that names the header.
+pub fn refuse_conditions(headers: &HeaderMap) -> Result<(), Problem> {
+    for name in ["if-match", "if-none-match", "idempotency-key"] {
+        if headers.contains_key(name) {
+            let detail = format!("{name} is not supported: the write would ignore it");
+            return Err(Problem::new(Code::TSR113, detail).hint("send the request without it"));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a body that does not claim to be JSON. None at all is taken for JSON, as in PostgREST.
+///
+/// # Errors
+/// A 415 that says what is accepted.
+pub fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+    if let Some(encoding) = headers.get("content-encoding") {
+        if encoding != "identity" {
+            let detail = "a body with this Content-Encoding cannot be read";
+            return Err(Problem::new(Code::TSR107, detail).unsupported_media_type());
+        }
+    }
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+    let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(Problem::new(Code::TSR107, "Content-Type must be application/json")
+        .hint("with curl: -H 'Content-Type: application/json'")
+        .unsupported_media_type())
+}
+
+/// Refuses a client that does not take JSON.
+fn check_accept(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut ranges = headers.get_all(ACCEPT).flat_map(|value| {
+        value
+            .to_str()
+            .unwrap_or("")
+            .split(',')
+            .map(|range| range.split(';').next().unwrap_or("").trim())
+    });
+    let json = ["*/*", "application/*", "application/json", "application/problem+json", ""];
+    let none = !headers.contains_key(ACCEPT);
+    if none || ranges.any(|range| json.iter().any(|name| range.eq_ignore_ascii_case(name))) {
+        return Ok(());
+    }
+    Err(Problem::new(Code::TSR107, "Accept rules out application/json, and there is nothing else"))
+}
+
+fn shard_key(headers: &HeaderMap) -> Result<Option<ShardKey<'_>>, Problem> {
+    let Some(text) = single(headers, "x-shard-key")? else { return Ok(None) };
+    ShardKey::parse(text)
+        .map(Some)
+        .map_err(|error| Problem::new(Code::TSR113, format!("x-shard-key: {error}")))
+}
+
+/// With a primary and no replica, a majority of the nodes and all of them are the primary: every level
+/// means the same, and each is kept.
+fn check_consistency(headers: &HeaderMap) -> Result<(), Problem> {
+    match single(headers, "x-consistency")? {
+        None | Some("one" | "quorum" | "all") => Ok(()),
+        Some(_) => Err(bad("x-consistency", "one, quorum or all")),
+    }
+}
+
+/// Every read comes from the primary, which has all that any token of this cluster can have seen.
+fn check_token(headers: &HeaderMap) -> Result<(), Problem> {
+    let length: usize = headers.get_all("x-session-token").map(HeaderValue::len).sum();
+    if length <= TOKEN_LEN_MAX {
+        return Ok(());
+    }
+    Err(bad("x-session-token", &format!("at most {TOKEN_LEN_MAX} bytes")))
+}
+
+fn deadline(headers: &HeaderMap) -> Result<Duration, Problem> {
+    let Some(text) = single(headers, "x-deadline-ms")? else {
+        return Ok(Duration::from_millis(DEADLINE_DEFAULT_MS));
+    };
+    let ms = text.parse().ok().filter(|ms| DEADLINE_MS.contains(ms));
+    let (least, most) = (DEADLINE_MS.start(), DEADLINE_MS.end());
+    ms.map(Duration::from_millis).ok_or_else(|| {
+        bad("x-deadline-ms", &format!("a number of milliseconds, {least} to {most}"))
+    })
+}
+
+fn prefer(headers: &HeaderMap) -> Result<Prefer, Problem> {
+    let mut prefer = Prefer::default();
+    let mut unknown = None;
+    let mut strict = false;
+    for value in headers.get_all("prefer") {
+        let text = value.to_str().map_err(|_| bad("prefer", "visible ASCII"))?;
+        for wish in text.split(',').map(str::trim).filter(|wish| !wish.is_empty()) {
+            match wish.to_ascii_lowercase().replace(' ', "").as_str() {
+                "return=minimal" => prefer.minimal = true,
+                "return=representation" => prefer.minimal = false,
+                "fanout=deny" => prefer.deny_fanout = true,
+                "handling=strict" => strict = true,
+                "handling=lenient" => {}
+                other => unknown = Some(other.chars().take(80).collect::<String>()),
+            }
+        }
+    }
+    match unknown.filter(|_| strict) {
+        Some(wish) => Err(Problem::new(Code::TSR105, format!("`{wish}` is no known preference"))
+            .hint("known: return=minimal, return=representation, fanout=deny, handling=lenient")),
+        None => Ok(prefer),
+    }
+}
+
+/// The one value of a header that must not be repeated.
+fn single<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, Problem> {
+    let mut values = headers.get_all(name);
+    let Some(first) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(bad(name, "given once"));
+    }
+    first.to_str().map(Some).map_err(|_| bad(name, "visible ASCII"))
+}
+
+fn bad(name: &str, allowed: &str) -> Problem {
+    Problem::new(Code::TSR113, format!("{name} must be {allowed}"))
+}
+
+/// The id under which a request is logged: the client's own, if it is 1 to 128 visible characters.
+///
+/// # Errors
+/// A problem that names the header.
+pub fn request_id(headers: &HeaderMap) -> Result<Option<HeaderValue>, Problem> {
+    let Some(value) = headers.get("x-request-id") else { return Ok(None) };
+    let visible = value.as_bytes().iter().all(u8::is_ascii_graphic);
+    if visible && (1..=128).contains(&value.len()) {
+        return Ok(Some(value.clone()));
+    }
+    Err(bad("x-request-id", "1 to 128 visible ASCII characters"))
+}

@@ -1,0 +1,17 @@
+#![doc = include_str!("../README.md")]
+
+pub mod config;
+pub mod problem;
+
+pub mod body;
+pub mod headers;
+pub mod query;
+
+pub mod app;
+
+pub mod answer;
+
+pub mod gate;
+pub mod routes;
+
+pub mod server;

@@ -1,0 +1,112 @@
+//! The router's process: reads the configuration, opens the cluster, serves, and ends in order.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::ExitCode;
+
+use actix_web::web::Data;
+use api_router::app::App;
+use api_router::config::{Config, Flags};
+use api_router::server;
+use clap::Parser;
+use shard_manager::manager::{EmbeddedCluster, Manager};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Allocations of many threads do not wait for each other.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The exit code of a start that the operator has to change something for.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let config = match Config::read(&flags).and_then(|config| {
+        let exposed = if flags.print_config { Ok(()) } else { config.check_exposure() };
+        exposed.map(|()| config)
+    }) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    if flags.print_config {
+        print!("{}", config.table());
+        return ExitCode::SUCCESS;
+    }
+    start_log(config.log);
+    match actix_web::rt::System::new().block_on(run(&config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// One line an event on standard error. The framework's own news of each worker are for debugging.
+fn start_log(level: tracing::Level) {
+    let framework =
+        level.min(if level > tracing::Level::INFO { level } else { tracing::Level::WARN });
+    let filter = Targets::new().with_default(level).with_target("actix_server", framework);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(lines).with(filter).init();
+}
+
+/// Binds first: a port that is taken is found out before any file is touched.
+async fn run(config: &Config) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(config.bind)
+        .map_err(|error| anyhow::anyhow!("cannot serve on {}: {error}", config.bind))?;
+    let bound = listener.local_addr()?;
+    let cluster =
+        EmbeddedCluster { data_dir: config.data_dir.clone(), wanted: config.wanted.clone() };
+    let manager = Manager::open(&cluster)?;
+    let app = Data::new(App::new(manager, bound.ip().to_canonical().is_loopback()));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let server = server::serve(app.clone(), listener, config.workers)?;
+    let handle = server.handle();
+    let serving = actix_web::rt::spawn(server);
+    print_banner(&app, config, bound);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("ending: finishing what runs");
+    app.drain();
+    handle.stop(true).await;
+    serving.await??;
+    app.manager.close();
+    Ok(())
+}
+
+fn print_banner(app: &App, config: &Config, bound: std::net::SocketAddr) {
+    let map = app.manager.map();
+    let names: Vec<&str> = map.topology().shards().iter().map(|shard| &*shard.name).collect();
+    let exposed = if bound.ip().to_canonical().is_loopback() {
+        "only this machine can reach it; there is no authentication"
+    } else {
+        "EVERYBODY who reaches this address can read and write: there is no authentication"
+    };
+    let banner = format!(
+        "Tessera {version}, {count} embedded SQLite shards ({names}) in {dir}
+  API        http://{bound}/            {exposed}
+  try it     http://{bound}/swagger-ui/
+  write      curl -X POST http://{bound}/api/write -H 'Content-Type: application/json' \\
+               -H 'x-shard-key: user_123' \\
+               -d '{{\"table\":\"users\",\"data\":{{\"user_id\":\"user_123\",\"name\":\"John Doe\",\"email\":\"john@example.com\"}}}}'
+  read       curl 'http://{bound}/api/read?table=users&limit=10' -H 'x-shard-key: user_123'
+  end        Ctrl-C
+",
+        version = env!("CARGO_PKG_VERSION"),
+        count = names.len(),
+        names = names.join(", "),
+        dir = config.data_dir.display(),
+    );
+    // A closed standard output is no reason to end.
+    let _ = std::io::stdout().write_all(banner.as_bytes());
+}

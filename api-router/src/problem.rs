@@ -1,0 +1,342 @@
+//! Problems: every answer that is not a success, as RFC 9457 clients and PostgREST clients read it.
+//!
+//! **Invariant:** one table of codes, one exhaustive mapping from the domain's errors; no SQL, path,
+//! address or secret stands in a body.
+//! **Not here:** logging (`gate`).
+
+use std::fmt;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::{HttpResponse, ResponseError};
+use serde::Serialize;
+use shard_manager::error::{Error, Failure};
+use shard_manager::row::RowError;
+use shard_manager::value::Misfit;
+
+macro_rules! codes {
+    ($($code:ident $status:literal $retryable:literal $title:literal $about:literal;)*) => {
+        /// The code of a problem. Codes are never reused for another meaning.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Code {
+            $(#[doc = $about] $code,)*
+        }
+
+        impl Code {
+            /// Every code, in their order.
+            pub const ALL: &'static [Self] = &[$(Self::$code),*];
+
+            /// `TSR101`.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$code => stringify!($code),)* }
+            }
+
+            /// The HTTP status.
+            pub fn status(self) -> StatusCode {
+                let status: u16 = match self { $(Self::$code => $status,)* };
+                StatusCode::from_u16(status).expect("the table holds statuses of HTTP")
+            }
+
+            /// Whether the same request may succeed later.
+            pub fn is_retryable(self) -> bool {
+                match self { $(Self::$code => $retryable,)* }
+            }
+
+            /// A few words, the same for every occurrence.
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$code => $title,)* }
+            }
+
+            /// What the code means and what to do, for people.
+            pub fn about(self) -> &'static str {
+                match self { $(Self::$code => $about,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    TSR003 503 true  "No connection free" "Every connection to the shard was busy until the deadline. Send again later, or with a longer x-deadline-ms.";
+    TSR004 504 true  "Deadline passed" "The answer did not come before x-deadline-ms (default 5000). For a write, outcome says whether it may have happened.";
+    TSR005 503 true  "Overloaded" "The queue of the shard is full. Nothing was stored; send again after Retry-After.";
+    TSR100 400 false "Bad query string" "A parameter of the query string is unknown, malformed or given twice. The detail names it.";
+    TSR101 400 false "Bad body" "The body is not JSON, or a member is missing, given twice or of the wrong type. The detail names it.";
+    TSR102 400 false "Unknown member" "The body has a member that means nothing here. The detail names it.";
+    TSR103 400 false "Shard keys differ" "Header, query, body and the table's routing column must all name the same shard key: otherwise the row would be stored where nobody looks for it.";
+    TSR104 400 false "Shard key needed" "A write needs a shard key: the header x-shard-key, or shardKey in query or body.";
+    TSR105 400 false "Unknown preference" "Under Prefer: handling=strict every preference must be known.";
+    TSR106 400 false "Bad page" "limit is 0 to 1000.";
+    TSR107 406 false "Media type not supported" "Answers are JSON (406: the Accept header rules that out). Bodies must be JSON too: then the same code comes with 415.";
+    TSR108 413 false "Too large" "The body, its nesting, a row or the number of rows passes a limit. The detail names it.";
+    TSR111 404 false "No such path" "There is nothing at this path. / lists what there is.";
+    TSR112 405 false "Method not allowed" "The path exists, but not for this method. The Allow header lists those it has.";
+    TSR113 400 false "Bad header" "The value of a header cannot be used. The detail names the header and what is allowed.";
+    TSR201 503 true  "Shard unavailable" "The shard that the request needs does not answer. The other shards are up.";
+    TSR203 503 true  "Slot is moving" "The slot of this key is not owned where the map says. Send again shortly.";
+    TSR204 503 true  "Storage full" "The shard's storage takes no more writes. Nothing was stored; reads go on.";
+    TSR301 409 false "Row exists" "An insert met a row of the same id. Nothing was changed.";
+    TSR302 404 false "No such row" "An update or a delete met no row of this id under this shard key.";
+    TSR304 409 false "Constraint broken" "The row breaks a rule of the database: unique, foreign key or check.";
+    TSR310 404 false "No such table" "There is no table of this name.";
+    TSR311 400 false "No such column" "The table has no column of this name.";
+    TSR312 400 false "Value does not fit" "A value is not of its column's type, is null where null is not allowed, or holds U+0000.";
+    TSR403 403 false "Foreign page" "The request comes from a web page of another origin. A browser must not be a way into this service.";
+    TSR500 500 true  "Internal error" "A defect of ours. It is logged under the request id.";
+}
+
+/// An answer that is not a success.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    code: Code,
+    status: StatusCode,
+    detail: String,
+    hint: Option<String>,
+    shard: Option<String>,
+    outcome: Option<&'static str>,
+    allow: Option<String>,
+}
+
+/// The body, as clients see it.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Problem)]
+pub struct ProblemBody<'p> {
+    /// A page that explains the code.
+    #[serde(rename = "type")]
+    kind: String,
+    /// A few words, the same for every occurrence of the code.
+    title: &'p str,
+    /// The HTTP status.
+    status: u16,
+    /// This occurrence: names the member, header or shard.
+    detail: &'p str,
+    /// `TSR101`.
+    code: &'p str,
+    /// As `title`, for clients of PostgREST.
+    message: &'p str,
+    /// As `detail`, for clients of PostgREST.
+    details: &'p str,
+    /// What to do.
+    hint: Option<&'p str>,
+    /// Always false.
+    success: bool,
+    /// As `title`, for older clients.
+    error: &'p str,
+    /// The shard that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<&'p str>,
+    /// Of a write: `rejected` (nothing was stored) or `unknown`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<&'p str>,
+    /// Whether the same request may succeed later.
+    retryable: bool,
+    /// Also in the header `x-request-id`, and in the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'p str>,
+}
+
+impl Problem {
+    /// A problem of this code; `detail` names what it is about.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        let (status, detail) = (code.status(), detail.into());
+        Self { code, status, detail, hint: None, shard: None, outcome: None, allow: None }
+    }
+
+    /// Says what to do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Says which shard it is about.
+    #[must_use]
+    pub fn shard(mut self, shard: impl Into<String>) -> Self {
+        self.shard = Some(shard.into());
+        self
+    }
+
+    /// Says what became of a write.
+    #[must_use]
+    pub fn outcome(mut self, outcome: &'static str) -> Self {
+        self.outcome = Some(outcome);
+        self
+    }
+
+    /// The media type of the body is at fault, not that of the answer.
+    #[must_use]
+    pub fn unsupported_media_type(mut self) -> Self {
+        self.status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        self
+    }
+
+    /// Lists the methods that the path has.
+    #[must_use]
+    pub fn allow(mut self, methods: String) -> Self {
+        self.allow = Some(methods);
+        self
+    }
+
+    /// The code.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What happened.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The shard that it is about.
+    pub fn shard_name(&self) -> Option<&str> {
+        self.shard.as_deref()
+    }
+
+    /// What became of a write.
+    pub fn outcome_name(&self) -> Option<&'static str> {
+        self.outcome
+    }
+
+    /// Every failed write says what became of it; one that failed before it was understood was rejected.
+    pub fn of_write(&mut self) {
+        self.outcome.get_or_insert("rejected");
+    }
+
+    /// The body. Rows of a bulk write have none of their own request ids.
+    pub fn body<'p>(&'p self, request_id: Option<&'p str>) -> ProblemBody<'p> {
+        let title = self.code.title();
+        ProblemBody {
+            kind: format!("/errors/{}", self.code.name()),
+            title,
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            code: self.code.name(),
+            message: title,
+            details: &self.detail,
+            hint: self.hint.as_deref(),
+            success: false,
+            error: title,
+            shard: self.shard.as_deref(),
+            outcome: self.outcome,
+            retryable: self.code.is_retryable(),
+            request_id,
+        }
+    }
+
+    /// The whole answer.
+    pub fn respond(&self, request_id: &str) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status);
+        response.content_type("application/problem+json");
+        if let Some(allow) = self.allow.as_deref().and_then(|a| HeaderValue::from_str(a).ok()) {
+            response.insert_header((header::ALLOW, allow));
+        }
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.insert_header((header::RETRY_AFTER, HeaderValue::from_static("1")));
+        }
+        response.json(self.body(Some(request_id)))
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.code.name(), self.code.title(), self.detail)
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Without a request id: the gate around every route renders the body again with it.
+    fn error_response(&self) -> HttpResponse {
+        HttpResponse::new(self.status)
+    }
+}
+
+fn did_you_mean(suggestion: Option<&str>) -> Option<String> {
+    suggestion.map(|name| format!("did you mean `{name}`?"))
+}
+
+impl From<&RowError> for Problem {
+    fn from(error: &RowError) -> Self {
+        let detail = error.to_string();
+        match error {
+            RowError::NoSuchColumn { suggestion, .. } => Self {
+                hint: did_you_mean(suggestion.as_deref()),
+                ..Self::new(Code::TSR311, detail)
+            },
+            RowError::SystemColumn { .. } => Self::new(Code::TSR102, detail)
+                .hint("leave it out; to change a row only as you last saw it there is If-Match"),
+            RowError::Twice { .. } | RowError::NotInDelete { .. } => {
+                Self::new(Code::TSR101, detail)
+            }
+            RowError::Misfit { misfit, .. } => {
+                let problem = Self::new(Code::TSR312, detail);
+                match misfit {
+                    Misfit::Null => {
+                        problem.hint("give a value, or leave the column out of an update")
+                    }
+                    Misfit::NulCharacter => problem.hint("remove the character \\u0000"),
+                    Misfit::Type { .. }
+                    | Misfit::NotBigint
+                    | Misfit::NotDouble
+                    | Misfit::NotTimestamp
+                    | Misfit::NotUuid
+                    | Misfit::NotJson => problem,
+                }
+            }
+            RowError::KeyContradicted { column } => Self::new(Code::TSR103, detail)
+                .hint(format!("send the value of {column} as the shard key")),
+            RowError::MissingColumn { .. } => {
+                Self::new(Code::TSR101, detail).hint("a row that exists may be changed without it")
+            }
+        }
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let detail = error.to_string();
+        match error {
+            Error::NoSuchTable { suggestion, .. } => Self {
+                hint: did_you_mean(suggestion.as_deref()),
+                ..Self::new(Code::TSR310, detail)
+            },
+            Error::Row(error) => Self::from(&error),
+            Error::Exists => {
+                Self::new(Code::TSR301, detail).hint("use op upsert or update to change it")
+            }
+            Error::NoSuchRow => {
+                Self::new(Code::TSR302, detail).hint("use op upsert or insert to make it")
+            }
+            Error::Constraint { .. } => Self::new(Code::TSR304, detail),
+            Error::DeadlinePassed => {
+                Self::new(Code::TSR004, detail).hint("raise x-deadline-ms, or send less at once")
+            }
+            Error::QueueFull { shard } => {
+                Self::new(Code::TSR005, detail).shard(shard).hint("send again after Retry-After")
+            }
+            Error::PoolExhausted { shard } => Self::new(Code::TSR003, detail).shard(shard),
+            Error::ShardUnavailable { shard } => Self::new(Code::TSR201, detail).shard(shard),
+            Error::SlotNotOwned => Self::new(Code::TSR203, detail).hint("send again shortly"),
+            Error::StorageFull { shard } => {
+                Self::new(Code::TSR204, detail).shard(shard).hint("make room; reads go on")
+            }
+            Error::AnswerTooLarge => {
+                Self::new(Code::TSR108, detail).hint("ask for fewer rows or fewer columns")
+            }
+            Error::Internal => Self::new(Code::TSR500, detail),
+        }
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        Self::from(failure.error).outcome(failure.outcome.name())
+    }
+}

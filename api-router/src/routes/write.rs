@@ -1,0 +1,199 @@
+//! `POST /api/write`: one change of one row.
+
+use std::time::Instant;
+
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse, post};
+use shard_manager::keyspace::ShardKey;
+use shard_manager::manager::Written;
+use shard_manager::row::{Operation, RowWrite};
+use shard_manager::shard_map::Place;
+use shard_manager::store::Change;
+use shard_manager::value::push_json_number;
+use utoipa::ToSchema;
+
+use crate::answer::{Refusals, Timing, keyed_response, refusal};
+use crate::app::App;
+use crate::body::{self, Members};
+use crate::headers::{DataHeaders, check_content_type, refuse_conditions};
+use crate::problem::{Code, Problem};
+use crate::query::Parameters;
+
+/// Members of the body.
+const MEMBERS: [&str; 4] = ["table", "op", "data", "shardKey"];
+
+/// The body of a write.
+#[derive(ToSchema)]
+#[schema(example = json!({"table": "users", "data": {
+    "user_id": "user_123", "name": "John Doe", "email": "john@example.com", "partition_key": "A"}}))]
+pub struct WriteRequest {
+    /// The table: `users`, `orders`, `products`, `transactions`, `kv`.
+    #[expect(dead_code, reason = "describes the body; the members are read without building it")]
+    table: String,
+    /// What to do; `upsert` when it is not given.
+    #[schema(inline)]
+    #[expect(dead_code, reason = "as above")]
+    op: Option<OperationName>,
+    /// The row's columns. An upsert of a row that exists changes these and keeps the others.
+    #[schema(value_type = Object)]
+    #[expect(dead_code, reason = "as above")]
+    data: serde_json::Value,
+    /// The shard key, if the header `x-shard-key` is not sent: 1 to 256 bytes, no control characters.
+    #[schema(max_length = 256, min_length = 1)]
+    #[expect(dead_code, reason = "as above")]
+    #[serde(rename = "shardKey")]
+    shard_key: Option<String>,
+}
+
+/// What to do with a row.
+#[derive(serde::Serialize, serde::Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OperationName {
+    /// Change the given columns of the row, or make it.
+    Upsert,
+    /// Make the row; 409 if it exists.
+    Insert,
+    /// Change the given columns of the row; 404 if it does not exist.
+    Update,
+    /// Remove the row; 404 if it does not exist. Give the id columns only.
+    Delete,
+}
+
+/// A write that is durable.
+#[derive(serde::Serialize, ToSchema)]
+pub struct WriteAnswer {
+    /// Always true.
+    success: bool,
+    /// The row as it is now (after a delete: as it was). Absent under `Prefer: return=minimal`.
+    #[schema(value_type = Object)]
+    data: Option<serde_json::Value>,
+    /// The shard that stored it.
+    shard: String,
+    /// The slot of the shard key.
+    slot: u16,
+    /// The version of the shard map.
+    epoch: u64,
+    /// The shard's counter at this change: only grows for one row, also over a delete and a new insert.
+    version: i64,
+}
+
+/// Writes one row.
+///
+/// The answer is sent when the row is durable on its shard's primary: 201 when it was made, 200 when it was
+/// changed or removed.
+#[utoipa::path(
+    tag = "data",
+    params(
+        ("x-shard-key" = Option<String>, Header, description = "What to route by (or shardKey in query or body)", example = "user_123", max_length = 256),
+        ("shardKey" = Option<String>, Query, description = "The shard key, when it is not visible ASCII", max_length = 256),
+        ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
+        ("Prefer" = Option<String>, Header, description = "return=minimal leaves the row out of the answer", example = "return=minimal"),
+    ),
+    request_body = WriteRequest,
+    responses(
+        (status = 200, description = "Changed or removed", body = WriteAnswer),
+        (status = 201, description = "Made", body = WriteAnswer),
+        Refusals,
+    )
+)]
+#[post("/api/write")]
+pub(crate) async fn write_row(
+    app: Data<App>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    let began = Instant::now();
+    let headers = DataHeaders::parse(&request, began)?;
+    refuse_conditions(request.headers())?;
+    check_content_type(request.headers())?;
+    let parameters = Parameters::parse(request.query_string())?;
+    parameters.check_names(&["shardKey"])?;
+    let declared = body::declared_length(request.headers());
+    let bytes = body::read(payload, declared, body::WRITE_BYTES_MAX, headers.deadline).await?;
+    let (place, mut row) = parse(&app, &headers, &parameters, &bytes)?;
+    row.wants_row = !headers.prefer.minimal;
+    let written = app.manager.write(place, row, headers.deadline).await;
+    let written = written.map_err(|failure| refusal(&app, failure))?;
+    let timing = Timing::of_write(began, written.receipt.times);
+    let mut response = keyed_response(&app, place, &timing, headers.prefer.applied());
+    Ok(response.status(status(&written)).body(answer(&app, &written, headers.prefer.minimal)))
+}
+
+fn status(written: &Written) -> actix_web::http::StatusCode {
+    match written.row.change {
+        Change::Created => actix_web::http::StatusCode::CREATED,
+        Change::Changed | Change::Removed => actix_web::http::StatusCode::OK,
+    }
+}
+
+fn answer(app: &App, written: &Written, minimal: bool) -> Vec<u8> {
+    let place = written.receipt.place;
+    let mut body = Vec::with_capacity(written.row.json.len() + 128);
+    body.extend_from_slice(b"{\"success\":true");
+    if !minimal {
+        body.extend_from_slice(b",\"data\":");
+        body.extend_from_slice(&written.row.json);
+    }
+    body.extend_from_slice(b",\"shard\":\"");
+    body.extend_from_slice(app.manager.shard_name(place.shard).as_bytes());
+    body.extend_from_slice(b"\",\"slot\":");
+    push_json_number(&mut body, place.slot.number());
+    body.extend_from_slice(b",\"epoch\":");
+    push_json_number(&mut body, place.epoch);
+    body.extend_from_slice(b",\"version\":");
+    push_json_number(&mut body, written.row.version);
+    body.push(b'}');
+    body
+}
+
+fn parse(
+    app: &App,
+    headers: &DataHeaders<'_>,
+    parameters: &Parameters<'_>,
+    body: &[u8],
+) -> Result<(Place, RowWrite), Problem> {
+    let members = Members::of_body(body)?;
+    members.check_names(&MEMBERS)?;
+    let in_body = members.text("shardKey")?;
+    let in_query = parameters.single("shardKey")?;
+    let key = one_key(headers.shard_key, in_query, in_body.as_deref())?;
+    let key = key.ok_or_else(|| {
+        Problem::new(Code::TSR104, "a write needs a shard key")
+            .hint("send the header x-shard-key, or shardKey in the body")
+    })?;
+    let table = app.manager.table(&members.required_text("table")?)?;
+    let operation = operation(&members)?;
+    let data = members.get("data");
+    let data = data.ok_or_else(|| Problem::new(Code::TSR101, "data is missing"))?;
+    let data = Members::of_member("data", data)?;
+    Ok(app.manager.prepare(&table, operation, key, &data.0)?)
+}
+
+/// `op` of a body; upsert when it is not given.
+pub(super) fn operation(members: &Members<'_>) -> Result<Operation, Problem> {
+    let Some(name) = members.text("op")? else { return Ok(Operation::default()) };
+    Operation::find(&name)
+        .ok_or_else(|| Problem::new(Code::TSR101, "op must be upsert, insert, update or delete"))
+}
+
+/// The shard key that header, query and body agree on.
+pub(super) fn one_key<'k>(
+    header: Option<ShardKey<'k>>,
+    query: Option<&'k str>,
+    body: Option<&'k str>,
+) -> Result<Option<ShardKey<'k>>, Problem> {
+    let mut agreed = header;
+    for (place, text) in [("query", query), ("body", body)] {
+        let Some(text) = text else { continue };
+        let key = ShardKey::parse(text).map_err(|error| {
+            let code = if place == "query" { Code::TSR100 } else { Code::TSR101 };
+            Problem::new(code, format!("shardKey: {error}"))
+        })?;
+        if agreed.is_some_and(|other| other != key) {
+            let detail = format!("shardKey in the {place} is another than the one before it");
+            return Err(Problem::new(Code::TSR103, detail).hint("send the shard key once"));
+        }
+        agreed = Some(key);
+    }
+    Ok(agreed)
+}

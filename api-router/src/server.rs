@@ -1,0 +1,68 @@
+//! Server: puts routes, gate and state on a listener, and ends in order.
+//!
+//! **Not here:** configuration, what the routes do.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use actix_web::dev::Server;
+use actix_web::middleware::from_fn;
+use actix_web::web::{self, Data};
+use actix_web::{App as ActixApp, HttpServer};
+use utoipa::openapi::OpenApi;
+use utoipa_actix_web::AppExt;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use crate::app::App;
+use crate::gate::gate;
+use crate::routes;
+
+/// How long running requests may take to finish when the router ends.
+const SHUTDOWN_SECONDS: u64 = 25;
+/// How long an idle connection is kept, and how long a request's head may take to come.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Connections of one worker: each holds buffers of some 16 KiB.
+const CONNECTIONS_MAX: usize = 4_096;
+
+/// Serves `app` on `listener`. The caller binds, so a test can ask for port 0.
+///
+/// # Errors
+/// Those of the listener.
+pub fn serve(app: Data<App>, listener: TcpListener, workers: usize) -> std::io::Result<Server> {
+    let api = Data::new(openapi());
+    let server = HttpServer::new(move || {
+        let (surface, _) = ActixApp::new()
+            .app_data(app.clone())
+            .app_data(api.clone())
+            .into_utoipa_app()
+            .configure(routes::configure)
+            .split_for_parts();
+        surface
+            .service(swagger_ui(&api))
+            .default_service(web::to(routes::home::nothing_here))
+            .wrap(from_fn(gate))
+    });
+    let server = server
+        .workers(workers)
+        .keep_alive(KEEP_ALIVE)
+        .max_connections(CONNECTIONS_MAX)
+        .shutdown_timeout(SHUTDOWN_SECONDS)
+        .disable_signals();
+    Ok(server.listen(listener)?.run())
+}
+
+/// The OpenAPI document, collected from the routes.
+pub fn openapi() -> OpenApi {
+    let (_, mut api) =
+        ActixApp::new().into_utoipa_app().configure(routes::configure).split_for_parts();
+    routes::describe(&mut api);
+    api
+}
+
+/// Swagger UI from the crate itself. Its validator would ask a server of others: it is off.
+fn swagger_ui(api: &Data<OpenApi>) -> SwaggerUi {
+    let config = Config::default().validator_url("none").try_it_out_enabled(true);
+    SwaggerUi::new("/swagger-ui/{_:.*}")
+        .config(config)
+        .url("/api-docs/openapi.json", OpenApi::clone(api))
+}

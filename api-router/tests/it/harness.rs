@@ -1,0 +1,235 @@
+//! Harness: a real router process on a free loopback port, with a data directory of its own.
+//!
+//! The process is ended by its own id when the [`Router`] is dropped, the directory removed with it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything that must happen may take before a test says that it does not.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running router.
+pub(crate) struct Router {
+    child: Child,
+    address: SocketAddr,
+    agent: ureq::Agent,
+    data: Option<TempDir>,
+}
+
+/// What the router answered.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: ureq::http::HeaderMap,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Reply {
+    /// The body as JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("no JSON ({error}): {}", self.text()))
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// The code of a problem.
+    pub(crate) fn code(&self) -> String {
+        self.json()["code"].as_str().unwrap_or("no code").to_owned()
+    }
+}
+
+/// A command that starts the router, blind to the settings of whoever runs the tests.
+pub(crate) fn command(data_dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_api-router"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TESSERA_") {
+            command.env_remove(name);
+        }
+    }
+    command.current_dir(data_dir.parent().unwrap_or(data_dir));
+    command.arg("--data-dir").arg(data_dir).args(["--bind", "127.0.0.1:0"]);
+    command
+}
+
+impl Router {
+    /// A router with three shards in a new directory.
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with more flags.
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let mut router = Self::start_in(&data.path().join("data"), flags);
+        router.data = Some(data);
+        router
+    }
+
+    /// A router over a directory that outlives it.
+    pub(crate) fn start_in(data_dir: &Path, flags: &[&str]) -> Self {
+        let mut command = command(data_dir);
+        command.args(flags);
+        Self::start_command(command)
+    }
+
+    /// A router from a command made by hand; waits until its banner tells the address.
+    pub(crate) fn start_command(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let address = loop {
+            let line = lines.next().expect("the router ended before it served").unwrap();
+            if let Some(rest) = line.trim().strip_prefix("API") {
+                let url = rest.trim().split_whitespace().next().unwrap();
+                break url.trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
+            }
+        };
+        // Kept open and read, so that the router never writes into a closed pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .timeout_global(Some(PATIENCE))
+            .build();
+        Self { child, address, agent: agent.into(), data: None }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Sends a request with these headers and this body.
+    pub(crate) fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> Reply {
+        self.try_send(method, path, headers, body).unwrap()
+    }
+
+    /// The same, when the connection may break.
+    pub(crate) fn try_send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> Result<Reply, ureq::Error> {
+        let mut request = ureq::http::Request::builder().method(method).uri(self.url(path));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut response = match body {
+            Some(body) => self.agent.run(request.body(body).unwrap())?,
+            None => self.agent.run(request.body(()).unwrap())?,
+        };
+        let body = response.body_mut().with_config().limit(256 << 20).read_to_vec()?;
+        Ok(Reply { status: response.status().as_u16(), headers: response.headers().clone(), body })
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Reply {
+        self.send("GET", path, &[], None)
+    }
+
+    /// Posts JSON.
+    pub(crate) fn post(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> Reply {
+        let mut all = vec![("content-type", "application/json")];
+        all.extend_from_slice(headers);
+        self.send("POST", path, &all, Some(body.to_string().as_bytes()))
+    }
+
+    /// Writes a row under a key.
+    pub(crate) fn write(&self, key: &str, body: &Value) -> Reply {
+        self.post("/api/write", &[("x-shard-key", key)], body)
+    }
+
+    /// Writes a user whose id is the key.
+    pub(crate) fn write_user(&self, key: &str, name: &str) -> Reply {
+        let email = format!("{key}@example.com");
+        let data = serde_json::json!({"user_id": key, "name": name, "email": email});
+        self.write(key, &serde_json::json!({"table": "users", "data": data}))
+    }
+
+    /// Reads with a key.
+    pub(crate) fn read(&self, key: &str, query: &str) -> Reply {
+        self.send("GET", &format!("/api/read?{query}"), &[("x-shard-key", key)], None)
+    }
+
+    /// A bare connection, for what no HTTP client would send.
+    pub(crate) fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// Sends raw bytes and returns what comes back until the connection ends.
+    pub(crate) fn raw(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut stream = self.connect();
+        // The router may close before it has read all.
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        answer
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.pid().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
+        assert!(sent.success(), "kill -s {name} {pid}");
+    }
+
+    /// Ends the process at once, as a crash would.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for the process to end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(began.elapsed() < PATIENCE, "the router does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a router that should refuse to start; its exit code and what it said.
+pub(crate) fn refused_start(mut command: Command) -> (Option<i32>, String) {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}

@@ -1,0 +1,186 @@
+//! The house rules that a compiler does not keep: layers look down, files stay short and say what they are.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Lowest first. A module may import only from lines above its own, and from its own children.
+const SHARD_MANAGER: &[&[&str]] = &[
+    &["keyspace", "topology"],
+    &["placement", "value"],
+    &["shard_map", "table"],
+    &["query", "row"],
+    &["rows"],
+    &["error"],
+    &["store"],
+    &["lane"],
+    &["shard"],
+    &["manager"],
+];
+const API_ROUTER: &[&[&str]] = &[
+    &["config", "problem"],
+    &["body", "headers", "query"],
+    &["app"],
+    &["answer"],
+    &["gate", "routes"],
+    &["server"],
+];
+const ANALYTICS: &[&[&str]] = &[
+    &["sample", "window", "histogram", "errors"],
+    &["stripe"],
+    &["slot"],
+    &["metrics"],
+    &["recorder"],
+];
+
+/// Layers of `shard-manager` that are plain values.
+const PURE: &[&str] =
+    &["keyspace", "topology", "placement", "value", "shard_map", "table", "query", "row", "rows"];
+
+const LINES_MAX: usize = 500;
+const FORBIDDEN_NAMES: [&str; 5] = ["utils", "util", "common", "helpers", "types"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Every source file below a folder.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The first module below `src/` that a file belongs to.
+fn module_of(src: &Path, file: &Path) -> String {
+    let inside = file.strip_prefix(src).unwrap();
+    let first = inside.components().next().unwrap().as_os_str().to_string_lossy();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// The modules of its own crate that a file names after `crate::`.
+fn imports(text: &str) -> Vec<String> {
+    let mut modules = Vec::new();
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    for rest in code.flat_map(|line| line.split("crate::").skip(1)) {
+        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        modules.push(rest[..end.unwrap_or(rest.len())].to_owned());
+    }
+    modules
+}
+
+fn check_layers(package: &str, layers: &[&[&str]]) {
+    let src = root().join(package).join("src");
+    let layer = |module: &str| {
+        let found = layers.iter().position(|names| names.contains(&module));
+        found.unwrap_or_else(|| panic!("{package}: `{module}` stands in no layer"))
+    };
+    for file in sources(&src) {
+        let from = module_of(&src, &file);
+        if from == "lib" || from == "main" {
+            continue;
+        }
+        for to in imports(&fs::read_to_string(&file).unwrap()) {
+            let down = to == from || layer(&to) < layer(&from);
+            assert!(down, "{}: `{from}` must not import `{to}`", file.display());
+        }
+    }
+}
+
+#[test]
+fn modules_import_only_lower_layers() {
+    check_layers("shard-manager", SHARD_MANAGER);
+    check_layers("api-router", API_ROUTER);
+    check_layers("analytics", ANALYTICS);
+}
+
+#[test]
+fn the_lowest_layers_are_plain_values() {
+    for module in PURE {
+        let file = root().join("shard-manager/src").join(format!("{module}.rs"));
+        let text = fs::read_to_string(&file).unwrap();
+        for word in ["async fn", "tokio", "diesel", "std::fs", "SystemTime", "Instant", "Utc::now"]
+        {
+            assert!(!text.contains(word), "{module} must not use {word}");
+        }
+    }
+}
+
+#[test]
+fn packages_know_only_those_they_may_know() {
+    let allowed = [
+        ("api-router", vec!["analytics", "shard-manager"]),
+        ("shard-manager", vec![]),
+        ("analytics", vec![]),
+        ("loadtest", vec![]),
+    ];
+    for (package, may) in allowed {
+        let manifest = fs::read_to_string(root().join(package).join("Cargo.toml")).unwrap();
+        for other in ["api-router", "shard-manager", "analytics", "loadtest"] {
+            let knows = manifest.lines().any(|line| line.starts_with(&format!("{other}.")));
+            assert_eq!(knows, may.contains(&other), "{package} and {other}");
+        }
+    }
+}
+
+#[test]
+fn the_router_knows_no_sql_and_the_domain_no_http() {
+    for file in sources(&root().join("api-router/src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        for word in ["diesel", "SELECT ", "INSERT INTO", "rusqlite"] {
+            assert!(!text.contains(word), "{}: {word}", file.display());
+        }
+    }
+    for file in sources(&root().join("shard-manager/src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        for word in ["actix", "StatusCode", "analytics::"] {
+            assert!(!text.contains(word), "{}: {word}", file.display());
+        }
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is_and_stays_short() {
+    for package in ["api-router", "shard-manager", "analytics", "loadtest"] {
+        for file in sources(&root().join(package)) {
+            let text = fs::read_to_string(&file).unwrap();
+            let name = file.display();
+            let documented = text.starts_with("//!") || text.starts_with("#![doc");
+            assert!(documented, "{name} does not begin with what it is");
+            assert!(text.lines().count() <= LINES_MAX, "{name} is longer than {LINES_MAX} lines");
+            let stem = file.file_stem().unwrap().to_string_lossy();
+            assert!(!FORBIDDEN_NAMES.contains(&&*stem), "{name} has a name that says nothing");
+        }
+    }
+}
+
+#[test]
+fn the_top_level_is_the_one_that_was_agreed() {
+    let known = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "LICENSE-MIT",
+        "LICENSE-APACHE",
+        "CHANGELOG.md",
+        "README.md",
+        "api-router",
+        "shard-manager",
+        "analytics",
+        "loadtest",
+        "migrations",
+        "setup.sh",
+        "docker-compose.yml",
+        "target",
+        "data",
+    ];
+    for entry in fs::read_dir(root()).unwrap() {
+        let name = entry.unwrap().file_name().to_string_lossy().into_owned();
+        assert!(name.starts_with('.') || known.contains(&&*name), "{name} stands in the top level");
+    }
+}

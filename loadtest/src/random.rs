@@ -1,0 +1,52 @@
+//! Random: a small repeatable stream of numbers (SplitMix64).
+//!
+//! **Invariant:** the same seed and user give the same numbers, on every machine and version.
+//! **Not here:** anything secret, and any other distribution than the even one.
+
+/// A stream of numbers. `Clone` continues both copies alike.
+#[derive(Clone, Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// The stream of one user of a run.
+    pub(crate) fn of_user(seed: u64, user: usize) -> Self {
+        Self(mix(seed ^ mix(user as u64 + 1)))
+    }
+
+    /// A number from 0 to `bound` - 1, each as likely; 0 when `bound` is 0.
+    pub(crate) fn below(&mut self, bound: u32) -> u32 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        // The upper half of a 32 x 32 bit product is below the bound by construction.
+        (((mix(self.0) >> 32) * u64::from(bound)) >> 32) as u32
+    }
+}
+
+/// Spreads every bit of `value` over all others.
+fn mix(value: u64) -> u64 {
+    let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    value ^ (value >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draw(mut random: Random) -> Vec<u32> {
+        (0..1_000).map(|_| random.below(10)).collect()
+    }
+
+    #[test]
+    fn a_seed_repeats_and_users_differ() {
+        assert_eq!(draw(Random::of_user(1, 0)), draw(Random::of_user(1, 0)));
+        assert_ne!(draw(Random::of_user(1, 0)), draw(Random::of_user(1, 1)));
+        assert_ne!(draw(Random::of_user(1, 0)), draw(Random::of_user(2, 0)));
+    }
+
+    #[test]
+    fn every_value_below_the_bound_is_drawn() {
+        let drawn = draw(Random::of_user(1, 0));
+        assert!((0..10).all(|value| drawn.contains(&value)));
+        assert!(drawn.iter().all(|&value| value < 10));
+    }
+}

@@ -1,0 +1,150 @@
+//! Verdict: whether an answer is what the router promised. Pure: bytes in, judgement out.
+//!
+//! **Invariant:** whatever the bytes are, the answer is a verdict, never a panic, and the text of a
+//! [`Failure`] is short and safe to print.
+//! **Not here:** what was sent, and what is remembered between requests (`scenarios`).
+
+use serde::Deserialize;
+
+/// Longest text kept of what a server said. It is printed once per group, on one line.
+const TEXT_CHARS_MAX: usize = 120;
+
+/// Why a request counts as failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// The HTTP status, if there was an answer.
+    pub(crate) status: Option<u16>,
+    /// What failures are grouped by: the router's code, or our own words for it.
+    pub(crate) code: String,
+    /// One example, for people.
+    pub(crate) detail: String,
+}
+
+impl Failure {
+    /// A failure with texts made safe to print.
+    pub(crate) fn new(status: Option<u16>, code: &str, detail: &str) -> Self {
+        Self { status, code: printable(code), detail: printable(detail) }
+    }
+}
+
+/// The part of a problem body (RFC 9457 and `code`) that is shown.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Problem {
+    code: String,
+    title: String,
+    detail: String,
+}
+
+/// The part of a read's answer that is checked.
+#[derive(Deserialize)]
+struct Rows {
+    data: Vec<Row>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    user_id: String,
+}
+
+/// A write is answered 200 (changed) or 201 (made).
+pub(crate) fn of_write(status: u16, body: &[u8]) -> Result<(), Failure> {
+    match status {
+        200 | 201 => Ok(()),
+        _ => Err(refused(status, body)),
+    }
+}
+
+/// A read by key is answered 200 with rows of that key only; with `acknowledged`, a write of this
+/// key was answered well before, so its row must be among them.
+pub(crate) fn of_read(
+    status: u16,
+    body: &[u8],
+    key: &str,
+    acknowledged: bool,
+) -> Result<(), Failure> {
+    if status != 200 {
+        return Err(refused(status, body));
+    }
+    let rows: Rows = serde_json::from_slice(body).map_err(|error| {
+        Failure::new(Some(status), "unreadable answer", &format!("no rows with a user_id: {error}"))
+    })?;
+    if let Some(row) = rows.data.iter().find(|row| row.user_id != key) {
+        let detail = format!("asked for {key}, got {}", row.user_id);
+        return Err(Failure::new(Some(status), "wrong row", &detail));
+    }
+    if acknowledged && rows.data.is_empty() {
+        let detail = format!("{key} was acknowledged, then not found");
+        return Err(Failure::new(Some(status), "lost row", &detail));
+    }
+    Ok(())
+}
+
+/// Any other status: what the problem body says, as far as there is one.
+fn refused(status: u16, body: &[u8]) -> Failure {
+    let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
+    let code = if problem.code.is_empty() { "without a code" } else { &problem.code };
+    let detail = if problem.detail.is_empty() { &problem.title } else { &problem.detail };
+    Failure::new(Some(status), code, detail)
+}
+
+/// Cuts a foreign text to one short line a terminal cannot trip over.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).take(TEXT_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROW: &[u8] = br#"{"success":true,"data":[{"user_id":"user_7","name":"x"}],"count":1}"#;
+    const NO_ROW: &[u8] = br#"{"success":true,"data":[],"count":0}"#;
+
+    fn code(verdict: Result<(), Failure>) -> String {
+        verdict.err().map(|failure| failure.code).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_was_promised_passes() {
+        assert_eq!(of_write(200, b""), Ok(()));
+        assert_eq!(of_write(201, b""), Ok(()));
+        assert_eq!(of_read(200, ROW, "user_7", true), Ok(()));
+        assert_eq!(of_read(200, NO_ROW, "user_7", false), Ok(()));
+    }
+
+    #[test]
+    fn another_users_row_and_a_lost_row_fail() {
+        let wrong = of_read(200, ROW, "user_8", false).unwrap_err();
+        assert_eq!(wrong.code, "wrong row");
+        assert_eq!(wrong.detail, "asked for user_8, got user_7");
+        assert_eq!(code(of_read(200, NO_ROW, "user_7", true)), "lost row");
+    }
+
+    #[test]
+    fn a_problem_is_named_by_its_code() {
+        let body = br#"{"code":"TSR201","title":"Shard unavailable","detail":"primary of shard3"}"#;
+        let failure = of_write(503, body).unwrap_err();
+        assert_eq!((failure.status, failure.code.as_str()), (Some(503), "TSR201"));
+        assert_eq!(failure.detail, "primary of shard3");
+        assert_eq!(of_read(503, body, "user_7", false).unwrap_err(), failure);
+    }
+
+    #[test]
+    fn no_body_is_too_strange_for_a_verdict() {
+        for body in [&b""[..], b"<html>", b"[]", b"null", b"\xff\xfe", br#"{"data":null}"#] {
+            assert_eq!(code(of_read(200, body, "user_7", false)), "unreadable answer");
+            assert_eq!(code(of_write(502, body)), "without a code");
+        }
+        for status in [202, 204, 206, 301] {
+            assert_eq!(of_write(status, b"").unwrap_err().status, Some(status));
+        }
+        let row_without_key = br#"{"data":[{"name":"x"}]}"#;
+        assert_eq!(code(of_read(200, row_without_key, "user_7", false)), "unreadable answer");
+    }
+
+    #[test]
+    fn a_foreign_text_cannot_draw_on_the_terminal() {
+        assert_eq!(printable("a\x1b[31mb\nc"), "a[31mbc");
+        assert_eq!(printable(&"x".repeat(1_000)).len(), TEXT_CHARS_MAX);
+    }
+}

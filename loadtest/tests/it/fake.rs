@@ -1,0 +1,170 @@
+//! A router that is none, and as dishonest as a test wants it.
+//!
+//! **Invariant:** rows once written are kept, whatever the behaviour makes of them on the way out.
+//! **Not here:** HTTP beyond what the load tester sends: no chunks, no pipelining.
+
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+/// Every so many writes, a behaviour with "some" in its name shows.
+const SOME: u64 = 5;
+
+/// What the fake does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Behaviour {
+    Honest,
+    RefusesSomeWrites,
+    DropsSomeWrites,
+    ReturnsAnotherUsersRow,
+    LosesRows,
+    NotReady,
+    Silent,
+}
+
+/// A running fake; its threads end with the test's process.
+pub(crate) struct Fake(SocketAddr);
+
+struct State {
+    behaviour: Behaviour,
+    rows: Mutex<HashSet<String>>,
+    writes: AtomicU64,
+}
+
+struct Request {
+    line: String,
+    key: String,
+}
+
+impl Fake {
+    pub(crate) fn start(behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let state =
+            Arc::new(State { behaviour, rows: Mutex::default(), writes: AtomicU64::default() });
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let state = Arc::clone(&state);
+                thread::spawn(move || serve(&state, &stream));
+            }
+        });
+        Self(address)
+    }
+
+    pub(crate) fn host(&self) -> String {
+        format!("http://{}", self.0)
+    }
+}
+
+/// A host where nobody listens: the port was free a moment ago.
+pub(crate) fn closed_host() -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+/// One connection, kept alive until either side has had enough.
+fn serve(state: &State, stream: &TcpStream) {
+    let mut reader = BufReader::new(stream);
+    while let Some(request) = receive(&mut reader) {
+        let Some(answer) = state.answer(&request) else { return };
+        if (&mut &*stream).write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+fn receive(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
+    let mut head = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|&length| length > 0)?;
+        match line.trim_end() {
+            "" => break,
+            line => head.push(line.to_owned()),
+        }
+    }
+    let header = |name: &str| {
+        head.iter().find_map(|line| {
+            let (key, value) = line.split_once(": ")?;
+            key.eq_ignore_ascii_case(name).then(|| value.to_owned())
+        })
+    };
+    let length = header("content-length").map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    Some(Request { key: header("x-shard-key").unwrap_or_default(), line: head.remove(0) })
+}
+
+impl State {
+    /// The answer; none closes the connection.
+    fn answer(&self, request: &Request) -> Option<String> {
+        let path = request.line.split(' ').nth(1).unwrap();
+        let answer = match path {
+            "/ready" if self.behaviour == Behaviour::NotReady => response("503 Busy", "", "{}"),
+            "/ready" if self.behaviour == Behaviour::Silent => loop {
+                thread::park();
+            },
+            "/ready" => response("200 OK", "", "{}"),
+            "/api/write" => return self.write(&request.key),
+            "/api/read?table=users&limit=10" => self.read(&request.key),
+            _ => response("404 Not Found", "", r#"{"code":"TSR111"}"#),
+        };
+        Some(answer)
+    }
+
+    fn write(&self, key: &str) -> Option<String> {
+        let some = self.writes.fetch_add(1, Ordering::Relaxed) % SOME == SOME - 1;
+        let problem = concat!(
+            r#"{"code":"TSR201","title":"Shard unavailable","#,
+            r#""detail":"primary of shard3 did not answer","outcome":"rejected"}"#
+        );
+        match self.behaviour {
+            Behaviour::DropsSomeWrites if some => return None,
+            Behaviour::RefusesSomeWrites if some => {
+                return Some(response("503 Service Unavailable", key, problem));
+            }
+            Behaviour::Honest
+            | Behaviour::RefusesSomeWrites
+            | Behaviour::DropsSomeWrites
+            | Behaviour::ReturnsAnotherUsersRow
+            | Behaviour::LosesRows
+            | Behaviour::NotReady
+            | Behaviour::Silent => {}
+        }
+        self.rows.lock().unwrap().insert(key.to_owned());
+        Some(response("201 Created", key, r#"{"success":true}"#))
+    }
+
+    fn read(&self, key: &str) -> String {
+        let stored = self.rows.lock().unwrap().contains(key);
+        let rows = match self.behaviour {
+            Behaviour::LosesRows => String::new(),
+            Behaviour::ReturnsAnotherUsersRow => r#"{"user_id":"somebody"}"#.to_owned(),
+            Behaviour::Honest
+            | Behaviour::RefusesSomeWrites
+            | Behaviour::DropsSomeWrites
+            | Behaviour::NotReady
+            | Behaviour::Silent => {
+                if stored {
+                    format!(r#"{{"user_id":"{key}"}}"#)
+                } else {
+                    String::new()
+                }
+            }
+        };
+        response("200 OK", key, &format!(r#"{{"success":true,"data":[{rows}]}}"#))
+    }
+}
+
+/// A key's shard is as good as any other rule that spreads.
+fn response(status: &str, key: &str, body: &str) -> String {
+    let shard = match key {
+        "" => String::new(),
+        key => format!("x-shard: shard{}\r\n", key.bytes().map(u32::from).sum::<u32>() % 3 + 1),
+    };
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\n{shard}content-length: {length}\r\n\r\n{body}")
+}

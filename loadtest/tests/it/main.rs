@@ -1,0 +1,137 @@
+//! Stories about the program as a user meets it: arguments in, text and exit code out.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod fake;
+
+use std::process::{Command, Output};
+
+use fake::{Behaviour, Fake};
+
+/// Runs the program against `host`, briefly and with few keys, so that reads meet written rows.
+fn loadtest(host: &str, more: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_loadtest"))
+        .env_remove("TESSERA_LOADTEST_HOST")
+        // A proxy in the environment must not come between.
+        .env("HTTP_PROXY", "http://127.0.0.1:9")
+        .args(["--host", host, "--run-time", "1", "--users", "4", "--keys", "50"])
+        .args(more)
+        .output()
+        .unwrap()
+}
+
+fn against(behaviour: Behaviour, more: &[&str]) -> (Option<i32>, String) {
+    let fake = Fake::start(behaviour);
+    let output = loadtest(&fake.host(), more);
+    (output.status.code(), text(&output.stdout))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn a_router_that_keeps_its_promises_passes() {
+    let (code, stdout) = against(Behaviour::Honest, &[]);
+    assert_eq!(code, Some(0), "{stdout}");
+    let lines: Vec<_> = stdout.lines().collect();
+    assert!(lines[0].contains("4 users, 1 s, 70 % writes, 50 keys, seed 1 -> http://127.0.0.1:"));
+    assert!(lines[1].starts_with("  requests") && lines[1].ends_with("failed 0"), "{stdout}");
+    assert!(lines[2].contains("p50") && lines[2].contains("p99.9"), "{stdout}");
+    assert!(lines[4].contains("shard1 ") && lines[4].contains("shard3 "), "{stdout}");
+    assert_eq!(lines.last(), Some(&"PASS: every request was answered as promised"));
+}
+
+#[test]
+fn json_is_all_there_is_on_stdout() {
+    let (code, stdout) = against(Behaviour::DropsSomeWrites, &["--json", "--writes", "50"]);
+    assert_eq!(code, Some(1), "{stdout}");
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(report["passed"], false);
+    assert_eq!(report["failures"][0]["code"], "no answer");
+    assert!(report["writes"]["latency_ms"]["p999"].as_f64().unwrap() > 0.0, "{stdout}");
+}
+
+#[test]
+fn writes_alone_and_reads_alone_pass() {
+    for writes in ["0", "100"] {
+        let (code, stdout) = against(Behaviour::Honest, &["--writes", writes]);
+        assert_eq!(code, Some(0), "{stdout}");
+    }
+}
+
+#[test]
+fn a_refused_write_fails_and_its_code_is_named() {
+    let (code, stdout) = against(Behaviour::RefusesSomeWrites, &[]);
+    assert_eq!(code, Some(1), "{stdout}");
+    assert!(stdout.contains("write  503 TSR201: primary of shard3 did not answer"), "{stdout}");
+    assert!(stdout.contains("\nFAIL: "), "{stdout}");
+}
+
+#[test]
+fn a_row_of_another_user_fails() {
+    let (code, stdout) = against(Behaviour::ReturnsAnotherUsersRow, &[]);
+    assert_eq!(code, Some(1), "{stdout}");
+    assert!(stdout.contains("read   200 wrong row: asked for user_"), "{stdout}");
+}
+
+#[test]
+fn an_acknowledged_row_that_is_gone_fails() {
+    let (code, stdout) = against(Behaviour::LosesRows, &[]);
+    assert_eq!(code, Some(1), "{stdout}");
+    assert!(stdout.contains("read   200 lost row: user_"), "{stdout}");
+}
+
+#[test]
+fn a_connection_cut_without_an_answer_fails() {
+    let (code, stdout) = against(Behaviour::DropsSomeWrites, &[]);
+    assert_eq!(code, Some(1), "{stdout}");
+    assert!(stdout.contains("write  no answer: "), "{stdout}");
+}
+
+#[test]
+fn a_router_that_is_not_there_or_not_ready_is_named() {
+    let closed = fake::closed_host();
+    let not_ready = Fake::start(Behaviour::NotReady);
+    let silent = Fake::start(Behaviour::Silent);
+    for (host, message) in [
+        (closed.clone(), format!("no router answers at {closed} (")),
+        (silent.host(), format!("no router answers at {} (timed out)", silent.host())),
+        (not_ready.host(), format!("the router at {} is not ready (503)", not_ready.host())),
+    ] {
+        let output = loadtest(&host, &[]);
+        assert_eq!(output.status.code(), Some(2));
+        let stderr = text(&output.stderr);
+        assert!(stderr.contains(&message), "{stderr}");
+        assert!(output.stdout.is_empty());
+    }
+    let output = loadtest(&closed, &["--json"]);
+    assert!(text(&output.stderr).contains("start one with `cargo run --release`"));
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn wrong_usage_is_refused() {
+    for args in [
+        &["--users", "0"][..],
+        &["--run-time", "15 minutes"],
+        &["--writes", "101"],
+        &["--keys", "-1"],
+        &["--no-telnet"],
+        &["extra"],
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_loadtest")).args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn another_machine_is_refused_before_anything_is_sent() {
+    // 192.0.2.0/24 is reserved for documentation: nobody is there.
+    let output = loadtest("http://192.0.2.1:3000", &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("http://192.0.2.1:3000 is not this machine"), "{stderr}");
+    assert!(stderr.contains("--allow-remote"), "{stderr}");
+}

@@ -1,0 +1,10 @@
+DROP TABLE kv;
+DROP TABLE transactions;
+DROP TABLE products;
+DROP TABLE orders;
+DROP TABLE users;
+DROP TABLE tessera_counts;
+DROP TABLE tessera_tables;
+DROP TABLE tessera_log;
+DROP TABLE tessera_slots;
+DROP TABLE tessera_shard;

@@ -1,0 +1,117 @@
+//! Errors: all that can go wrong between a request and its shard, once.
+//!
+//! Variants carry data; sentences are made from it where an error is shown.
+//!
+//! **Invariant:** no variant that reaches a client holds SQL, a path, an address or a row's value.
+//! **Not here:** HTTP statuses and codes (the router's one table).
+
+use crate::row::RowError;
+use crate::shard_map::Place;
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The registry has no such table.
+    #[error("there is no table `{table}`")]
+    NoSuchTable {
+        /// The name given, cut to 80 characters.
+        table: String,
+        /// A table that may have been meant.
+        suggestion: Option<String>,
+    },
+    /// The members given are no row of the table.
+    #[error(transparent)]
+    Row(#[from] RowError),
+    /// An insert met the row.
+    #[error("the row exists already")]
+    Exists,
+    /// An update or a delete met no row.
+    #[error("there is no such row")]
+    NoSuchRow,
+    /// A rule of the database (unique, foreign key, check) forbids it.
+    #[error("the row breaks a {rule} constraint")]
+    Constraint {
+        /// Which kind of rule.
+        rule: &'static str,
+    },
+    /// The deadline passed.
+    #[error("the deadline passed")]
+    DeadlinePassed,
+    /// The shard's queue of writes is full.
+    #[error("too many writes wait for {shard}")]
+    QueueFull {
+        /// The shard.
+        shard: String,
+    },
+    /// No read connection became free in time.
+    #[error("no connection to {shard} became free in time")]
+    PoolExhausted {
+        /// The shard.
+        shard: String,
+    },
+    /// The shard cannot be used.
+    #[error("{shard} does not answer")]
+    ShardUnavailable {
+        /// The shard.
+        shard: String,
+    },
+    /// The slot is not owned where the map said.
+    #[error("the slot of this key is moving")]
+    SlotNotOwned,
+    /// The shard's storage takes no more.
+    #[error("the storage of {shard} is full")]
+    StorageFull {
+        /// The shard.
+        shard: String,
+    },
+    /// The rows asked for are more than one answer carries.
+    #[error("the rows are more than {} MiB", crate::rows::Rows::BYTES_MAX >> 20)]
+    AnswerTooLarge,
+    /// A defect of ours; details are in the log.
+    #[error("an internal error")]
+    Internal,
+}
+
+/// What became of a write that did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing was stored, and nothing will be.
+    Rejected,
+    /// It may have been stored.
+    Unknown,
+}
+
+impl Outcome {
+    /// As the body's `outcome` says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A request that failed: why, where, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{error}")]
+pub struct Failure {
+    /// Why.
+    pub error: Error,
+    /// Where it was sent; `None` if it failed before it was routed, or went to several shards.
+    pub place: Option<Place>,
+    /// What became of it, if it was a write.
+    pub outcome: Outcome,
+}
+
+impl Failure {
+    /// A failure that left nothing behind.
+    pub fn rejected(error: Error, place: Option<Place>) -> Self {
+        Self { error, place, outcome: Outcome::Rejected }
+    }
+}
+
+impl From<RowError> for Failure {
+    fn from(error: RowError) -> Self {
+        Self::rejected(Error::Row(error), None)
+    }
+}

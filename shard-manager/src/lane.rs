@@ -1,0 +1,291 @@
+//! Lane: the one way to a shard's primary, where waiting writes become one transaction.
+//!
+//! A bounded queue and a loop on a thread of its own: take everything that waits, apply it in one durable
+//! transaction, answer each operation. Nothing waits on a timer: while one batch is committed, the next
+//! gathers by itself, so the price of a sync is shared by all who wait (group commit, as in "Implementation
+//! Techniques for Main Memory Database Systems", DeWitt et al. 1984).
+//!
+//! **Invariant:** one batch is in flight; operations are applied in the order in which they came; an
+//! operation is answered after its transaction is durable, and never executed after its deadline.
+//! **Not here:** SQL (`store`), routing (`manager`).
+
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Outcome};
+use crate::row::RowWrite;
+use crate::store::{BatchFailure, RowDone, Writer};
+
+/// Operations that may wait for one shard. More would only wait past their deadlines.
+const QUEUE_MAX: usize = 4_096;
+/// Bytes of rows that may wait for one shard, so that a queue of large rows cannot fill memory.
+const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Operations of one transaction: enough to make the sync's share small, few enough to answer soon.
+const BATCH_OPERATIONS_MAX: usize = 512;
+/// Bytes of rows in one transaction.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// A queue of writes and the thread that applies them.
+pub struct Lane {
+    shard: String,
+    queue: SyncSender<Message>,
+    queued_bytes: Arc<AtomicUsize>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+enum Message {
+    Operation(Operation),
+    Stop,
+}
+
+/// One client's write, or one chunk of a bulk write.
+struct Operation {
+    rows: Vec<RowWrite>,
+    bytes: usize,
+    queued_at: Instant,
+    deadline: Instant,
+    claim: Arc<Claim>,
+    reply: oneshot::Sender<Result<Applied, LaneFailure>>,
+}
+
+/// What became of an operation that was executed.
+#[derive(Debug)]
+pub struct Applied {
+    /// For each row, in order.
+    pub rows: Vec<Result<RowDone, Error>>,
+    /// How long it waited, and how long its transaction took.
+    pub times: LaneTimes,
+}
+
+/// Where an operation's time went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaneTimes {
+    /// In the queue.
+    pub queue: Duration,
+    /// In the transaction, sync included.
+    pub database: Duration,
+}
+
+/// An operation that was not applied, or whose fate is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneFailure {
+    /// Why.
+    pub error: Error,
+    /// What became of its rows.
+    pub outcome: Outcome,
+}
+
+/// Who decides over a queued operation: the lane that takes it, or the client that gives up on it.
+#[derive(Debug, Default)]
+struct Claim(AtomicU8);
+
+const WAITING: u8 = 0;
+const TAKEN: u8 = 1;
+const ABANDONED: u8 = 2;
+
+impl Claim {
+    fn decide(&self, to: u8) -> bool {
+        self.0.compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+impl Lane {
+    /// Starts the thread of a lane over this writer.
+    ///
+    /// # Errors
+    /// The system's, if it has no thread to give.
+    pub fn start(shard: &str, writer: impl Writer) -> std::io::Result<Self> {
+        let (queue, waiting) = sync_channel(QUEUE_MAX);
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let bytes = Arc::clone(&queued_bytes);
+        let thread = std::thread::Builder::new()
+            .name(format!("lane-{shard}"))
+            .spawn(move || Worker { writer, waiting, queued_bytes: bytes }.run())?;
+        let thread = Mutex::new(Some(thread));
+        Ok(Self { shard: shard.to_owned(), queue, queued_bytes, thread })
+    }
+
+    /// Applies rows as one operation and waits for the durable outcome, at most until `deadline`.
+    ///
+    /// Cancel safety: a dropped future cancels nothing; what was queued is applied.
+    ///
+    /// # Errors
+    /// [`LaneFailure`]; its outcome is unknown only if the transaction had begun.
+    pub async fn apply(
+        &self,
+        rows: Vec<RowWrite>,
+        deadline: Instant,
+    ) -> Result<Applied, LaneFailure> {
+        let bytes = rows.iter().map(RowWrite::bytes).sum();
+        let (reply, answer) = oneshot::channel();
+        let claim = Arc::new(Claim::default());
+        let queued_at = Instant::now();
+        let operation =
+            Operation { rows, bytes, queued_at, deadline, claim: Arc::clone(&claim), reply };
+        self.enqueue(operation)?;
+        match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_gone)) => Err(LaneFailure {
+                error: Error::ShardUnavailable { shard: self.shard.clone() },
+                outcome: Outcome::Unknown,
+            }),
+            Err(_elapsed) => Err(LaneFailure {
+                error: Error::DeadlinePassed,
+                outcome: if claim.decide(ABANDONED) { Outcome::Rejected } else { Outcome::Unknown },
+            }),
+        }
+    }
+
+    fn enqueue(&self, operation: Operation) -> Result<(), LaneFailure> {
+        let rejected = |error| Err(LaneFailure { error, outcome: Outcome::Rejected });
+        let bytes = operation.bytes;
+        if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES_MAX {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return rejected(Error::QueueFull { shard: self.shard.clone() });
+        }
+        match self.queue.try_send(Message::Operation(operation)) {
+            Ok(()) => Ok(()),
+            Err(refused) => {
+                self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                rejected(match refused {
+                    TrySendError::Full(_) => Error::QueueFull { shard: self.shard.clone() },
+                    TrySendError::Disconnected(_) => {
+                        Error::ShardUnavailable { shard: self.shard.clone() }
+                    }
+                })
+            }
+        }
+    }
+
+    /// Whether the thread lives.
+    pub fn is_up(&self) -> bool {
+        let thread = self.thread.lock();
+        thread.is_ok_and(|thread| thread.as_ref().is_some_and(|thread| !thread.is_finished()))
+    }
+
+    /// Applies what is queued, closes the writer and ends the thread. Blocks.
+    pub fn stop(&self) {
+        let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
+        if let Some(thread) = thread {
+            // An error of either means that the thread is gone already.
+            let _ = self.queue.send(Message::Stop);
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The thread's side.
+struct Worker<W> {
+    writer: W,
+    waiting: Receiver<Message>,
+    queued_bytes: Arc<AtomicUsize>,
+}
+
+impl<W: Writer> Worker<W> {
+    fn run(mut self) {
+        let mut stopping = false;
+        while !stopping {
+            let Ok(first) = self.waiting.recv() else { break };
+            let batch = self.gather(first, &mut stopping);
+            self.execute(batch);
+        }
+        self.writer.close();
+    }
+
+    /// Takes everything that waits, within the limits of one transaction.
+    fn gather(&self, first: Message, stopping: &mut bool) -> Vec<Operation> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(message) = next.take() {
+            match message {
+                Message::Stop => {
+                    *stopping = true;
+                    break;
+                }
+                Message::Operation(operation) => {
+                    self.queued_bytes.fetch_sub(operation.bytes, Ordering::Relaxed);
+                    bytes += operation.bytes;
+                    batch.extend(take(operation));
+                }
+            }
+            if batch.len() < BATCH_OPERATIONS_MAX && bytes < BATCH_BYTES_MAX {
+                next = match self.waiting.try_recv() {
+                    Ok(message) => Some(message),
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+                };
+            }
+        }
+        batch
+    }
+
+    /// Applies a batch. One that fails as a whole is halved until the culprits stand alone.
+    fn execute(&mut self, mut batch: Vec<Operation>) {
+        if batch.is_empty() {
+            return;
+        }
+        let changes: Vec<&RowWrite> = batch.iter().flat_map(|operation| &operation.rows).collect();
+        let began = Instant::now();
+        match self.writer.apply(&changes) {
+            Ok(results) => answer_all(batch, results, began),
+            Err(BatchFailure { divisible: true, .. }) if batch.len() > 1 => {
+                let second = batch.split_off(batch.len() / 2);
+                self.execute(batch);
+                self.execute(second);
+            }
+            Err(BatchFailure { divisible: true, .. }) if changes.len() > 1 => {
+                let results = changes.iter().map(|change| self.apply_alone(change)).collect();
+                answer_all(batch, results, began);
+            }
+            Err(BatchFailure { error, outcome, .. }) => {
+                for operation in batch {
+                    let failure = LaneFailure { error: error.clone(), outcome };
+                    // The client may have left; then nobody needs to know.
+                    let _ = operation.reply.send(Err(failure));
+                }
+            }
+        }
+    }
+}
+
+impl<W: Writer> Worker<W> {
+    /// A change in a transaction of its own: how a culprit is told from its neighbours in a chunk.
+    fn apply_alone(&mut self, change: &RowWrite) -> Result<RowDone, Error> {
+        let applied = self.writer.apply(&[change]).map_err(|failure| failure.error)?;
+        applied.into_iter().next().unwrap_or(Err(Error::Internal))
+    }
+}
+
+/// Claims an operation for execution, unless it is too late for it.
+fn take(operation: Operation) -> Option<Operation> {
+    if !operation.claim.decide(TAKEN) {
+        return None;
+    }
+    if operation.deadline <= Instant::now() {
+        let failure = LaneFailure { error: Error::DeadlinePassed, outcome: Outcome::Rejected };
+        let _ = operation.reply.send(Err(failure));
+        return None;
+    }
+    Some(operation)
+}
+
+fn answer_all(batch: Vec<Operation>, results: Vec<Result<RowDone, Error>>, began: Instant) {
+    let database = began.elapsed();
+    let mut results = results.into_iter();
+    for operation in batch {
+        let rows = results.by_ref().take(operation.rows.len()).collect();
+        let queue = began.duration_since(operation.queued_at);
+        let _ = operation.reply.send(Ok(Applied { rows, times: LaneTimes { queue, database } }));
+    }
+}

@@ -1,0 +1,258 @@
+//! Rows on their way in: one checked change of one row.
+//!
+//! **Invariant:** a [`RowWrite`] names only columns of its table, its values fit their types, its id is
+//! complete, and its routing column (if the table has one) spells its shard key: no row gets lost
+//! under a wrong key.
+//! **Not here:** whether the row exists, or what its version is: only the shard's writer knows.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+
+use crate::keyspace::{ShardKey, Slot};
+use crate::table::Table;
+use crate::value::{Misfit, Value};
+
+/// What to do with a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Change the given columns of the row, or make it.
+    #[default]
+    Upsert,
+    /// Make the row; it must not exist.
+    Insert,
+    /// Change the given columns of the row; it must exist.
+    Update,
+    /// Remove the row; it must exist.
+    Delete,
+}
+
+impl Operation {
+    /// Every operation, for messages.
+    pub const ALL: [Self; 4] = [Self::Upsert, Self::Insert, Self::Update, Self::Delete];
+
+    /// The name in `op`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Upsert => "upsert",
+            Self::Insert => "insert",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+
+    /// The operation of this name.
+    pub fn find(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|operation| operation.name() == name)
+    }
+}
+
+/// The members of a JSON object as they came: name and raw value, in their order.
+pub type Fields<'a> = [(Cow<'a, str>, &'a RawValue)];
+
+/// One change of one row, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowWrite {
+    /// Where the row belongs.
+    pub table: Arc<Table>,
+    /// What to do.
+    pub operation: Operation,
+    /// The slot of the shard key.
+    pub slot: Slot,
+    /// The shard key.
+    pub key: String,
+    /// The values of the id columns, in the table's order.
+    pub id: Vec<Value>,
+    /// Other columns and their new values, by ascending column index.
+    pub set: Vec<(usize, Value)>,
+    /// Whether the answer wants the row (`false`: `Prefer: return=minimal`).
+    pub wants_row: bool,
+}
+
+impl RowWrite {
+    /// Checks the members of a row against its table.
+    ///
+    /// # Errors
+    /// [`RowError`] names the member and what is wrong with it.
+    pub fn parse(
+        table: &Arc<Table>,
+        operation: Operation,
+        (key, slot): (ShardKey<'_>, Slot),
+        fields: &Fields<'_>,
+    ) -> Result<Self, RowError> {
+        let mut values = Vec::with_capacity(fields.len() + 1);
+        for (name, json) in fields {
+            values.push(parse_field(table, name, json)?);
+        }
+        if let Some(routing) = table.routing() {
+            match values.iter().find(|(column, _)| *column == routing) {
+                Some((_, value)) => check_routing(table, routing, value, key)?,
+                None => values.push((routing, routing_value(table, routing, key)?)),
+            }
+        }
+        values.sort_by_key(|(column, _)| *column);
+        if let Some(twice) = values.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(RowError::Twice { column: table.column(twice[0].0).name.clone() });
+        }
+        let id = take_id(table, &mut values)?;
+        if operation == Operation::Delete {
+            values.retain(|(column, _)| Some(*column) != table.routing());
+            if let Some((column, _)) = values.first() {
+                return Err(RowError::NotInDelete { column: table.column(*column).name.clone() });
+            }
+        }
+        Ok(Self {
+            table: Arc::clone(table),
+            operation,
+            slot,
+            key: key.as_str().to_owned(),
+            id,
+            set: values,
+            wants_row: true,
+        })
+    }
+
+    /// About how much memory the change holds: its texts, and something for the rest.
+    pub fn bytes(&self) -> usize {
+        let text = |value: &Value| match value {
+            Value::Text(text) => text.len(),
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Double(_) => 0,
+        };
+        let id: usize = self.id.iter().map(text).sum();
+        let set: usize = self.set.iter().map(|(_, value)| text(value)).sum();
+        self.key.len() + id + set + 32 * (self.id.len() + self.set.len() + 4)
+    }
+
+    /// The first column that a new row must have and this one lacks.
+    pub fn missing(&self) -> Option<&str> {
+        let lacks = |index: &usize| {
+            !self.table.column(*index).nullable
+                && !self.table.id().contains(index)
+                && self.set.iter().all(|(column, _)| column != index)
+        };
+        self.table.own().find(lacks).map(|index| self.table.column(index).name.as_str())
+    }
+}
+
+fn parse_field(table: &Table, name: &str, json: &RawValue) -> Result<(usize, Value), RowError> {
+    let Some(index) = table.find(name) else {
+        return Err(RowError::NoSuchColumn {
+            table: table.name().to_owned(),
+            column: name.chars().take(80).collect(),
+            suggestion: table.suggest(name),
+        });
+    };
+    if !table.own().contains(&index) {
+        return Err(RowError::SystemColumn { column: name.to_owned() });
+    }
+    let column = table.column(index);
+    // In a json column that may be null, `null` is the absence of a value; in another it is a value.
+    if column.nullable && json.get() == "null" {
+        return Ok((index, Value::Null));
+    }
+    let misfit = |misfit| RowError::Misfit { column: name.to_owned(), misfit };
+    let value = column.kind.read_json(json).map_err(misfit)?;
+    if value == Value::Null && !column.nullable {
+        return Err(misfit(Misfit::Null));
+    }
+    Ok((index, value))
+}
+
+fn routing_value(table: &Table, routing: usize, key: ShardKey<'_>) -> Result<Value, RowError> {
+    let column = table.column(routing);
+    let value = column.kind.read_text(key.as_str());
+    let value = value.map_err(|misfit| RowError::Misfit { column: column.name.clone(), misfit })?;
+    check_routing(table, routing, &value, key)?;
+    Ok(value)
+}
+
+/// The routing column must spell the key, byte by byte: `7` and `007` are different keys.
+fn check_routing(
+    table: &Table,
+    routing: usize,
+    value: &Value,
+    key: ShardKey<'_>,
+) -> Result<(), RowError> {
+    let same = match value {
+        Value::Text(text) => text == key.as_str(),
+        Value::Int(number) => number.to_string() == key.as_str(),
+        Value::Bool(truth) => truth.to_string() == key.as_str(),
+        Value::Double(number) => number.to_string() == key.as_str(),
+        Value::Null => false,
+    };
+    if same {
+        return Ok(());
+    }
+    Err(RowError::KeyContradicted { column: table.column(routing).name.clone() })
+}
+
+fn take_id(table: &Table, values: &mut Vec<(usize, Value)>) -> Result<Vec<Value>, RowError> {
+    let mut id = Vec::with_capacity(table.id().len());
+    for wanted in table.id() {
+        let found = values.iter().position(|(column, _)| column == wanted);
+        let Some(position) = found else {
+            return Err(RowError::MissingColumn {
+                table: table.name().to_owned(),
+                column: table.column(*wanted).name.clone(),
+            });
+        };
+        id.push(values.remove(position).1);
+    }
+    Ok(id)
+}
+
+/// Why members are no row of a table.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RowError {
+    /// The table has no such column.
+    #[error("{table} has no column `{column}`")]
+    NoSuchColumn {
+        /// The table.
+        table: String,
+        /// The name given, cut to 80 characters.
+        column: String,
+        /// A column that may have been meant.
+        suggestion: Option<String>,
+    },
+    /// Set by the server alone.
+    #[error("{column} is set by the server and cannot be written")]
+    SystemColumn {
+        /// The column.
+        column: String,
+    },
+    /// The same member twice.
+    #[error("{column} is given twice")]
+    Twice {
+        /// The column.
+        column: String,
+    },
+    /// Not a value of the column's type.
+    #[error("{column}: {misfit}")]
+    Misfit {
+        /// The column.
+        column: String,
+        /// What is wrong.
+        misfit: Misfit,
+    },
+    /// The routing column says another key than the request.
+    #[error("{column} contradicts the shard key")]
+    KeyContradicted {
+        /// The routing column.
+        column: String,
+    },
+    /// An id column, or a column that a new row must have.
+    #[error("{column} is missing: a row of {table} needs it")]
+    MissingColumn {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// A delete that also gives values.
+    #[error("{column} has no meaning in a delete: give the id columns only")]
+    NotInDelete {
+        /// The column.
+        column: String,
+    },
+}

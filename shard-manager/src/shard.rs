@@ -1,0 +1,132 @@
+//! Shard: one shard's nodes, and the way to each of them.
+//!
+//! **Invariant:** writes go through the lane, reads through the readers; nothing else touches the files.
+//! **Not here:** which shard (`manager`).
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::keyspace::Slot;
+use crate::lane::Lane;
+use crate::query::ReadQuery;
+use crate::rows::Rows;
+use crate::store::TableSize;
+use crate::store::sqlite::OpenError;
+use crate::store::sqlite::reader::{Readers, Scope};
+use crate::store::sqlite::writer::SqliteWriter;
+
+/// Rows of a point read that may be read on the caller's own thread; more is work for another.
+const INLINE_ROWS_MAX: u32 = 100;
+
+/// A shard on embedded files.
+pub struct Shard {
+    name: String,
+    /// The way to the primary's writer.
+    pub lane: Lane,
+    readers: Readers,
+}
+
+/// How a node is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeHealth {
+    /// `shard1-primary`.
+    pub node: String,
+    /// Whether it takes what its role demands.
+    pub up: bool,
+    /// How long it took to answer a probe, in milliseconds.
+    pub latency_ms: f64,
+}
+
+impl Shard {
+    /// Opens a shard's file for writing and reading.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the file cannot be opened or no thread can be started.
+    pub fn open(name: &str, primary: &Path) -> Result<Self, OpenError> {
+        let writer = SqliteWriter::open(name, primary)?;
+        let readers = Readers::open(name, primary)?;
+        let lane = Lane::start(name, writer)
+            .map_err(|error| OpenError::Io { path: name.to_owned(), cause: error.to_string() })?;
+        Ok(Self { name: name.to_owned(), lane, readers })
+    }
+
+    /// The shard's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The rows of one shard key. A plain read by key runs on this thread, where it is fastest: it is one
+    /// short range of one index. Anything else runs on a thread that may block.
+    ///
+    /// # Errors
+    /// [`Error::DeadlinePassed`], [`Error::PoolExhausted`] or [`Error::ShardUnavailable`].
+    pub async fn read_key(
+        &self,
+        query: ReadQuery,
+        (slot, key): (Slot, &str),
+        deadline: Instant,
+    ) -> Result<Rows, Error> {
+        if query.is_point_read() && query.limit <= INLINE_ROWS_MAX {
+            let inline = self.readers.try_read(&query, Scope::Key(slot, key), false);
+            if let Some(rows) = inline {
+                return rows;
+            }
+        }
+        let readers = self.readers.clone();
+        let key = key.to_owned();
+        self.blocking(deadline, move |wait| {
+            readers.read(&query, Scope::Key(slot, &key), false, wait)
+        })
+        .await
+    }
+
+    /// Rows of all keys, each with the values it is merged by.
+    ///
+    /// # Errors
+    /// As [`Shard::read_key`].
+    pub async fn read_all(&self, query: ReadQuery, deadline: Instant) -> Result<Rows, Error> {
+        let readers = self.readers.clone();
+        self.blocking(deadline, move |wait| readers.read(&query, Scope::Shard, true, wait)).await
+    }
+
+    /// Rows and bytes of each table.
+    ///
+    /// # Errors
+    /// As [`Shard::read_key`].
+    pub async fn sizes(&self, deadline: Instant) -> Result<Vec<TableSize>, Error> {
+        let readers = self.readers.clone();
+        self.blocking(deadline, move |wait| readers.sizes(wait)).await
+    }
+
+    /// Asks the primary's reader and looks after its writer.
+    pub async fn probe(&self, deadline: Instant) -> NodeHealth {
+        let readers = self.readers.clone();
+        let began = Instant::now();
+        let probed = self.blocking(deadline, move |wait| readers.probe(wait)).await;
+        NodeHealth {
+            node: format!("{}-primary", self.name),
+            up: probed.is_ok() && self.lane.is_up(),
+            latency_ms: began.elapsed().as_secs_f64() * 1e3,
+        }
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        work: impl FnOnce(Duration) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let task = tokio::task::spawn_blocking(move || {
+            let wait = deadline.saturating_duration_since(Instant::now());
+            if wait.is_zero() { Err(Error::DeadlinePassed) } else { work(wait) }
+        });
+        match tokio::time::timeout_at(deadline.into(), task).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(panic)) => {
+                tracing::error!(shard = %self.name, %panic, "a read did not finish");
+                Err(Error::Internal)
+            }
+            Err(_elapsed) => Err(Error::DeadlinePassed),
+        }
+    }
+}

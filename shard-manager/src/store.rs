@@ -1,0 +1,72 @@
+//! Store: the seam between the domain and the engines that keep rows.
+//!
+//! The domain has chosen the shard and the node before it comes here; an engine knows rows, not
+//! replicas. Verbs have no default bodies: each engine decides for itself.
+//!
+//! **Not here:** queues and batching (`lane`), which shard (`manager`).
+
+pub mod sqlite;
+
+use crate::error::{Error, Outcome};
+use crate::row::RowWrite;
+
+/// The writing half of one node.
+pub trait Writer: Send + 'static {
+    /// Applies changes in one durable transaction and says what became of each.
+    ///
+    /// A change that cannot be (no such row, a constraint) is answered in its place and does not hurt
+    /// its neighbours. When this returns `Ok`, everything that succeeded is durable.
+    ///
+    /// # Errors
+    /// [`BatchFailure`] if the transaction as a whole failed; then no change was applied unless its
+    /// outcome is [`Outcome::Unknown`].
+    fn apply(&mut self, changes: &[&RowWrite])
+    -> Result<Vec<Result<RowDone, Error>>, BatchFailure>;
+
+    /// Called once, after the last batch: leave the files tidy.
+    fn close(&mut self);
+}
+
+/// What became of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It was made.
+    Created,
+    /// It was changed.
+    Changed,
+    /// It was removed.
+    Removed,
+}
+
+/// A change that was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowDone {
+    /// What became of the row.
+    pub change: Change,
+    /// The shard's counter at this change: only grows, also over a delete and a new insert.
+    pub version: i64,
+    /// The row as JSON, if it was wanted: as it is now, or as it was before it was removed.
+    pub json: Vec<u8>,
+}
+
+/// A transaction that failed as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchFailure {
+    /// Why.
+    pub error: Error,
+    /// What became of its changes.
+    pub outcome: Outcome,
+    /// Whether one of its changes may be the culprit: then smaller batches may succeed.
+    pub divisible: bool,
+}
+
+/// Rows and bytes of one table on one shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableSize {
+    /// The table.
+    pub table: String,
+    /// Rows, exact.
+    pub rows: i64,
+    /// Bytes of the pages in use, those of its indexes included.
+    pub bytes: i64,
+}

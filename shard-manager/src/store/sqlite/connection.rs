@@ -1,0 +1,285 @@
+//! Connections: how a file is opened, how dynamic statements run on diesel, what its errors mean.
+//!
+//! **Invariant:** values are always bound; the text of a [`Statement`] comes from `sql` alone.
+//! **Not here:** the texts themselves (`sql`).
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
+
+use diesel::connection::{LoadConnection, SimpleConnection};
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use diesel::row::{Field, Row};
+use diesel::sql_types::{BigInt, Binary, Double, Nullable, Text, Untyped};
+use diesel::sqlite::{Sqlite, SqliteConnection};
+use diesel::{Connection, QueryResult, RunQueryDsl};
+
+use crate::error::Error;
+use crate::value::Value;
+
+/// Opens a file with the settings that every promise rests on.
+///
+/// `trusted_schema`, `cell_size_check` and no `mmap` bound what a damaged file can do; `FULL` syncs each
+/// commit. Checkpoints run in the writer's own commits, every 4,000 pages (16 MiB).
+pub(super) fn open(path: &Path, pragmas: &str) -> Result<SqliteConnection, OpenError> {
+    let opened = || -> Result<SqliteConnection, diesel::ConnectionError> {
+        let mut connection = SqliteConnection::establish(&path.to_string_lossy())?;
+        connection
+            .batch_execute(
+                "PRAGMA busy_timeout=2000; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;
+                 PRAGMA foreign_keys=ON; PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON;
+                 PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY; PRAGMA wal_autocheckpoint=4000;
+                 PRAGMA journal_size_limit=67108864;",
+            )
+            .and_then(|()| connection.batch_execute(pragmas))
+            .map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
+        Ok(connection)
+    };
+    opened().map_err(|error| OpenError::file(path, error))
+}
+
+/// The version of the SQLite that is linked in, such as `3053002`.
+pub(super) fn sqlite_version() -> i32 {
+    libsqlite3_sys::SQLITE_VERSION_NUMBER
+}
+
+/// Why a data directory or one of its files cannot be used. Shown to the operator at start, never to a
+/// client.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The linked SQLite has a known defect.
+    #[error(
+        "SQLite {found} is too old: 3.51.3 or later is needed (it fixes a corruption of the WAL)"
+    )]
+    SqliteTooOld {
+        /// The version found, as a number.
+        found: i32,
+    },
+    /// Another process writes here.
+    #[error("{dir} is in use by another router or command (process {pid}); stop it first")]
+    Locked {
+        /// The data directory.
+        dir: String,
+        /// The process that holds the lock, as its lock file says.
+        pid: String,
+    },
+    /// The file system said no.
+    #[error("{path}: {cause}")]
+    Io {
+        /// File or folder.
+        path: String,
+        /// What the system said.
+        cause: String,
+    },
+    /// The database said no.
+    #[error("{path}: {cause}")]
+    Database {
+        /// The file.
+        path: String,
+        /// What SQLite said.
+        cause: String,
+    },
+    /// The file is not the one that the catalog means.
+    #[error("{path}: {cause}")]
+    Foreign {
+        /// The file.
+        path: String,
+        /// What differs.
+        cause: String,
+    },
+    /// The cluster in the directory is not the one that was asked for.
+    #[error("{0}")]
+    Conflict(String),
+}
+
+impl OpenError {
+    pub(super) fn file(path: &Path, cause: impl std::fmt::Display) -> Self {
+        Self::Database { path: path.display().to_string(), cause: cause.to_string() }
+    }
+
+    pub(super) fn io(path: &Path, cause: impl std::fmt::Display) -> Self {
+        Self::Io { path: path.display().to_string(), cause: cause.to_string() }
+    }
+
+    pub(super) fn foreign(path: &Path, cause: impl Into<String>) -> Self {
+        Self::Foreign { path: path.display().to_string(), cause: cause.into() }
+    }
+}
+
+/// A bound value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Bind<'v> {
+    Null,
+    Int(i64),
+    Double(f64),
+    Text(&'v str),
+    Blob(&'v [u8]),
+}
+
+impl<'v> From<&'v Value> for Bind<'v> {
+    fn from(value: &'v Value) -> Self {
+        match value {
+            Value::Null => Self::Null,
+            Value::Bool(truth) => Self::Int(i64::from(*truth)),
+            Value::Int(number) => Self::Int(*number),
+            Value::Double(number) => Self::Double(*number),
+            Value::Text(text) => Self::Text(text),
+        }
+    }
+}
+
+/// SQL whose shape is known at run time only. Unlike diesel's `sql_query` it may be kept prepared.
+#[derive(Debug)]
+pub(super) struct Statement<'s> {
+    pub(super) sql: &'s str,
+    pub(super) binds: &'s [Bind<'s>],
+    pub(super) cached: bool,
+}
+
+const NO_TEXT: Option<&str> = None;
+
+impl QueryFragment<Sqlite> for Statement<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        if !self.cached {
+            out.unsafe_to_cache_prepared();
+        }
+        out.push_sql(self.sql);
+        for bind in self.binds {
+            match bind {
+                Bind::Null => out.push_bind_param_value_only::<Nullable<Text>, _>(&NO_TEXT)?,
+                Bind::Int(number) => out.push_bind_param_value_only::<BigInt, i64>(number)?,
+                Bind::Double(number) => out.push_bind_param_value_only::<Double, f64>(number)?,
+                Bind::Text(text) => out.push_bind_param_value_only::<Text, str>(text)?,
+                Bind::Blob(bytes) => out.push_bind_param_value_only::<Binary, [u8]>(bytes)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl QueryId for Statement<'_> {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl Query for Statement<'_> {
+    type SqlType = Untyped;
+}
+
+impl RunQueryDsl<SqliteConnection> for Statement<'_> {}
+
+/// Runs a statement and hands each row to `each`.
+pub(super) fn for_each_row(
+    connection: &mut SqliteConnection,
+    statement: Statement<'_>,
+    mut each: impl FnMut(&RowView<'_, '_>) -> QueryResult<()>,
+) -> QueryResult<()> {
+    for row in LoadConnection::load(connection, statement)? {
+        each(&RowView { row: row? })?;
+    }
+    Ok(())
+}
+
+type SqliteRow<'c, 'q> = <SqliteConnection as LoadConnection>::Row<'c, 'q>;
+
+/// A row while SQLite still holds it.
+pub(super) struct RowView<'c, 'q> {
+    row: SqliteRow<'c, 'q>,
+}
+
+impl RowView<'_, '_> {
+    /// Hands the text of a column to `read`; `None` if it is null.
+    pub(super) fn text<T>(&self, column: usize, read: impl FnOnce(&str) -> T) -> Option<T> {
+        self.row.get(column)?.value().map(|mut value| read(value.read_text()))
+    }
+
+    /// A whole number; `None` if it is null.
+    pub(super) fn int(&self, column: usize) -> Option<i64> {
+        self.row.get(column)?.value().map(|mut value| value.read_long())
+    }
+
+    /// A number; `None` if it is null.
+    pub(super) fn double(&self, column: usize) -> Option<f64> {
+        self.row.get(column)?.value().map(|mut value| value.read_double())
+    }
+}
+
+/// The shapes of statements that one connection keeps prepared.
+///
+/// Clients choose columns and filters, so shapes are many; beyond [`Shapes::MAX`] new ones run unprepared
+/// instead of filling memory.
+#[derive(Debug, Default)]
+pub(super) struct Shapes {
+    known: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl Shapes {
+    /// Prepared statements of one connection; each holds some kilobytes.
+    pub(super) const MAX: usize = 256;
+
+    /// Whether a statement of this text may be kept prepared.
+    pub(super) fn admit(&mut self, sql: &str) -> bool {
+        let hash = self.hasher.hash_one(sql);
+        if self.known.contains(&hash) {
+            return true;
+        }
+        let room = self.known.len() < Self::MAX;
+        if room {
+            self.known.insert(hash);
+        }
+        room
+    }
+}
+
+/// What an error of SQLite means for the statement and its transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The statement alone was undone; the transaction goes on.
+    Constraint(&'static str),
+    /// No space left: nothing of the transaction will be stored.
+    Full,
+    /// The file or the disk is not well.
+    Broken,
+    /// Anything else: the statement itself may be to blame.
+    Other,
+}
+
+impl Trouble {
+    pub(super) fn of(error: &DieselError) -> Self {
+        let DieselError::DatabaseError(kind, information) = error else { return Self::Other };
+        // diesel tells no codes for these, only SQLite's own fixed sentences (sqlite3ErrStr).
+        let message = information.message();
+        match kind {
+            DatabaseErrorKind::UniqueViolation => Self::Constraint("unique"),
+            DatabaseErrorKind::ForeignKeyViolation => Self::Constraint("foreign key"),
+            DatabaseErrorKind::CheckViolation => Self::Constraint("check"),
+            DatabaseErrorKind::NotNullViolation => Self::Constraint("not null"),
+            _ if message.contains("database or disk is full") => Self::Full,
+            _ if [
+                "disk I/O error",
+                "malformed",
+                "readonly database",
+                "not a database",
+                "locked",
+            ]
+            .iter()
+            .any(|sentence| message.contains(sentence)) =>
+            {
+                Self::Broken
+            }
+            _ => Self::Other,
+        }
+    }
+
+    /// The same, told to the domain.
+    pub(super) fn error(&self, shard: &str) -> Error {
+        match self {
+            Self::Constraint(rule) => Error::Constraint { rule },
+            Self::Full => Error::StorageFull { shard: shard.to_owned() },
+            Self::Broken => Error::ShardUnavailable { shard: shard.to_owned() },
+            Self::Other => Error::Internal,
+        }
+    }
+}

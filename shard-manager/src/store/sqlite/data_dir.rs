@@ -1,0 +1,75 @@
+//! Data directory: where an embedded cluster lives, and who may write there.
+//!
+//! ```text
+//! data/tessera.lock        held (flock) by the one process that writes
+//! data/catalog.db          keyspace, placement, topology, epoch
+//! data/shard1-primary.db   a shard's rows, its change log, its slots
+//! ```
+//!
+//! **Invariant:** while a [`DataDir`] lives, no other process has one for the same folder.
+//! **Not here:** what the files hold (`catalog`, `shard_file`).
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use super::OpenError;
+
+/// A locked data directory.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    /// The lock goes with the file handle, also when the process dies.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the folder if it is not there, and locks it.
+    ///
+    /// # Errors
+    /// [`OpenError::Locked`] if another process writes there; [`OpenError::Io`] if it cannot be made or
+    /// written.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        fs::create_dir_all(path).map_err(|error| OpenError::io(path, error))?;
+        let lock_path = path.join("tessera.lock");
+        let mut lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&lock_path)
+            .map_err(|error| OpenError::io(&lock_path, error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(locked(path, &mut lock)),
+            Err(TryLockError::Error(error)) => return Err(OpenError::io(&lock_path, error)),
+        }
+        let noted = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
+        noted.map_err(|error| OpenError::io(&lock_path, error))?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The catalog's file.
+    pub fn catalog(&self) -> PathBuf {
+        self.path.join("catalog.db")
+    }
+
+    /// The file of a shard's primary.
+    pub fn primary(&self, shard: &str) -> PathBuf {
+        self.path.join(format!("{shard}-primary.db"))
+    }
+}
+
+fn locked(path: &Path, lock: &mut File) -> OpenError {
+    let mut pid = String::new();
+    let read = lock.rewind().and_then(|()| lock.read_to_string(&mut pid));
+    if read.is_err() || pid.is_empty() {
+        pid = "unknown".to_owned();
+    }
+    OpenError::Locked { dir: path.display().to_string(), pid }
+}

@@ -1,0 +1,263 @@
+//! Readers: a pool of read-only connections to a shard's file.
+//!
+//! **Invariant:** a reader cannot write (`query_only`), and each read sees one snapshot of the file.
+//! **Not here:** which thread a read runs on (`shard`), merging over shards (`rows`).
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use diesel::QueryResult;
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+
+use super::connection::{Bind, OpenError, Shapes, Statement, Trouble, for_each_row, open};
+use super::row_json::{push_object, value};
+use super::schema::tessera_counts;
+use super::sql;
+use crate::error::Error;
+use crate::keyspace::Slot;
+use crate::query::{ReadQuery, Test};
+use crate::rows::Rows;
+use crate::store::TableSize;
+use crate::value::{Value, push_json_number, push_json_string};
+
+/// Readers of one shard. More than the blocking reads that two cores can run at once only adds memory.
+const READERS_MAX: u32 = 8;
+/// 2 MiB of page cache a reader; the operating system caches the file for all of them.
+const PRAGMAS: &str = "PRAGMA cache_size=-2048; PRAGMA query_only=ON";
+
+/// The pool of one shard.
+#[derive(Clone)]
+pub struct Readers {
+    shard: String,
+    pool: r2d2::Pool<Connector>,
+}
+
+/// One row scope of a read: all rows, or those of one shard key.
+#[derive(Clone, Copy, Debug)]
+pub enum Scope<'k> {
+    /// The rows of one key.
+    Key(Slot, &'k str),
+    /// All rows of the shard.
+    Shard,
+}
+
+impl Readers {
+    /// A pool for the file of a shard; it opens its first connection now and the others with need.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the file cannot be opened.
+    pub fn open(shard: &str, path: &Path) -> Result<Self, OpenError> {
+        let pool = r2d2::Pool::builder()
+            .max_size(READERS_MAX)
+            .min_idle(Some(1))
+            .connection_timeout(Duration::from_secs(5))
+            // A local file needs no probe before each use; that would double a point read.
+            .test_on_check_out(false)
+            .idle_timeout(Some(Duration::from_secs(60)))
+            .max_lifetime(None)
+            .build(Connector { path: path.to_owned() })
+            .map_err(|error| OpenError::file(path, error))?;
+        Ok(Self { shard: shard.to_owned(), pool })
+    }
+
+    /// Reads on a connection that is free now; `None` if all are busy.
+    pub fn try_read(
+        &self,
+        query: &ReadQuery,
+        scope: Scope<'_>,
+        with_keys: bool,
+    ) -> Option<Result<Rows, Error>> {
+        let mut reader = self.pool.try_get()?;
+        Some(self.told(reader.read(query, scope, with_keys)).and_then(within_bounds))
+    }
+
+    /// Reads on a connection that becomes free within `wait`. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::PoolExhausted`] if none did; [`Error::ShardUnavailable`] if the file cannot be read.
+    pub fn read(
+        &self,
+        query: &ReadQuery,
+        scope: Scope<'_>,
+        with_keys: bool,
+        wait: Duration,
+    ) -> Result<Rows, Error> {
+        let mut reader = self.checkout(wait)?;
+        self.told(reader.read(query, scope, with_keys)).and_then(within_bounds)
+    }
+
+    /// Reads one row of the file's schema within `wait`: the shard answers. Blocks.
+    ///
+    /// # Errors
+    /// As [`Readers::read`].
+    pub fn probe(&self, wait: Duration) -> Result<(), Error> {
+        let mut reader = self.checkout(wait)?;
+        let probed = reader.connection.batch_execute("SELECT count(*) FROM sqlite_schema");
+        self.told(probed)
+    }
+
+    /// Rows (counted by the writer) and bytes (summed over the pages in use) of each table. Blocks, and
+    /// visits every page: ask seldom.
+    ///
+    /// # Errors
+    /// As [`Readers::read`].
+    pub fn sizes(&self, wait: Duration) -> Result<Vec<TableSize>, Error> {
+        let mut reader = self.checkout(wait)?;
+        self.told(reader.sizes())
+    }
+
+    /// Only the number of rows of each table: one small read. Blocks.
+    ///
+    /// # Errors
+    /// As [`Readers::read`].
+    pub fn counts(&self, wait: Duration) -> Result<Vec<(String, i64)>, Error> {
+        let mut reader = self.checkout(wait)?;
+        self.told(reader.counts())
+    }
+
+    fn checkout(&self, wait: Duration) -> Result<r2d2::PooledConnection<Connector>, Error> {
+        let exhausted = |_| Error::PoolExhausted { shard: self.shard.clone() };
+        self.pool.get_timeout(wait).map_err(exhausted)
+    }
+
+    fn told<T>(&self, result: QueryResult<T>) -> Result<T, Error> {
+        result.map_err(|error| {
+            tracing::error!(shard = %self.shard, %error, "a read failed");
+            match Trouble::of(&error) {
+                Trouble::Other => Error::Internal,
+                trouble @ (Trouble::Constraint(_) | Trouble::Full | Trouble::Broken) => {
+                    trouble.error(&self.shard)
+                }
+            }
+        })
+    }
+}
+
+/// How the pool makes a reader.
+#[derive(Debug)]
+struct Connector {
+    path: PathBuf,
+}
+
+impl r2d2::ManageConnection for Connector {
+    type Connection = Reader;
+    type Error = OpenError;
+
+    fn connect(&self) -> Result<Reader, OpenError> {
+        Ok(Reader { connection: open(&self.path, PRAGMAS)?, shapes: Shapes::default() })
+    }
+
+    fn is_valid(&self, _: &mut Reader) -> Result<(), OpenError> {
+        Ok(())
+    }
+
+    fn has_broken(&self, _: &mut Reader) -> bool {
+        false
+    }
+}
+
+/// A read-only connection and the statements it keeps.
+struct Reader {
+    connection: SqliteConnection,
+    shapes: Shapes,
+}
+
+impl Reader {
+    fn read(&mut self, query: &ReadQuery, scope: Scope<'_>, with_keys: bool) -> QueryResult<Rows> {
+        let keyed = matches!(scope, Scope::Key(..));
+        let sql = sql::select(query, keyed, with_keys);
+        let lists = in_lists(query);
+        let mut lists = lists.iter();
+        let mut binds = Vec::with_capacity(query.conditions.len() + 3);
+        if let Scope::Key(slot, key) = scope {
+            binds.extend([Bind::Int(i64::from(slot.number())), Bind::Text(key)]);
+        }
+        for condition in &query.conditions {
+            binds.push(match &condition.test {
+                Test::Equal(value) => Bind::from(value),
+                Test::In(_) => lists.next().map_or(Bind::Null, |list| Bind::Text(list)),
+            });
+        }
+        binds.push(Bind::Int(i64::from(query.limit)));
+        let statement = Statement { sql: &sql, binds: &binds, cached: self.shapes.admit(&sql) };
+        let keys = if with_keys { query.sort_keys() } else { Vec::new() };
+        let mut rows = Rows::default();
+        for_each_row(&mut self.connection, statement, |row| {
+            if rows.is_too_large() {
+                return Ok(()); // What was read says enough: the caller refuses it.
+            }
+            rows.push(|out| push_object(out, row, outputs(query)))?;
+            for (column, by) in (query.outputs.len()..).zip(&keys) {
+                rows.push_key(value(row, column, query.table.column(by.column).kind));
+            }
+            Ok(())
+        })?;
+        Ok(rows)
+    }
+
+    fn counts(&mut self) -> QueryResult<Vec<(String, i64)>> {
+        let counts = tessera_counts::table.order(tessera_counts::name);
+        counts.select((tessera_counts::name, tessera_counts::rows)).load(&mut self.connection)
+    }
+
+    fn sizes(&mut self) -> QueryResult<Vec<TableSize>> {
+        let counts = self.counts()?;
+        let mut sizes = Vec::with_capacity(counts.len());
+        for (table, rows) in counts {
+            let mut bytes = 0;
+            let binds = [Bind::Text(&table)];
+            let statement = Statement { sql: TABLE_BYTES, binds: &binds, cached: true };
+            for_each_row(&mut self.connection, statement, |row| {
+                bytes = row.int(0).unwrap_or(0);
+                Ok(())
+            })?;
+            sizes.push(TableSize { table, rows, bytes });
+        }
+        Ok(sizes)
+    }
+}
+
+fn within_bounds(rows: Rows) -> Result<Rows, Error> {
+    if rows.is_too_large() { Err(Error::AnswerTooLarge) } else { Ok(rows) }
+}
+
+const TABLE_BYTES: &str = "SELECT sum(pgsize) FROM dbstat WHERE aggregate = TRUE
+    AND name IN (SELECT name FROM sqlite_schema WHERE tbl_name = ?1)";
+
+fn outputs(query: &ReadQuery) -> impl Iterator<Item = (&str, crate::value::ColumnType)> {
+    query.outputs.iter().map(|output| {
+        let column = query.table.column(output.column);
+        (output.alias.as_deref().unwrap_or(&column.name), column.kind)
+    })
+}
+
+/// The literals of each `in` as a JSON array, in the order of the conditions.
+fn in_lists(query: &ReadQuery) -> Vec<String> {
+    let lists = query.conditions.iter().filter_map(|condition| match &condition.test {
+        Test::In(values) => Some(json_array(values)),
+        Test::Equal(_) => None,
+    });
+    lists.collect()
+}
+
+fn json_array(values: &[Value]) -> String {
+    let mut out = Vec::with_capacity(values.len() * 8 + 2);
+    out.push(b'[');
+    for (index, value) in values.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        match value {
+            Value::Null => out.extend_from_slice(b"null"),
+            // SQLite keeps truth as 1 and 0.
+            Value::Bool(truth) => push_json_number(&mut out, i64::from(*truth)),
+            Value::Int(number) => push_json_number(&mut out, *number),
+            Value::Double(number) => push_json_number(&mut out, *number),
+            Value::Text(text) => push_json_string(&mut out, text),
+        }
+    }
+    out.push(b']');
+    String::from_utf8(out).expect("made of strings and digits")
+}

@@ -1,0 +1,44 @@
+//! The system's own tables, as diesel knows them. Data tables are not here: they are learned at start.
+
+diesel::table! {
+    tessera_cluster (id) {
+        id -> BigInt,
+        cluster_id -> Text,
+        epoch -> BigInt,
+        keyspace -> Text,
+        hash -> Text,
+        slots -> BigInt,
+        placement -> Text,
+        shards -> Text,
+        ranges -> Text,
+        created_at -> Text,
+        ready -> BigInt,
+    }
+}
+
+diesel::table! {
+    tessera_shard (id) {
+        id -> BigInt,
+        cluster_id -> Text,
+        shard -> Text,
+        file_id -> Text,
+        version -> BigInt,
+        position -> BigInt,
+    }
+}
+
+diesel::table! {
+    tessera_tables (name) {
+        name -> Text,
+        column_list -> Text,
+        id -> Text,
+        routing -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    tessera_counts (name) {
+        name -> Text,
+        rows -> BigInt,
+    }
+}

@@ -1,0 +1,185 @@
+//! Shard file: made, migrated, checked and read for its tables when a router starts.
+//!
+//! **Invariant:** after [`prepare`] the file belongs to this cluster and this shard, its schema is current,
+//! and the tables it declares are the tables it has.
+//! **Not here:** rows (`writer`, `reader`).
+
+use std::path::Path;
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::result::Error as DieselError;
+use diesel::sqlite::SqliteConnection;
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+
+use super::OpenError;
+use super::connection::{Bind, Statement, for_each_row, open};
+use super::schema::{tessera_shard, tessera_tables};
+use super::sql::declared_type;
+use crate::table::{Column, Registry, Table};
+use crate::value::ColumnType;
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/sqlite/shard");
+
+/// Who a shard file must be.
+#[derive(Clone, Debug)]
+pub struct Identity<'i> {
+    /// The cluster of the catalog.
+    pub cluster_id: &'i str,
+    /// The shard.
+    pub shard: &'i str,
+    /// The slots it owns if it is made now.
+    pub slots: &'i [u16],
+}
+
+/// Brings a shard's file up to date, making it if `create` allows, and tells its tables.
+///
+/// # Errors
+/// [`OpenError::Foreign`] if the file is missing though it was made before, belongs to another cluster or
+/// shard, or declares tables that it does not have.
+pub fn prepare(path: &Path, identity: &Identity<'_>, create: bool) -> Result<Registry, OpenError> {
+    if !create && !path.exists() {
+        return Err(OpenError::foreign(
+            path,
+            "the file is missing. It held rows: put it back (from a backup), rather than start without it",
+        ));
+    }
+    let mut connection = open(path, "")?;
+    let migrated = connection.run_pending_migrations(MIGRATIONS);
+    migrated.map_err(|error| OpenError::file(path, error))?;
+    claim(&mut connection, identity).map_err(|error| OpenError::file(path, error))?;
+    check_identity(&mut connection, path, identity)?;
+    read_tables(&mut connection, path)
+}
+
+/// Signs a new file, and gives it its slots, in one transaction.
+fn claim(connection: &mut SqliteConnection, identity: &Identity<'_>) -> QueryResult<()> {
+    connection.immediate_transaction(|connection| {
+        let signed = tessera_shard::table.count().get_result::<i64>(connection)?;
+        if signed > 0 {
+            return Ok(());
+        }
+        diesel::insert_into(tessera_shard::table)
+            .values((
+                tessera_shard::id.eq(1),
+                tessera_shard::cluster_id.eq(identity.cluster_id),
+                tessera_shard::shard.eq(identity.shard),
+                tessera_shard::file_id.eq(uuid::Uuid::now_v7().to_string()),
+                tessera_shard::version.eq(0),
+                tessera_shard::position.eq(0),
+            ))
+            .execute(connection)?;
+        let slots = serde_json::to_string(identity.slots)
+            .map_err(|error| DieselError::SerializationError(Box::new(error)))?;
+        let sql =
+            "INSERT INTO tessera_slots (slot, state) SELECT value, 'owned' FROM json_each(?1)";
+        let binds = [Bind::Text(&slots)];
+        Statement { sql, binds: &binds, cached: false }.execute(connection).map(drop)
+    })
+}
+
+fn check_identity(
+    connection: &mut SqliteConnection,
+    path: &Path,
+    identity: &Identity<'_>,
+) -> Result<(), OpenError> {
+    let found: (String, String) = tessera_shard::table
+        .select((tessera_shard::cluster_id, tessera_shard::shard))
+        .first(connection)
+        .map_err(|error| OpenError::file(path, error))?;
+    if found.0 != identity.cluster_id {
+        return Err(OpenError::foreign(path, "the file belongs to another cluster"));
+    }
+    if found.1 != identity.shard {
+        let cause = format!("the file is that of {}, not of {}", found.1, identity.shard);
+        return Err(OpenError::foreign(path, cause));
+    }
+    Ok(())
+}
+
+/// How `tessera_tables` spells a column.
+#[derive(serde::Deserialize)]
+struct Declared {
+    name: String,
+    #[serde(rename = "type")]
+    kind: ColumnType,
+    null: bool,
+}
+
+fn read_tables(connection: &mut SqliteConnection, path: &Path) -> Result<Registry, OpenError> {
+    let rows: Vec<(String, String, String, Option<String>)> = tessera_tables::table
+        .order(tessera_tables::name)
+        .load(connection)
+        .map_err(|error| OpenError::file(path, error))?;
+    let mut tables = Vec::with_capacity(rows.len());
+    for (name, columns, id, routing) in rows {
+        let table = declared_table(&name, &columns, &id, routing.as_deref())
+            .map_err(|cause| OpenError::foreign(path, format!("table {name}: {cause}")))?;
+        let actual =
+            actual_columns(connection, &name).map_err(|error| OpenError::file(path, error))?;
+        if let Some(drift) = drift(&table, &actual) {
+            return Err(OpenError::foreign(path, format!("table {name}: {drift}")));
+        }
+        tables.push(table);
+    }
+    Ok(Registry::new(tables))
+}
+
+fn declared_table(
+    name: &str,
+    columns: &str,
+    id: &str,
+    routing: Option<&str>,
+) -> Result<Table, String> {
+    let columns: Vec<Declared> = serde_json::from_str(columns).map_err(|e| e.to_string())?;
+    let columns = columns.into_iter().map(|declared| Column {
+        name: declared.name,
+        kind: declared.kind,
+        nullable: declared.null,
+    });
+    let id: Vec<String> = serde_json::from_str(id).map_err(|e| e.to_string())?;
+    Table::new(name, columns.collect(), &id, routing).map_err(|e| e.to_string())
+}
+
+/// A column as the file has it: name, type, whether null is allowed.
+type Actual = (String, String, bool);
+
+fn actual_columns(connection: &mut SqliteConnection, table: &str) -> QueryResult<Vec<Actual>> {
+    let sql = "SELECT name, type, \"notnull\" FROM pragma_table_info(?1)";
+    let binds = [Bind::Text(table)];
+    let mut columns = Vec::new();
+    for_each_row(connection, Statement { sql, binds: &binds, cached: false }, |row| {
+        let name = row.text(0, str::to_owned).unwrap_or_default();
+        let kind = row.text(1, str::to_owned).unwrap_or_default();
+        columns.push((name, kind, row.int(2) == Some(0)));
+        Ok(())
+    })?;
+    Ok(columns)
+}
+
+fn drift(table: &Table, actual: &[Actual]) -> Option<String> {
+    for column in table.columns() {
+        let Some((_, kind, nullable)) = actual.iter().find(|(name, ..)| *name == column.name)
+        else {
+            return Some(format!("column {} is declared but not there", column.name));
+        };
+        if kind != declared_type(column.kind) || *nullable != column.nullable {
+            return Some(format!("column {} is not as declared", column.name));
+        }
+    }
+    let extra = actual.iter().find(|(name, ..)| table.find(name).is_none())?;
+    Some(format!("column {} is there but not declared", extra.0))
+}
+
+/// Undoes and redoes every migration on a scratch file: what the tests hold the migrations to.
+///
+/// # Errors
+/// What SQLite said of the migration that failed.
+pub fn migrate_down_and_up(path: &Path) -> Result<(), OpenError> {
+    let told = |error: &dyn std::fmt::Display| OpenError::file(path, error);
+    let mut connection = open(path, "")?;
+    connection.run_pending_migrations(MIGRATIONS).map_err(|error| told(&error))?;
+    connection.revert_all_migrations(MIGRATIONS).map_err(|error| told(&error))?;
+    connection.run_pending_migrations(MIGRATIONS).map_err(|error| told(&error))?;
+    connection.batch_execute("PRAGMA integrity_check").map_err(|error| told(&error))
+}

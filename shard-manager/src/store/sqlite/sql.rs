@@ -1,0 +1,158 @@
+//! SQL: the texts of all statements on data tables, in SQLite's dialect.
+//!
+//! **Invariant:** a text is made of constants and of names from the registry, never of a client's words;
+//! values are numbered parameters.
+//! **Not here:** running them (`writer`, `reader`).
+
+use std::fmt::Write as _;
+
+use crate::query::{Condition, OrderBy, ReadQuery, Test};
+use crate::table::Table;
+use crate::value::ColumnType;
+
+/// One parameter for each column: slot, shard key, id, the columns set, version, timestamps.
+/// Returns nothing if the row exists.
+pub(super) fn insert(table: &Table, set: &[usize]) -> String {
+    let mut columns = vec![Table::SLOT, Table::SHARD_KEY];
+    columns.extend_from_slice(table.id());
+    columns.extend_from_slice(set);
+    columns.extend(table.version()..table.columns().len());
+    let mut sql = format!("INSERT INTO {} (", table.name());
+    push_names(&mut sql, table, columns.iter().copied());
+    sql.push_str(") VALUES (");
+    push_list(&mut sql, 1..=columns.len(), |sql, number| push_parameter(sql, number));
+    sql.push_str(") ON CONFLICT DO NOTHING");
+    push_returning(&mut sql, table);
+    sql
+}
+
+/// Parameters: the columns set, version, `updated_at`, then slot, shard key, id.
+pub(super) fn update(table: &Table, set: &[usize]) -> String {
+    let version = table.version();
+    let columns: Vec<usize> = set.iter().copied().chain([version, version + 2]).collect();
+    let mut sql = format!("UPDATE {} SET ", table.name());
+    push_list(&mut sql, columns.iter().copied().zip(1..), |sql, (column, number)| {
+        let _ = write!(sql, "{}=?{number}", table.column(column).name);
+    });
+    push_where_row(&mut sql, table, columns.len() + 1);
+    push_returning(&mut sql, table);
+    sql
+}
+
+/// Parameters: slot, shard key, id.
+pub(super) fn delete(table: &Table) -> String {
+    let mut sql = format!("DELETE FROM {}", table.name());
+    push_where_row(&mut sql, table, 1);
+    push_returning(&mut sql, table);
+    sql
+}
+
+/// The read of a query. Parameters: slot and shard key if `keyed`, one for each condition, the limit.
+/// Columns: the outputs, then the sort keys if `with_keys`.
+pub(super) fn select(query: &ReadQuery, keyed: bool, with_keys: bool) -> String {
+    let table = &query.table;
+    let order = query.sort_keys();
+    let mut sql = String::with_capacity(256);
+    sql.push_str("SELECT ");
+    let keys = order.iter().map(|by| by.column).filter(|_| with_keys);
+    push_names(&mut sql, table, query.outputs.iter().map(|output| output.column).chain(keys));
+    let _ = write!(sql, " FROM {}", table.name());
+    let mut joint = " WHERE ";
+    let mut number = 1;
+    if keyed {
+        sql.push_str(" WHERE slot=?1 AND shard_key=?2");
+        joint = " AND ";
+        number = 3;
+    }
+    for condition in &query.conditions {
+        sql.push_str(joint);
+        push_condition(&mut sql, table, condition, number);
+        joint = " AND ";
+        number += 1;
+    }
+    push_order(&mut sql, table, &order, keyed);
+    let _ = write!(sql, " LIMIT ?{number}");
+    sql
+}
+
+fn push_condition(sql: &mut String, table: &Table, condition: &Condition, number: usize) {
+    let name = &table.column(condition.column).name;
+    let _ = match &condition.test {
+        Test::Equal(_) => write!(sql, "{name}=?{number}"),
+        // One parameter, a JSON array, however many values: shapes stay few.
+        Test::In(_) => write!(sql, "{name} IN (SELECT value FROM json_each(?{number}))"),
+    };
+}
+
+/// Within one key, slot and shard key are constant: leaving them out lets the index serve the order.
+fn push_order(sql: &mut String, table: &Table, order: &[OrderBy], keyed: bool) {
+    let constant = [Table::SLOT, Table::SHARD_KEY];
+    let needed = order.iter().filter(|by| !(keyed && constant.contains(&by.column)));
+    sql.push_str(" ORDER BY ");
+    push_list(sql, needed, |sql, by| {
+        let column = table.column(by.column);
+        sql.push_str(&column.name);
+        sql.push_str(if by.descending { " DESC" } else { "" });
+        if column.nullable {
+            sql.push_str(if by.descending { " NULLS FIRST" } else { " NULLS LAST" });
+        }
+    });
+}
+
+fn push_where_row(sql: &mut String, table: &Table, first: usize) {
+    let _ = write!(sql, " WHERE slot=?{first} AND shard_key=?{}", first + 1);
+    for (column, number) in table.id().iter().zip(first + 2..) {
+        let _ = write!(sql, " AND {}=?{number}", table.column(*column).name);
+    }
+}
+
+fn push_returning(sql: &mut String, table: &Table) {
+    sql.push_str(" RETURNING ");
+    push_names(sql, table, table.answered());
+}
+
+fn push_names(sql: &mut String, table: &Table, columns: impl Iterator<Item = usize>) {
+    push_list(sql, columns, |sql, column| sql.push_str(&table.column(column).name));
+}
+
+fn push_parameter(sql: &mut String, number: usize) {
+    let _ = write!(sql, "?{number}");
+}
+
+fn push_list<T>(
+    sql: &mut String,
+    items: impl IntoIterator<Item = T>,
+    mut push: impl FnMut(&mut String, T),
+) {
+    for (index, item) in items.into_iter().enumerate() {
+        if index > 0 {
+            sql.push(',');
+        }
+        push(sql, item);
+    }
+}
+
+/// The type that a STRICT table declares for a column.
+pub(super) fn declared_type(kind: ColumnType) -> &'static str {
+    match kind {
+        ColumnType::Text | ColumnType::Timestamp | ColumnType::Json | ColumnType::Uuid => "TEXT",
+        ColumnType::Bigint | ColumnType::Boolean => "INTEGER",
+        ColumnType::Double => "REAL",
+    }
+}
+
+/// Those of the slots in the JSON array `?1` that may not be written here at the time `?2`.
+pub(super) const SLOTS_NOT_OWNED: &str = "SELECT value FROM json_each(?1) WHERE NOT EXISTS (
+    SELECT 1 FROM tessera_slots WHERE slot = value
+    AND (state = 'owned' OR (state = 'fenced' AND until < ?2)))";
+
+/// Appends the batch's after-images to the change log.
+pub(super) const APPEND_LOG: &str =
+    "INSERT INTO tessera_log (position, at, changes) VALUES (?1, ?2, ?3)";
+
+/// Keeps the counters that only grow.
+pub(super) const SET_COUNTERS: &str =
+    "UPDATE tessera_shard SET version = ?1, position = ?2 WHERE id = 1";
+
+/// Adds to the number of rows of a table.
+pub(super) const ADD_ROWS: &str = "UPDATE tessera_counts SET rows = rows + ?2 WHERE name = ?1";

@@ -1,0 +1,150 @@
+//! Topology: which shards exist, what they are called and how much each should carry.
+//!
+//! **Invariant:** 1 to [`Topology::SHARDS_MAX`] shards with distinct names; weights are positive.
+//! **Not here:** which slots a shard owns (`placement`); where its files or servers are (`store`).
+
+use std::fmt;
+
+/// Position of a shard in its topology: what slot tables hold instead of names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardIndex(pub u16);
+
+impl ShardIndex {
+    /// As an index into a list of shards.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// A shard and its share of the load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardSpec {
+    /// `shard1`, `shard2`, …
+    pub name: String,
+    /// Relative share of the slots under a weighted placement, 1..=[`Topology::WEIGHT_MAX`].
+    pub weight: u32,
+}
+
+/// All shards of a cluster, in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topology {
+    shards: Vec<ShardSpec>,
+}
+
+impl Topology {
+    /// Most shards of one router: each embedded shard is a thread, a writer and a pool of readers.
+    pub const SHARDS_MAX: usize = 256;
+    /// Largest weight: sums of weights times slots stay far inside 64 bits.
+    pub const WEIGHT_MAX: u32 = 1_000_000;
+
+    /// Shards `shard1 … shardN` with these weights.
+    ///
+    /// # Errors
+    /// [`TopologyError`] if there are none or too many, or a weight is out of range.
+    pub fn with_weights(weights: &[u32]) -> Result<Self, TopologyError> {
+        let shards = weights
+            .iter()
+            .enumerate()
+            .map(|(index, &weight)| ShardSpec { name: format!("shard{}", index + 1), weight });
+        Self::new(shards.collect())
+    }
+
+    /// A topology of these shards.
+    ///
+    /// # Errors
+    /// [`TopologyError`] if there are none or too many, names repeat or a weight is out of range.
+    pub fn new(shards: Vec<ShardSpec>) -> Result<Self, TopologyError> {
+        if shards.is_empty() || shards.len() > Self::SHARDS_MAX {
+            return Err(TopologyError::Count { count: shards.len() });
+        }
+        for (index, shard) in shards.iter().enumerate() {
+            if shard.weight == 0 || shard.weight > Self::WEIGHT_MAX {
+                return Err(TopologyError::Weight {
+                    shard: shard.name.clone(),
+                    weight: shard.weight,
+                });
+            }
+            if shards[..index].iter().any(|other| other.name == shard.name) {
+                return Err(TopologyError::NameTwice { shard: shard.name.clone() });
+            }
+        }
+        Ok(Self { shards })
+    }
+
+    /// The shards in their order.
+    pub fn shards(&self) -> &[ShardSpec] {
+        &self.shards
+    }
+
+    /// Number of shards, at least one.
+    pub fn len(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Never: a topology has a shard.
+    pub fn is_empty(&self) -> bool {
+        self.shards.is_empty()
+    }
+
+    /// The name of a shard of this topology.
+    pub fn name(&self, shard: ShardIndex) -> &str {
+        &self.shards[shard.index()].name
+    }
+
+    /// Finds a shard by name.
+    pub fn find(&self, name: &str) -> Option<ShardIndex> {
+        self.indices().find(|&index| self.name(index) == name)
+    }
+
+    /// Every shard's index, in order.
+    pub fn indices(&self) -> impl Iterator<Item = ShardIndex> + use<> {
+        (0..self.shards.len() as u16).map(ShardIndex)
+    }
+}
+
+/// Why a list of shards is no topology.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TopologyError {
+    /// None, or more than [`Topology::SHARDS_MAX`].
+    #[error("a cluster has 1 to {} shards, not {count}", Topology::SHARDS_MAX)]
+    Count {
+        /// Shards asked for.
+        count: usize,
+    },
+    /// Zero, or more than [`Topology::WEIGHT_MAX`].
+    #[error("the weight of {shard} must be 1 to {}, not {weight}", Topology::WEIGHT_MAX)]
+    Weight {
+        /// Whose weight.
+        shard: String,
+        /// The weight given.
+        weight: u32,
+    },
+    /// Two shards with one name.
+    #[error("two shards are called {shard}")]
+    NameTwice {
+        /// The name.
+        shard: String,
+    },
+}
+
+/// What a node is to its shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Takes the writes.
+    Primary,
+}
+
+impl Role {
+    /// As health and `x-served-by` say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
