@@ -21,6 +21,7 @@ use crate::headers::request_id;
 use crate::problem::{Code, Problem};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
 
 /// The routes whose requests are counted, and what they do.
@@ -102,7 +103,7 @@ fn foreign_problem(status: StatusCode, error: &Error) -> Problem {
 /// name that was made to point here (DNS rebinding).
 fn refuse_foreign(headers: &HeaderMap, loopback_only: bool) -> Result<(), Problem> {
     let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or(""));
-    let fetch_site = headers.get("sec-fetch-site").map(|value| value.to_str().unwrap_or(""));
+    let fetch_site = headers.get(&SEC_FETCH_SITE).map(|value| value.to_str().unwrap_or(""));
     let origin = text(&ORIGIN);
     if origin.is_none() && fetch_site.is_none() {
         return Ok(()); // Not a browser.

@@ -7,7 +7,10 @@
 use std::time::{Duration, Instant};
 
 use actix_web::HttpRequest;
-use actix_web::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use actix_web::http::header::{
+    ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, IF_MATCH,
+    IF_NONE_MATCH,
+};
 use shard_manager::keyspace::ShardKey;
 
 use crate::problem::{Code, Problem};
@@ -18,6 +21,16 @@ const DEADLINE_DEFAULT_MS: u64 = 5_000;
 const DEADLINE_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
 /// Longest session token, in bytes.
 const TOKEN_LEN_MAX: usize = 4_096;
+
+// Names made once: looking a header up by text parses the text each time.
+const X_SHARD_KEY: HeaderName = HeaderName::from_static("x-shard-key");
+const X_CONSISTENCY: HeaderName = HeaderName::from_static("x-consistency");
+const X_SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token");
+const X_MAX_STALENESS_MS: HeaderName = HeaderName::from_static("x-max-staleness-ms");
+const X_DEADLINE_MS: HeaderName = HeaderName::from_static("x-deadline-ms");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// What the headers of a data request say.
 #[derive(Debug)]
@@ -56,10 +69,10 @@ impl<'r> DataHeaders<'r> {
         check_accept(headers)?;
         check_consistency(headers)?;
         check_token(headers)?;
-        if let Some(age) = single(headers, "x-max-staleness-ms")? {
+        if let Some(age) = single(headers, &X_MAX_STALENESS_MS)? {
             // Every read comes from the primary, which is never stale: any bound holds.
             let number = age.parse::<u64>();
-            number.map_err(|_| bad("x-max-staleness-ms", "a number of milliseconds"))?;
+            number.map_err(|_| bad(&X_MAX_STALENESS_MS, "a number of milliseconds"))?;
         }
         Ok(Self {
             shard_key: shard_key(headers)?,
@@ -74,8 +87,8 @@ impl<'r> DataHeaders<'r> {
 /// # Errors
 /// A problem that names the header.
 pub fn refuse_conditions(headers: &HeaderMap) -> Result<(), Problem> {
-    for name in ["if-match", "if-none-match", "idempotency-key"] {
-        if headers.contains_key(name) {
+    for name in [IF_MATCH, IF_NONE_MATCH, IDEMPOTENCY_KEY] {
+        if headers.contains_key(&name) {
             let detail = format!("{name} is not supported: the write would ignore it");
             return Err(Problem::new(Code::TSR113, detail).hint("send the request without it"));
         }
@@ -88,13 +101,13 @@ pub fn refuse_conditions(headers: &HeaderMap) -> Result<(), Problem> {
 /// # Errors
 /// A 415 that says what is accepted.
 pub fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
-    if let Some(encoding) = headers.get("content-encoding") {
+    if let Some(encoding) = headers.get(&CONTENT_ENCODING) {
         if encoding != "identity" {
             let detail = "a body with this Content-Encoding cannot be read";
             return Err(Problem::new(Code::TSR107, detail).unsupported_media_type());
         }
     }
-    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+    let Some(value) = headers.get(&CONTENT_TYPE) else { return Ok(()) };
     let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
     if essence.eq_ignore_ascii_case("application/json") {
         return Ok(());
@@ -106,7 +119,7 @@ pub fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Refuses a client that does not take JSON.
 fn check_accept(headers: &HeaderMap) -> Result<(), Problem> {
-    let mut ranges = headers.get_all(ACCEPT).flat_map(|value| {
+    let mut ranges = headers.get_all(&ACCEPT).flat_map(|value| {
         value
             .to_str()
             .unwrap_or("")
@@ -114,7 +127,7 @@ fn check_accept(headers: &HeaderMap) -> Result<(), Problem> {
             .map(|range| range.split(';').next().unwrap_or("").trim())
     });
     let json = ["*/*", "application/*", "application/json", "application/problem+json", ""];
-    let none = !headers.contains_key(ACCEPT);
+    let none = !headers.contains_key(&ACCEPT);
     if none || ranges.any(|range| json.iter().any(|name| range.eq_ignore_ascii_case(name))) {
         return Ok(());
     }
@@ -122,7 +135,7 @@ fn check_accept(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 fn shard_key(headers: &HeaderMap) -> Result<Option<ShardKey<'_>>, Problem> {
-    let Some(text) = single(headers, "x-shard-key")? else { return Ok(None) };
+    let Some(text) = single(headers, &X_SHARD_KEY)? else { return Ok(None) };
     ShardKey::parse(text)
         .map(Some)
         .map_err(|error| Problem::new(Code::TSR113, format!("x-shard-key: {error}")))
@@ -131,38 +144,37 @@ fn shard_key(headers: &HeaderMap) -> Result<Option<ShardKey<'_>>, Problem> {
 /// With a primary and no replica, a majority of the nodes and all of them are the primary: every level
 /// means the same, and each is kept.
 fn check_consistency(headers: &HeaderMap) -> Result<(), Problem> {
-    match single(headers, "x-consistency")? {
+    match single(headers, &X_CONSISTENCY)? {
         None | Some("one" | "quorum" | "all") => Ok(()),
-        Some(_) => Err(bad("x-consistency", "one, quorum or all")),
+        Some(_) => Err(bad(&X_CONSISTENCY, "one, quorum or all")),
     }
 }
 
 /// Every read comes from the primary, which has all that any token of this cluster can have seen.
 fn check_token(headers: &HeaderMap) -> Result<(), Problem> {
-    let length: usize = headers.get_all("x-session-token").map(HeaderValue::len).sum();
+    let length: usize = headers.get_all(&X_SESSION_TOKEN).map(HeaderValue::len).sum();
     if length <= TOKEN_LEN_MAX {
         return Ok(());
     }
-    Err(bad("x-session-token", &format!("at most {TOKEN_LEN_MAX} bytes")))
+    Err(bad(&X_SESSION_TOKEN, &format!("at most {TOKEN_LEN_MAX} bytes")))
 }
 
 fn deadline(headers: &HeaderMap) -> Result<Duration, Problem> {
-    let Some(text) = single(headers, "x-deadline-ms")? else {
+    let Some(text) = single(headers, &X_DEADLINE_MS)? else {
         return Ok(Duration::from_millis(DEADLINE_DEFAULT_MS));
     };
     let ms = text.parse().ok().filter(|ms| DEADLINE_MS.contains(ms));
     let (least, most) = (DEADLINE_MS.start(), DEADLINE_MS.end());
-    ms.map(Duration::from_millis).ok_or_else(|| {
-        bad("x-deadline-ms", &format!("a number of milliseconds, {least} to {most}"))
-    })
+    ms.map(Duration::from_millis)
+        .ok_or_else(|| bad(&X_DEADLINE_MS, &format!("a number of milliseconds, {least} to {most}")))
 }
 
 fn prefer(headers: &HeaderMap) -> Result<Prefer, Problem> {
     let mut prefer = Prefer::default();
     let mut unknown = None;
     let mut strict = false;
-    for value in headers.get_all("prefer") {
-        let text = value.to_str().map_err(|_| bad("prefer", "visible ASCII"))?;
+    for value in headers.get_all(&PREFER) {
+        let text = value.to_str().map_err(|_| bad(&PREFER, "visible ASCII"))?;
         for wish in text.split(',').map(str::trim).filter(|wish| !wish.is_empty()) {
             match wish.to_ascii_lowercase().replace(' ', "").as_str() {
                 "return=minimal" => prefer.minimal = true,
@@ -182,7 +194,7 @@ fn prefer(headers: &HeaderMap) -> Result<Prefer, Problem> {
 }
 
 /// The one value of a header that must not be repeated.
-fn single<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, Problem> {
+fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Problem> {
     let mut values = headers.get_all(name);
     let Some(first) = values.next() else { return Ok(None) };
     if values.next().is_some() {
@@ -191,7 +203,7 @@ fn single<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, Pro
     first.to_str().map(Some).map_err(|_| bad(name, "visible ASCII"))
 }
 
-fn bad(name: &str, allowed: &str) -> Problem {
+fn bad(name: &HeaderName, allowed: &str) -> Problem {
     Problem::new(Code::TSR113, format!("{name} must be {allowed}"))
 }
 
@@ -200,10 +212,10 @@ fn bad(name: &str, allowed: &str) -> Problem {
 /// # Errors
 /// A problem that names the header.
 pub fn request_id(headers: &HeaderMap) -> Result<Option<HeaderValue>, Problem> {
-    let Some(value) = headers.get("x-request-id") else { return Ok(None) };
+    let Some(value) = headers.get(&X_REQUEST_ID) else { return Ok(None) };
     let visible = value.as_bytes().iter().all(u8::is_ascii_graphic);
     if visible && (1..=128).contains(&value.len()) {
         return Ok(Some(value.clone()));
     }
-    Err(bad("x-request-id", "1 to 128 visible ASCII characters"))
+    Err(bad(&X_REQUEST_ID, "1 to 128 visible ASCII characters"))
 }

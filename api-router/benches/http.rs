@@ -1,0 +1,172 @@
+//! The router beside a bare actix-web handler: `cargo bench -p api-router --bench http`.
+//!
+//! Both run with as many workers, on the same machine as the load generator (wrk, 64 connections, one
+//! thread), in interleaved rounds; what counts is the ratio of the medians. It needs `wrk`. Rounds and
+//! seconds can be given: `-- 5 4` is five rounds of four seconds.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use actix_web::{App, HttpResponse, HttpServer, web};
+
+const WORKERS: &str = "1";
+const CONNECTIONS: &str = "64";
+const KEYS: usize = 10_000;
+
+/// What is measured: its name, its wrk script, the least and the wished-for ratio.
+const CASES: [(&str, &str, f64, f64); 3] = [
+    (
+        "point write",
+        r#"request = function()
+             local k = "user_" .. math.random(0, 9999)
+             return wrk.format("POST", "/api/write",
+               {["content-type"] = "application/json", ["x-shard-key"] = k},
+               '{"table":"users","data":{"user_id":"' .. k .. '","name":"John Doe","email":"' .. k ..
+               '@example.com","partition_key":"A"}}')
+           end"#,
+        0.20,
+        0.35,
+    ),
+    (
+        "point read",
+        r#"request = function()
+             return wrk.format("GET", "/api/read?table=users&limit=10",
+               {["x-shard-key"] = "user_" .. math.random(0, 9999)})
+           end"#,
+        0.45,
+        0.65,
+    ),
+    (
+        "/api/route",
+        r#"request = function()
+             return wrk.format("GET", "/api/route?key=user_" .. math.random(0, 9999))
+           end"#,
+        0.75,
+        0.85,
+    ),
+];
+
+const BARE: &str = r#"request = function() return wrk.format("GET", "/") end"#;
+
+fn main() -> std::io::Result<()> {
+    if std::env::var_os("BARE_HANDLER").is_some() {
+        return serve_bare();
+    }
+    let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
+    let (rounds, seconds) = (numbers.next().unwrap_or(3), numbers.next().unwrap_or(4));
+    let data = tempfile::tempdir()?;
+    let mut bare = start_bare(data.path())?;
+    let (mut router, url, first_start) = start_router(data.path())?;
+    load_users(&url)?;
+    router.kill()?;
+    router.wait()?;
+    let (mut router, url, second_start) = start_router(data.path())?;
+    println!(
+        "ready in {first_start} ms on a new directory, {second_start} ms on an existing one; idle memory {} MiB",
+        resident_kib(router.id()) / 1024
+    );
+    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); CASES.len() + 1];
+    for _ in 0..rounds {
+        rates[0].push(wrk(&bare.1, BARE, seconds, data.path())?);
+        for (case, (_, script, ..)) in CASES.iter().enumerate() {
+            rates[case + 1].push(wrk(&url, script, seconds, data.path())?);
+        }
+    }
+    let medians: Vec<f64> = rates.iter_mut().map(|rates| median(rates)).collect();
+    println!("{:<12} {:>9.0}/s", "bare handler", medians[0]);
+    for ((name, _, least, wished), rate) in CASES.iter().zip(&medians[1..]) {
+        let ratio = rate / medians[0];
+        println!("{name:<12} {rate:>9.0}/s   ratio {ratio:.2} (must {least:.2}, aim {wished:.2})");
+    }
+    println!("resident after the load {} MiB", resident_kib(router.id()) / 1024);
+    router.kill()?;
+    bare.0.kill()?;
+    router.wait().and_then(|_| bare.0.wait()).map(drop)
+}
+
+#[actix_web::main]
+async fn serve_bare() -> std::io::Result<()> {
+    let answer = || async {
+        HttpResponse::Ok().content_type("application/json").body(r#"{"success":true}"#)
+    };
+    let server = HttpServer::new(move || App::new().route("/", web::get().to(answer)))
+        .workers(WORKERS.parse().unwrap_or(1))
+        .bind("127.0.0.1:0")?;
+    println!("http://{}", server.addrs()[0]);
+    server.run().await
+}
+
+fn start_bare(dir: &Path) -> std::io::Result<(Child, String)> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.current_dir(dir).env("BARE_HANDLER", "1").stdout(Stdio::piped());
+    let mut child = command.spawn()?;
+    let line = lines(&mut child).next().unwrap_or_default();
+    Ok((child, line))
+}
+
+/// The process, its URL, and the milliseconds until it was ready.
+fn start_router(dir: &Path) -> std::io::Result<(Child, String, u128)> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_api-router"));
+    command.current_dir(dir).args(["--bind", "127.0.0.1:0", "--workers", WORKERS]);
+    let began = Instant::now();
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let api = lines(&mut child).find_map(|line| {
+        let rest = line.trim().strip_prefix("API")?.trim().to_owned();
+        Some(rest.split('/').take(3).collect::<Vec<_>>().join("/"))
+    });
+    let url = api.ok_or_else(|| std::io::Error::other("the router did not start"))?;
+    while ureq::get(format!("{url}/ready")).call().is_err() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok((child, url, began.elapsed().as_millis()))
+}
+
+fn lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
+    let stdout = child.stdout.take().map(BufReader::new);
+    stdout.into_iter().flat_map(|stdout| stdout.lines().map_while(Result::ok))
+}
+
+fn load_users(url: &str) -> std::io::Result<()> {
+    let rows: Vec<serde_json::Value> = (0..KEYS)
+        .map(|n| {
+            let id = format!("user_{n}");
+            serde_json::json!({"user_id": id, "name": "Jane Doe", "email": "jane@example.com"})
+        })
+        .collect();
+    let body = serde_json::json!({"table": "users", "records": rows});
+    let sent = ureq::post(format!("{url}/api/bulk-write")).send_json(body);
+    sent.map(drop).map_err(std::io::Error::other)
+}
+
+/// Requests a second; a run with any answer that is not 2xx is no measurement.
+fn wrk(url: &str, script: &str, seconds: u32, dir: &Path) -> std::io::Result<f64> {
+    let file = dir.join("wrk.lua");
+    std::fs::write(&file, script)?;
+    let duration = format!("-d{seconds}s");
+    let connections = format!("-c{CONNECTIONS}");
+    let mut command = Command::new("wrk");
+    command.args(["-t1", &connections, &duration, "-s"]).arg(&file).arg(url);
+    let output = command.output().map_err(|error| {
+        std::io::Error::other(format!("wrk cannot be run (install the package wrk): {error}"))
+    })?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if text.contains("Non-2xx") || text.contains("Socket errors") {
+        return Err(std::io::Error::other(format!("not all answers were 2xx:\n{text}")));
+    }
+    let rate =
+        text.lines().find_map(|line| line.strip_prefix("Requests/sec:")?.trim().parse().ok());
+    rate.ok_or_else(|| std::io::Error::other(format!("wrk said no rate:\n{text}")))
+}
+
+fn median(rates: &mut [f64]) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
+}
+
+fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}

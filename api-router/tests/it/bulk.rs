@@ -1,0 +1,293 @@
+//! Stories of `POST /api/bulk-write`: both shapes, an outcome for each row, limits, order.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Reply, Router};
+
+fn bulk(router: &Router, body: &Value) -> Reply {
+    router.post("/api/bulk-write", &[], body)
+}
+
+fn user(key: &str) -> Value {
+    json!({"user_id": key, "name": format!("name of {key}"), "email": "e"})
+}
+
+fn users(keys: impl Iterator<Item = String>) -> Vec<Value> {
+    keys.map(|key| user(&key)).collect()
+}
+
+/// Index, code, outcome, retryable of each failed row.
+fn failures(answer: &Value) -> Vec<(u64, String, String, bool)> {
+    let failed = answer["failed"].as_array().unwrap().iter();
+    failed
+        .map(|row| {
+            assert_eq!(row["error"]["outcome"], row["outcome"], "{row}");
+            assert_eq!(row["error"]["retryable"], row["retryable"], "{row}");
+            assert!(!row["error"]["detail"].as_str().unwrap().is_empty(), "{row}");
+            (
+                row["index"].as_u64().unwrap(),
+                row["error"]["code"].as_str().unwrap().to_owned(),
+                row["outcome"].as_str().unwrap().to_owned(),
+                row["retryable"].as_bool().unwrap(),
+            )
+        })
+        .collect()
+}
+
+fn rejected(expected: &[(u64, &str)]) -> Vec<(u64, String, String, bool)> {
+    let rows = expected.iter();
+    rows.map(|(index, code)| (*index, (*code).to_owned(), "rejected".to_owned(), false)).collect()
+}
+
+#[test]
+fn rows_of_both_shapes_are_stored_where_their_keys_belong() {
+    let router = Router::start();
+    let rows: Vec<Value> = (0..30)
+        .map(|n| json!({"shard_key": format!("r{n}"), "data": user(&format!("r{n}"))}))
+        .collect();
+    let shapes = [
+        json!({"table": "users", "op": "upsert", "rows": rows}),
+        json!({"table": "users", "records": users((0..30).map(|n| format!("s{n}")))}),
+        json!({"table": "users", "data": users((0..30).map(|n| format!("t{n}")))}),
+    ];
+    for body in shapes {
+        let reply = bulk(&router, &body);
+        assert_eq!(reply.status, 201, "{}", reply.text());
+        let answer = reply.json();
+        assert_eq!(answer["success"], true);
+        assert_eq!((&answer["accepted"], &answer["stored"]), (&json!(30), &json!(30)));
+        assert_eq!((&answer["failed_total"], &answer["failed"]), (&json!(0), &json!([])));
+        assert!(answer["elapsed_ms"].is_u64(), "{answer}");
+        let rows = answer["shards"].as_array().unwrap().iter().map(|s| s["rows"].as_u64().unwrap());
+        assert_eq!(rows.sum::<u64>(), 30);
+        assert_eq!(reply.header("x-epoch"), Some("1"));
+        assert!(reply.header("x-request-id").is_some() && reply.header("server-timing").is_some());
+    }
+    for key in ["r0", "s17", "t29"] {
+        let read = router.read(key, "table=users").json();
+        let route = router.get(&format!("/api/route?key={key}")).json();
+        assert_eq!(read["data"][0]["name"], format!("name of {key}"));
+        assert_eq!(read["shards"], json!([route["shard"]]));
+    }
+}
+
+#[test]
+fn every_failed_row_is_told_by_its_index() {
+    let router = Router::start();
+    router.write_user("there", "Ada");
+    let rows = json!([
+        {"shard_key": "ok1", "data": user("ok1")},
+        {"shard_key": "other", "data": user("x")},
+        {"shard_key": "a", "data": {"user_id": "a", "name": "no email"}},
+        {"shard_key": "b", "data": {"user_id": "b", "name": 5, "email": "e"}},
+        {"shard_key": "there", "data": user("there")},
+        {"data": {"name": "no key", "email": "e"}},
+        {"shard_key": "c", "data": {"user_id": "c", "nmae": "N", "email": "e"}},
+        {"shard_key": "", "data": user("d")},
+        {"shard_key": "e", "data": user("e"), "extra": 1},
+        {"shard_key": "f"},
+        "no object",
+        null,
+        {"shard_key": 7, "data": user("7")},
+        {"shard_key": "ok2", "data": user("ok2")},
+        {"shard_key": "g", "data": {"user_id": "g", "name": "\u{0}", "email": "e"}},
+        {"shard_key": "h", "data": {"user_id": "h", "name": "N", "email": "e", "version": 1}},
+    ]);
+    let reply = bulk(&router, &json!({"table": "users", "op": "insert", "rows": rows}));
+    assert_eq!(reply.status, 207, "{}", reply.text());
+    let answer = reply.json();
+    assert_eq!(answer["success"], false);
+    assert_eq!((&answer["accepted"], &answer["stored"]), (&json!(16), &json!(2)));
+    assert_eq!(answer["failed_total"], 14);
+    let expected = [
+        (1, "TSR103"),
+        (2, "TSR101"),
+        (3, "TSR312"),
+        (4, "TSR301"),
+        (5, "TSR104"),
+        (6, "TSR311"),
+        (7, "TSR101"),
+        (8, "TSR102"),
+        (9, "TSR101"),
+        (10, "TSR101"),
+        (11, "TSR101"),
+        (12, "TSR101"),
+        (14, "TSR312"),
+        (15, "TSR102"),
+    ];
+    assert_eq!(failures(&answer), rejected(&expected));
+    let home = router.get("/api/route?key=there").json();
+    assert_eq!(answer["failed"][3]["shard"], home["shard"]);
+    assert_eq!(router.read("there", "table=users").json()["data"][0]["name"], "Ada");
+    let kept = router.get("/api/read?table=users&select=user_id&order=user_id").json();
+    assert_eq!(kept["data"], json!([{"user_id": "ok1"}, {"user_id": "ok2"}, {"user_id": "there"}]));
+}
+
+#[test]
+fn a_routing_column_that_is_no_text_is_named_in_the_error() {
+    let router = Router::start();
+    let records = r#"[{"user_id":["a"],"name":"N","email":"e"},{"user_id":{},"name":"N","email":"e"},
+        {"user_id":7,"name":"N","email":"e"},{"user_id":"\ud800","name":"N","email":"e"},
+        {"user_id":true,"name":"N","email":"e"}]"#;
+    let body = format!(r#"{{"table":"users","records":{records}}}"#);
+    let headers = [("content-type", "application/json")];
+    let reply = router.send("POST", "/api/bulk-write", &headers, Some(body.as_bytes()));
+    assert_eq!(reply.status, 207, "{}", reply.text());
+    let expected = [0, 1, 2, 3, 4].map(|index| (index, "TSR312"));
+    assert_eq!(failures(&reply.json()), rejected(&expected), "{}", reply.text());
+    for row in reply.json()["failed"].as_array().unwrap() {
+        assert!(row["error"]["detail"].as_str().unwrap().contains("user_id"), "{row}");
+    }
+}
+
+#[test]
+fn the_header_is_only_the_default_key() {
+    let router = Router::start();
+    let records = json!([
+        {"order_id": "o1", "user_id": "own", "amount": 1},
+        {"order_id": "o2", "amount": 2},
+    ]);
+    let body = json!({"table": "orders", "records": records});
+    let reply = router.post("/api/bulk-write", &[("x-shard-key", "fallback")], &body);
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    let own = router.read("own", "table=orders&select=order_id,user_id").json();
+    assert_eq!(own["data"], json!([{"order_id": "o1", "user_id": "own"}]));
+    let fallback = router.read("fallback", "table=orders&select=order_id,user_id").json();
+    assert_eq!(fallback["data"], json!([{"order_id": "o2", "user_id": "fallback"}]));
+
+    let wrapped = json!([{"data": {"order_id": "o3", "amount": 3}},
+        {"shard_key": "third", "data": {"order_id": "o4", "amount": 4}}]);
+    let body = json!({"table": "orders", "rows": wrapped});
+    assert_eq!(router.post("/api/bulk-write?shardKey=q", &[], &body).status, 201);
+    assert_eq!(router.read("q", "table=orders").json()["data"][0]["order_id"], "o3");
+    assert_eq!(router.read("third", "table=orders").json()["data"][0]["order_id"], "o4");
+}
+
+#[test]
+fn rows_of_one_key_are_applied_in_the_order_given() {
+    let router = Router::start();
+    let rows: Vec<Value> = (0..600)
+        .map(|n| {
+            let key = format!("k{}", n % 3);
+            json!({"shard_key": key, "data": {"user_id": key, "name": format!("{n}"), "email": "e"}})
+        })
+        .collect();
+    let reply = bulk(&router, &json!({"table": "users", "rows": rows}));
+    assert_eq!(reply.json()["stored"], 600, "{}", reply.text());
+    for (key, last) in [("k0", "597"), ("k1", "598"), ("k2", "599")] {
+        let read = router.read(key, "table=users").json();
+        assert_eq!((&read["count"], &read["data"][0]["name"]), (&json!(1), &json!(last)));
+    }
+    // The first insert of an id wins, the others are told.
+    let rows: Vec<Value> =
+        (0..5).map(|n| json!({"user_id": "x", "name": format!("{n}"), "email": "e"})).collect();
+    let answer = bulk(&router, &json!({"table": "users", "op": "insert", "records": rows})).json();
+    assert_eq!(failures(&answer), rejected(&[1, 2, 3, 4].map(|index| (index, "TSR301"))));
+    assert_eq!(router.read("x", "table=users").json()["data"][0]["name"], "0");
+}
+
+#[test]
+fn every_operation_works_in_bulk() {
+    let router = Router::start();
+    let rows = users((0..4).map(|n| format!("u{n}")));
+    let ids: Vec<Value> = (0..5).map(|n| json!({"user_id": format!("u{n}")})).collect();
+    let body = |op: &str, rows: &[Value]| json!({"table": "users", "op": op, "records": rows});
+    assert_eq!(bulk(&router, &body("insert", &rows)).status, 201);
+    let renamed: Vec<Value> =
+        (0..5).map(|n| json!({"user_id": format!("u{n}"), "name": "renamed"})).collect();
+    let answer = bulk(&router, &body("update", &renamed)).json();
+    assert_eq!(failures(&answer), rejected(&[(4, "TSR302")]));
+    let read = router.get("/api/read?table=users&name=eq.renamed&select=email").json();
+    assert_eq!(
+        read["data"],
+        json!([{"email": "e"}, {"email": "e"}, {"email": "e"}, {"email": "e"}])
+    );
+    let answer = bulk(&router, &body("delete", &ids)).json();
+    assert_eq!(failures(&answer), rejected(&[(4, "TSR302")]));
+    assert_eq!(router.get("/api/read?table=users").json()["count"], 0);
+}
+
+#[test]
+fn ten_thousand_rows_are_taken_and_one_more_is_not() {
+    let router = Router::start();
+    let mut rows = users((0..10_001).map(|n| format!("user_{n}")));
+    let reply = bulk(&router, &json!({"table": "users", "records": rows}));
+    assert_eq!((reply.status, &*reply.code()), (413, "TSR108"), "{}", reply.text());
+    assert_eq!(reply.json()["outcome"], "rejected");
+    assert_eq!(router.get("/api/read?table=users&limit=1").json()["count"], 0);
+    rows.pop();
+    let headers = [("x-deadline-ms", "60000")];
+    let reply =
+        router.post("/api/bulk-write", &headers, &json!({"table": "users", "records": rows}));
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    let answer = reply.json();
+    assert_eq!((&answer["accepted"], &answer["stored"]), (&json!(10_000), &json!(10_000)));
+    assert_eq!(answer["shards"].as_array().unwrap().len(), 3);
+    for key in ["user_0", "user_4999", "user_9999"] {
+        assert_eq!(router.read(key, "table=users").json()["count"], 1, "{key}");
+    }
+}
+
+#[test]
+fn the_first_thousand_failures_are_told_and_all_are_counted() {
+    let router = Router::start();
+    let rows: Vec<Value> =
+        (0..1_500).map(|n| json!({"user_id": format!("u{n}"), "name": n})).collect();
+    let answer = bulk(&router, &json!({"table": "users", "records": rows})).json();
+    assert_eq!((&answer["failed_total"], &answer["stored"]), (&json!(1_500), &json!(0)));
+    let failed = failures(&answer);
+    let expected: Vec<(u64, &str)> = (0..1_000).map(|index| (index, "TSR312")).collect();
+    assert_eq!(failed, rejected(&expected));
+}
+
+#[test]
+fn a_body_that_is_no_bulk_write_is_refused_as_a_whole() {
+    let router = Router::start();
+    let row = json!({"shard_key": "a", "data": user("a")});
+    let cases = [
+        (json!({"rows": [row]}), 400, "TSR101"),
+        (json!({"table": "users"}), 400, "TSR101"),
+        (json!({"table": "users", "rows": []}), 400, "TSR101"),
+        (json!({"table": "users", "rows": {}}), 400, "TSR101"),
+        (json!({"table": "users", "rows": [row], "records": []}), 400, "TSR101"),
+        (json!({"table": "users", "rows": [row], "op": "replace"}), 400, "TSR101"),
+        (json!({"table": "users", "rows": [row], "op": 1}), 400, "TSR101"),
+        (json!({"table": "users", "rows": [row], "shardKey": "a"}), 400, "TSR102"),
+        (json!({"table": "users", "row": [row]}), 400, "TSR102"),
+        (json!({"table": "user", "rows": [row]}), 404, "TSR310"),
+        (json!([row]), 400, "TSR101"),
+    ];
+    for (body, status, code) in cases {
+        let reply = bulk(&router, &body);
+        assert_eq!((reply.status, &*reply.code()), (status, code), "{body}: {}", reply.text());
+        assert_eq!(reply.json()["outcome"], "rejected");
+    }
+    assert_eq!(router.get("/api/read?table=users").json()["count"], 0);
+}
+
+#[test]
+fn what_comes_later_is_refused_and_not_ignored() {
+    let router = Router::start();
+    let row = json!({"shard_key": "a", "data": user("a"), "if_version": 1});
+    let answer = bulk(&router, &json!({"table": "users", "rows": [row]})).json();
+    assert_eq!(failures(&answer), rejected(&[(0, "TSR102")]));
+    let line = br#"{"shard_key":"a","data":{"user_id":"a","name":"N","email":"e"}}"#;
+    for kind in ["application/x-ndjson", "text/csv"] {
+        let headers = [("content-type", kind)];
+        let reply = router.send("POST", "/api/bulk-write", &headers, Some(line));
+        assert_eq!((reply.status, &*reply.code()), (415, "TSR107"), "{}", reply.text());
+    }
+    let body = json!({"table": "users", "records": [user("a")]});
+    let reply = router.post("/api/bulk-write?table=users&op=upsert", &[], &body);
+    assert_eq!((reply.status, &*reply.code()), (400, "TSR100"), "{}", reply.text());
+    for (name, value) in [("idempotency-key", "k1"), ("if-match", "\"1\""), ("if-none-match", "*")]
+    {
+        for path in ["/api/bulk-write", "/api/write"] {
+            let reply = router.post(path, &[(name, value)], &body);
+            assert_eq!((reply.status, &*reply.code()), (400, "TSR113"), "{}", reply.text());
+        }
+    }
+    let gzip = router.post("/api/bulk-write", &[("content-encoding", "gzip")], &body);
+    assert_eq!((gzip.status, &*gzip.code()), (415, "TSR107"), "{}", gzip.text());
+    assert_eq!(router.get("/api/read?table=users").json()["count"], 0);
+}

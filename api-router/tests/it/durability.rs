@@ -1,0 +1,269 @@
+//! Stories of durability: what was acknowledged is there after the process is killed, and was synced before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::harness::{PATIENCE, Router, command, left_out, sightless};
+
+/// Clients that write at the same time.
+const CLIENTS: usize = 6;
+
+/// What the clients know of one user.
+#[derive(Debug, Default)]
+struct Known {
+    /// The newest name that was acknowledged, and its version if the answer told it.
+    acknowledged: Option<(String, Option<i64>)>,
+    /// Every name that was ever sent.
+    sent: BTreeSet<String>,
+}
+
+type Ledger = BTreeMap<String, Known>;
+
+fn user(id: &str, name: &str, round: usize) -> Value {
+    json!({"user_id": id, "name": name, "email": "e", "partition_key": round.to_string()})
+}
+
+/// Writes until the router is gone, and tells `acknowledged` of every answer.
+fn client(router: &Router, round: usize, number: usize, acknowledged: &mpsc::Sender<()>) -> Ledger {
+    let mut ledger = Ledger::new();
+    for turn in 0.. {
+        let id = format!("user-{round}-{number}-{turn}");
+        let gone = insert_then_change(router, &mut ledger, &id, round, acknowledged).is_none()
+            || turn % 3 == 0
+                && write_several(router, &mut ledger, &id, round, acknowledged).is_none();
+        if gone {
+            break;
+        }
+    }
+    ledger
+}
+
+/// Inserts a user and changes its name. `None` when the router is gone.
+fn insert_then_change(
+    router: &Router,
+    ledger: &mut Ledger,
+    id: &str,
+    round: usize,
+    acknowledged: &mpsc::Sender<()>,
+) -> Option<()> {
+    for (op, status) in [("insert", 201), ("upsert", 200)] {
+        let name = format!("{op} of {id}");
+        let body = json!({"table": "users", "op": op, "data": user(id, &name, round)});
+        let known = ledger.entry(id.to_owned()).or_default();
+        known.sent.insert(name.clone());
+        let headers = [("x-shard-key", id), ("content-type", "application/json")];
+        let body = body.to_string();
+        let reply = router.try_send("POST", "/api/write", &headers, Some(body.as_bytes())).ok()?;
+        assert_eq!(reply.status, status, "{op} {id}: {}", reply.text());
+        let answer = reply.json();
+        assert_eq!(answer["data"]["name"], *name);
+        known.acknowledged = Some((name, answer["version"].as_i64()));
+        acknowledged.send(()).unwrap();
+    }
+    Some(())
+}
+
+/// Writes five users of different keys at once. `None` when the router is gone.
+fn write_several(
+    router: &Router,
+    ledger: &mut Ledger,
+    id: &str,
+    round: usize,
+    acknowledged: &mpsc::Sender<()>,
+) -> Option<()> {
+    let ids: Vec<String> = (0..5).map(|n| format!("{id}-bulk-{n}")).collect();
+    let records: Vec<Value> = ids.iter().map(|id| user(id, id, round)).collect();
+    for id in &ids {
+        ledger.entry(id.clone()).or_default().sent.insert(id.clone());
+    }
+    let body = json!({"table": "users", "records": records}).to_string();
+    let headers = [("content-type", "application/json")];
+    let reply = router.try_send("POST", "/api/bulk-write", &headers, Some(body.as_bytes())).ok()?;
+    assert_eq!((reply.status, &reply.json()["stored"]), (201, &json!(5)), "{}", reply.text());
+    for id in ids {
+        let known = ledger.get_mut(&id).expect("it was sent");
+        known.acknowledged = Some((id, None));
+    }
+    acknowledged.send(()).unwrap();
+    Some(())
+}
+
+/// Kills the router as soon as its clients have seen so many acknowledgements; what they know then.
+fn kill_under_load(mut router: Router, round: usize, acknowledgements: usize) -> Ledger {
+    let ledger = thread::scope(|scope| {
+        let (sender, acknowledged) = mpsc::channel();
+        let router = &router;
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| {
+                let sender = sender.clone();
+                scope.spawn(move || client(router, round, number, &sender))
+            })
+            .collect();
+        for _ in 0..acknowledgements {
+            acknowledged.recv_timeout(PATIENCE).expect("the clients write");
+        }
+        router.signal("KILL");
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    assert_eq!(router.wait().code(), None, "killed by a signal");
+    ledger
+}
+
+/// Every user there is, read over all shards. Rounds are read one by one: an answer has at most 1000 rows.
+fn all_users(router: &Router, rounds: usize) -> Vec<Value> {
+    let mut users = Vec::new();
+    for round in 0..rounds {
+        let query = format!("partition_key=eq.{round}&select=user_id,name,version,slot&limit=1000");
+        let reply = router.get(&format!("/api/read?table=users&{query}"));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let rows = reply.json()["data"].as_array().unwrap().clone();
+        assert!(rows.len() < 1_000, "too many rows for one answer");
+        users.extend(rows);
+    }
+    users
+}
+
+fn check_users(users: &[Value], ledger: &Ledger) {
+    let mut found = BTreeMap::new();
+    for user in users {
+        let id = user["user_id"].as_str().unwrap();
+        assert!(found.insert(id, user).is_none(), "{id} is there twice");
+        let known = ledger.get(id).unwrap_or_else(|| panic!("nobody wrote {id}"));
+        assert!(known.sent.contains(user["name"].as_str().unwrap()), "nobody wrote {user}");
+    }
+    for (id, known) in ledger {
+        let Some((name, version)) = &known.acknowledged else { continue };
+        let user = found.get(&**id).unwrap_or_else(|| panic!("{id} was acknowledged, and is lost"));
+        let Some(version) = version else { continue };
+        let now = user["version"].as_i64().unwrap();
+        assert!(now >= *version, "{id} went back from version {version} to {now}");
+        if now == *version {
+            assert_eq!(user["name"], **name, "{id} is not what was acknowledged");
+        }
+    }
+}
+
+/// What `/api/shards` counts is what a read over all shards finds, on every shard.
+fn check_counts(router: &Router, users: &[Value]) {
+    let map = router.get("/api/shard-map").json();
+    for shard in router.get("/api/shards").json()["shards"].as_array().unwrap() {
+        let tables = shard["tables"].as_array().unwrap();
+        let counted = tables.iter().find(|table| table["table"] == "users").unwrap();
+        let ranges = map["ranges"].as_array().unwrap().iter().filter(|r| r[2] == shard["shard"]);
+        let ranges: Vec<_> = ranges.map(|r| r[0].as_u64()..=r[1].as_u64()).collect();
+        let owned = |user: &&Value| ranges.iter().any(|r| r.contains(&user["slot"].as_u64()));
+        let read = users.iter().filter(owned).count();
+        assert_eq!(counted["rows"], read, "{}", shard["shard"]);
+    }
+}
+
+/// Changes a few rows of every shard: their versions are above all that the shard had.
+fn check_versions_grow(router: &Router, users: &[Value], ledger: &mut Ledger) {
+    let newest = |shard: &Value, seen: &BTreeMap<String, i64>| {
+        seen.get(shard.as_str().unwrap()).copied().unwrap_or(0)
+    };
+    let mut seen: BTreeMap<String, i64> = BTreeMap::new();
+    let mut shards = BTreeMap::new();
+    for user in users {
+        let id = user["user_id"].as_str().unwrap();
+        let shard = router.get(&format!("/api/route?key={id}")).json()["shard"].clone();
+        let version = user["version"].as_i64().unwrap();
+        let most = newest(&shard, &seen).max(version);
+        seen.insert(shard.as_str().unwrap().to_owned(), most);
+        shards.entry(shard.as_str().unwrap().to_owned()).or_insert_with(Vec::new).push(id);
+    }
+    assert_eq!(shards.len(), 3, "every shard has users");
+    for id in shards.values().flat_map(|ids| ids.iter().take(3)) {
+        let body = json!({"table": "users", "op": "update", "data": {"user_id": id, "name": "New"}});
+        let answer = router.write(id, &body).json();
+        let version = answer["version"].as_i64().unwrap();
+        let before = newest(&answer["shard"], &seen);
+        assert!(version > before, "{answer} is not above version {before} of its shard");
+        seen.insert(answer["shard"].as_str().unwrap().to_owned(), version);
+        let known = ledger.get_mut(*id).unwrap();
+        known.sent.insert("New".to_owned());
+        known.acknowledged = Some(("New".to_owned(), Some(version)));
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_kill_9_once_and_versions_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut ledger = Ledger::new();
+    for (round, acknowledgements) in [23, 90, 150].into_iter().enumerate() {
+        let router = Router::start_in(&data, &[]);
+        ledger.extend(kill_under_load(router, round, acknowledgements));
+        let known = ledger.values().filter(|known| known.acknowledged.is_some()).count();
+        assert!(known >= acknowledgements / 2, "the clients have written too little");
+
+        let router = Router::start_in(&data, &[]);
+        let users = all_users(&router, round + 1);
+        check_users(&users, &ledger);
+        check_counts(&router, &users);
+        check_versions_grow(&router, &users, &mut ledger);
+    }
+}
+
+/// A router whose syncs of log files are written to `log`. It is the traced process itself that the harness
+/// knows: `strace -D` steps aside.
+fn traced(data: &Path, log: &Path) -> Command {
+    let router = command(data);
+    let strace = sightless(Command::new("strace"), data.parent().unwrap());
+    let mut strace = strace;
+    strace.args(["-D", "-f", "-y", "-e", "trace=fsync,fdatasync", "-o"]).arg(log);
+    strace.arg(router.get_program()).args(router.get_args());
+    strace
+}
+
+fn can_trace(folder: &Path) -> bool {
+    let log = folder.join("try");
+    let mut strace = Command::new("strace");
+    strace.args(["-D", "-f", "-e", "trace=fsync", "-o"]).arg(&log).arg("true");
+    strace.output().is_ok_and(|output| output.status.success())
+}
+
+/// Syncs of the shards' write-ahead logs so far. `strace` writes a line before it lets the caller go on, so
+/// what an answer rests on is in the file before the answer is sent.
+fn syncs(log: &Path) -> usize {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    text.lines().filter(|line| line.contains("sync(") && line.contains("-primary.db-wal>")).count()
+}
+
+#[test]
+fn a_durable_write_syncs_and_a_read_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    if !can_trace(folder.path()) {
+        left_out("strace is not installed (./setup.sh tools), or it may not trace processes here");
+        return;
+    }
+    let log = folder.path().join("syncs");
+    let router = Router::start_command(traced(&folder.path().join("data"), &log));
+    const WRITES: usize = 20;
+
+    let before = syncs(&log);
+    for n in 0..WRITES {
+        let reply = router.write_user(&format!("user-{n}"), "Ada");
+        assert_eq!(reply.status, 201, "{}", reply.text());
+        assert!(syncs(&log) - before > n, "write {n} was acknowledged before it was synced");
+    }
+
+    let before = syncs(&log);
+    for n in 0..WRITES {
+        assert_eq!(router.read(&format!("user-{n}"), "table=users").json()["count"], 1);
+    }
+    assert_eq!(router.get("/api/read?table=users").json()["count"], WRITES);
+    assert_eq!(router.get("/api/shards").status, 200);
+    assert_eq!(syncs(&log), before, "a read syncs");
+
+    let records: Vec<Value> = (0..30).map(|n| user(&format!("b{n}"), "Ada", 0)).collect();
+    let bulk =
+        router.post("/api/bulk-write", &[], &json!({"table": "users", "records": records})).json();
+    let shards = bulk["shards"].as_array().unwrap().len();
+    assert!(syncs(&log) - before >= shards, "{bulk} was acknowledged before it was synced");
+}

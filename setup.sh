@@ -1,0 +1,296 @@
+#!/usr/bin/env bash
+#
+# Sets Tessera up and starts it, on Debian 12 or Ubuntu 24.04 and later with a Rust toolchain.
+#
+#   ./setup.sh          builds the router, starts it with demo data, shows how to use it; Ctrl-C ends it
+#   ./setup.sh test     runs every test
+#   ./setup.sh tools    only installs what building and testing need
+#   ./setup.sh help     shows this
+#
+# What is missing is installed with apt, as root or through sudo, and named before. Settings come from
+# TESSERA_... variables or a file .env (see .env.example). Relative paths start at this script's folder.
+
+set -euo pipefail
+
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
+
+readonly ROUTER="${CARGO_TARGET_DIR:-target}/release/api-router"
+# A start takes well under a second; a long time is what a large log to recover from may take.
+readonly READY_SECONDS_MAX=60
+
+packages=() # What apt has to install.
+job=''      # Process id of the build or of the router, while it runs.
+
+main() {
+    case "${1-}" in
+        '') start ;;
+        test) run_tests ;;
+        tools) install_for_tests ;;
+        help | -h | --help) usage ;;
+        *)
+            usage >&2
+            exit 2
+            ;;
+    esac
+}
+
+usage() {
+    sed -n '3,/^$/s/^# \{0,1\}//p' setup.sh
+}
+
+say() {
+    printf '==> %s\n' "$*"
+}
+
+die() {
+    printf 'setup.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+# --- What it needs ---------------------------------------------------------------------------------------
+
+has() {
+    type -P "$1" >/dev/null
+}
+
+# Why something is needed, and the packages that bring it.
+miss() {
+    say "missing: $1"
+    packages+=("${@:2}")
+}
+
+check_rust() {
+    local wanted found
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+    PATH="$PATH:${CARGO_HOME:-${HOME-}/.cargo}/bin" # A shell older than the toolchain does not know it.
+    found=$(cargo --version 2>/dev/null | cut -d ' ' -f 2) || true
+    [[ -n $found ]] || die "Tessera is built with Rust $wanted or later, and there is no working cargo.
+Install it with rustup, see https://rustup.rs, and run this again."
+    [[ $(printf '%s\n' "$wanted" "$found" | sort -V | head -n 1) == "$wanted" ]] ||
+        die "Tessera is built with Rust $wanted or later; this is $found ($(type -P cargo)).
+With rustup (https://rustup.rs) it is: rustup update stable"
+}
+
+compiles_c() {
+    printf '#include <stdlib.h>\n' | cc -fsyntax-only -x c - 2>/dev/null
+}
+
+install_for_building() {
+    check_rust
+    compiles_c || miss 'a C compiler with headers, which compiles SQLite and links' gcc libc6-dev
+    [[ -e /etc/ssl/certs/ca-certificates.crt ]] ||
+        miss 'certificates, without which cargo cannot fetch crates' ca-certificates
+    has curl || miss 'curl, which loads the demo data' curl
+    has setpriv || miss 'setpriv, which ends the router if this script is killed' util-linux
+}
+
+install_for_tests() {
+    install_for_building
+    has kill || miss 'the program kill, with which tests end a router the hard way' procps
+    has strace || miss 'strace, with which a test sees that writes reach the disk' strace
+    python3 -c 'import ensurepip, venv' 2>/dev/null ||
+        miss 'Python with venv, in which a test runs schemathesis against the API' python3 python3-venv
+    install_missing
+}
+
+install_missing() {
+    ((${#packages[@]} > 0)) || return 0
+    local as_root=() apt
+    apt="apt-get install --yes --no-install-recommends ${packages[*]}"
+    has apt-get || die "please install what is missing; on Debian the packages are: ${packages[*]}"
+    if ((EUID != 0)); then
+        has sudo || die "installing needs root, and there is no sudo. Please run as root: $apt"
+        as_root=(sudo)
+    fi
+    say "installing with apt: ${packages[*]}"
+    as_root+=(env DEBIAN_FRONTEND=noninteractive)
+    "${as_root[@]}" apt-get update --quiet </dev/null || say 'the lists of packages stay as they are'
+    "${as_root[@]}" apt-get install --yes --no-install-recommends "${packages[@]}" </dev/null ||
+        die "that did not work. Please run as root: apt-get update && $apt"
+}
+
+# --- Processes -------------------------------------------------------------------------------------------
+
+# Starts a command as the job: in a process group of its own, so that only this script is hit by Ctrl-C
+# and decides how the job ends; killed with this script, even if that is by kill -9.
+begin_job() {
+    setsid setpriv --pdeathsig TERM "$@" </dev/null &
+    job=$!
+}
+
+# Waits for the job; the result is its exit code.
+await_job() {
+    local code=0
+    wait "$job" || code=$?
+    job=''
+    return "$code"
+}
+
+# Asks the job to end, and waits for that.
+end_job() {
+    [[ -n $job ]] || return 0
+    kill -TERM -- "-$job" 2>/dev/null || kill -TERM "$job" 2>/dev/null || true
+    await_job
+}
+
+# After a signal the exit code is that of the job: 0 if the router ended in good order.
+on_signal() {
+    trap '' HUP INT TERM
+    [[ -n $job ]] || exit "$1"
+    local code=0
+    end_job || code=$?
+    exit "$code"
+}
+
+watch_signals() {
+    trap 'on_signal 129' HUP
+    trap 'on_signal 130' INT
+    trap 'on_signal 143' TERM
+    trap 'end_job || true' EXIT
+}
+
+# --- The platform ----------------------------------------------------------------------------------------
+
+start() {
+    install_for_building
+    install_missing
+    watch_signals
+    say 'building the router (the first time takes minutes)'
+    begin_job cargo build --release --locked
+    await_job
+
+    local settings bind url
+    settings=$("$ROUTER" --print-config)
+    bind=$(setting bind "$settings")
+    url=$(url_of "$bind")
+    check_port "$bind" "$url"
+
+    say "starting it on $bind"
+    begin_job "$ROUTER" >/dev/null # Its log goes to standard error; its banner is replaced by ours.
+    wait_until_ready "$url"
+    load_demo_data "$url"
+    print_banner "$url" "$(realpath "$(setting data_dir "$settings")")"
+    await_job
+}
+
+# One value of the table that the router prints: `name = value  # origin`.
+setting() {
+    sed -n "s/^$1 *= \(.*[^ ]\) *# .*/\1/p" <<<"$2"
+}
+
+# An address that means "all of this machine's" is reached through its loopback one.
+url_of() {
+    local host=${1%:*} port=${1##*:}
+    case "$host" in
+        0.0.0.0) host=127.0.0.1 ;;
+        '[::]') host='[::1]' ;;
+    esac
+    printf 'http://%s:%s\n' "$host" "$port"
+}
+
+ask() {
+    curl --silent --noproxy '*' --max-time 10 "$@"
+}
+
+check_port() {
+    [[ $1 != *:0 ]] || die 'port 0 means any free port, and then nobody knows the address: set TESSERA_BIND'
+    local code=0
+    ask --output /dev/null --max-time 2 "$2/live" || code=$?
+    # 7 is curl's "connection refused": nobody is there.
+    ((code == 7)) || die "$1 is taken by another process; maybe Tessera runs already.
+End that one, or take another port: TESSERA_BIND=127.0.0.1:3100 ./setup.sh"
+}
+
+wait_until_ready() {
+    local deadline=$((SECONDS + READY_SECONDS_MAX))
+    while kill -0 "$job" 2>/dev/null; do
+        ! ask --fail --output /dev/null "$1/ready" || return 0
+        ((SECONDS < deadline)) || die "the router was not ready after $READY_SECONDS_MAX s; its log is above"
+        sleep 0.1
+    done
+    die 'the router ended before it was ready; it says why above'
+}
+
+# --- Demo data -------------------------------------------------------------------------------------------
+
+# Fills tables that are empty, so nobody's rows are ever changed.
+load_demo_data() {
+    local table found
+    for table in users orders products; do
+        found=$(ask --fail "$1/api/read?table=$table&select=version&limit=1") ||
+            die "demo data: $table cannot be read"
+        if [[ $found == *'"data":[]'* ]]; then
+            load_table "$1" "$table"
+        else
+            say "demo data: $table has rows already, left alone"
+        fi
+    done
+}
+
+load_table() {
+    local status
+    status=$(bulk_body "$2" | ask --output /dev/null --write-out '%{http_code}' --data-binary @- \
+        --header 'Content-Type: application/json' "$1/api/bulk-write") || true
+    [[ $status == 201 ]] || die "demo data: writing $2 was answered with status $status"
+    say "demo data: $2 loaded"
+}
+
+# A row's shard key is its routing column: user_id for users and their orders, product_id for products.
+bulk_body() {
+    printf '{"table":"%s","records":[' "$1"
+    "demo_$1" | paste --serial --delimiters=,
+    printf ']}'
+}
+
+demo_users() {
+    local first=(Ada Alan Barbara Claude Donald Edsger Frances Grace Hedy John)
+    local last=(Allen Dijkstra Hopper Knuth Lamarr Liskov Lovelace Shannon Turing Wilkes)
+    local part=(A B) n name
+    for ((n = 1; n <= 1000; n++)); do
+        name="${first[n % 10]} ${last[n / 10 % 10]}"
+        printf '{"user_id":"user_%d","name":"%s","email":"user_%d@example.com","partition_key":"%s"}\n' \
+            "$n" "$name" "$n" "${part[n % 2]}"
+    done
+}
+
+demo_orders() {
+    local status=(new paid sent returned) n
+    for ((n = 1; n <= 2000; n++)); do
+        printf '{"order_id":"order_%d","user_id":"user_%d","amount":%d,"status":"%s"}\n' \
+            "$n" "$((n * 7 % 1000 + 1))" "$((n * 7919 % 20000 + 99))" "${status[n % 4]}"
+    done
+}
+
+demo_products() {
+    local name=(Lamp Chair Desk Shelf Clock) n
+    for ((n = 1; n <= 100; n++)); do
+        printf '{"product_id":"product_%d","name":"%s %d","price":%d,"stock":%d}\n' \
+            "$n" "${name[n % 5]}" "$n" "$((n * 733 % 9000 + 199))" "$((n * 37 % 250))"
+    done
+}
+
+print_banner() {
+    cat <<BANNER
+
+Tessera is ready at $1 with its data in $2
+  try it in a browser   $1/swagger-ui/
+  end it                Ctrl-C
+
+Write a row, read the rows of its key, read over all shards:
+
+curl -X POST '$1/api/write' -H 'x-shard-key: user_123' -H 'Content-Type: application/json' -d '{"table":"users","data":{"user_id":"user_123","name":"John Doe","email":"john@example.com"}}'
+curl '$1/api/read?table=users&limit=10' -H 'x-shard-key: user_123'
+curl '$1/api/read?table=orders&select=order_id,user_id,amount&order=amount.desc&limit=3'
+
+BANNER
+}
+
+# --- Tests -----------------------------------------------------------------------------------------------
+
+run_tests() {
+    install_for_tests
+    say 'running every test'
+    exec cargo test --workspace --locked
+}
+
+main "$@"

@@ -1,0 +1,330 @@
+//! Catalog and start: a directory is the cluster it was made as, or the start is refused with the reason.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use proptest::prelude::*;
+use serde_json::json;
+use shard_manager::keyspace::Keyspace;
+use shard_manager::placement::Placement;
+use shard_manager::row::Operation::Upsert;
+use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::store::sqlite::data_dir::DataDir;
+use shard_manager::store::sqlite::shard_file::migrate_down_and_up;
+use shard_manager::store::sqlite::{OpenError, check_version};
+
+use crate::cluster::{Cluster, execute, ints, open, refusal, shard_file, shards, texts};
+
+/// A stopped cluster that holds a row.
+async fn stopped(count: usize) -> tempfile::TempDir {
+    let cluster = Cluster::with_shards(count);
+    cluster.write("kv", Upsert, "k", r#"{"value":1}"#).await.expect("stored");
+    cluster.stop()
+}
+
+fn catalog(dir: &Path) -> std::path::PathBuf {
+    dir.join("catalog.db")
+}
+
+fn assert_tells(told: &str, words: &[&str]) {
+    for word in words {
+        assert!(told.contains(word), "{word:?} is missing in: {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_start_is_the_first_whether_or_not_it_asks_for_the_same() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let wanted = Wanted {
+        keyspace: Some(Keyspace::Hash),
+        placement: Some(Placement::Weighted),
+        shards: Some(3),
+        weights: Some(vec![50, 25, 25]),
+    };
+    let first = open(dir.path(), wanted.clone()).expect("a new cluster starts").map();
+    let same = open(dir.path(), wanted).expect("the same starts").map();
+    let silent = open(dir.path(), Wanted::default()).expect("nothing asked").map();
+    assert_eq!(first, same);
+    assert_eq!(first, silent);
+    assert_eq!((first.epoch(), first.topology().len()), (1, 3));
+    assert_eq!(first.ranges()[0].last, 8191);
+}
+
+#[test]
+fn a_new_cluster_has_three_even_shards_when_nobody_says_otherwise() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let inner = dir.path().join("made/with/its/parents");
+    let map = open(&inner, Wanted::default()).expect("starts").map();
+    assert_eq!((map.topology().len(), map.placement()), (3, Placement::Even));
+    assert_eq!(map.keyspace(), Keyspace::Hash);
+    let mut owned = ints(&shard_file(&inner, 2), "SELECT slot AS value FROM tessera_slots");
+    owned.sort_unstable();
+    assert_eq!(owned, (5462..=10_922).collect::<Vec<_>>(), "each file knows its slots");
+}
+
+#[tokio::test]
+async fn a_start_that_asks_for_another_cluster_is_refused_and_names_both() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let made = Wanted {
+        weights: Some(vec![2, 1]),
+        placement: Some(Placement::Weighted),
+        ..Wanted::default()
+    };
+    drop(open(dir.path(), made).expect("a new cluster starts"));
+    let told = refusal(dir.path(), shards(4));
+    assert_tells(&told, &["shards", "4", "2"]);
+    let even = Wanted { placement: Some(Placement::Even), ..Wanted::default() };
+    assert_tells(&refusal(dir.path(), even), &["placement", "even", "weighted"]);
+    let weights = Wanted { weights: Some(vec![1, 1]), ..Wanted::default() };
+    assert_tells(&refusal(dir.path(), weights), &["weights", "[1, 1]", "[2, 1]"]);
+    let more = Wanted { weights: Some(vec![2, 1, 1]), ..Wanted::default() };
+    assert_tells(&refusal(dir.path(), more), &["weights", "[2, 1, 1]", "[2, 1]"]);
+    assert!(open(dir.path(), Wanted::default()).is_ok(), "a refusal changes nothing");
+}
+
+#[tokio::test]
+async fn a_directory_of_another_keyspace_hash_or_number_of_slots_is_refused_and_names_both() {
+    let dir = stopped(2).await;
+    for (change, undo, words) in [
+        ("keyspace='range'", "keyspace='hash'", ["keyspace range", "keyspace hash"]),
+        ("hash='murmur3'", "hash='xxh3_64'", ["murmur3", "xxh3_64"]),
+        ("slots=1024", "slots=16384", ["1024 slots", "16384 slots"]),
+    ] {
+        execute(&catalog(dir.path()), &format!("UPDATE tessera_cluster SET {change}"));
+        assert_tells(&refusal(dir.path(), Wanted::default()), &words);
+        execute(&catalog(dir.path()), &format!("UPDATE tessera_cluster SET {undo}"));
+    }
+    assert!(open(dir.path(), Wanted::default()).is_ok());
+}
+
+#[test]
+fn a_new_cluster_that_cannot_be_is_refused_and_leaves_nothing_in_the_way() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let told = refusal(dir.path(), Wanted { weights: Some(vec![1, 2]), ..shards(3) });
+    assert_tells(&told, &["2 weights", "3 shards"]);
+    assert_tells(&refusal(dir.path(), shards(0)), &["1 to 256", "0"]);
+    assert_tells(&refusal(dir.path(), shards(257)), &["1 to 256", "257"]);
+    let zero = Wanted { weights: Some(vec![1, 0]), ..Wanted::default() };
+    assert_tells(&refusal(dir.path(), zero), &["shard2", "0"]);
+    assert!(open(dir.path(), shards(2)).is_ok());
+}
+
+#[test]
+fn a_directory_in_use_is_refused_with_the_process_that_uses_it() {
+    let cluster = Cluster::with_shards(1);
+    let refused = open(cluster.dir.path(), Wanted::default()).err().expect("in use");
+    let expected = std::process::id().to_string();
+    assert!(matches!(&refused, OpenError::Locked { pid, .. } if *pid == expected), "{refused}");
+    let dir = cluster.stop();
+    let held = DataDir::open(dir.path()).expect("free again");
+    assert!(matches!(DataDir::open(dir.path()), Err(OpenError::Locked { .. })));
+    drop(held);
+    assert!(DataDir::open(dir.path()).is_ok());
+}
+
+#[test]
+fn a_lock_whose_process_died_does_not_stand_in_the_way() {
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::write(dir.path().join("tessera.lock"), "4194304").expect("a stale lock");
+    let held = DataDir::open(dir.path()).expect("nobody holds it");
+    let noted = fs::read_to_string(dir.path().join("tessera.lock")).expect("the lock");
+    assert_eq!(noted, std::process::id().to_string());
+    drop(held);
+    // Held by somebody who wrote no number.
+    fs::write(dir.path().join("tessera.lock"), "").expect("an empty lock");
+    let lock = dir.path().join("tessera.lock");
+    let mut other = Command::new("flock")
+        .arg(&lock)
+        .args(["sh", "-c", "echo held; read x"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn();
+    let Ok(other) = &mut other else { return eprintln!("skipped: there is no flock(1) here") };
+    let mut told = String::new();
+    let mut out = std::io::BufReader::new(other.stdout.take().expect("a pipe"));
+    std::io::BufRead::read_line(&mut out, &mut told).expect("the other holds it");
+    let refused = DataDir::open(dir.path()).expect_err("held by another process");
+    drop(other.stdin.take());
+    other.wait().expect("the other ends");
+    assert!(matches!(&refused, OpenError::Locked { pid, .. } if pid == "unknown"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_missing_shard_file_is_a_loss_and_not_a_beginning() {
+    let dir = stopped(3).await;
+    fs::remove_file(shard_file(dir.path(), 2)).expect("a loss");
+    assert_tells(&refusal(dir.path(), Wanted::default()), &["shard2-primary.db", "missing"]);
+    assert!(!shard_file(dir.path(), 2).exists(), "nor is one made in its place");
+}
+
+#[tokio::test]
+async fn an_empty_file_in_the_place_of_a_shards_file_is_a_loss_as_well() {
+    let dir = stopped(1).await;
+    fs::write(shard_file(dir.path(), 1), "").expect("a loss");
+    assert_tells(&refusal(dir.path(), Wanted::default()), &["shard1-primary.db"]);
+}
+
+#[tokio::test]
+async fn files_of_two_shards_that_changed_places_are_refused() {
+    let dir = stopped(2).await;
+    let (one, two) = (shard_file(dir.path(), 1), shard_file(dir.path(), 2));
+    let aside = dir.path().join("aside");
+    fs::rename(&one, &aside).expect("a swap");
+    fs::rename(&two, &one).expect("a swap");
+    fs::rename(&aside, &two).expect("a swap");
+    assert_tells(
+        &refusal(dir.path(), Wanted::default()),
+        &["shard1-primary.db", "shard2", "not of shard1"],
+    );
+}
+
+#[tokio::test]
+async fn a_file_of_another_cluster_is_refused() {
+    let (dir, other) = (stopped(2).await, stopped(2).await);
+    fs::copy(shard_file(other.path(), 2), shard_file(dir.path(), 2)).expect("a mistake");
+    assert_tells(
+        &refusal(dir.path(), Wanted::default()),
+        &["shard2-primary.db", "another cluster"],
+    );
+}
+
+#[tokio::test]
+async fn a_table_that_is_not_as_declared_is_refused_and_named() {
+    for (change, words) in [
+        ("ALTER TABLE users DROP COLUMN email", ["users", "email", "not there"]),
+        ("ALTER TABLE users ADD COLUMN age INTEGER", ["users", "age", "not declared"]),
+        ("ALTER TABLE orders RENAME COLUMN note TO notes", ["orders", "note", "not there"]),
+        ("DROP TABLE products", ["products", "slot", "not there"]),
+        ("UPDATE tessera_tables SET id='[]' WHERE name='kv'", ["kv", "id", "column"]),
+        (
+            "UPDATE tessera_tables SET column_list=replace(column_list,'bigint','text') WHERE name='orders'",
+            ["orders", "amount", "not as declared"],
+        ),
+        (
+            "UPDATE tessera_tables SET column_list=replace(column_list,'false','true') WHERE name='kv'",
+            ["kv", "key", "not as declared"],
+        ),
+    ] {
+        let dir = stopped(1).await;
+        execute(&shard_file(dir.path(), 1), change);
+        assert_tells(&refusal(dir.path(), Wanted::default()), &words);
+    }
+}
+
+#[tokio::test]
+async fn shards_whose_tables_differ_are_refused() {
+    let dir = stopped(2).await;
+    let gone = "DELETE FROM tessera_tables WHERE name='kv'; DROP TABLE kv";
+    execute(&shard_file(dir.path(), 2), gone);
+    assert_tells(&refusal(dir.path(), Wanted::default()), &["shard2", "shard1", "tables"]);
+}
+
+#[tokio::test]
+async fn damaged_files_are_refused_and_named_and_never_a_panic() {
+    let damage = |name: &'static str, bytes: Vec<u8>| async move {
+        let dir = stopped(1).await;
+        fs::write(dir.path().join(name), &bytes).expect("a damage");
+        assert_tells(&refusal(dir.path(), Wanted::default()), &[name]);
+    };
+    for name in ["catalog.db", "shard1-primary.db"] {
+        damage(name, b"this is no database, and long enough to be looked at ".repeat(100)).await;
+        damage(name, b"SQLite format 3\0".iter().copied().chain([0xff; 8_000]).collect()).await;
+        damage(name, b"SQLite".to_vec()).await;
+    }
+    for column in [
+        "shards='[]'",
+        "shards='{}'",
+        "ranges='[]'",
+        "ranges='[[0,16383,9]]'",
+        "ranges='7'",
+        "ranges='[[0,99,0],[101,16383,0]]'",
+        "shards='[[\"a\",1],[\"a\",1]]'",
+        "shards='[[\"a\",-1]]'",
+        "placement='else'",
+    ] {
+        let dir = stopped(1).await;
+        execute(&catalog(dir.path()), &format!("UPDATE tessera_cluster SET {column}"));
+        assert_tells(&refusal(dir.path(), Wanted::default()), &["catalog.db", "damaged"]);
+    }
+}
+
+#[tokio::test]
+async fn a_first_start_that_was_cut_off_is_finished_by_the_next() {
+    let cluster = Cluster::with_shards(3);
+    let map = cluster.manager.map();
+    let dir = cluster.stop();
+    let id = "SELECT cluster_id AS value FROM tessera_cluster";
+    let before = texts(&catalog(dir.path()), id);
+    execute(&catalog(dir.path()), "UPDATE tessera_cluster SET ready=0");
+    fs::remove_file(shard_file(dir.path(), 2)).expect("not made yet");
+    // The third was cut off between its first page and its signature.
+    fs::write(shard_file(dir.path(), 3), "").expect("made, and empty");
+    let again = open(dir.path(), Wanted::default()).expect("finished");
+    assert_eq!(again.map(), map);
+    drop(again);
+    assert_eq!(texts(&catalog(dir.path()), id), before);
+    assert_eq!(ints(&catalog(dir.path()), "SELECT ready AS value FROM tessera_cluster"), [1]);
+    for shard in 1..=3 {
+        let owned =
+            ints(&shard_file(dir.path(), shard), "SELECT count(*) AS value FROM tessera_slots");
+        assert!((5461..=5462).contains(&owned[0]), "shard{shard} owns {owned:?}");
+    }
+    fs::remove_file(shard_file(dir.path(), 2)).expect("a loss");
+    assert_tells(&refusal(dir.path(), Wanted::default()), &["missing"]);
+}
+
+#[tokio::test]
+async fn a_first_start_that_was_cut_off_does_not_take_another_clusters_file() {
+    let (dir, other) = (stopped(1).await, stopped(1).await);
+    execute(&catalog(dir.path()), "UPDATE tessera_cluster SET ready=0");
+    fs::copy(shard_file(other.path(), 1), shard_file(dir.path(), 1)).expect("a mistake");
+    assert_tells(&refusal(dir.path(), Wanted::default()), &["another cluster"]);
+}
+
+#[test]
+fn migrations_go_up_down_and_up_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (file, fresh) = (dir.path().join("scratch.db"), Cluster::with_shards(1));
+    migrate_down_and_up(&file).expect("all of them");
+    let schema = "SELECT sql AS value FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name";
+    assert_eq!(texts(&file, schema), texts(&fresh.file(1), schema), "and the schema is the same");
+    let counts = "SELECT name AS value FROM tessera_counts ORDER BY name";
+    assert_eq!(texts(&file, counts), ["kv", "orders", "products", "transactions", "users"]);
+}
+
+#[test]
+fn the_sqlite_that_is_linked_in_is_new_enough() {
+    check_version().expect("bundled, 3.51.3 or later");
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_refused_and_named() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("a-file");
+    fs::write(&file, "").expect("a file");
+    assert_tells(&refusal(&file, Wanted::default()), &["a-file"]);
+    assert_tells(&refusal(&file.join("below"), Wanted::default()), &["a-file"]);
+}
+
+proptest! {
+    #![proptest_config(crate::cases(24))]
+
+    #[test]
+    fn a_catalog_with_bytes_overwritten_is_refused_or_read_but_never_a_panic(
+        at in 0_usize..16_384,
+        bytes in proptest::collection::vec(any::<u8>(), 1..400),
+    ) {
+        static MADE: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
+            fs::read(catalog(Cluster::with_shards(1).stop().path())).expect("a catalog")
+        });
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut damaged = MADE.clone();
+        let end = damaged.len().min(at + bytes.len());
+        damaged[at.min(end)..end].copy_from_slice(&bytes[..end - at.min(end)]);
+        fs::write(catalog(dir.path()), damaged).expect("a damage");
+        if let Err(error) = open(dir.path(), Wanted::default()) {
+            prop_assert!(json!(error.to_string()).as_str().is_some_and(|told| !told.is_empty()));
+        }
+    }
+}

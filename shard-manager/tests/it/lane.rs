@@ -1,0 +1,428 @@
+//! Lane: a fake writer stands at a gate, so that each test says what waits when a batch begins.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use shard_manager::error::{Error, Outcome};
+use shard_manager::keyspace::{Keyspace, ShardKey};
+use shard_manager::lane::{Applied, Lane, LaneFailure};
+use shard_manager::row::{Operation, RowWrite};
+use shard_manager::store::{BatchFailure, Change, RowDone, Writer};
+use shard_manager::table::{Column, Table};
+use shard_manager::value::{ColumnType, Value};
+
+use crate::cluster::deadline;
+
+type Answer = Result<Applied, LaneFailure>;
+
+/// Tells each batch it gets, waits at the gate, then does what the plan says.
+struct Fake {
+    began: Sender<Vec<String>>,
+    gate: Receiver<()>,
+    plan: Plan,
+    applied: Arc<Mutex<Vec<String>>>,
+    closed: Sender<()>,
+}
+
+#[derive(Clone, Default)]
+struct Plan {
+    /// Keys that fail every batch they are in.
+    culprits: HashSet<String>,
+    /// Keys whose batch fails for good, with this outcome.
+    fatal: Option<(String, Outcome)>,
+    /// A key whose batch panics.
+    panics: Option<String>,
+}
+
+impl Writer for Fake {
+    fn apply(
+        &mut self,
+        changes: &[&RowWrite],
+    ) -> Result<Vec<Result<RowDone, Error>>, BatchFailure> {
+        let keys: Vec<String> = changes.iter().map(|change| change.key.clone()).collect();
+        // The test may have seen enough; an open gate lets everything through.
+        let _ = self.began.send(keys.clone());
+        let _ = self.gate.recv();
+        if let Some(key) = &self.plan.panics {
+            assert!(!keys.contains(key), "the test wants this writer to die");
+        }
+        let failed =
+            |outcome, divisible| BatchFailure { error: Error::Internal, outcome, divisible };
+        // One row can be both: first it makes its batch fail, then it fails for good when it stands alone.
+        if keys.iter().any(|key| self.plan.culprits.contains(key)) && keys.len() > 1 {
+            return Err(failed(Outcome::Rejected, true));
+        }
+        if let Some((_, outcome)) = self.plan.fatal.as_ref().filter(|(key, _)| keys.contains(key)) {
+            return Err(failed(*outcome, false));
+        }
+        if keys.iter().any(|key| self.plan.culprits.contains(key)) {
+            return Err(failed(Outcome::Rejected, true));
+        }
+        let mut applied = self.applied.lock().expect("nobody died with it");
+        let done = keys.into_iter().map(|key| {
+            applied.push(key.clone());
+            Ok(RowDone {
+                change: Change::Created,
+                version: applied.len() as i64,
+                json: key.into_bytes(),
+            })
+        });
+        Ok(done.collect())
+    }
+
+    fn close(&mut self) {
+        let _ = self.closed.send(());
+    }
+}
+
+/// The test's side of a lane with a fake writer.
+struct Story {
+    lane: Arc<Lane>,
+    began: Receiver<Vec<String>>,
+    gate: Option<Sender<()>>,
+    applied: Arc<Mutex<Vec<String>>>,
+    closed: Receiver<()>,
+}
+
+impl Story {
+    fn begin(plan: Plan) -> Self {
+        let (began_here, began) = channel();
+        let (gate, gate_there) = channel();
+        let (closed_here, closed) = channel();
+        let applied = Arc::new(Mutex::new(Vec::new()));
+        let there = Arc::clone(&applied);
+        let fake =
+            Fake { began: began_here, gate: gate_there, plan, applied: there, closed: closed_here };
+        let lane = Arc::new(Lane::start("shard1", fake).expect("a thread"));
+        Self { lane, began, gate: Some(gate), applied, closed }
+    }
+
+    /// An operation of these rows: queued now, its answer awaited later.
+    async fn queue(
+        &self,
+        keys: &[&str],
+        deadline: Instant,
+    ) -> Pin<Box<dyn Future<Output = Answer>>> {
+        let rows = keys.iter().map(|key| row(key, 0)).collect();
+        self.queue_rows(rows, deadline).await
+    }
+
+    async fn queue_rows(
+        &self,
+        rows: Vec<RowWrite>,
+        deadline: Instant,
+    ) -> Pin<Box<dyn Future<Output = Answer>>> {
+        let lane = Arc::clone(&self.lane);
+        let mut answer: Pin<Box<dyn Future<Output = Answer>>> =
+            Box::pin(async move { lane.apply(rows, deadline).await });
+        // One poll puts it into the queue.
+        tokio::select! {
+            biased;
+            answered = &mut answer => Box::pin(std::future::ready(answered)),
+            () = std::future::ready(()) => answer,
+        }
+    }
+
+    /// The next batch that reaches the writer.
+    fn batch(&self) -> Vec<String> {
+        self.began.recv_timeout(Duration::from_secs(20)).expect("a batch begins")
+    }
+
+    /// Holds a first batch at the gate, so that what comes next must wait.
+    async fn occupied(plan: Plan) -> (Self, Pin<Box<dyn Future<Output = Answer>>>) {
+        let story = Self::begin(plan);
+        let first = story.queue(&["first"], deadline()).await;
+        assert_eq!(story.batch(), ["first"]);
+        (story, first)
+    }
+
+    fn open_gate(&mut self) {
+        self.gate = None;
+    }
+
+    fn applied(&self) -> Vec<String> {
+        self.applied.lock().expect("nobody died with it").clone()
+    }
+}
+
+impl Drop for Story {
+    /// A test that fails leaves the gate shut; the lane's thread must not wait there for ever.
+    fn drop(&mut self) {
+        self.open_gate();
+    }
+}
+
+/// A row of this key; `bytes` of text make it large.
+fn row(key: &str, bytes: usize) -> RowWrite {
+    static TABLE: std::sync::LazyLock<Arc<Table>> = std::sync::LazyLock::new(|| {
+        let id = Column { name: "id".into(), kind: ColumnType::Text, nullable: false };
+        Arc::new(Table::new("t", vec![id], &["id".into()], None).expect("a good table"))
+    });
+    let parsed = ShardKey::parse(key).expect("a good key");
+    RowWrite {
+        table: Arc::clone(&TABLE),
+        operation: Operation::Upsert,
+        slot: Keyspace::Hash.slot_of(parsed),
+        key: key.to_owned(),
+        id: vec![Value::Text("x".repeat(bytes))],
+        set: Vec::new(),
+        wants_row: true,
+    }
+}
+
+fn rejected(error: Error) -> LaneFailure {
+    LaneFailure { error, outcome: Outcome::Rejected }
+}
+
+fn full() -> LaneFailure {
+    rejected(Error::QueueFull { shard: "shard1".into() })
+}
+
+fn gone() -> Error {
+    Error::ShardUnavailable { shard: "shard1".into() }
+}
+
+/// The keys that an operation was answered with.
+fn keys(answer: Answer) -> Vec<Result<String, Error>> {
+    let rows = answer.expect("the operation was executed").rows;
+    rows.into_iter()
+        .map(|row| row.map(|done| String::from_utf8(done.json).expect("a key")))
+        .collect()
+}
+
+#[tokio::test]
+async fn everything_that_waits_becomes_one_batch_in_the_order_in_which_it_came() {
+    let (mut story, first) = Story::occupied(Plan::default()).await;
+    let second = story.queue(&["b", "a"], deadline()).await;
+    let third = story.queue(&["c"], deadline()).await;
+    let fourth = story.queue(&["b"], deadline()).await;
+    story.open_gate();
+    assert_eq!(story.batch(), ["b", "a", "c", "b"]);
+    assert_eq!(keys(first.await), [Ok("first".into())]);
+    assert_eq!(keys(second.await), [Ok("b".into()), Ok("a".into())]);
+    assert_eq!(keys(third.await), [Ok("c".into())]);
+    assert_eq!(keys(fourth.await), [Ok("b".into())]);
+    assert_eq!(story.applied(), ["first", "b", "a", "c", "b"]);
+}
+
+#[tokio::test]
+async fn a_batch_has_at_most_512_operations_and_about_4_mib() {
+    let (mut story, first) = Story::occupied(Plan::default()).await;
+    let mut answers = vec![first];
+    for number in 0..600 {
+        answers.push(story.queue(&[&format!("k{number}")], deadline()).await);
+    }
+    for number in 0..6 {
+        let large = row(&format!("large{number}"), 1 << 20);
+        answers.push(story.queue_rows(vec![large], deadline()).await);
+    }
+    story.open_gate();
+    assert_eq!(story.batch().len(), 512);
+    let rest = story.batch();
+    assert_eq!(rest.len(), 88 + 4, "the fourth large row fills 4 MiB");
+    assert_eq!(story.batch(), ["large4", "large5"]);
+    assert!(join_all(answers).await.iter().all(Result::is_ok));
+}
+
+#[tokio::test]
+async fn a_bad_operation_hurts_only_itself_and_all_others_are_applied_exactly_once() {
+    let plan = Plan { culprits: ["k5".into(), "k6".into()].into(), ..Plan::default() };
+    let (mut story, first) = Story::occupied(plan).await;
+    let mut answers = Vec::new();
+    for number in 0..16 {
+        answers.push(story.queue(&[&format!("k{number}")], deadline()).await);
+    }
+    story.open_gate();
+    for (number, answer) in join_all(answers).await.into_iter().enumerate() {
+        match number {
+            5 | 6 => assert_eq!(answer.expect_err("the culprit"), rejected(Error::Internal)),
+            _ => assert_eq!(keys(answer), [Ok(format!("k{number}"))]),
+        }
+    }
+    assert!(first.await.is_ok());
+    let good = (0..16).filter(|number| ![5, 6].contains(number)).map(|number| format!("k{number}"));
+    let expected: Vec<String> = ["first".to_owned()].into_iter().chain(good).collect();
+    assert_eq!(story.applied(), expected, "each once, and in order");
+}
+
+#[tokio::test]
+async fn a_bad_row_of_a_chunk_hurts_only_itself() {
+    let plan = Plan { culprits: ["bad".into()].into(), ..Plan::default() };
+    let (mut story, _first) = Story::occupied(plan).await;
+    let chunk = story.queue(&["a", "bad", "b"], deadline()).await;
+    let other = story.queue(&["c"], deadline()).await;
+    story.open_gate();
+    assert_eq!(keys(chunk.await), [Ok("a".into()), Err(Error::Internal), Ok("b".into())]);
+    assert_eq!(keys(other.await), [Ok("c".into())]);
+    assert_eq!(story.applied(), ["first", "a", "b", "c"]);
+}
+
+#[tokio::test]
+async fn a_row_of_a_chunk_whose_own_commit_is_in_doubt_is_not_called_rejected() {
+    let fatal = Some(("doubtful".to_owned(), Outcome::Unknown));
+    let plan = Plan { culprits: ["doubtful".into()].into(), fatal, ..Plan::default() };
+    let mut story = Story::begin(plan);
+    story.open_gate();
+    let chunk = story.queue(&["a", "doubtful"], deadline()).await;
+    // A row error inside an executed operation means "rejected" to whoever asked for it.
+    let answer = chunk.await;
+    let outcome = answer.map(|applied| applied.rows).map_err(|failure| failure.outcome);
+    assert_eq!(outcome, Err(Outcome::Unknown));
+}
+
+#[tokio::test]
+async fn a_failure_that_is_nobodys_fault_tells_all_of_the_batch_their_outcome() {
+    for outcome in [Outcome::Rejected, Outcome::Unknown] {
+        let plan = Plan { fatal: Some(("b".into(), outcome)), ..Plan::default() };
+        let (mut story, first) = Story::occupied(plan).await;
+        let mut answers = Vec::new();
+        for key in ["a", "b", "c"] {
+            answers.push(story.queue(&[key], deadline()).await);
+        }
+        story.open_gate();
+        let expected = LaneFailure { error: Error::Internal, outcome };
+        for answer in join_all(answers).await {
+            assert_eq!(answer.expect_err("all failed"), expected);
+        }
+        assert!(first.await.is_ok(), "the batch before is not touched");
+        let next = story.queue(&["d"], deadline()).await.await;
+        assert_eq!(keys(next), [Ok("d".into())], "the next batch is not touched");
+        assert_eq!(story.applied(), ["first", "d"]);
+    }
+}
+
+#[tokio::test]
+async fn an_operation_past_its_deadline_is_never_executed() {
+    let (mut story, _first) = Story::occupied(Plan::default()).await;
+    let soon = Instant::now() + Duration::from_millis(20);
+    // Its client has left, so nobody but the lane looks at the deadline.
+    drop(story.queue(&["late"], soon).await);
+    let after = story.queue(&["after"], deadline()).await;
+    tokio::time::sleep_until((soon + Duration::from_millis(1)).into()).await;
+    story.open_gate();
+    assert_eq!(story.batch(), ["after"]);
+    assert!(after.await.is_ok());
+    assert_eq!(story.applied(), ["first", "after"]);
+}
+
+#[tokio::test]
+async fn a_client_that_gives_up_in_the_queue_is_told_that_nothing_was_stored() {
+    let (mut story, _first) = Story::occupied(Plan::default()).await;
+    let late = story.queue(&["late"], Instant::now() + Duration::from_millis(20)).await;
+    assert_eq!(late.await.expect_err("timed out"), rejected(Error::DeadlinePassed));
+    let after = story.queue(&["after"], deadline()).await;
+    story.open_gate();
+    assert_eq!(story.batch(), ["after"]);
+    assert!(after.await.is_ok());
+    assert_eq!(story.applied(), ["first", "after"]);
+}
+
+#[tokio::test]
+async fn a_client_that_gives_up_while_its_transaction_runs_is_told_that_it_may_be_stored() {
+    // The deadline must pass after the batch began. On a machine that is busy it may pass before; then a
+    // later one is tried.
+    for seconds in [1, 4, 16] {
+        let mut story = Story::begin(Plan::default());
+        let late = story.queue(&["late"], Instant::now() + Duration::from_secs(seconds)).await;
+        let Ok(began) = story.began.recv_timeout(Duration::from_secs(seconds)) else { continue };
+        assert_eq!(began, ["late"]);
+        let expected = LaneFailure { error: Error::DeadlinePassed, outcome: Outcome::Unknown };
+        assert_eq!(late.await.expect_err("timed out"), expected);
+        story.open_gate();
+        story.lane.stop();
+        assert_eq!(story.applied(), ["late"], "and so it was");
+        return;
+    }
+    panic!("no batch began within 16 s");
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once_and_takes_again_when_it_is_empty() {
+    let (mut story, first) = Story::occupied(Plan::default()).await;
+    let mut answers = vec![first];
+    for _ in 0..4_096 {
+        answers.push(story.queue(&["k"], deadline()).await);
+    }
+    let refused = story.queue(&["refused"], deadline()).await;
+    assert_eq!(refused.await.expect_err("full"), full());
+    story.open_gate();
+    assert!(join_all(answers).await.iter().all(Result::is_ok));
+    assert!(story.queue(&["again"], deadline()).await.await.is_ok());
+    let applied = story.applied();
+    assert_eq!(applied.len(), 4_098);
+    assert!(!applied.contains(&"refused".to_owned()));
+}
+
+#[tokio::test]
+async fn bytes_that_wait_are_bounded_and_given_back() {
+    let (mut story, first) = Story::occupied(Plan::default()).await;
+    let mut answers = vec![first];
+    let large = |key: &str| vec![row(key, 21 << 20)];
+    for key in ["a", "b", "c"] {
+        answers.push(story.queue_rows(large(key), deadline()).await);
+    }
+    let refused = story.queue_rows(large("d"), deadline()).await;
+    assert_eq!(refused.await.expect_err("84 MiB are too many"), full());
+    answers.push(story.queue(&["small"], deadline()).await);
+    story.open_gate();
+    assert!(join_all(answers).await.iter().all(Result::is_ok));
+    assert!(story.queue_rows(large("d"), deadline()).await.await.is_ok());
+    assert_eq!(story.applied(), ["first", "a", "b", "c", "small", "d"]);
+}
+
+#[tokio::test]
+async fn stopping_applies_what_is_queued_closes_the_writer_and_refuses_what_comes_later() {
+    let (mut story, first) = Story::occupied(Plan::default()).await;
+    let second = story.queue(&["second"], deadline()).await;
+    let third = story.queue(&["third"], deadline()).await;
+    assert!(story.lane.is_up());
+    story.open_gate();
+    story.lane.stop();
+    assert_eq!(story.applied(), ["first", "second", "third"]);
+    assert!(join_all([first, second, third]).await.iter().all(Result::is_ok));
+    assert!(story.closed.try_recv().is_ok(), "the writer was closed");
+    assert!(!story.lane.is_up());
+    let later = story.queue(&["later"], deadline()).await.await;
+    assert_eq!(later.expect_err("refused"), rejected(gone()));
+    story.lane.stop();
+    assert!(story.closed.try_recv().is_err(), "and closed once");
+}
+
+#[tokio::test]
+async fn a_dropped_future_cancels_nothing() {
+    let (mut story, first) = Story::occupied(Plan::default()).await;
+    drop(first);
+    drop(story.queue(&["second"], deadline()).await);
+    story.open_gate();
+    story.lane.stop();
+    assert_eq!(story.applied(), ["first", "second"]);
+}
+
+#[tokio::test]
+async fn a_writer_that_dies_leaves_its_batch_in_doubt_and_the_shard_unavailable() {
+    let plan = Plan { panics: Some("first".into()), ..Plan::default() };
+    let (mut story, first) = Story::occupied(plan).await;
+    story.open_gate();
+    let expected = LaneFailure { error: gone(), outcome: Outcome::Unknown };
+    assert_eq!(first.await.expect_err("in doubt"), expected);
+    story.lane.stop();
+    assert!(!story.lane.is_up());
+    let later = story.queue(&["later"], deadline()).await.await;
+    assert_eq!(later.expect_err("refused"), rejected(gone()));
+    assert_eq!(story.applied(), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_only_waited_behind_a_writer_that_dies_is_rejected_since_it_never_began() {
+    let plan = Plan { panics: Some("first".into()), ..Plan::default() };
+    let (mut story, _first) = Story::occupied(plan).await;
+    let waiting = story.queue(&["waiting"], deadline()).await;
+    story.open_gate();
+    assert_eq!(waiting.await.expect_err("not executed"), rejected(gone()));
+    assert_eq!(story.applied(), [""; 0]);
+}

@@ -1,0 +1,21 @@
+//! What the shard manager promises, told as stories: one binary, so that it links once and runs in parallel.
+
+mod catalog;
+mod cluster;
+mod keyspace;
+mod lane;
+mod placement;
+mod reference;
+mod store;
+mod trouble;
+mod values;
+
+/// So many cases of a property, the same ones each time: a test that fails fails again.
+fn cases(count: u32) -> proptest::test_runner::Config {
+    proptest::test_runner::Config {
+        cases: count,
+        failure_persistence: None,
+        rng_seed: proptest::test_runner::RngSeed::Fixed(0x7e55e4a),
+        ..proptest::test_runner::Config::default()
+    }
+}
