@@ -116,6 +116,17 @@ pub fn refusal(app: &App, failure: Failure) -> Problem {
     }
 }
 
+/// The problems that every path may answer with.
+#[derive(utoipa::IntoResponses)]
+pub enum GateRefusals {
+    /// A header or a parameter cannot be used: the detail names it.
+    #[response(status = 400, content_type = "application/problem+json")]
+    BadRequest(#[to_schema] ProblemBody<'static>),
+    /// The request comes from a foreign web page.
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(#[to_schema] ProblemBody<'static>),
+}
+
 /// The problems that a data operation may answer with; `/errors/{code}` explains each code.
 #[derive(utoipa::IntoResponses)]
 pub enum Refusals {

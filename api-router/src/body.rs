@@ -12,6 +12,7 @@ use actix_web::http::header::{CONTENT_LENGTH, HeaderMap};
 use actix_web::web::{Bytes, BytesMut, Payload};
 use futures_util::StreamExt;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 use shard_manager::table::closest;
 
@@ -89,8 +90,13 @@ impl<'a> Members<'a> {
             let at = error.valid_up_to();
             Problem::new(Code::TSR101, format!("the body is not UTF-8 (byte {at})"))
         })?;
-        serde_json::from_str(text)
-            .map_err(|error| Problem::new(Code::TSR101, format!("the body: {error}")))
+        serde_json::from_str(text).map_err(|error| match error.classify() {
+            // The parser's own sentence would repeat the value, and with it the whole body.
+            Category::Data => Problem::new(Code::TSR101, "the body must be a JSON object"),
+            Category::Io | Category::Syntax | Category::Eof => {
+                Problem::new(Code::TSR101, format!("the body is not JSON: {error}"))
+            }
+        })
     }
 
     /// Takes a member apart that must be an object.

@@ -80,10 +80,10 @@ fn new_request_id() -> HeaderValue {
 
 /// The problem behind an answer. What the framework itself refused becomes one of ours.
 fn problem_of(response: &ServiceResponse<BoxBody>, route: Option<DataRoute>) -> Option<Problem> {
-    let error = response.response().error()?;
-    let mut problem = match error.as_error::<Problem>() {
+    let error = response.response().error();
+    let mut problem = match error.and_then(|error| error.as_error::<Problem>()) {
         Some(problem) => problem.clone(),
-        None => foreign_problem(response.status(), error),
+        None => framework_problem(response)?,
     };
     if route.is_some_and(|(_, operation)| operation == Operation::Write) {
         problem.of_write();
@@ -91,29 +91,42 @@ fn problem_of(response: &ServiceResponse<BoxBody>, route: Option<DataRoute>) -> 
     Some(problem)
 }
 
-fn foreign_problem(status: StatusCode, error: &Error) -> Problem {
+/// What the framework, or a page of the documentation, refused by itself.
+fn framework_problem(response: &ServiceResponse<BoxBody>) -> Option<Problem> {
+    let status = response.status();
+    if status == StatusCode::NOT_FOUND {
+        return Some(Problem::new(Code::TSR111, "there is nothing at this path"));
+    }
+    let error = response.response().error()?;
     if status.is_client_error() {
-        return Problem::new(Code::TSR100, "the request cannot be understood");
+        return Some(Problem::new(Code::TSR100, "the request cannot be understood"));
     }
     tracing::error!(%error, "a request failed in the framework");
-    Problem::new(Code::TSR500, "an internal error")
+    Some(Problem::new(Code::TSR500, "an internal error"))
 }
 
 /// A browser must not be a way into a loopback service: neither by a page of another origin, nor by a host
 /// name that was made to point here (DNS rebinding).
 fn refuse_foreign(headers: &HeaderMap, loopback_only: bool) -> Result<(), Problem> {
     let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or(""));
+    let host = text(&HOST).unwrap_or("");
+    if loopback_only && !is_local_host(host) {
+        // Browsers say little about plain HTTP: of a rebound page the name of the host is all there is.
+        return Err(Problem::new(
+            Code::TSR403,
+            "this router serves its own machine, and Host is another's",
+        )
+        .hint("ask for 127.0.0.1 or localhost; a proxy in front must send such a Host"));
+    }
     let fetch_site = headers.get(&SEC_FETCH_SITE).map(|value| value.to_str().unwrap_or(""));
     let origin = text(&ORIGIN);
     if origin.is_none() && fetch_site.is_none() {
         return Ok(()); // Not a browser.
     }
-    let host = text(&HOST).unwrap_or("");
     let own = [format!("http://{host}"), format!("https://{host}")];
     let foreign_origin = origin.is_some_and(|origin| !own.iter().any(|own| own == origin));
     let foreign_site = fetch_site.is_some_and(|site| !matches!(site, "same-origin" | "none"));
-    let rebound = loopback_only && !is_local_host(host);
-    if foreign_origin || foreign_site || rebound {
+    if foreign_origin || foreign_site {
         return Err(Problem::new(
             Code::TSR403,
             "the request comes from a web page of another origin",
@@ -153,8 +166,10 @@ fn record(
     app.recorder.record_at(&sample, now.duration_since(app.recorder.started()));
     let Some(problem) = problem else { return };
     let request_id = id.to_str().unwrap_or("").to_owned();
-    if problem.status().is_server_error() {
+    if problem.code() == Code::TSR500 {
         tracing::error!(%problem, %request_id, route, "a request failed");
+    } else if problem.status().is_server_error() {
+        tracing::warn!(%problem, %request_id, route, "a request was not served");
     }
     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     app.errors.push(ErrorEvent {

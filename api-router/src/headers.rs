@@ -101,11 +101,9 @@ pub fn refuse_conditions(headers: &HeaderMap) -> Result<(), Problem> {
 /// # Errors
 /// A 415 that says what is accepted.
 pub fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
-    if let Some(encoding) = headers.get(&CONTENT_ENCODING) {
-        if encoding != "identity" {
-            let detail = "a body with this Content-Encoding cannot be read";
-            return Err(Problem::new(Code::TSR107, detail).unsupported_media_type());
-        }
+    if headers.get(&CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        let detail = "a body with this Content-Encoding cannot be read";
+        return Err(Problem::new(Code::TSR107, detail).unsupported_media_type());
     }
     let Some(value) = headers.get(&CONTENT_TYPE) else { return Ok(()) };
     let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
@@ -117,18 +115,23 @@ pub fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
         .unsupported_media_type())
 }
 
-/// Refuses a client that does not take JSON.
+/// Refuses a client that does not take JSON (RFC 9110, 12.5.1; a weight of zero rules a type out).
 fn check_accept(headers: &HeaderMap) -> Result<(), Problem> {
-    let mut ranges = headers.get_all(&ACCEPT).flat_map(|value| {
-        value
-            .to_str()
-            .unwrap_or("")
-            .split(',')
-            .map(|range| range.split(';').next().unwrap_or("").trim())
-    });
-    let json = ["*/*", "application/*", "application/json", "application/problem+json", ""];
-    let none = !headers.contains_key(&ACCEPT);
-    if none || ranges.any(|range| json.iter().any(|name| range.eq_ignore_ascii_case(name))) {
+    const JSON: [&str; 5] =
+        ["*/*", "application/*", "application/json", "application/problem+json", ""];
+    let takes_json = |range: &str| {
+        let mut parts = range.split(';').map(str::trim);
+        let name = parts.next().unwrap_or("");
+        let refused = parts.any(|part| {
+            let weight = part.strip_prefix("q=").and_then(|weight| weight.parse::<f32>().ok());
+            weight == Some(0.0)
+        });
+        !refused && JSON.iter().any(|json| name.eq_ignore_ascii_case(json))
+    };
+    let mut ranges = headers.get_all(&ACCEPT).peekable();
+    if ranges.peek().is_none()
+        || ranges.any(|value| value.to_str().unwrap_or("").split(',').any(takes_json))
+    {
         return Ok(());
     }
     Err(Problem::new(Code::TSR107, "Accept rules out application/json, and there is nothing else"))
@@ -169,21 +172,29 @@ fn deadline(headers: &HeaderMap) -> Result<Duration, Problem> {
         .ok_or_else(|| bad(&X_DEADLINE_MS, &format!("a number of milliseconds, {least} to {most}")))
 }
 
+/// Reads `Prefer` (RFC 7240): of a preference given twice the first counts, parameters are ignored.
 fn prefer(headers: &HeaderMap) -> Result<Prefer, Problem> {
     let mut prefer = Prefer::default();
-    let mut unknown = None;
-    let mut strict = false;
+    let (mut unknown, mut strict) = (None, false);
+    let mut seen: Vec<String> = Vec::new();
     for value in headers.get_all(&PREFER) {
         let text = value.to_str().map_err(|_| bad(&PREFER, "visible ASCII"))?;
-        for wish in text.split(',').map(str::trim).filter(|wish| !wish.is_empty()) {
-            match wish.to_ascii_lowercase().replace(' ', "").as_str() {
-                "return=minimal" => prefer.minimal = true,
-                "return=representation" => prefer.minimal = false,
-                "fanout=deny" => prefer.deny_fanout = true,
-                "handling=strict" => strict = true,
-                "handling=lenient" => {}
-                other => unknown = Some(other.chars().take(80).collect::<String>()),
+        for wish in text.split(',').filter_map(|wish| wish.split(';').next()) {
+            let (name, value) = wish.split_once('=').unwrap_or((wish, ""));
+            let (name, value) = (name.trim().to_ascii_lowercase(), value.trim().trim_matches('"'));
+            if name.is_empty() || seen.contains(&name) {
+                continue;
             }
+            match (&*name, value) {
+                ("return", "minimal") => prefer.minimal = true,
+                ("return", "representation") | ("handling", "lenient") => {}
+                ("fanout", "deny") => prefer.deny_fanout = true,
+                ("handling", "strict") => strict = true,
+                // All or nothing was asked for: to ignore that would store a part.
+                ("tx", _) => return Err(bad(&PREFER, "without tx: rows are stored one by one")),
+                _ => unknown = Some(wish.trim().chars().take(80).collect::<String>()),
+            }
+            seen.push(name);
         }
     }
     match unknown.filter(|_| strict) {
@@ -200,7 +211,8 @@ fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h st
     if values.next().is_some() {
         return Err(bad(name, "given once"));
     }
-    first.to_str().map(Some).map_err(|_| bad(name, "visible ASCII"))
+    let visible = first.as_bytes().iter().all(u8::is_ascii_graphic);
+    first.to_str().ok().filter(|_| visible).map(Some).ok_or_else(|| bad(name, "visible ASCII"))
 }
 
 fn bad(name: &HeaderName, allowed: &str) -> Problem {

@@ -11,7 +11,7 @@ use api_router::server;
 use clap::Parser;
 use shard_manager::manager::{EmbeddedCluster, Manager};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -48,11 +48,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// One line an event on standard error. The framework's own news of each worker are for debugging.
+/// One line an event on standard error. What the framework says of its workers, and of bytes that are no
+/// HTTP (it calls each an error, so a port scan would fill the log), is for debugging.
 fn start_log(level: tracing::Level) {
-    let framework =
-        level.min(if level > tracing::Level::INFO { level } else { tracing::Level::WARN });
-    let filter = Targets::new().with_default(level).with_target("actix_server", framework);
+    let mut filter = Targets::new().with_default(level);
+    if level < tracing::Level::DEBUG {
+        filter = filter
+            .with_target("actix_server", LevelFilter::WARN)
+            .with_target("actix_http", LevelFilter::OFF);
+    }
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     tracing_subscriber::registry().with(lines).with(filter).init();
 }

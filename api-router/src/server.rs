@@ -64,5 +64,5 @@ fn swagger_ui(api: &Data<OpenApi>) -> SwaggerUi {
     let config = Config::default().validator_url("none").try_it_out_enabled(true);
     SwaggerUi::new("/swagger-ui/{_:.*}")
         .config(config)
-        .url("/api-docs/openapi.json", OpenApi::clone(api))
+        .url(routes::home::DOCUMENT, OpenApi::clone(api))
 }

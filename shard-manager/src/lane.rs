@@ -10,7 +10,7 @@
 //! **Not here:** SQL (`store`), routing (`manager`).
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -92,6 +92,12 @@ impl Claim {
     fn decide(&self, to: u8) -> bool {
         self.0.compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
+
+    /// The client's end: what was not taken never will be.
+    fn give_up(&self, error: Error) -> LaneFailure {
+        let outcome = if self.decide(ABANDONED) { Outcome::Rejected } else { Outcome::Unknown };
+        LaneFailure { error, outcome }
+    }
 }
 
 impl Lane {
@@ -130,14 +136,10 @@ impl Lane {
         self.enqueue(operation)?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_gone)) => Err(LaneFailure {
-                error: Error::ShardUnavailable { shard: self.shard.clone() },
-                outcome: Outcome::Unknown,
-            }),
-            Err(_elapsed) => Err(LaneFailure {
-                error: Error::DeadlinePassed,
-                outcome: if claim.decide(ABANDONED) { Outcome::Rejected } else { Outcome::Unknown },
-            }),
+            Ok(Err(_gone)) => {
+                Err(claim.give_up(Error::ShardUnavailable { shard: self.shard.clone() }))
+            }
+            Err(_elapsed) => Err(claim.give_up(Error::DeadlinePassed)),
         }
     }
 
@@ -221,10 +223,7 @@ impl<W: Writer> Worker<W> {
                 }
             }
             if batch.len() < BATCH_OPERATIONS_MAX && bytes < BATCH_BYTES_MAX {
-                next = match self.waiting.try_recv() {
-                    Ok(message) => Some(message),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-                };
+                next = self.waiting.try_recv().ok();
             }
         }
         batch
@@ -245,39 +244,52 @@ impl<W: Writer> Worker<W> {
                 self.execute(second);
             }
             Err(BatchFailure { divisible: true, .. }) if changes.len() > 1 => {
-                let results = changes.iter().map(|change| self.apply_alone(change)).collect();
-                answer_all(batch, results, began);
+                match self.apply_singly(&changes) {
+                    Ok(results) => answer_all(batch, results, began),
+                    Err(failure) => fail_all(batch, &failure),
+                }
             }
             Err(BatchFailure { error, outcome, .. }) => {
-                for operation in batch {
-                    let failure = LaneFailure { error: error.clone(), outcome };
-                    // The client may have left; then nobody needs to know.
-                    let _ = operation.reply.send(Err(failure));
-                }
+                fail_all(batch, &LaneFailure { error, outcome });
             }
         }
     }
 }
 
 impl<W: Writer> Worker<W> {
-    /// A change in a transaction of its own: how a culprit is told from its neighbours in a chunk.
-    fn apply_alone(&mut self, change: &RowWrite) -> Result<RowDone, Error> {
-        let applied = self.writer.apply(&[change]).map_err(|failure| failure.error)?;
-        applied.into_iter().next().unwrap_or(Err(Error::Internal))
+    /// Each change of a chunk in a transaction of its own: how a culprit is told from its neighbours. When
+    /// the shard itself fails, the rest is not tried; when a commit is in doubt, so is the chunk.
+    fn apply_singly(
+        &mut self,
+        changes: &[&RowWrite],
+    ) -> Result<Vec<Result<RowDone, Error>>, LaneFailure> {
+        let mut results = Vec::with_capacity(changes.len());
+        for change in changes {
+            match self.writer.apply(&[change]) {
+                Ok(applied) => results.extend(applied),
+                Err(BatchFailure { error, outcome: Outcome::Unknown, .. }) => {
+                    return Err(LaneFailure { error, outcome: Outcome::Unknown });
+                }
+                Err(BatchFailure { error, divisible: true, .. }) => results.push(Err(error)),
+                Err(BatchFailure { error, .. }) => {
+                    results.resize(changes.len(), Err(error));
+                    break;
+                }
+            }
+        }
+        Ok(results)
     }
 }
 
 /// Claims an operation for execution, unless it is too late for it.
 fn take(operation: Operation) -> Option<Operation> {
-    if !operation.claim.decide(TAKEN) {
-        return None;
-    }
     if operation.deadline <= Instant::now() {
-        let failure = LaneFailure { error: Error::DeadlinePassed, outcome: Outcome::Rejected };
+        let failure = operation.claim.give_up(Error::DeadlinePassed);
+        // The client may have left; then nobody needs to know.
         let _ = operation.reply.send(Err(failure));
         return None;
     }
-    Some(operation)
+    operation.claim.decide(TAKEN).then_some(operation)
 }
 
 fn answer_all(batch: Vec<Operation>, results: Vec<Result<RowDone, Error>>, began: Instant) {
@@ -287,5 +299,11 @@ fn answer_all(batch: Vec<Operation>, results: Vec<Result<RowDone, Error>>, began
         let rows = results.by_ref().take(operation.rows.len()).collect();
         let queue = began.duration_since(operation.queued_at);
         let _ = operation.reply.send(Ok(Applied { rows, times: LaneTimes { queue, database } }));
+    }
+}
+
+fn fail_all(batch: Vec<Operation>, failure: &LaneFailure) {
+    for operation in batch {
+        let _ = operation.reply.send(Err(failure.clone()));
     }
 }

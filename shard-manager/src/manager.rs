@@ -21,6 +21,7 @@ use crate::shard::{NodeHealth, Shard};
 use crate::shard_map::{Place, ShardMap};
 use crate::store::sqlite::catalog::{Catalog, Wanted};
 use crate::store::sqlite::data_dir::DataDir;
+use crate::store::sqlite::reader::Housekeeping;
 use crate::store::sqlite::shard_file::{self, Identity};
 use crate::store::sqlite::{OpenError, check_version};
 use crate::store::{RowDone, TableSize};
@@ -128,6 +129,7 @@ impl Manager {
         let data_dir = DataDir::open(&cluster.data_dir)?;
         let mut catalog = Catalog::open(&data_dir.catalog(), &cluster.wanted)?;
         let map = catalog.map.clone();
+        let housekeeping = Housekeeping::start();
         let mut registry: Option<Registry> = None;
         let mut shards = Vec::with_capacity(map.topology().len());
         for index in map.topology().indices() {
@@ -146,7 +148,7 @@ impl Manager {
                 Some(_) => {}
                 None => registry = Some(tables),
             }
-            shards.push(Shard::open(name, &path)?);
+            shards.push(Shard::open(name, &path, &housekeeping)?);
         }
         if !catalog.ready {
             catalog.set_ready(&data_dir.catalog())?;
@@ -279,6 +281,9 @@ impl Manager {
         let parts = parts.map_err(|error| Failure::rejected(error, None))?;
         let database = began.elapsed();
         let rows = Rows::merge(&parts, &order, limit);
+        if rows.is_too_large() {
+            return Err(Failure::rejected(Error::AnswerTooLarge, None));
+        }
         let shards = (0..self.shards.len() as u16).map(ShardIndex).collect();
         let merge = began.elapsed() - database;
         Ok(ReadDone { rows, shards, place: None, epoch, database, merge })

@@ -13,7 +13,7 @@ use crate::query::ReadQuery;
 use crate::rows::Rows;
 use crate::store::TableSize;
 use crate::store::sqlite::OpenError;
-use crate::store::sqlite::reader::{Readers, Scope};
+use crate::store::sqlite::reader::{Housekeeping, Readers, Scope};
 use crate::store::sqlite::writer::SqliteWriter;
 
 /// Rows of a point read that may be read on the caller's own thread; more is work for another.
@@ -43,9 +43,13 @@ impl Shard {
     ///
     /// # Errors
     /// [`OpenError`] if the file cannot be opened or no thread can be started.
-    pub fn open(name: &str, primary: &Path) -> Result<Self, OpenError> {
+    pub fn open(
+        name: &str,
+        primary: &Path,
+        housekeeping: &Housekeeping,
+    ) -> Result<Self, OpenError> {
         let writer = SqliteWriter::open(name, primary)?;
-        let readers = Readers::open(name, primary)?;
+        let readers = Readers::open(name, primary, housekeeping)?;
         let lane = Lane::start(name, writer)
             .map_err(|error| OpenError::Io { path: name.to_owned(), cause: error.to_string() })?;
         Ok(Self { name: name.to_owned(), lane, readers })

@@ -250,25 +250,27 @@ fn uuid(text: &str) -> Result<Value, Misfit> {
 
 /// JSON as given, without white space between its tokens.
 fn json_text(raw: &str) -> Result<Value, Misfit> {
-    // Parsed for its strings' sake: a raw value may still hold lone surrogates and U+0000.
-    let parsed: serde_json::Value = serde_json::from_str(raw).map_err(|_| Misfit::NotJson)?;
-    if has_nul(&parsed) {
+    // Parsed for its strings' sake: a raw value may still hold lone surrogates.
+    serde_json::from_str::<serde_json::Value>(raw).map_err(|_| Misfit::NotJson)?;
+    if has_nul(raw) {
         return Err(Misfit::NulCharacter);
     }
     Ok(Value::Text(compact(raw).into_owned()))
 }
 
-fn has_nul(json: &serde_json::Value) -> bool {
-    match json {
-        serde_json::Value::String(text) => text.contains('\0'),
-        serde_json::Value::Array(items) => items.iter().any(has_nul),
-        serde_json::Value::Object(members) => {
-            members.iter().any(|(name, value)| name.contains('\0') || has_nul(value))
+/// Whether JSON that parses holds U+0000, which can stand there as an escape only. Looked for in the text:
+/// of a member given twice a parsed value keeps one.
+fn has_nul(raw: &str) -> bool {
+    let mut rest = raw;
+    while let Some(at) = rest.find('\\') {
+        let escape = &rest[at + 1..];
+        if escape.starts_with("u0000") {
+            return true;
         }
-        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {
-            false
-        }
+        // Past the escaped character, which may be a backslash itself.
+        rest = escape.get(1..).unwrap_or("");
     }
+    false
 }
 
 /// Strips white space outside strings, so that stored JSON is one line and costs no more than needed.

@@ -9,8 +9,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{BulkRow, BulkRowDone};
-use shard_manager::row::Operation;
+use shard_manager::row::{Operation, RowError};
 use shard_manager::table::Table;
+use shard_manager::value::Misfit;
 use utoipa::ToSchema;
 
 use super::write::{OperationName, one_key, operation};
@@ -241,12 +242,25 @@ fn parse_row(
         })?),
         None => default_key,
     };
-    let key = key.ok_or_else(|| {
-        Problem::new(Code::TSR104, "the row names no shard key").hint("give it a shard_key")
-    })?;
+    let key = key.ok_or_else(|| no_key(table, &data))?;
     let (place, mut row) = app.manager.prepare(table, operation, key, &data.0)?;
     row.wants_row = false;
     Ok((place, row))
+}
+
+/// Why a row names no key: its routing column is there but cannot be one, or there is none.
+fn no_key(table: &Table, data: &Members<'_>) -> Problem {
+    let named = table.routing().map(|routing| table.column(routing));
+    let given = named.and_then(|column| Some((column, data.get(&column.name)?)));
+    match given {
+        Some((column, json)) => {
+            let misfit = column.kind.read_json(json).err().unwrap_or(Misfit::Null);
+            Problem::from(&RowError::Misfit { column: column.name.clone(), misfit })
+        }
+        None => {
+            Problem::new(Code::TSR104, "the row names no shard key").hint("give it a shard_key")
+        }
+    }
 }
 
 /// The routing column as it would spell the shard key; a value that is no scalar is refused later, with its

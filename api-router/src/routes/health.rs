@@ -11,6 +11,7 @@ use shard_manager::manager::ShardReport;
 use shard_manager::topology::Role;
 use utoipa::ToSchema;
 
+use crate::answer::GateRefusals;
 use crate::app::App;
 use crate::problem::Problem;
 use crate::query::Parameters;
@@ -96,6 +97,7 @@ pub(super) fn nodes(report: &ShardReport) -> Vec<Node> {
     responses(
         (status = 200, description = "ok or degraded", body = HealthAnswer),
         (status = 503, description = "down", body = HealthAnswer),
+        GateRefusals,
     )
 )]
 #[get("/api/health")]
@@ -145,7 +147,7 @@ pub struct StateAnswer {
 /// Tells that the process runs.
 #[utoipa::path(
     tag = "operations",
-    responses((status = 200, description = "The process runs", body = StateAnswer))
+    responses((status = 200, description = "The process runs", body = StateAnswer), GateRefusals)
 )]
 #[get("/live")]
 pub(crate) async fn live() -> HttpResponse {
@@ -158,6 +160,7 @@ pub(crate) async fn live() -> HttpResponse {
     responses(
         (status = 200, description = "Send requests", body = StateAnswer),
         (status = 503, description = "About to end: send requests elsewhere", body = StateAnswer),
+        GateRefusals,
     )
 )]
 #[get("/ready")]

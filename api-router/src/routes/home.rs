@@ -7,6 +7,11 @@ use utoipa::openapi::OpenApi;
 
 use crate::problem::{Code, Problem};
 
+/// The OpenAPI document, and the pages that show it.
+pub(crate) const DOCUMENT: &str = "/api-docs/openapi.json";
+/// See [`DOCUMENT`].
+const PAGES: &str = "/swagger-ui/";
+
 const LINKS: &str = "Tessera: one REST API in front of many databases
 
   POST /api/write               write a row
@@ -25,13 +30,14 @@ const LINKS: &str = "Tessera: one REST API in front of many databases
     responses(
         (status = 200, description = "The links", body = String, content_type = "text/plain"),
         (status = 303, description = "For browsers: /swagger-ui/"),
+        crate::answer::GateRefusals,
     )
 )]
 #[get("/")]
 pub(crate) async fn home(request: HttpRequest) -> HttpResponse {
     let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
     if accept.contains("text/html") {
-        return HttpResponse::SeeOther().insert_header((LOCATION, "/swagger-ui/")).finish();
+        return HttpResponse::SeeOther().insert_header((LOCATION, PAGES)).finish();
     }
     HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(LINKS)
 }
@@ -70,7 +76,11 @@ pub async fn nothing_here(
     request: HttpRequest,
     api: Data<OpenApi>,
 ) -> Result<HttpResponse, Problem> {
-    let methods = methods(&api, request.path());
+    let path = request.path();
+    if path == PAGES.trim_end_matches('/') {
+        return Ok(HttpResponse::SeeOther().insert_header((LOCATION, PAGES)).finish());
+    }
+    let methods = methods(&api, path);
     if methods.is_empty() {
         return Err(Problem::new(Code::TSR111, "there is nothing at this path")
             .hint("/ lists what there is"));
@@ -83,8 +93,14 @@ pub async fn nothing_here(
 fn methods(api: &OpenApi, path: &str) -> Vec<&'static str> {
     let matches = |template: &str| {
         template.split('/').count() == path.split('/').count()
-            && template.split('/').zip(path.split('/')).all(|(a, b)| a == b || a.starts_with('{'))
+            && template
+                .split('/')
+                .zip(path.split('/'))
+                .all(|(a, b)| a == b || (a.starts_with('{') && !b.is_empty()))
     };
+    if path == DOCUMENT || path.starts_with(PAGES) {
+        return vec!["GET", "HEAD"];
+    }
     let Some((_, item)) = api.paths.paths.iter().find(|(template, _)| matches(template)) else {
         return Vec::new();
     };

@@ -179,7 +179,8 @@ fn check_versions_grow(router: &Router, users: &[Value], ledger: &mut Ledger) {
     }
     assert_eq!(shards.len(), 3, "every shard has users");
     for id in shards.values().flat_map(|ids| ids.iter().take(3)) {
-        let body = json!({"table": "users", "op": "update", "data": {"user_id": id, "name": "New"}});
+        let body =
+            json!({"table": "users", "op": "update", "data": {"user_id": id, "name": "New"}});
         let answer = router.write(id, &body).json();
         let version = answer["version"].as_i64().unwrap();
         let before = newest(&answer["shard"], &seen);

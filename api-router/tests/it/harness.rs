@@ -111,7 +111,7 @@ impl Router {
         while !banner.lines().last().is_some_and(|line| line.trim().starts_with("end ")) {
             let line = lines.next().expect("the router ended before it served").unwrap();
             if let Some(rest) = line.trim().strip_prefix("API") {
-                let url = rest.trim().split_whitespace().next().unwrap();
+                let url = rest.split_whitespace().next().unwrap();
                 address = Some(url.trim_start_matches("http://").trim_end_matches('/').to_owned());
             }
             banner.push_str(&line);

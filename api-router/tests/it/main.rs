@@ -4,9 +4,12 @@
 
 mod bad_input;
 mod bulk;
+mod config;
 mod durability;
+mod figures;
 mod harness;
 mod layering;
+mod operations;
 mod placement;
 mod problems;
 mod random;

@@ -247,28 +247,21 @@ pub(super) enum Trouble {
 
 impl Trouble {
     pub(super) fn of(error: &DieselError) -> Self {
+        if let DieselError::RollbackErrorOnCommit { commit_error, .. } = error {
+            return Self::of(commit_error);
+        }
         let DieselError::DatabaseError(kind, information) = error else { return Self::Other };
         // diesel tells no codes for these, only SQLite's own fixed sentences (sqlite3ErrStr).
         let message = information.message();
-        match kind {
-            DatabaseErrorKind::UniqueViolation => Self::Constraint("unique"),
-            DatabaseErrorKind::ForeignKeyViolation => Self::Constraint("foreign key"),
-            DatabaseErrorKind::CheckViolation => Self::Constraint("check"),
-            DatabaseErrorKind::NotNullViolation => Self::Constraint("not null"),
-            _ if message.contains("database or disk is full") => Self::Full,
-            _ if [
-                "disk I/O error",
-                "malformed",
-                "readonly database",
-                "not a database",
-                "locked",
-            ]
-            .iter()
-            .any(|sentence| message.contains(sentence)) =>
-            {
-                Self::Broken
-            }
-            _ => Self::Other,
+        let says = |sentences: &[&str]| sentences.iter().any(|sentence| message.contains(sentence));
+        if let Some(rule) = broken_rule(kind) {
+            Self::Constraint(rule)
+        } else if says(&["database or disk is full"]) {
+            Self::Full
+        } else if says(&BROKEN) {
+            Self::Broken
+        } else {
+            Self::Other
         }
     }
 
@@ -280,5 +273,23 @@ impl Trouble {
             Self::Broken => Error::ShardUnavailable { shard: shard.to_owned() },
             Self::Other => Error::Internal,
         }
+    }
+}
+
+/// What SQLite says of a file or a disk that is not well, or that another process keeps locked.
+const BROKEN: [&str; 5] =
+    ["disk I/O error", "malformed", "readonly database", "not a database", "locked"];
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "diesel's enum may grow, and only these are rules"
+)]
+fn broken_rule(kind: &DatabaseErrorKind) -> Option<&'static str> {
+    match kind {
+        DatabaseErrorKind::UniqueViolation => Some("unique"),
+        DatabaseErrorKind::ForeignKeyViolation => Some("foreign key"),
+        DatabaseErrorKind::CheckViolation => Some("check"),
+        DatabaseErrorKind::NotNullViolation => Some("not null"),
+        _ => None,
     }
 }

@@ -4,12 +4,14 @@
 //! **Not here:** which thread a read runs on (`shard`), merging over shards (`rows`).
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
+use scheduled_thread_pool::ScheduledThreadPool;
 
 use super::connection::{Bind, OpenError, Shapes, Statement, Trouble, for_each_row, open};
 use super::row_json::{push_object, value};
@@ -26,6 +28,16 @@ use crate::value::{Value, push_json_number, push_json_string};
 const READERS_MAX: u32 = 8;
 /// 2 MiB of page cache a reader; the operating system caches the file for all of them.
 const PRAGMAS: &str = "PRAGMA cache_size=-2048; PRAGMA query_only=ON";
+
+/// The thread that opens and closes connections for all pools; each pool would otherwise start three.
+pub struct Housekeeping(Arc<ScheduledThreadPool>);
+
+impl Housekeeping {
+    /// Starts the thread.
+    pub fn start() -> Self {
+        Self(Arc::new(ScheduledThreadPool::new(1)))
+    }
+}
 
 /// The pool of one shard.
 #[derive(Clone)]
@@ -48,7 +60,7 @@ impl Readers {
     ///
     /// # Errors
     /// [`OpenError`] if the file cannot be opened.
-    pub fn open(shard: &str, path: &Path) -> Result<Self, OpenError> {
+    pub fn open(shard: &str, path: &Path, housekeeping: &Housekeeping) -> Result<Self, OpenError> {
         let pool = r2d2::Pool::builder()
             .max_size(READERS_MAX)
             .min_idle(Some(1))
@@ -57,6 +69,7 @@ impl Readers {
             .test_on_check_out(false)
             .idle_timeout(Some(Duration::from_secs(60)))
             .max_lifetime(None)
+            .thread_pool(Arc::clone(&housekeeping.0))
             .build(Connector { path: path.to_owned() })
             .map_err(|error| OpenError::file(path, error))?;
         Ok(Self { shard: shard.to_owned(), pool })

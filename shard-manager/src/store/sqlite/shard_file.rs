@@ -38,19 +38,21 @@ pub struct Identity<'i> {
 /// [`OpenError::Foreign`] if the file is missing though it was made before, belongs to another cluster or
 /// shard, or declares tables that it does not have.
 pub fn prepare(path: &Path, identity: &Identity<'_>, create: bool) -> Result<Registry, OpenError> {
-    if !create && !path.exists() {
-        return Err(OpenError::foreign(
-            path,
-            "the file is missing. It held rows: put it back (from a backup), rather than start without it",
-        ));
+    let empty = std::fs::metadata(path).map_or(true, |file| file.len() == 0);
+    if !create && empty {
+        return Err(OpenError::foreign(path, LOST));
     }
     let mut connection = open(path, "")?;
     let migrated = connection.run_pending_migrations(MIGRATIONS);
     migrated.map_err(|error| OpenError::file(path, error))?;
-    claim(&mut connection, identity).map_err(|error| OpenError::file(path, error))?;
+    if create {
+        claim(&mut connection, identity).map_err(|error| OpenError::file(path, error))?;
+    }
     check_identity(&mut connection, path, identity)?;
     read_tables(&mut connection, path)
 }
+
+const LOST: &str = "the file is missing or empty. It held rows: put it back (from a backup), rather than start without";
 
 /// Signs a new file, and gives it its slots, in one transaction.
 fn claim(connection: &mut SqliteConnection, identity: &Identity<'_>) -> QueryResult<()> {
@@ -83,10 +85,12 @@ fn check_identity(
     path: &Path,
     identity: &Identity<'_>,
 ) -> Result<(), OpenError> {
-    let found: (String, String) = tessera_shard::table
+    let found: Option<(String, String)> = tessera_shard::table
         .select((tessera_shard::cluster_id, tessera_shard::shard))
         .first(connection)
+        .optional()
         .map_err(|error| OpenError::file(path, error))?;
+    let found = found.ok_or_else(|| OpenError::foreign(path, LOST))?;
     if found.0 != identity.cluster_id {
         return Err(OpenError::foreign(path, "the file belongs to another cluster"));
     }

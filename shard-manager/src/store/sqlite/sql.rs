@@ -20,8 +20,12 @@ pub(super) fn insert(table: &Table, set: &[usize]) -> String {
     let mut sql = format!("INSERT INTO {} (", table.name());
     push_names(&mut sql, table, columns.iter().copied());
     sql.push_str(") VALUES (");
-    push_list(&mut sql, 1..=columns.len(), |sql, number| push_parameter(sql, number));
-    sql.push_str(") ON CONFLICT DO NOTHING");
+    push_list(&mut sql, 1..=columns.len(), push_parameter);
+    sql.push_str(") ON CONFLICT (slot,shard_key");
+    table.id().iter().for_each(|column| {
+        let _ = write!(sql, ",{}", table.column(*column).name);
+    });
+    sql.push_str(") DO NOTHING");
     push_returning(&mut sql, table);
     sql
 }

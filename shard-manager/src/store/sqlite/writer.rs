@@ -78,14 +78,12 @@ impl SqliteWriter {
     }
 
     /// Before COMMIT was sent nothing can have been stored. After it, only "disk full" is certain.
-    fn failure(&self, error: &DieselError, committing: bool) -> BatchFailure {
-        let trouble = Trouble::of(error);
-        tracing::error!(shard = %self.shard, %error, committing, "a batch failed");
-        let certain = !committing || trouble == Trouble::Full;
+    fn failure(&self, trouble: &Trouble, committing: bool) -> BatchFailure {
+        let certain = !committing || *trouble == Trouble::Full;
         BatchFailure {
             error: trouble.error(&self.shard),
             outcome: if certain { Outcome::Rejected } else { Outcome::Unknown },
-            divisible: !committing && trouble == Trouble::Other,
+            divisible: !committing && *trouble == Trouble::Other,
         }
     }
 }
@@ -95,15 +93,21 @@ impl Writer for SqliteWriter {
         &mut self,
         changes: &[&RowWrite],
     ) -> Result<Vec<Result<RowDone, Error>>, BatchFailure> {
+        if changes.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.reopen()?,
         };
-        let mut committing = false;
+        // What failed inside is kept aside: SQLite may have rolled back by itself, and then diesel reports
+        // its own rollback that found nothing to undo.
+        let (mut committing, mut cause) = (false, None);
         let mut after = self.counters;
         let applied = connection.immediate_transaction(|connection| {
             let mut batch = Batch::new(connection, after, &mut self.shapes);
-            let results = batch.run(changes)?;
+            let results =
+                batch.run(changes).inspect_err(|error| cause = Some(Trouble::of(error)))?;
             after = batch.counters;
             committing = true;
             Ok::<_, DieselError>(results)
@@ -114,7 +118,11 @@ impl Writer for SqliteWriter {
                 self.connection = Some(connection);
                 Ok(results)
             }
-            Err(error) => Err(self.failure(&error, committing)),
+            Err(error) => {
+                let trouble = cause.unwrap_or_else(|| Trouble::of(&error));
+                tracing::error!(shard = %self.shard, %error, ?trouble, committing, "a batch failed");
+                Err(self.failure(&trouble, committing))
+            }
         }
     }
 

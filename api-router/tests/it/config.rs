@@ -1,0 +1,376 @@
+//! Stories of configuration: which source wins, what is shown, and what is refused.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::{Router, bare_command, refused_start};
+
+/// Each setting, a value that is not its default, and another one.
+const SETTINGS: [(&str, &str, &str); 9] = [
+    ("bind", "127.0.0.1:4001", "127.0.0.1:4002"),
+    ("data_dir", "./one", "./two"),
+    ("shards", "5", "6"),
+    ("weights", "1,2,3", "3,2,1"),
+    ("placement", "weighted", "even"),
+    ("keyspace", "hash", "hash"),
+    ("workers", "7", "8"),
+    ("log", "warn", "debug"),
+    ("insecure", "true", "false"),
+];
+
+/// What is in force: each setting's value and where it came from.
+fn shown(mut command: Command) -> BTreeMap<String, (String, String)> {
+    let output = command.arg("--print-config").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = text.lines().map(|line| {
+        let (setting, origin) = line.split_once(" # ").unwrap();
+        let (name, value) = setting.split_once('=').unwrap();
+        (name.trim().to_owned(), (value.trim().to_owned(), origin.trim().to_owned()))
+    });
+    lines.collect()
+}
+
+fn said(value: &str, origin: &str) -> (String, String) {
+    (value.to_owned(), origin.to_owned())
+}
+
+fn variable(name: &str) -> String {
+    format!("TESSERA_{}", name.to_ascii_uppercase())
+}
+
+fn flag(name: &str, value: &str) -> Vec<String> {
+    let flag = format!("--{}", name.replace('_', "-"));
+    if name == "insecure" { vec![flag] } else { vec![flag, value.to_owned()] }
+}
+
+/// A line of a TOML file: numbers and truths are spelled as such.
+fn toml(name: &str, value: &str) -> String {
+    match name {
+        "shards" | "workers" | "insecure" => format!("{name} = {value}\n"),
+        "weights" => format!("{name} = [{value}]\n"),
+        _ => format!("{name} = \"{value}\"\n"),
+    }
+}
+
+/// The folder of a test, as its working directory.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn write(folder: &Path, name: &str, text: &str) {
+    std::fs::write(folder.join(name), text).unwrap();
+}
+
+/// The one line that a refused configuration prints.
+fn refusal(command: Command) -> String {
+    let (code, said) = refused_start(command);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    said
+}
+
+#[test]
+fn without_a_word_the_defaults_are_in_force() {
+    let folder = folder();
+    let shown = shown(bare_command(folder.path()));
+    assert_eq!(shown.len(), SETTINGS.len(), "{shown:?}");
+    for (name, ..) in SETTINGS {
+        assert_eq!(shown[name].1, "default", "{name}");
+    }
+    for (name, value) in [
+        ("bind", "127.0.0.1:3000"),
+        ("data_dir", "./data"),
+        ("log", "info"),
+        ("insecure", "false"),
+        ("shards", "what the data directory has, else 3"),
+    ] {
+        assert_eq!(shown[name].0, value);
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "showing makes no file");
+}
+
+#[test]
+fn every_setting_can_come_from_every_source() {
+    let from = |source: &str, (name, value): (&str, &str)| {
+        let folder = folder();
+        let mut command = bare_command(folder.path());
+        match source {
+            "flag" => drop(command.args(flag(name, value))),
+            "environment" => drop(command.env(variable(name), value)),
+            ".env" => {
+                write(folder.path(), ".env", &format!("{}={value}\n", variable(name)));
+            }
+            _ => {
+                write(folder.path(), "settings.toml", &toml(name, value));
+                command.args(["--config", "settings.toml"]);
+            }
+        }
+        shown(command)
+    };
+    for source in ["flag", "environment", ".env", "settings.toml"] {
+        for (name, value, _) in SETTINGS {
+            let shown = from(source, (name, value));
+            assert_eq!(shown[name], said(value, source), "{name} from {source}");
+            let others = shown.iter().filter(|(other, _)| *other != name);
+            for (other, (_, origin)) in others {
+                assert_eq!(origin, "default", "{other} beside {name} from {source}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_that_over_dot_env_and_that_over_the_file() {
+    for (name, value, other) in SETTINGS {
+        let folder = folder();
+        write(folder.path(), "settings.toml", &toml(name, other));
+        let file = || {
+            let mut command = bare_command(folder.path());
+            command.args(["--config", "settings.toml"]);
+            command
+        };
+        assert_eq!(shown(file())[name], said(other, "settings.toml"));
+
+        write(folder.path(), ".env", &format!("{}={value}\n", variable(name)));
+        assert_eq!(shown(file())[name], said(value, ".env"));
+
+        let mut command = file();
+        command.env(variable(name), other);
+        assert_eq!(shown(command)[name], said(other, "environment"));
+
+        let mut command = file();
+        command.env(variable(name), other).args(flag(name, value));
+        assert_eq!(shown(command)[name], said(value, "flag"));
+    }
+}
+
+#[test]
+fn the_file_may_be_named_by_flag_environment_or_dot_env() {
+    let folder = folder();
+    for (file, workers) in [("a.toml", "4"), ("b.toml", "5"), ("c.toml", "6")] {
+        write(folder.path(), file, &toml("workers", workers));
+    }
+    write(folder.path(), ".env", "TESSERA_CONFIG=c.toml\n");
+    let command = || bare_command(folder.path());
+    assert_eq!(shown(command())["workers"], said("6", "c.toml"));
+    let mut environment = command();
+    environment.env("TESSERA_CONFIG", "b.toml");
+    assert_eq!(shown(environment)["workers"], said("5", "b.toml"));
+    let mut flag = command();
+    flag.env("TESSERA_CONFIG", "b.toml").args(["--config", "a.toml"]);
+    assert_eq!(shown(flag)["workers"], said("4", "a.toml"));
+}
+
+#[test]
+fn what_is_shown_is_what_is_served() {
+    let folder = folder();
+    write(folder.path(), "settings.toml", "shards = 2\ndata_dir = \"rows\"\n");
+    write(folder.path(), ".env", "TESSERA_BIND=127.0.0.1:0\nTESSERA_CONFIG=settings.toml\n");
+    let router = Router::start_command(bare_command(folder.path()));
+    let shards = router.get("/api/shards").json()["shards"].as_array().unwrap().len();
+    assert_eq!(shards, 2);
+    assert!(folder.path().join("rows/catalog.db").exists());
+}
+
+#[test]
+fn a_name_that_nobody_knows_is_refused_wherever_it_stands() {
+    let dir = folder();
+    let command = || bare_command(dir.path());
+    let mut environment = command();
+    environment.env("TESSERA_SHARD", "5");
+    let said = refusal(environment);
+    assert!(said.contains("TESSERA_SHARD (from environment)"), "{said}");
+    assert!(said.contains("did you mean shards?"), "{said}");
+
+    write(dir.path(), ".env", "TESSERA_DATADIR=x\n");
+    let said = refusal(command());
+    assert!(said.contains("TESSERA_DATADIR (from .env)"), "{said}");
+    assert!(said.contains("did you mean data_dir?"), "{said}");
+
+    let dir = folder();
+    let command = || bare_command(dir.path());
+    write(dir.path(), "settings.toml", "wokers = 3\n");
+    let mut file = command();
+    file.args(["--config", "settings.toml"]);
+    let said = refusal(file);
+    assert!(said.contains("wokers (from settings.toml)"), "{said}");
+    assert!(said.contains("did you mean workers?"), "{said}");
+
+    let mut flag = command();
+    flag.args(["--shard", "3"]);
+    let said = refusal(flag);
+    assert!(said.contains("'--shard'") && said.contains("'--shards'"), "{said}");
+
+    let mut far = command();
+    far.env("TESSERA_XYZZY", "5");
+    let said = refusal(far);
+    assert!(said.contains("there are: bind, data_dir"), "{said}");
+
+    let mut word = command();
+    word.arg("serve");
+    assert!(refusal(word).contains("'serve'"));
+}
+
+#[test]
+fn variables_of_others_are_nobodys_business() {
+    let folder = folder();
+    write(folder.path(), ".env", "DATABASE_URL=x\nTESSERA_LOADTEST_HOST=http://127.0.0.1:1\n");
+    let mut command = bare_command(folder.path());
+    command.env("TESSERA_LOADTEST_HOST", "x").env("TESSERAE", "x").env("MY_TESSERA_BIND", "x");
+    assert!(shown(command).values().all(|(_, origin)| origin == "default"));
+}
+
+#[test]
+fn a_value_that_does_not_fit_is_refused_with_its_origin_and_what_is_allowed() {
+    let bad = [
+        ("bind", "localhost", "an address and a port, such as 127.0.0.1:3000"),
+        ("bind", "127.0.0.1:70000", "an address and a port"),
+        ("bind", "", "an address and a port"),
+        ("shards", "0", "a number from 1 to 256"),
+        ("shards", "257", "a number from 1 to 256"),
+        ("shards", "-1", "a number from 1 to 256"),
+        ("shards", "three", "a number from 1 to 256"),
+        ("weights", "1,0", "1 to 256 numbers from 1 to"),
+        ("weights", "1;2", "1 to 256 numbers from 1 to"),
+        ("weights", "", "1 to 256 numbers from 1 to"),
+        ("placement", "random", "even or weighted"),
+        ("keyspace", "range", "hash"),
+        ("workers", "0", "a number from 1 to 256"),
+        ("workers", "1e9", "a number from 1 to 256"),
+        ("log", "loud", "error, warn, info, debug or trace"),
+        ("insecure", "yes", "true or false"),
+    ];
+    for (name, value, allowed) in bad {
+        let folder = folder();
+        let mut environment = bare_command(folder.path());
+        environment.env(variable(name), value);
+        let mut sources = vec![("environment", environment)];
+        if name != "insecure" {
+            let mut flags = bare_command(folder.path());
+            flags.arg(format!("--{}={value}", name.replace('_', "-")));
+            sources.push(("flag", flags));
+        }
+        for (origin, command) in sources {
+            let told = refusal(command);
+            let subject = format!("{name} (from {origin}) is `{value}`");
+            assert!(told.contains(&subject) && told.contains(allowed), "{told}");
+        }
+    }
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_refused() {
+    let folder = folder();
+    let with = |flags: &[&str]| {
+        let mut command = bare_command(folder.path());
+        command.args(flags);
+        refusal(command)
+    };
+    let said = with(&["--placement", "even", "--weights", "1,2"]);
+    assert!(said.contains("placement even ignores weights"), "{said}");
+    let said = with(&["--shards", "3", "--weights", "1,2"]);
+    assert!(said.contains("weights names 2 shards, shards says 3"), "{said}");
+}
+
+/// A value that is no UTF-8 must not silently mean the default.
+#[test]
+fn a_variable_that_is_no_text_is_refused() {
+    let folder = folder();
+    let mut command = bare_command(folder.path());
+    command.env("TESSERA_DATA_DIR", OsStr::from_bytes(b"/tmp/\xff")).arg("--print-config");
+    let said = refusal(command);
+    assert!(said.contains("TESSERA_DATA_DIR"), "{said}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_refused_by_name() {
+    let folder = folder();
+    let with = |file: &str| {
+        let mut command = bare_command(folder.path());
+        command.args(["--config", file]);
+        refusal(command)
+    };
+    assert!(with("missing.toml").contains("missing.toml"));
+    write(folder.path(), "broken.toml", "bind = \n");
+    assert!(with("broken.toml").contains("broken.toml"));
+    write(folder.path(), "nested.toml", "[bind]\naddress = \"127.0.0.1\"\n");
+    let said = with("nested.toml");
+    assert!(said.contains("nested.toml") && said.contains("bind"), "{said}");
+    write(folder.path(), ".env", "TESSERA_BIND='127.0.0.1:1\n");
+    assert!(refusal(bare_command(folder.path())).contains(".env"));
+}
+
+fn example() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../.env.example");
+    std::fs::read_to_string(path).unwrap()
+}
+
+/// The settings of `.env.example`, in the order in which they stand.
+fn documented() -> Vec<(String, String)> {
+    let text = example();
+    let lines = text.lines().filter_map(|line| line.strip_prefix("#TESSERA_"));
+    lines
+        .map(|line| line.split_once('=').unwrap())
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+        .collect()
+}
+
+#[test]
+fn the_example_of_dot_env_documents_every_setting() {
+    let folder = folder();
+    let documented: Vec<String> = documented().into_iter().map(|(name, _)| name).collect();
+    for name in shown(bare_command(folder.path())).keys() {
+        assert!(documented.contains(name), "{name} is not in .env.example");
+    }
+}
+
+/// Weights exclude an even placement, and the file is one that there is not: all else can be in force at once.
+#[test]
+fn the_example_of_dot_env_is_accepted_with_every_line_in_force() {
+    for left_out in ["weights", "placement"] {
+        let folder = folder();
+        write(folder.path(), "tessera.toml", "");
+        let kept = documented().into_iter().filter(|(name, _)| name != left_out);
+        let lines: String =
+            kept.map(|(name, value)| format!("{}={value}\n", variable(&name))).collect();
+        write(folder.path(), ".env", &lines);
+        let shown = shown(bare_command(folder.path()));
+        for (name, (_, origin)) in shown.iter().filter(|(name, _)| *name != left_out) {
+            assert_eq!(origin, ".env", "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_example_of_dot_env_shows_the_defaults() {
+    let folder = folder();
+    let shown = shown(bare_command(folder.path()));
+    for (name, value) in documented() {
+        // The file says of these that they have another default, or none.
+        if ["weights", "workers", "config", "loadtest_host"].contains(&&*name) {
+            continue;
+        }
+        let (default, _) = &shown[&name];
+        let default = default.trim_start_matches("what the data directory has, else ");
+        assert_eq!(value, default, "{name}");
+    }
+}
+
+#[test]
+fn help_tells_every_setting_and_where_it_may_stand() {
+    let folder = folder();
+    let output = bare_command(folder.path()).arg("--help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    for (name, ..) in SETTINGS {
+        let flag = format!("--{}", name.replace('_', "-"));
+        assert!(help.contains(&flag), "{flag} is not in\n{help}");
+    }
+    for word in ["--config", "--print-config", "--version", "TESSERA_BIND", ".env"] {
+        assert!(help.contains(word), "{word} is not in\n{help}");
+    }
+}

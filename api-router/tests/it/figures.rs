@@ -1,0 +1,211 @@
+//! Stories of the first analytics: the figures are those of the requests that were made.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Reply, Router};
+
+fn metrics(router: &Router) -> Value {
+    let reply = router.get("/api/analytics/metrics");
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let answer = reply.json();
+    assert_eq!(answer["success"], true);
+    answer["metrics"].clone()
+}
+
+fn errors(router: &Router, query: &str) -> Vec<Value> {
+    let reply = router.get(&format!("/api/analytics/errors{query}"));
+    assert_eq!(reply.status, 200, "{query}: {}", reply.text());
+    reply.json()["errors"].as_array().unwrap().clone()
+}
+
+/// Seven reads and writes that go well, and five that do not; the ids of these, newest first.
+fn some_requests(router: &Router) -> Vec<(String, String)> {
+    for (key, status) in [("ada", 201), ("bob", 201), ("ada", 200)] {
+        assert_eq!(router.write_user(key, "Name").status, status);
+    }
+    let rows = json!({"table": "users", "records": [
+        {"user_id": "c1", "name": "C", "email": "c"}, {"user_id": "c2", "name": "C", "email": "c"}]});
+    assert_eq!(router.post("/api/bulk-write", &[], &rows).status, 201);
+    assert_eq!(router.read("ada", "table=users").status, 200);
+    assert_eq!(router.read("bob", "table=users").status, 200);
+    assert_eq!(router.get("/api/read?table=users").status, 200);
+
+    let again = json!({"table": "users", "op": "insert",
+        "data": {"user_id": "ada", "name": "N", "email": "e"}});
+    let refused = [
+        router.write("ada", &again),
+        router.write("ada", &json!({"table": "usres", "data": {}})),
+        router.read("ada", "table=usres"),
+        router.get("/api/read?table=users&name=Ada"),
+        router.get("/api/read?table=users&name=Ada"),
+    ];
+    assert!(refused.iter().all(|reply| reply.status >= 400));
+    // None of these is about data.
+    for path in ["/api/health", "/api/shards", "/api/route", "/nowhere", "/api/analytics/errors"] {
+        router.get(path);
+    }
+    let told = |reply: &Reply| (reply.code(), reply.header("x-request-id").unwrap().to_owned());
+    refused.iter().rev().map(told).collect()
+}
+
+fn assert_finite(value: &Value, at: &str) {
+    match value {
+        Value::Null => panic!("{at} is null"),
+        Value::Number(number) => assert!(number.as_f64().unwrap() >= 0.0, "{at} is {number}"),
+        Value::Array(items) => items.iter().for_each(|item| assert_finite(item, at)),
+        Value::Object(members) => {
+            for (name, member) in members {
+                assert_finite(member, &format!("{at}.{name}"));
+            }
+        }
+        Value::Bool(_) | Value::String(_) => {}
+    }
+}
+
+#[test]
+fn before_the_first_request_every_figure_is_a_number() {
+    let router = Router::start();
+    let metrics = metrics(&router);
+    assert_finite(&metrics, "metrics");
+    for name in ["total", "writes", "reads", "errors"] {
+        assert_eq!(metrics[name], 0, "{name}");
+    }
+    assert_eq!(metrics["shardDistribution"], json!({"shard1": 0, "shard2": 0, "shard3": 0}));
+}
+
+#[test]
+fn the_counts_are_those_of_the_requests_made() {
+    let router = Router::start();
+    some_requests(&router);
+    let metrics = metrics(&router);
+    assert_finite(&metrics, "metrics");
+    let counts = ["total", "writes", "reads", "errors", "errors_client", "errors_server"];
+    assert_eq!(counts.map(|name| metrics[name].as_u64().unwrap()), [12, 6, 6, 5, 5, 0]);
+    assert!(metrics["throughput"].as_f64().unwrap() > 0.0, "{metrics}");
+    assert!(metrics["avgLatency"].as_f64().unwrap() > 0.0, "{metrics}");
+
+    let distribution = metrics["shardDistribution"].as_object().unwrap();
+    let assigned: u64 = distribution.values().map(|count| count.as_u64().unwrap()).sum();
+    assert_eq!(assigned + metrics["unassigned"].as_u64().unwrap(), 12);
+    // Three writes and two reads by key, and the insert that its shard refused.
+    assert!(assigned >= 6, "{metrics}");
+    let shards = metrics["shards"].as_array().unwrap();
+    assert_eq!(shards.len(), 3);
+    for shard in shards {
+        let name = shard["shard"].as_str().unwrap();
+        let both = shard["reads"].as_u64().unwrap() + shard["writes"].as_u64().unwrap();
+        assert_eq!(distribution[name], both, "{name}");
+        for member in ["ops_per_s", "p50", "p99", "errors"] {
+            assert!(shard[member].is_number(), "{member} of {shard}");
+        }
+    }
+}
+
+#[test]
+fn percentiles_stand_in_order_and_below_the_slowest() {
+    let router = Router::start();
+    some_requests(&router);
+    let metrics = metrics(&router);
+    let latency = &metrics["latency_ms"];
+    let figures = ["p50", "p90", "p95", "p99", "p999", "max"];
+    let figures = figures.map(|name| latency[name].as_f64().unwrap());
+    assert!(figures[0] > 0.0 && figures.is_sorted(), "{latency}");
+    let average = metrics["avgLatency"].as_f64().unwrap();
+    assert!(average <= figures[5] * 1.001, "{average} is above the slowest: {latency}");
+}
+
+#[test]
+fn a_window_may_be_spelled_in_two_ways_and_no_third() {
+    let router = Router::start();
+    some_requests(&router);
+    for window in ["window=1m", "window=5m", "window=15m", "window=1h", "timeRange=3600000"] {
+        let reply = router.get(&format!("/api/analytics/metrics?{window}"));
+        assert_eq!((reply.status, &reply.json()["metrics"]["total"]), (200, &json!(12)));
+    }
+    for bad in [
+        "window=2m",
+        "window=",
+        "window=5M",
+        "window=5m&window=5m",
+        "window=5m&timeRange=1000",
+        "timeRange=0",
+        "timeRange=-1",
+        "timeRange=1.5",
+        "timeRange=3600001",
+        "timeRange=99999999999999999999",
+        "windows=5m",
+    ] {
+        let reply = router.get(&format!("/api/analytics/metrics?{bad}"));
+        assert_eq!((reply.status, &*reply.code()), (400, "TSR100"), "{bad}: {}", reply.text());
+    }
+}
+
+#[test]
+fn errors_are_listed_newest_first_under_the_id_of_their_answer() {
+    let router = Router::start();
+    let refused = some_requests(&router);
+    let listed = errors(&router, "");
+    let told: Vec<(String, String)> = listed
+        .iter()
+        .map(|event| {
+            let text = |name: &str| event[name].as_str().unwrap().to_owned();
+            assert!(text("time").ends_with('Z') && !text("message").is_empty(), "{event}");
+            assert!(event.get("trace_id").is_some() && event.get("shard").is_some(), "{event}");
+            (text("code"), text("request_id"))
+        })
+        .collect();
+    assert_eq!(told, refused);
+    let routes: Vec<&str> = listed.iter().map(|event| event["route"].as_str().unwrap()).collect();
+    assert_eq!(routes, ["/api/read", "/api/read", "/api/read", "/api/write", "/api/write"]);
+    // Only the insert came as far as a shard.
+    let shard = router.get("/api/route?key=ada").json()["shard"].clone();
+    assert_eq!(listed[4]["shard"], shard);
+
+    let own = [("x-request-id", "my-own-id")];
+    let reply = router.send("GET", "/api/read?table=usres", &own, None);
+    assert_eq!(reply.header("x-request-id"), Some("my-own-id"));
+    assert_eq!(errors(&router, "?limit=1")[0]["request_id"], "my-own-id");
+}
+
+#[test]
+fn errors_can_be_chosen_and_counted_in_groups() {
+    let router = Router::start();
+    some_requests(&router);
+    let shard = router.get("/api/route?key=ada").json()["shard"].as_str().unwrap().to_owned();
+    assert_eq!(errors(&router, "?limit=2").len(), 2);
+    assert_eq!(errors(&router, "?count=3").len(), 3);
+    assert_eq!(errors(&router, "?code=TSR310").len(), 2);
+    assert_eq!(errors(&router, "?code=TSR999").len(), 0);
+    assert_eq!(errors(&router, &format!("?shard={shard}&code=TSR301")).len(), 1);
+    assert_eq!(errors(&router, "?since=2000-01-01T00:00:00Z").len(), 5);
+    assert_eq!(errors(&router, "?since=2999-01-01T00:00:00Z").len(), 0);
+    let grouped = errors(&router, "?grouped=true");
+    let counts: Vec<(&str, &str, u64)> = grouped
+        .iter()
+        .map(|group| {
+            let text = |name: &str| group[name].as_str().unwrap();
+            (text("code"), text("route"), group["count"].as_u64().unwrap())
+        })
+        .collect();
+    assert_eq!(
+        counts,
+        [
+            ("TSR100", "/api/read", 2),
+            ("TSR310", "/api/read", 1),
+            ("TSR310", "/api/write", 1),
+            ("TSR301", "/api/write", 1),
+        ]
+    );
+    for bad in ["limit=0", "limit=1001", "limit=x", "since=yesterday", "grouped=maybe", "nope=1"] {
+        let reply = router.get(&format!("/api/analytics/errors?{bad}"));
+        assert_eq!((reply.status, &*reply.code()), (400, "TSR100"), "{bad}: {}", reply.text());
+    }
+}
+
+/// `count` is another word for `limit`: two that differ are a contradiction, not a choice.
+#[test]
+fn two_spellings_of_one_limit_are_refused() {
+    let router = Router::start();
+    let reply = router.get("/api/analytics/errors?limit=1&count=2");
+    assert_eq!((reply.status, &*reply.code()), (400, "TSR100"), "{}", reply.text());
+}

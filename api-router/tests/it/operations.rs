@@ -1,0 +1,451 @@
+//! Stories of operations: how a router starts, refuses to start, ends, and what it says meanwhile.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Instant;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::harness::{PATIENCE, Router, bare_command, command, left_out, refused_start};
+
+/// A folder with a data directory in which a router has left one row.
+fn used_directory(flags: &[&str]) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut router = Router::start_in(&data, flags);
+    assert_eq!(router.write_user("ada", "Ada").status, 201);
+    end(&mut router);
+    (folder, data)
+}
+
+fn end(router: &mut Router) {
+    router.signal("TERM");
+    assert_eq!(router.wait().code(), Some(0), "an end in good order");
+}
+
+/// What a start says that is refused.
+fn refusal(command: Command) -> String {
+    let (code, said) = refused_start(command);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("error: ") && !said.contains("panicked"), "{said}");
+    said
+}
+
+fn with_flags(data: &Path, flags: &[&str]) -> Command {
+    let mut command = command(data);
+    command.args(flags);
+    command
+}
+
+/// The bytes of every database in a folder.
+fn databases(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let files = fs::read_dir(data).unwrap().map(|entry| entry.unwrap().path());
+    let databases = files.filter(|path| path.extension().is_some_and(|end| end == "db"));
+    databases.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+}
+
+/// A request whose body is on its way: the router has its head, and waits.
+fn begin_write(router: &Router, key: &str) -> (TcpStream, String) {
+    let body = json!({"table": "users", "data": {"user_id": key, "name": "N", "email": "e"}});
+    let body = body.to_string();
+    let head = format!(
+        "POST /api/write HTTP/1.1\r\nhost: localhost\r\nx-shard-key: {key}\r\n\
+         content-type: application/json\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut stream = router.connect();
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut line = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
+    stream.read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"HTTP/1.1 100 Continue\r\n\r\n");
+    (stream, body)
+}
+
+/// Waits until nobody listens any more.
+fn await_closed_port(router: &Router) {
+    let began = Instant::now();
+    while TcpStream::connect(router.address()).is_ok() {
+        assert!(began.elapsed() < PATIENCE, "the router does not stop listening");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_request_that_has_begun_is_answered_before_the_router_ends() {
+    let (_folder, data) = used_directory(&[]);
+    let mut router = Router::start_in(&data, &[]);
+    let uploads: Vec<_> = (0..4).map(|n| begin_write(&router, &format!("late-{n}"))).collect();
+    router.signal("TERM");
+    await_closed_port(&router);
+    for (mut stream, body) in uploads {
+        stream.write_all(body.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+        assert!(answer.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{answer}");
+    }
+    assert_eq!(router.wait().code(), Some(0));
+    let router = Router::start_in(&data, &[]);
+    assert_eq!(router.get("/api/read?table=users").json()["count"], 5);
+}
+
+#[test]
+fn what_was_acknowledged_while_the_router_ended_is_there() {
+    let (_folder, data) = used_directory(&[]);
+    let mut router = Router::start_in(&data, &[]);
+    let acknowledged: Vec<String> = thread::scope(|scope| {
+        let (sender, answers) = mpsc::channel();
+        let router = &router;
+        let clients: Vec<_> = (0..4)
+            .map(|client| {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    let keys = (0..).map(|n| format!("user-{client}-{n}"));
+                    let data =
+                        |key: &str| json!({"user_id": key, "name": "N", "email": "e"}).to_string();
+                    let stored = |key: &String| {
+                        let body = format!("{{\"table\":\"users\",\"data\":{}}}", data(key));
+                        let headers = [("x-shard-key", &**key)];
+                        let body = Some(body.as_bytes());
+                        let reply = router.try_send("POST", "/api/write", &headers, body).ok();
+                        let stored = reply.is_some_and(|reply| reply.status == 201);
+                        let _ = sender.send(());
+                        stored
+                    };
+                    keys.take_while(stored).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        for _ in 0..60 {
+            answers.recv_timeout(PATIENCE).expect("the clients write");
+        }
+        router.signal("TERM");
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    assert_eq!(router.wait().code(), Some(0));
+    assert!(acknowledged.len() >= 50);
+    let router = Router::start_in(&data, &[]);
+    for key in acknowledged {
+        assert_eq!(router.read(&key, "table=users").json()["count"], 1, "{key} is lost");
+    }
+}
+
+#[test]
+fn interrupting_ends_the_router_as_well() {
+    let mut router = Router::start();
+    router.signal("INT");
+    assert_eq!(router.wait().code(), Some(0));
+}
+
+#[test]
+fn a_second_router_on_the_same_directory_is_refused_and_told_who_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let router = Router::start_in(&data, &[]);
+    let said = refusal(command(&data));
+    let holder = format!("process {}", router.pid());
+    assert!(said.contains(&holder) && said.contains(&*data.to_string_lossy()), "{said}");
+    assert_eq!(router.write_user("ada", "Ada").status, 201, "the first one goes on");
+}
+
+#[test]
+fn a_port_that_is_taken_is_found_out_before_any_file_is_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = other.local_addr().unwrap().to_string();
+    let mut command = bare_command(folder.path());
+    command.args(["--bind", &taken]);
+    let said = refusal(command);
+    assert!(said.contains(&taken), "{said}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_lock_file_of_a_killed_router_stops_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut router = Router::start_in(&data, &[]);
+    assert_eq!(router.write_user("ada", "Ada").status, 201);
+    router.kill();
+    assert!(data.join("tessera.lock").exists());
+    let router = Router::start_in(&data, &[]);
+    assert_eq!(router.read("ada", "table=users").json()["count"], 1);
+}
+
+#[test]
+fn a_start_that_asks_for_another_cluster_is_refused_and_touches_nothing() {
+    let (_folder, data) = used_directory(&["--weights", "50,25,25"]);
+    let before = databases(&data);
+    assert_eq!(before.len(), 4, "three shards and the catalog");
+    for (flags, asked, made) in [
+        (["--shards", "5"], "the number of shards 5", "3"),
+        (["--placement", "even"], "placement even", "weighted"),
+        (["--weights", "25,50,25"], "weights [25, 50, 25]", "[50, 25, 25]"),
+        (["--weights", "50,25"], "weights", "3"),
+        (["--keyspace", "range"], "keyspace", "hash"),
+    ] {
+        let said = refusal(with_flags(&data, &flags));
+        assert!(said.contains(asked) && said.contains(made), "{flags:?}: {said}");
+        assert!(databases(&data) == before, "{flags:?} changed a file");
+    }
+    for flags in [&[][..], &["--shards", "3"], &["--weights", "50,25,25", "--keyspace", "hash"]] {
+        let mut router = Router::start_in(&data, flags);
+        assert_eq!(router.read("ada", "table=users").json()["count"], 1, "{flags:?}");
+        end(&mut router);
+    }
+}
+
+#[test]
+fn serving_others_without_authentication_has_to_be_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |address: &str| {
+        let mut command = bare_command(folder.path());
+        command.args(["--bind", address]);
+        command
+    };
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[::ffff:192.0.2.1]:0"] {
+        let said = refusal(open(address));
+        assert!(said.contains("--insecure") && said.contains("127.0.0.1"), "{said}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    let mut insecure = open("0.0.0.0:0");
+    insecure.arg("--insecure");
+    let router = Router::start_command(insecure);
+    assert!(router.banner().contains("EVERYBODY"), "{}", router.banner());
+    assert_eq!(router.get("/live").status, 200);
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_one_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    File::create(&file).unwrap();
+    for path in [file.clone(), file.join("data")] {
+        let said = refusal(command(&path));
+        assert!(said.contains(&*path.to_string_lossy()), "{said}");
+    }
+    let mut closed = fs::metadata(folder.path()).unwrap().permissions();
+    let open = closed.clone();
+    closed.set_readonly(true);
+    fs::set_permissions(folder.path(), closed).unwrap();
+    let data = folder.path().join("data");
+    if fs::create_dir(folder.path().join("probe")).is_ok() {
+        eprintln!("SKIPPED: no directory is closed to this user, who may be root");
+    } else {
+        let said = refusal(command(&data));
+        assert!(said.contains(&*data.to_string_lossy()), "{said}");
+    }
+    fs::set_permissions(folder.path(), open).unwrap();
+}
+
+#[test]
+fn a_file_that_is_damaged_missing_or_anothers_is_refused_by_name() {
+    type Damage = fn(&Path, &Path);
+    let damages: [(&str, Damage); 5] = [
+        ("a header overwritten", |file, _| {
+            let mut damaged = fs::read(file).unwrap();
+            damaged[..100].fill(0xA5);
+            fs::write(file, damaged).unwrap();
+        }),
+        ("missing", |file, _| fs::remove_file(file).unwrap()),
+        ("emptied", |file, _| fs::write(file, b"").unwrap()),
+        ("cut off", |file, _| fs::write(file, &fs::read(file).unwrap()[..4096]).unwrap()),
+        ("another shard's", |file, data| {
+            drop(fs::copy(data.join("shard3-primary.db"), file).unwrap());
+        }),
+    ];
+    for (damage, harm) in damages {
+        let (_folder, data) = used_directory(&[]);
+        let file = data.join("shard2-primary.db");
+        harm(&file, &data);
+        let told = refusal(command(&data));
+        assert!(told.contains("shard2-primary.db"), "{damage}: {told}");
+    }
+}
+
+/// Without its catalog nobody knows where rows are: a new one would hide them.
+#[test]
+fn a_catalog_that_is_damaged_or_missing_is_refused_by_name() {
+    let (_folder, data) = used_directory(&[]);
+    let catalog = data.join("catalog.db");
+    let whole = fs::read(&catalog).unwrap();
+    let mut damaged = whole.clone();
+    damaged[..100].fill(0xA5);
+    fs::write(&catalog, damaged).unwrap();
+    assert!(refusal(command(&data)).contains("catalog.db"));
+    fs::remove_file(&catalog).unwrap();
+    let (code, said) = refused_start(ended_at_once(&data));
+    assert!(code == Some(2) && !said.contains("panicked"), "{said}");
+    fs::write(&catalog, whole).unwrap();
+    let router = Router::start_in(&data, &[]);
+    assert_eq!(router.read("ada", "table=users").json()["count"], 1, "the rows are as they were");
+}
+
+/// A router that is told to end if it starts after all.
+fn ended_at_once(data: &Path) -> Command {
+    let mut ended = Command::new("timeout");
+    ended.args(["--signal", "TERM", "3"]);
+    ended.arg(env!("CARGO_BIN_EXE_api-router")).arg("--data-dir").arg(data);
+    ended.args(["--bind", "127.0.0.1:0"]).current_dir(data.parent().unwrap());
+    ended
+}
+
+#[test]
+fn a_router_that_serves_is_live_ready_and_well() {
+    let router = Router::start();
+    assert_eq!(router.get("/live").json(), json!({"success": true, "status": "live"}));
+    assert_eq!(router.get("/ready").json(), json!({"success": true, "status": "ready"}));
+    let health = router.get("/api/health");
+    assert_eq!(health.status, 200);
+    let health = health.json();
+    assert_eq!((&health["success"], &health["status"]), (&json!(true), &json!("ok")));
+    for shard in ["shard1", "shard2", "shard3"] {
+        assert_eq!(health["health"][shard], json!({"primary": true, "replica": null}));
+    }
+    let nodes = health["shards"].as_array().unwrap();
+    assert!(nodes.iter().all(|shard| shard["nodes"][0]["up"] == true), "{health}");
+    assert!(health["uptime_s"].is_u64() && health["epoch"] == 1, "{health}");
+}
+
+#[test]
+fn the_commands_of_the_banner_work_as_they_are_printed() {
+    let router = Router::start();
+    if Command::new("curl").arg("--version").output().is_err() {
+        left_out("curl is not installed");
+        return;
+    }
+    let banner = router.banner().replace("\\\n", " ");
+    let commands = banner.lines().filter_map(|line| Some(&line[line.find("curl ")?..]));
+    let answers: Vec<serde_json::Value> = commands
+        .map(|command| {
+            let output = Command::new("sh").args(["-c", command]).env("NO_PROXY", "*").output();
+            let output = output.unwrap();
+            assert!(output.status.success(), "{command}");
+            serde_json::from_slice(&output.stdout).unwrap()
+        })
+        .collect();
+    assert_eq!(answers.len(), 2, "{banner}");
+    assert_eq!(answers[0]["data"]["name"], "John Doe");
+    assert_eq!(answers[1]["data"][0]["user_id"], answers[0]["data"]["user_id"]);
+}
+
+/// A router whose log goes to a file, and that file.
+fn logging(folder: &Path, level: &str) -> (Router, PathBuf) {
+    let log = folder.join("log");
+    let command = with_flags(&folder.join("data"), &["--log", level]);
+    (Router::start_logging(command, Stdio::from(File::create(&log).unwrap())), log)
+}
+
+#[test]
+fn the_log_tells_no_key_and_no_value() {
+    for level in ["info", "trace"] {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut router, log) = logging(folder.path(), level);
+        assert_eq!(router.write_user("canary-key", "canary-name").status, 201);
+        assert_eq!(router.read("canary-key", "table=users&name=eq.canary-name").status, 200);
+        let json = [("content-type", "application/json"), ("x-shard-key", "canary-key")];
+        for body in [
+            "{\"table\":\"users\",\"data\":{\"canary-column\":1}}",
+            "{\"table\":\"canary-table\",\"data\":{\"user_id\":\"canary-key\"}}",
+            "{\"canary-member\":1}",
+            "canary-no-json",
+            "{\"table\":\"users\",\"op\":\"insert\",\"data\":\
+              {\"user_id\":\"canary-key\",\"name\":\"canary-name\",\"email\":\"e\"}}",
+        ] {
+            let reply = router.send("POST", "/api/write", &json, Some(body.as_bytes()));
+            assert!(reply.status >= 400, "{body}: {}", reply.text());
+        }
+        for path in ["/api/read?canary=1", "/canary", "/api/read?table=users&name=eq.%ffcanary"] {
+            assert!(router.get(path).status >= 400, "{path}");
+        }
+        // An answer of 504 is logged.
+        let head = "POST /api/write HTTP/1.1\r\nhost: localhost\r\nx-shard-key: canary-key\r\n\
+                    x-request-id: the-late-one\r\nx-deadline-ms: 100\r\ncontent-length: 99\r\n\
+                    connection: close\r\n\r\n{\"canary-late\":";
+        let mut stream = router.connect();
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut status = String::new();
+        BufReader::new(stream).read_line(&mut status).unwrap();
+        assert!(status.contains(" 504 "), "{status}");
+        end(&mut router);
+        let text = fs::read_to_string(log).unwrap();
+        assert!(text.contains("the-late-one"), "a server's error is logged: {text}");
+        let told: Vec<&str> = text.lines().filter(|line| line.contains("canary")).collect();
+        assert!(told.is_empty(), "--log {level} tells {told:#?}");
+    }
+}
+
+#[test]
+fn a_log_that_goes_to_a_file_has_no_colours() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut router, log) = logging(folder.path(), "info");
+    end(&mut router);
+    let text = fs::read_to_string(log).unwrap();
+    assert!(text.contains("INFO"), "{text:?}");
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+}
+
+/// The `number`th order of these columns.
+fn permuted(columns: &[&str], mut number: usize) -> String {
+    let mut left = columns.to_vec();
+    let mut order = Vec::new();
+    while !left.is_empty() {
+        order.push(left.remove(number % left.len()));
+        number /= left.len() + 1;
+    }
+    order.join(",")
+}
+
+fn resident_kib(router: &Router) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", router.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn questions_of_ever_new_shapes_do_not_fill_memory() {
+    const THREADS: usize = 4;
+    const BATCHES: usize = 50;
+    const BATCH: usize = 100;
+    let router = Router::start();
+    assert_eq!(router.write_user("ada", "Ada").status, 201);
+    let columns =
+        ["user_id", "name", "email", "partition_key", "version", "slot", "shard_key", "created_at"];
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let mut stream = router.connect();
+            scope.spawn(move || {
+                let mut answers = BufReader::new(stream.try_clone().unwrap());
+                for batch in 0..BATCHES {
+                    let requests: String = (0..BATCH)
+                        .map(|n| {
+                            let shape = permuted(&columns, (thread * BATCHES + batch) * BATCH + n);
+                            let filter = columns[n % 4];
+                            format!(
+                                "GET /api/read?table=users&select={shape}&{filter}=eq.{n} HTTP/1.1\r\n\
+                                 host: localhost\r\nx-shard-key: key-{batch}-{n}\r\n\r\n"
+                            )
+                        })
+                        .collect();
+                    stream.write_all(requests.as_bytes()).unwrap();
+                    let mut body = Vec::new();
+                    for _ in 0..BATCH {
+                        // Each answer ends with this member; bodies have no other closing brace.
+                        body.clear();
+                        answers.read_until(b'}', &mut body).unwrap();
+                        assert!(body.starts_with(b"HTTP/1.1 200 "), "{body:?}");
+                    }
+                }
+            });
+        }
+    });
+    let resident = resident_kib(&router);
+    assert!(resident < 150 << 10, "{resident} KiB are in use");
+}
