@@ -150,10 +150,17 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the setting, where it came from and what is allowed.
     pub fn read(flags: &Flags) -> Result<Self, ConfigError> {
-        let environment = std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        });
-        let environment = variables(Origin::Environment, environment)?;
+        let mut environment = Vec::new();
+        for (name, value) in std::env::vars_os() {
+            let Some(name) = name.to_str().filter(|name| name.starts_with("TESSERA_")) else {
+                continue;
+            };
+            let text = value.into_string();
+            let text =
+                text.map_err(|_| ConfigError(format!("{name} (from environment) is no text")))?;
+            environment.push((name.to_owned(), text));
+        }
+        let environment = variables(Origin::Environment, environment.into_iter())?;
         let dot_env = read_dot_env(Path::new(".env"))?;
         Self::from_sources(flags, environment, dot_env)
     }

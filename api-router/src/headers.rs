@@ -181,11 +181,12 @@ fn prefer(headers: &HeaderMap) -> Result<Prefer, Problem> {
         let text = value.to_str().map_err(|_| bad(&PREFER, "visible ASCII"))?;
         for wish in text.split(',').filter_map(|wish| wish.split(';').next()) {
             let (name, value) = wish.split_once('=').unwrap_or((wish, ""));
-            let (name, value) = (name.trim().to_ascii_lowercase(), value.trim().trim_matches('"'));
+            let name = name.trim().to_ascii_lowercase();
+            let value = value.trim().trim_matches('"').to_ascii_lowercase();
             if name.is_empty() || seen.contains(&name) {
                 continue;
             }
-            match (&*name, value) {
+            match (&*name, &*value) {
                 ("return", "minimal") => prefer.minimal = true,
                 ("return", "representation") | ("handling", "lenient") => {}
                 ("fanout", "deny") => prefer.deny_fanout = true,

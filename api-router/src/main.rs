@@ -1,6 +1,6 @@
 //! The router's process: reads the configuration, opens the cluster, serves, and ends in order.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::TcpListener;
 use std::process::ExitCode;
 
@@ -57,7 +57,9 @@ fn start_log(level: tracing::Level) {
             .with_target("actix_server", LevelFilter::WARN)
             .with_target("actix_http", LevelFilter::OFF);
     }
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     tracing_subscriber::registry().with(lines).with(filter).init();
 }
 

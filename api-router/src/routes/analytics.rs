@@ -91,7 +91,11 @@ pub(crate) async fn list_errors(
     parameters.check_names(&["limit", "count", "since", "shard", "code", "grouped"])?;
     let bad = |error: &dyn std::fmt::Display| Problem::new(Code::TSR100, error.to_string());
     let mut filter = ErrorFilter::default();
-    if let Some(limit) = parameters.single("limit")?.or(parameters.single("count")?) {
+    let limit = (parameters.single("limit")?, parameters.single("count")?);
+    if let (Some(_), Some(_)) = limit {
+        return Err(bad(&"limit and count are the same; give one"));
+    }
+    if let Some(limit) = limit.0.or(limit.1) {
         filter.limit = ErrorFilter::parse_limit(limit).map_err(|error| bad(&error))?;
     }
     if let Some(since) = parameters.single("since")? {
