@@ -1,8 +1,9 @@
 //! The router beside a bare actix-web handler: `cargo bench -p api-router --bench http`.
 //!
 //! Both run with as many workers, on the same machine as the load generator (wrk, 64 connections, one
-//! thread), in interleaved rounds; what counts is the ratio of the medians. It needs `wrk`. Rounds and
-//! seconds can be given: `-- 5 4` is five rounds of four seconds.
+//! thread), in interleaved rounds; what counts is the ratio of the medians. It needs `wrk`. Rounds,
+//! seconds and workers can be given: `-- 5 4 1` is five rounds of four seconds with one worker; without,
+//! there are as many workers as the router takes by itself.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -11,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 
-const WORKERS: &str = "1";
 const CONNECTIONS: &str = "64";
 const KEYS: usize = 10_000;
 
@@ -51,18 +51,20 @@ const CASES: [(&str, &str, f64, f64); 3] = [
 const BARE: &str = r#"request = function() return wrk.format("GET", "/") end"#;
 
 fn main() -> std::io::Result<()> {
-    if std::env::var_os("BARE_HANDLER").is_some() {
-        return serve_bare();
+    if let Some(workers) = std::env::var_os("BARE_HANDLER") {
+        return serve_bare(workers.to_string_lossy().parse().unwrap_or(1));
     }
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
     let (rounds, seconds) = (numbers.next().unwrap_or(3), numbers.next().unwrap_or(4));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
+    let workers = numbers.next().unwrap_or(cores).to_string();
     let data = tempfile::tempdir()?;
-    let mut bare = start_bare(data.path())?;
-    let (mut router, url, first_start) = start_router(data.path())?;
+    let mut bare = start_bare(data.path(), &workers)?;
+    let (mut router, url, first_start) = start_router(data.path(), &workers)?;
     load_users(&url)?;
     router.kill()?;
     router.wait()?;
-    let (mut router, url, second_start) = start_router(data.path())?;
+    let (mut router, url, second_start) = start_router(data.path(), &workers)?;
     println!(
         "ready in {first_start} ms on a new directory, {second_start} ms on an existing one; idle memory {} MiB",
         resident_kib(router.id()) / 1024
@@ -75,7 +77,7 @@ fn main() -> std::io::Result<()> {
         }
     }
     let medians: Vec<f64> = rates.iter_mut().map(|rates| median(rates)).collect();
-    println!("{:<12} {:>9.0}/s", "bare handler", medians[0]);
+    println!("{:<12} {:>9.0}/s   workers {workers}", "bare handler", medians[0]);
     for ((name, _, least, wished), rate) in CASES.iter().zip(&medians[1..]) {
         let ratio = rate / medians[0];
         println!("{name:<12} {rate:>9.0}/s   ratio {ratio:.2} (must {least:.2}, aim {wished:.2})");
@@ -87,29 +89,29 @@ fn main() -> std::io::Result<()> {
 }
 
 #[actix_web::main]
-async fn serve_bare() -> std::io::Result<()> {
+async fn serve_bare(workers: usize) -> std::io::Result<()> {
     let answer = || async {
         HttpResponse::Ok().content_type("application/json").body(r#"{"success":true}"#)
     };
     let server = HttpServer::new(move || App::new().route("/", web::get().to(answer)))
-        .workers(WORKERS.parse().unwrap_or(1))
+        .workers(workers)
         .bind("127.0.0.1:0")?;
     println!("http://{}", server.addrs()[0]);
     server.run().await
 }
 
-fn start_bare(dir: &Path) -> std::io::Result<(Child, String)> {
+fn start_bare(dir: &Path, workers: &str) -> std::io::Result<(Child, String)> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.current_dir(dir).env("BARE_HANDLER", "1").stdout(Stdio::piped());
+    command.current_dir(dir).env("BARE_HANDLER", workers).stdout(Stdio::piped());
     let mut child = command.spawn()?;
     let line = lines(&mut child).next().unwrap_or_default();
     Ok((child, line))
 }
 
 /// The process, its URL, and the milliseconds until it was ready.
-fn start_router(dir: &Path) -> std::io::Result<(Child, String, u128)> {
+fn start_router(dir: &Path, workers: &str) -> std::io::Result<(Child, String, u128)> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_api-router"));
-    command.current_dir(dir).args(["--bind", "127.0.0.1:0", "--workers", WORKERS]);
+    command.current_dir(dir).args(["--bind", "127.0.0.1:0", "--workers", workers]);
     let began = Instant::now();
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let api = lines(&mut child).find_map(|line| {

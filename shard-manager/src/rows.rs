@@ -24,6 +24,11 @@ impl Rows {
     /// Most bytes of one answer: a thousand rows of a column that takes megabytes must not fill memory.
     pub const BYTES_MAX: usize = 32 << 20;
 
+    /// No rows, with room for this many bytes of them.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { json: Vec::with_capacity(bytes), ..Self::default() }
+    }
+
     /// Whether the answer has passed [`Rows::BYTES_MAX`].
     pub fn is_too_large(&self) -> bool {
         self.json.len() > Self::BYTES_MAX

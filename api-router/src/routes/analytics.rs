@@ -47,26 +47,23 @@ pub(crate) async fn read_metrics(
 
 /// The last errors, newest first.
 #[derive(Serialize, ToSchema)]
+pub struct ErrorsAnswer {
+    /// Always true.
+    success: bool,
+    /// Errors since the start, also those no longer kept.
+    total: u64,
+    /// The errors; under `grouped=true` the groups.
+    errors: Vec<ErrorEntry>,
+}
+
+/// An error, or several that are alike.
+#[derive(Serialize, ToSchema)]
 #[serde(untagged)]
-pub enum ErrorsAnswer {
+pub enum ErrorEntry {
     /// One by one.
-    Single {
-        /// Always true.
-        success: bool,
-        /// Errors since the start, also those no longer kept.
-        total: u64,
-        /// The errors.
-        errors: Vec<ErrorEvent>,
-    },
+    Single(ErrorEvent),
     /// `grouped=true`: by code, shard and route.
-    Grouped {
-        /// Always true.
-        success: bool,
-        /// Errors since the start, also those no longer kept.
-        total: u64,
-        /// The groups.
-        errors: Vec<ErrorGroup>,
-    },
+    Grouped(ErrorGroup),
 }
 
 /// Tells the last errors, newest first; the last 1 000 are kept.
@@ -108,10 +105,11 @@ pub(crate) async fn list_errors(
         Some("true") => true,
         Some(_) => return Err(bad(&"grouped must be true or false")),
     };
-    let (success, total) = (true, app.errors.total());
-    Ok(HttpResponse::Ok().json(if grouped {
-        ErrorsAnswer::Grouped { success, total, errors: app.errors.grouped(&filter) }
+    let errors = if grouped {
+        app.errors.grouped(&filter).into_iter().map(ErrorEntry::Grouped).collect()
     } else {
-        ErrorsAnswer::Single { success, total, errors: app.errors.query(&filter) }
-    }))
+        app.errors.query(&filter).into_iter().map(ErrorEntry::Single).collect()
+    };
+    let total = app.errors.total();
+    Ok(HttpResponse::Ok().json(ErrorsAnswer { success: true, total, errors }))
 }

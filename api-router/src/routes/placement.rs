@@ -89,10 +89,14 @@ pub struct ShardMapAnswer {
     keyspace: &'static str,
     /// How slots were dealt out.
     placement: &'static str,
-    /// First slot, last slot, shard; both ends belong to it.
-    #[schema(value_type = Vec<Vec<Object>>)]
-    ranges: Vec<(u16, u16, String)>,
+    /// Every slot once, in order.
+    ranges: Vec<RangeView>,
 }
+
+/// First slot, last slot, shard; both ends belong to it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Range)]
+pub struct RangeView((u16, u16, String));
 
 /// Tells the whole shard map.
 #[utoipa::path(
@@ -120,7 +124,8 @@ pub(crate) async fn shard_map(
     let ranges = map
         .ranges()
         .into_iter()
-        .map(|range| (range.first, range.last, map.topology().name(range.shard).to_owned()));
+        .map(|range| (range.first, range.last, map.topology().name(range.shard).to_owned()))
+        .map(RangeView);
     Ok(HttpResponse::Ok().insert_header((ETAG, etag)).json(ShardMapAnswer {
         epoch: map.epoch(),
         slots: SLOT_COUNT,

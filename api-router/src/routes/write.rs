@@ -65,7 +65,7 @@ pub struct WriteAnswer {
     /// Always true.
     success: bool,
     /// The row as it is now (after a delete: as it was). Absent under `Prefer: return=minimal`.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Object, required = false)]
     data: Option<serde_json::Value>,
     /// The shard that stored it.
     shard: String,

@@ -254,11 +254,18 @@ impl Drop for Router {
     }
 }
 
-/// Runs a router that should refuse to start; its exit code and what it said.
+/// Runs a router that should refuse to start; its exit code and what it said. One that starts after all is
+/// ended as soon as it prints its banner, and has no exit code.
 pub(crate) fn refused_start(mut command: Command) -> (Option<i32>, String) {
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut banner = String::new();
+    let printed = BufReader::new(child.stdout.take().unwrap()).read_line(&mut banner).unwrap();
+    if printed > 0 {
+        child.kill().unwrap();
+    }
     let output = child.wait_with_output().unwrap();
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), format!("{banner}{said}"))
 }
 
 /// For a test that needs what this machine lacks: where all must run (CI) it fails, elsewhere it is left out,

@@ -5,6 +5,7 @@
 mod bad_input;
 mod bulk;
 mod config;
+mod contract;
 mod durability;
 mod figures;
 mod harness;

@@ -188,7 +188,7 @@ fn a_start_that_asks_for_another_cluster_is_refused_and_touches_nothing() {
         (["--shards", "5"], "the number of shards 5", "3"),
         (["--placement", "even"], "placement even", "weighted"),
         (["--weights", "25,50,25"], "weights [25, 50, 25]", "[50, 25, 25]"),
-        (["--weights", "50,25"], "weights", "3"),
+        (["--weights", "50,25"], "weights [50, 25]", "[50, 25, 25]"),
         (["--keyspace", "range"], "keyspace", "hash"),
     ] {
         let said = refusal(with_flags(&data, &flags));
@@ -228,7 +228,9 @@ fn a_data_directory_that_cannot_be_one_is_refused_by_name() {
     let file = folder.path().join("file");
     File::create(&file).unwrap();
     for path in [file.clone(), file.join("data")] {
-        let said = refusal(command(&path));
+        let mut command = bare_command(folder.path());
+        command.args(["--bind", "127.0.0.1:0", "--data-dir"]).arg(&path);
+        let said = refusal(command);
         assert!(said.contains(&*path.to_string_lossy()), "{said}");
     }
     let mut closed = fs::metadata(folder.path()).unwrap().permissions();
@@ -258,7 +260,7 @@ fn a_file_that_is_damaged_missing_or_anothers_is_refused_by_name() {
         ("emptied", |file, _| fs::write(file, b"").unwrap()),
         ("cut off", |file, _| fs::write(file, &fs::read(file).unwrap()[..4096]).unwrap()),
         ("another shard's", |file, data| {
-            drop(fs::copy(data.join("shard3-primary.db"), file).unwrap());
+            fs::copy(data.join("shard3-primary.db"), file).map(drop).unwrap();
         }),
     ];
     for (damage, harm) in damages {
@@ -281,20 +283,10 @@ fn a_catalog_that_is_damaged_or_missing_is_refused_by_name() {
     fs::write(&catalog, damaged).unwrap();
     assert!(refusal(command(&data)).contains("catalog.db"));
     fs::remove_file(&catalog).unwrap();
-    let (code, said) = refused_start(ended_at_once(&data));
-    assert!(code == Some(2) && !said.contains("panicked"), "{said}");
+    refusal(command(&data));
     fs::write(&catalog, whole).unwrap();
     let router = Router::start_in(&data, &[]);
     assert_eq!(router.read("ada", "table=users").json()["count"], 1, "the rows are as they were");
-}
-
-/// A router that is told to end if it starts after all.
-fn ended_at_once(data: &Path) -> Command {
-    let mut ended = Command::new("timeout");
-    ended.args(["--signal", "TERM", "3"]);
-    ended.arg(env!("CARGO_BIN_EXE_api-router")).arg("--data-dir").arg(data);
-    ended.args(["--bind", "127.0.0.1:0"]).current_dir(data.parent().unwrap());
-    ended
 }
 
 #[test]

@@ -26,6 +26,8 @@ use crate::value::{Value, push_json_number, push_json_string};
 
 /// Readers of one shard. More than the blocking reads that two cores can run at once only adds memory.
 const READERS_MAX: u32 = 8;
+/// Bytes set aside for the rows of a read: a few rows, which most reads are, never make it grow.
+const ROWS_BYTES: usize = 1_024;
 /// 2 MiB of page cache a reader; the operating system caches the file for all of them.
 const PRAGMAS: &str = "PRAGMA cache_size=-2048; PRAGMA query_only=ON";
 
@@ -196,7 +198,7 @@ impl Reader {
         binds.push(Bind::Int(i64::from(query.limit)));
         let statement = Statement { sql: &sql, binds: &binds, cached: self.shapes.admit(&sql) };
         let keys = if with_keys { query.sort_keys() } else { Vec::new() };
-        let mut rows = Rows::default();
+        let mut rows = Rows::with_capacity(ROWS_BYTES);
         for_each_row(&mut self.connection, statement, |row| {
             if rows.is_too_large() {
                 return Ok(()); // What was read says enough: the caller refuses it.
