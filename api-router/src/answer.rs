@@ -127,9 +127,49 @@ pub enum GateRefusals {
     Forbidden(#[to_schema] ProblemBody<'static>),
 }
 
-/// The problems that a data operation may answer with; `/errors/{code}` explains each code.
+/// The problems that a look at the cluster may answer with.
 #[derive(utoipa::IntoResponses)]
-pub enum Refusals {
+pub enum LookupRefusals {
+    /// A header or a parameter cannot be used: the detail names it.
+    #[response(status = 400, content_type = "application/problem+json")]
+    BadRequest(#[to_schema] ProblemBody<'static>),
+    /// The request comes from a foreign web page.
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(#[to_schema] ProblemBody<'static>),
+    /// There is nothing of this name.
+    #[response(status = 404, content_type = "application/problem+json")]
+    NotFound(#[to_schema] ProblemBody<'static>),
+}
+
+/// The problems that a read may answer with.
+#[derive(utoipa::IntoResponses)]
+pub enum ReadRefusals {
+    /// Something in the request is malformed or unknown: the detail names it.
+    #[response(status = 400, content_type = "application/problem+json")]
+    BadRequest(#[to_schema] ProblemBody<'static>),
+    /// The request comes from a foreign web page.
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(#[to_schema] ProblemBody<'static>),
+    /// No such table.
+    #[response(status = 404, content_type = "application/problem+json")]
+    NotFound(#[to_schema] ProblemBody<'static>),
+    /// The Accept header rules JSON out.
+    #[response(status = 406, content_type = "application/problem+json")]
+    NotAcceptable(#[to_schema] ProblemBody<'static>),
+    /// The rows are more than one answer carries.
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(#[to_schema] ProblemBody<'static>),
+    /// The shard does not answer, or has no connection free; see Retry-After.
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(#[to_schema] ProblemBody<'static>),
+    /// The deadline passed.
+    #[response(status = 504, content_type = "application/problem+json")]
+    DeadlinePassed(#[to_schema] ProblemBody<'static>),
+}
+
+/// The problems that a write may answer with; `/errors/{code}` explains each code.
+#[derive(utoipa::IntoResponses)]
+pub enum WriteRefusals {
     /// Something in the request is malformed or unknown: the detail names it.
     #[response(status = 400, content_type = "application/problem+json")]
     BadRequest(#[to_schema] ProblemBody<'static>),

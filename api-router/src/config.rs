@@ -58,7 +58,7 @@ pub struct Flags {
     /// How keys become slots in a new cluster: hash [default: hash]
     #[arg(long, value_name = "NAME")]
     keyspace: Option<String>,
-    /// HTTP worker threads, 1 to 256 [default: half the cores, at least 1]
+    /// HTTP worker threads, 1 to 256 [default: as many as there are cores]
     #[arg(long, value_name = "N")]
     workers: Option<String>,
     /// Least severe messages to log: error, warn, info, debug, trace [default: info]
@@ -204,8 +204,8 @@ impl Config {
             text.parse::<Keyspace>().map_err(|error| format!("hash ({error})"))
         })?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let workers = (cores / 2).max(1).to_string();
-        let workers = settings.parse("workers", &workers, |text| within(text, 1, WORKERS_MAX))?;
+        let workers =
+            settings.parse("workers", &cores.to_string(), |text| within(text, 1, WORKERS_MAX))?;
         let log = settings.parse("log", "info", |text| {
             text.parse().map_err(|_| "error, warn, info, debug or trace".to_owned())
         })?;
@@ -356,7 +356,8 @@ fn variables(
     for (name, value) in variables.filter(|(name, _)| !name.starts_with(FOREIGN_PREFIX)) {
         let Some(setting) = name.strip_prefix("TESSERA_") else { continue };
         let setting = setting.to_ascii_lowercase();
-        if setting != "config" && !NAMES.contains(&&*setting) {
+        let known = setting == "config" || NAMES.contains(&&*setting);
+        if !known || name.bytes().any(|byte| byte.is_ascii_lowercase()) {
             return Err(unknown(&format!("{name} (from {origin})"), &setting));
         }
         values.insert(setting, value);

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::net::TcpListener;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use actix_web::web::Data;
 use api_router::app::App;
@@ -18,6 +19,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// Allocations of many threads do not wait for each other.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long `/ready` tells that the router is about to end before it stops listening: longer than the second
+/// at which probes commonly come. A second signal, or Ctrl-C instead of SIGTERM, does not wait for it.
+const DRAIN: Duration = Duration::from_millis(1_500);
 
 /// The exit code of a start that the operator has to change something for.
 const USAGE: u8 = 2;
@@ -79,11 +84,18 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let serving = actix_web::rt::spawn(server);
     print_banner(&app, config, bound);
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {
+            // Whoever sends requests here gets the time to see it on /ready and to stop.
+            app.drain();
+            tokio::select! {
+                () = tokio::time::sleep(DRAIN) => {}
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        _ = interrupt.recv() => app.drain(),
     }
     tracing::info!("ending: finishing what runs");
-    app.drain();
     handle.stop(true).await;
     serving.await??;
     app.manager.close();

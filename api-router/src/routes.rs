@@ -8,7 +8,8 @@ pub mod placement;
 pub mod read;
 pub mod write;
 
-use utoipa::openapi::{Info, License, OpenApi};
+use utoipa::openapi::schema::{SchemaType, Type};
+use utoipa::openapi::{Info, License, OpenApi, RefOr, Schema};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 /// Registers every route. Those that are asked for most stand first: they are found first.
@@ -36,4 +37,24 @@ pub fn describe(api: &mut OpenApi) {
     info.description = Some("One REST API in front of many databases.".to_owned());
     info.license = Some(License::new("MIT OR Apache-2.0"));
     api.info = info;
+    let operations = api.paths.paths.values_mut().flat_map(|item| [&mut item.get, &mut item.post]);
+    for operation in operations.flatten() {
+        for parameter in operation.parameters.iter_mut().flatten() {
+            let RefOr::T(parameter) = parameter else { continue };
+            if let Some(RefOr::T(schema)) = &mut parameter.schema {
+                forbid_null(schema);
+            }
+        }
+    }
+}
+
+/// A header or a parameter may be absent, but it cannot be null: `Option` says the one and means the other.
+fn forbid_null(schema: &mut Schema) {
+    let Schema::Object(object) = schema else { return };
+    if let SchemaType::Array(types) = &object.schema_type {
+        let given: Vec<Type> = types.iter().filter(|kind| **kind != Type::Null).cloned().collect();
+        if let [kind] = &given[..] {
+            object.schema_type = SchemaType::Type(kind.clone());
+        }
+    }
 }

@@ -6,7 +6,7 @@ use analytics::{ErrorEvent, ErrorFilter, ErrorGroup, Metrics, Window};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::answer::Refusals;
+use crate::answer::LookupRefusals;
 use crate::app::App;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
@@ -27,7 +27,7 @@ pub struct MetricsAnswer {
         ("window" = Option<String>, Query, description = "1m, 5m, 15m or 1h; 5m when not given", example = "5m"),
         ("timeRange" = Option<u32>, Query, description = "The window in milliseconds instead", minimum = 1, maximum = 3600000),
     ),
-    responses((status = 200, description = "The figures", body = MetricsAnswer), Refusals)
+    responses((status = 200, description = "The figures", body = MetricsAnswer), LookupRefusals)
 )]
 #[get("/api/analytics/metrics")]
 pub(crate) async fn read_metrics(
@@ -77,7 +77,7 @@ pub enum ErrorEntry {
         ("code" = Option<String>, Query, description = "Only those of this code", example = "TSR201"),
         ("grouped" = Option<bool>, Query, description = "Counted by code, shard and route"),
     ),
-    responses((status = 200, description = "The errors", body = ErrorsAnswer), Refusals)
+    responses((status = 200, description = "The errors", body = ErrorsAnswer), LookupRefusals)
 )]
 #[get("/api/analytics/errors")]
 pub(crate) async fn list_errors(

@@ -15,7 +15,7 @@ use shard_manager::value::Misfit;
 use utoipa::ToSchema;
 
 use super::write::{OperationName, one_key, operation};
-use crate::answer::{Refusals, Timing, data_response};
+use crate::answer::{Timing, WriteRefusals, data_response};
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::headers::{DataHeaders, check_content_type, refuse_conditions};
@@ -127,7 +127,7 @@ struct Refused {
     responses(
         (status = 201, description = "All rows are stored", body = BulkAnswer),
         (status = 207, description = "Some rows are not stored", body = BulkAnswer),
-        Refusals,
+        WriteRefusals,
     )
 )]
 #[post("/api/bulk-write")]

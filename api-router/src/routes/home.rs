@@ -48,7 +48,7 @@ pub(crate) async fn home(request: HttpRequest) -> HttpResponse {
     params(("code" = String, Path, description = "The code", example = "TSR101")),
     responses(
         (status = 200, description = "What the code means and what to do", body = String, content_type = "text/html"),
-        crate::answer::Refusals,
+        crate::answer::LookupRefusals,
     )
 )]
 #[get("/errors/{code}")]

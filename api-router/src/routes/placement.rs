@@ -13,7 +13,7 @@ use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
 use super::health::{Node, nodes};
-use crate::answer::Refusals;
+use crate::answer::LookupRefusals;
 use crate::app::App;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
@@ -46,7 +46,7 @@ pub struct RouteAnswer<'a> {
 #[utoipa::path(
     tag = "placement",
     params(("key" = String, Query, description = "The shard key", example = "user_123", min_length = 1, max_length = 256)),
-    responses((status = 200, description = "Its slot, shard and nodes", body = RouteAnswer), Refusals)
+    responses((status = 200, description = "Its slot, shard and nodes", body = RouteAnswer), LookupRefusals)
 )]
 #[get("/api/route")]
 pub(crate) async fn route_key(
@@ -105,7 +105,7 @@ pub struct RangeView((u16, u16, String));
     responses(
         (status = 200, description = "The map", body = ShardMapAnswer),
         (status = 304, description = "The map is the one that is known"),
-        Refusals,
+        LookupRefusals,
     )
 )]
 #[get("/api/shard-map")]
@@ -179,7 +179,7 @@ pub struct TableView {
 /// Lists the shards: nodes, health, slots, weight, rows and bytes.
 #[utoipa::path(
     tag = "placement",
-    responses((status = 200, description = "The shards", body = ShardsAnswer), Refusals)
+    responses((status = 200, description = "The shards", body = ShardsAnswer), LookupRefusals)
 )]
 #[get("/api/shards")]
 pub(crate) async fn list_shards(
@@ -198,7 +198,7 @@ pub(crate) async fn list_shards(
 #[utoipa::path(
     tag = "placement",
     params(("name" = String, Path, description = "The shard's name", example = "shard1")),
-    responses((status = 200, description = "The shard", body = ShardView), Refusals)
+    responses((status = 200, description = "The shard", body = ShardView), LookupRefusals)
 )]
 #[get("/api/shards/{name}")]
 pub(crate) async fn find_shard(

@@ -9,7 +9,7 @@ use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
 use super::write::one_key;
-use crate::answer::{Refusals, Timing, data_response, keyed_response, refusal};
+use crate::answer::{ReadRefusals, Timing, data_response, keyed_response, refusal};
 use crate::app::App;
 use crate::headers::DataHeaders;
 use crate::problem::{Code, Problem};
@@ -51,7 +51,14 @@ pub struct ReadAnswer {
         ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
         ("Prefer" = Option<String>, Header, description = "fanout=deny refuses to read all shards"),
     ),
-    responses((status = 200, description = "The rows", body = ReadAnswer), Refusals)
+    responses((status = 200, description = "The rows", body = ReadAnswer, headers(
+                ("x-shard" = Option<String>, description = "The shard of the key, if one was given"),
+                ("x-shard-slot" = Option<u16>, description = "The slot of the key, if one was given"),
+                ("x-epoch" = u64, description = "The version of the shard map"),
+                ("x-served-by" = String, description = "Which kind of node answered"),
+                ("x-request-id" = String, description = "The id under which the request is logged"),
+                ("Server-Timing" = String, description = "route, queue, db, merge, in milliseconds"),
+            )), ReadRefusals)
 )]
 #[get("/api/read")]
 pub(crate) async fn read_rows(

@@ -12,7 +12,7 @@ use shard_manager::store::Change;
 use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
-use crate::answer::{Refusals, Timing, keyed_response, refusal};
+use crate::answer::{Timing, WriteRefusals, keyed_response, refusal};
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::headers::{DataHeaders, check_content_type, refuse_conditions};
@@ -91,9 +91,23 @@ pub struct WriteAnswer {
     ),
     request_body = WriteRequest,
     responses(
-        (status = 200, description = "Changed or removed", body = WriteAnswer),
-        (status = 201, description = "Made", body = WriteAnswer),
-        Refusals,
+        (status = 200, description = "Changed or removed", body = WriteAnswer, headers(
+                ("x-shard" = String, description = "The shard of the key"),
+                ("x-shard-slot" = u16, description = "The slot of the key"),
+                ("x-epoch" = u64, description = "The version of the shard map"),
+                ("x-served-by" = String, description = "Which kind of node answered"),
+                ("x-request-id" = String, description = "The id under which the request is logged"),
+                ("Server-Timing" = String, description = "route, queue, db, merge, in milliseconds"),
+            )),
+        (status = 201, description = "Made", body = WriteAnswer, headers(
+                ("x-shard" = String, description = "The shard of the key"),
+                ("x-shard-slot" = u16, description = "The slot of the key"),
+                ("x-epoch" = u64, description = "The version of the shard map"),
+                ("x-served-by" = String, description = "Which kind of node answered"),
+                ("x-request-id" = String, description = "The id under which the request is logged"),
+                ("Server-Timing" = String, description = "route, queue, db, merge, in milliseconds"),
+            )),
+        WriteRefusals,
     )
 )]
 #[post("/api/write")]

@@ -25,8 +25,9 @@ fn used_directory(flags: &[&str]) -> (TempDir, PathBuf) {
     (folder, data)
 }
 
+/// Ends a router in good order, without the time that it gives to load balancers.
 fn end(router: &mut Router) {
-    router.signal("TERM");
+    router.signal("INT");
     assert_eq!(router.wait().code(), Some(0), "an end in good order");
 }
 
@@ -135,6 +136,30 @@ fn what_was_acknowledged_while_the_router_ended_is_there() {
     for key in acknowledged {
         assert_eq!(router.read(&key, "table=users").json()["count"], 1, "{key} is lost");
     }
+}
+
+/// What `/ready` says between SIGTERM and the end: the first answer that is not 200, if one came.
+fn last_words(router: &Router) -> Option<(u16, String)> {
+    router.signal("TERM");
+    loop {
+        let reply = router.try_send("GET", "/ready", &[], None).ok()?;
+        if reply.status != 200 {
+            assert_eq!(router.get("/live").status, 200, "it still serves");
+            return Some((reply.status, reply.json()["status"].as_str().unwrap().to_owned()));
+        }
+    }
+}
+
+/// A machine that stands still just then may miss it once, but not each time.
+#[test]
+fn a_router_that_is_about_to_end_says_so_before_it_stops_listening() {
+    let said = (0..3).find_map(|_| {
+        let mut router = Router::start();
+        let said = last_words(&router);
+        assert_eq!(router.wait().code(), Some(0));
+        said
+    });
+    assert_eq!(said, Some((503, "draining".to_owned())));
 }
 
 #[test]
