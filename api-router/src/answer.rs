@@ -116,85 +116,55 @@ pub fn refusal(app: &App, failure: Failure) -> Problem {
     }
 }
 
-/// The problems that every path may answer with.
-#[derive(utoipa::IntoResponses)]
-pub enum GateRefusals {
-    /// A header or a parameter cannot be used: the detail names it.
-    #[response(status = 400, content_type = "application/problem+json")]
-    BadRequest(#[to_schema] ProblemBody<'static>),
-    /// The request comes from a foreign web page.
-    #[response(status = 403, content_type = "application/problem+json")]
-    Forbidden(#[to_schema] ProblemBody<'static>),
+/// Declares, for the OpenAPI document, which problems a kind of operation may answer with.
+macro_rules! refusals {
+    ($(#[doc = $kind:literal] $name:ident { $($status:literal $variant:ident $about:literal;)* })*) => {
+        $(
+            #[doc = $kind]
+            #[derive(utoipa::IntoResponses)]
+            pub enum $name {
+                $(
+                    #[doc = $about]
+                    #[response(status = $status, content_type = "application/problem+json")]
+                    $variant(#[to_schema] ProblemBody<'static>),
+                )*
+            }
+        )*
+    };
 }
 
-/// The problems that a look at the cluster may answer with.
-#[derive(utoipa::IntoResponses)]
-pub enum LookupRefusals {
-    /// A header or a parameter cannot be used: the detail names it.
-    #[response(status = 400, content_type = "application/problem+json")]
-    BadRequest(#[to_schema] ProblemBody<'static>),
-    /// The request comes from a foreign web page.
-    #[response(status = 403, content_type = "application/problem+json")]
-    Forbidden(#[to_schema] ProblemBody<'static>),
-    /// There is nothing of this name.
-    #[response(status = 404, content_type = "application/problem+json")]
-    NotFound(#[to_schema] ProblemBody<'static>),
-}
-
-/// The problems that a read may answer with.
-#[derive(utoipa::IntoResponses)]
-pub enum ReadRefusals {
-    /// Something in the request is malformed or unknown: the detail names it.
-    #[response(status = 400, content_type = "application/problem+json")]
-    BadRequest(#[to_schema] ProblemBody<'static>),
-    /// The request comes from a foreign web page.
-    #[response(status = 403, content_type = "application/problem+json")]
-    Forbidden(#[to_schema] ProblemBody<'static>),
-    /// No such table.
-    #[response(status = 404, content_type = "application/problem+json")]
-    NotFound(#[to_schema] ProblemBody<'static>),
-    /// The Accept header rules JSON out.
-    #[response(status = 406, content_type = "application/problem+json")]
-    NotAcceptable(#[to_schema] ProblemBody<'static>),
-    /// The rows are more than one answer carries.
-    #[response(status = 413, content_type = "application/problem+json")]
-    TooLarge(#[to_schema] ProblemBody<'static>),
-    /// The shard does not answer, or has no connection free; see Retry-After.
-    #[response(status = 503, content_type = "application/problem+json")]
-    Unavailable(#[to_schema] ProblemBody<'static>),
-    /// The deadline passed.
-    #[response(status = 504, content_type = "application/problem+json")]
-    DeadlinePassed(#[to_schema] ProblemBody<'static>),
-}
-
-/// The problems that a write may answer with; `/errors/{code}` explains each code.
-#[derive(utoipa::IntoResponses)]
-pub enum WriteRefusals {
-    /// Something in the request is malformed or unknown: the detail names it.
-    #[response(status = 400, content_type = "application/problem+json")]
-    BadRequest(#[to_schema] ProblemBody<'static>),
-    /// The request comes from a foreign web page.
-    #[response(status = 403, content_type = "application/problem+json")]
-    Forbidden(#[to_schema] ProblemBody<'static>),
-    /// No such table or row.
-    #[response(status = 404, content_type = "application/problem+json")]
-    NotFound(#[to_schema] ProblemBody<'static>),
-    /// The Accept header rules JSON out.
-    #[response(status = 406, content_type = "application/problem+json")]
-    NotAcceptable(#[to_schema] ProblemBody<'static>),
-    /// The row exists, or breaks a constraint.
-    #[response(status = 409, content_type = "application/problem+json")]
-    Conflict(#[to_schema] ProblemBody<'static>),
-    /// A limit is passed: the detail names it.
-    #[response(status = 413, content_type = "application/problem+json")]
-    TooLarge(#[to_schema] ProblemBody<'static>),
-    /// The body is not JSON.
-    #[response(status = 415, content_type = "application/problem+json")]
-    UnsupportedMediaType(#[to_schema] ProblemBody<'static>),
-    /// Overloaded, full, or the shard does not answer; see Retry-After.
-    #[response(status = 503, content_type = "application/problem+json")]
-    Unavailable(#[to_schema] ProblemBody<'static>),
-    /// The deadline passed.
-    #[response(status = 504, content_type = "application/problem+json")]
-    DeadlinePassed(#[to_schema] ProblemBody<'static>),
+refusals! {
+    /// The problems that every path may answer with.
+    GateRefusals {
+        400 BadRequest "A header or a parameter cannot be used: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+    }
+    /// The problems that a look at the cluster may answer with.
+    LookupRefusals {
+        400 BadRequest "A header or a parameter cannot be used: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        404 NotFound "There is nothing of this name.";
+    }
+    /// The problems that a read may answer with.
+    ReadRefusals {
+        400 BadRequest "Something in the request is malformed or unknown: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        404 NotFound "No such table.";
+        406 NotAcceptable "The Accept header rules JSON out.";
+        413 TooLarge "The rows are more than one answer carries.";
+        503 Unavailable "The shard does not answer, or has no connection free; see Retry-After.";
+        504 DeadlinePassed "The deadline passed.";
+    }
+    /// The problems that a write may answer with; `outcome` says what became of it.
+    WriteRefusals {
+        400 BadRequest "Something in the request is malformed or unknown: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        404 NotFound "No such table or row.";
+        406 NotAcceptable "The Accept header rules JSON out.";
+        409 Conflict "The row exists, or breaks a constraint.";
+        413 TooLarge "A limit is passed: the detail names it.";
+        415 UnsupportedMediaType "The body is not JSON.";
+        503 Unavailable "Overloaded, full, or the shard does not answer; see Retry-After.";
+        504 DeadlinePassed "The deadline passed; the write may have happened if outcome is unknown.";
+    }
 }

@@ -9,6 +9,10 @@ use actix_web::http::header::HeaderValue;
 use analytics::{ErrorLog, Recorder};
 use shard_manager::manager::Manager;
 use shard_manager::topology::ShardIndex;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::body::BULK_BYTES_MAX;
+use crate::problem::{Code, Problem};
 
 /// The state of a router.
 pub struct App {
@@ -24,7 +28,12 @@ pub struct App {
     pub loopback_only: bool,
     shard_headers: Vec<HeaderValue>,
     draining: AtomicBool,
+    /// In KiB.
+    bulk_room: Semaphore,
 }
+
+/// Bytes of bulk bodies that may be held at once, by all clients. Taken apart they are a few times as large.
+const BULK_ROOM_MAX: usize = 128 << 20;
 
 impl App {
     /// The state of a router over an open cluster.
@@ -44,12 +53,25 @@ impl App {
             loopback_only,
             shard_headers,
             draining: AtomicBool::new(false),
+            bulk_room: Semaphore::new(BULK_ROOM_MAX >> 10),
         }
     }
 
     /// The value of `x-shard`, made once.
     pub fn shard_header(&self, shard: ShardIndex) -> HeaderValue {
         self.shard_headers[shard.index()].clone()
+    }
+
+    /// Sets room aside for a bulk body of so many bytes, until the permit is dropped.
+    ///
+    /// # Errors
+    /// TSR005 if too many bodies are held already.
+    pub fn make_room(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Problem> {
+        let kib = (bytes.min(BULK_BYTES_MAX) >> 10) as u32 + 1;
+        self.bulk_room.try_acquire_many(kib).map_err(|_| {
+            Problem::new(Code::TSR005, "too many bulk bodies are being written")
+                .hint("send again after Retry-After")
+        })
     }
 
     /// Tells load balancers to send no more.

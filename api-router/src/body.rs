@@ -11,7 +11,7 @@ use std::time::Instant;
 use actix_web::http::header::{CONTENT_LENGTH, HeaderMap};
 use actix_web::web::{Bytes, BytesMut, Payload};
 use futures_util::StreamExt;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 use shard_manager::table::closest;
@@ -22,6 +22,8 @@ use crate::problem::{Code, Problem};
 pub const WRITE_BYTES_MAX: usize = 2 << 20;
 /// Largest JSON body of a bulk write.
 pub const BULK_BYTES_MAX: usize = 16 << 20;
+/// Larger bodies are taken apart on a thread that may block, so that other requests do not wait for them.
+pub const INLINE_BYTES_MAX: usize = 64 << 10;
 /// Deepest nesting of objects and arrays.
 const DEPTH_MAX: usize = 64;
 
@@ -75,6 +77,9 @@ pub async fn read(
     }
 }
 
+/// Most members of one object: a table has at most 200 columns.
+const MEMBERS_MAX: usize = 256;
+
 /// The members of a JSON object in their order: name and raw value.
 #[derive(Debug)]
 pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
@@ -92,7 +97,10 @@ impl<'a> Members<'a> {
         })?;
         serde_json::from_str(text).map_err(|error| match error.classify() {
             // The parser's own sentence would repeat the value, and with it the whole body.
-            Category::Data => Problem::new(Code::TSR101, "the body must be a JSON object"),
+            Category::Data => Problem::new(
+                Code::TSR101,
+                format!("the body must be a JSON object of at most {MEMBERS_MAX} members"),
+            ),
             Category::Io | Category::Syntax | Category::Eof => {
                 Problem::new(Code::TSR101, format!("the body is not JSON: {error}"))
             }
@@ -104,8 +112,12 @@ impl<'a> Members<'a> {
     /// # Errors
     /// TSR101 names the member.
     pub fn of_member(name: &str, json: &'a RawValue) -> Result<Self, Problem> {
-        serde_json::from_str(json.get())
-            .map_err(|_| Problem::new(Code::TSR101, format!("{name} must be an object")))
+        serde_json::from_str(json.get()).map_err(|_| {
+            Problem::new(
+                Code::TSR101,
+                format!("{name} must be an object of at most {MEMBERS_MAX} members"),
+            )
+        })
     }
 
     /// Refuses members that are none of `known`, or that come twice.
@@ -159,13 +171,48 @@ fn unknown_member(name: &str, known: &[&str]) -> Problem {
     }
 }
 
-/// The items of a JSON array, raw.
+/// The items of a JSON array, raw; at most `most`.
 ///
 /// # Errors
-/// TSR101 if the member is no array.
-pub fn items<'a>(name: &str, json: &'a RawValue) -> Result<Vec<&'a RawValue>, Problem> {
-    serde_json::from_str(json.get())
-        .map_err(|_| Problem::new(Code::TSR101, format!("{name} must be an array")))
+/// TSR101 if the member is no array, TSR108 if it has more items.
+pub fn items<'a>(
+    name: &str,
+    json: &'a RawValue,
+    most: usize,
+) -> Result<Vec<&'a RawValue>, Problem> {
+    let mut items = Vec::new();
+    let mut source = serde_json::Deserializer::from_str(json.get());
+    let taken = source.deserialize_seq(ItemsVisitor { items: &mut items, most });
+    if items.len() > most {
+        let detail = format!("{name} has more than {most} rows");
+        return Err(Problem::new(Code::TSR108, detail).hint("send them in several requests"));
+    }
+    taken.map_err(|_| Problem::new(Code::TSR101, format!("{name} must be an array")))?;
+    Ok(items)
+}
+
+/// Takes items until there are too many: a list of millions of numbers must not become one of pointers.
+struct ItemsVisitor<'v, 'a> {
+    items: &'v mut Vec<&'a RawValue>,
+    most: usize,
+}
+
+impl<'de> Visitor<'de> for ItemsVisitor<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while let Some(item) = list.next_element()? {
+            self.items.push(item);
+            if self.items.len() > self.most {
+                return Err(A::Error::custom("too many"));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
@@ -182,6 +229,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::with_capacity(8);
                 while let Some(Name(name)) = map.next_key()? {
+                    if members.len() == MEMBERS_MAX {
+                        return Err(A::Error::custom("too many members"));
+                    }
                     members.push((name, map.next_value()?));
                 }
                 Ok(Members(members))

@@ -368,7 +368,7 @@ fn variables(
 fn unknown(what: &str, setting: &str) -> ConfigError {
     let near = shard_manager::table::closest(setting, NAMES.into_iter());
     let hint = near.map_or_else(
-        || format!("there are: {}", NAMES.join(", ")),
+        || format!("there are: {}, config", NAMES.join(", ")),
         |near| format!("did you mean {near}?"),
     );
     ConfigError(format!("{what} is no setting; {hint}"))

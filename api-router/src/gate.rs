@@ -1,7 +1,8 @@
 //! Gate: around every route. Gives the request its id, refuses foreign web pages, turns problems into
 //! answers, and records what happened.
 //!
-//! **Invariant:** every answer has `x-request-id`; every answer that is not a success is a problem.
+//! **Invariant:** every answer of a route has `x-request-id`; every refusal is a problem (what health and
+//! readiness say is an answer, not a refusal). Bytes that are no HTTP never come here.
 //! **Not here:** what a route does.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -17,11 +18,11 @@ use analytics::{ErrorEvent, Operation, Sample};
 
 use crate::answer::ServedBy;
 use crate::app::App;
-use crate::headers::request_id;
+use crate::headers::{X_REQUEST_ID, request_id};
 use crate::problem::{Code, Problem};
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
 
 /// The routes whose requests are counted, and what they do.
@@ -42,8 +43,7 @@ pub async fn gate(
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let began = Instant::now();
-    let app = request.app_data::<Data<App>>().cloned().expect("main() registers the app");
-    let route = DATA_ROUTES.into_iter().find(|(path, _)| *path == request.path());
+    let app = request.app_data::<Data<App>>().cloned().expect("serve() registers the app");
     if request.method() == Method::HEAD {
         // As GET; what sends the answer knows that the client wants no body.
         request.head_mut().method = Method::GET;
@@ -58,6 +58,7 @@ pub async fn gate(
         // Routes turn their errors into responses; an error here is the framework's own.
         None => next.call(request).await?,
     };
+    let route = data_route(&response);
     let problem = problem_of(&response, route);
     if let Some(problem) = &problem {
         let rendered = problem.respond(id.to_str().unwrap_or(""));
@@ -65,11 +66,26 @@ pub async fn gate(
     }
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Some(problem) = &problem {
+        log(problem, &id, response.request().path());
+    }
     if let Some(route) = route {
         record(&app, route, &response, problem.as_ref(), (&id, began));
     }
     response.headers_mut().insert(X_REQUEST_ID, id);
     Ok(response)
+}
+
+/// Which data route a request met: as it was routed (a path may be spelled with escapes), or, if it was
+/// refused before, as it was asked for.
+fn data_route(response: &ServiceResponse<BoxBody>) -> Option<DataRoute> {
+    let request = response.request();
+    let path = request.path();
+    let direct = DATA_ROUTES.into_iter().find(|(route, _)| *route == path);
+    direct.or_else(|| {
+        let pattern = request.match_pattern()?;
+        DATA_ROUTES.into_iter().find(|(route, _)| *route == pattern)
+    })
 }
 
 fn new_request_id() -> HeaderValue {
@@ -85,8 +101,9 @@ fn problem_of(response: &ServiceResponse<BoxBody>, route: Option<DataRoute>) -> 
         Some(problem) => problem.clone(),
         None => framework_problem(response)?,
     };
-    if route.is_some_and(|(_, operation)| operation == Operation::Write) {
-        problem.of_write();
+    match route {
+        Some((_, Operation::Write)) => problem.of_write(),
+        Some((_, Operation::Read)) | None => problem.of_other(),
     }
     Some(problem)
 }
@@ -109,7 +126,8 @@ fn framework_problem(response: &ServiceResponse<BoxBody>) -> Option<Problem> {
 /// name that was made to point here (DNS rebinding).
 fn refuse_foreign(headers: &HeaderMap, loopback_only: bool) -> Result<(), Problem> {
     let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or(""));
-    let host = text(&HOST).unwrap_or("");
+    // Without a Host it is no browser.
+    let host = text(&HOST).unwrap_or("localhost");
     if loopback_only && !is_local_host(host) {
         // Browsers say little about plain HTTP: of a rebound page the name of the host is all there is.
         return Err(Problem::new(
@@ -142,7 +160,26 @@ fn is_local_host(host: &str) -> bool {
         Some(_) | None => host,
     };
     let address = name.trim_start_matches('[').trim_end_matches(']');
-    name == "localhost" || address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    name.eq_ignore_ascii_case("localhost")
+        || address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// The trace that the client is in (W3C Trace Context: `00-<32 hex>-<16 hex>-<2 hex>`).
+fn trace_id(headers: &HeaderMap) -> Option<String> {
+    let parent = headers.get(&TRACEPARENT)?.to_str().ok()?;
+    let id = parent.split('-').nth(1)?;
+    let valid = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    valid.then(|| id.to_owned())
+}
+
+/// What is our fault, or our trouble, is logged under the id that the client was told.
+fn log(problem: &Problem, id: &HeaderValue, path: &str) {
+    let request_id = id.to_str().unwrap_or("");
+    if problem.code() == Code::TSR500 {
+        tracing::error!(%problem, %request_id, path, "a request failed");
+    } else if problem.status().is_server_error() {
+        tracing::warn!(%problem, %request_id, path, "a request was not served");
+    }
 }
 
 /// Counts a data request, and keeps what went wrong.
@@ -166,11 +203,6 @@ fn record(
     app.recorder.record_at(&sample, now.duration_since(app.recorder.started()));
     let Some(problem) = problem else { return };
     let request_id = id.to_str().unwrap_or("").to_owned();
-    if problem.code() == Code::TSR500 {
-        tracing::error!(%problem, %request_id, route, "a request failed");
-    } else if problem.status().is_server_error() {
-        tracing::warn!(%problem, %request_id, route, "a request was not served");
-    }
     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     app.errors.push(ErrorEvent {
         at_ms: at.as_millis() as u64,
@@ -179,7 +211,7 @@ fn record(
         route,
         shard: named.map(str::to_owned),
         request_id,
-        trace_id: None,
+        trace_id: trace_id(response.request().headers()),
         message: problem.detail().to_owned(),
     });
 }

@@ -28,7 +28,8 @@ const X_CONSISTENCY: HeaderName = HeaderName::from_static("x-consistency");
 const X_SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token");
 const X_MAX_STALENESS_MS: HeaderName = HeaderName::from_static("x-max-staleness-ms");
 const X_DEADLINE_MS: HeaderName = HeaderName::from_static("x-deadline-ms");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Under which every request is logged.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 

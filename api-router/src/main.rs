@@ -81,7 +81,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let server = server::serve(app.clone(), listener, config.workers)?;
     let handle = server.handle();
-    let serving = actix_web::rt::spawn(server);
+    let mut serving = actix_web::rt::spawn(server);
     print_banner(&app, config, bound);
     tokio::select! {
         _ = terminate.recv() => {
@@ -94,6 +94,11 @@ async fn run(config: &Config) -> anyhow::Result<()> {
             }
         }
         _ = interrupt.recv() => app.drain(),
+        ended = &mut serving => {
+            app.manager.close();
+            ended??;
+            anyhow::bail!("the server ended by itself");
+        }
     }
     tracing::info!("ending: finishing what runs");
     handle.stop(true).await;

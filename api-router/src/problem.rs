@@ -201,6 +201,11 @@ impl Problem {
         self.outcome
     }
 
+    /// Only a write has an outcome.
+    pub fn of_other(&mut self) {
+        self.outcome = None;
+    }
+
     /// Every failed write says what became of it; one that failed before it was understood was rejected.
     pub fn of_write(&mut self) {
         self.outcome.get_or_insert("rejected");
@@ -271,8 +276,8 @@ impl From<&RowError> for Problem {
                 ..Self::new(Code::TSR311, detail)
             },
             RowError::SystemColumn { .. } => Self::new(Code::TSR102, detail)
-                .hint("leave it out; to change a row only as you last saw it there is If-Match"),
-            RowError::Twice { .. } | RowError::NotInDelete { .. } => {
+                .hint("leave it out: the server sets it. A condition on it belongs into If-Match, not into the row"),
+            RowError::Twice { .. } | RowError::NotInDelete { .. } | RowError::MissingId { .. } => {
                 Self::new(Code::TSR101, detail)
             }
             RowError::Misfit { misfit, .. } => {
@@ -308,6 +313,7 @@ impl From<Error> for Problem {
                 ..Self::new(Code::TSR310, detail)
             },
             Error::Row(error) => Self::from(&error),
+            Error::Key(_) => Self::new(Code::TSR113, detail),
             Error::Exists => {
                 Self::new(Code::TSR301, detail).hint("use op upsert or update to change it")
             }

@@ -86,7 +86,7 @@ fn decode(text: &str) -> Result<Cow<'_, str>, Problem> {
 /// Parameters of a read that are no filters.
 const KNOWN: [&str; 6] = ["table", "select", "order", "orderBy", "limit", "shardKey"];
 /// Names that belong to parameters which do not exist yet, and so are no columns either.
-const RESERVED: [&str; 6] = ["offset", "cursor", "count", "and", "or", "columns"];
+const RESERVED: [&str; 4] = ["count", "and", "or", "columns"];
 
 /// Reads the checked query of a read of `table`.
 ///
@@ -200,6 +200,9 @@ fn parse_condition(table: &Table, name: &str, value: &str) -> Result<Condition, 
     if name == "where" {
         let problem = bad("where is refused: it would be SQL from a client".to_owned());
         return Err(problem.hint("use column=eq.value"));
+    }
+    if ["offset", "cursor"].contains(&name) {
+        return Err(Problem::new(Code::TSR106, format!("{name} is not supported")));
     }
     if RESERVED.contains(&name) {
         return Err(bad(format!("{name} is not supported")));

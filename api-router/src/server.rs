@@ -19,8 +19,10 @@ use crate::routes;
 
 /// How long running requests may take to finish when the router ends.
 const SHUTDOWN_SECONDS: u64 = 25;
-/// How long an idle connection is kept, and how long a request's head may take to come.
+/// How long an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// How long a request's head may take to come.
+const HEAD_MAX: Duration = Duration::from_secs(5);
 /// Connections of one worker: each holds buffers of some 16 KiB.
 const CONNECTIONS_MAX: usize = 4_096;
 
@@ -45,6 +47,7 @@ pub fn serve(app: Data<App>, listener: TcpListener, workers: usize) -> std::io::
     let server = server
         .workers(workers)
         .keep_alive(KEEP_ALIVE)
+        .client_request_timeout(HEAD_MAX)
         .max_connections(CONNECTIONS_MAX)
         .shutdown_timeout(SHUTDOWN_SECONDS)
         .disable_signals();

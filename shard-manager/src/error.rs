@@ -5,6 +5,7 @@
 //! **Invariant:** no variant that reaches a client holds SQL, a path, an address or a row's value.
 //! **Not here:** HTTP statuses and codes (the router's one table).
 
+use crate::keyspace::KeyError;
 use crate::row::RowError;
 use crate::shard_map::Place;
 
@@ -22,6 +23,9 @@ pub enum Error {
     /// The members given are no row of the table.
     #[error(transparent)]
     Row(#[from] RowError),
+    /// The keyspace has no place for the shard key.
+    #[error("shard key: {0}")]
+    Key(#[from] KeyError),
     /// An insert met the row.
     #[error("the row exists already")]
     Exists,

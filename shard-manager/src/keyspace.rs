@@ -115,12 +115,22 @@ impl Keyspace {
         }
     }
 
+    /// What else decides over slots, as JSON: it stands in the catalog, and must not change either.
+    pub fn parameters(self) -> &'static str {
+        match self {
+            Self::Hash => r#"{"seed":0}"#,
+        }
+    }
+
     /// The slot of a key.
-    pub fn slot_of(self, key: ShardKey<'_>) -> Slot {
+    ///
+    /// # Errors
+    /// [`KeyError`] if the keyspace has no place for the key. A hash has one for every key.
+    pub fn slot_of(&self, key: ShardKey<'_>) -> Result<Slot, KeyError> {
         match self {
             Self::Hash => {
                 let hash = xxhash_rust::xxh3::xxh3_64(key.as_str().as_bytes());
-                Slot((hash & u64::from(SLOT_COUNT - 1)) as u16)
+                Ok(Slot((hash & u64::from(SLOT_COUNT - 1)) as u16))
             }
         }
     }
@@ -137,5 +147,5 @@ impl FromStr for Keyspace {
 
 /// A keyspace name that means nothing here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no keyspace; there is: hash")]
+#[error("`{0}` is no keyspace; there is: {names}", names = Keyspace::ALL.map(Keyspace::name).join(", "))]
 pub struct UnknownKeyspace(String);

@@ -6,7 +6,7 @@
 //! Techniques for Main Memory Database Systems", DeWitt et al. 1984).
 //!
 //! **Invariant:** one batch is in flight; operations are applied in the order in which they came; an
-//! operation is answered after its transaction is durable, and never executed after its deadline.
+//! operation is answered after its transaction is durable, and never taken after its deadline.
 //! **Not here:** SQL (`store`), routing (`manager`).
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};

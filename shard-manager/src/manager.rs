@@ -166,11 +166,6 @@ impl Manager {
         self.map.load_full()
     }
 
-    /// Where a key lives.
-    pub fn place(&self, key: ShardKey<'_>) -> Place {
-        self.map.load().place(key)
-    }
-
     /// The name of a shard that this manager told.
     pub fn shard_name(&self, shard: ShardIndex) -> &str {
         self.shards[shard.index()].name()
@@ -188,18 +183,18 @@ impl Manager {
         })
     }
 
-    /// Checks and routes one change.
+    /// Checks one change and routes it by a snapshot of the map: one for all changes of a request.
     ///
     /// # Errors
     /// [`Error::Row`] names the member and what is wrong with it.
     pub fn prepare(
-        &self,
+        map: &ShardMap,
         table: &Arc<Table>,
         operation: Operation,
         key: ShardKey<'_>,
         fields: &Fields<'_>,
     ) -> Result<(Place, RowWrite), Error> {
-        let place = self.place(key);
+        let place = map.place(key)?;
         let row = RowWrite::parse(table, operation, (key, place.slot), fields)?;
         Ok((place, row))
     }
@@ -240,7 +235,7 @@ impl Manager {
     /// Reads rows of one key, or of all shards.
     ///
     /// # Errors
-    /// [`Failure`] names the first shard that could not answer.
+    /// [`Failure`] of the shard, or of the first of all shards that could not answer.
     pub async fn read(
         &self,
         query: ReadQuery,
@@ -252,6 +247,7 @@ impl Manager {
         let Some(key) = key else { return self.scatter(query, map.epoch(), deadline).await };
         let place = map.place(key);
         drop(map);
+        let place = place.map_err(|error| Failure::rejected(error.into(), None))?;
         let shard = &self.shards[place.shard.index()];
         let read = shard.read_key(query, (place.slot, key.as_str()), deadline).await;
         let rows = read.map_err(|error| Failure::rejected(error, Some(place)))?;

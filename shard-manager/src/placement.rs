@@ -70,5 +70,5 @@ impl FromStr for Placement {
 
 /// A placement name that means nothing here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no placement; there are: even, weighted")]
+#[error("`{0}` is no placement; there are: {names}", names = Placement::ALL.map(Placement::name).join(", "))]
 pub struct UnknownPlacement(String);

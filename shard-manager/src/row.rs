@@ -192,7 +192,7 @@ fn take_id(table: &Table, values: &mut Vec<(usize, Value)>) -> Result<Vec<Value>
     for wanted in table.id() {
         let found = values.iter().position(|(column, _)| column == wanted);
         let Some(position) = found else {
-            return Err(RowError::MissingColumn {
+            return Err(RowError::MissingId {
                 table: table.name().to_owned(),
                 column: table.column(*wanted).name.clone(),
             });
@@ -241,8 +241,16 @@ pub enum RowError {
         /// The routing column.
         column: String,
     },
-    /// An id column, or a column that a new row must have.
-    #[error("{column} is missing: a row of {table} needs it")]
+    /// A column that tells rows of one key apart.
+    #[error("{column} is missing: it tells rows of {table} apart")]
+    MissingId {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// A column that a new row must have.
+    #[error("{column} is missing: a new row of {table} needs it")]
     MissingColumn {
         /// The table.
         table: String,

@@ -18,10 +18,12 @@ pub struct Rows {
     /// Where each row's JSON ends; a comma stands between two.
     ends: Vec<usize>,
     keys: Vec<Value>,
+    key_bytes: usize,
 }
 
 impl Rows {
-    /// Most bytes of one answer: a thousand rows of a column that takes megabytes must not fill memory.
+    /// Most bytes of one answer, sort keys included: a thousand rows of a column that takes megabytes must
+    /// not fill memory. A read of all shards holds as much of each until it has merged them.
     pub const BYTES_MAX: usize = 32 << 20;
 
     /// No rows, with room for this many bytes of them.
@@ -31,7 +33,12 @@ impl Rows {
 
     /// Whether the answer has passed [`Rows::BYTES_MAX`].
     pub fn is_too_large(&self) -> bool {
-        self.json.len() > Self::BYTES_MAX
+        self.bytes() > Self::BYTES_MAX
+    }
+
+    /// Bytes that the rows and their keys take.
+    pub fn bytes(&self) -> usize {
+        self.json.len() + self.key_bytes
     }
 
     /// Number of rows.
@@ -68,8 +75,18 @@ impl Rows {
         Ok(())
     }
 
+    fn push_row(&mut self, row: &[u8]) {
+        let copied = self.push(|json| {
+            json.extend_from_slice(row);
+            Ok::<(), std::convert::Infallible>(())
+        });
+        let Ok(()) = copied;
+    }
+
     /// Adds a sort key to the row that was pushed last.
     pub fn push_key(&mut self, key: Value) {
+        self.key_bytes +=
+            size_of::<Value>() + if let Value::Text(text) = &key { text.len() } else { 0 };
         self.keys.push(key);
     }
 
@@ -92,11 +109,7 @@ impl Rows {
             });
             let Some(part) = least else { break };
             let row = parts[part].row(heads[part]);
-            if !merged.ends.is_empty() {
-                merged.json.push(b',');
-            }
-            merged.json.extend_from_slice(row);
-            merged.ends.push(merged.json.len());
+            merged.push_row(row);
             heads[part] += 1;
         }
         merged

@@ -4,7 +4,10 @@
 //! **Not here:** which shard (`manager`).
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
 
 use crate::error::Error;
 use crate::keyspace::Slot;
@@ -19,12 +22,17 @@ use crate::store::sqlite::writer::SqliteWriter;
 /// Rows of a point read that may be read on the caller's own thread; more is work for another.
 const INLINE_ROWS_MAX: u32 = 100;
 
+/// Share of the time left that a read may wait for a connection: some must remain to read, and to tell that
+/// there was no connection rather than no time.
+const POOL_WAIT: f64 = 0.75;
+
 /// A shard on embedded files.
 pub struct Shard {
     name: String,
     /// The way to the primary's writer.
     pub lane: Lane,
     readers: Readers,
+    sizing: Arc<Semaphore>,
 }
 
 /// How a node is.
@@ -52,7 +60,7 @@ impl Shard {
         let readers = Readers::open(name, primary, housekeeping)?;
         let lane = Lane::start(name, writer)
             .map_err(|error| OpenError::Io { path: name.to_owned(), cause: error.to_string() })?;
-        Ok(Self { name: name.to_owned(), lane, readers })
+        Ok(Self { name: name.to_owned(), lane, readers, sizing: Arc::new(Semaphore::new(1)) })
     }
 
     /// The shard's name.
@@ -72,17 +80,15 @@ impl Shard {
         deadline: Instant,
     ) -> Result<Rows, Error> {
         if query.is_point_read() && query.limit <= INLINE_ROWS_MAX {
-            let inline = self.readers.try_read(&query, Scope::Key(slot, key), false);
+            let inline = self.readers.try_read(&query, Scope::Key(slot, key));
             if let Some(rows) = inline {
                 return rows;
             }
         }
         let readers = self.readers.clone();
         let key = key.to_owned();
-        self.blocking(deadline, move |wait| {
-            readers.read(&query, Scope::Key(slot, &key), false, wait)
-        })
-        .await
+        self.blocking(deadline, move |wait| readers.read(&query, Scope::Key(slot, &key), wait))
+            .await
     }
 
     /// Rows of all keys, each with the values it is merged by.
@@ -91,16 +97,24 @@ impl Shard {
     /// As [`Shard::read_key`].
     pub async fn read_all(&self, query: ReadQuery, deadline: Instant) -> Result<Rows, Error> {
         let readers = self.readers.clone();
-        self.blocking(deadline, move |wait| readers.read(&query, Scope::Shard, true, wait)).await
+        self.blocking(deadline, move |wait| readers.read(&query, Scope::Shard, wait)).await
     }
 
-    /// Rows and bytes of each table.
+    /// Rows and bytes of each table. It visits every page, so one call at a time does; the others wait.
     ///
     /// # Errors
     /// As [`Shard::read_key`].
     pub async fn sizes(&self, deadline: Instant) -> Result<Vec<TableSize>, Error> {
+        let turn = Arc::clone(&self.sizing).acquire_owned();
+        let turn = tokio::time::timeout_at(deadline.into(), turn).await;
+        let Ok(Ok(turn)) = turn else { return Err(Error::DeadlinePassed) };
         let readers = self.readers.clone();
-        self.blocking(deadline, move |wait| readers.sizes(wait)).await
+        self.blocking(deadline, move |wait| {
+            // Kept until the work ends, also if nobody waits for it any more.
+            let _turn = turn;
+            readers.sizes(wait)
+        })
+        .await
     }
 
     /// Asks the primary's reader and looks after its writer.
@@ -110,7 +124,8 @@ impl Shard {
         let probed = self.blocking(deadline, move |wait| readers.probe(wait)).await;
         NodeHealth {
             node: format!("{}-primary", self.name),
-            up: probed.is_ok() && self.lane.is_up(),
+            // Busy is not down.
+            up: matches!(probed, Ok(()) | Err(Error::PoolExhausted { .. })) && self.lane.is_up(),
             latency_ms: began.elapsed().as_secs_f64() * 1e3,
         }
     }
@@ -121,8 +136,8 @@ impl Shard {
         work: impl FnOnce(Duration) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let task = tokio::task::spawn_blocking(move || {
-            let wait = deadline.saturating_duration_since(Instant::now());
-            if wait.is_zero() { Err(Error::DeadlinePassed) } else { work(wait) }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() { Err(Error::DeadlinePassed) } else { work(left.mul_f64(POOL_WAIT)) }
         });
         match tokio::time::timeout_at(deadline.into(), task).await {
             Ok(Ok(outcome)) => outcome,

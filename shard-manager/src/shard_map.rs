@@ -6,7 +6,7 @@
 //! **Invariant:** every slot has exactly one owner, a shard of the map's topology.
 //! **Not here:** how owners are chosen (`placement`), how a map is kept (`catalog`).
 
-use crate::keyspace::{Keyspace, SLOT_COUNT, ShardKey, Slot};
+use crate::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey, Slot};
 use crate::placement::Placement;
 use crate::topology::{ShardIndex, Topology};
 
@@ -78,9 +78,12 @@ impl ShardMap {
     }
 
     /// Where a key lives.
-    pub fn place(&self, key: ShardKey<'_>) -> Place {
-        let slot = self.keyspace.slot_of(key);
-        Place { slot, shard: self.owner(slot), epoch: self.epoch }
+    ///
+    /// # Errors
+    /// [`KeyError`] if the keyspace has no place for the key.
+    pub fn place(&self, key: ShardKey<'_>) -> Result<Place, KeyError> {
+        let slot = self.keyspace.slot_of(key)?;
+        Ok(Place { slot, shard: self.owner(slot), epoch: self.epoch })
     }
 
     /// Who owns a slot.

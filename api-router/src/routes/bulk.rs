@@ -8,14 +8,16 @@ use actix_web::{HttpRequest, HttpResponse, post};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{BulkRow, BulkRowDone};
+use shard_manager::manager::{BulkRow, BulkRowDone, Manager};
 use shard_manager::row::{Operation, RowError};
+use shard_manager::shard_map::ShardMap;
 use shard_manager::table::Table;
+use shard_manager::topology::ShardIndex;
 use shard_manager::value::Misfit;
 use utoipa::ToSchema;
 
 use super::write::{OperationName, one_key, operation};
-use crate::answer::{Timing, WriteRefusals, data_response};
+use crate::answer::{ServedBy, Timing, WriteRefusals, data_response};
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::headers::{DataHeaders, check_content_type, refuse_conditions};
@@ -26,8 +28,6 @@ use crate::query::Parameters;
 const ROWS_MAX: usize = 10_000;
 /// Failures that are told one by one; `failed_total` counts all.
 const FAILED_MAX: usize = 1_000;
-/// Larger bodies are taken apart on a thread that may block, so that other requests do not wait for them.
-const INLINE_BYTES_MAX: usize = 64 << 10;
 
 /// The body of a bulk write: `rows`, or `records` (also `data`) with bare rows.
 #[derive(ToSchema)]
@@ -144,17 +144,29 @@ pub(crate) async fn write_bulk(
     parameters.check_names(&["shardKey"])?;
     let key = one_key(headers.shard_key, parameters.single("shardKey")?, None)?;
     let declared = body::declared_length(request.headers());
+    let _room = app.make_room(declared.unwrap_or(body::BULK_BYTES_MAX))?;
     let bytes = body::read(payload, declared, body::BULK_BYTES_MAX, headers.deadline).await?;
     let (rows, mut refused) = parse_anywhere(&app, key, bytes).await?;
     let accepted = rows.len() + refused.len();
     let route = began.elapsed();
+    let met = only_shard(&rows);
     let done = app.manager.write_bulk(rows, headers.deadline).await;
     let database = began.elapsed() - route;
     let stored = sort_out(&app, done, &mut refused);
     let answer = answer(&app, accepted, &stored, &refused, began);
     let timing = Timing { route, database, ..Timing::default() };
     let status = if refused.is_empty() { StatusCode::CREATED } else { StatusCode::MULTI_STATUS };
-    Ok(data_response(&timing, app.manager.map().epoch()).status(status).json(answer))
+    let mut response = data_response(&timing, app.manager.map().epoch());
+    if let Some(shard) = met {
+        response.extensions_mut().insert(ServedBy(shard));
+    }
+    Ok(response.status(status).json(answer))
+}
+
+/// The one shard that all rows go to, if it is one: whose request this then counts as.
+fn only_shard(rows: &[BulkRow]) -> Option<ShardIndex> {
+    let first = rows.first()?.place.shard;
+    rows.iter().all(|row| row.place.shard == first).then_some(first)
 }
 
 async fn parse_anywhere(
@@ -162,7 +174,7 @@ async fn parse_anywhere(
     key: Option<ShardKey<'_>>,
     bytes: Bytes,
 ) -> Result<(Vec<BulkRow>, Vec<Refused>), Problem> {
-    if bytes.len() <= INLINE_BYTES_MAX {
+    if bytes.len() <= body::INLINE_BYTES_MAX {
         return parse(app, key, &bytes);
     }
     let (app, key) = (app.clone(), key.map(|key| key.as_str().to_owned()));
@@ -189,18 +201,15 @@ fn parse(
         let detail = "exactly one of rows and records must be given";
         return Err(Problem::new(Code::TSR101, detail));
     };
-    let items = body::items(name, json)?;
+    let items = body::items(name, json, ROWS_MAX)?;
     if items.is_empty() {
         return Err(Problem::new(Code::TSR101, format!("{name} is empty")));
     }
-    if items.len() > ROWS_MAX {
-        let detail = format!("{name} has {} rows, more than {ROWS_MAX}", items.len());
-        return Err(Problem::new(Code::TSR108, detail).hint("send them in several requests"));
-    }
+    let map = app.manager.map();
     let wrapped = name == "rows";
     let (mut rows, mut refused) = (Vec::with_capacity(items.len()), Vec::new());
     for (index, item) in items.into_iter().enumerate() {
-        match parse_row(app, &table, operation, key, (wrapped, item)) {
+        match parse_row(&map, &table, operation, key, (wrapped, item)) {
             Ok((place, row)) => rows.push(BulkRow { index, place, row }),
             Err(problem) => refused.push(Refused { index, problem }),
         }
@@ -212,7 +221,7 @@ type Routed = (shard_manager::shard_map::Place, shard_manager::row::RowWrite);
 
 /// A row's key is its `shard_key`, else its routing column, else the header.
 fn parse_row(
-    app: &App,
+    map: &ShardMap,
     table: &std::sync::Arc<Table>,
     operation: Operation,
     default_key: Option<ShardKey<'_>>,
@@ -243,7 +252,7 @@ fn parse_row(
         None => default_key,
     };
     let key = key.ok_or_else(|| no_key(table, &data))?;
-    let (place, mut row) = app.manager.prepare(table, operation, key, &data.0)?;
+    let (place, mut row) = Manager::prepare(map, table, operation, key, &data.0)?;
     row.wants_row = false;
     Ok((place, row))
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::RETRY_AFTER;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use serde::Serialize;
@@ -132,7 +133,11 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
         uptime_s: app.started.elapsed().as_secs(),
         levels: LEVELS,
     };
-    Ok(HttpResponse::build(code).json(answer))
+    let mut response = HttpResponse::build(code);
+    if code == StatusCode::SERVICE_UNAVAILABLE {
+        response.insert_header((RETRY_AFTER, "1"));
+    }
+    Ok(response.json(answer))
 }
 
 /// Whether a process or router is well.
@@ -167,7 +172,7 @@ pub(crate) async fn live() -> HttpResponse {
 pub(crate) async fn ready(app: Data<App>) -> HttpResponse {
     if app.is_draining() {
         let state = StateAnswer { success: false, status: "draining" };
-        return HttpResponse::ServiceUnavailable().json(state);
+        return HttpResponse::ServiceUnavailable().insert_header((RETRY_AFTER, "1")).json(state);
     }
     HttpResponse::Ok().json(StateAnswer { success: true, status: "ready" })
 }

@@ -6,6 +6,7 @@ use actix_web::http::header::{ETAG, IF_NONE_MATCH};
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse, get};
 use serde::Serialize;
+use shard_manager::error::Error;
 use shard_manager::keyspace::{SLOT_COUNT, ShardKey};
 use shard_manager::manager::ShardReport;
 use shard_manager::shard_map::ShardMap;
@@ -62,7 +63,7 @@ pub(crate) async fn route_key(
     let key = ShardKey::parse(text)
         .map_err(|error| Problem::new(Code::TSR100, format!("key: {error}")))?;
     let map = app.manager.map();
-    let place = map.place(key);
+    let place = map.place(key).map_err(Error::from)?;
     let shard = map.topology().name(place.shard);
     Ok(HttpResponse::Ok().json(RouteAnswer {
         key: text,

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use actix_web::web::{Data, Payload};
+use actix_web::web::{Bytes, Data, Payload, block};
 use actix_web::{HttpRequest, HttpResponse, post};
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::Written;
+use shard_manager::manager::{Manager, Written};
 use shard_manager::row::{Operation, RowWrite};
 use shard_manager::shard_map::Place;
 use shard_manager::store::Change;
@@ -124,7 +124,8 @@ pub(crate) async fn write_row(
     parameters.check_names(&["shardKey"])?;
     let declared = body::declared_length(request.headers());
     let bytes = body::read(payload, declared, body::WRITE_BYTES_MAX, headers.deadline).await?;
-    let (place, mut row) = parse(&app, &headers, &parameters, &bytes)?;
+    let keys = (headers.shard_key, parameters.single("shardKey")?);
+    let (place, mut row) = parse_anywhere(&app, keys, bytes).await?;
     row.wants_row = !headers.prefer.minimal;
     let written = app.manager.write(place, row, headers.deadline).await;
     let written = written.map_err(|failure| refusal(&app, failure))?;
@@ -160,17 +161,31 @@ fn answer(app: &App, written: &Written, minimal: bool) -> Vec<u8> {
     body
 }
 
-fn parse(
-    app: &App,
-    headers: &DataHeaders<'_>,
-    parameters: &Parameters<'_>,
-    body: &[u8],
+/// The keys of header and query.
+type Keys<'k> = (Option<ShardKey<'k>>, Option<&'k str>);
+
+async fn parse_anywhere(
+    app: &Data<App>,
+    (header, query): Keys<'_>,
+    bytes: Bytes,
 ) -> Result<(Place, RowWrite), Problem> {
+    if bytes.len() <= body::INLINE_BYTES_MAX {
+        return parse(app, (header, query), &bytes);
+    }
+    let (app, query) = (app.clone(), query.map(str::to_owned));
+    let header = header.map(|key| key.as_str().to_owned());
+    let parsed = block(move || {
+        let header = header.as_deref().and_then(|key| ShardKey::parse(key).ok());
+        parse(&app, (header, query.as_deref()), &bytes)
+    });
+    parsed.await.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?
+}
+
+fn parse(app: &App, (header, query): Keys<'_>, body: &[u8]) -> Result<(Place, RowWrite), Problem> {
     let members = Members::of_body(body)?;
     members.check_names(&MEMBERS)?;
     let in_body = members.text("shardKey")?;
-    let in_query = parameters.single("shardKey")?;
-    let key = one_key(headers.shard_key, in_query, in_body.as_deref())?;
+    let key = one_key(header, query, in_body.as_deref())?;
     let key = key.ok_or_else(|| {
         Problem::new(Code::TSR104, "a write needs a shard key")
             .hint("send the header x-shard-key, or shardKey in the body")
@@ -180,7 +195,7 @@ fn parse(
     let data = members.get("data");
     let data = data.ok_or_else(|| Problem::new(Code::TSR101, "data is missing"))?;
     let data = Members::of_member("data", data)?;
-    Ok(app.manager.prepare(&table, operation, key, &data.0)?)
+    Ok(Manager::prepare(&app.manager.map(), &table, operation, key, &data.0)?)
 }
 
 /// `op` of a body; upsert when it is not given.

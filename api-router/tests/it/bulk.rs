@@ -291,3 +291,34 @@ fn what_comes_later_is_refused_and_not_ignored() {
     assert_eq!((gzip.status, &*gzip.code()), (415, "TSR107"), "{}", gzip.text());
     assert_eq!(router.get("/api/read?table=users").json()["count"], 0);
 }
+
+/// Millions of items, or members, are refused after the first too many, not after all are held.
+#[test]
+fn lists_and_objects_without_end_are_refused_early() {
+    let router = Router::start();
+    let json = [("content-type", "application/json")];
+    let numbers = format!(r#"{{"table":"users","rows":[{}0]}}"#, "0,".repeat(5_000_000));
+    let reply = router.send("POST", "/api/bulk-write", &json, Some(numbers.as_bytes()));
+    assert_eq!((reply.status, &*reply.code()), (413, "TSR108"), "{}", reply.text());
+    let members = format!("{{{}\"b\":0}}", "\"a\":0,".repeat(2_000_000));
+    let reply = router.send("POST", "/api/bulk-write", &json, Some(members.as_bytes()));
+    assert_eq!((reply.status, &*reply.code()), (400, "TSR101"), "{}", reply.text());
+}
+
+/// Of one shard, a bulk write counts as that shard's request; of several, as nobody's.
+#[test]
+fn a_bulk_write_to_one_shard_counts_as_that_shards_request() {
+    let router = Router::start();
+    let rows = |keys: &[&str]| {
+        let row = |key: &&str| json!({"user_id": key, "name": "N", "email": "e"});
+        json!({"table": "users", "records": keys.iter().map(row).collect::<Vec<_>>()})
+    };
+    assert_eq!(router.post("/api/bulk-write", &[], &rows(&["a", "a"])).status, 201);
+    let many: Vec<String> = (0..50).map(|n| format!("k{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(router.post("/api/bulk-write", &[], &rows(&many)).status, 201);
+    let metrics = router.get("/api/analytics/metrics").json()["metrics"].clone();
+    let shard = router.get("/api/route?key=a").json()["shard"].as_str().unwrap().to_owned();
+    assert_eq!((&metrics["total"], &metrics["unassigned"]), (&json!(2), &json!(1)), "{metrics}");
+    assert_eq!(metrics["shardDistribution"][shard], 1, "{metrics}");
+}

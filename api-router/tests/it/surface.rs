@@ -280,3 +280,25 @@ fn a_host_name_that_is_not_ours_is_refused_even_without_an_origin() {
         assert_eq!((reply.status, &*reply.code()), (403, "TSR403"), "{path}: {}", reply.text());
     }
 }
+
+/// Routing looks at the decoded path, so counting and refusing must as well.
+#[test]
+fn a_path_that_is_spelled_with_escapes_is_the_same_path() {
+    let router = Router::start();
+    let reply = router.send("POST", "/api/%77rite", &[("x-shard-key", "u")], Some(b"{}"));
+    assert_eq!((reply.status, &*reply.code()), (400, "TSR101"), "{}", reply.text());
+    assert_eq!(reply.json()["outcome"], "rejected");
+    let errors = router.get("/api/analytics/errors").json();
+    assert_eq!(errors["errors"][0]["route"], "/api/write", "{errors}");
+}
+
+/// The trace of a client that is in one is kept with its error (W3C Trace Context).
+#[test]
+fn an_error_remembers_the_trace_of_its_request() {
+    let router = Router::start();
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+    router.send("GET", "/api/read?table=nope", &[("traceparent", &parent)], None);
+    let errors = router.get("/api/analytics/errors").json();
+    assert_eq!(errors["errors"][0]["trace_id"], trace, "{errors}");
+}

@@ -17,13 +17,17 @@ pub mod writer;
 pub use connection::OpenError;
 
 /// SQLite before this version can corrupt a WAL that is reset while it is read.
-const SQLITE_VERSION_MIN: i32 = 3_051_003;
+const SQLITE_VERSION_MIN: [u32; 3] = [3, 51, 3];
 
 /// Refuses to go on with a SQLite that has the WAL-reset defect.
 ///
 /// # Errors
 /// [`OpenError::SqliteTooOld`].
 pub fn check_version() -> Result<(), OpenError> {
-    let found = connection::sqlite_version();
-    if found < SQLITE_VERSION_MIN { Err(OpenError::SqliteTooOld { found }) } else { Ok(()) }
+    let found = connection::sqlite_version()?;
+    let numbers: Vec<u32> = found.split('.').filter_map(|number| number.parse().ok()).collect();
+    if numbers[..] < SQLITE_VERSION_MIN[..] {
+        return Err(OpenError::SqliteTooOld { found });
+    }
+    Ok(())
 }

@@ -84,7 +84,8 @@ impl Cluster {
         let members: std::collections::BTreeMap<String, &RawValue> =
             serde_json::from_str(json).expect("an object");
         let fields: Vec<_> = members.into_iter().map(|(k, v)| (Cow::Owned(k), v)).collect();
-        self.manager.prepare(&table, operation, key, &fields).expect("a row of the table")
+        Manager::prepare(&self.manager.map(), &table, operation, key, &fields)
+            .expect("a row of the table")
     }
 
     pub(crate) async fn write(

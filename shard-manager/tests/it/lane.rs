@@ -167,7 +167,7 @@ fn row(key: &str, bytes: usize) -> RowWrite {
     RowWrite {
         table: Arc::clone(&TABLE),
         operation: Operation::Upsert,
-        slot: Keyspace::Hash.slot_of(parsed),
+        slot: Keyspace::Hash.slot_of(parsed).expect("a slot"),
         key: key.to_owned(),
         id: vec![Value::Text("x".repeat(bytes))],
         set: Vec::new(),

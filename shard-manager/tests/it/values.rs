@@ -262,7 +262,12 @@ fn parse(
     let names = members.iter().map(|(name, _)| Cow::Borrowed(*name));
     let fields: Vec<_> = names.zip(raws.iter().map(|raw| &**raw)).collect();
     let key = ShardKey::parse("k").expect("a good key");
-    RowWrite::parse(&table(routing), op, (key, Keyspace::Hash.slot_of(key)), &fields)
+    RowWrite::parse(
+        &table(routing),
+        op,
+        (key, Keyspace::Hash.slot_of(key).expect("a slot")),
+        &fields,
+    )
 }
 
 #[test]
@@ -312,7 +317,7 @@ fn a_row_takes_its_routing_column_from_the_key_and_needs_its_id() {
     let row = parse(Some("id"), Operation::Delete, &[]).expect("the key is the id");
     assert_eq!((row.id, row.set), (vec![Value::Text("k".into())], vec![]));
     let missing = parse(None, Operation::Delete, &[]).expect_err("no id");
-    assert_eq!(missing, RowError::MissingColumn { table: "things".into(), column: "id".into() });
+    assert_eq!(missing, RowError::MissingId { table: "things".into(), column: "id".into() });
     let extra = parse(Some("id"), Operation::Delete, &[("n", "1")]).expect_err("values");
     assert_eq!(extra, RowError::NotInDelete { column: "n".into() });
     let row = parse(Some("word"), Operation::Delete, &[("id", "\"x\""), ("word", "\"k\"")]);

@@ -5,6 +5,8 @@ CREATE TABLE tessera_cluster (
     epoch      INTEGER NOT NULL CHECK (epoch >= 1),
     keyspace   TEXT    NOT NULL,
     hash       TEXT    NOT NULL,
+    -- Of the keyspace: the seed of a hash.
+    parameters TEXT    NOT NULL CHECK (json_valid(parameters)),
     slots      INTEGER NOT NULL,
     placement  TEXT    NOT NULL,
     shards     TEXT    NOT NULL CHECK (json_valid(shards)),

@@ -59,6 +59,7 @@ struct ClusterRow {
     epoch: i64,
     keyspace: String,
     hash: String,
+    parameters: String,
     slots: i64,
     placement: String,
     shards: String,
@@ -125,6 +126,7 @@ fn new_cluster(wanted: &Wanted) -> Result<ClusterRow, OpenError> {
         epoch: 1,
         keyspace: keyspace.name().to_owned(),
         hash: keyspace.algorithm().to_owned(),
+        parameters: keyspace.parameters().to_owned(),
         slots: i64::from(SLOT_COUNT),
         placement: map.placement().name().to_owned(),
         shards: json(map.topology().shards().iter().map(|s| (&s.name, s.weight)).collect()),
@@ -141,12 +143,12 @@ fn json<T: serde::Serialize>(list: Vec<T>) -> String {
 /// These two are constants of the program, so that a difference means another program wrote the files.
 fn check_hash(row: &ClusterRow) -> Result<(), OpenError> {
     let keyspace: Option<Keyspace> = row.keyspace.parse().ok();
-    let expected = keyspace.map(Keyspace::algorithm);
-    if expected != Some(row.hash.as_str()) || row.slots != i64::from(SLOT_COUNT) {
+    let expected = keyspace.map(|keyspace| (keyspace.algorithm(), keyspace.parameters()));
+    if expected != Some((&*row.hash, &*row.parameters)) || row.slots != i64::from(SLOT_COUNT) {
         return Err(OpenError::Conflict(format!(
-            "the data directory was made with keyspace {}, hash {} and {} slots; this program has \
+            "the data directory was made with keyspace {}, hash {} {} and {} slots; this program has \
              keyspace hash, hash xxh3_64 and {SLOT_COUNT} slots, and would look for rows in other places",
-            row.keyspace, row.hash, row.slots
+            row.keyspace, row.hash, row.parameters, row.slots
         )));
     }
     Ok(())

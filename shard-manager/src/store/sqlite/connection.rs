@@ -38,9 +38,18 @@ pub(super) fn open(path: &Path, pragmas: &str) -> Result<SqliteConnection, OpenE
     opened().map_err(|error| OpenError::file(path, error))
 }
 
-/// The version of the SQLite that is linked in, such as `3053002`.
-pub(super) fn sqlite_version() -> i32 {
-    libsqlite3_sys::SQLITE_VERSION_NUMBER
+/// The version of the SQLite that is linked in, such as `3.53.2`: asked of the library, not of its bindings.
+pub(super) fn sqlite_version() -> Result<String, OpenError> {
+    let told = |error: &dyn std::fmt::Display| OpenError::file(Path::new(":memory:"), error);
+    let mut connection = SqliteConnection::establish(":memory:").map_err(|error| told(&error))?;
+    let statement = Statement { sql: "SELECT sqlite_version()", binds: &[], cached: false };
+    let mut version = String::new();
+    for_each_row(&mut connection, statement, |row| {
+        version = row.text(0, str::to_owned).unwrap_or_default();
+        Ok(())
+    })
+    .map_err(|error| told(&error))?;
+    Ok(version)
 }
 
 /// Why a data directory or one of its files cannot be used. Shown to the operator at start, never to a
@@ -52,8 +61,8 @@ pub enum OpenError {
         "SQLite {found} is too old: 3.51.3 or later is needed (it fixes a corruption of the WAL)"
     )]
     SqliteTooOld {
-        /// The version found, as a number.
-        found: i32,
+        /// The version found.
+        found: String,
     },
     /// Another process writes here.
     #[error("{dir} is in use by another router or command (process {pid}); stop it first")]
@@ -174,8 +183,19 @@ pub(super) fn for_each_row(
     statement: Statement<'_>,
     mut each: impl FnMut(&RowView<'_, '_>) -> QueryResult<()>,
 ) -> QueryResult<()> {
+    for_each_row_while(connection, statement, |row| each(row).map(|()| true))
+}
+
+/// The same until `each` says that it has seen enough.
+pub(super) fn for_each_row_while(
+    connection: &mut SqliteConnection,
+    statement: Statement<'_>,
+    mut each: impl FnMut(&RowView<'_, '_>) -> QueryResult<bool>,
+) -> QueryResult<()> {
     for row in LoadConnection::load(connection, statement)? {
-        each(&RowView { row: row? })?;
+        if !each(&RowView { row: row? })? {
+            break;
+        }
     }
     Ok(())
 }

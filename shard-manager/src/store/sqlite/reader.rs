@@ -13,7 +13,9 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use scheduled_thread_pool::ScheduledThreadPool;
 
-use super::connection::{Bind, OpenError, Shapes, Statement, Trouble, for_each_row, open};
+use super::connection::{
+    Bind, OpenError, Shapes, Statement, Trouble, for_each_row, for_each_row_while, open,
+};
 use super::row_json::{push_object, value};
 use super::schema::tessera_counts;
 use super::sql;
@@ -24,12 +26,18 @@ use crate::rows::Rows;
 use crate::store::TableSize;
 use crate::value::{Value, push_json_number, push_json_string};
 
-/// Readers of one shard. More than the blocking reads that two cores can run at once only adds memory.
-const READERS_MAX: u32 = 8;
+/// Connections of one shard for reads by key, and as many for reads that may scan: a scan cannot be stopped,
+/// so without connections of their own the short reads would wait for it.
+const READERS_MAX: u32 = 4;
+/// How long a reader that nobody needs is kept.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// Bytes of an answer that may be read on the caller's own thread; a larger one is left to another.
+const INLINE_BYTES_MAX: usize = 128 << 10;
 /// Bytes set aside for the rows of a read: a few rows, which most reads are, never make it grow.
 const ROWS_BYTES: usize = 1_024;
 /// 2 MiB of page cache a reader; the operating system caches the file for all of them.
-const PRAGMAS: &str = "PRAGMA cache_size=-2048; PRAGMA query_only=ON";
+/// Sorting large rows spills to a temporary file instead of filling memory.
+const PRAGMAS: &str = "PRAGMA cache_size=-2048; PRAGMA temp_store=FILE; PRAGMA query_only=ON";
 
 /// The thread that opens and closes connections for all pools; each pool would otherwise start three.
 pub struct Housekeeping(Arc<ScheduledThreadPool>);
@@ -45,7 +53,8 @@ impl Housekeeping {
 #[derive(Clone)]
 pub struct Readers {
     shard: String,
-    pool: r2d2::Pool<Connector>,
+    by_key: r2d2::Pool<Connector>,
+    scans: r2d2::Pool<Connector>,
 }
 
 /// One row scope of a read: all rows, or those of one shard key.
@@ -63,44 +72,44 @@ impl Readers {
     /// # Errors
     /// [`OpenError`] if the file cannot be opened.
     pub fn open(shard: &str, path: &Path, housekeeping: &Housekeeping) -> Result<Self, OpenError> {
-        let pool = r2d2::Pool::builder()
-            .max_size(READERS_MAX)
-            .min_idle(Some(1))
-            .connection_timeout(Duration::from_secs(5))
-            // A local file needs no probe before each use; that would double a point read.
-            .test_on_check_out(false)
-            .idle_timeout(Some(Duration::from_secs(60)))
-            .max_lifetime(None)
-            .thread_pool(Arc::clone(&housekeeping.0))
-            .build(Connector { path: path.to_owned() })
-            .map_err(|error| OpenError::file(path, error))?;
-        Ok(Self { shard: shard.to_owned(), pool })
+        let pool = |idle| {
+            r2d2::Pool::builder()
+                .max_size(READERS_MAX)
+                .min_idle(Some(idle))
+                // A local file needs no probe before each use; that would double a point read.
+                .test_on_check_out(false)
+                .idle_timeout(Some(IDLE_MAX))
+                .max_lifetime(None)
+                .thread_pool(Arc::clone(&housekeeping.0))
+                .build(Connector { path: path.to_owned() })
+                .map_err(|error| OpenError::file(path, error))
+        };
+        Ok(Self { shard: shard.to_owned(), by_key: pool(1)?, scans: pool(0)? })
     }
 
-    /// Reads on a connection that is free now; `None` if all are busy.
-    pub fn try_read(
-        &self,
-        query: &ReadQuery,
-        scope: Scope<'_>,
-        with_keys: bool,
-    ) -> Option<Result<Rows, Error>> {
-        let mut reader = self.pool.try_get()?;
-        Some(self.told(reader.read(query, scope, with_keys)).and_then(within_bounds))
+    /// Reads the rows of a key on a connection that is free now; `None` if all are busy, or if the answer
+    /// is large.
+    pub fn try_read(&self, query: &ReadQuery, scope: Scope<'_>) -> Option<Result<Rows, Error>> {
+        let mut reader = self.by_key.try_get()?;
+        match self.told(reader.read(query, scope, INLINE_BYTES_MAX)) {
+            Ok(rows) if rows.bytes() > INLINE_BYTES_MAX => None,
+            done => Some(done),
+        }
     }
 
-    /// Reads on a connection that becomes free within `wait`. Blocks.
+    /// Reads on a connection that becomes free within `wait`. Blocks. Rows of all keys come with the values
+    /// that they are merged by.
     ///
     /// # Errors
-    /// [`Error::PoolExhausted`] if none did; [`Error::ShardUnavailable`] if the file cannot be read.
-    pub fn read(
-        &self,
-        query: &ReadQuery,
-        scope: Scope<'_>,
-        with_keys: bool,
-        wait: Duration,
-    ) -> Result<Rows, Error> {
-        let mut reader = self.checkout(wait)?;
-        self.told(reader.read(query, scope, with_keys)).and_then(within_bounds)
+    /// [`Error::PoolExhausted`] if none did; [`Error::ShardUnavailable`] if the file cannot be read;
+    /// [`Error::AnswerTooLarge`].
+    pub fn read(&self, query: &ReadQuery, scope: Scope<'_>, wait: Duration) -> Result<Rows, Error> {
+        let mut reader = match scope {
+            Scope::Key(..) => self.checkout(&self.by_key, wait)?,
+            Scope::Shard => self.checkout(&self.scans, wait)?,
+        };
+        let rows = self.told(reader.read(query, scope, Rows::BYTES_MAX))?;
+        if rows.is_too_large() { Err(Error::AnswerTooLarge) } else { Ok(rows) }
     }
 
     /// Reads one row of the file's schema within `wait`: the shard answers. Blocks.
@@ -108,7 +117,7 @@ impl Readers {
     /// # Errors
     /// As [`Readers::read`].
     pub fn probe(&self, wait: Duration) -> Result<(), Error> {
-        let mut reader = self.checkout(wait)?;
+        let mut reader = self.checkout(&self.by_key, wait)?;
         let probed = reader.connection.batch_execute("SELECT count(*) FROM sqlite_schema");
         self.told(probed)
     }
@@ -119,22 +128,17 @@ impl Readers {
     /// # Errors
     /// As [`Readers::read`].
     pub fn sizes(&self, wait: Duration) -> Result<Vec<TableSize>, Error> {
-        let mut reader = self.checkout(wait)?;
+        let mut reader = self.checkout(&self.scans, wait)?;
         self.told(reader.sizes())
     }
 
-    /// Only the number of rows of each table: one small read. Blocks.
-    ///
-    /// # Errors
-    /// As [`Readers::read`].
-    pub fn counts(&self, wait: Duration) -> Result<Vec<(String, i64)>, Error> {
-        let mut reader = self.checkout(wait)?;
-        self.told(reader.counts())
-    }
-
-    fn checkout(&self, wait: Duration) -> Result<r2d2::PooledConnection<Connector>, Error> {
+    fn checkout(
+        &self,
+        pool: &r2d2::Pool<Connector>,
+        wait: Duration,
+    ) -> Result<r2d2::PooledConnection<Connector>, Error> {
         let exhausted = |_| Error::PoolExhausted { shard: self.shard.clone() };
-        self.pool.get_timeout(wait).map_err(exhausted)
+        pool.get_timeout(wait).map_err(exhausted)
     }
 
     fn told<T>(&self, result: QueryResult<T>) -> Result<T, Error> {
@@ -180,9 +184,10 @@ struct Reader {
 }
 
 impl Reader {
-    fn read(&mut self, query: &ReadQuery, scope: Scope<'_>, with_keys: bool) -> QueryResult<Rows> {
+    /// Reads until there are no more rows, or more than `bytes_max`.
+    fn read(&mut self, query: &ReadQuery, scope: Scope<'_>, bytes_max: usize) -> QueryResult<Rows> {
         let keyed = matches!(scope, Scope::Key(..));
-        let sql = sql::select(query, keyed, with_keys);
+        let sql = sql::select(query, keyed);
         let lists = in_lists(query);
         let mut lists = lists.iter();
         let mut binds = Vec::with_capacity(query.conditions.len() + 3);
@@ -197,17 +202,14 @@ impl Reader {
         }
         binds.push(Bind::Int(i64::from(query.limit)));
         let statement = Statement { sql: &sql, binds: &binds, cached: self.shapes.admit(&sql) };
-        let keys = if with_keys { query.sort_keys() } else { Vec::new() };
+        let keys = if keyed { Vec::new() } else { query.sort_keys() };
         let mut rows = Rows::with_capacity(ROWS_BYTES);
-        for_each_row(&mut self.connection, statement, |row| {
-            if rows.is_too_large() {
-                return Ok(()); // What was read says enough: the caller refuses it.
-            }
+        for_each_row_while(&mut self.connection, statement, |row| {
             rows.push(|out| push_object(out, row, outputs(query)))?;
             for (column, by) in (query.outputs.len()..).zip(&keys) {
                 rows.push_key(value(row, column, query.table.column(by.column).kind));
             }
-            Ok(())
+            Ok(rows.bytes() <= bytes_max)
         })?;
         Ok(rows)
     }
@@ -232,10 +234,6 @@ impl Reader {
         }
         Ok(sizes)
     }
-}
-
-fn within_bounds(rows: Rows) -> Result<Rows, Error> {
-    if rows.is_too_large() { Err(Error::AnswerTooLarge) } else { Ok(rows) }
 }
 
 const TABLE_BYTES: &str = "SELECT sum(pgsize) FROM dbstat WHERE aggregate = TRUE

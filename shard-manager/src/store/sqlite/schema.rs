@@ -7,6 +7,7 @@ diesel::table! {
         epoch -> BigInt,
         keyspace -> Text,
         hash -> Text,
+        parameters -> Text,
         slots -> BigInt,
         placement -> Text,
         shards -> Text,

@@ -6,7 +6,6 @@
 
 use std::path::Path;
 
-use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
@@ -185,5 +184,12 @@ pub fn migrate_down_and_up(path: &Path) -> Result<(), OpenError> {
     connection.run_pending_migrations(MIGRATIONS).map_err(|error| told(&error))?;
     connection.revert_all_migrations(MIGRATIONS).map_err(|error| told(&error))?;
     connection.run_pending_migrations(MIGRATIONS).map_err(|error| told(&error))?;
-    connection.batch_execute("PRAGMA integrity_check").map_err(|error| told(&error))
+    let mut found = String::new();
+    let statement = Statement { sql: "PRAGMA integrity_check", binds: &[], cached: false };
+    for_each_row(&mut connection, statement, |row| {
+        found += &row.text(0, str::to_owned).unwrap_or_default();
+        Ok(())
+    })
+    .map_err(|error| told(&error))?;
+    if found == "ok" { Ok(()) } else { Err(told(&found)) }
 }

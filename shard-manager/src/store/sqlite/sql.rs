@@ -52,13 +52,13 @@ pub(super) fn delete(table: &Table) -> String {
 }
 
 /// The read of a query. Parameters: slot and shard key if `keyed`, one for each condition, the limit.
-/// Columns: the outputs, then the sort keys if `with_keys`.
-pub(super) fn select(query: &ReadQuery, keyed: bool, with_keys: bool) -> String {
+/// Columns: the outputs, then the sort keys unless `keyed`.
+pub(super) fn select(query: &ReadQuery, keyed: bool) -> String {
     let table = &query.table;
     let order = query.sort_keys();
     let mut sql = String::with_capacity(256);
     sql.push_str("SELECT ");
-    let keys = order.iter().map(|by| by.column).filter(|_| with_keys);
+    let keys = order.iter().map(|by| by.column).filter(|_| !keyed);
     push_names(&mut sql, table, query.outputs.iter().map(|output| output.column).chain(keys));
     let _ = write!(sql, " FROM {}", table.name());
     let mut joint = " WHERE ";

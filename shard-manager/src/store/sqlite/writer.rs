@@ -81,7 +81,11 @@ impl SqliteWriter {
     fn failure(&self, trouble: &Trouble, committing: bool) -> BatchFailure {
         let certain = !committing || *trouble == Trouble::Full;
         BatchFailure {
-            error: trouble.error(&self.shard),
+            error: match trouble {
+                // A row's own is answered in its place; one that comes here is of our books.
+                Trouble::Constraint(_) => Error::Internal,
+                Trouble::Full | Trouble::Broken | Trouble::Other => trouble.error(&self.shard),
+            },
             outcome: if certain { Outcome::Rejected } else { Outcome::Unknown },
             divisible: !committing && *trouble == Trouble::Other,
         }
