@@ -292,6 +292,7 @@ impl From<&RowError> for Problem {
                     | Misfit::NotDouble
                     | Misfit::NotTimestamp
                     | Misfit::NotUuid
+                    | Misfit::LoneSurrogate
                     | Misfit::NotJson => problem,
                 }
             }

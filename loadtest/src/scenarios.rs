@@ -1,7 +1,7 @@
 //! Scenarios: what a user does, one request after the other without a pause.
 //!
-//! There is one scenario yet, the mix of the seed projects: upserts and reads of users by key. A
-//! further one is a [`Scenario`] beside [`mix`].
+//! There is one scenario yet, a mix of upserts and reads of users by key. A further one is a
+//! [`Scenario`] beside [`mix`].
 //!
 //! **Invariant:** a user asks for what its own random stream says, whatever the others do; a key it
 //! wrote with success is one it must find again.
@@ -100,7 +100,7 @@ fn configuration(options: &Options) -> GooseConfiguration {
     goose
 }
 
-/// The seed's mix: writes and reads of random users, in the asked proportion.
+/// The mix: writes and reads of random users, in the asked proportion.
 ///
 /// One transaction draws what to do. Goose's weights would give all users the same fixed order, in
 /// step with each other.

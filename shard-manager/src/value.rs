@@ -166,6 +166,9 @@ pub enum Misfit {
     /// Not a UUID.
     #[error("expected a UUID such as 0198c3f2-7f4e-7cc3-9b6d-7e1f5a3c2b10")]
     NotUuid,
+    /// An escape such as `\ud800` without its other half: no character.
+    #[error("the text holds half a surrogate pair, which is no character")]
+    LoneSurrogate,
     /// JSON that does not parse, or whose strings hold lone surrogates.
     #[error("expected a JSON value")]
     NotJson,
@@ -217,7 +220,8 @@ fn json_string(raw: &str) -> Option<Result<String, Misfit>> {
     Some(match serde_json::from_str::<String>(raw) {
         Ok(text) if text.contains('\0') => Err(Misfit::NulCharacter),
         Ok(text) => Ok(text),
-        Err(_) => Err(Misfit::NotJson),
+        // It parsed as a raw value, so half a surrogate pair is all that can be wrong.
+        Err(_) => Err(Misfit::LoneSurrogate),
     })
 }
 
