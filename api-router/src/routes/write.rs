@@ -87,7 +87,7 @@ pub struct WriteAnswer {
         ("x-shard-key" = Option<String>, Header, description = "What to route by (or shardKey in query or body)", example = "user_123", max_length = 256),
         ("shardKey" = Option<String>, Query, description = "The shard key, when it is not visible ASCII", max_length = 256),
         ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
-        ("Prefer" = Option<String>, Header, description = "return=minimal leaves the row out of the answer", example = "return=minimal"),
+        ("Prefer" = Option<String>, Header, description = "return=minimal leaves the row out of the answer"),
     ),
     request_body = WriteRequest,
     responses(
