@@ -15,38 +15,56 @@ use actix_web::{App, HttpResponse, HttpServer, web};
 const CONNECTIONS: &str = "64";
 const KEYS: usize = 10_000;
 
-/// What is measured: its name, its wrk script, the least and the wished-for ratio.
-const CASES: [(&str, &str, f64, f64); 3] = [
-    (
-        "point write",
+/// What is measured.
+struct Case {
+    name: &'static str,
+    /// What it is compared with: the name of another case, or the bare handler.
+    beside: &'static str,
+    script: String,
+    /// The least ratio, and the one wished for.
+    goal: (f64, f64),
+}
+
+const BARE_HANDLER: &str = "bare handler";
+
+/// The cases; `token` has seen every shard.
+fn cases(token: &str) -> Vec<Case> {
+    let case = |name, beside, script, goal| Case { name, beside, script, goal };
+    let session = format!(r#", ["x-session-token"] = "{token}""#);
+    vec![
+        case(BARE_HANDLER, BARE_HANDLER, BARE.to_owned(), (1.0, 1.0)),
+        case("point write", BARE_HANDLER, write(""), (0.20, 0.30)),
+        case("quorum write", "point write", write(r#", ["x-consistency"] = "quorum""#), (0.7, 0.7)),
+        case("point read", BARE_HANDLER, read(""), (0.45, 0.65)),
+        case("read with token", "point read", read(&session), (0.9, 0.9)),
+        case("/api/route", BARE_HANDLER, ROUTE.to_owned(), (0.75, 0.85)),
+    ]
+}
+
+fn write(headers: &str) -> String {
+    format!(
         r#"request = function()
              local k = "user_" .. math.random(0, 9999)
              return wrk.format("POST", "/api/write",
-               {["content-type"] = "application/json", ["x-shard-key"] = k},
-               '{"table":"users","data":{"user_id":"' .. k .. '","name":"John Doe","email":"' .. k ..
-               '@example.com","partition_key":"A"}}')
-           end"#,
-        0.20,
-        0.35,
-    ),
-    (
-        "point read",
+               {{["content-type"] = "application/json", ["x-shard-key"] = k{headers}}},
+               '{{"table":"users","data":{{"user_id":"' .. k .. '","name":"John Doe","email":"' .. k ..
+               '@example.com","partition_key":"A"}}}}')
+           end"#
+    )
+}
+
+fn read(headers: &str) -> String {
+    format!(
         r#"request = function()
              return wrk.format("GET", "/api/read?table=users&limit=10",
-               {["x-shard-key"] = "user_" .. math.random(0, 9999)})
-           end"#,
-        0.45,
-        0.65,
-    ),
-    (
-        "/api/route",
-        r#"request = function()
+               {{["x-shard-key"] = "user_" .. math.random(0, 9999){headers}}})
+           end"#
+    )
+}
+
+const ROUTE: &str = r#"request = function()
              return wrk.format("GET", "/api/route?key=user_" .. math.random(0, 9999))
-           end"#,
-        0.75,
-        0.85,
-    ),
-];
+           end"#;
 
 const BARE: &str = r#"request = function() return wrk.format("GET", "/") end"#;
 
@@ -69,18 +87,23 @@ fn main() -> std::io::Result<()> {
         "ready in {first_start} ms on a new directory, {second_start} ms on an existing one; idle memory {} MiB",
         resident_kib(router.id()) / 1024
     );
-    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); CASES.len() + 1];
+    let cases = cases(&token(&url)?);
+    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); cases.len()];
     for _ in 0..rounds {
-        rates[0].push(wrk(&bare.1, BARE, seconds, data.path())?);
-        for (case, (_, script, ..)) in CASES.iter().enumerate() {
-            rates[case + 1].push(wrk(&url, script, seconds, data.path())?);
+        for (case, rates) in cases.iter().zip(&mut rates) {
+            let target = if case.name == BARE_HANDLER { &bare.1 } else { &url };
+            rates.push(wrk(target, &case.script, seconds, data.path())?);
         }
     }
     let medians: Vec<f64> = rates.iter_mut().map(|rates| median(rates)).collect();
-    println!("{:<12} {:>9.0}/s   workers {workers}", "bare handler", medians[0]);
-    for ((name, _, least, wished), rate) in CASES.iter().zip(&medians[1..]) {
-        let ratio = rate / medians[0];
-        println!("{name:<12} {rate:>9.0}/s   ratio {ratio:.2} (must {least:.2}, aim {wished:.2})");
+    for (case, rate) in cases.iter().zip(&medians) {
+        let beside = cases.iter().position(|other| other.name == case.beside);
+        let ratio = rate / medians[beside.unwrap_or(0)];
+        let (must, aim) = case.goal;
+        println!(
+            "{:<16} {rate:>9.0}/s   {ratio:.2} of {} (must {must:.2}, aim {aim:.2})",
+            case.name, case.beside
+        );
     }
     println!("resident after the load {} MiB", resident_kib(router.id()) / 1024);
     router.kill()?;
@@ -140,6 +163,14 @@ fn load_users(url: &str) -> std::io::Result<()> {
     let body = serde_json::json!({"table": "users", "records": rows});
     let sent = ureq::post(format!("{url}/api/bulk-write")).send_json(body);
     sent.map(drop).map_err(std::io::Error::other)
+}
+
+/// What a client has seen that read all shards.
+fn token(url: &str) -> std::io::Result<String> {
+    let read = ureq::get(format!("{url}/api/read?table=users&limit=1")).call();
+    let read = read.map_err(std::io::Error::other)?;
+    let token = read.headers().get("x-session-token").and_then(|token| token.to_str().ok());
+    token.map(str::to_owned).ok_or_else(|| std::io::Error::other("no token came"))
 }
 
 /// Requests a second; a run with any answer that is not 2xx is no measurement.

@@ -7,21 +7,23 @@ use std::time::{Duration, Instant};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::web::Bytes;
 use actix_web::{HttpResponse, HttpResponseBuilder};
-use shard_manager::error::Failure;
+use shard_manager::error::{Error, Failure};
 use shard_manager::lane::LaneTimes;
 use shard_manager::shard_map::Place;
+use shard_manager::token::SessionToken;
 use shard_manager::topology::{Role, ShardIndex};
 use shard_manager::value::push_json_number;
 
 use crate::app::App;
-use crate::problem::{Problem, ProblemBody};
+use crate::problem::{Problem, ProblemBody, X_SESSION_TOKEN};
 
 const X_SHARD: HeaderName = HeaderName::from_static("x-shard");
 const X_SHARD_SLOT: HeaderName = HeaderName::from_static("x-shard-slot");
 const X_EPOCH: HeaderName = HeaderName::from_static("x-epoch");
 const X_SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
-const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+/// The preferences that were honoured.
+pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// Left on an answer for the gate: which shard it came from.
 #[derive(Clone, Copy, Debug)]
@@ -77,13 +79,27 @@ fn push_milliseconds(out: &mut Vec<u8>, time: Duration) {
     }
 }
 
+/// What every answer about rows tells of where it comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'s> {
+    /// Which kind of node answered.
+    pub role: Role,
+    /// What the client has seen with it.
+    pub session: &'s SessionToken,
+    /// The version of the map.
+    pub epoch: u64,
+}
+
 /// An answer about rows, ready for its body.
-pub fn data_response(timing: &Timing, epoch: u64) -> HttpResponseBuilder {
+pub fn data_response(app: &App, source: &Source<'_>, timing: &Timing) -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
+    let token = HeaderValue::from_maybe_shared(Bytes::from(app.manager.token(source.session)))
+        .expect("a token is visible ASCII");
     response
         .content_type("application/json")
-        .insert_header((X_EPOCH, HeaderValue::from(epoch)))
-        .insert_header((X_SERVED_BY, HeaderValue::from_static(Role::Primary.name())))
+        .insert_header((X_EPOCH, HeaderValue::from(source.epoch)))
+        .insert_header((X_SERVED_BY, HeaderValue::from_static(source.role.name())))
+        .insert_header((X_SESSION_TOKEN, token))
         .insert_header((SERVER_TIMING, timing.header()));
     response
 }
@@ -92,24 +108,43 @@ pub fn data_response(timing: &Timing, epoch: u64) -> HttpResponseBuilder {
 pub fn keyed_response(
     app: &App,
     place: Place,
+    source: &Source<'_>,
     timing: &Timing,
-    applied: Option<HeaderValue>,
 ) -> HttpResponseBuilder {
-    let mut response = data_response(timing, place.epoch);
+    let mut response = data_response(app, source, timing);
     response
         .insert_header((X_SHARD, app.shard_header(place.shard)))
         .insert_header((X_SHARD_SLOT, HeaderValue::from(place.slot.number())));
     response.extensions_mut().insert(ServedBy(place.shard));
-    if let Some(applied) = applied {
-        response.insert_header((PREFERENCE_APPLIED, applied));
-    }
     response
 }
 
-/// A failure as a problem that names its shard.
-pub fn refusal(app: &App, failure: Failure) -> Problem {
+/// The tag of a row of this version.
+pub fn etag(version: i64) -> HeaderValue {
+    let mut text = Vec::with_capacity(16);
+    text.push(b'"');
+    push_json_number(&mut text, version);
+    text.push(b'"');
+    HeaderValue::from_maybe_shared(Bytes::from(text)).expect("digits in quotes are a header value")
+}
+
+/// A failure as a problem that names its shard. Of a write that is stored, though not as asked, the client
+/// has seen as much as of one that succeeded.
+pub fn refusal(app: &App, failure: Failure, session: &SessionToken) -> Problem {
     let shard = failure.place.map(|place| app.manager.shard_name(place.shard).to_owned());
+    let seen = match (&failure.error, failure.place) {
+        (Error::NotConfirmed { position, .. }, Some(place)) => {
+            let mut session = session.clone();
+            app.manager.seen(&mut session, place.shard, *position);
+            Some(app.manager.token(&session))
+        }
+        _ => None,
+    };
     let problem = Problem::from(failure);
+    let problem = match seen {
+        Some(token) => problem.session(token),
+        None => problem,
+    };
     match shard {
         Some(shard) => problem.shard(shard),
         None => problem,
@@ -151,6 +186,7 @@ refusals! {
         403 Forbidden "The request comes from a foreign web page.";
         404 NotFound "No such table.";
         406 NotAcceptable "The Accept header rules JSON out.";
+        409 Conflict "What the session token has seen may have been lost.";
         413 TooLarge "The rows are more than one answer carries.";
         503 Unavailable "The shard does not answer, or has no connection free; see Retry-After.";
         504 DeadlinePassed "The deadline passed.";
@@ -162,9 +198,11 @@ refusals! {
         404 NotFound "No such table or row.";
         406 NotAcceptable "The Accept header rules JSON out.";
         409 Conflict "The row exists, or breaks a constraint.";
+        412 PreconditionFailed "The row is not of the version that If-Match names.";
         413 TooLarge "A limit is passed: the detail names it.";
         415 UnsupportedMediaType "The body is not JSON.";
-        503 Unavailable "Overloaded, full, or the shard does not answer; see Retry-After.";
-        504 DeadlinePassed "The deadline passed; the write may have happened if outcome is unknown.";
+        422 KeyReused "The Idempotency-Key came before with another request.";
+        503 Unavailable "Overloaded, full, too few replicas, or the shard does not answer; see Retry-After.";
+        504 DeadlinePassed "The deadline passed: outcome says whether the write happened.";
     }
 }

@@ -26,6 +26,8 @@ pub struct App {
     pub started: Instant,
     /// Whether the router is reached through a loopback address only.
     pub loopback_only: bool,
+    /// Whether nodes can be paused, delayed and cut through the API.
+    pub lab: bool,
     shard_headers: Vec<HeaderValue>,
     draining: AtomicBool,
     /// In KiB.
@@ -37,7 +39,7 @@ const BULK_ROOM_MAX: usize = 128 << 20;
 
 impl App {
     /// The state of a router over an open cluster.
-    pub fn new(manager: Manager, loopback_only: bool) -> Self {
+    pub fn new(manager: Manager, loopback_only: bool, lab: bool) -> Self {
         let map = manager.map();
         let names: Vec<String> =
             map.topology().shards().iter().map(|shard| shard.name.clone()).collect();
@@ -51,6 +53,7 @@ impl App {
             errors: ErrorLog::new(),
             started: Instant::now(),
             loopback_only,
+            lab,
             shard_headers,
             draining: AtomicBool::new(false),
             bulk_room: Semaphore::new(BULK_ROOM_MAX >> 10),

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use shard_manager::keyspace::Keyspace;
 use shard_manager::placement::Placement;
-use shard_manager::store::sqlite::catalog::{SHARDS_DEFAULT, Wanted};
+use shard_manager::store::sqlite::catalog::{REPLICAS_DEFAULT, SHARDS_DEFAULT, Wanted};
 use shard_manager::topology::Topology;
 
 /// Most HTTP workers: each is a thread with a runtime of its own.
@@ -52,6 +52,9 @@ pub struct Flags {
     /// Weights of the shards of a new cluster, such as 50,25,25; means --placement weighted
     #[arg(long, value_name = "W,W,…")]
     weights: Option<String>,
+    /// Replicas of each shard, 0 to 5 [default: 1; an existing data directory keeps its own until told otherwise]
+    #[arg(long, value_name = "N")]
+    replicas: Option<String>,
     /// How slots are dealt out in a new cluster: even, weighted [default: even]
     #[arg(long, value_name = "NAME")]
     placement: Option<String>,
@@ -67,6 +70,9 @@ pub struct Flags {
     /// Serve on an address that others can reach, without authentication
     #[arg(long)]
     insecure: bool,
+    /// Serve /api/lab, by which anybody can pause, delay and cut nodes: for development and teaching
+    #[arg(long)]
+    lab: bool,
     /// A TOML file with any of these settings
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -76,16 +82,18 @@ pub struct Flags {
 }
 
 /// The names of all settings, as in the configuration file.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 11] = [
     "bind",
     "data_dir",
     "shards",
+    "replicas",
     "weights",
     "placement",
     "keyspace",
     "workers",
     "log",
     "insecure",
+    "lab",
 ];
 
 /// Variables of this prefix belong to the load tester, which reads them itself.
@@ -136,6 +144,8 @@ pub struct Config {
     pub log: tracing::Level,
     /// Whether others may reach the router though it knows no authentication.
     pub insecure: bool,
+    /// Whether nodes can be paused, delayed and cut through the API.
+    pub lab: bool,
     shown: Vec<(&'static str, String, Origin)>,
 }
 
@@ -195,6 +205,10 @@ impl Config {
             settings.optional("shards", &format!("{in_catalog} {SHARDS_DEFAULT}"), |t| {
                 within(t, 1, Topology::SHARDS_MAX)
             })?;
+        let replicas =
+            settings.optional("replicas", &format!("{in_catalog} {REPLICAS_DEFAULT}"), |t| {
+                within(t, 0, Topology::REPLICAS_MAX)
+            })?;
         let weights =
             settings.optional("weights", &format!("{in_catalog} all 1"), parse_weights)?;
         let placement = settings.optional("placement", &format!("{in_catalog} even"), |text| {
@@ -209,13 +223,13 @@ impl Config {
         let log = settings.parse("log", "info", |text| {
             text.parse().map_err(|_| "error, warn, info, debug or trace".to_owned())
         })?;
-        let insecure = settings.parse("insecure", "false", |text| {
-            text.parse().map_err(|_| "true or false".to_owned())
-        })?;
+        let truth = |text: &str| text.parse().map_err(|_| "true or false".to_owned());
+        let insecure = settings.parse("insecure", "false", truth)?;
+        let lab = settings.parse("lab", "false", truth)?;
         let placement = check_weights(placement, weights.as_deref(), shards)?;
-        let wanted = Wanted { keyspace, placement, shards, weights };
+        let wanted = Wanted { keyspace, placement, shards, weights, replicas };
         let shown = settings.shown;
-        Ok(Self { bind, data_dir, wanted, workers, log, insecure, shown })
+        Ok(Self { bind, data_dir, wanted, workers, log, insecure, lab, shown })
     }
 
     /// Refuses to be reachable for others without being told so.
@@ -331,6 +345,7 @@ impl Flags {
             ("bind", &self.bind),
             ("data_dir", &self.data_dir),
             ("shards", &self.shards),
+            ("replicas", &self.replicas),
             ("weights", &self.weights),
             ("placement", &self.placement),
             ("keyspace", &self.keyspace),
@@ -340,8 +355,10 @@ impl Flags {
         let given = texts.into_iter().filter_map(|(name, text)| Some((name, text.clone()?)));
         let mut values: BTreeMap<String, String> =
             given.map(|(name, text)| (name.to_owned(), text)).collect();
-        if self.insecure {
-            values.insert("insecure".to_owned(), "true".to_owned());
+        for (name, given) in [("insecure", self.insecure), ("lab", self.lab)] {
+            if given {
+                values.insert(name.to_owned(), "true".to_owned());
+            }
         }
         (Origin::Flag, values)
     }

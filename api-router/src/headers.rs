@@ -1,7 +1,7 @@
 //! Request headers: parsed once at the edge into values that cannot be wrong.
 //!
-//! **Invariant:** a header that this router does not honour is refused if ignoring it could lose data or
-//! break a promise (`If-Match`, `Idempotency-Key`), never dropped in silence.
+//! **Invariant:** a header that a route does not honour is refused if ignoring it could lose data or break a
+//! promise (`If-Match` on many rows), never dropped in silence.
 //! **Not here:** the body (`body`), the query string (`query`).
 
 use std::time::{Duration, Instant};
@@ -11,21 +11,26 @@ use actix_web::http::header::{
     ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, IF_MATCH,
     IF_NONE_MATCH,
 };
+use shard_manager::consistency::Level;
 use shard_manager::keyspace::ShardKey;
+use shard_manager::manager::{Manager, Wish};
+use shard_manager::row::{Operation, Precondition};
+use shard_manager::token::SessionToken;
 
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, X_SESSION_TOKEN};
 
 /// How long a request may take when it does not say.
 const DEADLINE_DEFAULT_MS: u64 = 5_000;
 /// What it may ask for.
 const DEADLINE_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
-/// Longest session token, in bytes.
-const TOKEN_LEN_MAX: usize = 4_096;
+/// Longest idempotency key.
+const IDEMPOTENCY_KEY_LEN_MAX: usize = 128;
+/// How old a read may be at most when it does not say: anything in rotation.
+const STALENESS_DEFAULT: Duration = Duration::MAX;
 
 // Names made once: looking a header up by text parses the text each time.
 const X_SHARD_KEY: HeaderName = HeaderName::from_static("x-shard-key");
 const X_CONSISTENCY: HeaderName = HeaderName::from_static("x-consistency");
-const X_SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token");
 const X_MAX_STALENESS_MS: HeaderName = HeaderName::from_static("x-max-staleness-ms");
 const X_DEADLINE_MS: HeaderName = HeaderName::from_static("x-deadline-ms");
 /// Under which every request is logged.
@@ -38,8 +43,8 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub struct DataHeaders<'r> {
     /// `x-shard-key`.
     pub shard_key: Option<ShardKey<'r>>,
-    /// When the answer is no longer worth anything.
-    pub deadline: Instant,
+    /// Level, session, staleness and deadline.
+    pub wish: Wish,
     /// `Prefer`.
     pub prefer: Prefer,
 }
@@ -65,36 +70,88 @@ impl<'r> DataHeaders<'r> {
     ///
     /// # Errors
     /// A problem that names the header and what is allowed.
-    pub fn parse(request: &'r HttpRequest, began: Instant) -> Result<Self, Problem> {
+    pub fn parse(
+        manager: &Manager,
+        request: &'r HttpRequest,
+        began: Instant,
+    ) -> Result<Self, Problem> {
         let headers = request.headers();
         check_accept(headers)?;
-        check_consistency(headers)?;
-        check_token(headers)?;
-        if let Some(age) = single(headers, &X_MAX_STALENESS_MS)? {
-            // Every read comes from the primary, which is never stale: any bound holds.
-            let number = age.parse::<u64>();
-            number.map_err(|_| bad(&X_MAX_STALENESS_MS, "a number of milliseconds"))?;
-        }
-        Ok(Self {
-            shard_key: shard_key(headers)?,
-            deadline: began + deadline(headers)?,
-            prefer: prefer(headers)?,
-        })
+        let level = level(headers)?;
+        let session = session(manager, headers)?;
+        let staleness = staleness(headers)?;
+        let shard_key = shard_key(headers)?;
+        let deadline = began + deadline(headers)?;
+        let prefer = prefer(headers)?;
+        Ok(Self { shard_key, wish: Wish { level, session, staleness, deadline }, prefer })
     }
 }
 
-/// Refuses the conditions of a write that this router cannot keep yet.
+/// What `If-Match` or `If-None-Match` ask of the row before it is written.
 ///
 /// # Errors
-/// A problem that names the header.
+/// TSR113 if one is malformed, both are given, or the operation cannot meet it.
+pub fn precondition(
+    headers: &HeaderMap,
+    operation: Operation,
+) -> Result<Option<Precondition>, Problem> {
+    let if_match = list(headers, &IF_MATCH)?;
+    let if_none_match = list(headers, &IF_NONE_MATCH)?;
+    match (if_match.as_deref(), if_none_match.as_deref()) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => Err(bad(&IF_NONE_MATCH, "left out beside If-Match")),
+        (Some(_), None) if operation == Operation::Insert => {
+            Err(bad(&IF_MATCH, "left out of an insert, which makes a row that is not there"))
+        }
+        (Some("*"), None) => Ok(Some(Precondition::Present)),
+        (Some(list), None) => versions(list).map(Precondition::Versions).map(Some),
+        (None, Some(_)) if matches!(operation, Operation::Update | Operation::Delete) => {
+            Err(bad(&IF_NONE_MATCH, "left out of an update or delete, which need a row"))
+        }
+        (None, Some("*")) => Ok(Some(Precondition::Absent)),
+        (None, Some(_)) => Err(bad(&IF_NONE_MATCH, "* on a write")),
+    }
+}
+
+/// Refuses conditions on a request about many rows.
+///
+/// # Errors
+/// TSR113 names the header.
 pub fn refuse_conditions(headers: &HeaderMap) -> Result<(), Problem> {
-    for name in [IF_MATCH, IF_NONE_MATCH, IDEMPOTENCY_KEY] {
+    for name in [IF_MATCH, IF_NONE_MATCH] {
         if headers.contains_key(&name) {
-            let detail = format!("{name} is not supported: the write would ignore it");
+            let detail = format!("{name} is about one row, and this request is about many");
             return Err(Problem::new(Code::TSR113, detail).hint("send the request without it"));
         }
     }
     Ok(())
+}
+
+/// Whether the client of a read has the row of this version already (`If-None-Match`).
+///
+/// # Errors
+/// TSR113 if the header is malformed.
+pub fn has_version(headers: &HeaderMap, version: i64) -> Result<bool, Problem> {
+    let Some(list) = list(headers, &IF_NONE_MATCH)? else { return Ok(false) };
+    let tags = list.split(',').map(|tag| tag.trim().trim_start_matches("W/"));
+    let own = format!("\"{version}\"");
+    Ok(list == "*" || tags.into_iter().any(|tag| tag == own))
+}
+
+/// `Idempotency-Key`.
+///
+/// # Errors
+/// TSR113 if it is empty, too long or not visible ASCII.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let key = single(headers, &IDEMPOTENCY_KEY)?;
+    let allowed = |key: &str| (1..=IDEMPOTENCY_KEY_LEN_MAX).contains(&key.len());
+    match key {
+        Some(key) if !allowed(key) => Err(bad(
+            &IDEMPOTENCY_KEY,
+            &format!("1 to {IDEMPOTENCY_KEY_LEN_MAX} visible ASCII characters"),
+        )),
+        key => Ok(key),
+    }
 }
 
 /// Refuses a body that does not claim to be JSON. None at all is taken for JSON, as in PostgREST.
@@ -145,22 +202,56 @@ fn shard_key(headers: &HeaderMap) -> Result<Option<ShardKey<'_>>, Problem> {
         .map_err(|error| Problem::new(Code::TSR113, format!("x-shard-key: {error}")))
 }
 
-/// With a primary and no replica, a majority of the nodes and all of them are the primary: every level
-/// means the same, and each is kept.
-fn check_consistency(headers: &HeaderMap) -> Result<(), Problem> {
-    match single(headers, &X_CONSISTENCY)? {
-        None | Some("one" | "quorum" | "all") => Ok(()),
-        Some(_) => Err(bad(&X_CONSISTENCY, "one, quorum or all")),
-    }
+fn level(headers: &HeaderMap) -> Result<Level, Problem> {
+    let Some(name) = single(headers, &X_CONSISTENCY)? else { return Ok(Level::default()) };
+    Level::find(name).ok_or_else(|| bad(&X_CONSISTENCY, "one, quorum or all"))
 }
 
-/// Every read comes from the primary, which has all that any token of this cluster can have seen.
-fn check_token(headers: &HeaderMap) -> Result<(), Problem> {
-    let length: usize = headers.get_all(&X_SESSION_TOKEN).map(HeaderValue::len).sum();
-    if length <= TOKEN_LEN_MAX {
-        return Ok(());
+/// All tokens of the request, put together.
+fn session(manager: &Manager, headers: &HeaderMap) -> Result<SessionToken, Problem> {
+    let mut values = headers.get_all(&X_SESSION_TOKEN).peekable();
+    if values.peek().is_none() {
+        return Ok(SessionToken::empty());
     }
-    Err(bad(&X_SESSION_TOKEN, &format!("at most {TOKEN_LEN_MAX} bytes")))
+    let length: usize = headers.get_all(&X_SESSION_TOKEN).map(HeaderValue::len).sum();
+    if length > SessionToken::LEN_MAX {
+        return Err(bad(&X_SESSION_TOKEN, &format!("at most {} bytes", SessionToken::LEN_MAX)));
+    }
+    let texts: Result<Vec<&str>, _> = values.map(HeaderValue::to_str).collect();
+    let texts = texts.map_err(|_| bad(&X_SESSION_TOKEN, "visible ASCII"))?;
+    let tokens = texts.iter().flat_map(|text| text.split(',')).map(str::trim);
+    manager.session(tokens).map_err(|error| {
+        Problem::new(Code::TSR113, format!("x-session-token: {error}"))
+            .hint("send the token of an earlier answer as it came, or none to begin anew")
+    })
+}
+
+fn staleness(headers: &HeaderMap) -> Result<Duration, Problem> {
+    let Some(text) = single(headers, &X_MAX_STALENESS_MS)? else { return Ok(STALENESS_DEFAULT) };
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let ms = text.parse().ok().filter(|_| digits);
+    ms.map(Duration::from_millis)
+        .ok_or_else(|| bad(&X_MAX_STALENESS_MS, "a number of milliseconds"))
+}
+
+/// A header that may come in several lines, as one list; RFC 9110, 5.3.
+fn list(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, Problem> {
+    let lines: Result<Vec<&str>, _> = headers.get_all(name).map(HeaderValue::to_str).collect();
+    let lines = lines.map_err(|_| bad(name, "visible ASCII"))?;
+    Ok((!lines.is_empty()).then(|| lines.join(",")))
+}
+
+/// `"7312", "7313"`: strong tags of versions. A weak one can never match here, so it is a mistake.
+fn versions(list: &str) -> Result<Vec<i64>, Problem> {
+    let most = Precondition::VERSIONS_MAX;
+    let allowed = format!("* or 1 to {most} versions in quotes, such as \"7312\"");
+    let version = |tag: &str| {
+        let digits = tag.trim().strip_prefix('"')?.strip_suffix('"')?;
+        let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+        digits.parse().ok().filter(|_| plain)
+    };
+    let versions: Option<Vec<i64>> = list.split(',').map(version).collect();
+    versions.filter(|found| found.len() <= most).ok_or_else(|| bad(&IF_MATCH, &allowed))
 }
 
 fn deadline(headers: &HeaderMap) -> Result<Duration, Problem> {

@@ -76,7 +76,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let cluster =
         EmbeddedCluster { data_dir: config.data_dir.clone(), wanted: config.wanted.clone() };
     let manager = Manager::open(&cluster)?;
-    let app = Data::new(App::new(manager, bound.ip().to_canonical().is_loopback()));
+    let app = Data::new(App::new(manager, bound.ip().to_canonical().is_loopback(), config.lab));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let server = server::serve(app.clone(), listener, config.workers)?;
@@ -116,7 +116,7 @@ fn print_banner(app: &App, config: &Config, bound: std::net::SocketAddr) {
         "EVERYBODY who reaches this address can read and write: there is no authentication"
     };
     let banner = format!(
-        "Tessera {version}, {count} embedded SQLite shards ({names}) in {dir}
+        "Tessera {version}, {count} embedded SQLite shards ({names}), {replicas} each, in {dir}
   API        http://{bound}/            {exposed}
   try it     http://{bound}/swagger-ui/
   write      curl -X POST http://{bound}/api/write -H 'Content-Type: application/json' \\
@@ -128,6 +128,11 @@ fn print_banner(app: &App, config: &Config, bound: std::net::SocketAddr) {
         version = env!("CARGO_PKG_VERSION"),
         count = names.len(),
         names = names.join(", "),
+        replicas = match app.manager.replicas() {
+            0 => "no replicas".to_owned(),
+            1 => "1 replica".to_owned(),
+            count => format!("{count} replicas"),
+        },
         dir = config.data_dir.display(),
     );
     // A closed standard output is no reason to end.

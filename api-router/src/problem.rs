@@ -7,12 +7,18 @@
 use std::fmt;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
+use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Failure};
 use shard_manager::row::RowError;
 use shard_manager::value::Misfit;
+
+/// What a client has seen: in requests and in answers.
+pub const X_SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token");
+/// On the answer of an earlier time, given again.
+pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 macro_rules! codes {
     ($($code:ident $status:literal $retryable:literal $title:literal $about:literal;)*) => {
@@ -68,15 +74,19 @@ codes! {
     TSR106 400 false "Bad page" "limit is 0 to 1000.";
     TSR107 406 false "Media type not supported" "Answers are JSON (406: the Accept header rules that out). Bodies must be JSON too: then the same code comes with 415.";
     TSR108 413 false "Too large" "The body, its nesting, a row or the number of rows passes a limit. The detail names it.";
+    TSR109 422 false "Idempotency key reused" "The Idempotency-Key came before with another request under this shard key. Nothing was stored; a new request needs a new key.";
     TSR111 404 false "No such path" "There is nothing at this path. / lists what there is.";
     TSR112 405 false "Method not allowed" "The path exists, but not for this method. The Allow header lists those it has.";
     TSR113 400 false "Bad header" "The value of a header cannot be used. The detail names the header and what is allowed.";
     TSR201 503 true  "Shard unavailable" "The shard that the request needs does not answer. The other shards are up.";
     TSR203 503 true  "Slot is moving" "The slot of this key is not owned where the map says. Send again shortly.";
     TSR204 503 true  "Storage full" "The shard's storage takes no more writes. Nothing was stored; reads go on.";
+    TSR205 504 true  "Not confirmed" "The row is stored on the shard's primary, but replicas did not confirm it before the deadline. outcome is committed, achieved is the level that it has reached.";
     TSR301 409 false "Row exists" "An insert met a row of the same id. Nothing was changed.";
     TSR302 404 false "No such row" "An update or a delete met no row of this id under this shard key.";
+    TSR303 412 false "Version differs" "The row is not of the version that If-Match names: somebody changed it. Read it again.";
     TSR304 409 false "Constraint broken" "The row breaks a rule of the database: unique, foreign key or check.";
+    TSR305 409 false "What was seen may be lost" "The session token is of a life of the shard that did not go on: its data was put back from an older copy. Begin a new session without a token, and look at what is there.";
     TSR310 404 false "No such table" "There is no table of this name.";
     TSR311 400 false "No such column" "The table has no column of this name.";
     TSR312 400 false "Value does not fit" "A value is not of its column's type, is null where null is not allowed, or holds U+0000.";
@@ -93,7 +103,20 @@ pub struct Problem {
     hint: Option<String>,
     shard: Option<String>,
     outcome: Option<&'static str>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few problems have; apart, because problems are handed on by value.
+#[derive(Clone, Debug, Default)]
+struct Rare {
+    /// Methods that the path has.
     allow: Option<String>,
+    /// The level that was asked for, and the one that was reached.
+    levels: Option<(Level, Level)>,
+    /// What the client has seen all the same.
+    session: Option<String>,
+    /// Whether it is the answer of an earlier time.
+    replayed: bool,
 }
 
 /// The body, as clients see it.
@@ -124,9 +147,15 @@ pub struct ProblemBody<'p> {
     /// The shard that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     shard: Option<&'p str>,
-    /// Of a write: `rejected` (nothing was stored) or `unknown`.
+    /// Of a write: `rejected` (nothing was stored), `committed` (it is on the primary) or `unknown`.
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'p str>,
+    /// Of a write that was not confirmed: the level that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requested: Option<&'static str>,
+    /// The level that it has reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    achieved: Option<&'static str>,
     /// Whether the same request may succeed later.
     retryable: bool,
     /// Also in the header `x-request-id`, and in the log.
@@ -138,7 +167,7 @@ impl Problem {
     /// A problem of this code; `detail` names what it is about.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let (status, detail) = (code.status(), detail.into());
-        Self { code, status, detail, hint: None, shard: None, outcome: None, allow: None }
+        Self { code, status, detail, hint: None, shard: None, outcome: None, rare: None }
     }
 
     /// Says what to do.
@@ -172,7 +201,18 @@ impl Problem {
     /// Lists the methods that the path has.
     #[must_use]
     pub fn allow(mut self, methods: String) -> Self {
-        self.allow = Some(methods);
+        self.rare().allow = Some(methods);
+        self
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Tells what the client has seen, though its request failed: the value of `x-session-token`.
+    #[must_use]
+    pub fn session(mut self, token: String) -> Self {
+        self.rare().session = Some(token);
         self
     }
 
@@ -214,6 +254,7 @@ impl Problem {
     /// The body. Rows of a bulk write have none of their own request ids.
     pub fn body<'p>(&'p self, request_id: Option<&'p str>) -> ProblemBody<'p> {
         let title = self.code.title();
+        let levels = self.rare.as_ref().and_then(|rare| rare.levels);
         ProblemBody {
             kind: format!("/errors/{}", self.code.name()),
             title,
@@ -227,6 +268,8 @@ impl Problem {
             error: title,
             shard: self.shard.as_deref(),
             outcome: self.outcome,
+            requested: levels.map(|(requested, _)| requested.name()),
+            achieved: levels.map(|(_, achieved)| achieved.name()),
             retryable: self.code.is_retryable(),
             request_id,
         }
@@ -236,11 +279,21 @@ impl Problem {
     pub fn respond(&self, request_id: &str) -> HttpResponse {
         let mut response = HttpResponse::build(self.status);
         response.content_type("application/problem+json");
-        if let Some(allow) = self.allow.as_deref().and_then(|a| HeaderValue::from_str(a).ok()) {
-            response.insert_header((header::ALLOW, allow));
-        }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response.insert_header((header::RETRY_AFTER, HeaderValue::from_static("1")));
+        }
+        if let Some(rare) = &self.rare {
+            let value = |text: &Option<String>| HeaderValue::from_str(text.as_deref()?).ok();
+            let replayed = rare.replayed.then(|| HeaderValue::from_static("true"));
+            for (name, value) in [
+                (header::ALLOW, value(&rare.allow)),
+                (X_SESSION_TOKEN, value(&rare.session)),
+                (IDEMPOTENCY_REPLAYED, replayed),
+            ] {
+                if let Some(value) = value {
+                    response.insert_header((name, value));
+                }
+            }
         }
         response.json(self.body(Some(request_id)))
     }
@@ -321,6 +374,17 @@ impl From<Error> for Problem {
             Error::NoSuchRow => {
                 Self::new(Code::TSR302, detail).hint("use op upsert or insert to make it")
             }
+            Error::VersionDiffers => {
+                Self::new(Code::TSR303, detail).hint("read the row again, and send its ETag")
+            }
+            Error::KeyReused => {
+                Self::new(Code::TSR109, detail).hint("a new request needs a new Idempotency-Key")
+            }
+            Error::Remembered(first) => {
+                let mut problem = Self::from(*first);
+                problem.rare().replayed = true;
+                problem
+            }
             Error::Constraint { .. } => Self::new(Code::TSR304, detail),
             Error::DeadlinePassed => {
                 Self::new(Code::TSR004, detail).hint("raise x-deadline-ms, or send less at once")
@@ -330,6 +394,19 @@ impl From<Error> for Problem {
             }
             Error::PoolExhausted { shard } => Self::new(Code::TSR003, detail).shard(shard),
             Error::ShardUnavailable { shard } => Self::new(Code::TSR201, detail).shard(shard),
+            Error::TooFewReplicas { shard, .. } => Self::new(Code::TSR201, detail)
+                .shard(shard)
+                .hint("send again after Retry-After, or ask for less: x-consistency: one"),
+            Error::NotConfirmed { shard, requested, achieved, .. } => {
+                let mut problem = Self::new(Code::TSR205, detail).shard(shard).hint(
+                    "the row is there; the same request with the same Idempotency-Key waits again",
+                );
+                problem.rare().levels = Some((requested, achieved));
+                problem
+            }
+            Error::SeenMayBeLost { shard } => Self::new(Code::TSR305, detail)
+                .shard(shard)
+                .hint("begin a new session without x-session-token, and look at what is there"),
             Error::SlotNotOwned => Self::new(Code::TSR203, detail).hint("send again shortly"),
             Error::StorageFull { shard } => {
                 Self::new(Code::TSR204, detail).shard(shard).hint("make room; reads go on")

@@ -4,6 +4,7 @@ pub mod analytics;
 pub mod bulk;
 pub mod health;
 pub mod home;
+pub mod lab;
 pub mod placement;
 pub mod read;
 pub mod write;
@@ -13,7 +14,7 @@ use utoipa::openapi::{Info, License, OpenApi, RefOr, Schema};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 /// Registers every route. Those that are asked for most stand first: they are found first.
-pub fn configure(surface: &mut ServiceConfig<'_>) {
+pub fn configure(surface: &mut ServiceConfig<'_>, lab: bool) {
     surface
         .service(write::write_row)
         .service(read::read_rows)
@@ -29,6 +30,9 @@ pub fn configure(surface: &mut ServiceConfig<'_>) {
         .service(analytics::list_errors)
         .service(home::home)
         .service(home::explain_error);
+    if lab {
+        surface.service(lab::list_holds).service(lab::hold_node);
+    }
 }
 
 /// What the OpenAPI document says about itself.
@@ -37,7 +41,11 @@ pub fn describe(api: &mut OpenApi) {
     info.description = Some("One REST API in front of many databases.".to_owned());
     info.license = Some(License::new("MIT OR Apache-2.0"));
     api.info = info;
-    let operations = api.paths.paths.values_mut().flat_map(|item| [&mut item.get, &mut item.post]);
+    let operations = api
+        .paths
+        .paths
+        .values_mut()
+        .flat_map(|item| [&mut item.get, &mut item.post, &mut item.put]);
     for operation in operations.flatten() {
         for parameter in operation.parameters.iter_mut().flatten() {
             let RefOr::T(parameter) = parameter else { continue };

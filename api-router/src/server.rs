@@ -23,6 +23,9 @@ const SHUTDOWN_SECONDS: u64 = 25;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// How long a request's head may take to come.
 const HEAD_MAX: Duration = Duration::from_secs(5);
+/// How long a client may take nothing of what it is sent. Answers are held in memory until they are taken, and
+/// the framework waits for ever: the kernel ends such a connection.
+const STALLED_MAX: Duration = Duration::from_secs(30);
 /// Connections of one worker: each holds buffers of some 16 KiB.
 const CONNECTIONS_MAX: usize = 4_096;
 
@@ -31,13 +34,16 @@ const CONNECTIONS_MAX: usize = 4_096;
 /// # Errors
 /// Those of the listener.
 pub fn serve(app: Data<App>, listener: TcpListener, workers: usize) -> std::io::Result<Server> {
-    let api = Data::new(openapi());
+    // Accepted connections have it from the listener.
+    socket2::SockRef::from(&listener).set_tcp_user_timeout(Some(STALLED_MAX))?;
+    let lab = app.lab;
+    let api = Data::new(openapi(lab));
     let server = HttpServer::new(move || {
         let (surface, _) = ActixApp::new()
             .app_data(app.clone())
             .app_data(api.clone())
             .into_utoipa_app()
-            .configure(routes::configure)
+            .configure(|surface| routes::configure(surface, lab))
             .split_for_parts();
         surface
             .service(swagger_ui(&api))
@@ -54,10 +60,11 @@ pub fn serve(app: Data<App>, listener: TcpListener, workers: usize) -> std::io::
     Ok(server.listen(listener)?.run())
 }
 
-/// The OpenAPI document, collected from the routes.
-pub fn openapi() -> OpenApi {
+/// The OpenAPI document, collected from the routes: those of the lab if it is open.
+pub fn openapi(lab: bool) -> OpenApi {
+    let surface = ActixApp::new().into_utoipa_app();
     let (_, mut api) =
-        ActixApp::new().into_utoipa_app().configure(routes::configure).split_for_parts();
+        surface.configure(|surface| routes::configure(surface, lab)).split_for_parts();
     routes::describe(&mut api);
     api
 }

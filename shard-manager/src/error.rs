@@ -5,7 +5,9 @@
 //! **Invariant:** no variant that reaches a client holds SQL, a path, an address or a row's value.
 //! **Not here:** HTTP statuses and codes (the router's one table).
 
+use crate::consistency::Level;
 use crate::keyspace::KeyError;
+use crate::position::Position;
 use crate::row::RowError;
 use crate::shard_map::Place;
 
@@ -32,6 +34,15 @@ pub enum Error {
     /// An update or a delete met no row.
     #[error("there is no such row")]
     NoSuchRow,
+    /// `If-Match` does not hold.
+    #[error("the row is not of the version that If-Match names")]
+    VersionDiffers,
+    /// The idempotency key came before with another request.
+    #[error("the idempotency key was used for another request under this shard key")]
+    KeyReused,
+    /// The write came before under this idempotency key, and was rejected for this.
+    #[error("{0}")]
+    Remembered(Box<Error>),
     /// A rule of the database (unique, foreign key, check) forbids it.
     #[error("the row breaks a {rule} constraint")]
     Constraint {
@@ -59,6 +70,44 @@ pub enum Error {
         /// The shard.
         shard: String,
     },
+    /// Fewer replicas take part than the level asks for; nothing was written.
+    #[error(
+        "{level} needs {needed} replicas of {shard} beside its primary, and {found} can take part now",
+        level = level.name()
+    )]
+    TooFewReplicas {
+        /// The shard.
+        shard: String,
+        /// The level.
+        level: Level,
+        /// Replicas that it needs.
+        needed: usize,
+        /// Replicas that take part.
+        found: usize,
+    },
+    /// The write is on the primary, but replicas did not confirm it before the deadline.
+    #[error(
+        "{shard} has stored it, but not on as many nodes as {level} asks for before the deadline",
+        level = requested.name()
+    )]
+    NotConfirmed {
+        /// The shard.
+        shard: String,
+        /// The level asked for.
+        requested: Level,
+        /// The level that it has reached.
+        achieved: Level,
+        /// Where it stands.
+        position: Position,
+    },
+    /// What the session has seen is not part of the shard's history.
+    #[error(
+        "what this session has seen of {shard} may have been lost: its data was put back from an older copy"
+    )]
+    SeenMayBeLost {
+        /// The shard.
+        shard: String,
+    },
     /// The slot is not owned where the map said.
     #[error("the slot of this key is moving")]
     SlotNotOwned,
@@ -76,11 +125,21 @@ pub enum Error {
     Internal,
 }
 
+/// The kinds of rules that a database keeps.
+const RULES: [&str; 4] = ["unique", "foreign key", "check", "not null"];
+
+/// The rule of this name, as [`Error::Constraint`] holds it.
+pub(crate) fn rule(name: &str) -> &'static str {
+    RULES.into_iter().find(|rule| *rule == name).unwrap_or("database")
+}
+
 /// What became of a write that did not succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Nothing was stored, and nothing will be.
     Rejected,
+    /// It is durable on the primary; what failed came after.
+    Committed,
     /// It may have been stored.
     Unknown,
 }
@@ -90,6 +149,7 @@ impl Outcome {
     pub fn name(self) -> &'static str {
         match self {
             Self::Rejected => "rejected",
+            Self::Committed => "committed",
             Self::Unknown => "unknown",
         }
     }

@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use crate::brake::{Brake, Hold};
 use crate::error::{Error, Outcome};
-use crate::row::RowWrite;
-use crate::store::{BatchFailure, RowDone, Writer};
+use crate::row::{RowDone, RowWrite};
+use crate::store::{BatchDone, BatchFailure, Writer};
 
 /// Operations that may wait for one shard. More would only wait past their deadlines.
 const QUEUE_MAX: usize = 4_096;
@@ -33,6 +34,8 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 /// A queue of writes and the thread that applies them.
 pub struct Lane {
     shard: String,
+    /// What holds the thread back between two batches.
+    pub brake: Arc<Brake>,
     queue: SyncSender<Message>,
     queued_bytes: Arc<AtomicUsize>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -58,6 +61,8 @@ struct Operation {
 pub struct Applied {
     /// For each row, in order.
     pub rows: Vec<Result<RowDone, Error>>,
+    /// The shard's position that holds them.
+    pub position: u64,
     /// How long it waited, and how long its transaction took.
     pub times: LaneTimes,
 }
@@ -109,11 +114,13 @@ impl Lane {
         let (queue, waiting) = sync_channel(QUEUE_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let bytes = Arc::clone(&queued_bytes);
+        let brake = Arc::new(Brake::default());
+        let obeyed = Arc::clone(&brake);
         let thread = std::thread::Builder::new()
             .name(format!("lane-{shard}"))
-            .spawn(move || Worker { writer, waiting, queued_bytes: bytes }.run())?;
+            .spawn(move || Worker { writer, waiting, queued_bytes: bytes, brake: obeyed }.run())?;
         let thread = Mutex::new(Some(thread));
-        Ok(Self { shard: shard.to_owned(), queue, queued_bytes, thread })
+        Ok(Self { shard: shard.to_owned(), brake, queue, queued_bytes, thread })
     }
 
     /// Applies rows as one operation and waits for the durable outcome, at most until `deadline`.
@@ -174,6 +181,7 @@ impl Lane {
     pub fn stop(&self) {
         let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
         if let Some(thread) = thread {
+            self.brake.set(Hold::default());
             // An error of either means that the thread is gone already.
             let _ = self.queue.send(Message::Stop);
             let _ = thread.join();
@@ -192,13 +200,17 @@ struct Worker<W> {
     writer: W,
     waiting: Receiver<Message>,
     queued_bytes: Arc<AtomicUsize>,
+    brake: Arc<Brake>,
 }
 
 impl<W: Writer> Worker<W> {
     fn run(mut self) {
+        let brake = Arc::clone(&self.brake);
         let mut stopping = false;
         while !stopping {
             let Ok(first) = self.waiting.recv() else { break };
+            // Before anything is taken: what waits here can still be given up.
+            let _turn = brake.wait();
             let batch = self.gather(first, &mut stopping);
             self.execute(batch);
         }
@@ -237,7 +249,7 @@ impl<W: Writer> Worker<W> {
         let changes: Vec<&RowWrite> = batch.iter().flat_map(|operation| &operation.rows).collect();
         let began = Instant::now();
         match self.writer.apply(&changes) {
-            Ok(results) => answer_all(batch, results, began),
+            Ok(done) => answer_all(batch, done, began),
             Err(BatchFailure { divisible: true, .. }) if batch.len() > 1 => {
                 let second = batch.split_off(batch.len() / 2);
                 self.execute(batch);
@@ -245,7 +257,7 @@ impl<W: Writer> Worker<W> {
             }
             Err(BatchFailure { divisible: true, .. }) if changes.len() > 1 => {
                 match self.apply_singly(&changes) {
-                    Ok(results) => answer_all(batch, results, began),
+                    Ok(done) => answer_all(batch, done, began),
                     Err(failure) => fail_all(batch, &failure),
                 }
             }
@@ -259,14 +271,15 @@ impl<W: Writer> Worker<W> {
 impl<W: Writer> Worker<W> {
     /// Each change of a chunk in a transaction of its own: how a culprit is told from its neighbours. When
     /// the shard itself fails, the rest is not tried; when a commit is in doubt, so is the chunk.
-    fn apply_singly(
-        &mut self,
-        changes: &[&RowWrite],
-    ) -> Result<Vec<Result<RowDone, Error>>, LaneFailure> {
+    fn apply_singly(&mut self, changes: &[&RowWrite]) -> Result<BatchDone, LaneFailure> {
         let mut results = Vec::with_capacity(changes.len());
+        let mut position = 0;
         for change in changes {
             match self.writer.apply(&[change]) {
-                Ok(applied) => results.extend(applied),
+                Ok(done) => {
+                    position = done.position;
+                    results.extend(done.rows);
+                }
                 Err(BatchFailure { error, outcome: Outcome::Unknown, .. }) => {
                     return Err(LaneFailure { error, outcome: Outcome::Unknown });
                 }
@@ -277,7 +290,7 @@ impl<W: Writer> Worker<W> {
                 }
             }
         }
-        Ok(results)
+        Ok(BatchDone { rows: results, position })
     }
 }
 
@@ -292,13 +305,15 @@ fn take(operation: Operation) -> Option<Operation> {
     operation.claim.decide(TAKEN).then_some(operation)
 }
 
-fn answer_all(batch: Vec<Operation>, results: Vec<Result<RowDone, Error>>, began: Instant) {
+fn answer_all(batch: Vec<Operation>, done: BatchDone, began: Instant) {
     let database = began.elapsed();
-    let mut results = results.into_iter();
+    let position = done.position;
+    let mut results = done.rows.into_iter();
     for operation in batch {
         let rows = results.by_ref().take(operation.rows.len()).collect();
         let queue = began.duration_since(operation.queued_at);
-        let _ = operation.reply.send(Ok(Applied { rows, times: LaneTimes { queue, database } }));
+        let times = LaneTimes { queue, database };
+        let _ = operation.reply.send(Ok(Applied { rows, position, times }));
     }
 }
 

@@ -1,10 +1,15 @@
 #![doc = include_str!("../README.md")]
 
+pub mod brake;
+pub mod consistency;
 pub mod keyspace;
+pub mod position;
 pub mod topology;
 
 pub mod placement;
+pub mod progress;
 pub mod shard_map;
+pub mod token;
 pub mod value;
 
 pub mod table;
@@ -16,9 +21,12 @@ pub mod rows;
 
 pub mod error;
 
+pub mod idempotency;
 pub mod store;
 
 pub mod lane;
+
+pub mod replica_set;
 
 pub mod shard;
 

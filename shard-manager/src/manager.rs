@@ -5,45 +5,64 @@
 //! **Invariant:** a success means durable on the primary that the receipt names.
 //! **Not here:** HTTP, metrics (the caller records the receipt), SQL.
 
-use std::path::PathBuf;
+mod bulk;
+mod opening;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use crate::brake::{Brake, Hold};
+use crate::consistency::Level;
 use crate::error::{Error, Failure, Outcome};
 use crate::keyspace::ShardKey;
 use crate::lane::LaneTimes;
+use crate::position::Position;
 use crate::query::ReadQuery;
-use crate::row::{Fields, Operation, RowWrite};
+use crate::row::{Fields, Operation, RowDone, RowWrite};
 use crate::rows::Rows;
-use crate::shard::{NodeHealth, Shard};
+use crate::shard::{NodeHealth, ReadDemand, Shard, ShardRows};
 use crate::shard_map::{Place, ShardMap};
-use crate::store::sqlite::catalog::{Catalog, Wanted};
+use crate::store::TableSize;
 use crate::store::sqlite::data_dir::DataDir;
-use crate::store::sqlite::reader::Housekeeping;
-use crate::store::sqlite::shard_file::{self, Identity};
-use crate::store::sqlite::{OpenError, check_version};
-use crate::store::{RowDone, TableSize};
 use crate::table::{Registry, Table};
-use crate::topology::ShardIndex;
+use crate::token::{SessionToken, TokenError, TokenKey};
+use crate::topology::{Role, ShardIndex};
+use crate::value::Value;
 
-/// Where an embedded cluster is and what it must be.
-#[derive(Clone, Debug)]
-pub struct EmbeddedCluster {
-    /// The data directory; made if it is not there.
-    pub data_dir: PathBuf,
-    /// What the operator asks for.
-    pub wanted: Wanted,
-}
+pub use bulk::{BulkDone, BulkRow, BulkRowDone};
+pub use opening::EmbeddedCluster;
 
 /// The cluster, as a router uses it.
 pub struct Manager {
     map: ArcSwap<ShardMap>,
     registry: ArcSwap<Registry>,
     shards: Vec<Shard>,
+    token_key: TokenKey,
     /// Held as long as anything may write.
-    _data_dir: DataDir,
+    data_dir: DataDir,
+}
+
+/// What a client asks of a request, whatever it is about.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// How many nodes must have a write, or how much a read must not miss.
+    pub level: Level,
+    /// What the client has seen before.
+    pub session: SessionToken,
+    /// How long ago the node that answers a read may have been current.
+    pub staleness: Duration,
+    /// When the answer is of no use any more.
+    pub deadline: Instant,
+}
+
+impl Wish {
+    /// An answer until `deadline`, by a client that says nothing else.
+    pub fn by(deadline: Instant) -> Self {
+        let (level, session) = (Level::One, SessionToken::empty());
+        Self { level, session, staleness: Duration::MAX, deadline }
+    }
 }
 
 /// Where a request's work was done, and where its time went.
@@ -51,6 +70,8 @@ pub struct Manager {
 pub struct Receipt {
     /// Slot, shard and epoch.
     pub place: Place,
+    /// The shard's position that holds it.
+    pub position: Position,
     /// Time in the queue, and in the database.
     pub times: LaneTimes,
 }
@@ -73,6 +94,10 @@ pub struct ReadDone {
     pub shards: Vec<ShardIndex>,
     /// Where, if the read had a key.
     pub place: Option<Place>,
+    /// Which kind of node answered; of several shards the primary if one of them did.
+    pub served_by: Role,
+    /// What the client has seen with this.
+    pub session: SessionToken,
     /// Version of the map.
     pub epoch: u64,
     /// Time in the databases (the slowest counts), and merging.
@@ -81,26 +106,14 @@ pub struct ReadDone {
     pub merge: Duration,
 }
 
-/// One row of a bulk write, checked and routed.
-#[derive(Clone, Debug)]
-pub struct BulkRow {
-    /// Its place in the request.
-    pub index: usize,
-    /// Where it goes.
-    pub place: Place,
-    /// The change.
-    pub row: RowWrite,
-}
-
-/// What became of one row of a bulk write.
-#[derive(Clone, Debug)]
-pub struct BulkRowDone {
-    /// Its place in the request.
-    pub index: usize,
-    /// Where it went.
-    pub place: Place,
-    /// What became of it.
-    pub outcome: Result<RowDone, (Error, Outcome)>,
+impl ReadDone {
+    /// The version of the row, if it is the only one of a read by key.
+    pub fn version(&self) -> Option<i64> {
+        match self.rows.only_key() {
+            Some(Value::Int(version)) if self.place.is_some() => Some(*version),
+            Some(_) | None => None,
+        }
+    }
 }
 
 /// A shard's sizes and health, for people and for balancing.
@@ -115,52 +128,6 @@ pub struct ShardReport {
 }
 
 impl Manager {
-    /// Rows of a bulk write that go to a lane as one operation.
-    const CHUNK_ROWS_MAX: usize = 1_000;
-    /// Bytes of such a chunk.
-    const CHUNK_BYTES_MAX: usize = 1 << 20;
-
-    /// Opens an embedded cluster, making what is new and migrating what is old. Blocks.
-    ///
-    /// # Errors
-    /// [`OpenError`], with a sentence that tells the operator what to do.
-    pub fn open(cluster: &EmbeddedCluster) -> Result<Self, OpenError> {
-        check_version()?;
-        let data_dir = DataDir::open(&cluster.data_dir)?;
-        let mut catalog = Catalog::open(&data_dir.catalog(), &cluster.wanted)?;
-        let map = catalog.map.clone();
-        let housekeeping = Housekeeping::start();
-        let mut registry: Option<Registry> = None;
-        let mut shards = Vec::with_capacity(map.topology().len());
-        for index in map.topology().indices() {
-            let name = map.topology().name(index);
-            let path = data_dir.primary(name);
-            let slots: Vec<u16> = map.slots_of(index).collect();
-            let identity = Identity { cluster_id: &catalog.cluster_id, shard: name, slots: &slots };
-            let tables = shard_file::prepare(&path, &identity, !catalog.ready)?;
-            match &registry {
-                Some(known) if *known != tables => {
-                    return Err(OpenError::Conflict(format!(
-                        "the tables of {name} are not those of {}",
-                        map.topology().name(ShardIndex(0))
-                    )));
-                }
-                Some(_) => {}
-                None => registry = Some(tables),
-            }
-            shards.push(Shard::open(name, &path, &housekeeping)?);
-        }
-        if !catalog.ready {
-            catalog.set_ready(&data_dir.catalog())?;
-        }
-        Ok(Self {
-            map: ArcSwap::from_pointee(map),
-            registry: ArcSwap::from_pointee(registry.unwrap_or_default()),
-            shards,
-            _data_dir: data_dir,
-        })
-    }
-
     /// The map in force.
     pub fn map(&self) -> Arc<ShardMap> {
         self.map.load_full()
@@ -169,6 +136,36 @@ impl Manager {
     /// The name of a shard that this manager told.
     pub fn shard_name(&self, shard: ShardIndex) -> &str {
         self.shards[shard.index()].name()
+    }
+
+    /// Reads the tokens of a request and puts them together.
+    ///
+    /// # Errors
+    /// [`TokenError`] if one is too long, or not one of this cluster.
+    pub fn session<'t>(
+        &self,
+        tokens: impl Iterator<Item = &'t str>,
+    ) -> Result<SessionToken, TokenError> {
+        let mut session = SessionToken::empty();
+        for token in tokens {
+            session.merge(&SessionToken::parse(token, &self.token_key)?);
+        }
+        Ok(session)
+    }
+
+    /// The text of a token, for the client to keep.
+    pub fn token(&self, session: &SessionToken) -> String {
+        session.encode(&self.token_key)
+    }
+
+    /// How many replicas each shard has.
+    pub fn replicas(&self) -> usize {
+        self.shards.first().map_or(0, |shard| shard.progress.replicas())
+    }
+
+    /// The names of a shard's primary and of its replicas.
+    pub fn nodes(&self, shard: ShardIndex) -> (&str, &[String]) {
+        self.shards[shard.index()].nodes()
     }
 
     /// The table of this name.
@@ -199,7 +196,7 @@ impl Manager {
         Ok((place, row))
     }
 
-    /// Applies one change; when this returns `Ok`, it is durable.
+    /// Applies one change; when this returns `Ok`, it is durable on as many nodes as the level asks for.
     ///
     /// # Errors
     /// [`Failure`] says why, where, and whether it may have been stored.
@@ -207,29 +204,31 @@ impl Manager {
         &self,
         place: Place,
         row: RowWrite,
-        deadline: Instant,
+        wish: &Wish,
     ) -> Result<Written, Failure> {
-        let lane = &self.shards[place.shard.index()].lane;
+        let shard = &self.shards[place.shard.index()];
         let failed = |error, outcome| Failure { error, place: Some(place), outcome };
-        let applied = lane.apply(vec![row], deadline).await;
-        let applied = applied.map_err(|failure| failed(failure.error, failure.outcome))?;
-        match applied.rows.into_iter().next() {
-            Some(Ok(row)) => Ok(Written { row, receipt: Receipt { place, times: applied.times } }),
-            Some(Err(error)) => Err(failed(error, Outcome::Rejected)),
-            None => Err(failed(Error::Internal, Outcome::Unknown)),
+        let done = shard.write(vec![row], wish.level, wish.deadline).await;
+        let done = done.map_err(|failure| failed(failure.error, failure.outcome))?;
+        let position = shard.progress.position(done.applied.position);
+        let times = done.applied.times;
+        match (done.applied.rows.into_iter().next(), done.shortfall) {
+            (Some(Ok(row)), None) => {
+                Ok(Written { row, receipt: Receipt { place, position, times } })
+            }
+            (Some(Ok(_)), Some(shortfall)) => Err(failed(shortfall, Outcome::Committed)),
+            (Some(Err(error)), _) => Err(failed(error, Outcome::Rejected)),
+            (None, _) => Err(failed(Error::Internal, Outcome::Unknown)),
         }
     }
 
-    /// Applies many changes, each on its own: shards in parallel, each shard's in the order given.
-    /// Answers are in the order of the shards, not of the request.
-    pub async fn write_bulk(&self, rows: Vec<BulkRow>, deadline: Instant) -> Vec<BulkRowDone> {
-        let mut by_shard: Vec<Vec<BulkRow>> = self.shards.iter().map(|_| Vec::new()).collect();
-        for row in rows {
-            by_shard[row.place.shard.index()].push(row);
+    /// What a client has seen that saw `session` before, and now a shard up to `position`. What may have been
+    /// lost is not forgotten: a read tells of it.
+    pub fn seen(&self, session: &mut SessionToken, shard: ShardIndex, position: Position) {
+        let history = self.shards[shard.index()].progress.history();
+        if session.seen(shard).is_none_or(|known| history.holds(known)) {
+            session.see(shard, position);
         }
-        let lanes = self.shards.iter().zip(by_shard);
-        let parts = lanes.map(|(shard, rows)| write_chunks(shard, rows, deadline));
-        futures_util::future::join_all(parts).await.into_iter().flatten().collect()
     }
 
     /// Reads rows of one key, or of all shards.
@@ -240,21 +239,27 @@ impl Manager {
         &self,
         query: ReadQuery,
         key: Option<ShardKey<'_>>,
-        deadline: Instant,
+        wish: &Wish,
     ) -> Result<ReadDone, Failure> {
         let map = self.map.load();
         let began = Instant::now();
-        let Some(key) = key else { return self.scatter(query, map.epoch(), deadline).await };
+        let Some(key) = key else { return self.scatter(query, map.epoch(), wish).await };
         let place = map.place(key);
         drop(map);
         let place = place.map_err(|error| Failure::rejected(error.into(), None))?;
+        let told = |error| Failure::rejected(error, Some(place));
         let shard = &self.shards[place.shard.index()];
-        let read = shard.read_key(query, (place.slot, key.as_str()), deadline).await;
-        let rows = read.map_err(|error| Failure::rejected(error, Some(place)))?;
+        let demand = demand(shard, place.shard, wish).map_err(told)?;
+        let read = shard.read_key(query, (place.slot, key.as_str()), &demand).await;
+        let ShardRows { read, role } = read.map_err(told)?;
+        let mut session = wish.session.clone();
+        self.seen(&mut session, place.shard, shard.progress.position(read.position));
         Ok(ReadDone {
-            rows,
+            rows: read.rows,
             shards: vec![place.shard],
             place: Some(place),
+            served_by: role,
+            session,
             epoch: place.epoch,
             database: began.elapsed(),
             merge: Duration::ZERO,
@@ -266,23 +271,36 @@ impl Manager {
         &self,
         query: ReadQuery,
         epoch: u64,
-        deadline: Instant,
+        wish: &Wish,
     ) -> Result<ReadDone, Failure> {
         let began = Instant::now();
         let order = query.sort_keys();
         let limit = query.limit as usize;
-        let reads = self.shards.iter().map(|shard| shard.read_all(query.clone(), deadline));
+        let numbered = || (0..).map(ShardIndex).zip(&self.shards);
+        let reads = numbered().map(async |(index, shard)| {
+            let demand = demand(shard, index, wish)?;
+            shard.read_all(query.clone(), &demand).await
+        });
         let answers = futures_util::future::join_all(reads).await;
-        let parts: Result<Vec<Rows>, Error> = answers.into_iter().collect();
+        let parts: Result<Vec<ShardRows>, Error> = answers.into_iter().collect();
         let parts = parts.map_err(|error| Failure::rejected(error, None))?;
+        let mut session = wish.session.clone();
+        let mut served_by = Role::Replica;
+        for ((index, shard), part) in numbered().zip(&parts) {
+            self.seen(&mut session, index, shard.progress.position(part.read.position));
+            if part.role == Role::Primary {
+                served_by = Role::Primary;
+            }
+        }
         let database = began.elapsed();
+        let parts: Vec<Rows> = parts.into_iter().map(|part| part.read.rows).collect();
         let rows = Rows::merge(&parts, &order, limit);
         if rows.is_too_large() {
             return Err(Failure::rejected(Error::AnswerTooLarge, None));
         }
         let shards = (0..self.shards.len() as u16).map(ShardIndex).collect();
         let merge = began.elapsed() - database;
-        Ok(ReadDone { rows, shards, place: None, epoch, database, merge })
+        Ok(ReadDone { rows, shards, place: None, served_by, session, epoch, database, merge })
     }
 
     /// Asks every node how it is.
@@ -290,53 +308,48 @@ impl Manager {
         let probes = self.shards.iter().map(|shard| shard.probe(deadline));
         let nodes = futures_util::future::join_all(probes).await;
         let numbered = (0..).map(ShardIndex).zip(nodes);
-        numbered
-            .map(|(shard, node)| ShardReport { shard, nodes: vec![node], tables: None })
-            .collect()
+        numbered.map(|(shard, nodes)| ShardReport { shard, nodes, tables: None }).collect()
     }
 
     /// Health and sizes of the given shards. Visits every page of their files: ask seldom.
     pub async fn report(&self, shards: &[ShardIndex], deadline: Instant) -> Vec<ShardReport> {
         let reports = shards.iter().map(async |&index| {
             let shard = &self.shards[index.index()];
-            let node = shard.probe(deadline).await;
+            let nodes = shard.probe(deadline).await;
             let tables = shard.sizes(deadline).await.ok();
-            ShardReport { shard: index, nodes: vec![node], tables }
+            ShardReport { shard: index, nodes, tables }
         });
         futures_util::future::join_all(reports).await
     }
 
+    /// The nodes of all shards, and what holds each back.
+    pub fn holds(&self) -> Vec<(String, Hold)> {
+        let nodes = self.shards.iter().flat_map(|shard| {
+            let (primary, replicas) = shard.nodes();
+            let names = std::iter::once(primary).chain(replicas.iter().map(String::as_str));
+            names.filter_map(|node| Some((node.to_owned(), shard.brake(node)?.hold())))
+        });
+        nodes.collect()
+    }
+
+    /// What holds a node back; `None` if there is no such node. For tests and for teaching.
+    pub fn brake(&self, node: &str) -> Option<&Brake> {
+        self.shards.iter().find_map(|shard| shard.brake(node))
+    }
+
     /// Finishes what is queued and closes the files. Blocks.
     pub fn close(&self) {
-        for shard in &self.shards {
-            shard.lane.stop();
-        }
+        self.shards.iter().for_each(Shard::close);
+        self.data_dir.close();
     }
 }
 
-/// One shard's part of a bulk write, a chunk after the other: so rows of one key keep their order, and one
-/// bulk write cannot fill the lane.
-async fn write_chunks(shard: &Shard, rows: Vec<BulkRow>, deadline: Instant) -> Vec<BulkRowDone> {
-    let mut done = Vec::with_capacity(rows.len());
-    let mut rows = rows.into_iter().peekable();
-    while rows.peek().is_some() {
-        let (mut chunk, mut places, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while chunk.len() < Manager::CHUNK_ROWS_MAX && bytes < Manager::CHUNK_BYTES_MAX {
-            let Some(next) = rows.next() else { break };
-            bytes += next.row.bytes();
-            places.push((next.index, next.place));
-            chunk.push(next.row);
-        }
-        let outcomes = match shard.lane.apply(chunk, deadline).await {
-            Ok(applied) => applied
-                .rows
-                .into_iter()
-                .map(|row| row.map_err(|error| (error, Outcome::Rejected)))
-                .collect(),
-            Err(failure) => vec![Err((failure.error, failure.outcome)); places.len()],
-        };
-        let rows = places.into_iter().zip(outcomes);
-        done.extend(rows.map(|((index, place), outcome)| BulkRowDone { index, place, outcome }));
+/// What a read must not miss of one shard.
+fn demand(shard: &Shard, index: ShardIndex, wish: &Wish) -> Result<ReadDemand, Error> {
+    let seen = wish.session.seen(index);
+    if seen.is_some_and(|position| !shard.progress.history().holds(position)) {
+        return Err(Error::SeenMayBeLost { shard: shard.name().to_owned() });
     }
-    done
+    let Wish { level, staleness, deadline, .. } = *wish;
+    Ok(ReadDemand { level, seen: seen.map_or(0, |position| position.at), staleness, deadline })
 }

@@ -1,4 +1,4 @@
-//! Rows on their way in: one checked change of one row.
+//! Rows on their way in: one checked change of one row, and what became of it.
 //!
 //! **Invariant:** a [`RowWrite`] names only columns of its table, its values fit their types, its id is
 //! complete, and its routing column (if the table has one) spells its shard key: no row gets lost
@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::keyspace::{ShardKey, Slot};
 use crate::table::Table;
-use crate::value::{Misfit, Value};
+use crate::value::{Misfit, Value, push_json_number};
 
 /// What to do with a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -48,6 +48,45 @@ impl Operation {
     }
 }
 
+/// What must hold for the row as it is, or the write is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Precondition {
+    /// `If-None-Match: *`: there is no such row.
+    Absent,
+    /// `If-Match: *`: there is one.
+    Present,
+    /// `If-Match: "7312"`: there is one, of one of these versions.
+    Versions(Vec<i64>),
+}
+
+impl Precondition {
+    /// Most versions of one `If-Match`.
+    pub const VERSIONS_MAX: usize = 32;
+
+    /// Whether it holds for a row of this version, or for no row.
+    pub fn holds(&self, version: Option<i64>) -> bool {
+        match self {
+            Self::Absent => version.is_none(),
+            Self::Present => version.is_some(),
+            Self::Versions(versions) => version.is_some_and(|found| versions.contains(&found)),
+        }
+    }
+
+    /// Appends what it says, for a fingerprint.
+    pub(crate) fn spell(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Absent => out.extend_from_slice(b";absent"),
+            Self::Present => out.extend_from_slice(b";present"),
+            Self::Versions(versions) => {
+                for version in versions {
+                    out.push(b';');
+                    push_json_number(out, *version);
+                }
+            }
+        }
+    }
+}
+
 /// The members of a JSON object as they came: name and raw value, in their order.
 pub type Fields<'a> = [(Cow<'a, str>, &'a RawValue)];
 
@@ -66,6 +105,10 @@ pub struct RowWrite {
     pub id: Vec<Value>,
     /// Other columns and their new values, by ascending column index.
     pub set: Vec<(usize, Value)>,
+    /// What must hold before.
+    pub precondition: Option<Precondition>,
+    /// Under which the answer is kept and given again: the client's key, and for a row of a bulk write its index.
+    pub idempotency_key: Option<String>,
     /// Whether the answer wants the row (`false`: `Prefer: return=minimal`).
     pub wants_row: bool,
 }
@@ -109,6 +152,8 @@ impl RowWrite {
             key: key.as_str().to_owned(),
             id,
             set: values,
+            precondition: None,
+            idempotency_key: None,
             wants_row: true,
         })
     }
@@ -200,6 +245,41 @@ fn take_id(table: &Table, values: &mut Vec<(usize, Value)>) -> Result<Vec<Value>
         id.push(values.remove(position).1);
     }
     Ok(id)
+}
+
+/// What became of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It was made.
+    Created,
+    /// It was changed.
+    Changed,
+    /// It was removed.
+    Removed,
+}
+
+impl Change {
+    /// By how much it changes the number of rows.
+    pub(crate) fn rows_added(self) -> i64 {
+        match self {
+            Self::Created => 1,
+            Self::Changed => 0,
+            Self::Removed => -1,
+        }
+    }
+}
+
+/// A change that was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowDone {
+    /// What became of the row.
+    pub change: Change,
+    /// The shard's counter at this change: only grows, also over a delete and a new insert.
+    pub version: i64,
+    /// The row as JSON, if it was wanted: as it is now, or as it was before it was removed.
+    pub json: Vec<u8>,
+    /// Whether this is the answer of an earlier time, given again for an idempotency key.
+    pub replayed: bool,
 }
 
 /// Why members are no row of a table.

@@ -90,6 +90,11 @@ impl Rows {
         self.keys.push(key);
     }
 
+    /// The first key of the only row: of a read by key, its version. `None` if there is not exactly one row.
+    pub fn only_key(&self) -> Option<&Value> {
+        self.keys.first().filter(|_| self.len() == 1)
+    }
+
     fn key(&self, row: usize, width: usize) -> &[Value] {
         &self.keys[row * width..(row + 1) * width]
     }

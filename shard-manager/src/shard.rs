@@ -1,38 +1,102 @@
 //! Shard: one shard's nodes, and the way to each of them.
 //!
-//! **Invariant:** writes go through the lane, reads through the readers; nothing else touches the files.
-//! **Not here:** which shard (`manager`).
+//! Writes go through the lane to the primary, and wait for as many replicas as their level asks for. Reads go
+//! to a replica that has what they must not miss: they wait a little for one, and then take the primary.
+//!
+//! **Invariant:** an answer is never older than what its read must not miss.
+//! **Not here:** which shard (`manager`), which replica (`replica_set`).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-use crate::error::Error;
+use crate::brake::Brake;
+use crate::consistency::Level;
+use crate::error::{Error, Outcome};
 use crate::keyspace::Slot;
-use crate::lane::Lane;
+use crate::lane::{Applied, Lane, LaneFailure};
+use crate::progress::Progress;
 use crate::query::ReadQuery;
-use crate::rows::Rows;
+use crate::replica_set::{Chosen, Demand, ReplicaSet};
+use crate::row::RowWrite;
 use crate::store::TableSize;
 use crate::store::sqlite::OpenError;
-use crate::store::sqlite::reader::{Housekeeping, Readers, Scope};
+use crate::store::sqlite::reader::{Housekeeping, NodeRows, Readers, Scope, Witness};
+use crate::store::sqlite::replica::{Replica, ReplicaSpec};
 use crate::store::sqlite::writer::SqliteWriter;
+use crate::table::Registry;
+use crate::topology::Role;
 
 /// Rows of a point read that may be read on the caller's own thread; more is work for another.
 const INLINE_ROWS_MAX: u32 = 100;
-
 /// Share of the time left that a read may wait for a connection: some must remain to read, and to tell that
 /// there was no connection rather than no time.
 const POOL_WAIT: f64 = 0.75;
+/// How long a read waits for a replica to catch up before it takes the primary.
+const CATCH_UP_MAX: Duration = Duration::from_millis(50);
+
+/// Called when a file is found damaged.
+pub type Suspect = Box<dyn Fn() + Send>;
+
+/// What a shard on embedded files is made of.
+pub struct ShardSpec<'s> {
+    /// The shard's name.
+    pub name: &'s str,
+    /// The primary's file.
+    pub primary: &'s Path,
+    /// The files of the replicas, and whether each may be used as it is.
+    pub replicas: Vec<(PathBuf, bool)>,
+    /// The tables of the cluster.
+    pub tables: &'s Registry,
+}
 
 /// A shard on embedded files.
 pub struct Shard {
     name: String,
-    /// The way to the primary's writer.
-    pub lane: Lane,
-    readers: Readers,
+    primary_name: String,
+    replica_names: Vec<String>,
+    lane: Lane,
+    /// How far its nodes have come.
+    pub progress: Arc<Progress>,
+    primary: Arc<Readers>,
+    replicas: ReplicaSet,
     sizing: Arc<Semaphore>,
+    /// Whether a check found the primary's file damaged.
+    damaged: Arc<AtomicBool>,
+}
+
+/// Rows that were applied on the primary.
+#[derive(Debug)]
+pub struct WriteDone {
+    /// What became of them there.
+    pub applied: Applied,
+    /// [`Error::NotConfirmed`], if replicas did not confirm them in time.
+    pub shortfall: Option<Error>,
+}
+
+/// What a read asks of the node that answers it.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadDemand {
+    /// The level.
+    pub level: Level,
+    /// What the session has seen of this shard.
+    pub seen: u64,
+    /// How long ago the node may have been current.
+    pub staleness: Duration,
+    /// When the answer is of no use any more.
+    pub deadline: Instant,
+}
+
+/// Rows, and which kind of node they came from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShardRows {
+    /// The rows, and up to where they show the shard's changes.
+    pub read: NodeRows,
+    /// Who answered.
+    pub role: Role,
 }
 
 /// How a node is.
@@ -40,32 +104,139 @@ pub struct Shard {
 pub struct NodeHealth {
     /// `shard1-primary`.
     pub node: String,
+    /// What it is to its shard.
+    pub role: Role,
     /// Whether it takes what its role demands.
     pub up: bool,
-    /// How long it took to answer a probe, in milliseconds.
-    pub latency_ms: f64,
+    /// How long it took to answer a probe.
+    pub latency: Duration,
+    /// How long ago it had all that the primary has.
+    pub lag: Duration,
 }
 
 impl Shard {
-    /// Opens a shard's file for writing and reading.
+    /// Opens a shard's files for writing and reading, and starts its replicas.
     ///
     /// # Errors
-    /// [`OpenError`] if the file cannot be opened or no thread can be started.
+    /// [`OpenError`] if a file cannot be opened or no thread can be started.
     pub fn open(
-        name: &str,
-        primary: &Path,
+        spec: &ShardSpec<'_>,
+        progress: Progress,
         housekeeping: &Housekeeping,
     ) -> Result<Self, OpenError> {
-        let writer = SqliteWriter::open(name, primary)?;
-        let readers = Readers::open(name, primary, housekeeping)?;
-        let lane = Lane::start(name, writer)
-            .map_err(|error| OpenError::Io { path: name.to_owned(), cause: error.to_string() })?;
-        Ok(Self { name: name.to_owned(), lane, readers, sizing: Arc::new(Semaphore::new(1)) })
+        let (name, progress) = (spec.name, Arc::new(progress));
+        let no_thread = |error: std::io::Error| OpenError::Io {
+            path: name.to_owned(),
+            cause: error.to_string(),
+        };
+        let writer = SqliteWriter::open(name, spec.primary, &progress)?;
+        let witness = Witness::primary(&progress);
+        let primary = Arc::new(Readers::open(name, spec.primary, witness, housekeeping)?);
+        let mut replicas = Vec::with_capacity(spec.replicas.len());
+        for (index, (file, usable)) in spec.replicas.iter().enumerate() {
+            let replica = ReplicaSpec {
+                node: format!("{name}-replica{}", index + 1),
+                shard: name.to_owned(),
+                primary: spec.primary.to_owned(),
+                file: file.clone(),
+                usable: *usable,
+                index,
+                tables: spec.tables.clone(),
+            };
+            replicas.push(Replica::start(replica, &progress, housekeeping).map_err(no_thread)?);
+        }
+        let lane = Lane::start(name, writer).map_err(no_thread)?;
+        let replicas = ReplicaSet::new(replicas, &progress);
+        Ok(Self {
+            name: name.to_owned(),
+            primary_name: format!("{name}-primary"),
+            replica_names: replicas.replicas().map(|replica| replica.node().to_owned()).collect(),
+            lane,
+            progress,
+            primary,
+            replicas,
+            sizing: Arc::new(Semaphore::new(1)),
+            damaged: Arc::new(AtomicBool::new(false)),
+        })
     }
 
     /// The shard's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How many replicas take part in writes now.
+    pub fn following(&self) -> usize {
+        self.replicas.following()
+    }
+
+    /// What holds the worker of a node back; `None` if the node is not one of this shard.
+    pub fn brake(&self, node: &str) -> Option<&Brake> {
+        if node == self.primary_name {
+            return Some(&self.lane.brake);
+        }
+        self.replicas
+            .replicas()
+            .find(|replica| replica.node() == node)
+            .map(|replica| &replica.brake)
+    }
+
+    /// What to call when the primary's file is found damaged. It is told as down then, and goes on as well as it
+    /// can, because what is whole of it may be all there is.
+    pub fn primary_suspect(&self) -> Suspect {
+        let damaged = Arc::clone(&self.damaged);
+        Box::new(move || damaged.store(true, Ordering::Release))
+    }
+
+    /// The same for each replica, in order: it is made anew.
+    pub fn replica_suspects(&self) -> impl Iterator<Item = Suspect> + '_ {
+        self.replicas.replicas().map(|replica| {
+            let replica = Arc::clone(replica);
+            Box::new(move || replica.suspect()) as Suspect
+        })
+    }
+
+    /// The names of its primary and of its replicas.
+    pub fn nodes(&self) -> (&str, &[String]) {
+        (&self.primary_name, &self.replica_names)
+    }
+
+    /// Applies rows as one operation, and waits until as many replicas have them as the level asks for.
+    ///
+    /// # Errors
+    /// [`LaneFailure`] if nothing is known to be stored.
+    pub async fn write(
+        &self,
+        rows: Vec<RowWrite>,
+        level: Level,
+        deadline: Instant,
+    ) -> Result<WriteDone, LaneFailure> {
+        let replicas = self.progress.replicas();
+        let needed = level.replicas_needed(replicas);
+        if needed == 0 {
+            let applied = self.lane.apply(rows, deadline).await?;
+            return Ok(WriteDone { applied, shortfall: None });
+        }
+        let found = self.replicas.following();
+        if found < needed {
+            let shard = self.name.clone();
+            let error = Error::TooFewReplicas { shard, level, needed, found };
+            return Err(LaneFailure { error, outcome: Outcome::Rejected });
+        }
+        // From before the commit, so that replicas sync the first time they see it.
+        let _confirmations = self.progress.ask_for_confirmations();
+        let applied = self.lane.apply(rows, deadline).await?;
+        let position = applied.position;
+        let confirmed =
+            |progress: &Progress| (progress.confirmed(position) >= needed).then_some(());
+        if self.progress.until(deadline, confirmed).await.is_some() {
+            return Ok(WriteDone { applied, shortfall: None });
+        }
+        let achieved = Level::reached(self.progress.confirmed(position), replicas);
+        let position = self.progress.position(position);
+        let shard = self.name.clone();
+        let shortfall = Error::NotConfirmed { shard, requested: level, achieved, position };
+        Ok(WriteDone { applied, shortfall: Some(shortfall) })
     }
 
     /// The rows of one shard key. A plain read by key runs on this thread, where it is fastest: it is one
@@ -77,27 +248,83 @@ impl Shard {
         &self,
         query: ReadQuery,
         (slot, key): (Slot, &str),
-        deadline: Instant,
-    ) -> Result<Rows, Error> {
-        if query.is_point_read() && query.limit <= INLINE_ROWS_MAX {
-            let inline = self.readers.try_read(&query, Scope::Key(slot, key));
-            if let Some(rows) = inline {
-                return rows;
+        demand: &ReadDemand,
+    ) -> Result<ShardRows, Error> {
+        let inline = query.is_point_read() && query.limit <= INLINE_ROWS_MAX;
+        self.read(demand, |readers, role| {
+            if inline && let Some(rows) = readers.try_read(&query, Scope::Key(slot, key)) {
+                return Started::Ended(rows.map(|read| ShardRows { read, role }));
             }
-        }
-        let readers = self.readers.clone();
-        let key = key.to_owned();
-        self.blocking(deadline, move |wait| readers.read(&query, Scope::Key(slot, &key), wait))
-            .await
+            let (readers, query, key) = (Arc::clone(readers), query.clone(), key.to_owned());
+            Started::Blocking(Box::new(move |wait| {
+                let read = readers.read(&query, Scope::Key(slot, &key), wait)?;
+                Ok(ShardRows { read, role })
+            }))
+        })
+        .await
     }
 
     /// Rows of all keys, each with the values it is merged by.
     ///
     /// # Errors
     /// As [`Shard::read_key`].
-    pub async fn read_all(&self, query: ReadQuery, deadline: Instant) -> Result<Rows, Error> {
-        let readers = self.readers.clone();
-        self.blocking(deadline, move |wait| readers.read(&query, Scope::Shard, wait)).await
+    pub async fn read_all(
+        &self,
+        query: ReadQuery,
+        demand: &ReadDemand,
+    ) -> Result<ShardRows, Error> {
+        self.read(demand, |readers, role| {
+            let (readers, query) = (Arc::clone(readers), query.clone());
+            Started::Blocking(Box::new(move |wait| {
+                let read = readers.read(&query, Scope::Shard, wait)?;
+                Ok(ShardRows { read, role })
+            }))
+        })
+        .await
+    }
+
+    /// Reads from a replica that meets the demand, or from the primary: also if the replica fails.
+    async fn read(
+        &self,
+        demand: &ReadDemand,
+        start: impl Fn(&Arc<Readers>, Role) -> Started,
+    ) -> Result<ShardRows, Error> {
+        if let Some(replica) = self.choose(demand).await {
+            let read = self.finish(start(&replica.readers, Role::Replica), demand.deadline).await;
+            match read {
+                Err(Error::ShardUnavailable { .. } | Error::Internal) => replica.failed(),
+                done => return done,
+            }
+        }
+        self.finish(start(&self.primary, Role::Primary), demand.deadline).await
+    }
+
+    async fn choose(&self, demand: &ReadDemand) -> Option<Chosen> {
+        let floor = match demand.level {
+            Level::One => demand.seen,
+            // The writer itself is the proof: it is the only one, and has told what it acknowledged.
+            Level::Quorum => demand.seen.max(self.progress.committed()),
+            Level::All => return None,
+        };
+        let wanted = Demand { floor, staleness: demand.staleness };
+        if let Some(chosen) = self.replicas.choose(&wanted) {
+            return Some(chosen);
+        }
+        let left = demand.deadline.saturating_duration_since(Instant::now());
+        let wait = CATCH_UP_MAX.min(left / 2);
+        if !self.replicas.is_near(&wanted, wait) {
+            return None;
+        }
+        let has = |_: &Progress| self.replicas.has(&wanted).then_some(());
+        self.progress.until(Instant::now() + wait, has).await?;
+        self.replicas.choose(&wanted)
+    }
+
+    async fn finish(&self, started: Started, deadline: Instant) -> Result<ShardRows, Error> {
+        match started {
+            Started::Ended(rows) => rows,
+            Started::Blocking(work) => self.blocking(deadline, work).await,
+        }
     }
 
     /// Rows and bytes of each table. It visits every page, so one call at a time does; the others wait.
@@ -108,7 +335,7 @@ impl Shard {
         let turn = Arc::clone(&self.sizing).acquire_owned();
         let turn = tokio::time::timeout_at(deadline.into(), turn).await;
         let Ok(Ok(turn)) = turn else { return Err(Error::DeadlinePassed) };
-        let readers = self.readers.clone();
+        let readers = Arc::clone(&self.primary);
         self.blocking(deadline, move |wait| {
             // Kept until the work ends, also if nobody waits for it any more.
             let _turn = turn;
@@ -117,17 +344,40 @@ impl Shard {
         .await
     }
 
-    /// Asks the primary's reader and looks after its writer.
-    pub async fn probe(&self, deadline: Instant) -> NodeHealth {
-        let readers = self.readers.clone();
+    /// Asks the readers of each node, and looks after the writer.
+    pub async fn probe(&self, deadline: Instant) -> Vec<NodeHealth> {
+        let primary = async {
+            let (answers, latency) = self.answers(Some(Arc::clone(&self.primary)), deadline).await;
+            let up = answers && self.lane.is_up() && !self.damaged.load(Ordering::Acquire);
+            let (node, role) = (self.primary_name.clone(), Role::Primary);
+            let lag = Duration::ZERO;
+            NodeHealth { node, role, up, latency, lag }
+        };
+        let replicas = self.replicas.replicas().enumerate().map(async |(index, replica)| {
+            let (answers, latency) = self.answers(replica.readers(), deadline).await;
+            let up = answers && self.replicas.takes_part(index);
+            let lag = self.progress.staleness(index);
+            let (node, role) = (replica.node().to_owned(), Role::Replica);
+            NodeHealth { node, role, up, latency, lag }
+        });
+        let (primary, mut replicas) =
+            futures_util::future::join(primary, futures_util::future::join_all(replicas)).await;
+        replicas.insert(0, primary);
+        replicas
+    }
+
+    async fn answers(&self, readers: Option<Arc<Readers>>, deadline: Instant) -> (bool, Duration) {
+        let Some(readers) = readers else { return (false, Duration::ZERO) };
         let began = Instant::now();
         let probed = self.blocking(deadline, move |wait| readers.probe(wait)).await;
-        NodeHealth {
-            node: format!("{}-primary", self.name),
-            // Busy is not down.
-            up: matches!(probed, Ok(()) | Err(Error::PoolExhausted { .. })) && self.lane.is_up(),
-            latency_ms: began.elapsed().as_secs_f64() * 1e3,
-        }
+        // Busy is not down.
+        (matches!(probed, Ok(()) | Err(Error::PoolExhausted { .. })), began.elapsed())
+    }
+
+    /// Finishes what is queued, lets replicas catch up for a moment, and closes the files. Blocks.
+    pub fn close(&self) {
+        self.lane.stop();
+        self.replicas.replicas().for_each(|replica| replica.stop());
     }
 
     async fn blocking<T: Send + 'static>(
@@ -148,4 +398,17 @@ impl Shard {
             Err(_elapsed) => Err(Error::DeadlinePassed),
         }
     }
+}
+
+/// Threads of a shard must not outlive the lock of its folder.
+impl Drop for Shard {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A read that has ended on the caller's thread, or that needs one which may block.
+enum Started {
+    Ended(Result<ShardRows, Error>),
+    Blocking(Box<dyn FnOnce(Duration) -> Result<ShardRows, Error> + Send>),
 }

@@ -8,7 +8,7 @@
 pub mod sqlite;
 
 use crate::error::{Error, Outcome};
-use crate::row::RowWrite;
+use crate::row::{RowDone, RowWrite};
 
 /// The writing half of one node.
 pub trait Writer: Send + 'static {
@@ -20,33 +20,19 @@ pub trait Writer: Send + 'static {
     /// # Errors
     /// [`BatchFailure`] if the transaction as a whole failed; then no change was applied unless its
     /// outcome is [`Outcome::Unknown`].
-    fn apply(&mut self, changes: &[&RowWrite])
-    -> Result<Vec<Result<RowDone, Error>>, BatchFailure>;
+    fn apply(&mut self, changes: &[&RowWrite]) -> Result<BatchDone, BatchFailure>;
 
     /// Called once, after the last batch: leave the files tidy.
     fn close(&mut self);
 }
 
-/// What became of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// It was made.
-    Created,
-    /// It was changed.
-    Changed,
-    /// It was removed.
-    Removed,
-}
-
-/// A change that was applied.
+/// A transaction that is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RowDone {
-    /// What became of the row.
-    pub change: Change,
-    /// The shard's counter at this change: only grows, also over a delete and a new insert.
-    pub version: i64,
-    /// The row as JSON, if it was wanted: as it is now, or as it was before it was removed.
-    pub json: Vec<u8>,
+pub struct BatchDone {
+    /// What became of each change, in order.
+    pub rows: Vec<Result<RowDone, Error>>,
+    /// The shard's position, which holds them.
+    pub position: u64,
 }
 
 /// A transaction that failed as a whole.

@@ -34,6 +34,8 @@ pub struct Topology {
 impl Topology {
     /// Most shards of one router: each embedded shard is a thread, a writer and a pool of readers.
     pub const SHARDS_MAX: usize = 256;
+    /// Most replicas of one shard: each is a file that every write is written to again.
+    pub const REPLICAS_MAX: usize = 5;
     /// Largest weight: sums of weights times slots stay far inside 64 bits.
     pub const WEIGHT_MAX: u32 = 1_000_000;
 
@@ -132,6 +134,8 @@ pub enum TopologyError {
 pub enum Role {
     /// Takes the writes.
     Primary,
+    /// Has what the primary had a moment ago.
+    Replica,
 }
 
 impl Role {
@@ -139,6 +143,7 @@ impl Role {
     pub fn name(self) -> &'static str {
         match self {
             Self::Primary => "primary",
+            Self::Replica => "replica",
         }
     }
 }

@@ -3,25 +3,27 @@
 use std::time::Instant;
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::HeaderValue;
 use actix_web::web::{Bytes, Data, Payload, block};
 use actix_web::{HttpRequest, HttpResponse, post};
 use serde::Serialize;
 use serde_json::value::RawValue;
+use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{BulkRow, BulkRowDone, Manager};
+use shard_manager::manager::{BulkDone, BulkRow, BulkRowDone, Manager};
 use shard_manager::row::{Operation, RowError};
 use shard_manager::shard_map::ShardMap;
 use shard_manager::table::Table;
-use shard_manager::topology::ShardIndex;
+use shard_manager::topology::{Role, ShardIndex};
 use shard_manager::value::Misfit;
 use utoipa::ToSchema;
 
 use super::write::{OperationName, one_key, operation};
-use crate::answer::{ServedBy, Timing, WriteRefusals, data_response};
+use crate::answer::{ServedBy, Source, Timing, WriteRefusals, data_response};
 use crate::app::App;
 use crate::body::{self, Members};
-use crate::headers::{DataHeaders, check_content_type, refuse_conditions};
-use crate::problem::{Code, Problem, ProblemBody};
+use crate::headers::{DataHeaders, check_content_type, idempotency_key, refuse_conditions};
+use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem, ProblemBody};
 use crate::query::Parameters;
 
 /// Most rows of one JSON body.
@@ -122,6 +124,9 @@ struct Refused {
         ("x-shard-key" = Option<String>, Header, description = "The shard key of rows that name none", max_length = 256),
         ("shardKey" = Option<String>, Query, description = "As x-shard-key", max_length = 256),
         ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
+        ("x-consistency" = Option<String>, Header, description = "Where each row must be durable: one, quorum or all; one when not given"),
+        ("x-session-token" = Option<String>, Header, description = "What the client has seen: the token of its last answer", max_length = 4096),
+        ("Idempotency-Key" = Option<String>, Header, description = "The rows of the same request with the same key are stored once; each row is recognised by the key and its index", max_length = 128),
     ),
     request_body = BulkRequest,
     responses(
@@ -137,30 +142,50 @@ pub(crate) async fn write_bulk(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let began = Instant::now();
-    let headers = DataHeaders::parse(&request, began)?;
+    let DataHeaders { shard_key, wish, .. } = DataHeaders::parse(&app.manager, &request, began)?;
     refuse_conditions(request.headers())?;
+    let idempotency_key = idempotency_key(request.headers())?.map(str::to_owned);
     check_content_type(request.headers())?;
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["shardKey"])?;
-    let key = one_key(headers.shard_key, parameters.single("shardKey")?, None)?;
+    let key = one_key(shard_key, parameters.single("shardKey")?, None)?;
     let declared = body::declared_length(request.headers());
     let _room = app.make_room(declared.unwrap_or(body::BULK_BYTES_MAX))?;
-    let bytes = body::read(payload, declared, body::BULK_BYTES_MAX, headers.deadline).await?;
-    let (rows, mut refused) = parse_anywhere(&app, key, bytes).await?;
+    let bytes = body::read(payload, declared, body::BULK_BYTES_MAX, wish.deadline).await?;
+    let (mut rows, mut refused) = parse_anywhere(&app, key, bytes).await?;
+    if let Some(key) = idempotency_key {
+        // No client's own key holds a space: the row of a bulk write is never taken for a single write.
+        let numbered = rows.iter_mut().map(|row| (row.index, &mut row.row));
+        numbered.for_each(|(index, row)| row.idempotency_key = Some(format!("{key} {index}")));
+    }
     let accepted = rows.len() + refused.len();
     let route = began.elapsed();
     let met = only_shard(&rows);
-    let done = app.manager.write_bulk(rows, headers.deadline).await;
+    let BulkDone { rows: done, session } = app.manager.write_bulk(rows, &wish).await;
     let database = began.elapsed() - route;
+    let replayed = !done.is_empty() && done.iter().all(is_replayed);
     let stored = sort_out(&app, done, &mut refused);
     let answer = answer(&app, accepted, &stored, &refused, began);
     let timing = Timing { route, database, ..Timing::default() };
     let status = if refused.is_empty() { StatusCode::CREATED } else { StatusCode::MULTI_STATUS };
-    let mut response = data_response(&timing, app.manager.map().epoch());
+    let epoch = app.manager.map().epoch();
+    let source = Source { role: Role::Primary, session: &session, epoch };
+    let mut response = data_response(&app, &source, &timing);
+    if replayed {
+        response.insert_header((IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true")));
+    }
     if let Some(shard) = met {
         response.extensions_mut().insert(ServedBy(shard));
     }
     Ok(response.status(status).json(answer))
+}
+
+/// Whether a row's outcome is that of an earlier time.
+fn is_replayed(row: &BulkRowDone) -> bool {
+    match &row.outcome {
+        Ok(done) => done.replayed,
+        Err((error, _)) => matches!(error, Error::Remembered(_)),
+    }
 }
 
 /// The one shard that all rows go to, if it is one: whose request this then counts as.

@@ -8,6 +8,7 @@ use actix_web::http::header::RETRY_AFTER;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use serde::Serialize;
+use shard_manager::consistency::Level;
 use shard_manager::manager::ShardReport;
 use shard_manager::topology::Role;
 use utoipa::ToSchema;
@@ -25,7 +26,7 @@ const PROBE_MAX: Duration = Duration::from_secs(2);
 pub struct HealthAnswer {
     /// Whether anything works.
     success: bool,
-    /// `ok`, `degraded` (some shards are down) or `down`.
+    /// `ok`, `degraded` (some nodes are down) or `down` (no primary is up).
     status: &'static str,
     /// For each shard whether its primary is up, and its replica (null: it has none).
     health: BTreeMap<String, ShardHealth>,
@@ -40,7 +41,7 @@ pub struct HealthAnswer {
     /// Seconds since the router started.
     uptime_s: u64,
     /// What the consistency levels mean here.
-    levels: &'static str,
+    levels: String,
 }
 
 /// Whether a shard's nodes are up.
@@ -67,32 +68,55 @@ pub struct ShardNodes {
 pub struct Node {
     /// `shard1-primary`.
     node: String,
-    /// `primary`.
+    /// `primary` or `replica`.
     role: &'static str,
     /// Whether it does what its role demands.
     up: bool,
     /// How long a probe took, in milliseconds.
     latency_ms: f64,
+    /// How long ago it had all that the primary has, in milliseconds; 0: it has it.
+    lag: f64,
 }
 
-/// Without replicas every level is the primary, and it shares its disk with all other shards.
-const LEVELS: &str = "embedded SQLite without replicas: one, quorum and all mean the same, durable on the \
-                      shard's primary; all shards share this machine and its disk";
+/// What the levels mean. Primary and replicas share a disk, and whoever relies on them must know that.
+fn levels(replicas: usize) -> String {
+    let meaning = match replicas {
+        0 => "there are no replicas, so one, quorum and all mean the same: stored in the primary's file".to_owned(),
+        1 => "one is stored in the primary's file; quorum and all, which are the same with one replica, in the \
+              replica's too"
+            .to_owned(),
+        replicas => format!(
+            "one is stored in the primary's file, quorum in those of {} of {} nodes, all in those of all",
+            Level::Quorum.replicas_needed(replicas) + 1,
+            replicas + 1
+        ),
+    };
+    format!(
+        "embedded SQLite: {meaning}. All files are on this machine and its disk: replicas survive the loss of a \
+         file, not that of the disk"
+    )
+}
 
 /// The nodes of a report, for an answer.
 pub(super) fn nodes(report: &ShardReport) -> Vec<Node> {
     let nodes = report.nodes.iter().map(|node| Node {
         node: node.node.clone(),
-        role: Role::Primary.name(),
+        role: node.role.name(),
         up: node.up,
-        latency_ms: (node.latency_ms * 1e3).round() / 1e3,
+        latency_ms: milliseconds(node.latency),
+        lag: milliseconds(node.lag),
     });
     nodes.collect()
 }
 
+/// With three decimals.
+fn milliseconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1e3
+}
+
 /// Tells how every node is.
 ///
-/// 503 when no shard is up.
+/// 503 when no primary is up.
 #[utoipa::path(
     tag = "operations",
     responses(
@@ -106,15 +130,22 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let reports = app.manager.health(Instant::now() + PROBE_MAX).await;
     let map = app.manager.map();
-    let up = reports.iter().filter(|report| report.nodes.iter().all(|node| node.up)).count();
-    let (status, code) = match up {
+    let is_up = |report: &ShardReport, role| {
+        let mut nodes = report.nodes.iter().filter(|node| node.role == role).peekable();
+        nodes.peek()?;
+        Some(nodes.any(|node| node.up))
+    };
+    let primaries = reports.iter().filter(|report| is_up(report, Role::Primary) == Some(true));
+    let whole = reports.iter().all(|report| report.nodes.iter().all(|node| node.up));
+    let (status, code) = match primaries.count() {
         0 => ("down", StatusCode::SERVICE_UNAVAILABLE),
-        up if up < reports.len() => ("degraded", StatusCode::OK),
-        _ => ("ok", StatusCode::OK),
+        _ if whole => ("ok", StatusCode::OK),
+        _ => ("degraded", StatusCode::OK),
     };
     let named = reports.iter().map(|report| {
-        let primary = report.nodes.iter().any(|node| node.up);
-        (map.topology().name(report.shard).to_owned(), ShardHealth { primary, replica: None })
+        let primary = is_up(report, Role::Primary) == Some(true);
+        let replica = is_up(report, Role::Replica);
+        (map.topology().name(report.shard).to_owned(), ShardHealth { primary, replica })
     });
     let answer = HealthAnswer {
         success: code == StatusCode::OK,
@@ -131,7 +162,7 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
         cache: "off",
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: app.started.elapsed().as_secs(),
-        levels: LEVELS,
+        levels: levels(app.manager.replicas()),
     };
     let mut response = HttpResponse::build(code);
     if code == StatusCode::SERVICE_UNAVAILABLE {

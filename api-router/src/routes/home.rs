@@ -111,5 +111,8 @@ fn methods(api: &OpenApi, path: &str) -> Vec<&'static str> {
     if item.post.is_some() {
         methods.push("POST");
     }
+    if item.put.is_some() {
+        methods.push("PUT");
+    }
     methods
 }

@@ -34,9 +34,9 @@ pub struct RouteAnswer<'a> {
     /// The slot's owner.
     shard: &'a str,
     /// The node that takes its writes.
-    primary: String,
+    primary: &'a str,
     /// The nodes that may answer its reads.
-    replicas: Vec<String>,
+    replicas: &'a [String],
     /// The version of the shard map.
     epoch: u64,
     /// Whether the slot is on its way to another shard.
@@ -65,13 +65,14 @@ pub(crate) async fn route_key(
     let map = app.manager.map();
     let place = map.place(key).map_err(Error::from)?;
     let shard = map.topology().name(place.shard);
+    let (primary, replicas) = app.manager.nodes(place.shard);
     Ok(HttpResponse::Ok().json(RouteAnswer {
         key: text,
         keyspace: map.keyspace().name(),
         slot: place.slot.number(),
         shard,
-        primary: format!("{shard}-primary"),
-        replicas: Vec::new(),
+        primary,
+        replicas,
         epoch: place.epoch,
         moving: false,
     }))

@@ -2,21 +2,24 @@
 
 use std::time::Instant;
 
+use actix_web::http::header::{ETAG, HeaderValue};
 use actix_web::web::{Bytes, Data, Payload, block};
 use actix_web::{HttpRequest, HttpResponse, post};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Manager, Written};
-use shard_manager::row::{Operation, RowWrite};
+use shard_manager::row::{Change, Operation, RowWrite};
 use shard_manager::shard_map::Place;
-use shard_manager::store::Change;
+use shard_manager::topology::Role;
 use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
-use crate::answer::{Timing, WriteRefusals, keyed_response, refusal};
+use crate::answer::{
+    PREFERENCE_APPLIED, Source, Timing, WriteRefusals, etag, keyed_response, refusal,
+};
 use crate::app::App;
 use crate::body::{self, Members};
-use crate::headers::{DataHeaders, check_content_type, refuse_conditions};
-use crate::problem::{Code, Problem};
+use crate::headers::{DataHeaders, check_content_type, idempotency_key, precondition};
+use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem};
 use crate::query::Parameters;
 
 /// Members of the body.
@@ -79,8 +82,8 @@ pub struct WriteAnswer {
 
 /// Writes one row.
 ///
-/// The answer is sent when the row is durable on its shard's primary: 201 when it was made, 200 when it was
-/// changed or removed.
+/// The answer is sent when the row is durable on its shard's primary (and on replicas, if x-consistency asks
+/// for it): 201 when it was made, 200 when it was changed or removed.
 #[utoipa::path(
     tag = "data",
     params(
@@ -88,12 +91,19 @@ pub struct WriteAnswer {
         ("shardKey" = Option<String>, Query, description = "The shard key, when it is not visible ASCII", max_length = 256),
         ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
         ("Prefer" = Option<String>, Header, description = "return=minimal leaves the row out of the answer"),
+        ("x-consistency" = Option<String>, Header, description = "Where it must be durable: one (the primary), quorum (a majority of the nodes) or all; one when not given"),
+        ("x-session-token" = Option<String>, Header, description = "What the client has seen: the token of its last answer", max_length = 4096),
+        ("If-Match" = Option<String>, Header, description = "The versions, in quotes, of which the row must be one; * for any"),
+        ("If-None-Match" = Option<String>, Header, description = "*: the row must not exist"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same request with the same key under one shard key is carried out once, and answered alike for 24 hours", max_length = 128),
     ),
     request_body = WriteRequest,
     responses(
         (status = 200, description = "Changed or removed", body = WriteAnswer, headers(
                 ("x-shard" = String, description = "The shard of the key"),
                 ("x-shard-slot" = u16, description = "The slot of the key"),
+                ("ETag" = String, description = "The row's version, in quotes, for If-Match"),
+                ("x-session-token" = String, description = "What the client has seen, this write included"),
                 ("x-epoch" = u64, description = "The version of the shard map"),
                 ("x-served-by" = String, description = "Which kind of node answered"),
                 ("x-request-id" = String, description = "The id under which the request is logged"),
@@ -102,6 +112,8 @@ pub struct WriteAnswer {
         (status = 201, description = "Made", body = WriteAnswer, headers(
                 ("x-shard" = String, description = "The shard of the key"),
                 ("x-shard-slot" = u16, description = "The slot of the key"),
+                ("ETag" = String, description = "The row's version, in quotes, for If-Match"),
+                ("x-session-token" = String, description = "What the client has seen, this write included"),
                 ("x-epoch" = u64, description = "The version of the shard map"),
                 ("x-served-by" = String, description = "Which kind of node answered"),
                 ("x-request-id" = String, description = "The id under which the request is logged"),
@@ -117,21 +129,34 @@ pub(crate) async fn write_row(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let began = Instant::now();
-    let headers = DataHeaders::parse(&request, began)?;
-    refuse_conditions(request.headers())?;
+    let DataHeaders { shard_key, wish, prefer } =
+        DataHeaders::parse(&app.manager, &request, began)?;
+    let idempotency_key = idempotency_key(request.headers())?.map(str::to_owned);
     check_content_type(request.headers())?;
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["shardKey"])?;
     let declared = body::declared_length(request.headers());
-    let bytes = body::read(payload, declared, body::WRITE_BYTES_MAX, headers.deadline).await?;
-    let keys = (headers.shard_key, parameters.single("shardKey")?);
+    let bytes = body::read(payload, declared, body::WRITE_BYTES_MAX, wish.deadline).await?;
+    let keys = (shard_key, parameters.single("shardKey")?);
     let (place, mut row) = parse_anywhere(&app, keys, bytes).await?;
-    row.wants_row = !headers.prefer.minimal;
-    let written = app.manager.write(place, row, headers.deadline).await;
-    let written = written.map_err(|failure| refusal(&app, failure))?;
+    row.wants_row = !prefer.minimal;
+    row.precondition = precondition(request.headers(), row.operation)?;
+    row.idempotency_key = idempotency_key;
+    let written = app.manager.write(place, row, &wish).await;
+    let written = written.map_err(|failure| refusal(&app, failure, &wish.session))?;
+    let mut session = wish.session;
+    app.manager.seen(&mut session, place.shard, written.receipt.position);
+    let source = Source { role: Role::Primary, session: &session, epoch: place.epoch };
     let timing = Timing::of_write(began, written.receipt.times);
-    let mut response = keyed_response(&app, place, &timing, headers.prefer.applied());
-    Ok(response.status(status(&written)).body(answer(&app, &written, headers.prefer.minimal)))
+    let mut response = keyed_response(&app, place, &source, &timing);
+    response.status(status(&written)).insert_header((ETAG, etag(written.row.version)));
+    if written.row.replayed {
+        response.insert_header((IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true")));
+    }
+    if let Some(applied) = prefer.applied() {
+        response.insert_header((PREFERENCE_APPLIED, applied));
+    }
+    Ok(response.body(answer(&app, &written, prefer.minimal)))
 }
 
 fn status(written: &Written) -> actix_web::http::StatusCode {

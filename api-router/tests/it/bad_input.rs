@@ -397,7 +397,9 @@ fn headers_are_checked_and_named() {
         ("x-consistency", "ONE"),
         ("x-consistency", "two"),
         ("x-session-token", &*token),
+        ("x-session-token", "nonsense"),
         ("x-max-staleness-ms", "soon"),
+        ("x-max-staleness-ms", "-1"),
         ("x-request-id", "a b"),
     ];
     for (name, value) in cases {

@@ -9,17 +9,22 @@ use std::process::Command;
 use crate::harness::{Router, bare_command, refused_start};
 
 /// Each setting, a value that is not its default, and another one.
-const SETTINGS: [(&str, &str, &str); 9] = [
+const SETTINGS: [(&str, &str, &str); 11] = [
     ("bind", "127.0.0.1:4001", "127.0.0.1:4002"),
     ("data_dir", "./one", "./two"),
     ("shards", "5", "6"),
     ("weights", "1,2,3", "3,2,1"),
     ("placement", "weighted", "even"),
     ("keyspace", "hash", "hash"),
+    ("replicas", "2", "0"),
     ("workers", "7", "8"),
     ("log", "warn", "debug"),
     ("insecure", "true", "false"),
+    ("lab", "true", "false"),
 ];
+
+/// Those that are true when their flag is given, and have no value there.
+const SWITCHES: [&str; 2] = ["insecure", "lab"];
 
 /// What is in force: each setting's value and where it came from.
 fn shown(mut command: Command) -> BTreeMap<String, (String, String)> {
@@ -44,13 +49,13 @@ fn variable(name: &str) -> String {
 
 fn flag(name: &str, value: &str) -> Vec<String> {
     let flag = format!("--{}", name.replace('_', "-"));
-    if name == "insecure" { vec![flag] } else { vec![flag, value.to_owned()] }
+    if SWITCHES.contains(&name) { vec![flag] } else { vec![flag, value.to_owned()] }
 }
 
 /// A line of a TOML file: numbers and truths are spelled as such.
 fn toml(name: &str, value: &str) -> String {
     match name {
-        "shards" | "workers" | "insecure" => format!("{name} = {value}\n"),
+        "shards" | "replicas" | "workers" | "insecure" | "lab" => format!("{name} = {value}\n"),
         "weights" => format!("{name} = [{value}]\n"),
         _ => format!("{name} = \"{value}\"\n"),
     }
@@ -86,7 +91,9 @@ fn without_a_word_the_defaults_are_in_force() {
         ("data_dir", "./data"),
         ("log", "info"),
         ("insecure", "false"),
+        ("lab", "false"),
         ("shards", "what the data directory has, else 3"),
+        ("replicas", "what the data directory has, else 1"),
     ] {
         assert_eq!(shown[name].0, value);
     }
@@ -242,14 +249,18 @@ fn a_value_that_does_not_fit_is_refused_with_its_origin_and_what_is_allowed() {
         ("workers", "0", "a number from 1 to 256"),
         ("workers", "1e9", "a number from 1 to 256"),
         ("log", "loud", "error, warn, info, debug or trace"),
+        ("replicas", "6", "a number from 0 to 5"),
+        ("replicas", "-1", "a number from 0 to 5"),
+        ("replicas", "", "a number from 0 to 5"),
         ("insecure", "yes", "true or false"),
+        ("lab", "yes", "true or false"),
     ];
     for (name, value, allowed) in bad {
         let folder = folder();
         let mut environment = bare_command(folder.path());
         environment.env(variable(name), value);
         let mut sources = vec![("environment", environment)];
-        if name != "insecure" {
+        if !SWITCHES.contains(&name) {
             let mut flags = bare_command(folder.path());
             flags.arg(format!("--{}={value}", name.replace('_', "-")));
             sources.push(("flag", flags));

@@ -1,11 +1,15 @@
 //! Harness: a real router process on a free loopback port, with a data directory of its own.
 //!
 //! The process is ended by its own id when the [`Router`] is dropped, the directory removed with it.
+//!
+//! A [`Router`] is asked as one client would ask it that keeps its session token: it reads what it wrote, though
+//! its reads come from replicas. Clients without a token, and with one of their own, are in `client`.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -14,6 +18,11 @@ use tempfile::TempDir;
 /// How long anything that must happen may take before a test says that it does not.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Bytes of session tokens that a router takes.
+pub(crate) const TOKEN_LEN_MAX: usize = 4_096;
+/// The paths whose answers are about rows, and carry a session token.
+const DATA_PATHS: [&str; 3] = ["/api/read", "/api/write", "/api/bulk-write"];
+
 /// A running router.
 pub(crate) struct Router {
     child: Child,
@@ -21,6 +30,8 @@ pub(crate) struct Router {
     banner: String,
     agent: ureq::Agent,
     data: Option<TempDir>,
+    /// The tokens of answers that no later answer has taken in yet: threads get theirs at the same time.
+    session: Mutex<Vec<String>>,
 }
 
 /// What the router answered.
@@ -89,11 +100,18 @@ impl Router {
         router
     }
 
-    /// A router over a directory that outlives it.
+    /// A router over a directory that outlives it. Its client has seen what is there already.
     pub(crate) fn start_in(data_dir: &Path, flags: &[&str]) -> Self {
+        let is_used = data_dir.join("catalog.db").exists();
         let mut command = command(data_dir);
         command.args(flags);
-        Self::start_command(command)
+        let router = Self::start_command(command);
+        if is_used {
+            let level = [("x-consistency", "all")];
+            let seen = router.send("GET", "/api/read?table=users&limit=1", &level, None);
+            assert_eq!(seen.status, 200, "{}", seen.text());
+        }
+        router
     }
 
     /// A router from a command made by hand; waits until its banner tells the address.
@@ -125,7 +143,8 @@ impl Router {
             .max_redirects(0)
             .timeout_global(Some(PATIENCE))
             .build();
-        Self { child, address, banner, agent: agent.into(), data: None }
+        let session = Mutex::default();
+        Self { child, address, banner, agent: agent.into(), data: None, session }
     }
 
     /// What it printed when it was ready.
@@ -158,6 +177,46 @@ impl Router {
 
     /// The same, when the connection may break.
     pub(crate) fn try_send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> Result<Reply, ureq::Error> {
+        let has_token =
+            headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("x-session-token"));
+        if has_token || !DATA_PATHS.contains(&path.split('?').next().unwrap_or(path)) {
+            return self.exchange(method, path, headers, body);
+        }
+        let sent = self.session_tokens();
+        let joined = sent.join(",");
+        let mut all = headers.to_vec();
+        if !sent.is_empty() {
+            all.push(("x-session-token", &joined));
+        }
+        let reply = self.exchange(method, path, &all, body)?;
+        if let Some(token) = reply.header("x-session-token") {
+            let mut session = self.session.lock().unwrap();
+            session.retain(|known| !sent.contains(known));
+            session.push(token.to_owned());
+        }
+        Ok(reply)
+    }
+
+    /// As many tokens of this client as a request may carry, which is all of them but under many threads.
+    fn session_tokens(&self) -> Vec<String> {
+        let session = self.session.lock().unwrap();
+        let mut room = TOKEN_LEN_MAX;
+        let fits = |token: &&String| {
+            let left = room.checked_sub(token.len() + 1);
+            room = left.unwrap_or(room);
+            left.is_some()
+        };
+        session.iter().filter(fits).cloned().collect()
+    }
+
+    /// Sends a request as it is: without the token of this router's client, and without keeping the answer's.
+    pub(crate) fn exchange(
         &self,
         method: &str,
         path: &str,
@@ -226,6 +285,12 @@ impl Router {
         let pid = self.pid().to_string();
         let sent = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
         assert!(sent.success(), "kill -s {name} {pid}");
+    }
+
+    /// Ends the process in good order, without the time that it gives to load balancers.
+    pub(crate) fn end(&mut self) {
+        self.signal("INT");
+        assert_eq!(self.wait().code(), Some(0), "an end in good order");
     }
 
     /// Ends the process at once, as a crash would.

@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 
 /// Lowest first. A module may import only from lines above its own, and from its own children.
 const SHARD_MANAGER: &[&[&str]] = &[
-    &["keyspace", "topology"],
-    &["placement", "value"],
+    &["brake", "consistency", "keyspace", "position", "topology"],
+    &["placement", "progress", "token", "value"],
     &["shard_map", "table"],
     &["query", "row"],
     &["rows"],
     &["error"],
+    &["idempotency"],
     &["store"],
-    &["lane"],
+    &["lane", "replica_set"],
     &["shard"],
     &["manager"],
 ];
@@ -33,8 +34,21 @@ const ANALYTICS: &[&[&str]] = &[
 ];
 
 /// Layers of `shard-manager` that are plain values.
-const PURE: &[&str] =
-    &["keyspace", "topology", "placement", "value", "shard_map", "table", "query", "row", "rows"];
+const PURE: &[&str] = &[
+    "consistency",
+    "keyspace",
+    "position",
+    "topology",
+    "placement",
+    "token",
+    "value",
+    "shard_map",
+    "table",
+    "query",
+    "row",
+    "rows",
+    "idempotency",
+];
 
 const LINES_MAX: usize = 500;
 const FORBIDDEN_NAMES: [&str; 5] = ["utils", "util", "common", "helpers", "types"];

@@ -4,17 +4,24 @@
 
 mod bad_input;
 mod bulk;
+mod client;
+mod conditions;
 mod config;
 mod contract;
 mod durability;
 mod figures;
 mod harness;
+mod idempotency;
+mod lab;
 mod layering;
+mod levels;
 mod operations;
 mod placement;
 mod problems;
 mod random;
 mod reads;
+mod replicas;
 mod sockets;
 mod surface;
+mod tokens;
 mod writes;

@@ -13,6 +13,7 @@ use std::time::Instant;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::client::settle;
 use crate::harness::{PATIENCE, Router, bare_command, command, left_out, refused_start};
 
 /// A folder with a data directory in which a router has left one row.
@@ -208,7 +209,7 @@ fn the_lock_file_of_a_killed_router_stops_nobody() {
 fn a_start_that_asks_for_another_cluster_is_refused_and_touches_nothing() {
     let (_folder, data) = used_directory(&["--weights", "50,25,25"]);
     let before = databases(&data);
-    assert_eq!(before.len(), 4, "three shards and the catalog");
+    assert_eq!(before.len(), 7, "three shards with a replica each, and the catalog");
     for (flags, asked, made) in [
         (["--shards", "5"], "the number of shards 5", "3"),
         (["--placement", "even"], "placement even", "weighted"),
@@ -324,10 +325,12 @@ fn a_router_that_serves_is_live_ready_and_well() {
     let health = health.json();
     assert_eq!((&health["success"], &health["status"]), (&json!(true), &json!("ok")));
     for shard in ["shard1", "shard2", "shard3"] {
-        assert_eq!(health["health"][shard], json!({"primary": true, "replica": null}));
+        assert_eq!(health["health"][shard], json!({"primary": true, "replica": true}));
     }
     let nodes = health["shards"].as_array().unwrap();
-    assert!(nodes.iter().all(|shard| shard["nodes"][0]["up"] == true), "{health}");
+    let mut all = nodes.iter().flat_map(|shard| shard["nodes"].as_array().unwrap());
+    assert!(all.all(|node| node["up"] == true), "{health}");
+    assert!(nodes.iter().all(|shard| shard["nodes"].as_array().unwrap().len() == 2), "{health}");
     assert!(health["uptime_s"].is_u64() && health["epoch"] == 1, "{health}");
 }
 
@@ -345,6 +348,8 @@ fn the_commands_of_the_banner_work_as_they_are_printed() {
             let output = Command::new("sh").args(["-c", command]).env("NO_PROXY", "*").output();
             let output = output.unwrap();
             assert!(output.status.success(), "{command}");
+            // curl keeps no session token: the replica that the next command reads has to have it all.
+            settle(&router);
             serde_json::from_slice(&output.stdout).unwrap()
         })
         .collect();

@@ -40,7 +40,8 @@ fn a_key_has_the_same_slot_for_ever() {
             let shard = owner(&map, slot);
             let expected = json!({
                 "key": key, "keyspace": "hash", "slot": slot, "shard": shard,
-                "primary": format!("{}-primary", shard.as_str().unwrap()), "replicas": [],
+                "primary": format!("{}-primary", shard.as_str().unwrap()),
+                "replicas": [format!("{}-replica1", shard.as_str().unwrap())],
                 "epoch": 1, "moving": false,
             });
             assert_eq!(route, expected);
@@ -129,6 +130,11 @@ fn shards_tell_their_nodes_slots_and_rows() {
         assert_eq!(
             (&node["node"], &node["role"], &node["up"]),
             (&json!(format!("{name}-primary")), &json!("primary"), &json!(true))
+        );
+        let node = &shard["nodes"][1];
+        assert_eq!(
+            (&node["node"], &node["role"], &node["up"]),
+            (&json!(format!("{name}-replica1")), &json!("replica"), &json!(true))
         );
         let tables = shard["tables"].as_array().unwrap();
         let names: BTreeSet<&str> =

@@ -62,6 +62,9 @@ fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
     router.write_user("there", "Ada");
     let user = r#"{"table":"users","op":"OP","data":{"user_id":"there","name":"N","email":"e"}}"#;
     let there = [("x-shard-key", "there")];
+    let other = [("x-shard-key", "there"), ("idempotency-key", "once")];
+    post(router, "/api/write", &other, &user.replace("OP", "update"));
+    let stale = [("x-shard-key", "there"), ("if-match", "\"0\"")];
     let long = format!(r#"{{"table":"users","data":{{"name":"{}"}}}}"#, "n".repeat(2 << 20));
     vec![
         ("TSR004", 504, late(router)),
@@ -80,11 +83,13 @@ fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
         ),
         ("TSR108", 413, write(router, &long)),
         ("TSR108", 413, write(router, &"[".repeat(65))),
+        ("TSR109", 422, post(router, "/api/write", &other, &user.replace("OP", "upsert"))),
         ("TSR111", 404, router.get("/nowhere")),
         ("TSR112", 405, router.get("/api/write")),
         ("TSR113", 400, read(router, &[("x-deadline-ms", "5")], "table=users")),
         ("TSR301", 409, post(router, "/api/write", &there, &user.replace("OP", "insert"))),
         ("TSR302", 404, write(router, r#"{"table":"users","op":"update","data":{"user_id":"u"}}"#)),
+        ("TSR303", 412, post(router, "/api/write", &stale, &user.replace("OP", "update"))),
         ("TSR310", 404, read(router, &[], "table=user")),
         ("TSR311", 400, read(router, &[], "table=users&select=nmae")),
         ("TSR312", 400, write(router, r#"{"table":"users","data":{"user_id":"u","name":7}}"#)),
@@ -92,9 +97,10 @@ fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
     ]
 }
 
-/// What no client can cause: these need a fault inside, and are told by the tests beside that code.
-const NEED_A_FAULT: [&str; 7] =
-    ["TSR003", "TSR005", "TSR201", "TSR203", "TSR204", "TSR304", "TSR500"];
+/// What no single client can cause: these need a fault inside, or a race, and are told by the tests beside that
+/// code, by `lab`, `levels` and `idempotency`.
+const NEED_A_FAULT: [&str; 9] =
+    ["TSR003", "TSR005", "TSR201", "TSR203", "TSR204", "TSR205", "TSR304", "TSR305", "TSR500"];
 
 #[test]
 fn every_code_is_produced_or_needs_a_fault() {
@@ -275,11 +281,13 @@ fn each_problem_says_what_is_wrong_and_what_to_do() {
     TSR107 415 Media type not supported: Content-Type must be application/json (with curl: -H 'Content-Type: application/json')
     TSR108 413 Too large: the body is larger than 2 MiB (send it in smaller parts)
     TSR108 413 Too large: the body is nested deeper than 64 levels (-)
+    TSR109 422 Idempotency key reused: the idempotency key was used for another request under this shard key (a new request needs a new Idempotency-Key)
     TSR111 404 No such path: there is nothing at this path (/ lists what there is)
     TSR112 405 Method not allowed: this path has POST (-)
     TSR113 400 Bad header: x-deadline-ms must be a number of milliseconds, 100 to 60000 (-)
     TSR301 409 Row exists: the row exists already (use op upsert or update to change it)
     TSR302 404 No such row: there is no such row (use op upsert or insert to make it)
+    TSR303 412 Version differs: the row is not of the version that If-Match names (read the row again, and send its ETag)
     TSR310 404 No such table: there is no table `user` (did you mean `users`?)
     TSR311 400 No such column: users has no column `nmae` (did you mean `name`?)
     TSR312 400 Value does not fit: name: expected text, got a number (-)

@@ -25,8 +25,10 @@ fn orders() -> Vec<Value> {
 
 fn with_orders(flags: &[&str]) -> Router {
     let router = Router::start_with(flags);
-    let reply =
-        router.post("/api/bulk-write", &[], &json!({"table": "orders", "records": orders()}));
+    // On every replica when it is answered: so it is replicas that are read here.
+    let level = [("x-consistency", "all")];
+    let body = json!({"table": "orders", "records": orders()});
+    let reply = router.post("/api/bulk-write", &level, &body);
     assert_eq!(reply.status, 201, "{}", reply.text());
     router
 }
@@ -146,11 +148,11 @@ fn a_read_by_key_asks_one_shard_and_says_which() {
     assert_eq!(answer["data"], json!(mine));
     assert_eq!((&answer["success"], &answer["count"]), (&json!(true), &json!(mine.len())));
     assert_eq!(answer["shards"], json!([route["shard"]]));
-    assert_eq!((&answer["served_by"], &answer["cached"]), (&json!("primary"), &json!(false)));
+    assert_eq!((&answer["served_by"], &answer["cached"]), (&json!("replica"), &json!(false)));
     assert_eq!(reply.header("x-shard"), route["shard"].as_str());
     assert_eq!(reply.header("x-shard-slot"), Some(&*route["slot"].to_string()));
     assert_eq!(reply.header("x-epoch"), Some("1"));
-    assert_eq!(reply.header("x-served-by"), Some("primary"));
+    assert_eq!(reply.header("x-served-by"), Some("replica"));
     assert!(reply.header("server-timing").unwrap().contains("db;dur="));
     assert!(reply.header("x-request-id").is_some());
     assert_eq!(router.read("nobody", "table=orders").json()["data"], json!([]));
@@ -164,7 +166,7 @@ fn a_read_of_all_shards_names_them_and_no_single_one() {
     assert_eq!((reply.header("x-shard"), reply.header("x-shard-slot")), (None, None));
     assert_eq!(
         (reply.header("x-epoch"), reply.header("x-served-by")),
-        (Some("1"), Some("primary"))
+        (Some("1"), Some("replica"))
     );
     let headers = [("prefer", "fanout=deny")];
     let denied = router.send("GET", "/api/read?table=orders", &headers, None);

@@ -80,6 +80,8 @@ fn a_path_that_leads_nowhere_is_404_whatever_the_method() {
         "/api/tables",
         "/api/tables/users",
         "/api/distribution",
+        "/api/lab/nodes",
+        "/api/lab/nodes/shard1-replica1",
         "/dashboard",
         "/metrics",
         "/write",

@@ -52,6 +52,9 @@ fn the_headers_of_a_write_tell_where_and_how() {
     assert_eq!(written.header("x-epoch"), Some("1"));
     assert_eq!(answer["epoch"], 1);
     assert_eq!(written.header("x-served-by"), Some("primary"));
+    assert_eq!(written.header("etag"), Some(&*format!("\"{}\"", answer["version"])));
+    assert!(written.header("x-session-token").is_some());
+    assert_eq!(written.header("idempotency-replayed"), None);
     assert_eq!(written.header("preference-applied"), None);
     assert_eq!((&answer["shard"], &answer["slot"]), (&route["shard"], &route["slot"]));
     let id = written.header("x-request-id").unwrap();

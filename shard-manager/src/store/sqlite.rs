@@ -1,17 +1,26 @@
-//! SQLite: the embedded engine. A shard is a file in WAL mode with one writer and a pool of readers.
+//! SQLite: the embedded engine. A node is a file in WAL mode: the primary has one writer and pools of
+//! readers, a replica one applier and pools of its own.
 //!
 //! **Invariant:** an acknowledged write is in the WAL and synced (`synchronous=FULL`); only the process that
 //! holds the lock of the data directory opens its files for writing.
 //! **Not here:** the PostgreSQL engine; the choice of node.
 
+pub mod applier;
+mod batch;
 pub mod catalog;
+pub mod check;
 mod connection;
 pub mod data_dir;
+pub mod digest;
+mod log;
 pub mod reader;
+pub mod replica;
 mod row_json;
 mod schema;
 pub mod shard_file;
+pub mod snapshot;
 mod sql;
+mod timeline;
 pub mod writer;
 
 pub use connection::OpenError;

@@ -41,6 +41,7 @@ async fn a_second_start_is_the_first_whether_or_not_it_asks_for_the_same() {
         placement: Some(Placement::Weighted),
         shards: Some(3),
         weights: Some(vec![50, 25, 25]),
+        replicas: None,
     };
     let first = open(dir.path(), wanted.clone()).expect("a new cluster starts").map();
     let same = open(dir.path(), wanted).expect("the same starts").map();

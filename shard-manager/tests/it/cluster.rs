@@ -11,7 +11,9 @@ use diesel::sqlite::SqliteConnection;
 use serde_json::value::RawValue;
 use shard_manager::error::Failure;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{BulkRow, BulkRowDone, EmbeddedCluster, Manager, ReadDone, Written};
+use shard_manager::manager::{
+    BulkRow, BulkRowDone, EmbeddedCluster, Manager, ReadDone, Wish, Written,
+};
 use shard_manager::query::ReadQuery;
 use shard_manager::row::{Operation, RowWrite};
 use shard_manager::shard_map::Place;
@@ -30,8 +32,17 @@ pub(crate) fn deadline() -> Instant {
     Instant::now() + Duration::from_secs(30)
 }
 
+pub(crate) fn wish() -> Wish {
+    Wish::by(deadline())
+}
+
+/// Shards without replicas: what is read is what the primary has.
 pub(crate) fn shards(count: usize) -> Wanted {
-    Wanted { shards: Some(count), ..Wanted::default() }
+    with_replicas(count, 0)
+}
+
+pub(crate) fn with_replicas(shards: usize, replicas: usize) -> Wanted {
+    Wanted { shards: Some(shards), replicas: Some(replicas), ..Wanted::default() }
 }
 
 pub(crate) fn open(dir: &Path, wanted: Wanted) -> Result<Manager, OpenError> {
@@ -48,8 +59,12 @@ pub(crate) fn refusal(dir: &Path, wanted: Wanted) -> String {
 
 impl Cluster {
     pub(crate) fn with_shards(count: usize) -> Self {
+        Self::with(shards(count))
+    }
+
+    pub(crate) fn with(wanted: Wanted) -> Self {
         let dir = tempfile::tempdir().expect("a folder for the test");
-        let manager = open(dir.path(), shards(count)).expect("a new cluster starts");
+        let manager = open(dir.path(), wanted).expect("a new cluster starts");
         Self { manager, dir }
     }
 
@@ -96,13 +111,13 @@ impl Cluster {
         json: &str,
     ) -> Result<Written, Failure> {
         let (place, row) = self.prepare(table, operation, key, json);
-        self.manager.write(place, row, deadline()).await
+        self.manager.write(place, row, &wish()).await
     }
 
     pub(crate) async fn write_all(&self, rows: Vec<(Place, RowWrite)>) -> Vec<BulkRowDone> {
         let numbered = rows.into_iter().enumerate();
         let rows = numbered.map(|(index, (place, row))| BulkRow { index, place, row }).collect();
-        self.manager.write_bulk(rows, deadline()).await
+        self.manager.write_bulk(rows, &wish()).await.rows
     }
 
     pub(crate) async fn read(&self, query: ReadQuery, key: Option<&str>) -> Vec<serde_json::Value> {
@@ -117,7 +132,7 @@ impl Cluster {
         key: Option<&str>,
     ) -> Result<ReadDone, Failure> {
         let key = key.map(|key| ShardKey::parse(key).expect("a good key"));
-        self.manager.read(query, key, deadline()).await
+        self.manager.read(query, key, &wish()).await
     }
 
     /// The rows of a table, up to a thousand of them.

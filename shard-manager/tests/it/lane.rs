@@ -11,8 +11,8 @@ use futures_util::future::join_all;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::lane::{Applied, Lane, LaneFailure};
-use shard_manager::row::{Operation, RowWrite};
-use shard_manager::store::{BatchFailure, Change, RowDone, Writer};
+use shard_manager::row::{Change, Operation, RowDone, RowWrite};
+use shard_manager::store::{BatchDone, BatchFailure, Writer};
 use shard_manager::table::{Column, Table};
 use shard_manager::value::{ColumnType, Value};
 
@@ -40,10 +40,7 @@ struct Plan {
 }
 
 impl Writer for Fake {
-    fn apply(
-        &mut self,
-        changes: &[&RowWrite],
-    ) -> Result<Vec<Result<RowDone, Error>>, BatchFailure> {
+    fn apply(&mut self, changes: &[&RowWrite]) -> Result<BatchDone, BatchFailure> {
         let keys: Vec<String> = changes.iter().map(|change| change.key.clone()).collect();
         // The test may have seen enough; an open gate lets everything through.
         let _ = self.began.send(keys.clone());
@@ -70,9 +67,11 @@ impl Writer for Fake {
                 change: Change::Created,
                 version: applied.len() as i64,
                 json: key.into_bytes(),
+                replayed: false,
             })
         });
-        Ok(done.collect())
+        let rows = done.collect();
+        Ok(BatchDone { rows, position: applied.len() as u64 })
     }
 
     fn close(&mut self) {
@@ -171,6 +170,8 @@ fn row(key: &str, bytes: usize) -> RowWrite {
         key: key.to_owned(),
         id: vec![Value::Text("x".repeat(bytes))],
         set: Vec::new(),
+        precondition: None,
+        idempotency_key: None,
         wants_row: true,
     }
 }

@@ -2,11 +2,15 @@
 
 mod catalog;
 mod cluster;
+mod history;
 mod keyspace;
 mod lane;
 mod placement;
 mod reference;
+mod replicas;
+mod replication;
 mod store;
+mod token;
 mod trouble;
 mod values;
 

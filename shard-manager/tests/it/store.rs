@@ -10,12 +10,11 @@ use proptest::test_runner::TestRunner;
 use serde_json::{Value as Json, json};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::query::ReadQuery;
-use shard_manager::row::{Operation, RowError};
-use shard_manager::store::Change;
+use shard_manager::row::{Change, Operation, RowError};
 use shard_manager::topology::ShardIndex;
 use shard_manager::value::Value;
 
-use crate::cluster::{Cluster, deadline, execute, ints, log, texts};
+use crate::cluster::{Cluster, deadline, execute, ints, log, texts, wish};
 
 use Operation::{Delete, Insert, Update, Upsert};
 
@@ -76,7 +75,7 @@ async fn an_answer_without_the_row_stores_and_logs_it_all_the_same() {
     let cluster = Cluster::with_shards(1);
     let (place, mut row) = cluster.prepare("users", Insert, "ada", ADA);
     row.wants_row = false;
-    let written = cluster.manager.write(place, row, deadline()).await.expect("made");
+    let written = cluster.manager.write(place, row, &wish()).await.expect("made");
     assert!(written.row.json.is_empty());
     assert_eq!(written.receipt.place, place);
     let rows = cluster.rows("users", None).await;
@@ -134,10 +133,7 @@ fn replay(path: &Path) -> Image {
     for (_, lines) in log(path) {
         for line in lines {
             let table = line["table"].as_str().expect("a table").to_owned();
-            let (row, removed) = match line.get("removed") {
-                Some(row) => (row, true),
-                None => (&line["row"], false),
-            };
+            let (row, removed) = (&line["row"], line["change"] == "removed");
             let id = if table == "kv" { &row["key"] } else { &row["order_id"] };
             let slot = line["slot"].as_i64().expect("a slot");
             let key = line["key"].as_str().expect("a key").to_owned();

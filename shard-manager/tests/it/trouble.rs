@@ -2,15 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use diesel::connection::SimpleConnection;
 use futures_util::future::join_all;
 use serde_json::json;
 use shard_manager::error::{Error, Outcome};
+use shard_manager::position::History;
+use shard_manager::progress::Progress;
 use shard_manager::row::Operation::{Delete, Insert, Update, Upsert};
-use shard_manager::store::Writer;
 use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::store::sqlite::writer::SqliteWriter;
+use shard_manager::store::{BatchDone, Writer};
 
 use crate::cluster::{Cluster, connect, execute, ints, log, open, shards};
 
@@ -90,8 +93,10 @@ async fn a_writer_takes_a_batch_of_nothing() {
     let cluster = Cluster::with_shards(1);
     let file = cluster.file(1);
     let _dir = cluster.stop();
-    let mut writer = SqliteWriter::open("shard1", &file).expect("the file opens");
-    assert_eq!(writer.apply(&[]), Ok(vec![]));
+    let history = History::new(vec![(1, 0)]).expect("a history");
+    let progress = Arc::new(Progress::new(history, 0, 0));
+    let mut writer = SqliteWriter::open("shard1", &file, &progress).expect("the file opens");
+    assert_eq!(writer.apply(&[]), Ok(BatchDone { rows: vec![], position: 0 }));
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use super::schema::tessera_cluster::{self, dsl};
 use crate::keyspace::{Keyspace, SLOT_COUNT};
 use crate::placement::Placement;
 use crate::shard_map::{ShardMap, SlotRange};
+use crate::token::TokenKey;
 use crate::topology::{ShardIndex, ShardSpec, Topology};
 use crate::value::format_timestamp;
 
@@ -25,6 +26,9 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/sqlite/c
 
 /// Shards of a new cluster when nobody says how many.
 pub const SHARDS_DEFAULT: usize = 3;
+
+/// Replicas of each shard of a new cluster when nobody says how many.
+pub const REPLICAS_DEFAULT: usize = 1;
 
 /// What the operator asks for. What is `None` is taken from the catalog, or from the defaults when the
 /// cluster is new.
@@ -38,6 +42,8 @@ pub struct Wanted {
     pub shards: Option<usize>,
     /// Their weights, in order; as many as there are shards.
     pub weights: Option<Vec<u32>>,
+    /// How many replicas each shard has. Unlike the others it may be another at each start.
+    pub replicas: Option<usize>,
 }
 
 /// An open catalog.
@@ -49,6 +55,10 @@ pub struct Catalog {
     pub map: ShardMap,
     /// Whether every shard's file has been made.
     pub ready: bool,
+    /// How many replicas each shard has.
+    pub replicas: usize,
+    /// What session tokens are signed with.
+    pub token_key: TokenKey,
 }
 
 #[derive(Queryable, Insertable)]
@@ -66,6 +76,8 @@ struct ClusterRow {
     ranges: String,
     created_at: String,
     ready: i64,
+    replicas: i64,
+    secret: String,
 }
 
 impl Catalog {
@@ -94,7 +106,22 @@ impl Catalog {
         check_hash(&row)?;
         let map = restore(&row).map_err(|cause| OpenError::foreign(path, cause))?;
         check_wanted(&map, wanted)?;
-        Ok(Self { connection, cluster_id: row.cluster_id, map, ready: row.ready == 1 })
+        let replicas = match wanted.replicas {
+            Some(replicas) => {
+                let kept = diesel::update(dsl::tessera_cluster)
+                    .set(dsl::replicas.eq(replicas as i64))
+                    .execute(&mut connection);
+                kept.map_err(|error| OpenError::file(path, error))?;
+                replicas
+            }
+            None => row.replicas as usize,
+        };
+        let secret = uuid::Uuid::try_parse(&row.secret);
+        let secret =
+            secret.map_err(|_| OpenError::foreign(path, "the catalog lacks its secret"))?;
+        let token_key = TokenKey::new(secret.into_bytes());
+        let (cluster_id, ready) = (row.cluster_id, row.ready == 1);
+        Ok(Self { connection, cluster_id, map, ready, replicas, token_key })
     }
 
     /// Notes that every shard's file has been made.
@@ -133,6 +160,9 @@ fn new_cluster(wanted: &Wanted) -> Result<ClusterRow, OpenError> {
         ranges: json(map.ranges().iter().map(|r| (r.first, r.last, r.shard.0)).collect()),
         created_at: format_timestamp(Utc::now()),
         ready: 0,
+        replicas: wanted.replicas.unwrap_or(REPLICAS_DEFAULT) as i64,
+        // Version 4: 122 random bits.
+        secret: uuid::Uuid::new_v4().simple().to_string(),
     })
 }
 

@@ -213,6 +213,11 @@ impl RowView<'_, '_> {
         self.row.get(column)?.value().map(|mut value| read(value.read_text()))
     }
 
+    /// Hands the bytes of a column to `read`; `None` if it is null.
+    pub(super) fn blob<T>(&self, column: usize, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        self.row.get(column)?.value().map(|mut value| read(value.read_blob()))
+    }
+
     /// A whole number; `None` if it is null.
     pub(super) fn int(&self, column: usize) -> Option<i64> {
         self.row.get(column)?.value().map(|mut value| value.read_long())

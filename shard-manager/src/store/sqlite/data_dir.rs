@@ -4,6 +4,7 @@
 //! data/tessera.lock        held (flock) by the one process that writes
 //! data/catalog.db          keyspace, placement, topology, epoch
 //! data/shard1-primary.db   a shard's rows, its change log, its slots
+//! data/shard1-replica1.db  the same rows, a moment later
 //! ```
 //!
 //! **Invariant:** while a [`DataDir`] lives, no other process has one for the same folder.
@@ -20,7 +21,9 @@ use super::OpenError;
 pub struct DataDir {
     path: PathBuf,
     /// The lock goes with the file handle, also when the process dies.
-    _lock: File,
+    lock: File,
+    /// Whether the process before ended without closing its files.
+    pub unclean: bool,
 }
 
 impl DataDir {
@@ -44,9 +47,16 @@ impl DataDir {
             Err(TryLockError::WouldBlock) => return Err(locked(path, &mut lock)),
             Err(TryLockError::Error(error)) => return Err(OpenError::io(&lock_path, error)),
         }
+        let unclean = lock.metadata().is_ok_and(|file| file.len() > 0);
         let noted = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
         noted.map_err(|error| OpenError::io(&lock_path, error))?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), lock, unclean })
+    }
+
+    /// Notes that all files were closed in good order.
+    pub fn close(&self) {
+        // Best effort: without the note the next start checks the files once more.
+        let _ = self.lock.set_len(0);
     }
 
     /// The folder.
@@ -62,6 +72,11 @@ impl DataDir {
     /// The file of a shard's primary.
     pub fn primary(&self, shard: &str) -> PathBuf {
         self.path.join(format!("{shard}-primary.db"))
+    }
+
+    /// The file of a shard's replica, counted from 0.
+    pub fn replica(&self, shard: &str, index: usize) -> PathBuf {
+        self.path.join(format!("{shard}-replica{}.db", index + 1))
     }
 }
 

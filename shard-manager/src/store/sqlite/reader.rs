@@ -1,4 +1,4 @@
-//! Readers: a pool of read-only connections to a shard's file.
+//! Readers: a pool of read-only connections to the file of one node.
 //!
 //! **Invariant:** a reader cannot write (`query_only`), and each read sees one snapshot of the file.
 //! **Not here:** which thread a read runs on (`shard`), merging over shards (`rows`).
@@ -21,6 +21,7 @@ use super::schema::tessera_counts;
 use super::sql;
 use crate::error::Error;
 use crate::keyspace::Slot;
+use crate::progress::Progress;
 use crate::query::{ReadQuery, Test};
 use crate::rows::Rows;
 use crate::store::TableSize;
@@ -40,6 +41,7 @@ const ROWS_BYTES: usize = 1_024;
 const PRAGMAS: &str = "PRAGMA cache_size=-2048; PRAGMA temp_store=FILE; PRAGMA query_only=ON";
 
 /// The thread that opens and closes connections for all pools; each pool would otherwise start three.
+#[derive(Clone)]
 pub struct Housekeeping(Arc<ScheduledThreadPool>);
 
 impl Housekeeping {
@@ -49,12 +51,49 @@ impl Housekeeping {
     }
 }
 
-/// The pool of one shard.
+/// The pools of one node.
 #[derive(Clone)]
 pub struct Readers {
     shard: String,
+    witness: Witness,
     by_key: r2d2::Pool<Connector>,
     scans: r2d2::Pool<Connector>,
+}
+
+/// Rows, and up to where the read may have seen the shard's changes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeRows {
+    /// The rows.
+    pub rows: Rows,
+    /// The position.
+    pub position: u64,
+}
+
+/// Who knows up to where a read of this node may have seen.
+#[derive(Clone)]
+pub struct Witness {
+    progress: Arc<Progress>,
+    replica: Option<usize>,
+}
+
+impl Witness {
+    /// For reads of the primary.
+    pub fn primary(progress: &Arc<Progress>) -> Self {
+        Self { progress: Arc::clone(progress), replica: None }
+    }
+
+    /// For reads of a replica.
+    pub fn replica(progress: &Arc<Progress>, index: usize) -> Self {
+        Self { progress: Arc::clone(progress), replica: Some(index) }
+    }
+
+    /// Asked after the read. `None`: only the file knows.
+    fn seen(&self) -> Option<u64> {
+        match self.replica {
+            Some(index) => Some(self.progress.seen_on(index)),
+            None => self.progress.seen_on_primary(),
+        }
+    }
 }
 
 /// One row scope of a read: all rows, or those of one shard key.
@@ -71,7 +110,12 @@ impl Readers {
     ///
     /// # Errors
     /// [`OpenError`] if the file cannot be opened.
-    pub fn open(shard: &str, path: &Path, housekeeping: &Housekeeping) -> Result<Self, OpenError> {
+    pub fn open(
+        shard: &str,
+        path: &Path,
+        witness: Witness,
+        housekeeping: &Housekeeping,
+    ) -> Result<Self, OpenError> {
         let pool = |idle| {
             r2d2::Pool::builder()
                 .max_size(READERS_MAX)
@@ -84,17 +128,27 @@ impl Readers {
                 .build(Connector { path: path.to_owned() })
                 .map_err(|error| OpenError::file(path, error))
         };
-        Ok(Self { shard: shard.to_owned(), by_key: pool(1)?, scans: pool(0)? })
+        Ok(Self { shard: shard.to_owned(), witness, by_key: pool(1)?, scans: pool(0)? })
     }
 
     /// Reads the rows of a key on a connection that is free now; `None` if all are busy, or if the answer
     /// is large.
-    pub fn try_read(&self, query: &ReadQuery, scope: Scope<'_>) -> Option<Result<Rows, Error>> {
+    pub fn try_read(&self, query: &ReadQuery, scope: Scope<'_>) -> Option<Result<NodeRows, Error>> {
         let mut reader = self.by_key.try_get()?;
         match self.told(reader.read(query, scope, INLINE_BYTES_MAX)) {
             Ok(rows) if rows.bytes() > INLINE_BYTES_MAX => None,
-            done => Some(done),
+            Ok(rows) => Some(self.witnessed(&mut reader, rows)),
+            Err(error) => Some(Err(error)),
         }
+    }
+
+    fn witnessed(&self, reader: &mut Reader, rows: Rows) -> Result<NodeRows, Error> {
+        let position = match self.witness.seen() {
+            Some(position) => position,
+            // A commit runs. What this sees, the read before it may have seen as well, and not more.
+            None => self.told(reader.position())?,
+        };
+        Ok(NodeRows { rows, position })
     }
 
     /// Reads on a connection that becomes free within `wait`. Blocks. Rows of all keys come with the values
@@ -103,13 +157,21 @@ impl Readers {
     /// # Errors
     /// [`Error::PoolExhausted`] if none did; [`Error::ShardUnavailable`] if the file cannot be read;
     /// [`Error::AnswerTooLarge`].
-    pub fn read(&self, query: &ReadQuery, scope: Scope<'_>, wait: Duration) -> Result<Rows, Error> {
+    pub fn read(
+        &self,
+        query: &ReadQuery,
+        scope: Scope<'_>,
+        wait: Duration,
+    ) -> Result<NodeRows, Error> {
         let mut reader = match scope {
             Scope::Key(..) => self.checkout(&self.by_key, wait)?,
             Scope::Shard => self.checkout(&self.scans, wait)?,
         };
         let rows = self.told(reader.read(query, scope, Rows::BYTES_MAX))?;
-        if rows.is_too_large() { Err(Error::AnswerTooLarge) } else { Ok(rows) }
+        if rows.is_too_large() {
+            return Err(Error::AnswerTooLarge);
+        }
+        self.witnessed(&mut reader, rows)
     }
 
     /// Reads one row of the file's schema within `wait`: the shard answers. Blocks.
@@ -202,16 +264,26 @@ impl Reader {
         }
         binds.push(Bind::Int(i64::from(query.limit)));
         let statement = Statement { sql: &sql, binds: &binds, cached: self.shapes.admit(&sql) };
-        let keys = if keyed { Vec::new() } else { query.sort_keys() };
+        let keys = sql::keys(query, keyed);
         let mut rows = Rows::with_capacity(ROWS_BYTES);
         for_each_row_while(&mut self.connection, statement, |row| {
             rows.push(|out| push_object(out, row, outputs(query)))?;
-            for (column, by) in (query.outputs.len()..).zip(&keys) {
-                rows.push_key(value(row, column, query.table.column(by.column).kind));
+            for (index, column) in (query.outputs.len()..).zip(&keys) {
+                rows.push_key(value(row, index, query.table.column(*column).kind));
             }
             Ok(rows.bytes() <= bytes_max)
         })?;
         Ok(rows)
+    }
+
+    fn position(&mut self) -> QueryResult<u64> {
+        let statement = Statement { sql: sql::POSITION, binds: &[], cached: true };
+        let mut position = 0;
+        for_each_row(&mut self.connection, statement, |row| {
+            position = row.int(0).unwrap_or(0) as u64;
+            Ok(())
+        })?;
+        Ok(position)
     }
 
     fn counts(&mut self) -> QueryResult<Vec<(String, i64)>> {

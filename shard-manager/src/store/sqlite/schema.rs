@@ -14,6 +14,8 @@ diesel::table! {
         ranges -> Text,
         created_at -> Text,
         ready -> BigInt,
+        replicas -> BigInt,
+        secret -> Text,
     }
 }
 
@@ -25,6 +27,16 @@ diesel::table! {
         file_id -> Text,
         version -> BigInt,
         position -> BigInt,
+        timeline -> BigInt,
+    }
+}
+
+diesel::table! {
+    tessera_timelines (number) {
+        number -> BigInt,
+        timeline -> BigInt,
+        began -> BigInt,
+        at -> Text,
     }
 }
 

@@ -15,6 +15,8 @@ use super::OpenError;
 use super::connection::{Bind, Statement, for_each_row, open};
 use super::schema::{tessera_shard, tessera_tables};
 use super::sql::declared_type;
+use super::timeline;
+use crate::position::History;
 use crate::table::{Column, Registry, Table};
 use crate::value::ColumnType;
 
@@ -31,12 +33,23 @@ pub struct Identity<'i> {
     pub slots: &'i [u16],
 }
 
-/// Brings a shard's file up to date, making it if `create` allows, and tells its tables.
+/// A primary's file that may be used.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The tables that it declares.
+    pub tables: Registry,
+    /// Its timelines; the last one has just begun.
+    pub history: History,
+    /// Where it stands.
+    pub position: u64,
+}
+
+/// Brings the file of a primary up to date, making it if `create` allows, and begins a timeline.
 ///
 /// # Errors
 /// [`OpenError::Foreign`] if the file is missing though it was made before, belongs to another cluster or
 /// shard, or declares tables that it does not have.
-pub fn prepare(path: &Path, identity: &Identity<'_>, create: bool) -> Result<Registry, OpenError> {
+pub fn prepare(path: &Path, identity: &Identity<'_>, create: bool) -> Result<Prepared, OpenError> {
     let empty = std::fs::metadata(path).map_or(true, |file| file.len() == 0);
     if !create && empty {
         return Err(OpenError::foreign(path, LOST));
@@ -48,8 +61,63 @@ pub fn prepare(path: &Path, identity: &Identity<'_>, create: bool) -> Result<Reg
         claim(&mut connection, identity).map_err(|error| OpenError::file(path, error))?;
     }
     check_identity(&mut connection, path, identity)?;
-    read_tables(&mut connection, path)
+    let tables = read_tables(&mut connection, path)?;
+    let begun = timeline::begin(&mut connection).map_err(|error| OpenError::file(path, error))?;
+    let (history, position) = begun.ok_or_else(|| OpenError::foreign(path, CONFUSED))?;
+    Ok(Prepared { tables, history, position })
 }
+
+/// Where the file of a replica stands; `None` if there is none that can be used, so that it must be made anew.
+///
+/// # Errors
+/// [`OpenError::Foreign`] if the file belongs to another cluster or shard, or holds changes that its primary
+/// has not.
+pub fn standing(
+    path: &Path,
+    identity: &Identity<'_>,
+    history: &History,
+    position: u64,
+) -> Result<Option<u64>, OpenError> {
+    if std::fs::metadata(path).map_or(true, |file| file.len() == 0) {
+        return Ok(None);
+    }
+    let opened = open(path, "").and_then(|mut connection| {
+        let migrated = connection.run_pending_migrations(MIGRATIONS);
+        migrated.map_err(|error| OpenError::file(path, error))?;
+        Ok(connection)
+    });
+    let mut connection = match opened {
+        Ok(connection) => connection,
+        Err(error) => {
+            tracing::warn!(%error, "a replica's file cannot be used and is made anew");
+            return Ok(None);
+        }
+    };
+    match check_identity(&mut connection, path, identity) {
+        Ok(()) => {}
+        Err(OpenError::Database { cause, .. }) => {
+            tracing::warn!(file = %path.display(), cause, "a replica cannot be read and is made anew");
+            return Ok(None);
+        }
+        Err(foreign) => return Err(foreign),
+    }
+    let found =
+        timeline::position(&mut connection).map_err(|error| OpenError::file(path, error))?;
+    if history.holds(found) && found.at <= position {
+        return Ok(Some(found.at));
+    }
+    Err(OpenError::foreign(
+        path,
+        format!(
+            "it holds changes that the primary has not: it stands at {}, the primary at {position}. The primary \
+             was put back from an older copy. To keep the changes, put this file in the primary's place; to go \
+             on without them, move it out of the folder",
+            found.at
+        ),
+    ))
+}
+
+const CONFUSED: &str = "its timelines do not follow each other";
 
 const LOST: &str = "the file is missing or empty. It held rows: put it back (from a backup), rather than start without";
 
@@ -68,6 +136,7 @@ fn claim(connection: &mut SqliteConnection, identity: &Identity<'_>) -> QueryRes
                 tessera_shard::file_id.eq(uuid::Uuid::now_v7().to_string()),
                 tessera_shard::version.eq(0),
                 tessera_shard::position.eq(0),
+                tessera_shard::timeline.eq(0),
             ))
             .execute(connection)?;
         let slots = serde_json::to_string(identity.slots)
@@ -109,7 +178,10 @@ struct Declared {
     null: bool,
 }
 
-fn read_tables(connection: &mut SqliteConnection, path: &Path) -> Result<Registry, OpenError> {
+pub(super) fn read_tables(
+    connection: &mut SqliteConnection,
+    path: &Path,
+) -> Result<Registry, OpenError> {
     let rows: Vec<(String, String, String, Option<String>)> = tessera_tables::table
         .order(tessera_tables::name)
         .load(connection)

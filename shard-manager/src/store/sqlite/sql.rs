@@ -43,23 +43,57 @@ pub(super) fn update(table: &Table, set: &[usize]) -> String {
     sql
 }
 
+/// One parameter for each column, in the order of the table: what an after-image says, whatever was there.
+pub(super) fn replace(table: &Table) -> String {
+    let mut sql = format!("INSERT OR REPLACE INTO {} (", table.name());
+    push_names(&mut sql, table, 0..table.columns().len());
+    sql.push_str(") VALUES (");
+    push_list(&mut sql, 1..=table.columns().len(), push_parameter);
+    sql.push(')');
+    sql
+}
+
+/// Parameters: slot, shard key, id. One row, one column.
+pub(super) fn version(table: &Table) -> String {
+    let mut sql = format!("SELECT version FROM {}", table.name());
+    push_where_row(&mut sql, table, 1);
+    sql
+}
+
+/// All rows of a table, all columns, in the order in which they are kept.
+pub(super) fn select_all(table: &Table) -> String {
+    let mut sql = "SELECT ".to_owned();
+    push_names(&mut sql, table, 0..table.columns().len());
+    let _ = write!(sql, " FROM {} ORDER BY slot,shard_key", table.name());
+    for column in table.id() {
+        let _ = write!(sql, ",{}", table.column(*column).name);
+    }
+    sql
+}
+
 /// Parameters: slot, shard key, id.
-pub(super) fn delete(table: &Table) -> String {
+pub(super) fn remove(table: &Table) -> String {
     let mut sql = format!("DELETE FROM {}", table.name());
     push_where_row(&mut sql, table, 1);
+    sql
+}
+
+/// The same, returning the row as it was.
+pub(super) fn delete(table: &Table) -> String {
+    let mut sql = remove(table);
     push_returning(&mut sql, table);
     sql
 }
 
 /// The read of a query. Parameters: slot and shard key if `keyed`, one for each condition, the limit.
-/// Columns: the outputs, then the sort keys unless `keyed`.
+/// Columns: the outputs, then [`keys`].
 pub(super) fn select(query: &ReadQuery, keyed: bool) -> String {
     let table = &query.table;
     let order = query.sort_keys();
     let mut sql = String::with_capacity(256);
     sql.push_str("SELECT ");
-    let keys = order.iter().map(|by| by.column).filter(|_| !keyed);
-    push_names(&mut sql, table, query.outputs.iter().map(|output| output.column).chain(keys));
+    let outputs = query.outputs.iter().map(|output| output.column);
+    push_names(&mut sql, table, outputs.chain(keys(query, keyed)));
     let _ = write!(sql, " FROM {}", table.name());
     let mut joint = " WHERE ";
     let mut number = 1;
@@ -79,6 +113,15 @@ pub(super) fn select(query: &ReadQuery, keyed: bool) -> String {
     // plans anew whenever the parameter is bound: three times the cost of a point read.
     let _ = write!(sql, " LIMIT ?{number}+0");
     sql
+}
+
+/// What a read tells of each row beside its outputs: what rows of several shards are merged by, or of the rows
+/// of one key their versions.
+pub(super) fn keys(query: &ReadQuery, keyed: bool) -> Vec<usize> {
+    if keyed {
+        return vec![query.table.version()];
+    }
+    query.sort_keys().iter().map(|by| by.column).collect()
 }
 
 fn push_condition(sql: &mut String, table: &Table, condition: &Condition, number: usize) {
@@ -162,3 +205,34 @@ pub(super) const SET_COUNTERS: &str =
 
 /// Adds to the number of rows of a table.
 pub(super) const ADD_ROWS: &str = "UPDATE tessera_counts SET rows = rows + ?2 WHERE name = ?1";
+
+/// Keeps where a replica stands.
+pub(super) const SET_REPLICA: &str =
+    "UPDATE tessera_shard SET version = ?1, position = ?2, timeline = ?3 WHERE id = 1";
+
+/// Where a file stands.
+pub(super) const POSITION: &str = "SELECT position FROM tessera_shard WHERE id = 1";
+
+/// Up to `?3` log entries after position `?1`, made at `?2` or before.
+pub(super) const LOG_AFTER: &str = "SELECT position, changes FROM tessera_log
+    WHERE position > ?1 AND at <= ?2 ORDER BY position LIMIT ?3+0";
+
+/// The first position of the log and its bytes.
+pub(super) const LOG_EXTENT: &str = "SELECT min(position), sum(length(changes)) FROM tessera_log";
+
+/// One row, if the log holds anything.
+pub(super) const LOG_FIRST: &str = "SELECT position FROM tessera_log LIMIT 1";
+
+/// Removes log entries up to a position.
+pub(super) const TRIM_LOG: &str =
+    "DELETE FROM tessera_log WHERE position <= ?1 RETURNING length(changes)";
+
+/// The record of an idempotency key: parameters slot, shard key, key.
+pub(super) const REMEMBERED: &str =
+    "SELECT fingerprint, answer, created_at FROM tessera_idempotency
+    WHERE slot = ?1 AND shard_key = ?2 AND idempotency_key = ?3";
+
+/// Up to `?2` records made before `?1`.
+pub(super) const FORGOTTEN: &str =
+    "SELECT slot, shard_key, idempotency_key FROM tessera_idempotency
+    WHERE created_at < ?1 ORDER BY created_at LIMIT ?2+0";

@@ -1,0 +1,136 @@
+//! `/api/lab/nodes`: pauses, delays and cuts nodes. Served with `--lab` only, for development and teaching: to
+//! see what a lagging replica does to reads, and what is left of promises.
+//!
+//! **Not here:** what a brake does (`shard_manager::brake`).
+
+use std::time::{Duration, Instant};
+
+use actix_web::web::{Data, Path, Payload, block};
+use actix_web::{HttpRequest, HttpResponse, get, put};
+use serde::Serialize;
+use shard_manager::brake::{Brake, Gear, Hold};
+use utoipa::ToSchema;
+
+use crate::answer::LookupRefusals;
+use crate::app::App;
+use crate::body::{self, Members};
+use crate::headers::check_content_type;
+use crate::problem::{Code, Problem};
+
+/// How long the body may take to come.
+const BODY_WAIT: Duration = Duration::from_secs(5);
+/// A state and a delay need no more.
+const BODY_BYTES_MAX: usize = 1_024;
+
+/// A node and what holds it back.
+#[derive(Serialize, ToSchema)]
+pub struct HeldNode {
+    /// `shard1-replica1`.
+    node: String,
+    /// `running`, `paused` (it is there but does nothing) or `cut` (as if nobody could reach it).
+    state: &'static str,
+    /// How much later than it could the node does its work, in milliseconds.
+    delay_ms: u64,
+}
+
+/// All nodes.
+#[derive(Serialize, ToSchema)]
+pub struct HeldNodes {
+    /// Always true.
+    success: bool,
+    /// The nodes of all shards.
+    nodes: Vec<HeldNode>,
+}
+
+/// One node, as it is held now.
+#[derive(Serialize, ToSchema)]
+pub struct HeldNodeAnswer {
+    /// Always true.
+    success: bool,
+    /// The node.
+    #[serde(flatten)]
+    node: HeldNode,
+}
+
+/// What to do with a node; what is left out stays as it is.
+#[derive(ToSchema)]
+#[schema(example = json!({"state": "paused"}))]
+pub struct HoldRequest {
+    /// `running`, `paused`, or of a replica `cut`.
+    #[expect(dead_code, reason = "describes the body; the members are read without building it")]
+    state: Option<String>,
+    /// 0 to 60 000.
+    #[schema(maximum = 60000)]
+    #[expect(dead_code, reason = "as above")]
+    delay_ms: Option<u32>,
+}
+
+fn held(node: String, hold: Hold) -> HeldNode {
+    HeldNode { node, state: hold.gear.name(), delay_ms: hold.delay.as_millis() as u64 }
+}
+
+/// Tells what holds each node back.
+#[utoipa::path(
+    tag = "lab",
+    responses((status = 200, description = "All nodes", body = HeldNodes), LookupRefusals)
+)]
+#[get("/api/lab/nodes")]
+pub(crate) async fn list_holds(app: Data<App>) -> HttpResponse {
+    let nodes = app.manager.holds().into_iter().map(|(node, hold)| held(node, hold));
+    HttpResponse::Ok().json(HeldNodes { success: true, nodes: nodes.collect() })
+}
+
+/// Pauses, delays or cuts a node, or lets it go on. Answered when it is in force.
+#[utoipa::path(
+    tag = "lab",
+    params(("node" = String, Path, description = "The node", example = "shard1-replica1")),
+    request_body = HoldRequest,
+    responses(
+        (status = 200, description = "The node, as it is held now", body = HeldNodeAnswer),
+        LookupRefusals,
+    )
+)]
+#[put("/api/lab/nodes/{node}")]
+pub(crate) async fn hold_node(
+    app: Data<App>,
+    node: Path<String>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    check_content_type(request.headers())?;
+    let declared = body::declared_length(request.headers());
+    let deadline = Instant::now() + BODY_WAIT;
+    let bytes = body::read(payload, declared, BODY_BYTES_MAX, deadline).await?;
+    let node = node.into_inner();
+    let unknown = || Problem::new(Code::TSR111, "there is no such node");
+    let before = app.manager.brake(&node).ok_or_else(unknown)?.hold();
+    let hold = requested(&bytes, before)?;
+    if hold.gear == Gear::Cut && node.ends_with("-primary") {
+        let problem = Problem::new(Code::TSR101, "state: a primary cannot be cut");
+        return Err(problem.hint("it is a file of this process; pause it instead"));
+    }
+    let name = node.clone();
+    // It waits until the node is at rest.
+    let set = block(move || app.manager.brake(&name).map(|brake| brake.set(hold))).await;
+    set.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?.ok_or_else(unknown)?;
+    Ok(HttpResponse::Ok().json(HeldNodeAnswer { success: true, node: held(node, hold) }))
+}
+
+fn requested(body: &[u8], before: Hold) -> Result<Hold, Problem> {
+    let members = Members::of_body(body)?;
+    members.check_names(&["state", "delay_ms"])?;
+    let mut hold = before;
+    if let Some(name) = members.text("state")? {
+        let names = Gear::ALL.map(Gear::name).join(", ");
+        hold.gear = Gear::find(&name)
+            .ok_or_else(|| Problem::new(Code::TSR101, format!("state must be one of: {names}")))?;
+    }
+    if let Some(raw) = members.get("delay_ms") {
+        let most = Brake::DELAY_MAX.as_millis() as u64;
+        let delay = raw.get().parse::<u64>().ok().filter(|ms| *ms <= most);
+        hold.delay = delay.map(Duration::from_millis).ok_or_else(|| {
+            Problem::new(Code::TSR101, format!("delay_ms must be a number from 0 to {most}"))
+        })?;
+    }
+    Ok(hold)
+}

@@ -1,0 +1,245 @@
+//! Clients: one that keeps a session token of its own, strangers that have none; and the switches of the
+//! laboratory that make their replicas late.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::harness::{PATIENCE, Reply, Router};
+
+/// A client that sends the token of its last answer with its next request.
+pub(crate) struct Client<'r> {
+    router: &'r Router,
+    token: Option<String>,
+}
+
+/// A client that has seen nothing yet.
+pub(crate) fn stranger(router: &Router) -> Client<'_> {
+    Client { router, token: None }
+}
+
+impl<'r> Client<'r> {
+    /// A client that was given a token, or several.
+    pub(crate) fn with(router: &'r Router, token: &str) -> Self {
+        Self { router, token: Some(token.to_owned()) }
+    }
+
+    /// What it would send next.
+    pub(crate) fn token(&self) -> &str {
+        self.token.as_deref().expect("a client that was answered has a token")
+    }
+
+    /// Sends a request about rows. Every answer that is a success brings a new token.
+    pub(crate) fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Reply {
+        let body = body.map(Value::to_string);
+        let mut all = headers.to_vec();
+        if body.is_some() {
+            all.push(("content-type", "application/json"));
+        }
+        if let Some(token) = &self.token {
+            all.push(("x-session-token", token));
+        }
+        let body = body.as_deref().map(str::as_bytes);
+        let reply = self.router.exchange(method, path, &all, body).unwrap();
+        match reply.header("x-session-token") {
+            Some(token) => self.token = Some(token.to_owned()),
+            None => assert!(reply.status >= 400, "{method} {path}: no token: {}", reply.text()),
+        }
+        reply
+    }
+
+    /// Posts a write under a key, with more headers.
+    pub(crate) fn write_with(
+        &mut self,
+        key: &str,
+        headers: &[(&str, &str)],
+        body: &Value,
+    ) -> Reply {
+        let mut all = vec![("x-shard-key", key)];
+        all.extend_from_slice(headers);
+        self.send("POST", "/api/write", &all, Some(body))
+    }
+
+    pub(crate) fn write(&mut self, key: &str, body: &Value) -> Reply {
+        self.write_with(key, &[], body)
+    }
+
+    /// Writes a user whose id is the key, and sees to it that this works.
+    pub(crate) fn write_user(&mut self, key: &str, name: &str) -> Reply {
+        let reply = self.write(key, &user(key, name));
+        assert!(reply.status < 300, "{key}: {}", reply.text());
+        reply
+    }
+
+    /// Writes users at once, at this level.
+    pub(crate) fn write_users(&mut self, keys: &[&str], name: &str, level: &str) -> Reply {
+        let row = |key: &&str| user(key, name)["data"].clone();
+        let body = json!({"table": "users", "records": keys.iter().map(row).collect::<Vec<_>>()});
+        let reply = self.send("POST", "/api/bulk-write", &[("x-consistency", level)], Some(&body));
+        assert_eq!(reply.status, 201, "{}", reply.text());
+        reply
+    }
+
+    /// Reads with more headers: the rows of a key, or of all shards.
+    pub(crate) fn read_with(
+        &mut self,
+        key: Option<&str>,
+        headers: &[(&str, &str)],
+        query: &str,
+    ) -> Reply {
+        let mut all: Vec<(&str, &str)> = key.map(|key| ("x-shard-key", key)).into_iter().collect();
+        all.extend_from_slice(headers);
+        self.send("GET", &format!("/api/read?{query}"), &all, None)
+    }
+
+    /// What it reads of a user at this level.
+    pub(crate) fn user_at(&mut self, key: &str, level: &str) -> Seen {
+        Seen::of(&self.read_with(Some(key), &[("x-consistency", level)], "table=users"))
+    }
+
+    /// What it reads of a user when it does not say at which level.
+    pub(crate) fn user(&mut self, key: &str) -> Seen {
+        Seen::of(&self.read_with(Some(key), &[], "table=users"))
+    }
+
+    /// The names of all users over all shards, in the order of their ids.
+    pub(crate) fn all_names(&mut self) -> Vec<String> {
+        let reply = self.read_with(None, &[], "table=users&order=user_id&limit=1000");
+        Seen::of(&reply).names
+    }
+}
+
+/// What a read of users saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) names: Vec<String>,
+    pub(crate) served_by: String,
+}
+
+impl Seen {
+    /// Header and body must agree on who served it.
+    pub(crate) fn of(reply: &Reply) -> Self {
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let body = reply.json();
+        let served_by = body["served_by"].as_str().unwrap().to_owned();
+        assert_eq!(reply.header("x-served-by"), Some(&*served_by), "{body}");
+        let rows = body["data"].as_array().unwrap().iter();
+        Self {
+            names: rows.map(|row| row["name"].as_str().unwrap().to_owned()).collect(),
+            served_by,
+        }
+    }
+
+    pub(crate) fn by(served_by: &str, names: &[&str]) -> Self {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        Self { names, served_by: served_by.to_owned() }
+    }
+}
+
+/// The body of a write of a user whose id is the key.
+pub(crate) fn user(key: &str, name: &str) -> Value {
+    json!({"table": "users", "data": {"user_id": key, "name": name, "email": "e"}})
+}
+
+/// The same with another operation; a delete has the id alone.
+pub(crate) fn user_op(op: &str, key: &str, name: &str) -> Value {
+    let mut body = user(key, name);
+    if op == "delete" {
+        body["data"] = json!({"user_id": key});
+    }
+    body["op"] = json!(op);
+    body
+}
+
+/// A router with a laboratory.
+pub(crate) fn lab(flags: &[&str]) -> Router {
+    let mut all = vec!["--lab"];
+    all.extend_from_slice(flags);
+    Router::start_with(&all)
+}
+
+/// Asks for a change of a node.
+pub(crate) fn put_node(router: &Router, node: &str, wish: &Value) -> Reply {
+    let path = format!("/api/lab/nodes/{node}");
+    let headers = [("content-type", "application/json")];
+    router.send("PUT", &path, &headers, Some(wish.to_string().as_bytes()))
+}
+
+/// Sets the state of a node. It is in force when this returns.
+pub(crate) fn set(router: &Router, node: &str, state: &str) {
+    let reply = put_node(router, node, &json!({"state": state}));
+    assert_eq!((reply.status, &reply.json()["state"]), (200, &json!(state)), "{}", reply.text());
+}
+
+/// Sets the delay of a node.
+pub(crate) fn delay(router: &Router, node: &str, delay_ms: u64) {
+    let reply = put_node(router, node, &json!({"delay_ms": delay_ms}));
+    assert_eq!((reply.status, &reply.json()["delay_ms"]), (200, &json!(delay_ms)));
+}
+
+/// The names of all replicas, of all shards.
+pub(crate) fn replicas(router: &Router) -> Vec<String> {
+    let reply = router.get("/api/lab/nodes");
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let nodes = reply.json()["nodes"].as_array().unwrap().clone();
+    let names = nodes.iter().map(|node| node["node"].as_str().unwrap().to_owned());
+    names.filter(|name| name.contains("-replica")).collect()
+}
+
+/// Sets the state of every replica of every shard.
+pub(crate) fn set_replicas(router: &Router, state: &str) {
+    let names = replicas(router);
+    assert!(!names.is_empty(), "there are replicas");
+    names.iter().for_each(|name| set(router, name, state));
+}
+
+/// Keys that live on this shard.
+pub(crate) fn keys_on(router: &Router, shard: &str, count: usize) -> Vec<String> {
+    let lives_there = |key: &String| {
+        router.get(&format!("/api/route?key={key}")).json()["shard"].as_str() == Some(shard)
+    };
+    (0..).map(|n| format!("key{n}")).filter(lives_there).take(count).collect()
+}
+
+/// A key of each of three shards.
+pub(crate) fn three_keys(router: &Router) -> [String; 3] {
+    ["shard1", "shard2", "shard3"].map(|shard| keys_on(router, shard, 1).remove(0))
+}
+
+/// Waits until every replica has all that was acknowledged before: a write at level `all` on each shard, which
+/// is answered when they have it, and refused as long as one of them is not connected.
+pub(crate) fn settle(router: &Router) {
+    let shards = router.get("/api/shards").json()["shards"].as_array().unwrap().clone();
+    for shard in shards {
+        let key = keys_on(router, shard["shard"].as_str().unwrap(), 1).remove(0);
+        let body = json!({"table": "kv", "data": {"key": key, "value": "settled"}});
+        let level = [("x-consistency", "all"), ("x-deadline-ms", "20000")];
+        let began = Instant::now();
+        loop {
+            let reply = stranger(router).write_with(&key, &level, &body);
+            if reply.status < 300 {
+                break;
+            }
+            let is_waiting = reply.code() == "TSR201" && began.elapsed() < PATIENCE;
+            assert!(is_waiting, "a replica does not come: {}", reply.text());
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// A problem's status, code and what became of the write.
+pub(crate) fn refusal(reply: &Reply) -> (u16, String, String) {
+    let outcome = reply.json()["outcome"].as_str().unwrap_or("-").to_owned();
+    (reply.status, reply.code(), outcome)
+}
+
+/// The same as it should be.
+pub(crate) fn refused(status: u16, code: &str) -> (u16, String, String) {
+    (status, code.to_owned(), "rejected".to_owned())
+}

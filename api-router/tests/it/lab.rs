@@ -1,0 +1,369 @@
+//! Stories of the laboratory: how nodes are held up, and what a shard does whose primary is.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::client::{
+    Seen, delay, keys_on, lab, put_node, refusal, refused, set, settle, stranger, three_keys, user,
+    user_op,
+};
+use crate::harness::{PATIENCE, Reply, Router};
+
+/// Every node with its state and delay.
+fn nodes(router: &Router) -> BTreeSet<(String, String, u64)> {
+    let reply = router.get("/api/lab/nodes");
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let answer = reply.json();
+    assert_eq!(answer["success"], true);
+    let told = answer["nodes"].as_array().unwrap().iter().map(|node| {
+        let text = |name: &str| node[name].as_str().unwrap().to_owned();
+        (text("node"), text("state"), node["delay_ms"].as_u64().unwrap())
+    });
+    let nodes: BTreeSet<_> = told.collect();
+    assert_eq!(nodes.len(), answer["nodes"].as_array().unwrap().len(), "none is told twice");
+    nodes
+}
+
+fn node(name: &str, state: &str, delay_ms: u64) -> (String, String, u64) {
+    (name.to_owned(), state.to_owned(), delay_ms)
+}
+
+#[test]
+fn without_its_flag_there_is_no_laboratory() {
+    let router = Router::start();
+    let reply = router.get("/api/lab/nodes");
+    assert_eq!((reply.status, &*reply.code()), (404, "TSR111"), "{}", reply.text());
+    let reply = put_node(&router, "shard1-replica1", &json!({"state": "cut"}));
+    assert_eq!((reply.status, &*reply.code()), (404, "TSR111"), "{}", reply.text());
+}
+
+#[test]
+fn the_laboratory_lists_every_node() {
+    let router = lab(&["--shards", "2", "--replicas", "2"]);
+    let expected = ["shard1", "shard2"].iter().flat_map(|shard| {
+        ["primary", "replica1", "replica2"]
+            .map(|role| node(&format!("{shard}-{role}"), "running", 0))
+    });
+    assert_eq!(nodes(&router), expected.collect());
+    let router = lab(&["--shards", "1", "--replicas", "0"]);
+    assert_eq!(nodes(&router), BTreeSet::from([node("shard1-primary", "running", 0)]));
+}
+
+#[test]
+fn a_change_keeps_what_it_does_not_name_and_touches_no_other_node() {
+    let router = lab(&["--shards", "1"]);
+    let (primary, replica) = ("shard1-primary", "shard1-replica1");
+    let steps = [
+        (replica, json!({"state": "paused"}), "paused", 0),
+        (replica, json!({"delay_ms": 40}), "paused", 40),
+        (replica, json!({"state": "cut"}), "cut", 40),
+        (replica, json!({"state": "running", "delay_ms": 60_000}), "running", 60_000),
+        (replica, json!({"delay_ms": 0}), "running", 0),
+        (primary, json!({"state": "paused", "delay_ms": 1}), "paused", 1),
+        (primary, json!({"state": "running"}), "running", 1),
+        (primary, json!({"delay_ms": 0}), "running", 0),
+    ];
+    for (name, wish, state, delay_ms) in steps {
+        let reply = put_node(&router, name, &wish);
+        assert_eq!(reply.status, 200, "{wish}: {}", reply.text());
+        let told = reply.json();
+        assert_eq!(
+            (&told["node"], &told["state"], &told["delay_ms"]),
+            (&json!(name), &json!(state), &json!(delay_ms))
+        );
+        let other = if name == primary { replica } else { primary };
+        let expected = [node(name, state, delay_ms), node(other, "running", 0)];
+        assert_eq!(nodes(&router), BTreeSet::from(expected), "{wish}");
+    }
+}
+
+#[test]
+fn a_node_that_does_not_exist_is_not_found() {
+    let router = lab(&[]);
+    for name in [
+        "shard4-primary",
+        "shard1-replica0",
+        "shard1-replica2",
+        "shard1-replica01",
+        "shard1",
+        "SHARD1-PRIMARY",
+        "shard1-primary%00",
+        "%ff",
+        "..",
+    ] {
+        let reply = put_node(&router, name, &json!({"state": "paused"}));
+        assert_eq!((reply.status, &*reply.code()), (404, "TSR111"), "{name}: {}", reply.text());
+    }
+    assert!(nodes(&router).iter().all(|(_, state, _)| state == "running"));
+}
+
+#[test]
+fn a_change_that_means_nothing_is_refused_and_changes_nothing() {
+    let router = lab(&["--shards", "1"]);
+    let before = nodes(&router);
+    for (body, code) in [
+        ("", "TSR101"),
+        ("{", "TSR101"),
+        ("[]", "TSR101"),
+        ("null", "TSR101"),
+        ("\"paused\"", "TSR101"),
+        (r#"{"state":"stopped"}"#, "TSR101"),
+        (r#"{"state":"Paused"}"#, "TSR101"),
+        (r#"{"state":1}"#, "TSR101"),
+        (r#"{"delay_ms":-1}"#, "TSR101"),
+        (r#"{"delay_ms":60001}"#, "TSR101"),
+        (r#"{"delay_ms":1.5}"#, "TSR101"),
+        (r#"{"delay_ms":"5"}"#, "TSR101"),
+        (r#"{"state":"paused","delay_ms":60001}"#, "TSR101"),
+        (r#"{"stat":"paused"}"#, "TSR102"),
+        (r#"{"state":"paused","until":1}"#, "TSR102"),
+    ] {
+        for name in ["shard1-replica1", "shard1-primary"] {
+            let headers = [("content-type", "application/json")];
+            let path = format!("/api/lab/nodes/{name}");
+            let reply = router.send("PUT", &path, &headers, Some(body.as_bytes()));
+            assert_eq!((reply.status, &*reply.code()), (400, code), "{body}: {}", reply.text());
+        }
+    }
+    let cut = put_node(&router, "shard1-primary", &json!({"state": "cut"}));
+    assert_eq!((cut.status, &*cut.code()), (400, "TSR101"), "{}", cut.text());
+    assert_eq!(nodes(&router), before);
+}
+
+#[test]
+fn the_laboratory_is_behind_the_same_gate_as_all_else() {
+    let router = lab(&["--shards", "1"]);
+    let origin = [("origin", "http://evil.example"), ("content-type", "application/json")];
+    let body = Some(&br#"{"state":"cut"}"#[..]);
+    let foreign = router.send("PUT", "/api/lab/nodes/shard1-replica1", &origin, body);
+    assert_eq!((foreign.status, &*foreign.code()), (403, "TSR403"), "{}", foreign.text());
+    for (method, path, allow) in [
+        ("POST", "/api/lab/nodes", "GET, HEAD"),
+        ("DELETE", "/api/lab/nodes/shard1-replica1", "PUT"),
+    ] {
+        let reply = router.send(method, path, &[], Some(b"{}"));
+        assert_eq!((reply.status, &*reply.code()), (405, "TSR112"), "{path}: {}", reply.text());
+        assert_eq!(reply.header("allow"), Some(allow), "{path}");
+    }
+    assert!(nodes(&router).iter().all(|(_, state, _)| state == "running"));
+}
+
+/// When a pause is answered the applier is at rest: nothing that is written from then on comes through.
+#[test]
+fn a_paused_replica_stands_still_from_the_moment_of_the_answer() {
+    let router = lab(&["--shards", "1"]);
+    // So that the pause comes while the applier is about to apply something.
+    delay(&router, "shard1-replica1", 5);
+    for round in 0..10 {
+        set(&router, "shard1-replica1", "running");
+        settle(&router);
+        let mut client = stranger(&router);
+        for n in 0..5 {
+            client.write_user("k", &format!("before {round} {n}"));
+        }
+        set(&router, "shard1-replica1", "paused");
+        let frozen = stranger(&router).user("k");
+        assert_eq!(frozen.served_by, "replica");
+        for n in 0..5 {
+            client.write_user("k", &format!("after {round} {n}"));
+            assert_eq!(stranger(&router).user("k"), frozen, "round {round}, write {n}");
+        }
+    }
+}
+
+#[test]
+fn a_delayed_replica_comes_after_all() {
+    let router = lab(&["--shards", "1"]);
+    delay(&router, "shard1-replica1", 30);
+    let began = Instant::now();
+    for n in 0..3 {
+        let level = [("x-consistency", "all")];
+        let reply = stranger(&router).write_with("k", &level, &user("k", &format!("n{n}")));
+        assert!(reply.status < 300, "{}", reply.text());
+        assert_eq!(stranger(&router).user("k"), Seen::by("replica", &[&format!("n{n}")]));
+    }
+    assert!(began.elapsed() >= Duration::from_millis(3 * 30), "it was not delayed");
+}
+
+/// A write that is sent by a thread of its own; its answer comes through the channel.
+fn send_write<'scope, 'env>(
+    scope: &'scope thread::Scope<'scope, 'env>,
+    router: &'env Router,
+    (key, body): (String, Value),
+    answers: &mpsc::Sender<(String, Reply)>,
+) {
+    let answers = answers.clone();
+    scope.spawn(move || {
+        let headers = [("x-deadline-ms", "60000")];
+        let reply = stranger(router).write_with(&key, &headers, &body);
+        // The test may have failed meanwhile.
+        let _ = answers.send((key, reply));
+    });
+}
+
+/// Whatever the queue cannot take is refused at once, and what it took is answered when the lane goes on.
+#[test]
+fn a_full_lane_refuses_at_once_while_the_other_shards_go_on() {
+    // 64 MiB may wait for a shard, and a batch be in its hands already: more than six of these are too many.
+    const LARGE: usize = 44;
+    const TOO_MANY: usize = 6;
+    const SMALL: usize = 10;
+    let router = lab(&[]);
+    let [first, second, third] = three_keys(&router);
+    stranger(&router).write_users(&[&first, &second, &third], "there", "all");
+    let keys = keys_on(&router, "shard1", 1 + LARGE + SMALL);
+    let (large, small) = keys[1..].split_at(LARGE);
+    set(&router, "shard1-primary", "paused");
+
+    let answers = thread::scope(|scope| {
+        let (sender, receiver) = mpsc::channel();
+        let resume = Resume { router: &router, node: "shard1-primary" };
+        // None of them changes anything: what is tried here is the queue, not the disk.
+        let text = "n".repeat((2 << 20) - 200);
+        for key in large {
+            send_write(scope, &router, (key.clone(), user_op("update", key, &text)), &sender);
+        }
+        for key in small {
+            send_write(scope, &router, (key.clone(), user_op("insert", key, "N")), &sender);
+        }
+        let mut answers = Vec::new();
+        while answers.len() < TOO_MANY {
+            answers.push(receiver.recv_timeout(PATIENCE).expect("the lane refuses at once"));
+        }
+        for (key, reply) in &answers {
+            assert_eq!(refusal(reply), refused(503, "TSR005"), "{key}");
+        }
+        for other in [&second, &third] {
+            assert_eq!(stranger(&router).write(other, &user(other, "new")).status, 200);
+        }
+        assert_eq!(stranger(&router).user(&first).names, ["there"], "reads go on");
+        drop(resume);
+        drop(sender);
+        answers.extend(receiver);
+        answers
+    });
+
+    assert_eq!(answers.len(), LARGE + SMALL);
+    let mut stored = 0;
+    for (key, reply) in &answers {
+        let is_small = small.contains(key);
+        let there = stranger(&router).user_at(key, "all").names.len();
+        if reply.status == 503 {
+            assert_eq!((refusal(reply), there), (refused(503, "TSR005"), 0), "{key}");
+            assert!(reply.header("retry-after").is_some(), "{key}");
+        } else if is_small {
+            assert_eq!((reply.status, there), (201, 1), "{key}: {}", reply.text());
+            stored += 1;
+        } else {
+            assert_eq!((refusal(reply), there), (refused(404, "TSR302"), 0), "{key}");
+        }
+    }
+    let refusals = answers.iter().filter(|(_, reply)| reply.status == 503).count();
+    assert!(refusals < LARGE, "the queue has taken nothing: {refusals} refused, {stored} stored");
+}
+
+/// Sets a node running again, also when a test fails meanwhile: its threads would wait for their deadlines.
+struct Resume<'r> {
+    router: &'r Router,
+    node: &'r str,
+}
+
+impl Drop for Resume<'_> {
+    fn drop(&mut self) {
+        let reply = put_node(self.router, self.node, &json!({"state": "running"}));
+        assert!(reply.status == 200 || thread::panicking(), "{}", reply.text());
+    }
+}
+
+#[test]
+fn writes_that_wait_for_a_paused_primary_are_answered_when_it_goes_on() {
+    let router = lab(&[]);
+    let keys = keys_on(&router, "shard2", 20);
+    set(&router, "shard2-primary", "paused");
+    let answers: Vec<(String, Reply)> = thread::scope(|scope| {
+        let (sender, receiver) = mpsc::channel();
+        let resume = Resume { router: &router, node: "shard2-primary" };
+        for key in &keys {
+            send_write(scope, &router, (key.clone(), user(key, "queued")), &sender);
+        }
+        drop(sender);
+        // A deadline that passes in the queue: until then nobody was answered.
+        let late = stranger(&router).write_with(&keys[0], &SOON, &user(&keys[0], "late"));
+        assert_eq!(refusal(&late), refused(504, "TSR004"), "{}", late.text());
+        assert!(receiver.try_recv().is_err(), "a paused primary answers nobody");
+        drop(resume);
+        receiver.into_iter().collect()
+    });
+    assert_eq!(answers.len(), keys.len());
+    for (key, reply) in answers {
+        assert_eq!(reply.status, 201, "{key}: {}", reply.text());
+        assert_eq!(stranger(&router).user_at(&key, "all").names, ["queued"], "{key}");
+    }
+}
+
+const SOON: [(&str, &str); 1] = [("x-deadline-ms", "100")];
+
+#[test]
+fn a_write_whose_deadline_passes_in_the_queue_is_rejected_and_never_stored() {
+    let router = lab(&["--shards", "1"]);
+    set(&router, "shard1-primary", "paused");
+    for n in 0..3 {
+        let key = format!("late{n}");
+        let began = Instant::now();
+        let reply = stranger(&router).write_with(&key, &SOON, &user(&key, "late"));
+        assert_eq!(refusal(&reply), refused(504, "TSR004"), "{}", reply.text());
+        assert!(began.elapsed() >= Duration::from_millis(100), "before its deadline");
+    }
+    let rows: Vec<Value> =
+        (0..3).map(|n| user(&format!("bulk{n}"), "late")["data"].clone()).collect();
+    let body = json!({"table": "users", "records": rows});
+    let bulk = stranger(&router).send("POST", "/api/bulk-write", &SOON, Some(&body));
+    assert!([207, 504].contains(&bulk.status), "{}", bulk.text());
+    set(&router, "shard1-primary", "running");
+    // What is written now stands behind them in the same queue.
+    let mut client = stranger(&router);
+    client.write_user("punctual", "in time");
+    assert_eq!(client.all_names(), ["in time"]);
+}
+
+#[test]
+fn a_delayed_primary_takes_its_time_and_tells_the_truth_about_deadlines() {
+    const DELAY_MS: u64 = 250;
+    let router = lab(&[]);
+    let [slow, quick, _] = three_keys(&router);
+    delay(&router, "shard1-primary", DELAY_MS);
+    let began = Instant::now();
+    stranger(&router).write_user(&slow, "slow");
+    assert!(began.elapsed() >= Duration::from_millis(DELAY_MS), "it was not delayed");
+    stranger(&router).write_user(&quick, "quick");
+
+    let hurried = stranger(&router).write_with(&slow, &SOON, &user(&slow, "hurried"));
+    assert_eq!((hurried.status, &*hurried.code()), (504, "TSR004"), "{}", hurried.text());
+    delay(&router, "shard1-primary", 0);
+    // Behind it in the same queue: by now its fate is decided.
+    stranger(&router).write_user(&keys_on(&router, "shard1", 2)[1], "next");
+    let name = stranger(&router).user_at(&slow, "all").names.remove(0);
+    match hurried.json()["outcome"].as_str().unwrap() {
+        "rejected" => assert_eq!(name, "slow"),
+        outcome => assert_eq!(outcome, "unknown", "{name}"),
+    }
+}
+
+/// What the laboratory does is of the process, not of the data.
+#[test]
+fn a_new_start_finds_every_node_running() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut router = Router::start_in(&data, &["--lab"]);
+    set(&router, "shard1-replica1", "cut");
+    set(&router, "shard2-replica1", "paused");
+    delay(&router, "shard3-replica1", 5);
+    router.end();
+    let router = Router::start_in(&data, &["--lab"]);
+    assert!(nodes(&router).iter().all(|(_, state, delay)| state == "running" && *delay == 0));
+    settle(&router);
+}

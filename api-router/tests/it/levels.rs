@@ -1,0 +1,303 @@
+//! Stories of the consistency levels: what an answer at `one`, `quorum` and `all` proves, and what is said when
+//! too few nodes can give it.
+
+use serde_json::{Value, json};
+
+use crate::client::{
+    Client, Seen, delay, keys_on, lab, refusal, refused, set, set_replicas, settle, stranger,
+    three_keys, user, user_op,
+};
+use crate::harness::{Reply, Router};
+
+/// The headers of a write that gives up soon, though not before a busy machine has stored it.
+fn soon(level: &str) -> [(&str, &str); 2] {
+    [("x-consistency", level), ("x-deadline-ms", "500")]
+}
+
+fn write_at(router: &Router, level: &str, key: &str, name: &str) -> Reply {
+    stranger(router).write_with(key, &[("x-consistency", level)], &user(key, name))
+}
+
+/// Stored, but not where it was asked for: the body says so, and the answer has a token.
+fn assert_unconfirmed(reply: &Reply, requested: &str, achieved: &str) {
+    assert_eq!((reply.status, &*reply.code()), (504, "TSR205"), "{}", reply.text());
+    assert_eq!(reply.header("content-type"), Some("application/problem+json"));
+    let body = reply.json();
+    assert_eq!(
+        (&body["outcome"], &body["requested"], &body["achieved"]),
+        (&json!("committed"), &json!(requested), &json!(achieved)),
+        "{body}"
+    );
+    assert_eq!(body["success"], false);
+    assert!(body["shard"].is_string(), "{body}");
+    assert!(reply.header("x-session-token").is_some(), "{body}");
+}
+
+#[test]
+fn every_level_works_with_any_number_of_replicas() {
+    for replicas in ["0", "1", "2", "5"] {
+        let router = lab(&["--shards", "1", "--replicas", replicas]);
+        for (n, level) in ["one", "quorum", "all"].into_iter().enumerate() {
+            let key = format!("k{n}");
+            for (op, status) in [("insert", 201), ("update", 200), ("upsert", 200)] {
+                let body = user_op(op, &key, op);
+                let headers = [("x-consistency", level)];
+                let reply = stranger(&router).write_with(&key, &headers, &body);
+                assert_eq!(reply.status, status, "{level} {replicas}: {}", reply.text());
+                assert_eq!(reply.header("x-served-by"), Some("primary"));
+                for strong in ["quorum", "all"] {
+                    assert_eq!(stranger(&router).user_at(&key, strong).names, [op], "{strong}");
+                }
+            }
+            let keys: Vec<String> = (0..30).map(|n| format!("{level}{n}")).collect();
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            stranger(&router).write_users(&keys, "bulk", level);
+            assert_eq!(stranger(&router).user_at(keys[29], "all").names, ["bulk"]);
+            assert_eq!(stranger(&router).user_at(&key, "all").served_by, "primary");
+        }
+    }
+}
+
+#[test]
+fn a_write_at_all_is_on_every_replica_when_it_is_answered() {
+    let router = lab(&["--shards", "1", "--replicas", "3"]);
+    settle(&router);
+    for replica in ["shard1-replica1", "shard1-replica2", "shard1-replica3"] {
+        delay(&router, replica, 10);
+    }
+    for n in 0..5 {
+        let name = format!("n{n}");
+        assert!(write_at(&router, "all", "k", &name).status < 300);
+        for _ in 0..20 {
+            assert_eq!(stranger(&router).user("k"), Seen::by("replica", &[&name]));
+        }
+        let bulk = format!("bulk{n}");
+        stranger(&router).write_users(&["a", "b", "c"], &bulk, "all");
+        for key in ["a", "b", "c"] {
+            assert_eq!(stranger(&router).user(key), Seen::by("replica", &[&bulk]));
+        }
+    }
+}
+
+#[test]
+fn a_write_at_quorum_is_on_a_majority_when_it_is_answered() {
+    let router = lab(&["--shards", "1", "--replicas", "2"]);
+    assert_eq!(write_at(&router, "all", "k", "old").status, 201);
+    set(&router, "shard1-replica2", "paused");
+    delay(&router, "shard1-replica1", 10);
+    for n in 0..5 {
+        let name = format!("n{n}");
+        assert_eq!(write_at(&router, "quorum", "k", &name).status, 200);
+        set(&router, "shard1-replica2", "cut");
+        assert_eq!(stranger(&router).user("k"), Seen::by("replica", &[&name]));
+        // Cut or paused, it applies nothing.
+        set(&router, "shard1-replica2", "paused");
+    }
+}
+
+#[test]
+fn a_write_that_is_not_confirmed_in_time_says_what_it_has() {
+    let router = lab(&["--replicas", "2"]);
+    let [key, other, _] = three_keys(&router);
+    assert_eq!(write_at(&router, "all", &key, "old").status, 201);
+    set(&router, "shard1-replica2", "paused");
+    // One of the two replicas has to make it in that time.
+    let headers = [("x-consistency", "all"), ("x-deadline-ms", "1000")];
+    let reply = stranger(&router).write_with(&key, &headers, &user(&key, "at quorum"));
+    assert_unconfirmed(&reply, "all", "quorum");
+    assert_eq!(reply.json()["shard"], "shard1");
+    set(&router, "shard1-replica1", "paused");
+    for (level, op) in [("all", "update"), ("quorum", "delete")] {
+        let reply = stranger(&router).write_with(&key, &soon(level), &user_op(op, &key, op));
+        assert_unconfirmed(&reply, level, "one");
+    }
+    let body = user_op("insert", &key, "at one");
+    let reply = stranger(&router).write_with(&key, &soon("all"), &body);
+    assert_unconfirmed(&reply, "all", "one");
+
+    // It is on the primary, and who holds the token of the problem sees it.
+    assert_eq!(stranger(&router).user_at(&key, "all"), Seen::by("primary", &["at one"]));
+    let token = reply.header("x-session-token").unwrap();
+    assert_eq!(Client::with(&router, token).user(&key), Seen::by("primary", &["at one"]));
+    assert_eq!(write_at(&router, "one", &key, "at once").status, 200);
+    assert_eq!(write_at(&router, "all", &other, "elsewhere").status, 201);
+
+    set_replicas(&router, "running");
+    assert_eq!(write_at(&router, "all", &key, "everywhere").status, 200);
+    for _ in 0..20 {
+        assert_eq!(stranger(&router).user(&key), Seen::by("replica", &["everywhere"]));
+    }
+}
+
+/// What the primary itself refuses needs no confirmation.
+#[test]
+fn a_write_that_its_primary_refuses_is_rejected_at_every_level() {
+    let router = lab(&["--shards", "1"]);
+    assert_eq!(write_at(&router, "all", "k", "N").status, 201);
+    set_replicas(&router, "paused");
+    for level in ["one", "quorum", "all"] {
+        let mut client = stranger(&router);
+        let reply = client.write_with("k", &soon(level), &user_op("insert", "k", "no"));
+        assert_eq!(refusal(&reply), refused(409, "TSR301"), "{level}");
+        let reply = client.write_with("x", &soon(level), &user_op("update", "x", "no"));
+        assert_eq!(refusal(&reply), refused(404, "TSR302"), "{level}");
+    }
+}
+
+#[test]
+fn with_too_few_replicas_connected_a_write_is_refused_before_it_is_stored() {
+    let router = lab(&["--shards", "1"]);
+    assert_eq!(write_at(&router, "all", "k", "old").status, 201);
+    let before = stranger(&router).read_with(Some("k"), &[], "table=users").json();
+    set_replicas(&router, "cut");
+    for level in ["quorum", "all"] {
+        for body in [user("k", "no"), user_op("delete", "k", ""), user_op("insert", "x", "no")] {
+            let key = body["data"]["user_id"].as_str().unwrap();
+            let reply = stranger(&router).write_with(key, &[("x-consistency", level)], &body);
+            assert_eq!(refusal(&reply), refused(503, "TSR201"), "{level}: {}", reply.text());
+            assert!(reply.header("retry-after").is_some(), "{level}");
+            assert_eq!(reply.json()["shard"], "shard1");
+        }
+        assert_eq!(stranger(&router).user_at("k", level), Seen::by("primary", &["old"]));
+    }
+    let after = stranger(&router).read_with(Some("k"), &[], "table=users").json();
+    assert_eq!(after["data"], before["data"], "also its version");
+    assert_eq!(stranger(&router).user_at("x", "all").names, Vec::<String>::new());
+    assert_eq!(write_at(&router, "one", "k", "new").status, 200);
+    set_replicas(&router, "running");
+    settle(&router);
+    assert_eq!(stranger(&router).user("k").names, ["new"]);
+}
+
+#[test]
+fn a_majority_is_enough_for_quorum_and_not_for_all() {
+    let router = lab(&["--shards", "1", "--replicas", "2"]);
+    set(&router, "shard1-replica1", "cut");
+    assert_eq!(write_at(&router, "quorum", "k", "at quorum").status, 201);
+    let reply = write_at(&router, "all", "k", "no");
+    assert_eq!(refusal(&reply), refused(503, "TSR201"), "{}", reply.text());
+    assert_eq!(stranger(&router).user_at("k", "all").names, ["at quorum"]);
+    set(&router, "shard1-replica2", "cut");
+    for level in ["quorum", "all"] {
+        let reply = write_at(&router, level, "k", "no");
+        assert_eq!(refusal(&reply), refused(503, "TSR201"), "{level}: {}", reply.text());
+    }
+    assert_eq!(stranger(&router).user_at("k", "quorum").names, ["at quorum"]);
+}
+
+/// Other clients' writes count as well, and nobody hands on a token.
+#[test]
+fn a_read_at_quorum_sees_all_that_was_acknowledged_before_it_began() {
+    let router = lab(&[]);
+    let [key, ..] = three_keys(&router);
+    stranger(&router).write_users(&[&key], "old", "all");
+    set_replicas(&router, "paused");
+    for n in 0..5 {
+        let name = format!("n{n}");
+        stranger(&router).write_user(&key, &name);
+        assert_eq!(stranger(&router).user_at(&key, "quorum"), Seen::by("primary", &[&name]));
+        assert_eq!(stranger(&router).user_at(&key, "all"), Seen::by("primary", &[&name]));
+        assert_eq!(stranger(&router).user(&key), Seen::by("replica", &["old"]));
+        for level in ["quorum", "all"] {
+            let headers = [("x-consistency", level)];
+            let reply = stranger(&router).read_with(None, &headers, "table=users");
+            assert_eq!(Seen::of(&reply).names, [&*name], "{level}");
+        }
+    }
+    set_replicas(&router, "running");
+    for replica in ["shard1-replica1", "shard2-replica1", "shard3-replica1"] {
+        delay(&router, replica, 20);
+    }
+    for n in 0..20 {
+        let name = format!("m{n}");
+        stranger(&router).write_user(&key, &name);
+        assert_eq!(stranger(&router).user_at(&key, "quorum").names, [name]);
+    }
+}
+
+/// The token of a strong read is as good as its rows.
+#[test]
+fn what_was_read_at_a_higher_level_stays_seen_at_level_one() {
+    let router = lab(&["--shards", "1"]);
+    assert_eq!(write_at(&router, "all", "k", "old").status, 201);
+    set_replicas(&router, "paused");
+    stranger(&router).write_user("k", "new");
+    for level in ["quorum", "all"] {
+        let mut reader = stranger(&router);
+        assert_eq!(reader.user_at("k", level).names, ["new"]);
+        assert_eq!(reader.user_at("k", "one"), Seen::by("primary", &["new"]));
+    }
+}
+
+/// A bulk write of two rows each on two shards, of which the second has no replica that helps.
+fn half_confirmed(router: &Router, headers: &[(&str, &str)]) -> (Reply, Vec<String>) {
+    let (well, ill) = (keys_on(router, "shard1", 2), keys_on(router, "shard2", 2));
+    let rows: Vec<Value> =
+        well.iter().chain(&ill).map(|key| user(key, "bulk")["data"].clone()).collect();
+    let body = json!({"table": "users", "records": rows});
+    let reply = stranger(router).send("POST", "/api/bulk-write", headers, Some(&body));
+    assert_eq!(reply.status, 207, "{}", reply.text());
+    for key in &well {
+        assert_eq!(stranger(router).user_at(key, "all").names, ["bulk"], "{key}");
+    }
+    (reply, ill)
+}
+
+/// Index, shard, code and outcome of each row that failed.
+fn failures(reply: &Reply) -> Vec<(u64, String, String, String)> {
+    let answer = reply.json();
+    let failed = answer["failed"].as_array().unwrap().iter().map(|row| {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        (
+            row["index"].as_u64().unwrap(),
+            text(&row["shard"]),
+            text(&row["error"]["code"]),
+            text(&row["outcome"]),
+        )
+    });
+    failed.collect()
+}
+
+fn failed(code: &str, outcome: &str) -> Vec<(u64, String, String, String)> {
+    let row = |index| (index, "shard2".to_owned(), code.to_owned(), outcome.to_owned());
+    vec![row(2), row(3)]
+}
+
+#[test]
+fn rows_of_a_bulk_write_are_refused_where_too_few_replicas_are_connected() {
+    let router = lab(&[]);
+    set(&router, "shard2-replica1", "cut");
+    let (reply, ill) = half_confirmed(&router, &[("x-consistency", "quorum")]);
+    assert_eq!(failures(&reply), failed("TSR201", "rejected"), "{}", reply.text());
+    assert_eq!(reply.json()["stored"], 2);
+    for key in ill {
+        assert_eq!(stranger(&router).user_at(&key, "all").names, Vec::<String>::new(), "{key}");
+    }
+}
+
+#[test]
+fn rows_of_a_bulk_write_that_are_not_confirmed_in_time_say_that_they_are_stored() {
+    let router = lab(&[]);
+    set(&router, "shard2-replica1", "paused");
+    // Longer than elsewhere: the other shard has to make it.
+    let headers = [("x-consistency", "all"), ("x-deadline-ms", "1500")];
+    let (reply, ill) = half_confirmed(&router, &headers);
+    assert_eq!(failures(&reply), failed("TSR205", "committed"), "{}", reply.text());
+    let token = reply.header("x-session-token").unwrap();
+    for key in ill {
+        assert_eq!(Client::with(&router, token).user(&key), Seen::by("primary", &["bulk"]));
+    }
+}
+
+#[test]
+fn a_level_that_there_is_not_is_refused_on_writes_as_on_reads() {
+    let router = Router::start();
+    for level in ["", "ONE", "two", "majority", "quorum,all", "one one"] {
+        let reply = write_at(&router, level, "k", "no");
+        assert_eq!(refusal(&reply), refused(400, "TSR113"), "{level}: {}", reply.text());
+        let headers = [("x-consistency", level)];
+        let reply = stranger(&router).read_with(Some("k"), &headers, "table=users");
+        assert_eq!((reply.status, &*reply.code()), (400, "TSR113"), "{level}: {}", reply.text());
+    }
+    assert_eq!(stranger(&router).user_at("k", "all").names, Vec::<String>::new());
+}

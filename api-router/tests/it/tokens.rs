@@ -1,0 +1,428 @@
+//! Stories of session tokens: a client reads what it wrote and never sees less than before, however far its
+//! replicas are behind; and a token that is none is refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::client::{
+    Client, Seen, delay, keys_on, lab, refusal, refused, replicas, set, set_replicas, settle,
+    stranger, three_keys, user, user_op,
+};
+use crate::harness::{PATIENCE, Reply, Router, TOKEN_LEN_MAX};
+
+/// A router whose replicas all stand still at "old" users, one on each shard.
+fn frozen() -> (Router, [String; 3]) {
+    let router = lab(&[]);
+    let keys = three_keys(&router);
+    stranger(&router).write_users(&[&keys[0], &keys[1], &keys[2]], "old", "all");
+    set_replicas(&router, "paused");
+    (router, keys)
+}
+
+/// That nobody sees anything but "old" without a token: the replicas do stand still.
+fn assert_stale(router: &Router, key: &str) {
+    assert_eq!(stranger(router).user(key), Seen::by("replica", &["old"]));
+}
+
+#[test]
+fn every_answer_about_rows_carries_a_token() {
+    let router = Router::start();
+    let mut client = stranger(&router);
+    let answers = [
+        client.write("k", &user("k", "N")),
+        client.write("k", &user_op("delete", "k", "")),
+        client.write_users(&["a", "b", "c"], "N", "one"),
+        client.read_with(Some("a"), &[], "table=users"),
+        client.read_with(Some("nobody"), &[], "table=users"),
+        client.read_with(None, &[], "table=users"),
+        stranger(&router).read_with(Some("a"), &[], "table=users"),
+        stranger(&router).read_with(None, &[], "table=kv"),
+    ];
+    for reply in answers {
+        let token = reply.header("x-session-token").unwrap();
+        assert!((1..=TOKEN_LEN_MAX / 4).contains(&token.len()), "{token}");
+        let is_plain = |byte: u8| byte.is_ascii_graphic() && !b",;\"".contains(&byte);
+        assert!(token.bytes().all(is_plain), "{token}");
+    }
+    let head = router.exchange("HEAD", "/api/read?table=users", &[], None).unwrap();
+    assert!(head.header("x-session-token").is_some());
+    for path in ["/api/health", "/live", "/api/route?key=a"] {
+        assert_eq!(router.get(path).header("x-session-token"), None, "{path}");
+    }
+}
+
+#[test]
+fn a_client_reads_what_it_wrote_however_late_its_replica_is() {
+    let (router, [a, b, c]) = frozen();
+    let mut client = stranger(&router);
+    client.write_user(&a, "new");
+    assert_eq!(client.user(&a), Seen::by("primary", &["new"]));
+    assert_stale(&router, &a);
+    assert_eq!(client.write(&a, &user_op("update", &a, "newer")).status, 200);
+    assert_eq!(client.user(&a), Seen::by("primary", &["newer"]));
+    assert_eq!(client.write(&a, &user_op("delete", &a, "")).status, 200);
+    assert_eq!(client.user(&a).names, Vec::<String>::new());
+    assert_eq!(client.write(&a, &user_op("insert", &a, "again")).status, 201);
+    assert_eq!(client.user(&a), Seen::by("primary", &["again"]));
+    assert_stale(&router, &a);
+    // It has seen nothing of the other shards that their replicas lack.
+    assert_eq!(client.user(&b), Seen::by("replica", &["old"]));
+
+    let mut names = client.all_names();
+    names.sort();
+    assert_eq!(names, ["again", "old", "old"]);
+    client.write_users(&[&b, &c], "bulk", "one");
+    let mut names = client.all_names();
+    names.sort();
+    assert_eq!(names, ["again", "bulk", "bulk"]);
+    for key in [&b, &c] {
+        assert_eq!(client.user(key), Seen::by("primary", &["bulk"]));
+        assert_stale(&router, key);
+    }
+    assert_eq!(stranger(&router).all_names(), ["old"; 3]);
+}
+
+#[test]
+fn a_row_that_was_refused_is_not_waited_for() {
+    let (router, [a, ..]) = frozen();
+    let mut client = stranger(&router);
+    assert_eq!(client.user(&a), Seen::by("replica", &["old"]));
+    assert_eq!(client.write(&a, &user_op("insert", &a, "no")).status, 409);
+    assert_eq!(client.user(&a).names, ["old"]);
+}
+
+#[test]
+fn what_was_seen_once_stays_seen() {
+    let (router, [a, b, _]) = frozen();
+    stranger(&router).write_user(&a, "new");
+    stranger(&router).write(&b, &user_op("delete", &b, ""));
+    for key in [Some(&*a), None] {
+        let mut reader = stranger(&router);
+        assert_eq!(reader.user(&a), Seen::by("replica", &["old"]));
+        let level = [("x-consistency", "all")];
+        let seen = Seen::of(&reader.read_with(key, &level, "table=users&order=name"));
+        assert!(seen.names.contains(&"new".to_owned()), "{seen:?}");
+        for _ in 0..3 {
+            assert_eq!(reader.user(&a), Seen::by("primary", &["new"]));
+        }
+        if key.is_none() {
+            assert_eq!(reader.user(&b), Seen::by("primary", &[]), "a row that is gone stays gone");
+            assert_eq!(reader.all_names().len(), 2);
+        }
+    }
+    assert_stale(&router, &a);
+    assert_stale(&router, &b);
+}
+
+/// One replica stands still, the other goes on: who has met the second never goes back to the first.
+#[test]
+fn a_reader_never_goes_back_from_one_replica_to_another() {
+    let router = lab(&["--shards", "1", "--replicas", "2"]);
+    stranger(&router).write_users(&["k"], "000", "all");
+    set(&router, "shard1-replica1", "paused");
+    let mut reader = stranger(&router);
+    let mut seen_by = BTreeSet::new();
+    for n in 1..=10 {
+        // A majority of three: the primary and the replica that goes on.
+        let level = [("x-consistency", "quorum")];
+        let reply = stranger(&router).write_with("k", &level, &user("k", &format!("{n:03}")));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let fresh = reader.user_at("k", "quorum").names;
+        assert_eq!(fresh, [format!("{n:03}")]);
+        for _ in 0..3 {
+            let seen = reader.user("k");
+            assert_eq!(seen.names, fresh, "{seen:?}");
+            seen_by.insert(seen.served_by);
+        }
+    }
+    assert!(seen_by.contains("replica"), "the replica that has it all is good enough");
+    let strangers: BTreeSet<_> = (0..60).map(|_| stranger(&router).user("k").names).collect();
+    assert!(strangers.contains(&vec!["000".to_owned()]), "{strangers:?}");
+}
+
+/// What a client has seen of each user: its name is a number that only grows.
+type Counts = BTreeMap<String, u32>;
+
+/// Counts its own user up, and looks at all users after each step.
+fn count_and_look(router: &Router, key: &str) {
+    let mut client = stranger(router);
+    let mut seen = Counts::new();
+    for n in 1..=15 {
+        client.write_user(key, &n.to_string());
+        assert_eq!(client.user(key).names, [n.to_string()], "{key} reads what it wrote");
+        let reply = client.read_with(None, &[], "table=users");
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let count = |row: &Value| {
+            let text = |name: &str| row[name].as_str().unwrap().to_owned();
+            (text("user_id"), text("name").parse().unwrap())
+        };
+        let now: Counts = reply.json()["data"].as_array().unwrap().iter().map(count).collect();
+        assert_eq!(now.get(key), Some(&n));
+        for (other, before) in &seen {
+            assert!(now.get(other) >= Some(before), "{other} went back: {seen:?}, then {now:?}");
+        }
+        seen = now;
+    }
+}
+
+#[test]
+fn under_load_nobody_ever_sees_less_than_before() {
+    let router = lab(&["--replicas", "2"]);
+    for (n, replica) in replicas(&router).iter().enumerate() {
+        delay(&router, replica, [1, 7][n % 2]);
+    }
+    thread::scope(|scope| {
+        let router = &router;
+        let keys = ["shard1", "shard2", "shard3"].map(|shard| keys_on(router, shard, 2));
+        for key in keys.into_iter().flatten() {
+            scope.spawn(move || count_and_look(router, &key));
+        }
+    });
+}
+
+/// The wait for a replica is short, and worth it if the replica comes in that time.
+#[test]
+fn a_replica_that_is_a_little_late_is_waited_for_and_one_that_is_very_late_is_not() {
+    let router = lab(&["--shards", "1"]);
+    settle(&router);
+    delay(&router, "shard1-replica1", 5);
+    let mut served_by = BTreeSet::new();
+    let began = Instant::now();
+    let mut client = stranger(&router);
+    for n in 0.. {
+        let name = format!("n{n}");
+        client.write_user("k", &name);
+        let seen = client.user("k");
+        assert_eq!(seen.names, [name]);
+        served_by.insert(seen.served_by);
+        if n >= 10 && served_by.contains("replica") {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "no replica was waited for");
+    }
+
+    delay(&router, "shard1-replica1", 20_000);
+    for n in 0..5 {
+        let name = format!("m{n}");
+        client.write_user("k", &name);
+        let began = Instant::now();
+        assert_eq!(client.user("k"), Seen::by("primary", &[&name]));
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(5), "waited {took:?} for a replica");
+    }
+}
+
+#[test]
+fn a_token_can_be_handed_on() {
+    let (router, [a, ..]) = frozen();
+    let mut writer = stranger(&router);
+    writer.write_user(&a, "new");
+    let mut friend = Client::with(&router, writer.token());
+    assert_eq!(friend.user(&a), Seen::by("primary", &["new"]));
+    assert_eq!(friend.all_names().iter().filter(|name| *name == "new").count(), 1);
+    assert_stale(&router, &a);
+}
+
+#[test]
+fn a_token_covers_every_shard_that_its_client_has_met() {
+    let (router, [a, b, c]) = frozen();
+    let mut client = stranger(&router);
+    client.write_user(&a, "new");
+    // Each of these answers is about another shard, and remembers the first.
+    client.write_user(&b, "new");
+    client.user(&c);
+    let mut keyed = Client::with(&router, client.token());
+    assert_eq!(keyed.user(&a), Seen::by("primary", &["new"]));
+    assert_eq!(keyed.user(&b), Seen::by("primary", &["new"]));
+    assert_eq!(keyed.user(&c), Seen::by("replica", &["old"]));
+    let mut scatter = Client::with(&router, client.token());
+    assert_eq!(scatter.all_names().iter().filter(|name| *name == "new").count(), 2);
+}
+
+/// The token of one write by a client that has seen nothing before.
+fn token_of_write(router: &Router, key: &str, name: &str) -> String {
+    let mut writer = stranger(router);
+    writer.write_user(key, name);
+    writer.token().to_owned()
+}
+
+#[test]
+fn several_tokens_count_together_in_any_order_and_become_one() {
+    let (router, [a, b, c]) = frozen();
+    let first = token_of_write(&router, &a, "new");
+    let second = token_of_write(&router, &b, "new");
+    let newer = token_of_write(&router, &a, "newer");
+    let query = "table=users&order=user_id&limit=1000";
+    let orders: [&[&str]; 5] = [
+        &[&format!("{first},{second},{newer}")],
+        &[&format!("{newer} , {second}, {first}")],
+        &[&newer, &second, &first],
+        &[&format!("{first},{newer}"), &second],
+        &[&first, &format!("{second},{second},{newer}")],
+    ];
+    for tokens in orders {
+        let headers: Vec<_> = tokens.iter().map(|token| ("x-session-token", *token)).collect();
+        let reply = stranger(&router).read_with(None, &headers, query);
+        let mut names = Seen::of(&reply).names;
+        names.sort();
+        assert_eq!(names, ["new", "newer", "old"], "{tokens:?}");
+        let keyed = stranger(&router).read_with(Some(&c), &headers, query);
+        assert_eq!(Seen::of(&keyed), Seen::by("replica", &["old"]));
+        for answer in [reply, keyed] {
+            let merged = answer.header("x-session-token").unwrap();
+            assert!(!merged.contains(','), "{merged}");
+            assert_eq!(Client::with(&router, merged).user(&a), Seen::by("primary", &["newer"]));
+            assert_eq!(Client::with(&router, merged).user(&b), Seen::by("primary", &["new"]));
+        }
+    }
+}
+
+/// What is refused for its token, on every path that takes one; and nothing is stored.
+fn assert_bad(router: &Router, token: &str) {
+    let headers = [("x-session-token", token), ("x-shard-key", "bad")];
+    let body = user("bad", "N");
+    let reads = [
+        router.exchange("GET", "/api/read?table=users", &headers, None).unwrap(),
+        router.exchange("GET", "/api/read?table=users", &headers[..1], None).unwrap(),
+    ];
+    let told = |reply: &Reply| {
+        assert_eq!((reply.status, &*reply.code()), (400, "TSR113"), "{token}: {}", reply.text());
+        let detail = reply.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.starts_with("x-session-token"), "{detail}");
+        assert_eq!(reply.header("x-session-token"), None, "{token}");
+    };
+    reads.iter().for_each(told);
+    let written = router.post("/api/write", &headers, &body);
+    told(&written);
+    assert_eq!(refusal(&written), refused(400, "TSR113"));
+    let rows = json!({"table": "users", "records": [body["data"]]});
+    let bulk = router.post("/api/bulk-write", &headers, &rows);
+    told(&bulk);
+    assert_eq!(refusal(&bulk), refused(400, "TSR113"));
+    assert_eq!(stranger(router).user_at("bad", "all").names, Vec::<String>::new());
+}
+
+/// The same text with one character made another: its highest bit of six turned over, if it is of base64.
+fn forged(token: &str, at: usize) -> String {
+    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut bytes = token.as_bytes().to_vec();
+    let place = ALPHABET.iter().position(|letter| *letter == bytes[at]);
+    bytes[at] = place.map_or(b'A', |place| ALPHABET[place ^ 32]);
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn a_token_that_was_tampered_with_is_refused() {
+    let router = Router::start();
+    let [a, b, _] = three_keys(&router);
+    let mut client = stranger(&router);
+    client.write_user(&a, "N");
+    client.write_user(&b, "N");
+    let token = client.token().to_owned();
+    for at in 0..token.len() {
+        assert_bad(&router, &forged(&token, at));
+    }
+    for length in [1, token.len() / 4, token.len() / 2, token.len() - 1] {
+        assert_bad(&router, &token[..length]);
+        assert_bad(&router, &token[length..]);
+    }
+    assert_bad(&router, &format!("{token}A"));
+    assert_bad(&router, &format!("A{token}"));
+    assert_bad(&router, &format!("{token}{token}"));
+    assert_bad(&router, &token.to_ascii_lowercase());
+    assert_bad(&router, &format!("{token},{}", forged(&token, token.len() / 2)));
+    assert_bad(&router, &format!("{},{token}", forged(&token, token.len() / 2)));
+    assert_eq!(client.user(&a).names, ["N"], "the true one is as good as before");
+}
+
+#[test]
+fn a_text_that_is_no_token_is_refused() {
+    let router = Router::start();
+    for text in ["a", "token", "0", "null", "{}", "AAAA", "====", "a b", "\"\"", "../..", "%00"] {
+        assert_bad(&router, text);
+    }
+    assert_bad(&router, &"A".repeat(100));
+    let raw = b"GET /api/read?table=users HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+        x-session-token: \xff\xfe\r\n\r\n";
+    let answer = String::from_utf8_lossy(&router.raw(raw)).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("TSR113"), "{answer}");
+}
+
+#[test]
+fn a_token_of_another_cluster_is_refused() {
+    let (router, other) = (Router::start(), Router::start());
+    let theirs = token_of_write(&other, "k", "N");
+    let ours = token_of_write(&router, "k", "N");
+    assert_bad(&router, &theirs);
+    assert_bad(&router, &format!("{ours},{theirs}"));
+    assert_eq!(Client::with(&router, &ours).user("k").names, ["N"]);
+}
+
+#[test]
+fn tokens_of_more_than_four_kibibytes_are_refused() {
+    let router = Router::start();
+    let token = token_of_write(&router, "k", "N");
+    // Most of them that fit, with commas between.
+    let count = (TOKEN_LEN_MAX + 1) / (token.len() + 1);
+    let fitting = vec![&*token; count].join(",");
+    let most = fitting.len();
+    assert!(count > 1 && most <= TOKEN_LEN_MAX, "{most}");
+    assert_eq!(Client::with(&router, &fitting).user("k").names, ["N"]);
+    assert_bad(&router, &vec![&*token; count + 1].join(","));
+    assert_bad(&router, &"A".repeat(TOKEN_LEN_MAX + 1));
+    let headers = [("x-session-token", &*fitting), ("x-session-token", &*fitting)];
+    let reply = stranger(&router).read_with(Some("k"), &headers, "table=users");
+    assert_eq!((reply.status, &*reply.code()), (400, "TSR113"), "{}", reply.text());
+}
+
+/// The replicas are far behind when the router is killed, and may still be when it serves again.
+#[test]
+fn a_token_outlives_the_process_and_a_change_of_replicas() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut router = Router::start_in(&data, &["--lab"]);
+    let keys = three_keys(&router);
+    let many = keys_on(&router, "shard1", 60);
+    set_replicas(&router, "paused");
+    let mut token: Option<String> = None;
+    let starts: [(&[&str], bool); 5] = [
+        (&["--lab"], true),
+        (&["--lab"], false),
+        (&["--lab", "--replicas", "2"], true),
+        (&["--replicas", "0"], true),
+        (&["--replicas", "1"], false),
+    ];
+    for (round, (flags, is_killed)) in starts.into_iter().enumerate() {
+        let name = format!("round {round}");
+        let mut client = match &token {
+            Some(token) => Client::with(&router, token),
+            None => stranger(&router),
+        };
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        client.write_users(&many, &name, "one");
+        for key in &keys {
+            client.write_user(key, &name);
+        }
+        let last = client.token().to_owned();
+        if is_killed {
+            router.kill()
+        } else {
+            router.end()
+        }
+        router = Router::start_in(&data, flags);
+        assert_eq!(Client::with(&router, &last).user(many[59]).names, [&*name]);
+        for key in &keys {
+            assert_eq!(Client::with(&router, &last).user(key).names, [&*name], "{key}");
+        }
+        let names = Client::with(&router, &last).all_names();
+        assert!(names.iter().all(|found| *found == name), "{names:?}");
+        assert_bad(&router, &forged(&last, last.len() / 2));
+        if flags.contains(&"--lab") && !replicas(&router).is_empty() {
+            set_replicas(&router, "paused");
+        }
+        token = Some(last);
+    }
+}

@@ -1,0 +1,2 @@
+ALTER TABLE tessera_cluster DROP COLUMN secret;
+ALTER TABLE tessera_cluster DROP COLUMN replicas;

@@ -1,0 +1,3 @@
+DROP TABLE tessera_idempotency;
+DROP TABLE tessera_timelines;
+ALTER TABLE tessera_shard DROP COLUMN timeline;

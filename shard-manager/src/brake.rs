@@ -1,0 +1,113 @@
+//! Brake: holds a worker thread back between two pieces of work. For tests, and for teaching what lag does.
+//!
+//! **Invariant:** when [`Brake::set`] returns, no piece of work runs that began under the setting before.
+//! **Not here:** what the work is (`lane`, `store`).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Whether a worker may go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gear {
+    /// As it does without a brake.
+    #[default]
+    Running,
+    /// It is there, but does nothing.
+    Paused,
+    /// As if nobody could reach it.
+    Cut,
+}
+
+impl Gear {
+    /// Every gear, for messages.
+    pub const ALL: [Self; 3] = [Self::Running, Self::Paused, Self::Cut];
+
+    /// The name in answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Cut => "cut",
+        }
+    }
+
+    /// The gear of this name.
+    pub fn find(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|gear| gear.name() == name)
+    }
+}
+
+/// What a brake is set to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hold {
+    /// Whether the worker may go on.
+    pub gear: Gear,
+    /// How much later than it could each piece of work is done.
+    pub delay: Duration,
+}
+
+/// A brake between those who set it and the one worker that obeys it.
+#[derive(Debug, Default)]
+pub struct Brake {
+    /// Whether the hold is another than the default: the one thing a worker looks at while nobody brakes.
+    engaged: AtomicBool,
+    hold: Mutex<Hold>,
+    changed: Condvar,
+    working: Mutex<()>,
+}
+
+impl Brake {
+    /// Longest delay.
+    pub const DELAY_MAX: Duration = Duration::from_secs(60);
+
+    /// What it is set to.
+    pub fn hold(&self) -> Hold {
+        if self.engaged.load(Ordering::Acquire) { *locked(&self.hold) } else { Hold::default() }
+    }
+
+    /// Sets it, and waits until the work that runs has ended. Blocks.
+    pub fn set(&self, hold: Hold) {
+        {
+            let mut held = locked(&self.hold);
+            *held = hold;
+            self.engaged.store(hold != Hold::default(), Ordering::Release);
+            self.changed.notify_all();
+        }
+        drop(locked(&self.working));
+    }
+
+    /// The worker's side: the right to do one piece of work, or the hold that forbids it now.
+    ///
+    /// # Errors
+    /// The hold, if its gear is not [`Gear::Running`].
+    pub fn enter(&self) -> Result<MutexGuard<'_, ()>, Hold> {
+        let turn = locked(&self.working);
+        // Looked at under the lock: whoever set it waits for the lock, so work cannot begin behind his back.
+        let hold = self.hold();
+        if hold.gear == Gear::Running { Ok(turn) } else { Err(hold) }
+    }
+
+    /// As [`Brake::enter`], waiting until it is allowed, and before that for the delay.
+    pub fn wait(&self) -> MutexGuard<'_, ()> {
+        let mut delayed = false;
+        loop {
+            let hold = self.hold();
+            if hold.gear != Gear::Running {
+                let braked = |hold: &mut Hold| hold.gear != Gear::Running;
+                drop(self.changed.wait_while(locked(&self.hold), braked));
+            } else if !hold.delay.is_zero() && !delayed {
+                // Ends early when the brake is set anew.
+                drop(self.changed.wait_timeout(locked(&self.hold), hold.delay));
+                delayed = true;
+            } else if let Ok(turn) = self.enter() {
+                return turn;
+            }
+        }
+    }
+}
+
+/// A worker that panicked leaves nothing half-done behind these locks.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,127 @@
+//! Opening: from a data directory to a cluster that serves.
+//!
+//! **Invariant:** a cluster that opens has every file that it should have, each its own.
+//! **Not here:** what is asked of an open cluster.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use super::Manager;
+use crate::progress::Progress;
+use crate::shard::{Shard, ShardSpec, Suspect};
+use crate::store::sqlite::catalog::{Catalog, Wanted};
+use crate::store::sqlite::data_dir::DataDir;
+use crate::store::sqlite::reader::Housekeeping;
+use crate::store::sqlite::shard_file::{self, Identity};
+use crate::store::sqlite::{OpenError, check, check_version};
+use crate::table::Registry;
+use crate::topology::ShardIndex;
+
+/// Where an embedded cluster is and what it must be.
+#[derive(Clone, Debug)]
+pub struct EmbeddedCluster {
+    /// The data directory; made if it is not there.
+    pub data_dir: PathBuf,
+    /// What the operator asks for.
+    pub wanted: Wanted,
+}
+
+impl Manager {
+    /// Opens an embedded cluster, making what is new and migrating what is old. Blocks.
+    ///
+    /// # Errors
+    /// [`OpenError`], with a sentence that tells the operator what to do.
+    pub fn open(cluster: &EmbeddedCluster) -> Result<Self, OpenError> {
+        check_version()?;
+        let data_dir = DataDir::open(&cluster.data_dir)?;
+        let mut catalog = Catalog::open(&data_dir.catalog(), &cluster.wanted)?;
+        let (registry, shards) = open_shards(&data_dir, &catalog)?;
+        if !catalog.ready {
+            catalog.set_ready(&data_dir.catalog())?;
+        }
+        let manager = Self {
+            map: ArcSwap::from_pointee(catalog.map.clone()),
+            registry: ArcSwap::from_pointee(registry),
+            shards,
+            token_key: catalog.token_key.clone(),
+            data_dir,
+        };
+        manager.wait_for_replicas();
+        if manager.data_dir.unclean {
+            manager.check_files();
+        }
+        Ok(manager)
+    }
+
+    /// A router that serves should have its replicas; one that takes long to be made is not waited for.
+    fn wait_for_replicas(&self) {
+        let deadline = Instant::now() + REPLICAS_WAIT;
+        let ready = |shard: &Shard| shard.following() == shard.progress.replicas();
+        while !self.shards.iter().all(ready) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// After a stop in bad order: looks at every page of every file, on a thread of its own. SQLite recovers
+    /// from a crash by itself; this is for disks that do not keep what they synced.
+    fn check_files(&self) {
+        let mut checks: Vec<(PathBuf, Suspect)> = Vec::new();
+        for shard in &self.shards {
+            checks.push((self.data_dir.primary(shard.name()), shard.primary_suspect()));
+            let replicas = shard.replica_suspects().enumerate();
+            let file = |index| self.data_dir.replica(shard.name(), index);
+            checks.extend(replicas.map(|(index, suspect)| (file(index), suspect)));
+        }
+        let work = move || {
+            for (file, damaged) in &checks {
+                if let Err(error) = check::quick(file) {
+                    tracing::error!(%error, "a file is damaged");
+                    damaged();
+                }
+            }
+            let files = checks.len();
+            tracing::info!(files, "the files were checked after a stop in bad order");
+        };
+        if let Err(error) = std::thread::Builder::new().name("check".to_owned()).spawn(work) {
+            tracing::error!(%error, "the files cannot be checked");
+        }
+    }
+}
+
+/// How long a start waits for its replicas: those of a small cluster are made in a moment.
+const REPLICAS_WAIT: Duration = Duration::from_secs(1);
+
+/// Opens or makes the files of every shard.
+fn open_shards(data_dir: &DataDir, catalog: &Catalog) -> Result<(Registry, Vec<Shard>), OpenError> {
+    let map = &catalog.map;
+    let housekeeping = Housekeeping::start();
+    let mut registry: Option<Registry> = None;
+    let mut shards = Vec::with_capacity(map.topology().len());
+    for index in map.topology().indices() {
+        let name = map.topology().name(index);
+        let primary = data_dir.primary(name);
+        let slots: Vec<u16> = map.slots_of(index).collect();
+        let identity = Identity { cluster_id: &catalog.cluster_id, shard: name, slots: &slots };
+        let prepared = shard_file::prepare(&primary, &identity, !catalog.ready)?;
+        let (history, position) = (prepared.history, prepared.position);
+        let tables = &*registry.get_or_insert_with(|| prepared.tables.clone());
+        if *tables != prepared.tables {
+            return Err(OpenError::Conflict(format!(
+                "the tables of {name} are not those of {}",
+                map.topology().name(ShardIndex(0))
+            )));
+        }
+        let mut replicas = Vec::with_capacity(catalog.replicas);
+        for replica in 0..catalog.replicas {
+            let file = data_dir.replica(name, replica);
+            let standing = shard_file::standing(&file, &identity, &history, position)?;
+            replicas.push((file, standing.is_some()));
+        }
+        let progress = Progress::new(history, position, catalog.replicas);
+        let spec = ShardSpec { name, primary: &primary, replicas, tables };
+        shards.push(Shard::open(&spec, progress, &housekeeping)?);
+    }
+    Ok((registry.unwrap_or_default(), shards))
+}

@@ -1,0 +1,284 @@
+//! Progress: how far each node of a shard has come, and who waits for it.
+//!
+//! The primary's writer and the replicas' appliers tell it; reads and writes ask it. A position is told before
+//! it can be seen (`begin`) and again when it has become visible (`commit`, `applied`): so what a reader may
+//! have seen is bounded by a number that needs no second look into the database.
+//!
+//! **Invariant:** each node's positions only grow; `durable <= applied <= applying` on a replica.
+//! **Not here:** which node answers a read (`replica_set`), how rows get to a replica (`store`).
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::position::{History, Position};
+
+/// Whether a replica takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplicaState {
+    /// It is being made from a snapshot of the primary.
+    Building,
+    /// It applies what the primary logs.
+    Following,
+    /// It cannot be used; it is tried again.
+    Down,
+}
+
+impl ReplicaState {
+    const ALL: [Self; 3] = [Self::Building, Self::Following, Self::Down];
+}
+
+/// The nodes of one shard.
+#[derive(Debug)]
+pub struct Progress {
+    history: History,
+    /// Times are counted from here.
+    epoch: Instant,
+    begun: AtomicU64,
+    committed: AtomicU64,
+    replicas: Box<[ReplicaProgress]>,
+    /// Told whenever a replica has come further.
+    advanced: Notify,
+    /// Writes that wait until replicas have made them durable.
+    confirmations: AtomicUsize,
+}
+
+/// One replica's part of it.
+#[derive(Debug)]
+struct ReplicaProgress {
+    state: AtomicU8,
+    applying: AtomicU64,
+    applied: AtomicU64,
+    durable: AtomicU64,
+    /// Microseconds since `epoch` at which it had all there was.
+    current_at: AtomicU64,
+    /// Its applier, to be woken.
+    applier: OnceLock<Thread>,
+}
+
+impl Progress {
+    /// The progress of a shard whose primary has reached `position` and begun a timeline.
+    pub fn new(history: History, position: u64, replicas: usize) -> Self {
+        let replica = || ReplicaProgress {
+            state: AtomicU8::new(ReplicaState::Down as u8),
+            applying: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+            durable: AtomicU64::new(0),
+            current_at: AtomicU64::new(0),
+            applier: OnceLock::new(),
+        };
+        Self {
+            history,
+            epoch: Instant::now(),
+            begun: AtomicU64::new(position),
+            committed: AtomicU64::new(position),
+            replicas: (0..replicas).map(|_| replica()).collect(),
+            advanced: Notify::new(),
+            confirmations: AtomicUsize::new(0),
+        }
+    }
+
+    /// The timelines of the shard.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// A position of the timeline that goes on.
+    pub fn position(&self, at: u64) -> Position {
+        Position { timeline: self.history.current(), at }
+    }
+
+    /// Number of replicas, those that are down included.
+    pub fn replicas(&self) -> usize {
+        self.replicas.len()
+    }
+
+    // --- the primary -----------------------------------------------------------------------------------------
+
+    /// Told before a batch is committed.
+    pub fn begin(&self, position: u64) {
+        self.begun.store(position, Ordering::SeqCst);
+    }
+
+    /// Told after a batch is durable, before anyone is answered. `began` is when its commit began.
+    pub fn commit(&self, position: u64, began: Instant) {
+        let before = self.committed.load(Ordering::Acquire);
+        for replica in &self.replicas {
+            // A replica that had everything falls behind now, and not when it was last busy.
+            if replica.applied.load(Ordering::Acquire) >= before {
+                replica.current_at.fetch_max(self.micros(began), Ordering::AcqRel);
+            }
+        }
+        self.committed.store(position, Ordering::SeqCst);
+        self.replicas.iter().for_each(ReplicaProgress::wake);
+    }
+
+    /// Told after a batch failed, or after the file was opened again: what the primary has.
+    pub fn settle(&self, position: u64) {
+        self.committed.store(position, Ordering::SeqCst);
+        self.begun.store(position, Ordering::SeqCst);
+        self.replicas.iter().for_each(ReplicaProgress::wake);
+    }
+
+    /// Everything acknowledged is at or below this.
+    pub fn committed(&self) -> u64 {
+        self.committed.load(Ordering::SeqCst)
+    }
+
+    /// Up to where a read of the primary that has ended may have seen; `None` while a commit runs that it may
+    /// or may not have seen.
+    pub fn seen_on_primary(&self) -> Option<u64> {
+        // In this order: of a batch that the read saw, `begun` tells even if `committed` does not yet.
+        let committed = self.committed();
+        (self.begun.load(Ordering::SeqCst) == committed).then_some(committed)
+    }
+
+    // --- replicas --------------------------------------------------------------------------------------------
+
+    /// Sets whether a replica takes part.
+    pub fn set_state(&self, replica: usize, state: ReplicaState) {
+        self.replicas[replica].state.store(state as u8, Ordering::SeqCst);
+        self.advanced.notify_waiters();
+    }
+
+    /// Whether a replica takes part.
+    pub fn state(&self, replica: usize) -> ReplicaState {
+        let state = self.replicas[replica].state.load(Ordering::SeqCst);
+        ReplicaState::ALL
+            .into_iter()
+            .find(|known| *known as u8 == state)
+            .unwrap_or(ReplicaState::Down)
+    }
+
+    /// Registers the thread to wake when there is something to apply.
+    pub fn set_applier(&self, replica: usize, applier: Thread) {
+        // Set once, by the one thread that a replica has.
+        let _ = self.replicas[replica].applier.set(applier);
+    }
+
+    /// Told before a transaction of an applier is committed.
+    pub fn applying(&self, replica: usize, position: u64) {
+        self.replicas[replica].applying.store(position, Ordering::SeqCst);
+    }
+
+    /// Told after it. `had_all_at`: if this is all that the primary had at that time, the time.
+    pub fn applied(&self, replica: usize, position: u64, had_all_at: Option<Instant>) {
+        let replica = &self.replicas[replica];
+        if let Some(at) = had_all_at {
+            replica.current_at.fetch_max(self.micros(at), Ordering::AcqRel);
+        }
+        replica.applied.store(position, Ordering::SeqCst);
+        self.advanced.notify_waiters();
+    }
+
+    /// Told when a replica is made anew, or opened: where it stands, which is on disk.
+    pub fn restart(&self, replica: usize, position: u64) {
+        let state = &self.replicas[replica];
+        state.applying.store(position, Ordering::SeqCst);
+        state.applied.store(position, Ordering::SeqCst);
+        state.durable.store(position, Ordering::SeqCst);
+        self.advanced.notify_waiters();
+    }
+
+    /// Told after everything up to here is on the replica's disk.
+    pub fn durable(&self, replica: usize, position: u64) {
+        self.replicas[replica].durable.store(position, Ordering::SeqCst);
+        self.advanced.notify_waiters();
+    }
+
+    /// Up to where a replica shows the primary's changes.
+    pub fn applied_by(&self, replica: usize) -> u64 {
+        self.replicas[replica].applied.load(Ordering::SeqCst)
+    }
+
+    /// Up to where a replica keeps the primary's changes over a loss of power.
+    pub fn durable_on(&self, replica: usize) -> u64 {
+        self.replicas[replica].durable.load(Ordering::SeqCst)
+    }
+
+    /// Up to where a read of a replica that has ended may have seen. The primary has it all.
+    pub fn seen_on(&self, replica: usize) -> u64 {
+        self.replicas[replica].applying.load(Ordering::SeqCst)
+    }
+
+    /// How long ago a replica had everything that was committed; zero if it has it now.
+    pub fn staleness(&self, replica: usize) -> Duration {
+        let state = &self.replicas[replica];
+        if state.applied.load(Ordering::SeqCst) >= self.committed() {
+            return Duration::ZERO;
+        }
+        let current_at = Duration::from_micros(state.current_at.load(Ordering::Acquire));
+        self.epoch.elapsed().saturating_sub(current_at)
+    }
+
+    /// Up to where the log is no longer needed: every replica that can still catch up by it has it on disk.
+    pub fn trimmable(&self) -> u64 {
+        let kept = self.replicas.iter().map(|replica| replica.durable.load(Ordering::SeqCst));
+        kept.min().unwrap_or(u64::MAX).min(self.committed())
+    }
+
+    fn micros(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.epoch).as_micros() as u64
+    }
+
+    // --- those who wait --------------------------------------------------------------------------------------
+
+    /// On how many replicas everything up to `position` is durable.
+    pub fn confirmed(&self, position: u64) -> usize {
+        let durable = self.replicas.iter().map(|replica| replica.durable.load(Ordering::SeqCst));
+        durable.filter(|durable| *durable >= position).count()
+    }
+
+    /// Makes appliers sync what they apply, until it is dropped.
+    pub fn ask_for_confirmations(&self) -> Confirmations<'_> {
+        self.confirmations.fetch_add(1, Ordering::SeqCst);
+        self.replicas.iter().for_each(ReplicaProgress::wake);
+        Confirmations(self)
+    }
+
+    /// Whether someone waits for what appliers sync.
+    pub fn confirmations_wanted(&self) -> bool {
+        self.confirmations.load(Ordering::SeqCst) > 0
+    }
+
+    /// Waits until `check` finds what it looks for, at most until `deadline`.
+    pub async fn until<T>(
+        &self,
+        deadline: Instant,
+        check: impl Fn(&Self) -> Option<T>,
+    ) -> Option<T> {
+        loop {
+            let advanced = self.advanced.notified();
+            tokio::pin!(advanced);
+            // Before the check, so that what happens after it is not missed.
+            advanced.as_mut().enable();
+            if let Some(found) = check(self) {
+                return Some(found);
+            }
+            if tokio::time::timeout_at(deadline.into(), advanced).await.is_err() {
+                return check(self);
+            }
+        }
+    }
+}
+
+impl ReplicaProgress {
+    fn wake(&self) {
+        if let Some(applier) = self.applier.get() {
+            applier.unpark();
+        }
+    }
+}
+
+/// While it lives, appliers sync what they apply at once.
+#[derive(Debug)]
+pub struct Confirmations<'p>(&'p Progress);
+
+impl Drop for Confirmations<'_> {
+    fn drop(&mut self) {
+        self.0.confirmations.fetch_sub(1, Ordering::SeqCst);
+    }
+}

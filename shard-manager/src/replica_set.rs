@@ -1,0 +1,192 @@
+//! Replica set: which replica answers a read, and which are left out of the rotation for a while.
+//!
+//! Among those that are fresh enough the better of two is taken, by reads in flight ("The Power of Two Choices
+//! in Randomized Load Balancing", Mitzenmacher 2001). One that fails leaves the rotation, for twice as long
+//! each time, and comes back when a probe of it succeeds.
+//!
+//! **Invariant:** a replica that is chosen has what the read must not miss.
+//! **Not here:** reading, waiting, the primary (`shard`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::progress::{Progress, ReplicaState};
+use crate::store::sqlite::reader::Readers;
+use crate::store::sqlite::replica::Replica;
+
+/// A replica that is further behind is out of the rotation.
+const STALENESS_MAX: Duration = Duration::from_secs(10);
+/// How long a replica is left out after a first failure.
+const OUT_FIRST: Duration = Duration::from_millis(100);
+/// The longest time it is left out.
+const OUT_MAX: Duration = Duration::from_secs(10);
+/// How long a probe may wait for a connection.
+const PROBE_WAIT: Duration = Duration::from_secs(1);
+
+/// The replicas of one shard.
+pub struct ReplicaSet {
+    members: Vec<Arc<Member>>,
+    progress: Arc<Progress>,
+    turn: AtomicUsize,
+}
+
+/// A replica and how it does.
+struct Member {
+    replica: Arc<Replica>,
+    in_flight: AtomicU32,
+    failures: AtomicU32,
+    epoch: Instant,
+    /// Milliseconds since `epoch` until which it is out; 0: it is in.
+    out_until: AtomicU64,
+}
+
+/// What a read must not miss, and how old it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Demand {
+    /// The position that it must hold.
+    pub floor: u64,
+    /// How long ago the node may have been current.
+    pub staleness: Duration,
+}
+
+/// A replica that answers a read; counted as in flight while it lives.
+pub struct Chosen {
+    member: Arc<Member>,
+    /// Its connections.
+    pub readers: Arc<Readers>,
+}
+
+impl ReplicaSet {
+    /// A set of these replicas, in the order of the progress.
+    pub fn new(replicas: Vec<Arc<Replica>>, progress: &Arc<Progress>) -> Self {
+        let member = |replica| Member {
+            replica,
+            in_flight: AtomicU32::new(0),
+            failures: AtomicU32::new(0),
+            epoch: Instant::now(),
+            out_until: AtomicU64::new(0),
+        };
+        let members = replicas.into_iter().map(|replica| Arc::new(member(replica))).collect();
+        Self { members, progress: Arc::clone(progress), turn: AtomicUsize::new(0) }
+    }
+
+    /// The replicas, in order.
+    pub fn replicas(&self) -> impl Iterator<Item = &Arc<Replica>> {
+        self.members.iter().map(|member| &member.replica)
+    }
+
+    /// How many take part in writes now.
+    pub fn following(&self) -> usize {
+        let follows = |(index, member): &(usize, &Arc<Member>)| {
+            self.progress.state(*index) == ReplicaState::Following && member.replica.is_reachable()
+        };
+        self.members.iter().enumerate().filter(follows).count()
+    }
+
+    /// Whether a replica answers reads, lag aside.
+    pub fn takes_part(&self, index: usize) -> bool {
+        self.is_in(index)
+    }
+
+    /// The better of two replicas that meet the demand.
+    pub fn choose(&self, demand: &Demand) -> Option<Chosen> {
+        let count = self.members.len();
+        if count == 0 {
+            return None;
+        }
+        // Two different ones in turn, so that each pair comes as often; those that may not are passed over.
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut fit =
+            (0..count).map(|step| (turn + step) % count).filter(|&index| self.meets(index, demand));
+        let (first, second) = (fit.next()?, fit.next());
+        let busy = |index: usize| self.members[index].in_flight.load(Ordering::Relaxed);
+        let better = second.filter(|&second| busy(second) < busy(first)).unwrap_or(first);
+        let member = Arc::clone(&self.members[better]);
+        let readers = member.replica.readers()?;
+        member.in_flight.fetch_add(1, Ordering::Relaxed);
+        Some(Chosen { member, readers })
+    }
+
+    fn meets(&self, index: usize, demand: &Demand) -> bool {
+        self.is_in(index)
+            && self.progress.applied_by(index) >= demand.floor
+            && self.progress.staleness(index) <= demand.staleness.min(STALENESS_MAX)
+    }
+
+    /// Whether a replica may soon have what it lacks: it is worth a short wait.
+    pub fn is_near(&self, demand: &Demand, wait: Duration) -> bool {
+        let near = |index| self.progress.staleness(index) <= demand.staleness.min(wait);
+        (0..self.members.len()).any(|index| self.is_in(index) && near(index))
+    }
+
+    /// Whether some replica has what the read must not miss.
+    pub fn has(&self, demand: &Demand) -> bool {
+        (0..self.members.len()).any(|index| self.meets(index, demand))
+    }
+
+    fn is_in(&self, index: usize) -> bool {
+        let member = &self.members[index];
+        self.progress.state(index) == ReplicaState::Following
+            && member.replica.is_reachable()
+            && !member.is_out()
+    }
+}
+
+impl Member {
+    /// Whether failures keep it out. When its time is over, a probe decides; nobody's read has to.
+    fn is_out(self: &Arc<Self>) -> bool {
+        let until = self.out_until.load(Ordering::Acquire);
+        if until == 0 {
+            return false;
+        }
+        let now = self.millis();
+        if now >= until {
+            // Whoever puts the time off is the one who probes.
+            let later = now + 2 * PROBE_WAIT.as_millis() as u64;
+            let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
+            if self.out_until.compare_exchange(until, later, set, seen).is_ok() {
+                let member = Arc::clone(self);
+                tokio::task::spawn_blocking(move || member.probe());
+            }
+        }
+        true
+    }
+
+    fn probe(&self) {
+        let probed = self.replica.readers().map(|readers| readers.probe(PROBE_WAIT));
+        if matches!(probed, Some(Ok(()))) {
+            self.failures.store(0, Ordering::Release);
+            self.out_until.store(0, Ordering::Release);
+            tracing::info!(node = self.replica.node(), "a replica is back in the rotation");
+        } else {
+            self.fail();
+        }
+    }
+
+    fn fail(&self) {
+        let failures = self.failures.fetch_add(1, Ordering::AcqRel);
+        let out = OUT_FIRST.saturating_mul(1 << failures.min(10)).min(OUT_MAX);
+        self.out_until.store(self.millis() + out.as_millis() as u64, Ordering::Release);
+        self.replica.suspect();
+        tracing::warn!(node = self.replica.node(), ?out, "a replica leaves the rotation");
+    }
+
+    fn millis(&self) -> u64 {
+        // Never 0, which means that a replica is in.
+        self.epoch.elapsed().as_millis() as u64 + 1
+    }
+}
+
+impl Chosen {
+    /// Told when the read failed for a reason that is the replica's.
+    pub fn failed(&self) {
+        self.member.fail();
+    }
+}
+
+impl Drop for Chosen {
+    fn drop(&mut self) {
+        self.member.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,219 @@
+//! Applier: replays a primary's change log on the file of a replica, in order, each entry once.
+//!
+//! The position that was reached is stored in the transaction that holds the rows: so after any crash the
+//! replica goes on exactly where it stands. Transactions are synced only when someone asks for it; without a
+//! sync a loss of power may take the last ones back, position and all, and they are replayed again. The log
+//! keeps them until they are synced.
+//!
+//! **Invariant:** the rows of a replica are those that its primary had at the replica's position.
+//! **Not here:** when to apply, and what follows from failures (`replica`).
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::result::Error as DieselError;
+use diesel::sqlite::SqliteConnection;
+
+use super::batch::{Counters, add_rows, run};
+use super::connection::{Bind, OpenError, Trouble, open};
+use super::log::{self, Entry, Line};
+use super::{sql, timeline};
+use crate::idempotency;
+use crate::row::Change;
+use crate::table::{Registry, Table};
+
+/// Little cache: a replica's writes are spread over its file anyway.
+const REPLICA_PRAGMAS: &str = "PRAGMA cache_size=-4096";
+const LOG_PRAGMAS: &str = "PRAGMA cache_size=-512; PRAGMA query_only=ON";
+
+/// The two ends of a replication.
+pub struct Applier {
+    log: SqliteConnection,
+    replica: SqliteConnection,
+    tables: HashMap<String, Replayed>,
+    timeline: u32,
+    version: i64,
+    position: u64,
+    /// Whether the connection syncs its commits now.
+    syncs: bool,
+}
+
+/// A table and the statements that replay its changes.
+struct Replayed {
+    table: Arc<Table>,
+    replace: String,
+    remove: String,
+}
+
+/// Why an applier cannot go on.
+#[derive(Debug)]
+pub enum ApplyError {
+    /// The log does not go on where the replica stands: it was trimmed beyond.
+    LogTrimmed,
+    /// The primary's file cannot be read.
+    Primary(DieselError),
+    /// The replica has no room for it.
+    Full(DieselError),
+    /// The replica's file is not well, or not what it should be.
+    Damaged(DieselError),
+    /// The replica does not take it, for another reason.
+    Replica(DieselError),
+}
+
+impl Applier {
+    /// Opens both ends. The replica's file must have been made.
+    ///
+    /// # Errors
+    /// [`OpenError`] if one of the files cannot be used.
+    pub fn open(
+        primary: &Path,
+        replica: &Path,
+        tables: &Registry,
+        current: u32,
+    ) -> Result<Self, OpenError> {
+        let mut log = open(primary, LOG_PRAGMAS)?;
+        let mut connection = open(replica, REPLICA_PRAGMAS)?;
+        let told = |error| OpenError::file(replica, error);
+        timeline::copy(&mut log, &mut connection).map_err(told)?;
+        let Counters { version, position } = Counters::load(&mut connection).map_err(told)?;
+        let tables = tables.tables().chain([&*idempotency::TABLE]).map(|table| {
+            let (replace, remove) = (sql::replace(table), sql::remove(table));
+            (table.name().to_owned(), Replayed { table: Arc::clone(table), replace, remove })
+        });
+        let tables = tables.collect();
+        let (replica, timeline) = (connection, current);
+        let position = position as u64;
+        Ok(Self { log, replica, tables, timeline, version, position, syncs: true })
+    }
+
+    /// Up to where the replica has the primary's changes.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Applies the next entries of the log in one transaction, at most up to those made at `not_after`, and
+    /// tells whether there were any. `before_commit` learns the new position before it can be seen.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; nothing of the transaction is kept then.
+    pub fn step(
+        &mut self,
+        sync: bool,
+        not_after: Option<&str>,
+        before_commit: impl FnOnce(u64),
+    ) -> Result<bool, ApplyError> {
+        let entries = log::read_after(&mut self.log, self.position, not_after);
+        let entries = entries.map_err(ApplyError::Primary)?;
+        let Some(last) = entries.last().map(|entry| entry.position) else {
+            return if self.is_behind_the_log()? { Err(ApplyError::LogTrimmed) } else { Ok(false) };
+        };
+        if entries[0].position != self.position + 1 {
+            return Err(ApplyError::LogTrimmed);
+        }
+        self.set_sync(sync).map_err(ApplyError::replica)?;
+        let Self { replica, tables, timeline, version, .. } = self;
+        let applied = replica.immediate_transaction(|connection| {
+            let mut replay =
+                Replay { connection, tables, version: *version, added: BTreeMap::new() };
+            entries.iter().try_for_each(|entry| replay.entry(entry))?;
+            let Replay { connection, version, added, .. } = replay;
+            add_rows(connection, &added)?;
+            let at = [Bind::Int(version), Bind::Int(last as i64), Bind::Int(i64::from(*timeline))];
+            run(connection, sql::SET_REPLICA, &at)?;
+            before_commit(last);
+            Ok::<_, DieselError>(version)
+        });
+        self.version = applied.map_err(ApplyError::replica)?;
+        self.position = last;
+        Ok(true)
+    }
+
+    /// Syncs what was applied without a sync.
+    ///
+    /// # Errors
+    /// [`ApplyError`] of the replica.
+    pub fn sync(&mut self) -> Result<(), ApplyError> {
+        self.set_sync(true).map_err(ApplyError::replica)?;
+        // A commit syncs the WAL as a whole, whatever little it adds to it.
+        let touched = self.replica.batch_execute("UPDATE tessera_shard SET position = position");
+        touched.map_err(ApplyError::replica)
+    }
+
+    /// Folds the WAL into the file, for a tidy end. Best effort.
+    pub fn close(mut self) {
+        let _ = self.sync();
+        let _ = self.replica.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)");
+    }
+
+    fn set_sync(&mut self, sync: bool) -> QueryResult<()> {
+        if self.syncs != sync {
+            let level = if sync { "PRAGMA synchronous=FULL" } else { "PRAGMA synchronous=NORMAL" };
+            self.replica.batch_execute(level)?;
+            self.syncs = sync;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing follows only because all that followed was trimmed.
+    fn is_behind_the_log(&mut self) -> Result<bool, ApplyError> {
+        let primary = timeline::position(&mut self.log).map_err(ApplyError::Primary)?;
+        let empty = log::is_empty(&mut self.log).map_err(ApplyError::Primary)?;
+        Ok(empty && primary.at > self.position)
+    }
+}
+
+impl ApplyError {
+    fn replica(error: DieselError) -> Self {
+        match Trouble::of(&error) {
+            Trouble::Full => Self::Full(error),
+            // The log tells what the rows became: it can break no rule that the primary kept.
+            Trouble::Broken | Trouble::Constraint(_) => Self::Damaged(error),
+            Trouble::Other => Self::Replica(error),
+        }
+    }
+}
+
+/// One transaction on the replica while it runs.
+struct Replay<'r> {
+    connection: &'r mut SqliteConnection,
+    tables: &'r HashMap<String, Replayed>,
+    version: i64,
+    added: BTreeMap<String, i64>,
+}
+
+impl Replay<'_> {
+    fn entry(&mut self, entry: &Entry) -> QueryResult<()> {
+        log::lines(&entry.changes).try_for_each(|line| self.line(&Line::parse(line)?))
+    }
+
+    fn line(&mut self, line: &Line<'_>) -> QueryResult<()> {
+        let replayed = self.tables.get(&*line.table).ok_or(DieselError::NotFound)?;
+        let table = &replayed.table;
+        let values = line.values(table)?;
+        let mut binds = Vec::with_capacity(values.len() + 2);
+        binds.extend([Bind::Int(i64::from(line.slot)), Bind::Text(&line.key)]);
+        if line.change == Change::Removed {
+            let first = table.answered().start;
+            binds.extend(table.id().iter().map(|column| Bind::from(&values[column - first])));
+            run(self.connection, &replayed.remove, &binds)?;
+            self.version = self.version.max(line.version);
+        } else {
+            binds.extend(values.iter().map(Bind::from));
+            run(self.connection, &replayed.replace, &binds)?;
+            if let Bind::Int(version) = binds[table.version()] {
+                self.version = self.version.max(version);
+            }
+        }
+        let added = line.change.rows_added();
+        if added != 0 {
+            match self.added.get_mut(&*line.table) {
+                Some(sum) => *sum += added,
+                None => drop(self.added.insert(line.table.to_string(), added)),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,341 @@
+//! Batch: one transaction of a writer while it runs.
+//!
+//! It checks that the slots are owned here, applies the changes, keeps what was answered under an idempotency
+//! key, appends what the rows became to the change log, and keeps the counters. A statement that SQLite refuses
+//! is undone by SQLite alone, so a bad change does not hurt its neighbours.
+//!
+//! **Not here:** beginning and committing (`writer`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chrono::Utc;
+use diesel::prelude::*;
+use diesel::result::Error as DieselError;
+use diesel::sqlite::SqliteConnection;
+
+use super::connection::{Bind, Shapes, Statement, Trouble, for_each_row};
+use super::row_json::push_object;
+use super::schema::tessera_shard;
+use super::{log, sql};
+use crate::error::Error;
+use crate::idempotency;
+use crate::keyspace::Slot;
+use crate::row::{Change, Operation, RowDone, RowError, RowWrite};
+use crate::value::{Value, format_timestamp, push_json_number};
+
+/// Records of idempotency keys that one batch forgets.
+const FORGOTTEN_MAX: i64 = 100;
+
+/// What only grows: versions of rows, positions in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Counters {
+    pub(super) version: i64,
+    pub(super) position: i64,
+}
+
+impl Counters {
+    pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Self> {
+        let row = tessera_shard::table.select((tessera_shard::version, tessera_shard::position));
+        let (version, position) = row.first(connection)?;
+        Ok(Self { version, position })
+    }
+}
+
+/// One transaction while it runs.
+pub(super) struct Batch<'t> {
+    connection: &'t mut SqliteConnection,
+    shapes: &'t mut Shapes,
+    counters: Counters,
+    now: String,
+    log: Vec<u8>,
+    rows_added: BTreeMap<String, i64>,
+}
+
+/// What a batch leaves, if it is committed.
+pub(super) struct Applied {
+    pub(super) rows: Vec<Result<RowDone, Error>>,
+    pub(super) counters: Counters,
+    /// Bytes that were appended to the log.
+    pub(super) logged: u64,
+}
+
+impl<'t> Batch<'t> {
+    pub(super) fn new(
+        connection: &'t mut SqliteConnection,
+        counters: Counters,
+        shapes: &'t mut Shapes,
+    ) -> Self {
+        let now = format_timestamp(Utc::now());
+        Self { connection, shapes, counters, now, log: Vec::new(), rows_added: BTreeMap::new() }
+    }
+
+    pub(super) fn run(mut self, changes: &[&RowWrite]) -> QueryResult<Applied> {
+        let foreign = self.slots_not_owned(changes)?;
+        let mut rows = Vec::with_capacity(changes.len());
+        for change in changes {
+            rows.push(if foreign.contains(&i64::from(change.slot.number())) {
+                Err(Error::SlotNotOwned)
+            } else {
+                self.apply_once(change)?
+            });
+        }
+        if !self.log.is_empty() {
+            self.keep_books()?;
+        }
+        Ok(Applied { rows, counters: self.counters, logged: self.log.len() as u64 })
+    }
+
+    /// The database decides who owns a slot, inside the transaction that writes to it.
+    fn slots_not_owned(&mut self, changes: &[&RowWrite]) -> QueryResult<BTreeSet<i64>> {
+        let mut slots = Vec::with_capacity(changes.len() * 6);
+        for change in changes {
+            slots.push(if slots.is_empty() { b'[' } else { b',' });
+            push_json_number(&mut slots, change.slot.number());
+        }
+        slots.push(b']');
+        let slots = String::from_utf8(slots).expect("digits, commas and brackets are ASCII");
+        let binds = [Bind::Text(&slots), Bind::Text(&self.now)];
+        let statement = Statement { sql: sql::SLOTS_NOT_OWNED, binds: &binds, cached: true };
+        let mut foreign = BTreeSet::new();
+        for_each_row(self.connection, statement, |row| {
+            foreign.extend(row.int(0));
+            Ok(())
+        })?;
+        Ok(foreign)
+    }
+
+    /// Applies a change, unless it came before under its idempotency key.
+    fn apply_once(&mut self, change: &RowWrite) -> QueryResult<Result<RowDone, Error>> {
+        if let Some(key) = &change.idempotency_key
+            && let Some((fingerprint, answer)) = self.remembered(change, key)?
+        {
+            return Ok(idempotency::replay(change, &fingerprint, &answer));
+        }
+        let mut outcome = self.apply(change)?;
+        if let Some(record) = idempotency::record(change, &outcome) {
+            // Without its record the write must not be either.
+            let kept = self.insert(&record)?.map_err(|_| DieselError::RollbackTransaction)?;
+            self.note(&record, kept);
+        }
+        if let (Ok(done), false) = (&mut outcome, change.wants_row) {
+            done.json = Vec::new();
+        }
+        Ok(outcome)
+    }
+
+    /// The record of an idempotency key. One that is too old is removed.
+    fn remembered(
+        &mut self,
+        change: &RowWrite,
+        key: &str,
+    ) -> QueryResult<Option<(String, String)>> {
+        let slot = Bind::Int(i64::from(change.slot.number()));
+        let binds = [slot, Bind::Text(&change.key), Bind::Text(key)];
+        let statement = Statement { sql: sql::REMEMBERED, binds: &binds, cached: true };
+        let mut found = None;
+        for_each_row(self.connection, statement, |row| {
+            let text = |column| row.text(column, str::to_owned).unwrap_or_default();
+            found = Some((text(0), text(1), text(2)));
+            Ok(())
+        })?;
+        let Some((fingerprint, answer, at)) = found else { return Ok(None) };
+        if at < forgotten_before() {
+            self.forget(change.slot, &change.key, key)?;
+            return Ok(None);
+        }
+        Ok(Some((fingerprint, answer)))
+    }
+
+    /// Removes records of idempotency keys that are too old, a few at a time, oldest first.
+    pub(super) fn forget_old(&mut self) -> QueryResult<()> {
+        let before = forgotten_before();
+        let binds = [Bind::Text(&before), Bind::Int(FORGOTTEN_MAX)];
+        let statement = Statement { sql: sql::FORGOTTEN, binds: &binds, cached: true };
+        let mut old = Vec::new();
+        for_each_row(self.connection, statement, |row| {
+            let slot = row.int(0).and_then(|slot| Slot::new(u16::try_from(slot).ok()?));
+            let text = |column| row.text(column, str::to_owned).unwrap_or_default();
+            old.extend(slot.map(|slot| (slot, text(1), text(2))));
+            Ok(())
+        })?;
+        old.iter().try_for_each(|(slot, shard_key, key)| self.forget(*slot, shard_key, key))
+    }
+
+    fn forget(&mut self, slot: Slot, shard_key: &str, key: &str) -> QueryResult<()> {
+        let removal = RowWrite {
+            table: Arc::clone(&idempotency::TABLE),
+            operation: Operation::Delete,
+            slot,
+            key: shard_key.to_owned(),
+            id: vec![Value::Text(key.to_owned())],
+            set: Vec::new(),
+            precondition: None,
+            idempotency_key: None,
+            wants_row: false,
+        };
+        self.apply(&removal).map(drop)
+    }
+
+    fn apply(&mut self, change: &RowWrite) -> QueryResult<Result<RowDone, Error>> {
+        if let Some(refused) = self.refused(change)? {
+            return Ok(Err(refused));
+        }
+        let applied = match change.operation {
+            Operation::Upsert => match self.update(change)? {
+                Err(Error::NoSuchRow) => self.insert(change)?,
+                done => done,
+            },
+            Operation::Insert => self.insert(change)?,
+            Operation::Update => self.update(change)?,
+            Operation::Delete => self.delete(change)?,
+        };
+        Ok(applied.map(|done| self.note(change, done)))
+    }
+
+    /// Why a precondition forbids the change. Nothing can come between: this is the only writer.
+    fn refused(&mut self, change: &RowWrite) -> QueryResult<Option<Error>> {
+        let Some(precondition) = &change.precondition else { return Ok(None) };
+        let mut binds = Vec::with_capacity(change.id.len() + 2);
+        push_row_binds(&mut binds, change);
+        let sql = sql::version(&change.table);
+        let statement = Statement { sql: &sql, binds: &binds, cached: self.shapes.admit(&sql) };
+        let mut version = None;
+        for_each_row(self.connection, statement, |row| {
+            version = row.int(0);
+            Ok(())
+        })?;
+        if precondition.holds(version) {
+            return Ok(None);
+        }
+        Ok(Some(match precondition {
+            crate::row::Precondition::Absent => Error::Exists,
+            crate::row::Precondition::Present | crate::row::Precondition::Versions(_) => {
+                Error::VersionDiffers
+            }
+        }))
+    }
+
+    fn update(&mut self, change: &RowWrite) -> QueryResult<Result<RowDone, Error>> {
+        let set: Vec<usize> = change.set.iter().map(|(column, _)| *column).collect();
+        let now = std::mem::take(&mut self.now);
+        let mut binds: Vec<Bind<'_>> = change.set.iter().map(|(_, value)| value.into()).collect();
+        binds.extend([Bind::Int(self.counters.version + 1), Bind::Text(&now)]);
+        push_row_binds(&mut binds, change);
+        let applied = self.execute(change, &sql::update(&change.table, &set), &binds);
+        self.now = now;
+        Ok(done(applied?, Change::Changed, Error::NoSuchRow))
+    }
+
+    fn insert(&mut self, change: &RowWrite) -> QueryResult<Result<RowDone, Error>> {
+        if let Some(column) = change.missing() {
+            let (table, column) = (change.table.name().to_owned(), column.to_owned());
+            return Ok(Err(RowError::MissingColumn { table, column }.into()));
+        }
+        let set: Vec<usize> = change.set.iter().map(|(column, _)| *column).collect();
+        let now = std::mem::take(&mut self.now);
+        let mut binds = Vec::with_capacity(change.set.len() + change.id.len() + 5);
+        push_row_binds(&mut binds, change);
+        binds.extend(change.set.iter().map(|(_, value)| Bind::from(value)));
+        let version = Bind::Int(self.counters.version + 1);
+        binds.extend([version, Bind::Text(&now), Bind::Text(&now)]);
+        let applied = self.execute(change, &sql::insert(&change.table, &set), &binds);
+        self.now = now;
+        Ok(done(applied?, Change::Created, Error::Exists))
+    }
+
+    fn delete(&mut self, change: &RowWrite) -> QueryResult<Result<RowDone, Error>> {
+        let mut binds = Vec::with_capacity(change.id.len() + 2);
+        push_row_binds(&mut binds, change);
+        let applied = self.execute(change, &sql::delete(&change.table), &binds)?;
+        Ok(done(applied, Change::Removed, Error::NoSuchRow))
+    }
+
+    /// Runs a statement that returns the row it touched. A constraint is an answer, not a failure.
+    fn execute(
+        &mut self,
+        change: &RowWrite,
+        sql: &str,
+        binds: &[Bind<'_>],
+    ) -> QueryResult<Result<Option<Vec<u8>>, Error>> {
+        let statement = Statement { sql, binds, cached: self.shapes.admit(sql) };
+        let table = &change.table;
+        let mut json = None;
+        let ran = for_each_row(self.connection, statement, |row| {
+            let columns = table.answered().map(|index| table.column(index));
+            let mut object = Vec::with_capacity(256);
+            push_object(&mut object, row, columns.map(|column| (&*column.name, column.kind)))?;
+            json = Some(object);
+            Ok(())
+        });
+        match ran {
+            Ok(()) => Ok(Ok(json)),
+            Err(error) => match Trouble::of(&error) {
+                Trouble::Constraint(rule) => Ok(Err(Error::Constraint { rule })),
+                Trouble::Full | Trouble::Broken | Trouble::Other => Err(error),
+            },
+        }
+    }
+
+    /// Notes an applied change: version, log, number of rows.
+    fn note(&mut self, change: &RowWrite, mut done: RowDone) -> RowDone {
+        self.counters.version += 1;
+        done.version = self.counters.version;
+        log::push_line(&mut self.log, change, &done);
+        let added = done.change.rows_added();
+        if added != 0 {
+            match self.rows_added.get_mut(change.table.name()) {
+                Some(sum) => *sum += added,
+                None => drop(self.rows_added.insert(change.table.name().to_owned(), added)),
+            }
+        }
+        done
+    }
+
+    fn keep_books(&mut self) -> QueryResult<()> {
+        self.counters.position += 1;
+        let Counters { version, position } = self.counters;
+        let at = [Bind::Int(position), Bind::Text(&self.now), Bind::Blob(&self.log)];
+        run(self.connection, sql::APPEND_LOG, &at)?;
+        run(self.connection, sql::SET_COUNTERS, &[Bind::Int(version), Bind::Int(position)])?;
+        add_rows(self.connection, &self.rows_added)
+    }
+}
+
+/// Adds to the numbers of rows.
+pub(super) fn add_rows(
+    connection: &mut SqliteConnection,
+    rows_added: &BTreeMap<String, i64>,
+) -> QueryResult<()> {
+    for (table, added) in rows_added.iter().filter(|(_, added)| **added != 0) {
+        run(connection, sql::ADD_ROWS, &[Bind::Text(table), Bind::Int(*added)])?;
+    }
+    Ok(())
+}
+
+/// Runs one of the fixed statements.
+pub(super) fn run(
+    connection: &mut SqliteConnection,
+    sql: &str,
+    binds: &[Bind<'_>],
+) -> QueryResult<()> {
+    Statement { sql, binds, cached: true }.execute(connection).map(drop)
+}
+
+fn forgotten_before() -> String {
+    format_timestamp(Utc::now() - idempotency::KEPT)
+}
+
+fn push_row_binds<'c>(binds: &mut Vec<Bind<'c>>, change: &'c RowWrite) {
+    binds.extend([Bind::Int(i64::from(change.slot.number())), Bind::Text(&change.key)]);
+    binds.extend(change.id.iter().map(Bind::from));
+}
+
+fn done(
+    applied: Result<Option<Vec<u8>>, Error>,
+    change: Change,
+    untouched: Error,
+) -> Result<RowDone, Error> {
+    let json = applied?.ok_or(untouched)?;
+    Ok(RowDone { change, version: 0, json, replayed: false })
+}

@@ -1,0 +1,23 @@
+//! Check: whether a file is what SQLite wrote.
+//!
+//! **Not here:** whether a replica equals its primary (`digest`), what to do about damage.
+
+use std::path::Path;
+
+use super::connection::{OpenError, Statement, for_each_row, open};
+
+/// Looks at the structure of a file, every page of it. Blocks.
+///
+/// # Errors
+/// [`OpenError::Database`] with the first defect found.
+pub fn quick(path: &Path) -> Result<(), OpenError> {
+    let mut connection = open(path, "PRAGMA query_only=ON")?;
+    let mut found = String::new();
+    let statement = Statement { sql: "PRAGMA quick_check(1)", binds: &[], cached: false };
+    for_each_row(&mut connection, statement, |row| {
+        found += &row.text(0, str::to_owned).unwrap_or_default();
+        Ok(())
+    })
+    .map_err(|error| OpenError::file(path, error))?;
+    if found == "ok" { Ok(()) } else { Err(OpenError::file(path, found)) }
+}

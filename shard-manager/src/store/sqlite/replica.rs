@@ -1,0 +1,341 @@
+//! Replica: one replica of an embedded shard, and the thread that keeps it.
+//!
+//! The thread attaches (opens the file, or makes it from a snapshot of the primary), catches up, and then
+//! applies what the primary logs as it comes. What it cannot do now it tries again, less and less often.
+//!
+//! **Invariant:** readers are handed out only while the file is that of a replica which has caught up once.
+//! **Not here:** which replica answers a read (`replica_set`).
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use chrono::Utc;
+
+use super::OpenError;
+use super::applier::{Applier, ApplyError};
+use super::reader::{Housekeeping, Readers, Witness};
+use super::{check, snapshot};
+use crate::brake::{Brake, Gear};
+use crate::progress::{Progress, ReplicaState};
+use crate::table::Registry;
+use crate::value::format_timestamp;
+
+/// A replica is synced at least so often; until then the log keeps what it has applied.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+/// Or when it has applied so many batches since.
+const SYNC_EVERY_BATCHES: u64 = 256;
+/// The pause after a first failure; it doubles with each further one.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// The longest pause.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+/// How long a router that ends lets a replica catch up.
+const CATCH_UP_MAX: Duration = Duration::from_secs(2);
+/// How often a braked or delayed replica looks whether it may go on.
+const BRAKED: Duration = Duration::from_millis(5);
+
+/// What a replica is made of.
+pub struct ReplicaSpec {
+    /// `shard1-replica1`.
+    pub node: String,
+    /// The shard.
+    pub shard: String,
+    /// The primary's file.
+    pub primary: PathBuf,
+    /// Its own.
+    pub file: PathBuf,
+    /// Whether that file may be used; if not, it is made anew.
+    pub usable: bool,
+    /// Its number among the replicas of the shard, from 0.
+    pub index: usize,
+    /// The tables of the cluster.
+    pub tables: Registry,
+}
+
+/// A running replica.
+pub struct Replica {
+    node: String,
+    /// What holds its applier back.
+    pub brake: Brake,
+    readers: ArcSwapOption<Readers>,
+    /// Somebody could not read it: look at the file.
+    suspected: AtomicBool,
+    stopping: AtomicBool,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Replica {
+    /// Starts the thread of a replica.
+    ///
+    /// # Errors
+    /// The system's, if it has no thread to give.
+    pub fn start(
+        spec: ReplicaSpec,
+        progress: &Arc<Progress>,
+        housekeeping: &Housekeeping,
+    ) -> std::io::Result<Arc<Self>> {
+        let replica = Arc::new(Self {
+            node: spec.node.clone(),
+            brake: Brake::default(),
+            readers: ArcSwapOption::empty(),
+            suspected: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            thread: Mutex::new(None),
+        });
+        progress.set_state(spec.index, ReplicaState::Building);
+        let keeper = Keeper {
+            usable: spec.usable,
+            spec,
+            replica: Arc::clone(&replica),
+            progress: Arc::clone(progress),
+            housekeeping: housekeeping.clone(),
+            applier: None,
+            retry: RETRY_FIRST,
+            synced_at: Instant::now(),
+        };
+        let thread = std::thread::Builder::new()
+            .name(keeper.spec.node.clone())
+            .spawn(move || keeper.run())?;
+        *replica.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(replica)
+    }
+
+    /// The node's name.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Connections to its file, while it can be read.
+    pub fn readers(&self) -> Option<Arc<Readers>> {
+        self.readers.load_full()
+    }
+
+    /// Told when a read failed: the keeper checks the file, and makes it anew if it is damaged.
+    pub fn suspect(&self) {
+        self.suspected.store(true, Ordering::SeqCst);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = &*thread {
+            thread.thread().unpark();
+        }
+    }
+
+    /// Whether it can be reached, and its file has not to be looked at first.
+    pub fn is_reachable(&self) -> bool {
+        !self.suspected.load(Ordering::SeqCst) && self.brake.hold().gear != Gear::Cut
+    }
+
+    /// Lets it catch up for a moment, closes its file and ends its thread. Blocks.
+    pub fn stop(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            self.stopping.store(true, Ordering::SeqCst);
+            thread.thread().unpark();
+            // It can only have panicked, which was logged then.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's side.
+struct Keeper {
+    spec: ReplicaSpec,
+    usable: bool,
+    replica: Arc<Replica>,
+    progress: Arc<Progress>,
+    housekeeping: Housekeeping,
+    applier: Option<Applier>,
+    retry: Duration,
+    synced_at: Instant,
+}
+
+/// What the thread does next.
+enum Next {
+    /// Goes on at once.
+    Work,
+    /// Waits to be woken, at most so long.
+    Rest(Duration),
+}
+
+impl Keeper {
+    fn run(mut self) {
+        self.progress.set_applier(self.spec.index, std::thread::current());
+        while !self.replica.stopping.load(Ordering::SeqCst) {
+            if let Next::Rest(pause) = self.turn() {
+                std::thread::park_timeout(pause);
+            }
+        }
+        let deadline = Instant::now() + CATCH_UP_MAX;
+        while Instant::now() < deadline && matches!(self.turn(), Next::Work) {}
+        self.progress.set_state(self.spec.index, ReplicaState::Down);
+        if let Some(applier) = self.applier.take() {
+            applier.close();
+        }
+    }
+
+    fn turn(&mut self) -> Next {
+        let replica = Arc::clone(&self.replica);
+        let Ok(turn) = replica.brake.enter() else { return Next::Rest(BRAKED) };
+        let done = self.work();
+        drop(turn);
+        done.unwrap_or_else(|trouble| self.fail(&trouble))
+    }
+
+    fn work(&mut self) -> Result<Next, ApplyTrouble> {
+        if self.replica.suspected.load(Ordering::SeqCst) {
+            self.examine();
+            self.replica.suspected.store(false, Ordering::SeqCst);
+        }
+        if self.applier.is_none() {
+            self.attach().map_err(ApplyTrouble::Attach)?;
+            return Ok(Next::Work);
+        }
+        let next = self.apply().map_err(ApplyTrouble::Apply)?;
+        self.retry = RETRY_FIRST;
+        Ok(next)
+    }
+
+    /// Opens the replica's file, making it first if it cannot be used.
+    fn attach(&mut self) -> Result<(), OpenError> {
+        let spec = &self.spec;
+        if !self.usable {
+            self.progress.set_state(spec.index, ReplicaState::Building);
+            self.close_readers();
+            tracing::info!(node = %spec.node, "a replica is made from a snapshot of its primary");
+            snapshot::make(&spec.primary, &spec.file)?;
+            self.usable = true;
+        }
+        let current = self.progress.history().current();
+        let applier = Applier::open(&spec.primary, &spec.file, &spec.tables, current)?;
+        self.progress.restart(spec.index, applier.position());
+        let witness = Witness::replica(&self.progress, spec.index);
+        let readers = Readers::open(&spec.shard, &spec.file, witness, &self.housekeeping)?;
+        self.replica.readers.store(Some(Arc::new(readers)));
+        self.applier = Some(applier);
+        Ok(())
+    }
+
+    /// A connection that closes the old file last would remove the WAL of the new one, which has its name.
+    fn close_readers(&self) {
+        let Some(readers) = self.replica.readers.swap(None) else { return };
+        let readers = {
+            let watched = Arc::downgrade(&readers);
+            drop(readers);
+            watched
+        };
+        while readers.strong_count() > 0 {
+            std::thread::sleep(BRAKED);
+        }
+    }
+
+    /// One transaction, or a sync, if there is anything to do.
+    fn apply(&mut self) -> Result<Next, ApplyError> {
+        let Self { spec, progress, applier, .. } = self;
+        let Some(applier) = applier else { return Ok(Next::Work) };
+        let asked_at = Instant::now();
+        let committed = progress.committed();
+        let delay = self.replica.brake.hold().delay;
+        let (mut worked, mut position) = (false, applier.position());
+        if committed > position {
+            let unsynced = position - progress.durable_on(spec.index);
+            let sync = progress.confirmations_wanted() || unsynced >= SYNC_EVERY_BATCHES;
+            let not_after = (!delay.is_zero()).then(|| format_timestamp(Utc::now() - delay));
+            let begin = |position| progress.applying(spec.index, position);
+            worked = applier.step(sync, not_after.as_deref(), begin)?;
+            position = applier.position();
+            if worked {
+                let had_all_at = (position >= committed).then_some(asked_at);
+                progress.applied(spec.index, position, had_all_at);
+                if sync {
+                    progress.durable(spec.index, position);
+                    self.synced_at = Instant::now();
+                }
+            }
+        }
+        if position >= committed && progress.state(spec.index) != ReplicaState::Following {
+            progress.set_state(spec.index, ReplicaState::Following);
+        }
+        if worked {
+            return Ok(Next::Work);
+        }
+        self.rest(position, !delay.is_zero())
+    }
+
+    /// Nothing to apply: syncs if it is time, else rests until there is something to do.
+    fn rest(&mut self, position: u64, delayed: bool) -> Result<Next, ApplyError> {
+        let Self { spec, progress, applier, .. } = self;
+        let since = self.synced_at.elapsed();
+        let unsynced = position > progress.durable_on(spec.index);
+        if unsynced && (progress.confirmations_wanted() || since >= SYNC_EVERY) {
+            if let Some(applier) = applier {
+                applier.sync()?;
+            }
+            progress.durable(spec.index, position);
+            self.synced_at = Instant::now();
+            return Ok(Next::Work);
+        }
+        Ok(Next::Rest(match (delayed, unsynced) {
+            (true, _) => BRAKED,
+            (false, true) => SYNC_EVERY.saturating_sub(since),
+            (false, false) => SYNC_EVERY,
+        }))
+    }
+
+    /// Looks at the file that somebody could not read.
+    fn examine(&mut self) {
+        if let Err(cause) = check::quick(&self.spec.file) {
+            tracing::error!(node = %self.spec.node, %cause, "a replica is damaged and is made anew");
+            self.detach();
+        }
+    }
+
+    /// The file is of no use any more.
+    fn detach(&mut self) {
+        self.progress.set_state(self.spec.index, ReplicaState::Building);
+        self.applier = None;
+        self.usable = false;
+    }
+
+    /// Says what went wrong, and what to do about it after a pause.
+    fn fail(&mut self, trouble: &ApplyTrouble) -> Next {
+        let node = &self.spec.node;
+        match trouble {
+            ApplyTrouble::Apply(ApplyError::LogTrimmed) => {
+                tracing::warn!(%node, "a replica is too far behind for the log and is made anew");
+                self.detach();
+                return Next::Work;
+            }
+            ApplyTrouble::Apply(ApplyError::Primary(error)) => {
+                tracing::error!(%node, %error, "the change log cannot be read");
+                self.applier = None;
+            }
+            ApplyTrouble::Apply(ApplyError::Full(error)) => {
+                tracing::error!(%node, %error, "a replica has no room");
+            }
+            ApplyTrouble::Apply(ApplyError::Damaged(error)) => {
+                tracing::error!(%node, %error, "a replica is damaged and is made anew");
+                self.detach();
+            }
+            ApplyTrouble::Apply(ApplyError::Replica(error)) => {
+                tracing::error!(%node, %error, "a replica could not be written");
+                self.applier = None;
+            }
+            ApplyTrouble::Attach(error) => {
+                tracing::error!(%node, %error, "a replica could not be opened");
+                self.usable = false;
+            }
+        }
+        self.progress.set_state(self.spec.index, ReplicaState::Down);
+        let pause = self.retry;
+        self.retry = (self.retry * 2).min(RETRY_MAX);
+        Next::Rest(pause)
+    }
+}
+
+/// What can go wrong in a turn.
+enum ApplyTrouble {
+    Attach(OpenError),
+    Apply(ApplyError),
+}

@@ -1,0 +1,62 @@
+//! Snapshot: makes the file of a replica from that of its primary, while the primary is written to.
+//!
+//! `VACUUM INTO` reads one snapshot of the primary and writes it as a new file; rows and position are of the
+//! same instant. The copy is made beside the replica's file, synced, and then given its name.
+//!
+//! **Invariant:** under a replica's name there is a whole copy or none.
+//! **Not here:** when a replica is made anew (`replica`).
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use diesel::connection::SimpleConnection;
+
+use super::batch::run;
+use super::connection::{Bind, OpenError, open};
+
+/// Makes the file of a replica. Nobody may have the old one open. Blocks for as long as it takes to read and
+/// write the whole primary.
+///
+/// # Errors
+/// [`OpenError`]; the replica then has no file, or still the old one.
+pub fn make(primary: &Path, replica: &Path) -> Result<(), OpenError> {
+    let copy = with_suffix(replica, "-building");
+    remove(&copy)?;
+    let mut source = open(primary, "")?;
+    let path = copy.to_string_lossy();
+    run(&mut source, "VACUUM INTO ?1", &[Bind::Text(&path)])
+        .map_err(|error| OpenError::file(&copy, error))?;
+    drop(source);
+    // The log is the primary's; a replica reads it there.
+    let mut made = open(&copy, "")?;
+    made.batch_execute("DELETE FROM tessera_log; PRAGMA wal_checkpoint(TRUNCATE)")
+        .map_err(|error| OpenError::file(&copy, error))?;
+    drop(made);
+    let synced = File::open(&copy).and_then(|file| file.sync_all());
+    synced.map_err(|error| OpenError::io(&copy, error))?;
+    remove(replica)?;
+    fs::rename(&copy, replica).map_err(|error| OpenError::io(replica, error))?;
+    let folder = replica.parent().unwrap_or(Path::new("."));
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(|error| OpenError::io(folder, error))
+}
+
+/// Removes a database file and what SQLite keeps beside it. A WAL that was left behind would be replayed into
+/// the next file of that name.
+fn remove(path: &Path) -> Result<(), OpenError> {
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let path = with_suffix(path, suffix);
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(OpenError::io(&path, error)),
+        }
+    }
+    Ok(())
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}

@@ -1,0 +1,75 @@
+//! Timelines of a shard's file: where it stands, and of which life that is.
+//!
+//! **Invariant:** a file's timelines begin at positions that it has reached.
+//! **Not here:** what follows from them (`position`).
+
+use chrono::Utc;
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+
+use super::schema::{tessera_shard, tessera_timelines};
+use crate::position::{History, Position};
+use crate::value::format_timestamp;
+
+/// Begins a timeline where the file stands, and tells all of them and the position. `None` if they make no
+/// history.
+///
+/// A copy of a replica in the primary's place may know of timelines that begin later than it got: these are not
+/// its own.
+pub(super) fn begin(connection: &mut SqliteConnection) -> QueryResult<Option<(History, u64)>> {
+    connection.immediate_transaction(|connection| {
+        let at = position(connection)?.at;
+        let later = tessera_timelines::table.filter(tessera_timelines::began.gt(at as i64));
+        diesel::delete(later).execute(connection)?;
+        let timeline = i64::from(random_id());
+        diesel::insert_into(tessera_timelines::table)
+            .values((
+                tessera_timelines::timeline.eq(timeline),
+                tessera_timelines::began.eq(at as i64),
+                tessera_timelines::at.eq(format_timestamp(Utc::now())),
+            ))
+            .execute(connection)?;
+        diesel::update(tessera_shard::table)
+            .set(tessera_shard::timeline.eq(timeline))
+            .execute(connection)?;
+        let mut rows: Vec<(i64, i64)> = tessera_timelines::table
+            .select((tessera_timelines::timeline, tessera_timelines::began))
+            .order(tessera_timelines::number.desc())
+            .limit(History::TIMELINES_MAX as i64)
+            .load(connection)?;
+        rows.reverse();
+        let timelines = rows.into_iter().map(|(id, began)| (id as u32, began as u64));
+        Ok(History::new(timelines.collect()).map(|history| (history, at)))
+    })
+}
+
+/// Not 0: that is what a file has before its first timeline.
+fn random_id() -> u32 {
+    (uuid::Uuid::now_v7().as_u64_pair().1 as u32).max(1)
+}
+
+/// Where a file stands.
+pub(super) fn position(connection: &mut SqliteConnection) -> QueryResult<Position> {
+    let row = tessera_shard::table.select((tessera_shard::timeline, tessera_shard::position));
+    let (timeline, at): (i64, i64) = row.first(connection)?;
+    Ok(Position { timeline: timeline as u32, at: at as u64 })
+}
+
+/// Gives a replica the timelines of its primary.
+pub(super) fn copy(from: &mut SqliteConnection, to: &mut SqliteConnection) -> QueryResult<()> {
+    let timelines: Vec<(i64, i64, i64, String)> = tessera_timelines::table.load(from)?;
+    to.immediate_transaction(|to| {
+        diesel::delete(tessera_timelines::table).execute(to)?;
+        for (number, timeline, began, at) in &timelines {
+            diesel::insert_into(tessera_timelines::table)
+                .values((
+                    tessera_timelines::number.eq(number),
+                    tessera_timelines::timeline.eq(timeline),
+                    tessera_timelines::began.eq(began),
+                    tessera_timelines::at.eq(at),
+                ))
+                .execute(to)?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,352 @@
+//! Replicas of a running cluster: who answers, what is never shown, and what becomes of lost and foreign files.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use shard_manager::brake::{Gear, Hold};
+use shard_manager::consistency::Level;
+use shard_manager::error::{Error, Outcome};
+use shard_manager::keyspace::ShardKey;
+use shard_manager::manager::{Manager, ReadDone, Wish};
+use shard_manager::query::ReadQuery;
+use shard_manager::row::Operation::Upsert;
+use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::store::sqlite::digest::digest;
+use shard_manager::token::SessionToken;
+use shard_manager::topology::{Role, ShardIndex};
+
+use crate::cluster::{Cluster, deadline, execute, open, refusal, wish, with_replicas};
+
+fn replica_file(dir: &Path, shard: usize, replica: usize) -> PathBuf {
+    dir.join(format!("shard{shard}-replica{replica}.db"))
+}
+
+fn hold(manager: &Manager, node: &str, gear: Gear) {
+    let brake = manager.brake(node).expect("the node is there");
+    brake.set(Hold { gear, delay: Duration::ZERO });
+}
+
+fn user(n: i64) -> String {
+    json!({"name": n.to_string(), "email": "a@example.com"}).to_string()
+}
+
+/// Writes the row of a key, and tells what the client has seen.
+async fn write(cluster: &Cluster, key: &str, n: i64, wish: &Wish) -> SessionToken {
+    let (place, row) = cluster.prepare("users", Upsert, key, &user(n));
+    let written = cluster.manager.write(place, row, wish).await.expect("it is stored");
+    let mut session = wish.session.clone();
+    cluster.manager.seen(&mut session, place.shard, written.receipt.position);
+    session
+}
+
+async fn try_read(cluster: &Cluster, key: &str, wish: &Wish) -> Result<ReadDone, Error> {
+    let table = cluster.manager.table("users").expect("it is there");
+    let key = ShardKey::parse(key).expect("a key");
+    let read = cluster.manager.read(ReadQuery::all(&table), Some(key), wish).await;
+    read.map_err(|failure| failure.error)
+}
+
+/// The number that a key's row holds, if it is there, and who said so.
+async fn read(cluster: &Cluster, key: &str, wish: &Wish) -> (Option<i64>, Role) {
+    let read = try_read(cluster, key, wish).await.expect("it is read");
+    (number(&read), read.served_by)
+}
+
+fn number(read: &ReadDone) -> Option<i64> {
+    let rows = format!("[{}]", std::str::from_utf8(read.rows.json()).expect("UTF-8"));
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&rows).expect("rows");
+    rows.first().map(|row| row["name"].as_str().expect("text").parse().expect("a number"))
+}
+
+fn at(level: Level) -> Wish {
+    Wish { level, ..wish() }
+}
+
+fn with(session: &SessionToken) -> Wish {
+    Wish { session: session.clone(), ..wish() }
+}
+
+/// Waits until every replica has everything.
+async fn caught_up(cluster: &Cluster) {
+    while cluster
+        .manager
+        .health(deadline())
+        .await
+        .iter()
+        .any(|shard| shard.nodes.iter().any(|node| !node.up || node.lag > Duration::ZERO))
+    {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_sees_its_own_writes_though_every_replica_stands_still() {
+    let cluster = Cluster::with(with_replicas(1, 2));
+    let first = write(&cluster, "ada", 1, &at(Level::All)).await;
+    assert_eq!(read(&cluster, "ada", &with(&first)).await, (Some(1), Role::Replica));
+    for node in ["shard1-replica1", "shard1-replica2"] {
+        hold(&cluster.manager, node, Gear::Paused);
+    }
+    let second = write(&cluster, "ada", 2, &with(&first)).await;
+    assert_eq!(
+        read(&cluster, "ada", &wish()).await,
+        (Some(1), Role::Replica),
+        "no promise, no wait"
+    );
+    assert_eq!(read(&cluster, "ada", &with(&first)).await, (Some(1), Role::Replica));
+    assert_eq!(read(&cluster, "ada", &with(&second)).await, (Some(2), Role::Primary));
+    for level in [Level::Quorum, Level::All] {
+        assert_eq!(read(&cluster, "ada", &at(level)).await, (Some(2), Role::Primary));
+    }
+    hold(&cluster.manager, "shard1-replica2", Gear::Running);
+    caught_up_one(&cluster, "shard1-replica2").await;
+    for _ in 0..10 {
+        assert_eq!(read(&cluster, "ada", &with(&second)).await, (Some(2), Role::Replica));
+        assert_eq!(read(&cluster, "ada", &at(Level::Quorum)).await, (Some(2), Role::Replica));
+        assert_eq!(read(&cluster, "ada", &at(Level::All)).await, (Some(2), Role::Primary));
+    }
+}
+
+async fn caught_up_one(cluster: &Cluster, name: &str) {
+    loop {
+        let health = cluster.manager.health(deadline()).await;
+        let mut nodes = health.iter().flat_map(|shard| &shard.nodes);
+        if nodes.any(|node| node.node == name && node.up && node.lag == Duration::ZERO) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_has_seen_of_all_shards_it_sees_again() {
+    let cluster = Cluster::with(with_replicas(3, 1));
+    for n in 1..=3 {
+        hold(&cluster.manager, &format!("shard{n}-replica1"), Gear::Paused);
+    }
+    for n in 0..30 {
+        write(&cluster, &format!("u{n}"), n, &wish()).await;
+    }
+    let table = cluster.manager.table("users").expect("it is there");
+    let all = async |wish: &Wish| {
+        let read = cluster.manager.read(ReadQuery::all(&table), None, wish).await.expect("read");
+        (read.rows.len(), read.served_by, read.session)
+    };
+    let (rows, role, _) = all(&wish()).await;
+    assert_eq!((rows, role), (0, Role::Replica), "they stand still");
+    let (rows, role, seen) = all(&at(Level::All)).await;
+    assert_eq!((rows, role), (30, Role::Primary));
+    let (rows, role, again) = all(&with(&seen)).await;
+    assert_eq!((rows, role), (30, Role::Primary), "a read is remembered as a write is");
+    assert_eq!(again, seen);
+    for n in 0..3 {
+        assert!(seen.seen(ShardIndex(n)).is_some(), "shard {n}");
+    }
+}
+
+#[tokio::test]
+async fn a_read_may_ask_how_old_its_node_is_at_most() {
+    let cluster = Cluster::with(with_replicas(1, 1));
+    write(&cluster, "ada", 1, &at(Level::All)).await;
+    let current = |staleness| Wish { staleness, ..wish() };
+    let now = current(Duration::ZERO);
+    assert_eq!(read(&cluster, "ada", &now).await, (Some(1), Role::Replica), "it has everything");
+    hold(&cluster.manager, "shard1-replica1", Gear::Paused);
+    write(&cluster, "ada", 2, &wish()).await;
+    assert_eq!(read(&cluster, "ada", &now).await, (Some(2), Role::Primary));
+    let long = current(Duration::from_secs(9));
+    assert_eq!(read(&cluster, "ada", &long).await, (Some(1), Role::Replica));
+}
+
+#[tokio::test]
+async fn a_write_that_too_few_replicas_could_take_is_refused_before_it_is_written() {
+    let cluster = Cluster::with(with_replicas(1, 2));
+    hold(&cluster.manager, "shard1-replica1", Gear::Cut);
+    cut(&cluster, 1).await;
+    write(&cluster, "ada", 1, &at(Level::Quorum)).await;
+    let (place, row) = cluster.prepare("users", Upsert, "ada", &user(2));
+    let refused = cluster.manager.write(place, row.clone(), &at(Level::All)).await;
+    let refused = refused.expect_err("one is cut");
+    assert_eq!(refused.outcome, Outcome::Rejected);
+    let shard = "shard1".to_owned();
+    let error = Error::TooFewReplicas { shard, level: Level::All, needed: 2, found: 1 };
+    assert_eq!(refused.error, error);
+    assert_eq!(read(&cluster, "ada", &at(Level::All)).await.0, Some(1));
+    hold(&cluster.manager, "shard1-replica1", Gear::Running);
+    caught_up(&cluster).await;
+    cluster.manager.write(place, row, &at(Level::All)).await.expect("both are back");
+}
+
+/// Waits until so many replicas of the first shard are out.
+async fn cut(cluster: &Cluster, count: usize) {
+    while cluster.manager.health(deadline()).await[0].nodes.iter().filter(|node| !node.up).count()
+        != count
+    {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_replicas_do_not_confirm_is_told_as_what_it_is() {
+    let cluster = Cluster::with(with_replicas(1, 2));
+    hold(&cluster.manager, "shard1-replica2", Gear::Paused);
+    let (place, row) = cluster.prepare("users", Upsert, "ada", &user(1));
+    let soon = || Wish { deadline: Instant::now() + Duration::from_millis(150), ..at(Level::All) };
+    let failed = cluster.manager.write(place, row, &soon()).await.expect_err("one stands still");
+    assert_eq!(failed.outcome, Outcome::Committed);
+    let Error::NotConfirmed { requested, achieved, position, .. } = failed.error else {
+        panic!("{:?}", failed.error);
+    };
+    assert_eq!((requested, achieved), (Level::All, Level::Quorum));
+    let mut session = SessionToken::empty();
+    session.see(ShardIndex(0), position);
+    assert_eq!(read(&cluster, "ada", &with(&session)).await.0, Some(1), "it is stored");
+    hold(&cluster.manager, "shard1-replica1", Gear::Paused);
+    let (place, row) = cluster.prepare("users", Upsert, "ada", &user(2));
+    let failed = cluster.manager.write(place, row, &soon()).await.expect_err("both stand still");
+    assert!(matches!(failed.error, Error::NotConfirmed { achieved: Level::One, .. }));
+}
+
+#[tokio::test]
+async fn replicas_go_on_where_they_stood_and_equal_their_primaries_in_the_end() {
+    let mut cluster = Cluster::with(with_replicas(2, 1));
+    for round in 0..4 {
+        hold(&cluster.manager, "shard1-replica1", Gear::Paused);
+        for n in 0..50 {
+            write(&cluster, &format!("u{n}"), round * 100 + n, &wish()).await;
+        }
+        cluster = cluster.restart_after(|_| {});
+    }
+    caught_up(&cluster).await;
+    assert_equal(&cluster, 2, 1);
+}
+
+fn assert_equal(cluster: &Cluster, shards: usize, replicas: usize) {
+    for shard in 1..=shards {
+        let primary = digest(&cluster.file(shard)).expect("read");
+        for replica in 1..=replicas {
+            let file = replica_file(cluster.dir.path(), shard, replica);
+            assert_eq!(digest(&file).expect("read"), primary, "{}", file.display());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_is_lost_or_damaged_is_made_anew_and_others_are_left_alone() {
+    let cluster = Cluster::with(with_replicas(3, 1));
+    for n in 0..60 {
+        write(&cluster, &format!("u{n}"), n, &wish()).await;
+    }
+    let cluster = cluster.restart_after(|dir| {
+        std::fs::remove_file(replica_file(dir, 1, 1)).expect("it was there");
+        std::fs::write(replica_file(dir, 2, 1), "this is no database, and long enough to be read")
+            .expect("written");
+    });
+    caught_up(&cluster).await;
+    assert_equal(&cluster, 3, 1);
+}
+
+#[tokio::test]
+async fn a_replica_that_becomes_unreadable_leaves_the_rotation_and_comes_back_whole() {
+    let cluster = Cluster::with(with_replicas(1, 1));
+    for n in 0..300 {
+        write(&cluster, &format!("u{n}"), n, &at(Level::All)).await;
+    }
+    let file = replica_file(cluster.dir.path(), 1, 1);
+    let cluster = cluster.restart_after(|_| ruin_pages(&file));
+    for n in 0..300 {
+        let (found, _) = read(&cluster, &format!("u{n}"), &wish()).await;
+        assert_eq!(found, Some(n), "from the primary, if the replica cannot");
+    }
+    caught_up(&cluster).await;
+    assert_equal(&cluster, 1, 1);
+}
+
+/// Overwrites every page but the first two with nonsense: the schema is readable, the rows are not.
+fn ruin_pages(file: &Path) {
+    let mut bytes = std::fs::read(file).expect("read");
+    let users = crate::cluster::ints(
+        file,
+        "SELECT rootpage AS value FROM sqlite_schema WHERE name='users'",
+    );
+    let page = 4096 * (users[0] as usize - 1);
+    bytes[page..page + 4096].fill(0xa5);
+    std::fs::write(file, bytes).expect("written");
+}
+
+#[tokio::test]
+async fn replicas_may_become_more_and_fewer_at_any_start() {
+    let cluster = Cluster::with(with_replicas(1, 0));
+    write(&cluster, "ada", 1, &at(Level::All)).await;
+    let dir = cluster.stop();
+    for replicas in [3, 1, 2] {
+        let manager = open(dir.path(), with_replicas(1, replicas)).expect("it starts");
+        assert_eq!(manager.replicas(), replicas);
+        manager.close();
+    }
+    let manager = open(dir.path(), Wanted::default()).expect("it starts");
+    assert_eq!(manager.replicas(), 2, "it keeps what it was told");
+}
+
+#[tokio::test]
+async fn a_primary_that_was_put_back_from_an_older_copy_is_not_taken_for_the_one_that_was() {
+    let cluster = Cluster::with(with_replicas(1, 1));
+    let old = write(&cluster, "ada", 1, &at(Level::All)).await;
+    let cluster = cluster.restart_after(|dir| {
+        std::fs::copy(dir.join("shard1-primary.db"), dir.join("backup")).expect("copied");
+    });
+    let lost = write(&cluster, "ada", 2, &Wish { session: old.clone(), ..at(Level::All) }).await;
+    let dir = cluster.stop();
+    std::fs::copy(dir.path().join("backup"), dir.path().join("shard1-primary.db")).expect("copied");
+    let told = refusal(dir.path(), Wanted::default());
+    for word in ["shard1-replica1.db", "changes that the primary has not", "older copy"] {
+        assert!(told.contains(word), "{told}");
+    }
+    // The operator goes on without what was written since.
+    std::fs::remove_file(replica_file(dir.path(), 1, 1)).expect("removed");
+    let manager = open(dir.path(), Wanted::default()).expect("it starts");
+    let cluster = Cluster { manager, dir };
+    for n in 10..20 {
+        write(&cluster, "ada", n, &at(Level::All)).await;
+    }
+    assert_eq!(read(&cluster, "ada", &with(&old)).await.0, Some(19), "its past is still there");
+    let told = try_read(&cluster, "ada", &with(&lost)).await.expect_err("its past is gone");
+    assert_eq!(told, Error::SeenMayBeLost { shard: "shard1".into() });
+    let session = write(&cluster, "ada", 20, &with(&lost)).await;
+    let told = try_read(&cluster, "ada", &with(&session)).await.expect_err("a write hides it not");
+    assert_eq!(told, Error::SeenMayBeLost { shard: "shard1".into() });
+}
+
+#[tokio::test]
+async fn a_replica_in_the_place_of_a_lost_primary_has_all_that_a_quorum_confirmed() {
+    let cluster = Cluster::with(with_replicas(1, 1));
+    let mut session = SessionToken::empty();
+    for n in 0..40 {
+        let wish = Wish { session: session.clone(), ..at(Level::Quorum) };
+        session = write(&cluster, &format!("u{n}"), n, &wish).await;
+    }
+    let cluster = cluster.restart_after(|dir| {
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(dir.join(format!("shard1-primary.db{suffix}")));
+        }
+        std::fs::copy(replica_file(dir, 1, 1), dir.join("shard1-primary.db")).expect("copied");
+    });
+    for n in 0..40 {
+        assert_eq!(read(&cluster, &format!("u{n}"), &with(&session)).await.0, Some(n));
+    }
+    write(&cluster, "u1", 99, &at(Level::All)).await;
+    assert_equal(&cluster, 1, 1);
+}
+
+#[tokio::test]
+async fn a_file_of_another_shard_is_not_taken_for_a_replica() {
+    let cluster = Cluster::with(with_replicas(2, 1));
+    let dir = cluster.stop();
+    let (one, two) = (replica_file(dir.path(), 1, 1), replica_file(dir.path(), 2, 1));
+    std::fs::copy(two, &one).expect("copied");
+    let told = refusal(dir.path(), Wanted::default());
+    assert!(told.contains("shard1-replica1.db") && told.contains("shard2"), "{told}");
+    // Nobody lost anything by the refusal.
+    execute(&dir.path().join("shard1-primary.db"), "SELECT 1");
+}

@@ -1,0 +1,228 @@
+//! Replication: whatever the order of batches, crashes and replays, a replica holds what its primary held.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use serde_json::json;
+use serde_json::value::RawValue;
+use shard_manager::keyspace::{Keyspace, ShardKey};
+use shard_manager::progress::Progress;
+use shard_manager::row::{Operation, RowWrite};
+use shard_manager::store::Writer;
+use shard_manager::store::sqlite::applier::{Applier, ApplyError};
+use shard_manager::store::sqlite::digest::digest;
+use shard_manager::store::sqlite::shard_file::{self, Identity};
+use shard_manager::store::sqlite::snapshot;
+use shard_manager::store::sqlite::writer::SqliteWriter;
+use shard_manager::table::Registry;
+use tempfile::TempDir;
+
+/// One thing that happens to a shard.
+#[derive(Clone, Debug)]
+enum Event {
+    /// Batches are committed; each change is an operation on one of a few rows.
+    Batches(Vec<Vec<(Operation, u8, i64, bool)>>),
+    /// The replica applies a piece of the log, with or without a sync.
+    Apply { sync: bool },
+    /// The replica dies just before its commit.
+    DieBeforeCommit,
+    /// The replica's process dies between two transactions.
+    ReplicaDies,
+    /// The primary's process dies between two transactions.
+    PrimaryDies,
+    /// The replica's file is lost.
+    Rebuild,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let operation = prop::sample::select(Operation::ALL.to_vec());
+    let change = (operation, 0..12_u8, any::<i64>(), prop::bool::weighted(0.2));
+    let batch = proptest::collection::vec(change, 1..6);
+    prop_oneof![
+        4 => proptest::collection::vec(batch, 1..40).prop_map(Event::Batches),
+        6 => any::<bool>().prop_map(|sync| Event::Apply { sync }),
+        1 => Just(Event::DieBeforeCommit),
+        1 => Just(Event::ReplicaDies),
+        1 => Just(Event::PrimaryDies),
+        1 => Just(Event::Rebuild),
+    ]
+}
+
+/// A shard of two files, with nobody in between.
+struct Pair {
+    _dir: TempDir,
+    primary: PathBuf,
+    replica: PathBuf,
+    tables: Registry,
+    progress: Arc<Progress>,
+    writer: Option<SqliteWriter>,
+    applier: Option<Applier>,
+    rebuilt: u32,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (primary, replica) = (dir.path().join("p.db"), dir.path().join("r.db"));
+        let slots: Vec<u16> = (0..16_384).collect();
+        let identity = Identity { cluster_id: "c", shard: "shard1", slots: &slots };
+        let prepared = shard_file::prepare(&primary, &identity, true).expect("a new file");
+        let progress = Arc::new(Progress::new(prepared.history, prepared.position, 1));
+        let tables = prepared.tables;
+        let (writer, applier) = (None, None);
+        let mut pair =
+            Self { _dir: dir, primary, replica, tables, progress, writer, applier, rebuilt: 0 };
+        pair.rebuild();
+        pair
+    }
+
+    fn writer(&mut self) -> &mut SqliteWriter {
+        self.writer.get_or_insert_with(|| {
+            SqliteWriter::open("shard1", &self.primary, &self.progress).expect("it opens")
+        })
+    }
+
+    fn applier(&mut self) -> &mut Applier {
+        let current = self.progress.history().current();
+        self.applier.get_or_insert_with(|| {
+            Applier::open(&self.primary, &self.replica, &self.tables, current).expect("it opens")
+        })
+    }
+
+    fn rebuild(&mut self) {
+        self.applier = None;
+        snapshot::make(&self.primary, &self.replica).expect("a snapshot");
+        self.rebuilt += 1;
+        let position = self.applier().position();
+        self.progress.restart(0, position);
+    }
+
+    fn write(&mut self, batch: &[(Operation, u8, i64, bool)]) {
+        let rows: Vec<RowWrite> = batch.iter().map(|change| self.row(change)).collect();
+        let rows: Vec<&RowWrite> = rows.iter().collect();
+        self.writer().apply(&rows).expect("the batch is stored");
+    }
+
+    fn row(&self, (operation, id, amount, keyed): &(Operation, u8, i64, bool)) -> RowWrite {
+        let key = format!("u{}", id % 3);
+        let (table, fields) = match (id % 2 == 0, operation) {
+            (true, Operation::Delete) => ("orders", json!({"order_id": id.to_string()})),
+            (true, _) => (
+                "orders",
+                json!({"order_id": id.to_string(), "amount": amount,
+                "note": if amount % 2 == 0 { json!(null) } else { json!("line\nbreak \"quoted\" é") }}),
+            ),
+            (false, Operation::Delete) => ("kv", json!({})),
+            (false, _) => ("kv", json!({"value": {"n": [amount, null, "\u{1}\n"]}})),
+        };
+        let table = self.tables.find(table).expect("it is there");
+        let members: std::collections::BTreeMap<String, Box<RawValue>> =
+            serde_json::from_value(fields).expect("an object");
+        let fields: Vec<_> =
+            members.iter().map(|(name, json)| (name.as_str().into(), &**json)).collect();
+        let key = ShardKey::parse(&key).expect("a key");
+        let slot = Keyspace::Hash.slot_of(key).expect("a slot");
+        let mut row = RowWrite::parse(table, *operation, (key, slot), &fields).expect("a row");
+        // Few keys, so that some are used again, for the same and for other requests.
+        row.idempotency_key = keyed.then(|| format!("k{}", amount.rem_euclid(5)));
+        row
+    }
+
+    /// One transaction of the applier, and what its keeper would make of the outcome. Tells whether there may
+    /// be more.
+    fn apply(&mut self, sync: bool) -> bool {
+        let applied = self.applier().step(sync, None, |_| {});
+        match applied {
+            Ok(more) => {
+                let position = self.applier().position();
+                self.progress.applied(0, position, None);
+                if sync {
+                    self.applier().sync().expect("it syncs");
+                    self.progress.durable(0, position);
+                }
+                more
+            }
+            Err(ApplyError::LogTrimmed) => {
+                self.rebuild();
+                true
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    fn meet(&mut self, event: &Event) {
+        match event {
+            Event::Batches(batches) => batches.iter().for_each(|batch| self.write(batch)),
+            Event::Apply { sync } => drop(self.apply(*sync)),
+            Event::DieBeforeCommit => {
+                let died = catch_unwind(AssertUnwindSafe(|| {
+                    self.applier().step(true, None, |_| panic!("it dies here"))
+                }));
+                if died.is_err() {
+                    self.applier = None;
+                }
+            }
+            Event::ReplicaDies => self.applier = None,
+            Event::PrimaryDies => self.writer = None,
+            Event::Rebuild => self.rebuild(),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(crate::cases(12))]
+
+    #[test]
+    fn any_interleaving_of_batches_crashes_and_replays_ends_with_equal_files(
+        events in proptest::collection::vec(event(), 1..40)
+    ) {
+        let mut pair = Pair::new();
+        for event in &events {
+            pair.meet(event);
+        }
+        while pair.apply(true) {}
+        let (primary, replica) = (digest(&pair.primary), digest(&pair.replica));
+        prop_assert_eq!(primary.expect("read"), replica.expect("read"));
+        let counts = "SELECT json_group_array(json_array(name, rows)) AS value FROM tessera_counts";
+        prop_assert_eq!(crate::cluster::texts(&pair.primary, counts), crate::cluster::texts(&pair.replica, counts));
+    }
+}
+
+#[test]
+fn the_log_is_trimmed_once_replicas_have_it_on_disk_and_kept_until_then() {
+    let mut pair = Pair::new();
+    let batch = [(Operation::Upsert, 2, 1, false)];
+    let kept = |pair: &Pair| {
+        crate::cluster::ints(&pair.primary, "SELECT count(*) AS value FROM tessera_log")[0]
+    };
+    (0..200).for_each(|_| pair.write(&batch));
+    assert_eq!(kept(&pair), 200, "the replica has nothing yet");
+    while pair.apply(false) {}
+    (0..64).for_each(|_| pair.write(&batch));
+    assert_eq!(kept(&pair), 264, "it has it, but a loss of power could take it back");
+    while pair.apply(true) {}
+    (0..64).for_each(|_| pair.write(&batch));
+    assert!(kept(&pair) <= 128, "{} entries are left", kept(&pair));
+    while pair.apply(true) {}
+    assert_eq!(digest(&pair.primary).expect("read"), digest(&pair.replica).expect("read"));
+    assert_eq!(pair.rebuilt, 1, "by the log alone");
+}
+
+#[test]
+fn a_replica_that_the_log_does_not_reach_any_more_is_told_so() {
+    let mut pair = Pair::new();
+    let batch = [(Operation::Upsert, 2, 1, false)];
+    (0..10).for_each(|_| pair.write(&batch));
+    // As the limit of the log's size does.
+    crate::cluster::execute(&pair.primary, "DELETE FROM tessera_log WHERE position < 6");
+    let told = pair.applier().step(true, None, |_| {});
+    assert!(matches!(told, Err(ApplyError::LogTrimmed)), "{told:?}");
+    crate::cluster::execute(&pair.primary, "DELETE FROM tessera_log");
+    let told = pair.applier().step(true, None, |_| {});
+    assert!(matches!(told, Err(ApplyError::LogTrimmed)), "{told:?}");
+    pair.rebuild();
+    assert!(!pair.apply(true));
+    assert_eq!(digest(&pair.primary).expect("read"), digest(&pair.replica).expect("read"));
+}

@@ -1,0 +1,140 @@
+//! Tokens and positions: a client's memory, and whether it belongs to the life that went on.
+
+use proptest::prelude::*;
+use shard_manager::consistency::Level;
+use shard_manager::position::{History, Position};
+use shard_manager::token::{SessionToken, TokenError, TokenKey};
+use shard_manager::topology::{ShardIndex, Topology};
+
+fn key() -> TokenKey {
+    TokenKey::new(*b"0123456789abcdef")
+}
+
+fn position(timeline: u32, at: u64) -> Position {
+    Position { timeline, at }
+}
+
+fn token(seen: &[(u16, u32, u64)]) -> SessionToken {
+    let mut token = SessionToken::empty();
+    for (shard, timeline, at) in seen {
+        token.see(ShardIndex(*shard), position(*timeline, *at));
+    }
+    token
+}
+
+fn seen() -> impl Strategy<Value = Vec<(u16, u32, u64)>> {
+    proptest::collection::vec((0..256_u16, any::<u32>(), any::<u64>()), 0..40)
+}
+
+proptest! {
+    #![proptest_config(crate::cases(256))]
+
+    #[test]
+    fn a_token_comes_back_as_it_was_given(seen in seen()) {
+        let token = token(&seen);
+        let text = token.encode(&key());
+        prop_assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
+        prop_assert_eq!(SessionToken::parse(&text, &key()), Ok(token));
+    }
+
+    #[test]
+    fn a_token_that_was_changed_anywhere_is_refused(
+        seen in seen(), at in any::<prop::sample::Index>(), with in "[A-Za-z0-9_-]{1}"
+    ) {
+        let text = token(&seen).encode(&key());
+        let at = at.index(text.len());
+        let mut changed = text.clone();
+        changed.replace_range(at..=at, &with);
+        // The last character has bits that stand for nothing; a change of these is refused as well.
+        prop_assume!(changed != text);
+        prop_assert_eq!(SessionToken::parse(&changed, &key()), Err(TokenError::Foreign));
+        prop_assert_eq!(SessionToken::parse(&text[..at], &key()), Err(TokenError::Foreign));
+    }
+
+    #[test]
+    fn any_text_is_refused_and_harms_nobody(text in "\\PC{0,300}") {
+        prop_assert!(SessionToken::parse(&text, &key()).is_err());
+    }
+
+    #[test]
+    fn merging_forgets_nothing_and_does_not_depend_on_the_order(
+        a in proptest::collection::vec((0..8_u16, 0..100_u64), 0..20),
+        b in proptest::collection::vec((0..8_u16, 0..100_u64), 0..20),
+    ) {
+        let of = |list: &[(u16, u64)]| {
+            token(&list.iter().map(|(shard, at)| (*shard, 7, *at)).collect::<Vec<_>>())
+        };
+        let (mut ab, mut ba) = (of(&a), of(&b));
+        ab.merge(&of(&b));
+        ba.merge(&of(&a));
+        prop_assert_eq!(&ab, &ba);
+        for (shard, at) in a.iter().chain(&b) {
+            prop_assert!(ab.seen(ShardIndex(*shard)).is_some_and(|seen| seen.at >= *at));
+        }
+    }
+
+    #[test]
+    fn a_position_belongs_to_a_history_exactly_up_to_where_the_next_timeline_began(
+        begins in proptest::collection::vec(0..50_u64, 1..6), at in 0..60_u64, which in 0..6_usize
+    ) {
+        let mut begins = begins;
+        begins.sort_unstable();
+        let timelines: Vec<(u32, u64)> = (1..).zip(begins.iter().copied()).collect();
+        let history = History::new(timelines).expect("ascending");
+        prop_assert_eq!(history.current() as usize, begins.len());
+        let expected = match begins.get(which + 1) {
+            _ if which >= begins.len() => at == 0,
+            Some(next) => at <= *next,
+            None => true,
+        };
+        prop_assert_eq!(history.holds(position(which as u32 + 1, at)), expected);
+    }
+}
+
+#[test]
+fn a_token_of_another_cluster_is_as_wrong_as_a_forged_one() {
+    let text = token(&[(0, 1, 5)]).encode(&TokenKey::new([7; 16]));
+    assert_eq!(SessionToken::parse(&text, &key()), Err(TokenError::Foreign));
+}
+
+#[test]
+fn a_token_of_all_shards_that_can_be_stays_within_its_limit() {
+    let all = (0..Topology::SHARDS_MAX as u16).map(|shard| (shard, u32::MAX, 1_u64 << 34));
+    let text = token(&all.collect::<Vec<_>>()).encode(&key());
+    assert!(text.len() <= SessionToken::LEN_MAX, "{} bytes", text.len());
+    assert_eq!(SessionToken::parse(&"A".repeat(4_097), &key()), Err(TokenError::TooLong));
+}
+
+/// The text of one token, for ever: tokens outlive the router that made them.
+#[test]
+fn the_form_of_a_token_is_pinned() {
+    let text = token(&[(0, 0x0403_0201, 300), (3, 5, 7)]).encode(&key());
+    assert_eq!(text, GOLDEN);
+}
+
+const GOLDEN: &str = "AQABAgMErAICBQAAAAcT5qR0bH_ULQ";
+
+#[test]
+fn a_history_of_nothing_or_in_disorder_is_none() {
+    assert_eq!(History::new(vec![]), None);
+    assert_eq!(History::new(vec![(1, 5), (2, 4)]), None);
+}
+
+#[test]
+fn levels_count_nodes_as_a_majority_does() {
+    let needed = |replicas| Level::ALL.map(|level| level.replicas_needed(replicas));
+    assert_eq!(needed(0), [0, 0, 0]);
+    assert_eq!(needed(1), [0, 1, 1]);
+    assert_eq!(needed(2), [0, 1, 2]);
+    assert_eq!(needed(3), [0, 2, 3]);
+    assert_eq!(needed(4), [0, 2, 4]);
+    assert_eq!(needed(5), [0, 3, 5]);
+    for replicas in 0..=5 {
+        for confirmed in 0..=replicas {
+            let reached = Level::reached(confirmed, replicas);
+            assert!(reached.replicas_needed(replicas) <= confirmed);
+            let stronger = Level::ALL.into_iter().filter(|level| *level > reached);
+            assert!(stronger.into_iter().all(|level| level.replicas_needed(replicas) > confirmed));
+        }
+    }
+}
