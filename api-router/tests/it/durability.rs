@@ -7,7 +7,9 @@ use std::sync::mpsc;
 use std::thread;
 
 use serde_json::{Value, json};
+use shard_manager::store::sqlite::digest::digest;
 
+use crate::client::settle;
 use crate::harness::{PATIENCE, Router, command, left_out, sightless};
 
 /// Clients that write at the same time.
@@ -192,12 +194,27 @@ fn check_versions_grow(router: &Router, users: &[Value], ledger: &mut Ledger) {
     }
 }
 
+/// Every file of a replica holds what its primary's holds.
+fn check_replicas(router: &Router, data: &Path) {
+    settle(router);
+    for shard in 1..=3 {
+        let digest = |node: &str| digest(&data.join(format!("shard{shard}-{node}.db"))).unwrap();
+        assert_eq!(digest("replica1"), digest("primary"), "shard{shard}");
+    }
+}
+
+/// How often the process is killed: five times, or with LONG_TESTS=1 in the environment fifty times.
+fn kills() -> usize {
+    if std::env::var_os("LONG_TESTS").is_some() { 50 } else { 5 }
+}
+
 #[test]
 fn what_was_acknowledged_survives_kill_9_once_and_versions_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut ledger = Ledger::new();
-    for (round, acknowledgements) in [23, 90, 150].into_iter().enumerate() {
+    for round in 0..kills() {
+        let acknowledgements = [23, 90, 150, 7, 60][round % 5];
         let router = Router::start_in(&data, &[]);
         ledger.extend(kill_under_load(router, round, acknowledgements));
         let known = ledger.values().filter(|known| known.acknowledged.is_some()).count();
@@ -208,6 +225,7 @@ fn what_was_acknowledged_survives_kill_9_once_and_versions_go_on() {
         check_users(&users, &ledger);
         check_counts(&router, &users);
         check_versions_grow(&router, &users, &mut ledger);
+        check_replicas(&router, &data);
     }
 }
 
