@@ -15,6 +15,8 @@
 //! | `metrics` | the answer, as it is serialized |
 //! | `recorder` | the façade: record, roll, snapshot |
 
+#![forbid(unsafe_code)]
+
 mod errors;
 mod histogram;
 mod metrics;

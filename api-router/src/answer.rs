@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::web::Bytes;
 use actix_web::{HttpResponse, HttpResponseBuilder};
-use shard_manager::error::{Error, Failure};
+use shard_manager::error::Failure;
 use shard_manager::lane::LaneTimes;
 use shard_manager::shard_map::Place;
 use shard_manager::token::SessionToken;
@@ -128,18 +128,14 @@ pub fn etag(version: i64) -> HeaderValue {
     HeaderValue::from_maybe_shared(Bytes::from(text)).expect("digits in quotes are a header value")
 }
 
-/// A failure as a problem that names its shard. Of a write that is stored, though not as asked, the client
-/// has seen as much as of one that succeeded.
+/// A failure as a problem that names its shard, and tells what the client has seen with it.
 pub fn refusal(app: &App, failure: Failure, session: &SessionToken) -> Problem {
     let shard = failure.place.map(|place| app.manager.shard_name(place.shard).to_owned());
-    let seen = match (&failure.error, failure.place) {
-        (Error::NotConfirmed { position, .. }, Some(place)) => {
-            let mut session = session.clone();
-            app.manager.seen(&mut session, place.shard, *position);
-            Some(app.manager.token(&session))
-        }
-        _ => None,
-    };
+    let seen = failure.place.zip(failure.seen).map(|(place, position)| {
+        let mut session = session.clone();
+        app.manager.seen(&mut session, place.shard, position);
+        app.manager.token(&session)
+    });
     let problem = Problem::from(failure);
     let problem = match seen {
         Some(token) => problem.session(token),

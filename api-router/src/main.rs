@@ -1,5 +1,7 @@
 //! The router's process: reads the configuration, opens the cluster, serves, and ends in order.
 
+#![forbid(unsafe_code)]
+
 use std::io::{IsTerminal, Write};
 use std::net::TcpListener;
 use std::process::ExitCode;

@@ -7,6 +7,8 @@
 //! **Invariant:** no crate of the workspace is imported; what is tested is the wire.
 //! **Not here:** nothing that knows how the router works inside.
 
+#![forbid(unsafe_code)]
+
 mod client;
 mod options;
 mod progress;

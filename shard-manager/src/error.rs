@@ -97,8 +97,6 @@ pub enum Error {
         requested: Level,
         /// The level that it has reached.
         achieved: Level,
-        /// Where it stands.
-        position: Position,
     },
     /// What the session has seen is not part of the shard's history.
     #[error(
@@ -165,12 +163,15 @@ pub struct Failure {
     pub place: Option<Place>,
     /// What became of it, if it was a write.
     pub outcome: Outcome,
+    /// What the client has learnt of the shard all the same: a write that the rows themselves forbade tells of
+    /// these rows.
+    pub seen: Option<Position>,
 }
 
 impl Failure {
     /// A failure that left nothing behind.
     pub fn rejected(error: Error, place: Option<Place>) -> Self {
-        Self { error, place, outcome: Outcome::Rejected }
+        Self { error, place, outcome: Outcome::Rejected, seen: None }
     }
 }
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::row::{Change, Operation, RowDone, RowError, RowWrite};
 use crate::table::{Column, Table};
-use crate::value::{ColumnType, Value, push_json_number, push_json_string};
+use crate::value::{ColumnType, Value, push_json};
 
 /// How long an answer is kept.
 pub const KEPT: chrono::TimeDelta = chrono::TimeDelta::hours(24);
@@ -163,26 +163,17 @@ fn fingerprint(change: &RowWrite) -> String {
     text.push(b' ');
     text.extend_from_slice(change.table.name().as_bytes());
     for value in &change.id {
-        push_value(&mut text, value);
+        text.push(b'=');
+        push_json(&mut text, value);
     }
     for (column, value) in &change.set {
         text.push(b',');
         text.extend_from_slice(change.table.column(*column).name.as_bytes());
-        push_value(&mut text, value);
+        text.push(b'=');
+        push_json(&mut text, value);
     }
     if let Some(precondition) = &change.precondition {
         precondition.spell(&mut text);
     }
     format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&text))
-}
-
-fn push_value(out: &mut Vec<u8>, value: &Value) {
-    out.push(b'=');
-    match value {
-        Value::Null => out.extend_from_slice(b"null"),
-        Value::Bool(truth) => out.extend_from_slice(if *truth { b"true" } else { b"false" }),
-        Value::Int(number) => push_json_number(out, *number),
-        Value::Double(number) => push_json_number(out, *number),
-        Value::Text(text) => push_json_string(out, text),
-    }
 }

@@ -9,6 +9,7 @@ mod bulk;
 mod opening;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -42,6 +43,8 @@ pub struct Manager {
     token_key: TokenKey,
     /// Held as long as anything may write.
     data_dir: DataDir,
+    /// Tells what works behind the back of requests to end.
+    closed: Arc<AtomicBool>,
 }
 
 /// What a client asks of a request, whatever it is about.
@@ -147,8 +150,13 @@ impl Manager {
         tokens: impl Iterator<Item = &'t str>,
     ) -> Result<SessionToken, TokenError> {
         let mut session = SessionToken::empty();
+        let holds = |shard: ShardIndex, position| {
+            // A shard that is not there any more has nothing to hold.
+            let shard = self.shards.get(shard.index());
+            shard.is_none_or(|shard| shard.progress.history().holds(position))
+        };
         for token in tokens {
-            session.merge(&SessionToken::parse(token, &self.token_key)?);
+            session.merge(&SessionToken::parse(token, &self.token_key)?, holds);
         }
         Ok(session)
     }
@@ -207,18 +215,19 @@ impl Manager {
         wish: &Wish,
     ) -> Result<Written, Failure> {
         let shard = &self.shards[place.shard.index()];
-        let failed = |error, outcome| Failure { error, place: Some(place), outcome };
+        let failed = |error, outcome, seen| Failure { error, place: Some(place), outcome, seen };
         let done = shard.write(vec![row], wish.level, wish.deadline).await;
-        let done = done.map_err(|failure| failed(failure.error, failure.outcome))?;
+        let done = done.map_err(|failure| failed(failure.error, failure.outcome, None))?;
         let position = shard.progress.position(done.applied.position);
+        let seen = Some(position);
         let times = done.applied.times;
         match (done.applied.rows.into_iter().next(), done.shortfall) {
             (Some(Ok(row)), None) => {
                 Ok(Written { row, receipt: Receipt { place, position, times } })
             }
-            (Some(Ok(_)), Some(shortfall)) => Err(failed(shortfall, Outcome::Committed)),
-            (Some(Err(error)), _) => Err(failed(error, Outcome::Rejected)),
-            (None, _) => Err(failed(Error::Internal, Outcome::Unknown)),
+            (Some(Ok(_)), Some(shortfall)) => Err(failed(shortfall, Outcome::Committed, seen)),
+            (Some(Err(error)), _) => Err(failed(error, Outcome::Rejected, seen)),
+            (None, _) => Err(failed(Error::Internal, Outcome::Unknown, None)),
         }
     }
 
@@ -339,6 +348,7 @@ impl Manager {
 
     /// Finishes what is queued and closes the files. Blocks.
     pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
         self.shards.iter().for_each(Shard::close);
         self.data_dir.close();
     }

@@ -27,12 +27,13 @@ impl History {
     /// Timelines that are remembered. A position of an older one counts as lost.
     pub const TIMELINES_MAX: usize = 4_096;
 
-    /// A history of these timelines, each with the position at which it began, oldest first.
+    /// A history of these timelines, each with the position at which it began, oldest first. Of none it holds
+    /// nothing but the beginning.
     ///
-    /// Returns nothing if there are none, or if they do not follow each other.
+    /// Returns nothing if they do not follow each other.
     pub fn new(timelines: Vec<(u32, u64)>) -> Option<Self> {
         let ascending = timelines.windows(2).all(|pair| pair[0].1 <= pair[1].1);
-        (ascending && !timelines.is_empty()).then_some(Self { timelines })
+        ascending.then_some(Self { timelines })
     }
 
     /// The timeline in which positions are reached now.

@@ -174,7 +174,8 @@ impl Progress {
         self.advanced.notify_waiters();
     }
 
-    /// Told when a replica is made anew, or opened: where it stands, which is on disk.
+    /// Told when a replica is made anew, or opened: where it stands. It must be on disk: the snapshot is synced, and
+    /// an applier syncs when it opens a file.
     pub fn restart(&self, replica: usize, position: u64) {
         let state = &self.replicas[replica];
         state.applying.store(position, Ordering::SeqCst);
@@ -212,6 +213,13 @@ impl Progress {
         }
         let current_at = Duration::from_micros(state.current_at.load(Ordering::Acquire));
         self.epoch.elapsed().saturating_sub(current_at)
+    }
+
+    /// The same for people: `None` if it has never had everything since the process began.
+    pub fn lag(&self, replica: usize) -> Option<Duration> {
+        let staleness = self.staleness(replica);
+        let known = self.replicas[replica].current_at.load(Ordering::Acquire) > 0;
+        (known || staleness.is_zero()).then_some(staleness)
     }
 
     /// Up to where the log is no longer needed: every replica that can still catch up by it has it on disk.

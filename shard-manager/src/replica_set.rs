@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::error::Error;
 use crate::progress::{Progress, ReplicaState};
 use crate::store::sqlite::reader::Readers;
 use crate::store::sqlite::replica::Replica;
@@ -155,20 +156,24 @@ impl Member {
 
     fn probe(&self) {
         let probed = self.replica.readers().map(|readers| readers.probe(PROBE_WAIT));
-        if matches!(probed, Some(Ok(()))) {
+        // Busy is not down.
+        if matches!(probed, Some(Ok(()) | Err(Error::PoolExhausted { .. }))) {
             self.failures.store(0, Ordering::Release);
             self.out_until.store(0, Ordering::Release);
             tracing::info!(node = self.replica.node(), "a replica is back in the rotation");
         } else {
-            self.fail();
+            self.fail(true);
         }
     }
 
-    fn fail(&self) {
+    /// Leaves the rotation; if its file may be to blame, that is looked at.
+    fn fail(&self, suspect: bool) {
         let failures = self.failures.fetch_add(1, Ordering::AcqRel);
         let out = OUT_FIRST.saturating_mul(1 << failures.min(10)).min(OUT_MAX);
         self.out_until.store(self.millis() + out.as_millis() as u64, Ordering::Release);
-        self.replica.suspect();
+        if suspect {
+            self.replica.suspect();
+        }
         tracing::warn!(node = self.replica.node(), ?out, "a replica leaves the rotation");
     }
 
@@ -179,9 +184,14 @@ impl Member {
 }
 
 impl Chosen {
-    /// Told when the read failed for a reason that is the replica's.
-    pub fn failed(&self) {
-        self.member.fail();
+    /// Told when a read failed; tells whether that is the replica's fault, so that the primary should be asked.
+    pub fn is_to_blame(&self, error: &Error) -> bool {
+        let unavailable = matches!(error, Error::ShardUnavailable { .. });
+        let to_blame = unavailable || *error == Error::Internal;
+        if to_blame {
+            self.member.fail(unavailable);
+        }
+        to_blame
     }
 }
 

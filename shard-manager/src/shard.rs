@@ -110,8 +110,8 @@ pub struct NodeHealth {
     pub up: bool,
     /// How long it took to answer a probe.
     pub latency: Duration,
-    /// How long ago it had all that the primary has.
-    pub lag: Duration,
+    /// How long ago it had all that the primary has; `None` if it has not had it since this process began.
+    pub lag: Option<Duration>,
 }
 
 impl Shard {
@@ -233,9 +233,8 @@ impl Shard {
             return Ok(WriteDone { applied, shortfall: None });
         }
         let achieved = Level::reached(self.progress.confirmed(position), replicas);
-        let position = self.progress.position(position);
         let shard = self.name.clone();
-        let shortfall = Error::NotConfirmed { shard, requested: level, achieved, position };
+        let shortfall = Error::NotConfirmed { shard, requested: level, achieved };
         Ok(WriteDone { applied, shortfall: Some(shortfall) })
     }
 
@@ -291,9 +290,9 @@ impl Shard {
     ) -> Result<ShardRows, Error> {
         if let Some(replica) = self.choose(demand).await {
             let read = self.finish(start(&replica.readers, Role::Replica), demand.deadline).await;
-            match read {
-                Err(Error::ShardUnavailable { .. } | Error::Internal) => replica.failed(),
-                done => return done,
+            match &read {
+                Err(error) if replica.is_to_blame(error) => {}
+                Ok(_) | Err(_) => return read,
             }
         }
         self.finish(start(&self.primary, Role::Primary), demand.deadline).await
@@ -350,13 +349,13 @@ impl Shard {
             let (answers, latency) = self.answers(Some(Arc::clone(&self.primary)), deadline).await;
             let up = answers && self.lane.is_up() && !self.damaged.load(Ordering::Acquire);
             let (node, role) = (self.primary_name.clone(), Role::Primary);
-            let lag = Duration::ZERO;
+            let lag = Some(Duration::ZERO);
             NodeHealth { node, role, up, latency, lag }
         };
         let replicas = self.replicas.replicas().enumerate().map(async |(index, replica)| {
             let (answers, latency) = self.answers(replica.readers(), deadline).await;
             let up = answers && self.replicas.takes_part(index);
-            let lag = self.progress.staleness(index);
+            let lag = self.progress.lag(index);
             let (node, role) = (replica.node().to_owned(), Role::Replica);
             NodeHealth { node, role, up, latency, lag }
         });

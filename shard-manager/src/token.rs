@@ -63,13 +63,13 @@ impl SessionToken {
         found.ok().map(|index| self.seen[index].1)
     }
 
-    /// Adds what an answer showed. Of one timeline the later position counts; another timeline replaces it,
-    /// because whoever answered has checked that the older position belongs to its history.
+    /// Adds what an answer showed, of a shard whose history holds what was seen of it before: the later position
+    /// counts.
     pub fn see(&mut self, shard: ShardIndex, position: Position) {
         match self.seen.binary_search_by_key(&shard, |(shard, _)| *shard) {
             Ok(index) => {
                 let known = &mut self.seen[index].1;
-                if known.timeline != position.timeline || known.at < position.at {
+                if known.at <= position.at {
                     *known = position;
                 }
             }
@@ -77,15 +77,21 @@ impl SessionToken {
         }
     }
 
-    /// Adds all that another token has seen. Positions of two timelines cannot be compared without the shard's
-    /// history, so the higher one counts.
-    pub fn merge(&mut self, other: &Self) {
+    /// Adds all that another token has seen. The later position counts, but one that its shard's history does not
+    /// hold stays, whatever its number: what was lost must not be forgotten.
+    pub fn merge(&mut self, other: &Self, holds: impl Fn(ShardIndex, Position) -> bool) {
         for (shard, position) in &other.seen {
-            let higher = self.seen(*shard).is_none_or(|known| known.at < position.at);
-            if higher {
-                self.see(*shard, *position);
+            match self.seen(*shard) {
+                Some(known) if !holds(*shard, known) => {}
+                Some(_) if !holds(*shard, *position) => self.replace(*shard, *position),
+                Some(_) | None => self.see(*shard, *position),
             }
         }
+    }
+
+    fn replace(&mut self, shard: ShardIndex, position: Position) {
+        self.seen.retain(|(known, _)| *known != shard);
+        self.see(shard, position);
     }
 
     /// The text for a client.

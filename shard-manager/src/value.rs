@@ -195,6 +195,17 @@ pub fn push_json_number(out: &mut Vec<u8>, number: impl serde::Serialize) {
     serde_json::to_writer(out, &number).expect("a finite number always serialises");
 }
 
+/// Appends a value as JSON; what is kept as text, `json` included, as a string.
+pub(crate) fn push_json(out: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::Null => out.extend_from_slice(b"null"),
+        Value::Bool(truth) => out.extend_from_slice(if *truth { b"true" } else { b"false" }),
+        Value::Int(number) => push_json_number(out, *number),
+        Value::Double(number) => push_json_number(out, *number),
+        Value::Text(text) => push_json_string(out, text),
+    }
+}
+
 fn json_type(raw: &str) -> &'static str {
     match raw.as_bytes().first() {
         Some(b'"') => "a string",

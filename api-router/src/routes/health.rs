@@ -74,8 +74,10 @@ pub struct Node {
     up: bool,
     /// How long a probe took, in milliseconds.
     latency_ms: f64,
-    /// How long ago it had all that the primary has, in milliseconds; 0: it has it.
-    lag: f64,
+    /// How long ago it had all that the primary has, in milliseconds; 0: it has it; null: not since the router
+    /// started.
+    #[schema(required)]
+    lag: Option<f64>,
 }
 
 /// What the levels mean. Primary and replicas share a disk, and whoever relies on them must know that.
@@ -104,7 +106,7 @@ pub(super) fn nodes(report: &ShardReport) -> Vec<Node> {
         role: node.role.name(),
         up: node.up,
         latency_ms: milliseconds(node.latency),
-        lag: milliseconds(node.lag),
+        lag: node.lag.map(milliseconds),
     });
     nodes.collect()
 }

@@ -247,11 +247,16 @@ fn can_trace(folder: &Path) -> bool {
     strace.output().is_ok_and(|output| output.status.success())
 }
 
-/// Syncs of the shards' write-ahead logs so far. `strace` writes a line before it lets the caller go on, so
+/// Syncs of the write-ahead logs of all shards' nodes of this name so far. `strace` writes a line before it lets the caller go on, so
 /// what an answer rests on is in the file before the answer is sent.
-fn syncs(log: &Path) -> usize {
+fn syncs_of(node: &str, log: &Path) -> usize {
     let text = std::fs::read_to_string(log).unwrap_or_default();
-    text.lines().filter(|line| line.contains("sync(") && line.contains("-primary.db-wal>")).count()
+    let file = format!("-{node}.db-wal>");
+    text.lines().filter(|line| line.contains("sync(") && line.contains(&file)).count()
+}
+
+fn syncs(log: &Path) -> usize {
+    syncs_of("primary", log)
 }
 
 #[test]
@@ -285,4 +290,41 @@ fn a_durable_write_syncs_and_a_read_does_not() {
         router.post("/api/bulk-write", &[], &json!({"table": "users", "records": records})).json();
     let shards = bulk["shards"].as_array().unwrap().len();
     assert!(syncs(&log) - before >= shards, "{bulk} was acknowledged before it was synced");
+}
+
+#[test]
+fn a_write_at_quorum_is_synced_on_the_replica_before_its_answer_also_when_it_comes_again() {
+    let folder = tempfile::tempdir().unwrap();
+    if !can_trace(folder.path()) {
+        left_out("strace is not installed (./setup.sh tools), or it may not trace processes here");
+        return;
+    }
+    let log = folder.path().join("syncs");
+    let router = Router::start_command(traced(&folder.path().join("data"), &log));
+    let write = |n: usize, level: &str, idempotency_key: &str| {
+        let id = format!("user-{n}");
+        let headers =
+            [("x-shard-key", &*id), ("x-consistency", level), ("idempotency-key", idempotency_key)];
+        let reply = router.post(
+            "/api/write",
+            &headers,
+            &json!({"table": "users", "data": user(&id, "Ada", 0)}),
+        );
+        assert_eq!(reply.status, 201, "{}", reply.text());
+        syncs_of("replica1", &log)
+    };
+    let mut before = syncs_of("replica1", &log);
+    for n in 0..10 {
+        let after = write(n, "quorum", "k");
+        assert!(after > before, "write {n} was confirmed before the replica had synced it");
+        before = after;
+    }
+    // Applied by the replica, but perhaps not synced: the repetition asks for more than the first time did.
+    for n in 10..20 {
+        let before = write(n, "one", "k");
+        let path = format!("/api/read?table=users&shardKey=user-{n}");
+        assert_eq!(router.get(&path).json()["count"], 1, "the replica, or the primary, has it");
+        let confirmed = write(n, "quorum", "k");
+        assert!(confirmed > before, "repetition {n} was confirmed without a sync");
+    }
 }

@@ -4,6 +4,8 @@
 //! **Not here:** what is asked of an open cluster.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -14,7 +16,7 @@ use crate::shard::{Shard, ShardSpec, Suspect};
 use crate::store::sqlite::catalog::{Catalog, Wanted};
 use crate::store::sqlite::data_dir::DataDir;
 use crate::store::sqlite::reader::Housekeeping;
-use crate::store::sqlite::shard_file::{self, Identity};
+use crate::store::sqlite::shard_file::{self, Identity, Prepared};
 use crate::store::sqlite::{OpenError, check, check_version};
 use crate::table::Registry;
 use crate::topology::ShardIndex;
@@ -38,15 +40,15 @@ impl Manager {
         let data_dir = DataDir::open(&cluster.data_dir)?;
         let mut catalog = Catalog::open(&data_dir.catalog(), &cluster.wanted)?;
         let (registry, shards) = open_shards(&data_dir, &catalog)?;
-        if !catalog.ready {
-            catalog.set_ready(&data_dir.catalog())?;
-        }
+        let current = |shard: &Shard| (shard.name().to_owned(), shard.progress.history().current());
+        catalog.set_ready(&data_dir.catalog(), shards.iter().map(current).collect())?;
         let manager = Self {
             map: ArcSwap::from_pointee(catalog.map.clone()),
             registry: ArcSwap::from_pointee(registry),
             shards,
             token_key: catalog.token_key.clone(),
             data_dir,
+            closed: Arc::default(),
         };
         manager.wait_for_replicas();
         if manager.data_dir.unclean {
@@ -74,8 +76,12 @@ impl Manager {
             let file = |index| self.data_dir.replica(shard.name(), index);
             checks.extend(replicas.map(|(index, suspect)| (file(index), suspect)));
         }
+        let closed = Arc::clone(&self.closed);
         let work = move || {
             for (file, damaged) in &checks {
+                if closed.load(Ordering::Acquire) {
+                    return;
+                }
                 if let Err(error) = check::quick(file) {
                     tracing::error!(%error, "a file is damaged");
                     damaged();
@@ -93,35 +99,60 @@ impl Manager {
 /// How long a start waits for its replicas: those of a small cluster are made in a moment.
 const REPLICAS_WAIT: Duration = Duration::from_secs(1);
 
-/// Opens or makes the files of every shard.
+/// A shard whose files have been found good.
+struct Found<'c> {
+    name: &'c str,
+    primary: PathBuf,
+    position: u64,
+    /// The replicas' files, and whether each may be used as it is.
+    replicas: Vec<(PathBuf, bool)>,
+}
+
+/// Opens or makes the files of every shard. Nothing begins before every file has been found good: a start that is
+/// refused, again and again, leaves no trace.
 fn open_shards(data_dir: &DataDir, catalog: &Catalog) -> Result<(Registry, Vec<Shard>), OpenError> {
-    let map = &catalog.map;
-    let housekeeping = Housekeeping::start();
+    let topology = catalog.map.topology();
     let mut registry: Option<Registry> = None;
-    let mut shards = Vec::with_capacity(map.topology().len());
-    for index in map.topology().indices() {
-        let name = map.topology().name(index);
-        let primary = data_dir.primary(name);
-        let slots: Vec<u16> = map.slots_of(index).collect();
-        let identity = Identity { cluster_id: &catalog.cluster_id, shard: name, slots: &slots };
-        let prepared = shard_file::prepare(&primary, &identity, !catalog.ready)?;
-        let (history, position) = (prepared.history, prepared.position);
-        let tables = &*registry.get_or_insert_with(|| prepared.tables.clone());
-        if *tables != prepared.tables {
-            return Err(OpenError::Conflict(format!(
-                "the tables of {name} are not those of {}",
-                map.topology().name(ShardIndex(0))
-            )));
+    let mut found = Vec::with_capacity(topology.len());
+    for index in topology.indices() {
+        let (shard, tables) = find_shard(data_dir, catalog, index)?;
+        let known = registry.get_or_insert_with(|| tables.clone());
+        if *known != tables {
+            let (name, first) = (shard.name, topology.name(ShardIndex(0)));
+            let cause = format!("the tables of {name} are not those of {first}");
+            return Err(OpenError::Conflict(cause));
         }
-        let mut replicas = Vec::with_capacity(catalog.replicas);
-        for replica in 0..catalog.replicas {
-            let file = data_dir.replica(name, replica);
-            let standing = shard_file::standing(&file, &identity, &history, position)?;
-            replicas.push((file, standing.is_some()));
-        }
-        let progress = Progress::new(history, position, catalog.replicas);
-        let spec = ShardSpec { name, primary: &primary, replicas, tables };
+        found.push(shard);
+    }
+    let registry = registry.unwrap_or_default();
+    let housekeeping = Housekeeping::start();
+    let mut shards = Vec::with_capacity(found.len());
+    for Found { name, primary, position, replicas } in found {
+        let last = catalog.timelines.get(name).copied();
+        let history = shard_file::begin_timeline(&primary, last)?;
+        let progress = Progress::new(history, position, replicas.len());
+        let spec = ShardSpec { name, primary: &primary, replicas, tables: &registry };
         shards.push(Shard::open(&spec, progress, &housekeeping)?);
     }
-    Ok((registry.unwrap_or_default(), shards))
+    Ok((registry, shards))
+}
+
+fn find_shard<'c>(
+    data_dir: &DataDir,
+    catalog: &'c Catalog,
+    index: ShardIndex,
+) -> Result<(Found<'c>, Registry), OpenError> {
+    let name = catalog.map.topology().name(index);
+    let primary = data_dir.primary(name);
+    let slots: Vec<u16> = catalog.map.slots_of(index).collect();
+    let identity = Identity { cluster_id: &catalog.cluster_id, shard: name, slots: &slots };
+    let prepared = shard_file::prepare(&primary, &identity, !catalog.ready)?;
+    let Prepared { tables, history, position } = prepared;
+    let mut replicas = Vec::with_capacity(catalog.replicas);
+    for replica in 0..catalog.replicas {
+        let file = data_dir.replica(name, replica);
+        let standing = shard_file::standing(&file, &identity, &history, position)?;
+        replicas.push((file, standing.is_some()));
+    }
+    Ok((Found { name, primary, position, replicas }, tables))
 }

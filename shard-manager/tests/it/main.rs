@@ -3,6 +3,7 @@
 mod catalog;
 mod cluster;
 mod history;
+mod idempotency;
 mod keyspace;
 mod lane;
 mod placement;

@@ -74,7 +74,7 @@ async fn caught_up(cluster: &Cluster) {
         .health(deadline())
         .await
         .iter()
-        .any(|shard| shard.nodes.iter().any(|node| !node.up || node.lag > Duration::ZERO))
+        .any(|shard| shard.nodes.iter().any(|node| !node.up || node.lag != Some(Duration::ZERO)))
     {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -112,7 +112,7 @@ async fn caught_up_one(cluster: &Cluster, name: &str) {
     loop {
         let health = cluster.manager.health(deadline()).await;
         let mut nodes = health.iter().flat_map(|shard| &shard.nodes);
-        if nodes.any(|node| node.node == name && node.up && node.lag == Duration::ZERO) {
+        if nodes.any(|node| node.node == name && node.up && node.lag == Some(Duration::ZERO)) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -195,12 +195,12 @@ async fn a_write_that_replicas_do_not_confirm_is_told_as_what_it_is() {
     let soon = || Wish { deadline: Instant::now() + Duration::from_millis(150), ..at(Level::All) };
     let failed = cluster.manager.write(place, row, &soon()).await.expect_err("one stands still");
     assert_eq!(failed.outcome, Outcome::Committed);
-    let Error::NotConfirmed { requested, achieved, position, .. } = failed.error else {
+    let Error::NotConfirmed { requested, achieved, .. } = failed.error else {
         panic!("{:?}", failed.error);
     };
     assert_eq!((requested, achieved), (Level::All, Level::Quorum));
     let mut session = SessionToken::empty();
-    session.see(ShardIndex(0), position);
+    session.see(ShardIndex(0), failed.seen.expect("it is stored"));
     assert_eq!(read(&cluster, "ada", &with(&session)).await.0, Some(1), "it is stored");
     hold(&cluster.manager, "shard1-replica1", Gear::Paused);
     let (place, row) = cluster.prepare("users", Upsert, "ada", &user(2));
@@ -260,6 +260,20 @@ async fn a_replica_that_becomes_unreadable_leaves_the_rotation_and_comes_back_wh
         assert_eq!(found, Some(n), "from the primary, if the replica cannot");
     }
     caught_up(&cluster).await;
+    assert_equal(&cluster, 1, 1);
+}
+
+#[tokio::test]
+async fn a_replica_whose_file_is_taken_away_while_it_runs_gets_a_new_one() {
+    let cluster = Cluster::with(with_replicas(1, 1));
+    write(&cluster, "ada", 1, &at(Level::All)).await;
+    let file = replica_file(cluster.dir.path(), 1, 1);
+    std::fs::remove_file(&file).expect("it was there");
+    while !file.exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    caught_up(&cluster).await;
+    write(&cluster, "ada", 2, &at(Level::All)).await;
     assert_equal(&cluster, 1, 1);
 }
 
@@ -335,7 +349,9 @@ async fn a_replica_in_the_place_of_a_lost_primary_has_all_that_a_quorum_confirme
     for n in 0..40 {
         assert_eq!(read(&cluster, &format!("u{n}"), &with(&session)).await.0, Some(n));
     }
-    write(&cluster, "u1", 99, &at(Level::All)).await;
+    let (place, row) = cluster.prepare("users", Upsert, "u1", &user(99));
+    let written = cluster.manager.write(place, row, &at(Level::All)).await.expect("stored");
+    assert!(written.row.version > 1 << 32, "the lost primary may have given versions of its own");
     assert_equal(&cluster, 1, 1);
 }
 

@@ -69,7 +69,8 @@ impl Pair {
         let slots: Vec<u16> = (0..16_384).collect();
         let identity = Identity { cluster_id: "c", shard: "shard1", slots: &slots };
         let prepared = shard_file::prepare(&primary, &identity, true).expect("a new file");
-        let progress = Arc::new(Progress::new(prepared.history, prepared.position, 1));
+        let history = shard_file::begin_timeline(&primary, None).expect("a timeline");
+        let progress = Arc::new(Progress::new(history, prepared.position, 1));
         let tables = prepared.tables;
         let (writer, applier) = (None, None);
         let mut pair =

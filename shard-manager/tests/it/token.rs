@@ -65,8 +65,8 @@ proptest! {
             token(&list.iter().map(|(shard, at)| (*shard, 7, *at)).collect::<Vec<_>>())
         };
         let (mut ab, mut ba) = (of(&a), of(&b));
-        ab.merge(&of(&b));
-        ba.merge(&of(&a));
+        ab.merge(&of(&b), |_, _| true);
+        ba.merge(&of(&a), |_, _| true);
         prop_assert_eq!(&ab, &ba);
         for (shard, at) in a.iter().chain(&b) {
             prop_assert!(ab.seen(ShardIndex(*shard)).is_some_and(|seen| seen.at >= *at));
@@ -105,6 +105,21 @@ fn a_token_of_all_shards_that_can_be_stays_within_its_limit() {
     assert_eq!(SessionToken::parse(&"A".repeat(4_097), &key()), Err(TokenError::TooLong));
 }
 
+#[test]
+fn what_was_lost_is_not_forgotten_when_tokens_are_put_together() {
+    // Timeline 2 began at 80, so that position 85 of timeline 1 is lost.
+    let history = History::new(vec![(1, 0), (2, 80)]).expect("a history");
+    let holds = |_: ShardIndex, position| history.holds(position);
+    for (first, second) in [((1, 85), (2, 90)), ((2, 90), (1, 85))] {
+        let mut merged = token(&[(0, first.0, first.1)]);
+        merged.merge(&token(&[(0, second.0, second.1)]), holds);
+        assert_eq!(merged.seen(ShardIndex(0)), Some(position(1, 85)));
+    }
+    let mut merged = token(&[(0, 1, 70)]);
+    merged.merge(&token(&[(0, 2, 90)]), holds);
+    assert_eq!(merged.seen(ShardIndex(0)), Some(position(2, 90)));
+}
+
 /// The text of one token, for ever: tokens outlive the router that made them.
 #[test]
 fn the_form_of_a_token_is_pinned() {
@@ -115,8 +130,9 @@ fn the_form_of_a_token_is_pinned() {
 const GOLDEN: &str = "AQABAgMErAICBQAAAAcT5qR0bH_ULQ";
 
 #[test]
-fn a_history_of_nothing_or_in_disorder_is_none() {
-    assert_eq!(History::new(vec![]), None);
+fn a_history_in_disorder_is_none_and_one_of_nothing_holds_only_the_beginning() {
+    let nothing = History::new(vec![]).expect("a history");
+    assert!(nothing.holds(position(0, 0)) && !nothing.holds(position(0, 1)));
     assert_eq!(History::new(vec![(1, 5), (2, 4)]), None);
 }
 

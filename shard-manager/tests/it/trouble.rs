@@ -89,6 +89,30 @@ async fn a_new_row_that_breaks_another_unique_rule_than_its_id_is_not_said_to_ex
 }
 
 #[tokio::test]
+async fn small_changes_of_large_rows_do_not_make_one_large_entry_of_the_log() {
+    let cluster = Cluster::with_shards(1);
+    let note = "n".repeat(3 << 19);
+    let orders = (0..20).map(|n| {
+        let json = json!({"order_id": n.to_string(), "amount": 1, "note": note}).to_string();
+        cluster.prepare("orders", Insert, "ada", &json)
+    });
+    assert!(cluster.write_all(orders.collect()).await.iter().all(|row| row.outcome.is_ok()));
+    for operation in [Update, Delete] {
+        let orders = (0..20).map(|n| {
+            let json = match operation {
+                Delete => json!({"order_id": n.to_string()}),
+                Upsert | Insert | Update => json!({"order_id": n.to_string(), "status": "paid"}),
+            };
+            cluster.prepare("orders", operation, "ada", &json.to_string())
+        });
+        let done = cluster.write_all(orders.collect()).await;
+        assert!(done.iter().all(|row| row.outcome.is_ok()), "{operation:?}");
+    }
+    let largest = "SELECT max(length(changes)) AS value FROM tessera_log";
+    assert!(ints(&cluster.file(1), largest)[0] <= 16 << 20);
+}
+
+#[tokio::test]
 async fn a_writer_takes_a_batch_of_nothing() {
     let cluster = Cluster::with_shards(1);
     let file = cluster.file(1);

@@ -2,6 +2,9 @@
 
 -- The timeline in which `position` was reached.
 ALTER TABLE tessera_shard ADD COLUMN timeline INTEGER NOT NULL DEFAULT 0;
+-- Counts the commits of a replica that only sync what was committed before: a commit that changes nothing would
+-- sync nothing.
+ALTER TABLE tessera_shard ADD COLUMN syncs INTEGER NOT NULL DEFAULT 0;
 
 -- Each opening of a primary begins a timeline. A position of a timeline that is not here, or beyond where the
 -- next one began, is of a life that did not go on: an older copy was put back.

@@ -115,18 +115,23 @@ impl Applier {
         }
         self.set_sync(sync).map_err(ApplyError::replica)?;
         let Self { replica, tables, timeline, version, .. } = self;
+        // What failed inside is kept aside: SQLite may have rolled back by itself, and then diesel reports its
+        // own rollback that found nothing to undo.
+        let mut cause = None;
         let applied = replica.immediate_transaction(|connection| {
-            let mut replay =
-                Replay { connection, tables, version: *version, added: BTreeMap::new() };
-            entries.iter().try_for_each(|entry| replay.entry(entry))?;
-            let Replay { connection, version, added, .. } = replay;
-            add_rows(connection, &added)?;
-            let at = [Bind::Int(version), Bind::Int(last as i64), Bind::Int(i64::from(*timeline))];
-            run(connection, sql::SET_REPLICA, &at)?;
+            let replayed = replay(connection, (tables, *version), &entries).and_then(|version| {
+                let timeline = i64::from(*timeline);
+                let at = [Bind::Int(version), Bind::Int(last as i64), Bind::Int(timeline)];
+                run(connection, sql::SET_REPLICA, &at).map(|()| version)
+            });
+            let version = replayed.inspect_err(|error| cause = Some(ApplyError::meaning(error)))?;
             before_commit(last);
             Ok::<_, DieselError>(version)
         });
-        self.version = applied.map_err(ApplyError::replica)?;
+        self.version = applied.map_err(|error| match cause {
+            Some(meaning) => meaning(error),
+            None => ApplyError::replica(error),
+        })?;
         self.position = last;
         Ok(true)
     }
@@ -137,9 +142,8 @@ impl Applier {
     /// [`ApplyError`] of the replica.
     pub fn sync(&mut self) -> Result<(), ApplyError> {
         self.set_sync(true).map_err(ApplyError::replica)?;
-        // A commit syncs the WAL as a whole, whatever little it adds to it.
-        let touched = self.replica.batch_execute("UPDATE tessera_shard SET position = position");
-        touched.map_err(ApplyError::replica)
+        // A commit syncs the WAL as a whole, whatever little it adds to it; but it must add something.
+        run(&mut self.replica, sql::COUNT_SYNC, &[]).map_err(ApplyError::replica)
     }
 
     /// Folds the WAL into the file, for a tidy end. Best effort.
@@ -167,13 +171,33 @@ impl Applier {
 
 impl ApplyError {
     fn replica(error: DieselError) -> Self {
-        match Trouble::of(&error) {
-            Trouble::Full => Self::Full(error),
+        Self::meaning(&error)(error)
+    }
+
+    /// What an error of the replica means.
+    fn meaning(error: &DieselError) -> fn(DieselError) -> Self {
+        let unfit = matches!(error, DieselError::DeserializationError(_) | DieselError::NotFound);
+        match Trouble::of(error) {
+            Trouble::Full => Self::Full,
             // The log tells what the rows became: it can break no rule that the primary kept.
-            Trouble::Broken | Trouble::Constraint(_) => Self::Damaged(error),
-            Trouble::Other => Self::Replica(error),
+            Trouble::Broken | Trouble::Constraint(_) => Self::Damaged,
+            // Nor tell of a table or a column that a copy of the primary would not have.
+            Trouble::Other if unfit => Self::Damaged,
+            Trouble::Other => Self::Replica,
         }
     }
+}
+
+/// Replays entries, and tells the highest version of the rows.
+fn replay(
+    connection: &mut SqliteConnection,
+    (tables, version): (&HashMap<String, Replayed>, i64),
+    entries: &[Entry],
+) -> QueryResult<i64> {
+    let mut replay = Replay { connection, tables, version, added: BTreeMap::new() };
+    entries.iter().try_for_each(|entry| replay.entry(entry))?;
+    let Replay { connection, version, added, .. } = replay;
+    add_rows(connection, &added).map(|()| version)
 }
 
 /// One transaction on the replica while it runs.
@@ -196,8 +220,7 @@ impl Replay<'_> {
         let mut binds = Vec::with_capacity(values.len() + 2);
         binds.extend([Bind::Int(i64::from(line.slot)), Bind::Text(&line.key)]);
         if line.change == Change::Removed {
-            let first = table.answered().start;
-            binds.extend(table.id().iter().map(|column| Bind::from(&values[column - first])));
+            binds.extend(values.iter().map(Bind::from));
             run(self.connection, &replayed.remove, &binds)?;
             self.version = self.version.max(line.version);
         } else {

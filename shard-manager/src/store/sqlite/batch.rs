@@ -25,7 +25,10 @@ use crate::row::{Change, Operation, RowDone, RowError, RowWrite};
 use crate::value::{Value, format_timestamp, push_json_number};
 
 /// Records of idempotency keys that one batch forgets.
-const FORGOTTEN_MAX: i64 = 100;
+const FORGOTTEN_MAX: usize = 256;
+/// Bytes of one log entry. An entry holds whole rows, of which a small change may touch many: a batch that would
+/// pass it is split, unless it is a single change.
+const ENTRY_BYTES_MAX: usize = 16 << 20;
 
 /// What only grows: versions of rows, positions in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +82,9 @@ impl<'t> Batch<'t> {
             } else {
                 self.apply_once(change)?
             });
+            if self.log.len() > ENTRY_BYTES_MAX && changes.len() > 1 {
+                return Err(DieselError::RollbackTransaction);
+            }
         }
         if !self.log.is_empty() {
             self.keep_books()?;
@@ -148,9 +154,11 @@ impl<'t> Batch<'t> {
     }
 
     /// Removes records of idempotency keys that are too old, a few at a time, oldest first.
-    pub(super) fn forget_old(&mut self) -> QueryResult<()> {
+    ///
+    /// Tells whether that were all.
+    pub(super) fn forget_old(&mut self) -> QueryResult<bool> {
         let before = forgotten_before();
-        let binds = [Bind::Text(&before), Bind::Int(FORGOTTEN_MAX)];
+        let binds = [Bind::Text(&before), Bind::Int(FORGOTTEN_MAX as i64)];
         let statement = Statement { sql: sql::FORGOTTEN, binds: &binds, cached: true };
         let mut old = Vec::new();
         for_each_row(self.connection, statement, |row| {
@@ -159,7 +167,8 @@ impl<'t> Batch<'t> {
             old.extend(slot.map(|slot| (slot, text(1), text(2))));
             Ok(())
         })?;
-        old.iter().try_for_each(|(slot, shard_key, key)| self.forget(*slot, shard_key, key))
+        old.iter().try_for_each(|(slot, shard_key, key)| self.forget(*slot, shard_key, key))?;
+        Ok(old.len() < FORGOTTEN_MAX)
     }
 
     fn forget(&mut self, slot: Slot, shard_key: &str, key: &str) -> QueryResult<()> {

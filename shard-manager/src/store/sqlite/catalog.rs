@@ -5,6 +5,7 @@
 //! are not.
 //! **Not here:** the rows (`shard_file`).
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use chrono::Utc;
@@ -57,6 +58,8 @@ pub struct Catalog {
     pub ready: bool,
     /// How many replicas each shard has.
     pub replicas: usize,
+    /// The timeline that each shard's primary began last, by the shard's name.
+    pub timelines: BTreeMap<String, u32>,
     /// What session tokens are signed with.
     pub token_key: TokenKey,
 }
@@ -77,6 +80,7 @@ struct ClusterRow {
     created_at: String,
     ready: i64,
     replicas: i64,
+    timelines: String,
     secret: String,
 }
 
@@ -116,22 +120,30 @@ impl Catalog {
             }
             None => row.replicas as usize,
         };
+        let timelines = serde_json::from_str(&row.timelines);
+        let timelines = timelines.map_err(|error| OpenError::foreign(path, error.to_string()))?;
         let secret = uuid::Uuid::try_parse(&row.secret);
         let secret =
             secret.map_err(|_| OpenError::foreign(path, "the catalog lacks its secret"))?;
         let token_key = TokenKey::new(secret.into_bytes());
         let (cluster_id, ready) = (row.cluster_id, row.ready == 1);
-        Ok(Self { connection, cluster_id, map, ready, replicas, token_key })
+        Ok(Self { connection, cluster_id, map, ready, replicas, timelines, token_key })
     }
 
-    /// Notes that every shard's file has been made.
+    /// Notes that every shard's file is there, and which timeline each primary has begun.
     ///
     /// # Errors
     /// [`OpenError::Database`] if it cannot be written.
-    pub fn set_ready(&mut self, path: &Path) -> Result<(), OpenError> {
-        let noted = diesel::update(dsl::tessera_cluster).set(dsl::ready.eq(1));
+    pub fn set_ready(
+        &mut self,
+        path: &Path,
+        timelines: BTreeMap<String, u32>,
+    ) -> Result<(), OpenError> {
+        let text = serde_json::to_string(&timelines).expect("names and numbers always serialise");
+        let noted =
+            diesel::update(dsl::tessera_cluster).set((dsl::ready.eq(1), dsl::timelines.eq(text)));
         noted.execute(&mut self.connection).map_err(|error| OpenError::file(path, error))?;
-        self.ready = true;
+        (self.ready, self.timelines) = (true, timelines);
         Ok(())
     }
 }
@@ -161,6 +173,7 @@ fn new_cluster(wanted: &Wanted) -> Result<ClusterRow, OpenError> {
         created_at: format_timestamp(Utc::now()),
         ready: 0,
         replicas: wanted.replicas.unwrap_or(REPLICAS_DEFAULT) as i64,
+        timelines: "{}".to_owned(),
         // Version 4: 122 random bits.
         secret: uuid::Uuid::new_v4().simple().to_string(),
     })

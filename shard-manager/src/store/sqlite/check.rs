@@ -6,11 +6,14 @@ use std::path::Path;
 
 use super::connection::{OpenError, Statement, for_each_row, open};
 
-/// Looks at the structure of a file, every page of it. Blocks.
+/// Looks at the structure of a file, every page of it. Blocks. A file that is not there, or empty, is not made.
 ///
 /// # Errors
 /// [`OpenError::Database`] with the first defect found.
 pub fn quick(path: &Path) -> Result<(), OpenError> {
+    if std::fs::metadata(path).map_or(0, |file| file.len()) == 0 {
+        return Err(OpenError::file(path, "it is missing or empty"));
+    }
     let mut connection = open(path, "PRAGMA query_only=ON")?;
     let mut found = String::new();
     let statement = Statement { sql: "PRAGMA quick_check(1)", binds: &[], cached: false };

@@ -33,7 +33,14 @@ impl DataDir {
     /// [`OpenError::Locked`] if another process writes there; [`OpenError::Io`] if it cannot be made or
     /// written.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        fs::create_dir_all(path).map_err(|error| OpenError::io(path, error))?;
+        if !path.exists() {
+            fs::create_dir_all(path).map_err(|error| OpenError::io(path, error))?;
+            // Until its name is synced, a loss of power may take the folder with all that is in it.
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let synced =
+                File::open(parent.unwrap_or(Path::new("."))).and_then(|dir| dir.sync_all());
+            synced.map_err(|error| OpenError::io(path, error))?;
+        }
         let lock_path = path.join("tessera.lock");
         let mut lock = OpenOptions::new()
             .create(true)

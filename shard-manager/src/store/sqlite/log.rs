@@ -3,7 +3,7 @@
 //! An entry is one JSON object a line, after-images only: to replay it needs no clock and no condition.
 //! ```text
 //! {"change":"made","table":"users","slot":9741,"key":"user_123","row":{…}}
-//! {"change":"removed","table":"users","slot":9741,"key":"user_123","version":7313,"row":{…as it was…}}
+//! {"change":"removed","table":"users","slot":9741,"key":"user_123","version":7313,"row":{"user_id":"user_123"}}
 //! ```
 //!
 //! **Invariant:** entries have consecutive positions; one is written in the transaction that it tells of.
@@ -21,7 +21,7 @@ use super::connection::{Bind, Statement, for_each_row, for_each_row_while};
 use super::sql;
 use crate::row::{Change, RowDone, RowWrite};
 use crate::table::{Column, Table};
-use crate::value::{ColumnType, Value, push_json_number, push_json_string};
+use crate::value::{ColumnType, Value, push_json, push_json_number, push_json_string};
 
 /// Appends the line of one change.
 pub(super) fn push_line(log: &mut Vec<u8>, change: &RowWrite, done: &RowDone) {
@@ -40,8 +40,23 @@ pub(super) fn push_line(log: &mut Vec<u8>, change: &RowWrite, done: &RowDone) {
         push_json_number(log, done.version);
     }
     log.extend_from_slice(b",\"row\":");
-    log.extend_from_slice(&done.json);
+    if done.change == Change::Removed {
+        push_id(log, change);
+    } else {
+        log.extend_from_slice(&done.json);
+    }
     log.extend_from_slice(b"}\n");
+}
+
+/// The id columns of a row: all that is needed to remove it.
+fn push_id(log: &mut Vec<u8>, change: &RowWrite) {
+    for (index, (column, value)) in change.table.id().iter().zip(&change.id).enumerate() {
+        log.extend_from_slice(if index == 0 { b"{\"" } else { b",\"" });
+        log.extend_from_slice(change.table.column(*column).name.as_bytes());
+        log.extend_from_slice(b"\":");
+        push_json(log, value);
+    }
+    log.push(b'}');
 }
 
 /// One entry, as it stands in the file.
@@ -146,10 +161,14 @@ impl<'l> Line<'l> {
         serde_json::from_slice(line).map_err(unreadable)
     }
 
-    /// The values of the row's answered columns, in the order of the table.
+    /// The values of the row's answered columns, in the order of the table; of a removal, those of its id.
     pub(super) fn values(&self, table: &Table) -> QueryResult<Vec<Value>> {
         let mut json = serde_json::Deserializer::from_str(self.row.get());
-        RowSeed(table).deserialize(&mut json).map_err(unreadable)
+        let columns: Vec<usize> = match self.change {
+            Change::Removed => table.id().to_vec(),
+            Change::Created | Change::Changed => table.answered().collect(),
+        };
+        RowSeed { table, columns: &columns }.deserialize(&mut json).map_err(unreadable)
     }
 }
 
@@ -162,7 +181,10 @@ fn unreadable(error: serde_json::Error) -> DieselError {
     DieselError::DeserializationError(Box::new(error))
 }
 
-struct RowSeed<'t>(&'t Table);
+struct RowSeed<'t> {
+    table: &'t Table,
+    columns: &'t [usize],
+}
 
 impl<'de> DeserializeSeed<'de> for RowSeed<'_> {
     type Value = Vec<Value>;
@@ -180,9 +202,9 @@ impl<'de> Visitor<'de> for RowSeed<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Vec<Value>, A::Error> {
-        let mut values = Vec::with_capacity(self.0.answered().len() + 2);
-        for index in self.0.answered() {
-            let column = self.0.column(index);
+        let mut values = Vec::with_capacity(self.columns.len());
+        for index in self.columns {
+            let column = self.table.column(*index);
             let name: Option<Cow<'de, str>> = members.next_key()?;
             if name.as_deref() != Some(&*column.name) {
                 return Err(A::Error::custom(format!("the row lacks {}", column.name)));

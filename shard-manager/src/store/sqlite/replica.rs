@@ -3,10 +3,11 @@
 //! The thread attaches (opens the file, or makes it from a snapshot of the primary), catches up, and then
 //! applies what the primary logs as it comes. What it cannot do now it tries again, less and less often.
 //!
-//! **Invariant:** readers are handed out only while the file is that of a replica which has caught up once.
+//! **Invariant:** the replica is told as following only when it has caught up once.
 //! **Not here:** which replica answers a read (`replica_set`).
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -94,7 +95,9 @@ impl Replica {
             housekeeping: housekeeping.clone(),
             applier: None,
             retry: RETRY_FIRST,
+            not_before: Instant::now(),
             synced_at: Instant::now(),
+            attached_to: None,
         };
         let thread = std::thread::Builder::new()
             .name(keeper.spec.node.clone())
@@ -148,7 +151,11 @@ struct Keeper {
     housekeeping: Housekeeping,
     applier: Option<Applier>,
     retry: Duration,
+    /// Nothing is tried before: who is woken meanwhile goes on waiting.
+    not_before: Instant,
     synced_at: Instant,
+    /// Device and inode of the file that is open.
+    attached_to: Option<(u64, u64)>,
 }
 
 /// What the thread does next.
@@ -177,6 +184,10 @@ impl Keeper {
 
     fn turn(&mut self) -> Next {
         let replica = Arc::clone(&self.replica);
+        let pause = self.not_before.saturating_duration_since(Instant::now());
+        if !pause.is_zero() {
+            return Next::Rest(pause);
+        }
         let Ok(turn) = replica.brake.enter() else { return Next::Rest(BRAKED) };
         let done = self.work();
         drop(turn);
@@ -193,7 +204,9 @@ impl Keeper {
             return Ok(Next::Work);
         }
         let next = self.apply().map_err(ApplyTrouble::Apply)?;
-        self.retry = RETRY_FIRST;
+        if self.progress.state(self.spec.index) == ReplicaState::Following {
+            self.retry = RETRY_FIRST;
+        }
         Ok(next)
     }
 
@@ -201,6 +214,9 @@ impl Keeper {
     fn attach(&mut self) -> Result<(), OpenError> {
         let spec = &self.spec;
         if !self.usable {
+            if self.replica.stopping.load(Ordering::SeqCst) {
+                return Err(OpenError::Conflict("the router ends".to_owned()));
+            }
             self.progress.set_state(spec.index, ReplicaState::Building);
             self.close_readers();
             tracing::info!(node = %spec.node, "a replica is made from a snapshot of its primary");
@@ -214,10 +230,12 @@ impl Keeper {
         let readers = Readers::open(&spec.shard, &spec.file, witness, &self.housekeeping)?;
         self.replica.readers.store(Some(Arc::new(readers)));
         self.applier = Some(applier);
+        self.attached_to = inode(&spec.file);
         Ok(())
     }
 
-    /// A connection that closes the old file last would remove the WAL of the new one, which has its name.
+    /// Nobody may have the old file open when a new one takes its name: what SQLite keeps beside a file is found by
+    /// that name.
     fn close_readers(&self) {
         let Some(readers) = self.replica.readers.swap(None) else { return };
         let readers = {
@@ -268,6 +286,12 @@ impl Keeper {
         let Self { spec, progress, applier, .. } = self;
         let since = self.synced_at.elapsed();
         let unsynced = position > progress.durable_on(spec.index);
+        if since >= SYNC_EVERY && inode(&spec.file) != self.attached_to {
+            // What is applied to a file without a name is lost with the process.
+            tracing::error!(node = %spec.node, "the file of a replica was removed or replaced; it is made anew");
+            self.detach();
+            return Ok(Next::Work);
+        }
         if unsynced && (progress.confirmations_wanted() || since >= SYNC_EVERY) {
             if let Some(applier) = applier {
                 applier.sync()?;
@@ -305,7 +329,6 @@ impl Keeper {
             ApplyTrouble::Apply(ApplyError::LogTrimmed) => {
                 tracing::warn!(%node, "a replica is too far behind for the log and is made anew");
                 self.detach();
-                return Next::Work;
             }
             ApplyTrouble::Apply(ApplyError::Primary(error)) => {
                 tracing::error!(%node, %error, "the change log cannot be read");
@@ -328,10 +351,15 @@ impl Keeper {
             }
         }
         self.progress.set_state(self.spec.index, ReplicaState::Down);
-        let pause = self.retry;
+        self.not_before = Instant::now() + self.retry;
         self.retry = (self.retry * 2).min(RETRY_MAX);
-        Next::Rest(pause)
+        Next::Work
     }
+}
+
+/// Which file a path leads to.
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 /// What can go wrong in a turn.

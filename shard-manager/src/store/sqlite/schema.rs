@@ -15,6 +15,7 @@ diesel::table! {
         created_at -> Text,
         ready -> BigInt,
         replicas -> BigInt,
+        timelines -> Text,
         secret -> Text,
     }
 }
@@ -28,6 +29,7 @@ diesel::table! {
         version -> BigInt,
         position -> BigInt,
         timeline -> BigInt,
+        syncs -> BigInt,
     }
 }
 

@@ -38,13 +38,13 @@ pub struct Identity<'i> {
 pub struct Prepared {
     /// The tables that it declares.
     pub tables: Registry,
-    /// Its timelines; the last one has just begun.
+    /// Its timelines.
     pub history: History,
     /// Where it stands.
     pub position: u64,
 }
 
-/// Brings the file of a primary up to date, making it if `create` allows, and begins a timeline.
+/// Brings the file of a primary up to date, making it if `create` allows.
 ///
 /// # Errors
 /// [`OpenError::Foreign`] if the file is missing though it was made before, belongs to another cluster or
@@ -62,9 +62,23 @@ pub fn prepare(path: &Path, identity: &Identity<'_>, create: bool) -> Result<Pre
     }
     check_identity(&mut connection, path, identity)?;
     let tables = read_tables(&mut connection, path)?;
-    let begun = timeline::begin(&mut connection).map_err(|error| OpenError::file(path, error))?;
-    let (history, position) = begun.ok_or_else(|| OpenError::foreign(path, CONFUSED))?;
+    let told = |error| OpenError::file(path, error);
+    let position = timeline::position(&mut connection).map_err(told)?.at;
+    let history = timeline::load(&mut connection).map_err(told)?;
+    let history = history.ok_or_else(|| OpenError::foreign(path, CONFUSED))?;
     Ok(Prepared { tables, history, position })
+}
+
+/// Begins a timeline of a primary's file: the life in which it is written to from now on. `last` is the one that it
+/// began before, as far as is known.
+///
+/// # Errors
+/// [`OpenError`] if the file cannot be written.
+pub fn begin_timeline(path: &Path, last: Option<u32>) -> Result<History, OpenError> {
+    let mut connection = open(path, "")?;
+    let begun = timeline::begin(&mut connection, last);
+    let history = begun.map_err(|error| OpenError::file(path, error))?;
+    history.ok_or_else(|| OpenError::foreign(path, CONFUSED))
 }
 
 /// Where the file of a replica stands; `None` if there is none that can be used, so that it must be made anew.
@@ -99,6 +113,7 @@ pub fn standing(
             tracing::warn!(file = %path.display(), cause, "a replica cannot be read and is made anew");
             return Ok(None);
         }
+        Err(OpenError::Foreign { cause, .. }) if cause == LOST => return Ok(None),
         Err(foreign) => return Err(foreign),
     }
     let found =
@@ -137,6 +152,7 @@ fn claim(connection: &mut SqliteConnection, identity: &Identity<'_>) -> QueryRes
                 tessera_shard::version.eq(0),
                 tessera_shard::position.eq(0),
                 tessera_shard::timeline.eq(0),
+                tessera_shard::syncs.eq(0),
             ))
             .execute(connection)?;
         let slots = serde_json::to_string(identity.slots)

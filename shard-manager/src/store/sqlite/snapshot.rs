@@ -22,20 +22,25 @@ use super::connection::{Bind, OpenError, open};
 pub fn make(primary: &Path, replica: &Path) -> Result<(), OpenError> {
     let copy = with_suffix(replica, "-building");
     remove(&copy)?;
+    // Half a copy must not stay: it may be what fills the disk.
+    copy_and_rename(primary, replica, &copy).inspect_err(|_| drop(remove(&copy)))
+}
+
+fn copy_and_rename(primary: &Path, replica: &Path, copy: &Path) -> Result<(), OpenError> {
     let mut source = open(primary, "")?;
     let path = copy.to_string_lossy();
     run(&mut source, "VACUUM INTO ?1", &[Bind::Text(&path)])
-        .map_err(|error| OpenError::file(&copy, error))?;
+        .map_err(|error| OpenError::file(copy, error))?;
     drop(source);
     // The log is the primary's; a replica reads it there.
-    let mut made = open(&copy, "")?;
+    let mut made = open(copy, "")?;
     made.batch_execute("DELETE FROM tessera_log; PRAGMA wal_checkpoint(TRUNCATE)")
-        .map_err(|error| OpenError::file(&copy, error))?;
+        .map_err(|error| OpenError::file(copy, error))?;
     drop(made);
-    let synced = File::open(&copy).and_then(|file| file.sync_all());
-    synced.map_err(|error| OpenError::io(&copy, error))?;
+    let synced = File::open(copy).and_then(|file| file.sync_all());
+    synced.map_err(|error| OpenError::io(copy, error))?;
     remove(replica)?;
-    fs::rename(&copy, replica).map_err(|error| OpenError::io(replica, error))?;
+    fs::rename(copy, replica).map_err(|error| OpenError::io(replica, error))?;
     let folder = replica.parent().unwrap_or(Path::new("."));
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(|error| OpenError::io(folder, error))

@@ -210,6 +210,9 @@ pub(super) const ADD_ROWS: &str = "UPDATE tessera_counts SET rows = rows + ?2 WH
 pub(super) const SET_REPLICA: &str =
     "UPDATE tessera_shard SET version = ?1, position = ?2, timeline = ?3 WHERE id = 1";
 
+/// A commit that is there for its sync.
+pub(super) const COUNT_SYNC: &str = "UPDATE tessera_shard SET syncs = syncs + 1 WHERE id = 1";
+
 /// Where a file stands.
 pub(super) const POSITION: &str = "SELECT position FROM tessera_shard WHERE id = 1";
 

@@ -7,18 +7,32 @@ use chrono::Utc;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
+use super::log;
 use super::schema::{tessera_shard, tessera_timelines};
 use crate::position::{History, Position};
 use crate::value::format_timestamp;
 
-/// Begins a timeline where the file stands, and tells all of them and the position. `None` if they make no
-/// history.
+/// More than a life gives between a copy and its loss, and little of the 2^53 that every client can count.
+const VERSIONS_LEFT_OUT: i64 = 1 << 32;
+
+/// Begins a timeline where the file stands, and tells all of them; `None` if they make no history.
 ///
-/// A copy of a replica in the primary's place may know of timelines that begin later than it got: these are not
-/// its own.
-pub(super) fn begin(connection: &mut SqliteConnection) -> QueryResult<Option<(History, u64)>> {
+/// A file that another life had gone on from (a replica's in the primary's place, or a copy put back: not of the
+/// timeline that was begun `last`) leaves out the versions that this life may have given to its rows. It may know
+/// of timelines that begin later than it got: these are not its own.
+pub(super) fn begin(
+    connection: &mut SqliteConnection,
+    last: Option<u32>,
+) -> QueryResult<Option<History>> {
     connection.immediate_transaction(|connection| {
-        let at = position(connection)?.at;
+        let Position { timeline, at } = position(connection)?;
+        // A primary's log keeps its last entry; a replica has none.
+        let was_replica = at > 0 && log::is_empty(connection)?;
+        if was_replica || last.is_some_and(|last| last != timeline) {
+            diesel::update(tessera_shard::table)
+                .set(tessera_shard::version.eq(tessera_shard::version + VERSIONS_LEFT_OUT))
+                .execute(connection)?;
+        }
         let later = tessera_timelines::table.filter(tessera_timelines::began.gt(at as i64));
         diesel::delete(later).execute(connection)?;
         let timeline = i64::from(random_id());
@@ -32,15 +46,20 @@ pub(super) fn begin(connection: &mut SqliteConnection) -> QueryResult<Option<(Hi
         diesel::update(tessera_shard::table)
             .set(tessera_shard::timeline.eq(timeline))
             .execute(connection)?;
-        let mut rows: Vec<(i64, i64)> = tessera_timelines::table
-            .select((tessera_timelines::timeline, tessera_timelines::began))
-            .order(tessera_timelines::number.desc())
-            .limit(History::TIMELINES_MAX as i64)
-            .load(connection)?;
-        rows.reverse();
-        let timelines = rows.into_iter().map(|(id, began)| (id as u32, began as u64));
-        Ok(History::new(timelines.collect()).map(|history| (history, at)))
+        load(connection)
     })
+}
+
+/// The timelines of a file; `None` if they make no history.
+pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Option<History>> {
+    let mut rows: Vec<(i64, i64)> = tessera_timelines::table
+        .select((tessera_timelines::timeline, tessera_timelines::began))
+        .order(tessera_timelines::number.desc())
+        .limit(History::TIMELINES_MAX as i64)
+        .load(connection)?;
+    rows.reverse();
+    let timelines = rows.into_iter().map(|(id, began)| (id as u32, began as u64));
+    Ok(History::new(timelines.collect()))
 }
 
 /// Not 0: that is what a file has before its first timeline.

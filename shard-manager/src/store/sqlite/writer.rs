@@ -23,8 +23,10 @@ use crate::store::{BatchDone, BatchFailure, Writer};
 
 /// 8 MiB of page cache: the inner pages of the trees of a few million rows.
 const PRAGMAS: &str = "PRAGMA cache_size=-8192";
-/// Batches between two looks at what the log may lose. Each look removes what gathered since the last one.
-const TRIM_EVERY: u64 = 64;
+/// Entries that the log may lose before it does: trimming them together shares the price.
+const TRIM_MIN: u64 = 64;
+/// Entries that one batch removes at most: writes wait meanwhile.
+const TRIM_MAX: u64 = 256;
 /// Bytes that the log may have. Beyond, it is trimmed though a replica may still need it: that replica is then
 /// made anew.
 const LOG_BYTES_MAX: u64 = 1 << 30;
@@ -41,7 +43,8 @@ pub struct SqliteWriter {
     shapes: Shapes,
     progress: Arc<Progress>,
     log: LogExtent,
-    forgot_at: Instant,
+    /// `None`: not since the file was opened.
+    forgot_at: Option<Instant>,
 }
 
 /// How much of the log is there.
@@ -62,8 +65,12 @@ impl SqliteWriter {
         let mut connection = open(path, PRAGMAS)?;
         let counters = Counters::load(&mut connection).map_err(told)?;
         let (first, bytes) = log::extent(&mut connection).map_err(told)?;
-        let trimmed = first.map_or(counters.position as u64, |first| first - 1);
-        progress.settle(counters.position as u64);
+        let position = counters.position as u64;
+        let trimmed = first.map_or(Some(position), |first| first.checked_sub(1));
+        let trimmed = trimmed.filter(|trimmed| *trimmed <= position);
+        let unfit = || OpenError::foreign(path, "its change log does not fit its position");
+        let trimmed = trimmed.ok_or_else(unfit)?;
+        progress.settle(position);
         Ok(Self {
             shard: shard.to_owned(),
             path: path.to_owned(),
@@ -72,7 +79,7 @@ impl SqliteWriter {
             shapes: Shapes::default(),
             progress: Arc::clone(progress),
             log: LogExtent { trimmed, bytes },
-            forgot_at: Instant::now(),
+            forgot_at: None,
         })
     }
 
@@ -97,15 +104,15 @@ impl SqliteWriter {
         state: &mut Attempt,
     ) -> QueryResult<Applied> {
         let trim_to = self.trim_to();
-        state.forgot = self.forgot_at.elapsed() > FORGET_EVERY;
+        let forget = self.forgot_at.is_none_or(|at| at.elapsed() > FORGET_EVERY);
         connection.immediate_transaction(|connection| {
             let mut work = |connection: &mut SqliteConnection| {
                 if let Some(position) = trim_to {
                     state.trimmed = Some((position, log::trim(connection, position)?));
                 }
                 let mut batch = Batch::new(connection, self.counters, &mut self.shapes);
-                if state.forgot {
-                    batch.forget_old()?;
+                if forget {
+                    state.forgot_all = batch.forget_old()?;
                 }
                 batch.run(changes)
             };
@@ -118,23 +125,16 @@ impl SqliteWriter {
         })
     }
 
-    /// Up to where the log loses entries now, if it is time and there is something to lose.
+    /// Up to where the log loses entries now, if there are enough to lose.
     fn trim_to(&self) -> Option<u64> {
-        let position = self.counters.position as u64;
-        let kept = position - self.log.trimmed;
-        if kept < TRIM_EVERY
-            || !position.is_multiple_of(TRIM_EVERY) && self.log.bytes < LOG_BYTES_MAX
-        {
-            return None;
+        let LogExtent { trimmed, bytes } = self.log;
+        let mut needless = self.progress.trimmable();
+        if bytes >= LOG_BYTES_MAX {
+            // The oldest go, whoever needs them.
+            needless = needless.max(trimmed + TRIM_MAX);
         }
-        let wanted = if self.log.bytes >= LOG_BYTES_MAX {
-            // The older half goes, whoever needs it.
-            self.log.trimmed + kept / 2
-        } else {
-            0
-        };
-        let position = self.progress.trimmable().min(position).max(wanted);
-        (position > self.log.trimmed).then_some(position)
+        let to = needless.min(self.counters.position as u64).min(trimmed + TRIM_MAX);
+        (to >= trimmed + TRIM_MIN).then_some(to)
     }
 
     /// Before COMMIT was sent nothing can have been stored. After it, only "disk full" is certain.
@@ -160,15 +160,15 @@ struct Attempt {
     cause: Option<Trouble>,
     /// Up to where the log was trimmed, and by how many bytes.
     trimmed: Option<(u64, u64)>,
-    /// Whether it looks for idempotency keys that are too old.
-    forgot: bool,
+    /// Whether no idempotency key that is too old is left.
+    forgot_all: bool,
     began: Instant,
 }
 
 impl Attempt {
     fn new() -> Self {
         let began = Instant::now();
-        Self { committing: false, cause: None, trimmed: None, forgot: false, began }
+        Self { committing: false, cause: None, trimmed: None, forgot_all: false, began }
     }
 }
 
@@ -196,15 +196,17 @@ impl Writer for SqliteWriter {
                     self.log.trimmed = trimmed;
                     self.log.bytes = self.log.bytes.saturating_sub(bytes);
                 }
-                if state.forgot {
-                    self.forgot_at = Instant::now();
+                if state.forgot_all {
+                    self.forgot_at = Some(Instant::now());
                 }
                 Ok(BatchDone { rows: applied.rows, position })
             }
             Err(error) => {
                 let trouble = state.cause.unwrap_or_else(|| Trouble::of(&error));
                 let committing = state.committing;
-                tracing::error!(shard = %self.shard, %error, ?trouble, committing, "a batch failed");
+                if error != DieselError::RollbackTransaction {
+                    tracing::error!(shard = %self.shard, %error, ?trouble, committing, "a batch failed");
+                }
                 Err(self.failure(&trouble, committing))
             }
         }

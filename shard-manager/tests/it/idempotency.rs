@@ -1,0 +1,101 @@
+//! Idempotency: a write that is sent again, in the same batch, after a restart, and when its time is over.
+
+use std::path::Path;
+
+use serde_json::json;
+use shard_manager::error::{Error, Failure};
+use shard_manager::manager::Written;
+use shard_manager::row::Operation::{self, Delete, Insert, Update, Upsert};
+use shard_manager::row::Precondition;
+
+use crate::cluster::{Cluster, execute, ints, wish};
+
+async fn write(
+    cluster: &Cluster,
+    operation: Operation,
+    name: &str,
+    key: &str,
+) -> Result<Written, Failure> {
+    let json = match operation {
+        Delete => "{}".to_owned(),
+        Upsert | Insert | Update => json!({"name": name, "email": "a@example.com"}).to_string(),
+    };
+    let (place, mut row) = cluster.prepare("users", operation, "ada", &json);
+    row.idempotency_key = Some(key.to_owned());
+    cluster.manager.write(place, row, &wish()).await
+}
+
+fn records(file: &Path) -> i64 {
+    ints(file, "SELECT count(*) AS value FROM tessera_idempotency")[0]
+}
+
+#[tokio::test]
+async fn a_request_that_comes_again_gets_the_first_answer_and_changes_nothing() {
+    let cluster = Cluster::with_shards(1);
+    let first = write(&cluster, Insert, "Ada", "k1").await.expect("made").row;
+    assert!(!first.replayed);
+    write(&cluster, Update, "Ada L.", "k2").await.expect("changed");
+    let again = write(&cluster, Insert, "Ada", "k1").await.expect("as before").row;
+    assert!(again.replayed);
+    assert_eq!((again.change, again.version), (first.change, first.version));
+    assert_eq!(again.json, first.json, "as it was then");
+    let rows = cluster.rows("users", Some("ada")).await;
+    assert_eq!(rows[0]["name"], "Ada L.", "what came between stays");
+    let cluster = cluster.restart_after(|_| {});
+    assert!(write(&cluster, Insert, "Ada", "k1").await.expect("as before").row.replayed);
+    let other = write(&cluster, Insert, "Bob", "k1").await.expect_err("another request");
+    assert_eq!(other.error, Error::KeyReused);
+}
+
+#[tokio::test]
+async fn what_the_rows_forbade_once_does_not_happen_when_it_comes_again() {
+    let cluster = Cluster::with_shards(1);
+    let refused = write(&cluster, Update, "Ada", "k1").await.expect_err("there is no row");
+    assert_eq!(refused.error, Error::NoSuchRow);
+    assert!(refused.seen.is_some(), "the client has learnt something of the shard");
+    write(&cluster, Insert, "Ada", "k2").await.expect("made");
+    let again = write(&cluster, Update, "Ada", "k1").await.expect_err("as before");
+    assert_eq!(again.error, Error::Remembered(Box::new(Error::NoSuchRow)));
+    assert_eq!(
+        cluster.rows("users", Some("ada")).await[0]["version"],
+        2,
+        "one record lies between"
+    );
+    for (operation, precondition, error) in [
+        (Upsert, Precondition::Versions(vec![1, 77]), Error::VersionDiffers),
+        (Upsert, Precondition::Absent, Error::Exists),
+    ] {
+        let json = json!({"name": "x", "email": "x"}).to_string();
+        let (place, mut row) = cluster.prepare("users", operation, "ada", &json);
+        row.precondition = Some(precondition);
+        let refused = cluster.manager.write(place, row, &wish()).await.expect_err("it differs");
+        assert_eq!(refused.error, error);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_for_a_day_and_then_forgotten_however_many_there_are() {
+    let cluster = Cluster::with_shards(1);
+    let file = cluster.file(1);
+    write(&cluster, Upsert, "Ada", "k1").await.expect("made");
+    let age =
+        |at: &str| execute(&file, &format!("UPDATE tessera_idempotency SET created_at = {at}"));
+    age("strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-23 hours')");
+    assert!(write(&cluster, Upsert, "Ada", "k1").await.expect("kept").row.replayed);
+    age("strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-25 hours')");
+    let other = write(&cluster, Upsert, "Bob", "k1").await.expect("the key is free again");
+    assert!(!other.row.replayed);
+    let cluster = cluster.restart_after(|_| {
+        execute(
+            &file,
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 900)
+             INSERT INTO tessera_idempotency SELECT 0, 'old', 'k' || i, 'f', '{}', 1,
+             '2020-01-01T00:00:00.000000Z', '2020-01-01T00:00:00.000000Z' FROM n",
+        );
+    });
+    for n in 0..4 {
+        assert!(records(&file) > 100, "only some at a time");
+        write(&cluster, Upsert, "Ada", &format!("new{n}")).await.expect("stored");
+    }
+    assert_eq!(records(&file), 5, "those of today");
+}

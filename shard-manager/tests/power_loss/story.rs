@@ -1,0 +1,416 @@
+//! Story: a cluster on a watched disk, what its clients were told, and what must be true after a power cut.
+//!
+//! Each key is changed by one client, one change after the other, and each change is known by its number: so
+//! of a row that is found it can be told which change it is from, and whether a newer one was acknowledged.
+//!
+//! **Not here:** when the power is cut (`main`); what then is left of the files (`disk`).
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
+use serde_json::value::RawValue;
+use shard_manager::consistency::Level;
+use shard_manager::keyspace::ShardKey;
+use shard_manager::manager::{EmbeddedCluster, Manager, Wish};
+use shard_manager::row::Operation;
+use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::store::sqlite::digest::digest;
+use tempfile::TempDir;
+
+use crate::chance::Chance;
+use crate::disk::{Disk, Step};
+use crate::vfs;
+
+/// Of so many changes of a key the last removes it.
+const REMOVED_EVERY: u32 = 7;
+/// Images that wait to be looked at: they are on the real disk, some of them tens of megabytes.
+const IMAGES_MAX: usize = 2;
+
+/// A cluster's clients and its disk.
+pub(crate) struct Story {
+    pub(crate) disk: Arc<Disk>,
+    dir: PathBuf,
+    wanted: Wanted,
+    /// Whether the primaries' files are lost as well, and the replicas take their places.
+    promote: AtomicBool,
+    changes: Mutex<BTreeMap<String, Changes>>,
+    seeds: Mutex<Chance>,
+    judge: Mutex<Option<Judge>>,
+}
+
+/// The changes of one key, by number from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Changes {
+    asked: u32,
+    acknowledged: u32,
+}
+
+/// What was left after a power cut, and what was known before it and after.
+struct Cut {
+    moment: Moment,
+    image: TempDir,
+    wanted: Wanted,
+    promote: bool,
+    before: BTreeMap<String, Changes>,
+    after: BTreeMap<String, Changes>,
+}
+
+/// The thread that starts the cluster again on each image.
+struct Judge {
+    cuts: SyncSender<Cut>,
+    called: usize,
+    thread: JoinHandle<Vec<Verdict>>,
+}
+
+/// When the power was cut.
+#[derive(Clone, Copy)]
+pub(crate) struct Moment {
+    /// Before which step; `None` if between any two.
+    pub(crate) step: Option<Step>,
+    /// How many cuts of this story were before.
+    number: usize,
+    seed: u64,
+}
+
+/// What became of the cluster in a power cut.
+pub(crate) struct Verdict {
+    pub(crate) moment: Moment,
+    pub(crate) harm: Option<Harm>,
+}
+
+/// A promise that was broken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Harm {
+    #[error("the cluster does not start or takes no more writes: {0}")]
+    Refused(String),
+    #[error("the cluster panicked when it was started")]
+    Panicked,
+    #[error("a file is not well: {0}")]
+    Damaged(String),
+    #[error("an acknowledged change is not there, nor a newer one: {0}")]
+    Lost(String),
+    #[error("a row is there that nobody wrote: {0}")]
+    Strange(String),
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Moment { step, number, seed } = self.moment;
+        write!(f, "cut {number}, seed {seed:#018x}, ")?;
+        match step {
+            Some(Step { kind, act }) => write!(f, "before {act:?} of {kind:?}: ")?,
+            None => f.write_str("between steps: ")?,
+        }
+        match &self.harm {
+            Some(harm) => harm.fmt(f),
+            None => f.write_str("no harm"),
+        }
+    }
+}
+
+impl Story {
+    /// A story in this folder.
+    pub(crate) fn begin(dir: &Path, wanted: Wanted, seed: u64) -> Arc<Self> {
+        Self::resume(dir, wanted, seed, BTreeMap::new())
+    }
+
+    fn resume(
+        dir: &Path,
+        wanted: Wanted,
+        seed: u64,
+        changes: BTreeMap<String, Changes>,
+    ) -> Arc<Self> {
+        vfs::install();
+        Arc::new(Self {
+            disk: Disk::under(dir).expect("the folder is there"),
+            dir: dir.to_owned(),
+            wanted,
+            promote: AtomicBool::new(false),
+            changes: Mutex::new(changes),
+            seeds: Mutex::new(Chance::new(seed)),
+            judge: Mutex::new(Some(Judge::call())),
+        })
+    }
+
+    /// The power is cut and comes back: the same story goes on in another folder.
+    pub(crate) fn after_power_loss(&self, dir: &Path) -> Arc<Self> {
+        let seed = self.seed();
+        let changes = self.known();
+        self.disk.power_loss(seed, dir).expect("an image");
+        Self::resume(dir, self.wanted.clone(), seed, changes)
+    }
+
+    /// Starts the cluster.
+    pub(crate) fn open(&self) -> Manager {
+        open(&self.dir, &self.wanted).expect("the cluster starts on the running disk")
+    }
+
+    /// From now on a power cut also takes the primaries' files, and replicas take their places.
+    pub(crate) fn promote_replicas(&self) {
+        self.promote.store(true, Ordering::SeqCst);
+    }
+
+    /// The next change of a key, waited for.
+    pub(crate) async fn change(&self, manager: &Manager, key: &str) {
+        let number = self.note(key, |changes| {
+            changes.asked += 1;
+            changes.asked
+        });
+        change(manager, key, number).await.expect("the running disk is well");
+        self.note(key, |changes| changes.acknowledged = number);
+    }
+
+    /// Cuts the power before each step for which `due`.
+    pub(crate) fn cut_before(self: &Arc<Self>, mut due: impl FnMut(Step) -> bool + Send + 'static) {
+        let story = Arc::clone(self);
+        self.disk.before_each_step(move |step| {
+            if due(step) {
+                story.cut_at(Some(step));
+            }
+        });
+    }
+
+    /// Cuts the power now; the running cluster does not notice.
+    pub(crate) fn cut(&self) {
+        self.cut_at(None);
+    }
+
+    fn cut_at(&self, step: Option<Step>) {
+        let seed = self.seed();
+        let image = tempfile::tempdir().expect("a folder for the image");
+        // In this order: what was acknowledged before the cut must be there, and what was asked until it was
+        // over may be.
+        let before = self.known();
+        self.disk.power_loss(seed, image.path()).expect("an image");
+        let after = self.known();
+        if let Some(judge) = &mut *self.judge.lock().expect("nobody died with it") {
+            let moment = Moment { step, number: judge.called, seed };
+            judge.called += 1;
+            let (wanted, promote) = (self.wanted.clone(), self.promote.load(Ordering::SeqCst));
+            let cut = Cut { moment, image, wanted, promote, before, after };
+            judge.cuts.send(cut).expect("the judge looks at all");
+        }
+    }
+
+    /// Ends the story and tells how each cut went.
+    pub(crate) fn verdicts(&self) -> Vec<Verdict> {
+        self.disk.forget_watch();
+        let judge = self.judge.lock().expect("nobody died with it").take();
+        let judge = judge.expect("asked once");
+        drop(judge.cuts);
+        judge.thread.join().expect("the judge does not panic")
+    }
+
+    fn seed(&self) -> u64 {
+        self.seeds.lock().expect("nobody died with it").next()
+    }
+
+    fn known(&self) -> BTreeMap<String, Changes> {
+        self.changes.lock().expect("nobody died with it").clone()
+    }
+
+    fn note<T>(&self, key: &str, note: impl FnOnce(&mut Changes) -> T) -> T {
+        let mut changes = self.changes.lock().expect("nobody died with it");
+        note(changes.entry(key.to_owned()).or_default())
+    }
+}
+
+impl Judge {
+    fn call() -> Self {
+        let (cuts, waiting): (_, Receiver<Cut>) = sync_channel(IMAGES_MAX);
+        let thread = std::thread::spawn(move || {
+            let judged = waiting.into_iter().map(|cut| {
+                let judged = catch_unwind(AssertUnwindSafe(|| cut.judge()));
+                let harm = judged.unwrap_or(Err(Harm::Panicked)).err();
+                Verdict { moment: cut.moment, harm }
+            });
+            judged.collect()
+        });
+        Self { cuts, called: 0, thread }
+    }
+}
+
+/// The value of a key after its change of this number; `None` before the first and after a removal.
+fn value(key: &str, number: u32) -> Option<String> {
+    if number.is_multiple_of(REMOVED_EVERY) {
+        return None;
+    }
+    let seed = key.bytes().fold(u64::from(number), |seed, byte| (seed << 7) ^ u64::from(byte));
+    let mut chance = Chance::new(seed);
+    // Large values fill the WAL, small ones make many commits.
+    let words = if chance.eighths(2) { chance.below(6_000) } else { chance.below(20) };
+    let fill = format!("{:016x}", chance.next()).repeat(words as usize);
+    Some(format!("{{\"number\":{number},\"fill\":\"{fill}\"}}"))
+}
+
+fn open(dir: &Path, wanted: &Wanted) -> Result<Manager, String> {
+    let cluster = EmbeddedCluster { data_dir: dir.to_owned(), wanted: wanted.clone() };
+    Manager::open(&cluster).map_err(|error| error.to_string())
+}
+
+async fn change(manager: &Manager, key: &str, number: u32) -> Result<(), String> {
+    let table = manager.table("kv").map_err(|error| error.to_string())?;
+    let raw = value(key, number).map(|value| RawValue::from_string(value).expect("JSON"));
+    let operation = if raw.is_some() { Operation::Upsert } else { Operation::Delete };
+    let fields: Vec<_> = raw.iter().map(|raw| (Cow::Borrowed("value"), &**raw)).collect();
+    let shard_key = ShardKey::parse(key).expect("a good key");
+    let (place, row) = Manager::prepare(&manager.map(), &table, operation, shard_key, &fields)
+        .map_err(|error| error.to_string())?;
+    // No write waits that long, unless there is a defect.
+    let by = Wish::by(Instant::now() + Duration::from_secs(60));
+    // Every node, so that each has to keep it.
+    let written = manager.write(place, row, &Wish { level: Level::All, ..by }).await;
+    written.map(drop).map_err(|failure| failure.to_string())
+}
+
+/// The key that is written after a power cut.
+const AFTER: &str = "after";
+
+impl Cut {
+    /// Starts the cluster on what was left, lets it take a write, stops it and looks at its files.
+    fn judge(&self) -> Result<(), Harm> {
+        // Watched, so that nothing waits for the real disk.
+        let _disk = Disk::under(self.image.path()).expect("the image is there");
+        if self.promote {
+            promote(self.image.path()).map_err(|error| Harm::Refused(error.to_string()))?;
+        }
+        let manager = open(self.image.path(), &self.wanted).map_err(Harm::Refused)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let written = runtime.expect("a runtime").block_on(change(&manager, AFTER, 1));
+        manager.close();
+        drop(manager);
+        written.map_err(Harm::Refused)?;
+        let mut found = BTreeMap::new();
+        for entry in std::fs::read_dir(self.image.path()).expect("the image is there") {
+            let path = entry.expect("a file").path();
+            let name = path.to_string_lossy();
+            if name.ends_with(".db") {
+                sound(&path).map_err(Harm::Damaged)?;
+            }
+            if name.ends_with("-primary.db") {
+                whole(&path).map_err(Harm::Damaged)?;
+                found.extend(rows(&path).map_err(Harm::Damaged)?);
+                for number in 1..=self.wanted.replicas.unwrap_or(0) {
+                    let replica = name.replace("-primary.db", &format!("-replica{number}.db"));
+                    equal(&path, Path::new(&replica)).map_err(Harm::Damaged)?;
+                }
+            }
+        }
+        self.compare(&found)
+    }
+
+    fn compare(&self, found: &BTreeMap<String, String>) -> Result<(), Harm> {
+        let known = |key: &String| key == AFTER || self.after.contains_key(key);
+        if let Some(key) = found.keys().find(|key| !known(key)) {
+            return Err(Harm::Strange(format!("{key} was never written")));
+        }
+        for (key, after) in &self.after {
+            let acknowledged = self.before.get(key).map_or(0, |changes| changes.acknowledged);
+            let found = found.get(key);
+            let is_from = |number: u32| value(key, number).as_ref() == found;
+            if (acknowledged..=after.asked).any(is_from) {
+                continue;
+            }
+            return Err(match (0..acknowledged).rev().find(|number| is_from(*number)) {
+                Some(older) => Harm::Lost(format!(
+                    "{key} is from change {older}, but {acknowledged} was acknowledged"
+                )),
+                None => Harm::Strange(format!("{key} has a value of none of its changes")),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[derive(QueryableByName)]
+struct Row {
+    #[diesel(sql_type = Text)]
+    key: String,
+    #[diesel(sql_type = Text)]
+    value: String,
+}
+
+#[derive(QueryableByName)]
+struct Said {
+    #[diesel(sql_type = Text)]
+    integrity_check: String,
+}
+
+#[derive(QueryableByName)]
+struct Apart {
+    #[diesel(sql_type = BigInt)]
+    apart: i64,
+}
+
+fn connect(path: &Path) -> Result<SqliteConnection, String> {
+    let mut connection =
+        SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| error.to_string())?;
+    // The cluster's pools close their last connections on a thread of their own.
+    connection.batch_execute("PRAGMA busy_timeout=10000").map_err(|error| error.to_string())?;
+    Ok(connection)
+}
+
+fn sound(path: &Path) -> Result<(), String> {
+    let said: Vec<Said> = diesel::sql_query("PRAGMA integrity_check")
+        .load(&mut connect(path)?)
+        .map_err(|error| error.to_string())?;
+    let said: Vec<String> = said.into_iter().map(|said| said.integrity_check).collect();
+    if said == ["ok"] { Ok(()) } else { Err(said.join("; ")) }
+}
+
+/// A transaction writes rows, their log and the counters of both: all of it is there, or nothing is. What was a
+/// replica before has no log yet.
+fn whole(path: &Path) -> Result<(), String> {
+    let sql = "SELECT abs((SELECT position FROM tessera_shard)
+                          - (SELECT coalesce(max(tessera_log.position), tessera_shard.position)
+                             FROM tessera_shard LEFT JOIN tessera_log))
+                    + abs((SELECT rows FROM tessera_counts WHERE name = 'kv')
+                          - (SELECT count(*) FROM kv)) AS apart";
+    let apart: Apart = diesel::sql_query(sql)
+        .get_result(&mut connect(path)?)
+        .map_err(|error| error.to_string())?;
+    if apart.apart == 0 { Ok(()) } else { Err("rows, log and counters differ".to_owned()) }
+}
+
+/// What an operator does who has lost a primary.
+fn promote(image: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(image)? {
+        let path = entry?.path();
+        let name = path.to_string_lossy();
+        if name.contains("-primary.db") {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    for entry in std::fs::read_dir(image)? {
+        let path = entry?.path();
+        let name = path.to_string_lossy();
+        if name.contains("-replica1.db") {
+            std::fs::rename(&path, name.replace("-replica1.db", "-primary.db"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A replica that was closed in good order holds what its primary holds.
+fn equal(primary: &Path, replica: &Path) -> Result<(), String> {
+    let digest = |path| digest(path).map_err(|error| error.to_string());
+    if digest(primary)? == digest(replica)? { Ok(()) } else { Err("a replica differs".to_owned()) }
+}
+
+fn rows(path: &Path) -> Result<Vec<(String, String)>, String> {
+    let rows: Vec<Row> = diesel::sql_query("SELECT key, value FROM kv")
+        .load(&mut connect(path)?)
+        .map_err(|error| error.to_string())?;
+    Ok(rows.into_iter().map(|row| (row.key, row.value)).collect())
+}
