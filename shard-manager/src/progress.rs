@@ -8,7 +8,7 @@
 //! **Not here:** which node answers a read (`replica_set`), how rows get to a replica (`store`).
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,8 @@ pub struct Progress {
     advanced: Notify,
     /// Writes that wait until replicas have made them durable.
     confirmations: AtomicUsize,
+    /// Reads that wait for a replica to come further.
+    awaiting: AtomicUsize,
 }
 
 /// One replica's part of it.
@@ -57,6 +59,8 @@ struct ReplicaProgress {
     current_at: AtomicU64,
     /// Its applier, to be woken.
     applier: OnceLock<Thread>,
+    /// Whether the applier gathers what comes, and is not woken for it.
+    gathering: AtomicBool,
 }
 
 impl Progress {
@@ -69,6 +73,7 @@ impl Progress {
             durable: AtomicU64::new(0),
             current_at: AtomicU64::new(0),
             applier: OnceLock::new(),
+            gathering: AtomicBool::new(false),
         };
         Self {
             history,
@@ -78,6 +83,7 @@ impl Progress {
             replicas: (0..replicas).map(|_| replica()).collect(),
             advanced: Notify::new(),
             confirmations: AtomicUsize::new(0),
+            awaiting: AtomicUsize::new(0),
         }
     }
 
@@ -113,7 +119,8 @@ impl Progress {
             }
         }
         self.committed.store(position, Ordering::SeqCst);
-        self.replicas.iter().for_each(ReplicaProgress::wake);
+        let idle = |replica: &&ReplicaProgress| !replica.gathering.load(Ordering::SeqCst);
+        self.replicas.iter().filter(idle).for_each(ReplicaProgress::wake);
     }
 
     /// Told after a batch failed, or after the file was opened again: what the primary has.
@@ -190,6 +197,16 @@ impl Progress {
         self.advanced.notify_waiters();
     }
 
+    /// Told by an applier that lets work gather for a moment, and when it goes on. Only those who wait wake it.
+    pub fn set_gathering(&self, replica: usize, gathering: bool) {
+        self.replicas[replica].gathering.store(gathering, Ordering::SeqCst);
+    }
+
+    /// Whether somebody waits for a replica to come further.
+    pub fn is_awaited(&self) -> bool {
+        self.confirmations_wanted() || self.awaiting.load(Ordering::SeqCst) > 0
+    }
+
     /// Up to where a replica shows the primary's changes.
     pub fn applied_by(&self, replica: usize) -> u64 {
         self.replicas[replica].applied.load(Ordering::SeqCst)
@@ -241,10 +258,10 @@ impl Progress {
     }
 
     /// Makes appliers sync what they apply, until it is dropped.
-    pub fn ask_for_confirmations(&self) -> Confirmations<'_> {
+    pub fn ask_for_confirmations(&self) -> Awaiting<'_> {
         self.confirmations.fetch_add(1, Ordering::SeqCst);
         self.replicas.iter().for_each(ReplicaProgress::wake);
-        Confirmations(self)
+        Awaiting(&self.confirmations)
     }
 
     /// Whether someone waits for what appliers sync.
@@ -252,12 +269,15 @@ impl Progress {
         self.confirmations.load(Ordering::SeqCst) > 0
     }
 
-    /// Waits until `check` finds what it looks for, at most until `deadline`.
+    /// Waits until `check` finds what it looks for, at most until `deadline`. Appliers hurry meanwhile.
     pub async fn until<T>(
         &self,
         deadline: Instant,
         check: impl Fn(&Self) -> Option<T>,
     ) -> Option<T> {
+        self.awaiting.fetch_add(1, Ordering::SeqCst);
+        let _awaiting = Awaiting(&self.awaiting);
+        self.replicas.iter().for_each(ReplicaProgress::wake);
         loop {
             let advanced = self.advanced.notified();
             tokio::pin!(advanced);
@@ -281,12 +301,12 @@ impl ReplicaProgress {
     }
 }
 
-/// While it lives, appliers sync what they apply at once.
+/// One who waits, until it is dropped.
 #[derive(Debug)]
-pub struct Confirmations<'p>(&'p Progress);
+pub struct Awaiting<'p>(&'p AtomicUsize);
 
-impl Drop for Confirmations<'_> {
+impl Drop for Awaiting<'_> {
     fn drop(&mut self) {
-        self.0.confirmations.fetch_sub(1, Ordering::SeqCst);
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -242,7 +242,8 @@ fn bigint(text: &str) -> Result<Value, Misfit> {
 
 fn double(text: &str) -> Result<Value, Misfit> {
     match text.parse::<f64>() {
-        Ok(number) if number.is_finite() => Ok(Value::Double(number)),
+        // A sum, because databases differ in whether they keep the sign of zero.
+        Ok(number) if number.is_finite() => Ok(Value::Double(number + 0.0)),
         Ok(_) | Err(_) => Err(Misfit::NotDouble),
     }
 }

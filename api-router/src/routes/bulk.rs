@@ -72,7 +72,7 @@ pub struct BulkAnswer<'a> {
     success: bool,
     /// Rows in the request.
     accepted: usize,
-    /// Rows that are durable.
+    /// Rows that are durable on as many nodes as was asked for.
     stored: usize,
     /// Rows that are not, or not known to be.
     failed_total: usize,
@@ -84,14 +84,15 @@ pub struct BulkAnswer<'a> {
     elapsed_ms: u64,
 }
 
-/// A row that is not stored.
+/// A row that is not stored as was asked for.
 #[derive(Serialize, ToSchema)]
 pub struct FailedRow<'a> {
     /// Its place in the request, from 0.
     index: usize,
     /// Where it was sent, if it could be routed.
     shard: Option<&'a str>,
-    /// `rejected`: it is not stored; `unknown`: it may be.
+    /// `rejected`: it is not stored; `committed`: it is on the primary, but not confirmed by as many nodes as was
+    /// asked for; `unknown`: it may be stored.
     outcome: &'a str,
     /// Whether the same row may succeed later.
     retryable: bool,

@@ -15,13 +15,13 @@ use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 
 use super::connection::{Bind, Shapes, Statement, Trouble, for_each_row};
-use super::row_json::push_object;
+use super::row_json::{push_row, value};
 use super::schema::tessera_shard;
 use super::{log, sql};
 use crate::error::Error;
 use crate::idempotency;
 use crate::keyspace::Slot;
-use crate::row::{Change, Operation, RowDone, RowError, RowWrite};
+use crate::row::{Change, Operation, Precondition, RowDone, RowError, RowWrite};
 use crate::value::{Value, format_timestamp, push_json_number};
 
 /// Records of idempotency keys that one batch forgets.
@@ -121,8 +121,7 @@ impl<'t> Batch<'t> {
         let mut outcome = self.apply(change)?;
         if let Some(record) = idempotency::record(change, &outcome) {
             // Without its record the write must not be either.
-            let kept = self.insert(&record)?.map_err(|_| DieselError::RollbackTransaction)?;
-            self.note(&record, kept);
+            self.apply(&record)?.map_err(|_| DieselError::RollbackTransaction)?;
         }
         if let (Ok(done), false) = (&mut outcome, change.wants_row) {
             done.json = Vec::new();
@@ -187,103 +186,103 @@ impl<'t> Batch<'t> {
     }
 
     fn apply(&mut self, change: &RowWrite) -> QueryResult<Result<RowDone, Error>> {
-        if let Some(refused) = self.refused(change)? {
-            return Ok(Err(refused));
-        }
-        let applied = match change.operation {
-            Operation::Upsert => match self.update(change)? {
-                Err(Error::NoSuchRow) => self.insert(change)?,
-                done => done,
-            },
-            Operation::Insert => self.insert(change)?,
-            Operation::Update => self.update(change)?,
-            Operation::Delete => self.delete(change)?,
+        let current = self.current(change)?;
+        let kind = match outcome(change, current.as_deref()) {
+            Ok(kind) => kind,
+            Err(refused) => return Ok(Err(refused)),
         };
-        Ok(applied.map(|done| self.note(change, done)))
+        let image = match (kind, current) {
+            (Change::Removed, Some(row)) => row,
+            (Change::Changed, Some(row)) => self.changed(change, row),
+            (Change::Created | Change::Changed | Change::Removed, _) => self.made(change),
+        };
+        let ran = match kind {
+            Change::Created => self.insert(change, &image),
+            Change::Changed => self.update(change, &image),
+            Change::Removed => self.remove(change),
+        };
+        match ran {
+            Ok(()) => {}
+            // A constraint is an answer, not a failure.
+            Err(error) => match Trouble::of(&error) {
+                Trouble::Constraint(rule) => return Ok(Err(Error::Constraint { rule })),
+                Trouble::Full | Trouble::Broken | Trouble::Other => return Err(error),
+            },
+        }
+        let mut json = Vec::with_capacity(256);
+        push_row(&mut json, &change.table, &image);
+        let done = RowDone { change: kind, version: 0, json, replayed: false };
+        Ok(Ok(self.note(change, done)))
     }
 
-    /// Why a precondition forbids the change. Nothing can come between: this is the only writer.
-    fn refused(&mut self, change: &RowWrite) -> QueryResult<Option<Error>> {
-        let Some(precondition) = &change.precondition else { return Ok(None) };
+    /// The answered columns of the row as it is; `None` if there is none. Nothing can come between this and what
+    /// follows: this is the only writer.
+    fn current(&mut self, change: &RowWrite) -> QueryResult<Option<Vec<Value>>> {
         let mut binds = Vec::with_capacity(change.id.len() + 2);
         push_row_binds(&mut binds, change);
-        let sql = sql::version(&change.table);
+        let table = &change.table;
+        let sql = sql::select_row(table);
         let statement = Statement { sql: &sql, binds: &binds, cached: self.shapes.admit(&sql) };
-        let mut version = None;
+        let mut current = None;
         for_each_row(self.connection, statement, |row| {
-            version = row.int(0);
+            let columns = table.answered().map(|column| table.column(column).kind);
+            current = Some(columns.enumerate().map(|(at, kind)| value(row, at, kind)).collect());
             Ok(())
         })?;
-        if precondition.holds(version) {
-            return Ok(None);
-        }
-        Ok(Some(match precondition {
-            crate::row::Precondition::Absent => Error::Exists,
-            crate::row::Precondition::Present | crate::row::Precondition::Versions(_) => {
-                Error::VersionDiffers
-            }
-        }))
+        Ok(current)
     }
 
-    fn update(&mut self, change: &RowWrite) -> QueryResult<Result<RowDone, Error>> {
+    /// The row with the columns of the change.
+    fn changed(&self, change: &RowWrite, mut row: Vec<Value>) -> Vec<Value> {
+        let table = &change.table;
+        let at = |column: usize| column - table.answered().start;
+        for (column, value) in &change.set {
+            row[at(*column)].clone_from(value);
+        }
+        row[at(table.version())] = Value::Int(self.counters.version + 1);
+        row[at(table.version() + 2)] = Value::Text(self.now.clone());
+        row
+    }
+
+    /// A new row: what is not given is null.
+    fn made(&self, change: &RowWrite) -> Vec<Value> {
+        let table = &change.table;
+        let mut row = vec![Value::Null; table.answered().len()];
+        for (column, value) in table.id().iter().zip(&change.id) {
+            row[column - table.answered().start].clone_from(value);
+        }
+        row[table.version() + 1 - table.answered().start] = Value::Text(self.now.clone());
+        self.changed(change, row)
+    }
+
+    fn insert(&mut self, change: &RowWrite, row: &[Value]) -> QueryResult<()> {
+        let slot = Bind::Int(i64::from(change.slot.number()));
+        let mut binds = Vec::with_capacity(row.len() + 2);
+        binds.extend([slot, Bind::Text(&change.key)]);
+        binds.extend(row.iter().map(Bind::from));
+        self.execute(&sql::insert(&change.table), &binds)
+    }
+
+    fn update(&mut self, change: &RowWrite, row: &[Value]) -> QueryResult<()> {
+        let table = &change.table;
         let set: Vec<usize> = change.set.iter().map(|(column, _)| *column).collect();
-        let now = std::mem::take(&mut self.now);
         let mut binds: Vec<Bind<'_>> = change.set.iter().map(|(_, value)| value.into()).collect();
-        binds.extend([Bind::Int(self.counters.version + 1), Bind::Text(&now)]);
+        let first = table.answered().start;
+        let stamps = [table.version(), table.version() + 2];
+        binds.extend(stamps.map(|column| Bind::from(&row[column - first])));
         push_row_binds(&mut binds, change);
-        let applied = self.execute(change, &sql::update(&change.table, &set), &binds);
-        self.now = now;
-        Ok(done(applied?, Change::Changed, Error::NoSuchRow))
+        self.execute(&sql::update(table, &set), &binds)
     }
 
-    fn insert(&mut self, change: &RowWrite) -> QueryResult<Result<RowDone, Error>> {
-        if let Some(column) = change.missing() {
-            let (table, column) = (change.table.name().to_owned(), column.to_owned());
-            return Ok(Err(RowError::MissingColumn { table, column }.into()));
-        }
-        let set: Vec<usize> = change.set.iter().map(|(column, _)| *column).collect();
-        let now = std::mem::take(&mut self.now);
-        let mut binds = Vec::with_capacity(change.set.len() + change.id.len() + 5);
-        push_row_binds(&mut binds, change);
-        binds.extend(change.set.iter().map(|(_, value)| Bind::from(value)));
-        let version = Bind::Int(self.counters.version + 1);
-        binds.extend([version, Bind::Text(&now), Bind::Text(&now)]);
-        let applied = self.execute(change, &sql::insert(&change.table, &set), &binds);
-        self.now = now;
-        Ok(done(applied?, Change::Created, Error::Exists))
-    }
-
-    fn delete(&mut self, change: &RowWrite) -> QueryResult<Result<RowDone, Error>> {
+    fn remove(&mut self, change: &RowWrite) -> QueryResult<()> {
         let mut binds = Vec::with_capacity(change.id.len() + 2);
         push_row_binds(&mut binds, change);
-        let applied = self.execute(change, &sql::delete(&change.table), &binds)?;
-        Ok(done(applied, Change::Removed, Error::NoSuchRow))
+        self.execute(&sql::remove(&change.table), &binds)
     }
 
-    /// Runs a statement that returns the row it touched. A constraint is an answer, not a failure.
-    fn execute(
-        &mut self,
-        change: &RowWrite,
-        sql: &str,
-        binds: &[Bind<'_>],
-    ) -> QueryResult<Result<Option<Vec<u8>>, Error>> {
+    fn execute(&mut self, sql: &str, binds: &[Bind<'_>]) -> QueryResult<()> {
         let statement = Statement { sql, binds, cached: self.shapes.admit(sql) };
-        let table = &change.table;
-        let mut json = None;
-        let ran = for_each_row(self.connection, statement, |row| {
-            let columns = table.answered().map(|index| table.column(index));
-            let mut object = Vec::with_capacity(256);
-            push_object(&mut object, row, columns.map(|column| (&*column.name, column.kind)))?;
-            json = Some(object);
-            Ok(())
-        });
-        match ran {
-            Ok(()) => Ok(Ok(json)),
-            Err(error) => match Trouble::of(&error) {
-                Trouble::Constraint(rule) => Ok(Err(Error::Constraint { rule })),
-                Trouble::Full | Trouble::Broken | Trouble::Other => Err(error),
-            },
-        }
+        statement.execute(self.connection).map(drop)
     }
 
     /// Notes an applied change: version, log, number of rows.
@@ -340,11 +339,32 @@ fn push_row_binds<'c>(binds: &mut Vec<Bind<'c>>, change: &'c RowWrite) {
     binds.extend(change.id.iter().map(Bind::from));
 }
 
-fn done(
-    applied: Result<Option<Vec<u8>>, Error>,
-    change: Change,
-    untouched: Error,
-) -> Result<RowDone, Error> {
-    let json = applied?.ok_or(untouched)?;
-    Ok(RowDone { change, version: 0, json, replayed: false })
+/// What becomes of a row, or why it must not.
+fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Change, Error> {
+    if let Some(precondition) = &change.precondition {
+        let at = change.table.version() - change.table.answered().start;
+        let version = current.and_then(|row| match &row[at] {
+            Value::Int(version) => Some(*version),
+            Value::Null | Value::Bool(_) | Value::Double(_) | Value::Text(_) => None,
+        });
+        if !precondition.holds(version) {
+            return Err(match precondition {
+                Precondition::Absent => Error::Exists,
+                Precondition::Present | Precondition::Versions(_) => Error::VersionDiffers,
+            });
+        }
+    }
+    match (change.operation, current) {
+        (Operation::Upsert | Operation::Update, Some(_)) => Ok(Change::Changed),
+        (Operation::Delete, Some(_)) => Ok(Change::Removed),
+        (Operation::Insert, Some(_)) => Err(Error::Exists),
+        (Operation::Update | Operation::Delete, None) => Err(Error::NoSuchRow),
+        (Operation::Upsert | Operation::Insert, None) => match change.missing() {
+            None => Ok(Change::Created),
+            Some(column) => {
+                let (table, column) = (change.table.name().to_owned(), column.to_owned());
+                Err(RowError::MissingColumn { table, column }.into())
+            }
+        },
+    }
 }

@@ -27,7 +27,7 @@ use crate::rows::Rows;
 use crate::store::TableSize;
 use crate::value::{Value, push_json_number, push_json_string};
 
-/// Connections of one shard for reads by key, and as many for reads that may scan: a scan cannot be stopped,
+/// Connections of one node for reads by key, and as many for reads that may scan: a scan cannot be stopped,
 /// so without connections of their own the short reads would wait for it.
 const READERS_MAX: u32 = 4;
 /// How long a reader that nobody needs is kept.

@@ -35,6 +35,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How long a router that ends lets a replica catch up.
 const CATCH_UP_MAX: Duration = Duration::from_secs(2);
+/// How long an applier that nobody waits for lets batches gather after each transaction: under load it then
+/// applies several in one, for half the price. The first batch after a rest is applied at once.
+const GATHER: Duration = Duration::from_millis(10);
 /// How often a braked or delayed replica looks whether it may go on.
 const BRAKED: Duration = Duration::from_millis(5);
 
@@ -162,6 +165,8 @@ struct Keeper {
 enum Next {
     /// Goes on at once.
     Work,
+    /// Lets a little more work come, unless somebody waits for it.
+    Gather,
     /// Waits to be woken, at most so long.
     Rest(Duration),
 }
@@ -170,16 +175,31 @@ impl Keeper {
     fn run(mut self) {
         self.progress.set_applier(self.spec.index, std::thread::current());
         while !self.replica.stopping.load(Ordering::SeqCst) {
-            if let Next::Rest(pause) = self.turn() {
-                std::thread::park_timeout(pause);
+            match self.turn() {
+                Next::Work => {}
+                Next::Gather => self.gather(),
+                Next::Rest(pause) => std::thread::park_timeout(pause),
             }
         }
         let deadline = Instant::now() + CATCH_UP_MAX;
-        while Instant::now() < deadline && matches!(self.turn(), Next::Work) {}
+        while Instant::now() < deadline && matches!(self.turn(), Next::Work | Next::Gather) {}
         self.progress.set_state(self.spec.index, ReplicaState::Down);
         if let Some(applier) = self.applier.take() {
             applier.close();
         }
+    }
+
+    fn gather(&self) {
+        let (index, until) = (self.spec.index, Instant::now() + GATHER);
+        self.progress.set_gathering(index, true);
+        while !self.progress.is_awaited() && !self.replica.stopping.load(Ordering::SeqCst) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            std::thread::park_timeout(left);
+        }
+        self.progress.set_gathering(index, false);
     }
 
     fn turn(&mut self) -> Next {
@@ -276,7 +296,8 @@ impl Keeper {
             progress.set_state(spec.index, ReplicaState::Following);
         }
         if worked {
-            return Ok(Next::Work);
+            let hurry = progress.is_awaited() || position < committed;
+            return Ok(if hurry { Next::Work } else { Next::Gather });
         }
         self.rest(position, !delay.is_zero())
     }

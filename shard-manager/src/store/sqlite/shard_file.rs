@@ -125,8 +125,8 @@ pub fn standing(
         path,
         format!(
             "it holds changes that the primary has not: it stands at {}, the primary at {position}. The primary \
-             was put back from an older copy. To keep the changes, put this file in the primary's place; to go \
-             on without them, move it out of the folder",
+             was put back from an older copy. To keep the changes, put this file, with its -wal, in the \
+             primary's place; to go on without them, move both out of the folder",
             found.at
         ),
     ))

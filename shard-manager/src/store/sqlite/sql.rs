@@ -10,24 +10,9 @@ use crate::query::{Condition, OrderBy, ReadQuery, Test};
 use crate::table::Table;
 use crate::value::ColumnType;
 
-/// One parameter for each column: slot, shard key, id, the columns set, version, timestamps.
-/// Returns nothing if the row exists.
-pub(super) fn insert(table: &Table, set: &[usize]) -> String {
-    let mut columns = vec![Table::SLOT, Table::SHARD_KEY];
-    columns.extend_from_slice(table.id());
-    columns.extend_from_slice(set);
-    columns.extend(table.version()..table.columns().len());
-    let mut sql = format!("INSERT INTO {} (", table.name());
-    push_names(&mut sql, table, columns.iter().copied());
-    sql.push_str(") VALUES (");
-    push_list(&mut sql, 1..=columns.len(), push_parameter);
-    sql.push_str(") ON CONFLICT (slot,shard_key");
-    table.id().iter().for_each(|column| {
-        let _ = write!(sql, ",{}", table.column(*column).name);
-    });
-    sql.push_str(") DO NOTHING");
-    push_returning(&mut sql, table);
-    sql
+/// One parameter for each column, in the order of the table. The row must not exist.
+pub(super) fn insert(table: &Table) -> String {
+    write_all("INSERT", table)
 }
 
 /// Parameters: the columns set, version, `updated_at`, then slot, shard key, id.
@@ -39,13 +24,16 @@ pub(super) fn update(table: &Table, set: &[usize]) -> String {
         let _ = write!(sql, "{}=?{number}", table.column(column).name);
     });
     push_where_row(&mut sql, table, columns.len() + 1);
-    push_returning(&mut sql, table);
     sql
 }
 
 /// One parameter for each column, in the order of the table: what an after-image says, whatever was there.
 pub(super) fn replace(table: &Table) -> String {
-    let mut sql = format!("INSERT OR REPLACE INTO {} (", table.name());
+    write_all("INSERT OR REPLACE", table)
+}
+
+fn write_all(verb: &str, table: &Table) -> String {
+    let mut sql = format!("{verb} INTO {} (", table.name());
     push_names(&mut sql, table, 0..table.columns().len());
     sql.push_str(") VALUES (");
     push_list(&mut sql, 1..=table.columns().len(), push_parameter);
@@ -53,9 +41,11 @@ pub(super) fn replace(table: &Table) -> String {
     sql
 }
 
-/// Parameters: slot, shard key, id. One row, one column.
-pub(super) fn version(table: &Table) -> String {
-    let mut sql = format!("SELECT version FROM {}", table.name());
+/// Parameters: slot, shard key, id. One row at most, its answered columns.
+pub(super) fn select_row(table: &Table) -> String {
+    let mut sql = "SELECT ".to_owned();
+    push_names(&mut sql, table, table.answered());
+    let _ = write!(sql, " FROM {}", table.name());
     push_where_row(&mut sql, table, 1);
     sql
 }
@@ -75,13 +65,6 @@ pub(super) fn select_all(table: &Table) -> String {
 pub(super) fn remove(table: &Table) -> String {
     let mut sql = format!("DELETE FROM {}", table.name());
     push_where_row(&mut sql, table, 1);
-    sql
-}
-
-/// The same, returning the row as it was.
-pub(super) fn delete(table: &Table) -> String {
-    let mut sql = remove(table);
-    push_returning(&mut sql, table);
     sql
 }
 
@@ -153,11 +136,6 @@ fn push_where_row(sql: &mut String, table: &Table, first: usize) {
     for (column, number) in table.id().iter().zip(first + 2..) {
         let _ = write!(sql, " AND {}=?{number}", table.column(*column).name);
     }
-}
-
-fn push_returning(sql: &mut String, table: &Table) {
-    sql.push_str(" RETURNING ");
-    push_names(sql, table, table.answered());
 }
 
 fn push_names(sql: &mut String, table: &Table, columns: impl Iterator<Item = usize>) {
