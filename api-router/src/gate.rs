@@ -177,6 +177,9 @@ fn log(problem: &Problem, id: &HeaderValue, path: &str) {
     let request_id = id.to_str().unwrap_or("");
     if problem.code() == Code::TSR500 {
         tracing::error!(%problem, %request_id, path, "a request failed");
+    } else if problem.code() == Code::TSR005 {
+        // Told by counts and by the list of errors: a line for each would be work when there is too much of it.
+        tracing::debug!(%problem, %request_id, path, "a request was shed");
     } else if problem.status().is_server_error() {
         tracing::warn!(%problem, %request_id, path, "a request was not served");
     }
