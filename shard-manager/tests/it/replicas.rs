@@ -264,6 +264,29 @@ async fn a_replica_that_becomes_unreadable_leaves_the_rotation_and_comes_back_wh
 }
 
 #[tokio::test]
+async fn after_a_stop_in_bad_order_damage_is_found_though_nobody_reads_there() {
+    let cluster = Cluster::with(with_replicas(2, 1));
+    for n in 0..300 {
+        write(&cluster, &format!("u{n}"), n, &at(Level::All)).await;
+    }
+    let (primary, replica) = (cluster.file(1), replica_file(cluster.dir.path(), 2, 1));
+    let cluster = cluster.restart_after(|dir| {
+        ruin_pages(&primary);
+        ruin_pages(&replica);
+        // What a process that was killed leaves behind.
+        std::fs::write(dir.join("tessera.lock"), "4711").expect("written");
+    });
+    while cluster.manager.health(deadline()).await[0].nodes[0].up {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let whole = digest(&cluster.file(2)).expect("read");
+    while digest(&replica).map_or(true, |digest| digest.tables != whole.tables) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    caught_up_one(&cluster, "shard2-replica1").await;
+}
+
+#[tokio::test]
 async fn a_replica_whose_file_is_taken_away_while_it_runs_gets_a_new_one() {
     let cluster = Cluster::with(with_replicas(1, 1));
     write(&cluster, "ada", 1, &at(Level::All)).await;
