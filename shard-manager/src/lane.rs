@@ -256,7 +256,7 @@ impl<W: Writer> Worker<W> {
                 self.execute(second);
             }
             Err(BatchFailure { divisible: true, .. }) if changes.len() > 1 => {
-                match self.apply_singly(&changes) {
+                match self.apply_parted(&changes) {
                     Ok(done) => answer_all(batch, done, began),
                     Err(failure) => fail_all(batch, &failure),
                 }
@@ -269,28 +269,36 @@ impl<W: Writer> Worker<W> {
 }
 
 impl<W: Writer> Worker<W> {
-    /// Each change of a chunk in a transaction of its own: how a culprit is told from its neighbours. When
-    /// the shard itself fails, the rest is not tried; when a commit is in doubt, so is the chunk.
-    fn apply_singly(&mut self, changes: &[&RowWrite]) -> Result<BatchDone, LaneFailure> {
-        let mut results = Vec::with_capacity(changes.len());
-        let mut position = 0;
-        for change in changes {
-            match self.writer.apply(&[change]) {
-                Ok(done) => {
-                    position = done.position;
-                    results.extend(done.rows);
+    /// The halves of a chunk, and of what fails of them their halves: how a culprit is told from its neighbours.
+    /// When the shard itself fails, the rest is not tried; when a commit is in doubt, so is the chunk.
+    fn apply_parted(&mut self, changes: &[&RowWrite]) -> Result<BatchDone, LaneFailure> {
+        let mut done = BatchDone { rows: Vec::with_capacity(changes.len()), position: 0 };
+        let halves = |part: &mut Vec<_>, whole: &[_]| {
+            let (first, second) = whole.split_at(whole.len() / 2);
+            part.extend([second.to_vec(), first.to_vec()]);
+        };
+        let mut parts = Vec::new();
+        halves(&mut parts, changes);
+        while let Some(part) = parts.pop() {
+            match self.writer.apply(&part) {
+                Ok(applied) => {
+                    done.position = applied.position;
+                    done.rows.extend(applied.rows);
                 }
                 Err(BatchFailure { error, outcome: Outcome::Unknown, .. }) => {
                     return Err(LaneFailure { error, outcome: Outcome::Unknown });
                 }
-                Err(BatchFailure { error, divisible: true, .. }) => results.push(Err(error)),
+                Err(BatchFailure { divisible: true, .. }) if part.len() > 1 => {
+                    halves(&mut parts, &part);
+                }
+                Err(BatchFailure { error, divisible: true, .. }) => done.rows.push(Err(error)),
                 Err(BatchFailure { error, .. }) => {
-                    results.resize(changes.len(), Err(error));
+                    done.rows.resize(changes.len(), Err(error));
                     break;
                 }
             }
         }
-        Ok(BatchDone { rows: results, position })
+        Ok(done)
     }
 }
 

@@ -354,6 +354,12 @@ impl Manager {
     }
 }
 
+impl Drop for Manager {
+    fn drop(&mut self) {
+        self.closed.store(true, Ordering::Release);
+    }
+}
+
 /// What a read must not miss of one shard.
 fn demand(shard: &Shard, index: ShardIndex, wish: &Wish) -> Result<ReadDemand, Error> {
     let seen = wish.session.seen(index);

@@ -44,7 +44,7 @@ pub struct Progress {
     advanced: Notify,
     /// Writes that wait until replicas have made them durable.
     confirmations: AtomicUsize,
-    /// Reads that wait for a replica to come further.
+    /// Reads and writes that wait for a replica to come further.
     awaiting: AtomicUsize,
 }
 

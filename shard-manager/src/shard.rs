@@ -130,6 +130,7 @@ impl Shard {
             cause: error.to_string(),
         };
         let writer = SqliteWriter::open(name, spec.primary, &progress)?;
+        let lane = Lane::start(name, writer).map_err(no_thread)?;
         let witness = Witness::primary(&progress);
         let primary = Arc::new(Readers::open(name, spec.primary, witness, housekeeping)?);
         let mut replicas = Vec::with_capacity(spec.replicas.len());
@@ -143,9 +144,14 @@ impl Shard {
                 index,
                 tables: spec.tables.clone(),
             };
-            replicas.push(Replica::start(replica, &progress, housekeeping).map_err(no_thread)?);
+            match Replica::start(replica, &progress, housekeeping) {
+                Ok(replica) => replicas.push(replica),
+                Err(error) => {
+                    replicas.iter().for_each(|replica: &Arc<Replica>| replica.stop());
+                    return Err(no_thread(error));
+                }
+            }
         }
-        let lane = Lane::start(name, writer).map_err(no_thread)?;
         let replicas = ReplicaSet::new(replicas, &progress);
         Ok(Self {
             name: name.to_owned(),

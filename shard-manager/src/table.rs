@@ -73,6 +73,10 @@ impl Table {
         if table.id.is_empty() {
             return Err(TableError::NoId);
         }
+        let unfit = table.id.iter().map(|id| table.column(*id)).find(|c| !c.kind.is_comparable());
+        if let Some(column) = unfit {
+            return Err(TableError::IdNotComparable { name: column.name.clone() });
+        }
         Ok(table)
     }
 
@@ -206,6 +210,12 @@ pub enum TableError {
     #[error("`{name}` is none of the table's columns")]
     UnknownKey {
         /// The name.
+        name: String,
+    },
+    /// Values of the column cannot be told apart.
+    #[error("`{name}` is json, which cannot be compared, so it tells no rows apart")]
+    IdNotComparable {
+        /// The column.
         name: String,
     },
     /// Rows of one key could not be told apart.

@@ -1,7 +1,7 @@
 //! Stories of durability: what was acknowledged is there after the process is killed, and was synced before.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
@@ -247,6 +247,19 @@ fn can_trace(folder: &Path) -> bool {
     strace.output().is_ok_and(|output| output.status.success())
 }
 
+/// A router whose syncs are written to a file, in a folder that is to live as long; `None` where nothing can be
+/// traced.
+fn start_traced() -> Option<(tempfile::TempDir, PathBuf, Router)> {
+    let folder = tempfile::tempdir().unwrap();
+    if !can_trace(folder.path()) {
+        left_out("strace is not installed (./setup.sh tools), or it may not trace processes here");
+        return None;
+    }
+    let log = folder.path().join("syncs");
+    let router = Router::start_command(traced(&folder.path().join("data"), &log));
+    Some((folder, log, router))
+}
+
 /// Syncs of the write-ahead logs of all shards' nodes of this name so far. `strace` writes a line before it lets the caller go on, so
 /// what an answer rests on is in the file before the answer is sent.
 fn syncs_of(node: &str, log: &Path) -> usize {
@@ -261,13 +274,7 @@ fn syncs(log: &Path) -> usize {
 
 #[test]
 fn a_durable_write_syncs_and_a_read_does_not() {
-    let folder = tempfile::tempdir().unwrap();
-    if !can_trace(folder.path()) {
-        left_out("strace is not installed (./setup.sh tools), or it may not trace processes here");
-        return;
-    }
-    let log = folder.path().join("syncs");
-    let router = Router::start_command(traced(&folder.path().join("data"), &log));
+    let Some((_folder, log, router)) = start_traced() else { return };
     const WRITES: usize = 20;
 
     let before = syncs(&log);
@@ -294,13 +301,7 @@ fn a_durable_write_syncs_and_a_read_does_not() {
 
 #[test]
 fn a_write_at_quorum_is_synced_on_the_replica_before_its_answer_also_when_it_comes_again() {
-    let folder = tempfile::tempdir().unwrap();
-    if !can_trace(folder.path()) {
-        left_out("strace is not installed (./setup.sh tools), or it may not trace processes here");
-        return;
-    }
-    let log = folder.path().join("syncs");
-    let router = Router::start_command(traced(&folder.path().join("data"), &log));
+    let Some((_folder, log, router)) = start_traced() else { return };
     let write = |n: usize, level: &str, idempotency_key: &str| {
         let id = format!("user-{n}");
         let headers =

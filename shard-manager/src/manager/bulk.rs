@@ -91,7 +91,10 @@ async fn write_chunks(
         }
         let outcomes = match shard.write(chunk, wish.level, wish.deadline).await {
             Ok(WriteDone { applied, shortfall }) => {
-                seen = Some(shard.progress.position(applied.position));
+                let position = shard.progress.position(applied.position);
+                if seen.is_none_or(|seen: Position| seen.at <= position.at) {
+                    seen = Some(position);
+                }
                 let told = |row: Result<RowDone, Error>| match (row, &shortfall) {
                     (Ok(_), Some(shortfall)) => Err((shortfall.clone(), Outcome::Committed)),
                     (Ok(row), None) => Ok(row),

@@ -71,6 +71,19 @@ async fn each_operation_does_what_its_name_says_and_tells_what_became_of_the_row
 }
 
 #[tokio::test]
+async fn a_restart_leaves_out_no_version_also_after_a_batch_that_stored_nothing() {
+    let cluster = Cluster::with_shards(1);
+    let mut version = 0;
+    for _ in 0..130 {
+        version = cluster.write("users", Upsert, "ada", ADA).await.expect("stored").row.version;
+    }
+    cluster.write("users", Insert, "ada", ADA).await.expect_err("it exists");
+    let cluster = cluster.restart_after(|_| {}).restart_after(|_| {});
+    let next = cluster.write("users", Upsert, "ada", ADA).await.expect("stored").row.version;
+    assert_eq!(next, version + 1);
+}
+
+#[tokio::test]
 async fn an_answer_without_the_row_stores_and_logs_it_all_the_same() {
     let cluster = Cluster::with_shards(1);
     let (place, mut row) = cluster.prepare("users", Insert, "ada", ADA);

@@ -26,9 +26,9 @@ use crate::value::{Value, format_timestamp, push_json_number};
 
 /// Records of idempotency keys that one batch forgets.
 const FORGOTTEN_MAX: usize = 256;
-/// Bytes of one log entry. An entry holds whole rows, of which a small change may touch many: a batch that would
-/// pass it is split, unless it is a single change.
-const ENTRY_BYTES_MAX: usize = 16 << 20;
+/// Bytes of one log entry and of the rows that are answered. Both hold whole rows, of which a small change may touch
+/// many: a batch that would pass it is split, unless it is a single change.
+const IMAGES_BYTES_MAX: usize = 16 << 20;
 
 /// What only grows: versions of rows, positions in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,13 +76,16 @@ impl<'t> Batch<'t> {
     pub(super) fn run(mut self, changes: &[&RowWrite]) -> QueryResult<Applied> {
         let foreign = self.slots_not_owned(changes)?;
         let mut rows = Vec::with_capacity(changes.len());
+        let mut answered = 0;
         for change in changes {
             rows.push(if foreign.contains(&i64::from(change.slot.number())) {
                 Err(Error::SlotNotOwned)
             } else {
                 self.apply_once(change)?
             });
-            if self.log.len() > ENTRY_BYTES_MAX && changes.len() > 1 {
+            let json = |row: &Result<RowDone, Error>| row.as_ref().map_or(0, |row| row.json.len());
+            answered += rows.last().map_or(0, json);
+            if self.log.len() + answered > IMAGES_BYTES_MAX && changes.len() > 1 {
                 return Err(DieselError::RollbackTransaction);
             }
         }
@@ -209,8 +212,11 @@ impl<'t> Batch<'t> {
                 Trouble::Full | Trouble::Broken | Trouble::Other => return Err(error),
             },
         }
-        let mut json = Vec::with_capacity(256);
-        push_row(&mut json, &change.table, &image);
+        let mut json = Vec::new();
+        if kind != Change::Removed || change.wants_row || change.idempotency_key.is_some() {
+            json.reserve(256);
+            push_row(&mut json, &change.table, &image);
+        }
         let done = RowDone { change: kind, version: 0, json, replayed: false };
         Ok(Ok(self.note(change, done)))
     }

@@ -100,6 +100,7 @@ impl Replica {
             retry: RETRY_FIRST,
             not_before: Instant::now(),
             synced_at: Instant::now(),
+            looked_at: Instant::now(),
             attached_to: None,
         };
         let thread = std::thread::Builder::new()
@@ -157,6 +158,8 @@ struct Keeper {
     /// Nothing is tried before: who is woken meanwhile goes on waiting.
     not_before: Instant,
     synced_at: Instant,
+    /// When its file's name was looked at.
+    looked_at: Instant,
     /// Device and inode of the file that is open.
     attached_to: Option<(u64, u64)>,
 }
@@ -220,8 +223,21 @@ impl Keeper {
             self.replica.suspected.store(false, Ordering::SeqCst);
         }
         if self.applier.is_none() {
+            if self.replica.stopping.load(Ordering::SeqCst) {
+                return Ok(Next::Rest(BRAKED));
+            }
             self.attach().map_err(ApplyTrouble::Attach)?;
             return Ok(Next::Work);
+        }
+        if self.looked_at.elapsed() >= SYNC_EVERY {
+            self.looked_at = Instant::now();
+            if inode(&self.spec.file) != self.attached_to {
+                // What is applied to a file without a name is lost with the process.
+                let node = &self.spec.node;
+                tracing::error!(%node, "the file of a replica was removed or replaced; it is made anew");
+                self.detach();
+                return Ok(Next::Work);
+            }
         }
         let next = self.apply().map_err(ApplyTrouble::Apply)?;
         if self.progress.state(self.spec.index) == ReplicaState::Following {
@@ -234,9 +250,6 @@ impl Keeper {
     fn attach(&mut self) -> Result<(), OpenError> {
         let spec = &self.spec;
         if !self.usable {
-            if self.replica.stopping.load(Ordering::SeqCst) {
-                return Err(OpenError::Conflict("the router ends".to_owned()));
-            }
             self.progress.set_state(spec.index, ReplicaState::Building);
             self.close_readers();
             tracing::info!(node = %spec.node, "a replica is made from a snapshot of its primary");
@@ -278,7 +291,9 @@ impl Keeper {
         let (mut worked, mut position) = (false, applier.position());
         if committed > position {
             let unsynced = position - progress.durable_on(spec.index);
-            let sync = progress.confirmations_wanted() || unsynced >= SYNC_EVERY_BATCHES;
+            let sync = progress.confirmations_wanted()
+                || unsynced >= SYNC_EVERY_BATCHES
+                || self.synced_at.elapsed() >= SYNC_EVERY;
             let not_after = (!delay.is_zero()).then(|| format_timestamp(Utc::now() - delay));
             let begin = |position| progress.applying(spec.index, position);
             worked = applier.step(sync, not_after.as_deref(), begin)?;
@@ -307,12 +322,6 @@ impl Keeper {
         let Self { spec, progress, applier, .. } = self;
         let since = self.synced_at.elapsed();
         let unsynced = position > progress.durable_on(spec.index);
-        if since >= SYNC_EVERY && inode(&spec.file) != self.attached_to {
-            // What is applied to a file without a name is lost with the process.
-            tracing::error!(node = %spec.node, "the file of a replica was removed or replaced; it is made anew");
-            self.detach();
-            return Ok(Next::Work);
-        }
         if unsynced && (progress.confirmations_wanted() || since >= SYNC_EVERY) {
             if let Some(applier) = applier {
                 applier.sync()?;

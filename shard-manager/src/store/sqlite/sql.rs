@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a text is made of constants and of names from the registry, never of a client's words;
 //! values are numbered parameters.
-//! **Not here:** running them (`writer`, `reader`).
+//! **Not here:** running them (`batch`, `applier`, `reader`).
 
 use std::fmt::Write as _;
 

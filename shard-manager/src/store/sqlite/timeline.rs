@@ -17,18 +17,25 @@ const VERSIONS_LEFT_OUT: i64 = 1 << 32;
 
 /// Begins a timeline where the file stands, and tells all of them; `None` if they make no history.
 ///
-/// A file that another life had gone on from (a replica's in the primary's place, or a copy put back: not of the
-/// timeline that was begun `last`) leaves out the versions that this life may have given to its rows. It may know
-/// of timelines that begin later than it got: these are not its own.
+/// A file that another life had gone on from (a replica's in the primary's place, or an older copy: it does not know
+/// of the timeline that was begun `last`) leaves out the versions that this life may have given to its rows. It may
+/// know of timelines that begin later than it got: these are not its own. A copy that was made while the router ran,
+/// and put back in the same life, cannot be told; files are to be copied while it is stopped.
 pub(super) fn begin(
     connection: &mut SqliteConnection,
     last: Option<u32>,
 ) -> QueryResult<Option<History>> {
     connection.immediate_transaction(|connection| {
-        let Position { timeline, at } = position(connection)?;
+        let at = position(connection)?.at;
         // A primary's log keeps its last entry; a replica has none.
         let was_replica = at > 0 && log::is_empty(connection)?;
-        if was_replica || last.is_some_and(|last| last != timeline) {
+        let knows = |last: u32| {
+            let same =
+                tessera_timelines::table.filter(tessera_timelines::timeline.eq(i64::from(last)));
+            diesel::select(diesel::dsl::exists(same)).get_result::<bool>(connection)
+        };
+        let is_older = last.map(knows).transpose()?.is_some_and(|knows| !knows);
+        if was_replica || is_older {
             diesel::update(tessera_shard::table)
                 .set(tessera_shard::version.eq(tessera_shard::version + VERSIONS_LEFT_OUT))
                 .execute(connection)?;

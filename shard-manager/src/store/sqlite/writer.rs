@@ -133,7 +133,9 @@ impl SqliteWriter {
             // The oldest go, whoever needs them.
             needless = needless.max(trimmed + TRIM_MAX);
         }
-        let to = needless.min(self.counters.position as u64).min(trimmed + TRIM_MAX);
+        // The last entry stays: the batch that trims may add none, and an empty log is that of a replica's file.
+        let last = (self.counters.position as u64).saturating_sub(1);
+        let to = needless.min(last).min(trimmed + TRIM_MAX);
         (to >= trimmed + TRIM_MIN).then_some(to)
     }
 
@@ -204,7 +206,10 @@ impl Writer for SqliteWriter {
             Err(error) => {
                 let trouble = state.cause.unwrap_or_else(|| Trouble::of(&error));
                 let committing = state.committing;
-                if error != DieselError::RollbackTransaction {
+                if error == DieselError::RollbackTransaction && !committing {
+                    // We gave it up ourselves: nothing is in doubt.
+                    self.connection = Some(connection);
+                } else {
                     tracing::error!(shard = %self.shard, %error, ?trouble, committing, "a batch failed");
                 }
                 Err(self.failure(&trouble, committing))
