@@ -17,6 +17,7 @@ use shard_manager::manager::{Manager, Wish};
 use shard_manager::row::{Operation, Precondition};
 use shard_manager::token::SessionToken;
 
+use crate::prefer::Prefer;
 use crate::problem::{Code, Problem, X_SESSION_TOKEN};
 
 /// How long a request may take when it does not say.
@@ -35,7 +36,6 @@ const X_MAX_STALENESS_MS: HeaderName = HeaderName::from_static("x-max-staleness-
 const X_DEADLINE_MS: HeaderName = HeaderName::from_static("x-deadline-ms");
 /// Under which every request is logged.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const PREFER: HeaderName = HeaderName::from_static("prefer");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// What the headers of a data request say.
@@ -47,22 +47,6 @@ pub struct DataHeaders<'r> {
     pub wish: Wish,
     /// `Prefer`.
     pub prefer: Prefer,
-}
-
-/// What the client would like.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Prefer {
-    /// `return=minimal`: leave the row out of the answer.
-    pub minimal: bool,
-    /// `fanout=deny`: refuse to read all shards.
-    pub deny_fanout: bool,
-}
-
-impl Prefer {
-    /// The value of `Preference-Applied` for an answer to a write.
-    pub fn applied(self) -> Option<HeaderValue> {
-        self.minimal.then(|| HeaderValue::from_static("return=minimal"))
-    }
 }
 
 impl<'r> DataHeaders<'r> {
@@ -82,7 +66,7 @@ impl<'r> DataHeaders<'r> {
         let staleness = staleness(headers)?;
         let shard_key = shard_key(headers)?;
         let deadline = began + deadline(headers)?;
-        let prefer = prefer(headers)?;
+        let prefer = Prefer::parse(headers)?;
         Ok(Self { shard_key, wish: Wish { level, session, staleness, deadline }, prefer })
     }
 }
@@ -262,39 +246,6 @@ fn deadline(headers: &HeaderMap) -> Result<Duration, Problem> {
     let (least, most) = (DEADLINE_MS.start(), DEADLINE_MS.end());
     ms.map(Duration::from_millis)
         .ok_or_else(|| bad(&X_DEADLINE_MS, &format!("a number of milliseconds, {least} to {most}")))
-}
-
-/// Reads `Prefer` (RFC 7240): of a preference given twice the first counts, parameters are ignored.
-fn prefer(headers: &HeaderMap) -> Result<Prefer, Problem> {
-    let mut prefer = Prefer::default();
-    let (mut unknown, mut strict) = (None, false);
-    let mut seen: Vec<String> = Vec::new();
-    for value in headers.get_all(&PREFER) {
-        let text = value.to_str().map_err(|_| bad(&PREFER, "visible ASCII"))?;
-        for wish in text.split(',').filter_map(|wish| wish.split(';').next()) {
-            let (name, value) = wish.split_once('=').unwrap_or((wish, ""));
-            let name = name.trim().to_ascii_lowercase();
-            let value = value.trim().trim_matches('"').to_ascii_lowercase();
-            if name.is_empty() || seen.contains(&name) {
-                continue;
-            }
-            match (&*name, &*value) {
-                ("return", "minimal") => prefer.minimal = true,
-                ("return", "representation") | ("handling", "lenient") => {}
-                ("fanout", "deny") => prefer.deny_fanout = true,
-                ("handling", "strict") => strict = true,
-                // All or nothing was asked for: to ignore that would store a part.
-                ("tx", _) => return Err(bad(&PREFER, "without tx: rows are stored one by one")),
-                _ => unknown = Some(wish.trim().chars().take(80).collect::<String>()),
-            }
-            seen.push(name);
-        }
-    }
-    match unknown.filter(|_| strict) {
-        Some(wish) => Err(Problem::new(Code::TSR105, format!("`{wish}` is no known preference"))
-            .hint("known: return=minimal, return=representation, fanout=deny, handling=lenient")),
-        None => Ok(prefer),
-    }
 }
 
 /// The one value of a header that must not be repeated.

@@ -5,8 +5,10 @@ pub mod config;
 pub mod problem;
 
 pub mod body;
-pub mod headers;
+pub mod prefer;
 pub mod query;
+
+pub mod headers;
 
 pub mod app;
 

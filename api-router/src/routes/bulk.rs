@@ -23,6 +23,7 @@ use crate::answer::{ServedBy, Source, Timing, WriteRefusals, data_response};
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::headers::{DataHeaders, check_content_type, idempotency_key, refuse_conditions};
+use crate::prefer::Preference;
 use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem, ProblemBody};
 use crate::query::Parameters;
 
@@ -143,7 +144,14 @@ pub(crate) async fn write_bulk(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let began = Instant::now();
-    let DataHeaders { shard_key, wish, .. } = DataHeaders::parse(&app.manager, &request, began)?;
+    let DataHeaders { shard_key, wish, prefer } =
+        DataHeaders::parse(&app.manager, &request, began)?;
+    if prefer.has(Preference::PerShard) {
+        return Err(Problem::new(
+            Code::TSR113,
+            "prefer must be without tx: rows are stored one by one",
+        ));
+    }
     refuse_conditions(request.headers())?;
     let idempotency_key = idempotency_key(request.headers())?.map(str::to_owned);
     check_content_type(request.headers())?;

@@ -14,6 +14,7 @@ use super::write::one_key;
 use crate::answer::{ReadRefusals, Source, Timing, data_response, etag, keyed_response, refusal};
 use crate::app::App;
 use crate::headers::{DataHeaders, has_version};
+use crate::prefer::Preference;
 use crate::problem::{Code, Problem};
 use crate::query::{Parameters, read_query};
 
@@ -79,7 +80,7 @@ pub(crate) async fn read_rows(
     let headers = DataHeaders::parse(&app.manager, &request, began)?;
     let parameters = Parameters::parse(request.query_string())?;
     let key = one_key(headers.shard_key, parameters.single("shardKey")?, None)?;
-    if key.is_none() && headers.prefer.deny_fanout {
+    if key.is_none() && headers.prefer.has(Preference::DenyFanout) {
         let detail = "without a shard key this reads all shards, which Prefer: fanout=deny refuses";
         return Err(Problem::new(Code::TSR104, detail).hint("send x-shard-key"));
     }

@@ -19,11 +19,16 @@ use crate::answer::{
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::headers::{DataHeaders, check_content_type, idempotency_key, precondition};
+use crate::prefer::Preference;
 use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem};
 use crate::query::Parameters;
 
 /// Members of the body.
 const MEMBERS: [&str; 4] = ["table", "op", "data", "shardKey"];
+
+/// Preferences that a write honours: of a single row `tx=per-shard` is true anyway.
+const HONOURED: [Preference; 3] =
+    [Preference::Minimal, Preference::Representation, Preference::PerShard];
 
 /// The body of a write.
 #[derive(ToSchema)]
@@ -139,7 +144,8 @@ pub(crate) async fn write_row(
     let bytes = body::read(payload, declared, body::WRITE_BYTES_MAX, wish.deadline).await?;
     let keys = (shard_key, parameters.single("shardKey")?);
     let (place, mut row) = parse_anywhere(&app, keys, bytes).await?;
-    row.wants_row = !prefer.minimal;
+    let minimal = prefer.has(Preference::Minimal);
+    row.wants_row = !minimal;
     row.precondition = precondition(request.headers(), row.operation)?;
     row.idempotency_key = idempotency_key;
     let written = app.manager.write(place, row, &wish).await;
@@ -153,10 +159,10 @@ pub(crate) async fn write_row(
     if written.row.replayed {
         response.insert_header((IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true")));
     }
-    if let Some(applied) = prefer.applied() {
+    if let Some(applied) = prefer.applied(&HONOURED) {
         response.insert_header((PREFERENCE_APPLIED, applied));
     }
-    Ok(response.body(answer(&app, &written, prefer.minimal)))
+    Ok(response.body(answer(&app, &written, minimal)))
 }
 
 fn status(written: &Written) -> actix_web::http::StatusCode {

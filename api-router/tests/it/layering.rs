@@ -19,7 +19,8 @@ const SHARD_MANAGER: &[&[&str]] = &[
 ];
 const API_ROUTER: &[&[&str]] = &[
     &["config", "problem"],
-    &["body", "headers", "query"],
+    &["body", "prefer", "query"],
+    &["headers"],
     &["app"],
     &["answer"],
     &["gate", "routes"],
