@@ -275,7 +275,7 @@ fn each_problem_says_what_is_wrong_and_what_to_do() {
     TSR102 400 Unknown member: `dta` means nothing here (did you mean `data`?)
     TSR103 400 Shard keys differ: user_id contradicts the shard key (send the value of user_id as the shard key)
     TSR104 400 Shard key needed: a write needs a shard key (send the header x-shard-key, or shardKey in the body)
-    TSR105 400 Unknown preference: `fly=high` is no known preference (known: return=minimal, return=representation, fanout=deny, handling=lenient)
+    TSR105 400 Unknown preference: `fly=high` is no known preference (known: return=minimal, return=representation, fanout=deny, partial=allow, count=exact, tx=per-shard, handling=strict, handling=lenient)
     TSR106 400 Bad page: limit must be a number from 0 to 1000 (-)
     TSR107 406 Media type not supported: Accept rules out application/json, and there is nothing else (-)
     TSR107 415 Media type not supported: Content-Type must be application/json (with curl: -H 'Content-Type: application/json')
