@@ -17,7 +17,7 @@ use shard_manager::manager::{Manager, Wish};
 use shard_manager::row::{Operation, Precondition};
 use shard_manager::token::SessionToken;
 
-use crate::prefer::Prefer;
+use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, Problem, X_SESSION_TOKEN};
 
 /// How long a request may take when it does not say.
@@ -67,7 +67,9 @@ impl<'r> DataHeaders<'r> {
         let shard_key = shard_key(headers)?;
         let deadline = began + deadline(headers)?;
         let prefer = Prefer::parse(headers)?;
-        Ok(Self { shard_key, wish: Wish { level, session, staleness, deadline }, prefer })
+        let partial = prefer.has(Preference::AllowPartial);
+        let wish = Wish { level, session, staleness, partial, deadline };
+        Ok(Self { shard_key, wish, prefer })
     }
 }
 

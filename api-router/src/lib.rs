@@ -5,10 +5,11 @@ pub mod config;
 pub mod problem;
 
 pub mod body;
+pub mod filter;
 pub mod prefer;
-pub mod query;
 
 pub mod headers;
+pub mod query;
 
 pub mod app;
 

@@ -2,16 +2,16 @@
 //!
 //! **Invariant:** a parameter that is no known one is a filter on a column of the table, with an explicit
 //! operator: a bare value is refused, because it would let user input choose the operator.
-//! **Not here:** SQL.
+//! **Not here:** the filters themselves (`filter`), SQL.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
-use shard_manager::query::{Condition, OrderBy, Output, ReadQuery, Test};
-use shard_manager::table::{Column, Table, closest};
-use shard_manager::value::Value;
+use shard_manager::query::{OrderBy, Output, ReadQuery};
+use shard_manager::table::{Table, closest};
 
+use crate::filter::{self, FilterParser, bad, find_column, shown};
 use crate::problem::{Code, Problem};
 
 /// Longest query string, in bytes: below the 64 KiB at which the HTTP parser gives up without a word.
@@ -84,11 +84,16 @@ fn decode(text: &str) -> Result<Cow<'_, str>, Problem> {
 }
 
 /// Parameters of a read that are no filters.
-const KNOWN: [&str; 6] = ["table", "select", "order", "orderBy", "limit", "shardKey"];
-/// Names that belong to parameters which do not exist yet, and so are no columns either.
-const RESERVED: [&str; 4] = ["count", "and", "or", "columns"];
+const KNOWN: [&str; 8] =
+    ["table", "select", "order", "orderBy", "limit", "offset", "cursor", "shardKey"];
+/// Names of parameters elsewhere, which are no columns either.
+const RESERVED: [(&str, &str); 3] = [
+    ("where", "it would be SQL from a client; use column=eq.value"),
+    ("count", "send the header Prefer: count=exact"),
+    ("columns", "it belongs to writes; use select"),
+];
 
-/// Reads the checked query of a read of `table`.
+/// Reads the checked query of a read of `table`; the cursor is not looked into.
 ///
 /// # Errors
 /// TSR100, TSR106, TSR311 or TSR312, naming the parameter.
@@ -106,26 +111,46 @@ pub fn read_query(table: &Arc<Table>, parameters: &Parameters<'_>) -> Result<Rea
         (None, None) => Vec::new(),
     };
     if let Some(limit) = parameters.single("limit")? {
-        query.limit = parse_limit(limit)?;
+        query.limit = parse_number("limit", limit, ReadQuery::LIMIT_MAX)?;
     }
+    if let Some(offset) = parameters.single("offset")? {
+        query.offset = parse_number("offset", offset, ReadQuery::OFFSET_MAX)
+            .map_err(|problem| problem.hint("to go further, follow next_cursor"))?;
+        if parameters.single("cursor")?.is_some() {
+            let detail = "offset and cursor say where to begin in two ways; give one";
+            return Err(Problem::new(Code::TSR106, detail));
+        }
+    }
+    let mut filters = FilterParser::new(table);
     for (name, value) in &parameters.0 {
         if KNOWN.contains(&&**name) {
             continue;
         }
-        query.conditions.push(parse_condition(table, name, value)?);
-        if query.conditions.len() > ReadQuery::CONDITIONS_MAX {
-            return Err(bad(format!("more than {} filters", ReadQuery::CONDITIONS_MAX)));
+        if let Some((_, hint)) = RESERVED.iter().find(|(reserved, _)| reserved == name) {
+            return Err(bad(format!("{name} is refused")).hint(*hint));
         }
+        if !filter::is_group(name) && table.find(name).is_none() {
+            return Err(neither_column_nor_parameter(table, name));
+        }
+        query.conditions.push(filters.parameter(name, value)?);
     }
     Ok(query)
 }
 
-fn parse_limit(text: &str) -> Result<u32, Problem> {
+fn neither_column_nor_parameter(table: &Table, name: &str) -> Problem {
+    let detail = format!("{} has no column `{}`", table.name(), shown(name));
+    let problem = Problem::new(Code::TSR311, detail);
+    match table.suggest(name).or_else(|| closest(name, KNOWN.into_iter())) {
+        Some(near) => problem.hint(format!("did you mean `{near}`?")),
+        None => problem,
+    }
+}
+
+fn parse_number(name: &str, text: &str, most: u32) -> Result<u32, Problem> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    let limit = text.parse().ok().filter(|_| digits).filter(|limit| *limit <= ReadQuery::LIMIT_MAX);
-    limit.ok_or_else(|| {
-        let most = ReadQuery::LIMIT_MAX;
-        Problem::new(Code::TSR106, format!("limit must be a number from 0 to {most}"))
+    let number = text.parse().ok().filter(|_| digits).filter(|number| *number <= most);
+    number.ok_or_else(|| {
+        Problem::new(Code::TSR106, format!("{name} must be a number from 0 to {most}"))
     })
 }
 
@@ -193,101 +218,4 @@ fn parse_order(table: &Table, list: &str) -> Result<Vec<OrderBy>, Problem> {
         order.push(OrderBy { column, descending });
     }
     Ok(order)
-}
-
-/// `column=op.value`.
-fn parse_condition(table: &Table, name: &str, value: &str) -> Result<Condition, Problem> {
-    if name == "where" {
-        let problem = bad("where is refused: it would be SQL from a client".to_owned());
-        return Err(problem.hint("use column=eq.value"));
-    }
-    if ["offset", "cursor"].contains(&name) {
-        return Err(Problem::new(Code::TSR106, format!("{name} is not supported")));
-    }
-    if RESERVED.contains(&name) {
-        return Err(bad(format!("{name} is not supported")));
-    }
-    let index = find_column(table, name)?;
-    let column = table.column(index);
-    if !column.kind.is_comparable() {
-        return Err(bad(format!("{name} is json and cannot be compared")));
-    }
-    let test = match value.split_once('.') {
-        Some(("eq", literal)) => Test::Equal(parse_literal(column, literal)?),
-        Some(("in", list)) => Test::In(parse_list(column, list)?),
-        Some(_) | None => {
-            let problem = bad(format!("{name}: a filter needs an operator, eq or in"));
-            return Err(problem.hint(format!("{name}=eq.value or {name}=in.(a,b)")));
-        }
-    };
-    Ok(Condition { column: index, test })
-}
-
-fn parse_literal(column: &Column, literal: &str) -> Result<Value, Problem> {
-    column
-        .kind
-        .read_text(literal)
-        .map_err(|misfit| Problem::new(Code::TSR312, format!("{}: {misfit}", column.name)))
-}
-
-/// `(a,b,"c,d")`: quotes keep commas and parentheses; `\` escapes within them.
-fn parse_list(column: &Column, list: &str) -> Result<Vec<Value>, Problem> {
-    let malformed = || {
-        bad(format!("{}: in needs a list in parentheses", column.name))
-            .hint(format!("{}=in.(a,b,\"c,d\")", column.name))
-    };
-    let inner = list.strip_prefix('(').and_then(|list| list.strip_suffix(')'));
-    let mut rest = inner.ok_or_else(malformed)?;
-    let mut values = Vec::new();
-    while !rest.is_empty() {
-        let (literal, after) = next_literal(rest).ok_or_else(malformed)?;
-        values.push(parse_literal(column, &literal)?);
-        if values.len() > ReadQuery::IN_MAX {
-            return Err(bad(format!("{}: more than {} values", column.name, ReadQuery::IN_MAX)));
-        }
-        rest = match after.strip_prefix(',') {
-            Some("") => return Err(malformed()),
-            Some(more) => more,
-            None if after.is_empty() => after,
-            None => return Err(malformed()),
-        };
-    }
-    Ok(values)
-}
-
-/// The first literal of a list and what follows it.
-fn next_literal(list: &str) -> Option<(Cow<'_, str>, &str)> {
-    let Some(quoted) = list.strip_prefix('"') else {
-        let end = list.find(',').unwrap_or(list.len());
-        return Some((Cow::Borrowed(&list[..end]), &list[end..]));
-    };
-    let mut literal = String::new();
-    let mut chars = quoted.char_indices();
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '"' => return Some((Cow::Owned(literal), &quoted[at + 1..])),
-            '\\' => literal.push(chars.next()?.1),
-            c => literal.push(c),
-        }
-    }
-    None
-}
-
-fn find_column(table: &Table, name: &str) -> Result<usize, Problem> {
-    table.find(name).ok_or_else(|| {
-        let detail = format!("{} has no column `{}`", table.name(), shown(name));
-        let problem = Problem::new(Code::TSR311, detail);
-        match table.suggest(name).or_else(|| closest(name, KNOWN.into_iter())) {
-            Some(near) => problem.hint(format!("did you mean `{near}`?")),
-            None => problem,
-        }
-    })
-}
-
-fn shown(text: &str) -> String {
-    text.chars().take(80).collect()
-}
-
-fn bad(detail: String) -> Problem {
-    Problem::new(Code::TSR100, detail)
 }

@@ -123,6 +123,16 @@ pub enum Error {
     Internal,
 }
 
+impl Error {
+    /// Whether one shard cannot answer a read, while others may.
+    pub fn is_of_one_shard(&self) -> bool {
+        matches!(
+            self,
+            Self::ShardUnavailable { .. } | Self::PoolExhausted { .. } | Self::DeadlinePassed
+        )
+    }
+}
+
 /// The kinds of rules that a database keeps.
 const RULES: [&str; 4] = ["unique", "foreign key", "check", "not null"];
 

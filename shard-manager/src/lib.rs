@@ -18,6 +18,7 @@ pub mod table;
 pub mod query;
 pub mod row;
 
+pub mod cursor;
 pub mod rows;
 
 pub mod error;

@@ -16,6 +16,7 @@ use arc_swap::ArcSwap;
 
 use crate::brake::{Brake, Hold};
 use crate::consistency::Level;
+use crate::cursor::{self, CursorError};
 use crate::error::{Error, Failure, Outcome};
 use crate::keyspace::ShardKey;
 use crate::lane::LaneTimes;
@@ -56,6 +57,8 @@ pub struct Wish {
     pub session: SessionToken,
     /// How long ago the node that answers a read may have been current.
     pub staleness: Duration,
+    /// Whether a read of all shards may be answered without those that cannot answer.
+    pub partial: bool,
     /// When the answer is of no use any more.
     pub deadline: Instant,
 }
@@ -64,7 +67,7 @@ impl Wish {
     /// An answer until `deadline`, by a client that says nothing else.
     pub fn by(deadline: Instant) -> Self {
         let (level, session) = (Level::One, SessionToken::empty());
-        Self { level, session, staleness: Duration::MAX, deadline }
+        Self { level, session, staleness: Duration::MAX, partial: false, deadline }
     }
 }
 
@@ -93,8 +96,12 @@ pub struct Written {
 pub struct ReadDone {
     /// The rows.
     pub rows: Rows,
-    /// The shards that were asked, in order.
+    /// The shards that answered, in order.
     pub shards: Vec<ShardIndex>,
+    /// Those that could not, if that was allowed.
+    pub missing: Vec<ShardIndex>,
+    /// Where to go on, if more rows follow.
+    pub next_cursor: Option<String>,
     /// Where, if the read had a key.
     pub place: Option<Place>,
     /// Which kind of node answered; of several shards the primary if one of them did.
@@ -112,10 +119,8 @@ pub struct ReadDone {
 impl ReadDone {
     /// The version of the row, if it is the only one of a read by key.
     pub fn version(&self) -> Option<i64> {
-        match self.rows.only_key() {
-            Some(Value::Int(version)) if self.place.is_some() => Some(*version),
-            Some(_) | None => None,
-        }
+        let only = self.rows.len() == 1 && self.next_cursor.is_none();
+        self.rows.version.filter(|_| only)
     }
 }
 
@@ -259,13 +264,16 @@ impl Manager {
         let told = |error| Failure::rejected(error, Some(place));
         let shard = &self.shards[place.shard.index()];
         let demand = demand(shard, place.shard, wish).map_err(told)?;
-        let read = shard.read_key(query, (place.slot, key.as_str()), &demand).await;
+        let read = shard.read_key(&query, (place.slot, key.as_str()), &demand).await;
         let ShardRows { read, role } = read.map_err(told)?;
+        let next_cursor = self.next_cursor(&query, Some(key), &read.rows);
         let mut session = wish.session.clone();
         self.seen(&mut session, place.shard, shard.progress.position(read.position));
         Ok(ReadDone {
             rows: read.rows,
             shards: vec![place.shard],
+            missing: Vec::new(),
+            next_cursor,
             place: Some(place),
             served_by: role,
             session,
@@ -283,33 +291,80 @@ impl Manager {
         wish: &Wish,
     ) -> Result<ReadDone, Failure> {
         let began = Instant::now();
-        let order = query.sort_keys();
-        let limit = query.limit as usize;
+        let query = Arc::new(query);
         let numbered = || (0..).map(ShardIndex).zip(&self.shards);
         let reads = numbered().map(async |(index, shard)| {
             let demand = demand(shard, index, wish)?;
-            shard.read_all(query.clone(), &demand).await
+            shard.read_all(&query, &demand).await
         });
         let answers = futures_util::future::join_all(reads).await;
-        let parts: Result<Vec<ShardRows>, Error> = answers.into_iter().collect();
-        let parts = parts.map_err(|error| Failure::rejected(error, None))?;
+        let database = began.elapsed();
         let mut session = wish.session.clone();
         let mut served_by = Role::Replica;
-        for ((index, shard), part) in numbered().zip(&parts) {
-            self.seen(&mut session, index, shard.progress.position(part.read.position));
-            if part.role == Role::Primary {
-                served_by = Role::Primary;
+        let (mut parts, mut shards, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+        let mut first_error = None;
+        for ((index, shard), answer) in numbered().zip(answers) {
+            match answer {
+                Ok(ShardRows { read, role }) => {
+                    self.seen(&mut session, index, shard.progress.position(read.position));
+                    if role == Role::Primary {
+                        served_by = Role::Primary;
+                    }
+                    parts.push(read.rows);
+                    shards.push(index);
+                }
+                Err(error) if wish.partial && error.is_of_one_shard() => {
+                    first_error.get_or_insert(error);
+                    missing.push(index);
+                }
+                Err(error) => return Err(Failure::rejected(error, None)),
             }
         }
-        let database = began.elapsed();
-        let parts: Vec<Rows> = parts.into_iter().map(|part| part.read.rows).collect();
-        let rows = Rows::merge(&parts, &order, limit);
+        if let Some(error) = first_error.filter(|_| parts.is_empty()) {
+            return Err(Failure::rejected(error, None));
+        }
+        let (offset, limit) = (query.offset as usize, query.limit as usize);
+        let rows = Rows::merge(&parts, &query.sort_keys(false), offset, limit);
         if rows.is_too_large() {
             return Err(Failure::rejected(Error::AnswerTooLarge, None));
         }
-        let shards = (0..self.shards.len() as u16).map(ShardIndex).collect();
-        let merge = began.elapsed() - database;
-        Ok(ReadDone { rows, shards, place: None, served_by, session, epoch, database, merge })
+        let next_cursor = self.next_cursor(&query, None, &rows);
+        let (place, merge) = (None, began.elapsed() - database);
+        Ok(ReadDone {
+            rows,
+            shards,
+            missing,
+            next_cursor,
+            place,
+            served_by,
+            session,
+            epoch,
+            database,
+            merge,
+        })
+    }
+
+    fn next_cursor(
+        &self,
+        query: &ReadQuery,
+        key: Option<ShardKey<'_>>,
+        rows: &Rows,
+    ) -> Option<String> {
+        let last = rows.more_after.as_ref()?;
+        Some(cursor::encode(query, key.map(|key| key.as_str()), last, &self.token_key))
+    }
+
+    /// Where a read goes on, by the cursor of an earlier one.
+    ///
+    /// # Errors
+    /// [`CursorError`] if it is none of this cluster, or of another query.
+    pub fn resume(
+        &self,
+        query: &ReadQuery,
+        key: Option<ShardKey<'_>>,
+        text: &str,
+    ) -> Result<Vec<Value>, CursorError> {
+        cursor::decode(text, query, key.map(|key| key.as_str()), &self.token_key)
     }
 
     /// Asks every node how it is.

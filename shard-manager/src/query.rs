@@ -1,8 +1,8 @@
-//! Reads: which rows, which columns of them, in which order, how many.
+//! Reads: which rows, which columns of them, in which order, which page of them.
 //!
 //! **Invariant:** a [`ReadQuery`] names only columns of its table, its literals fit their columns, and its
 //! order is total: the columns asked for, then what tells any two rows apart.
-//! **Not here:** the spelling in a query string (the router), SQL (`store`).
+//! **Not here:** the spelling in a query string (the router), the text of a cursor (`cursor`), SQL (`store`).
 
 use std::sync::Arc;
 
@@ -22,6 +22,12 @@ pub struct ReadQuery {
     pub order: Vec<OrderBy>,
     /// Most rows of the answer, 0..=[`ReadQuery::LIMIT_MAX`].
     pub limit: u32,
+    /// Rows that are passed over, 0..=[`ReadQuery::OFFSET_MAX`].
+    pub offset: u32,
+    /// Where to go on: the last row's values of [`ReadQuery::sort_keys`].
+    pub after: Option<Vec<Value>>,
+    /// Whether to count the rows that meet the conditions, whatever the page.
+    pub counts: bool,
 }
 
 impl ReadQuery {
@@ -29,8 +35,12 @@ impl ReadQuery {
     pub const LIMIT_DEFAULT: u32 = 100;
     /// Most rows of one answer: a page, not an export.
     pub const LIMIT_MAX: u32 = 1_000;
-    /// Most conditions: each is work for every row looked at.
-    pub const CONDITIONS_MAX: usize = 32;
+    /// Most rows that are passed over: they are read all the same. A cursor has no such price.
+    pub const OFFSET_MAX: u32 = 10_000;
+    /// Most tests: each is work for every row looked at.
+    pub const TESTS_MAX: usize = 50;
+    /// Deepest nesting of conditions.
+    pub const DEPTH_MAX: usize = 5;
     /// Most literals of one `in.(…)`.
     pub const IN_MAX: usize = 500;
     /// Most columns of `order`.
@@ -45,18 +55,25 @@ impl ReadQuery {
             conditions: Vec::new(),
             order: Vec::new(),
             limit: Self::LIMIT_DEFAULT,
+            offset: 0,
+            after: None,
+            counts: false,
         }
     }
 
     /// The full order: what was asked for, then the tie breakers. Without a wish rows come in the order
     /// in which they are kept (slot, shard key, id), which costs no sorting; with one, ties are broken
-    /// by shard key and id.
-    pub fn sort_keys(&self) -> Vec<OrderBy> {
-        let mut keys = self.order.clone();
-        let slot = self.order.is_empty().then_some(Table::SLOT);
-        let ties =
-            slot.into_iter().chain([Table::SHARD_KEY]).chain(self.table.id().iter().copied());
-        for column in ties {
+    /// by shard key and id. Among the rows of one key (`keyed`) slot and shard key tell nothing apart.
+    pub fn sort_keys(&self, keyed: bool) -> Vec<OrderBy> {
+        let place = [Table::SLOT, Table::SHARD_KEY];
+        let mut keys: Vec<OrderBy> = Vec::with_capacity(self.order.len() + 3);
+        keys.extend(self.order.iter().filter(|by| !(keyed && place.contains(&by.column))));
+        let kept: &[usize] = match (keyed, self.order.is_empty()) {
+            (true, _) => &[],
+            (false, true) => &place,
+            (false, false) => &place[1..],
+        };
+        for column in kept.iter().chain(self.table.id()).copied() {
             if keys.iter().all(|key| key.column != column) {
                 keys.push(OrderBy { column, descending: false });
             }
@@ -67,7 +84,7 @@ impl ReadQuery {
     /// Whether one index range answers it without looking at rows in vain: no conditions, and the
     /// order in which rows are kept.
     pub fn is_point_read(&self) -> bool {
-        self.conditions.is_empty() && self.order.is_empty()
+        self.conditions.is_empty() && self.order.is_empty() && self.offset == 0 && !self.counts
     }
 }
 
@@ -80,22 +97,111 @@ pub struct Output {
     pub alias: Option<String>,
 }
 
-/// A test that a row must pass.
+/// What a row must be like. As in SQL a test of null is neither true nor false, and such a row does not pass.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Condition {
-    /// Which column.
-    pub column: usize,
-    /// What must hold for its value.
-    pub test: Test,
+pub enum Condition {
+    /// A column must pass a test.
+    Column(usize, Test),
+    /// All must hold.
+    All(Vec<Self>),
+    /// One must hold.
+    Any(Vec<Self>),
+    /// It must be false.
+    Not(Box<Self>),
 }
 
-/// What must hold for a value. Null passes none of these.
+/// What must hold for a value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Test {
-    /// Equal to this.
-    Equal(Value),
-    /// Equal to one of these.
+    /// It compares so to this.
+    Compare(Comparison, Value),
+    /// It is equal to one of these.
     In(Vec<Value>),
+    /// It looks like this.
+    Like(Pattern),
+    /// It looks like this, upper and lower case of ASCII being the same.
+    ILike(Pattern),
+    /// It is this. Also of null this is true or false.
+    Is(State),
+}
+
+/// How two values compare. Text by bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// `=`
+    Equal,
+    /// `<>`
+    NotEqual,
+    /// `>`
+    Greater,
+    /// `>=`
+    GreaterOrEqual,
+    /// `<`
+    Less,
+    /// `<=`
+    LessOrEqual,
+}
+
+/// What a value can be found to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Null.
+    Null,
+    /// Anything else.
+    NotNull,
+    /// True; of boolean columns.
+    True,
+    /// False; of boolean columns.
+    False,
+}
+
+/// What a text must look like as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pattern(pub Vec<Piece>);
+
+/// A piece of a pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// These characters.
+    Text(String),
+    /// One character, whichever.
+    One,
+    /// Any characters, also none.
+    Many,
+}
+
+impl Pattern {
+    /// Longest pattern, in bytes: matching may take a multiple of it for each row.
+    pub const LEN_MAX: usize = 1_000;
+
+    /// Reads `%` and `*` as any characters, `_` as one, and what follows `\` as itself; `None` if nothing
+    /// follows it.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            let literal = match c {
+                '%' | '*' => {
+                    // Two of them say no more than one, and cost a multiple.
+                    if pieces.last() != Some(&Piece::Many) {
+                        pieces.push(Piece::Many);
+                    }
+                    continue;
+                }
+                '_' => {
+                    pieces.push(Piece::One);
+                    continue;
+                }
+                '\\' => chars.next()?,
+                c => c,
+            };
+            match pieces.last_mut() {
+                Some(Piece::Text(text)) => text.push(literal),
+                Some(Piece::One | Piece::Many) | None => pieces.push(Piece::Text(literal.into())),
+            }
+        }
+        Some(Self(pieces))
+    }
 }
 
 /// One column of an order. Null is last when ascending and first when descending.

@@ -3,7 +3,8 @@
 //! Rows are never turned into structs: a shard's reader writes each as JSON into one buffer, and what
 //! the router adds are commas.
 //!
-//! **Invariant:** each row is one JSON object; with keys, every row has the same number of them.
+//! **Invariant:** each row is one JSON object; with keys, every row has the same number of them; if there are
+//! more rows than these, the keys of the last one are known.
 //! **Not here:** where rows come from (`store`).
 
 use std::cmp::Ordering;
@@ -11,7 +12,7 @@ use std::cmp::Ordering;
 use crate::query::OrderBy;
 use crate::value::Value;
 
-/// The rows of one answer.
+/// One page of rows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rows {
     json: Vec<u8>,
@@ -19,6 +20,12 @@ pub struct Rows {
     ends: Vec<usize>,
     keys: Vec<Value>,
     key_bytes: usize,
+    /// The version of the first row, if it was asked for.
+    pub version: Option<i64>,
+    /// The keys of the last row, if more rows follow it.
+    pub more_after: Option<Vec<Value>>,
+    /// How many rows there are beside those of the page, if they were counted.
+    pub total: Option<u64>,
 }
 
 impl Rows {
@@ -90,33 +97,39 @@ impl Rows {
         self.keys.push(key);
     }
 
-    /// The first key of the only row: of a read by key, its version. `None` if there is not exactly one row.
-    pub fn only_key(&self) -> Option<&Value> {
-        self.keys.first().filter(|_| self.len() == 1)
-    }
-
     fn key(&self, row: usize, width: usize) -> &[Value] {
         &self.keys[row * width..(row + 1) * width]
     }
 
-    /// Merges sorted answers of several shards into one of at most `limit` rows.
+    /// Merges sorted pages of several shards into one: passes over `offset` rows and keeps `limit`.
     ///
-    /// Each part must be sorted by `order` and carry its values as keys. Parts are few, so the least
-    /// head is found by looking at all of them.
-    pub fn merge(parts: &[Self], order: &[OrderBy], limit: usize) -> Self {
+    /// Each part must be sorted by `order`, carry its values as keys, and hold the first `offset + limit` rows of
+    /// its shard. Parts are few, so the least head is found by looking at all of them.
+    pub fn merge(parts: &[Self], order: &[OrderBy], offset: usize, limit: usize) -> Self {
         let width = order.len();
         let mut merged = Self::default();
         let mut heads = vec![0; parts.len()];
-        while merged.len() < limit {
+        let least = |heads: &[usize]| {
             let waiting = (0..parts.len()).filter(|&part| heads[part] < parts[part].len());
-            let least = waiting.min_by(|&a, &b| {
+            waiting.min_by(|&a, &b| {
                 compare(parts[a].key(heads[a], width), parts[b].key(heads[b], width), order)
-            });
-            let Some(part) = least else { break };
-            let row = parts[part].row(heads[part]);
-            merged.push_row(row);
+            })
+        };
+        let (mut passed, mut last) = (0, None);
+        while merged.len() < limit {
+            let Some(part) = least(&heads) else { break };
+            if passed == offset {
+                merged.push_row(parts[part].row(heads[part]));
+                last = Some((part, heads[part]));
+            } else {
+                passed += 1;
+            }
             heads[part] += 1;
         }
+        let more = least(&heads).is_some() || parts.iter().any(|part| part.more_after.is_some());
+        merged.more_after =
+            last.filter(|_| more).map(|(part, row)| parts[part].key(row, width).to_vec());
+        merged.total = parts.iter().map(|part| part.total).sum();
         merged
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-use crate::brake::Brake;
+use crate::brake::{Brake, Gear};
 use crate::consistency::Level;
 use crate::error::{Error, Outcome};
 use crate::keyspace::Slot;
@@ -217,6 +217,8 @@ impl Shard {
         level: Level,
         deadline: Instant,
     ) -> Result<WriteDone, LaneFailure> {
+        self.check_reachable()
+            .map_err(|error| LaneFailure { error, outcome: Outcome::Rejected })?;
         let replicas = self.progress.replicas();
         let needed = level.replicas_needed(replicas);
         if needed == 0 {
@@ -251,13 +253,13 @@ impl Shard {
     /// [`Error::DeadlinePassed`], [`Error::PoolExhausted`] or [`Error::ShardUnavailable`].
     pub async fn read_key(
         &self,
-        query: ReadQuery,
+        query: &ReadQuery,
         (slot, key): (Slot, &str),
         demand: &ReadDemand,
     ) -> Result<ShardRows, Error> {
         let inline = query.is_point_read() && query.limit <= INLINE_ROWS_MAX;
         self.read(demand, |readers, role| {
-            if inline && let Some(rows) = readers.try_read(&query, Scope::Key(slot, key)) {
+            if inline && let Some(rows) = readers.try_read(query, Scope::Key(slot, key)) {
                 return Started::Ended(rows.map(|read| ShardRows { read, role }));
             }
             let (readers, query, key) = (Arc::clone(readers), query.clone(), key.to_owned());
@@ -275,11 +277,11 @@ impl Shard {
     /// As [`Shard::read_key`].
     pub async fn read_all(
         &self,
-        query: ReadQuery,
+        query: &Arc<ReadQuery>,
         demand: &ReadDemand,
     ) -> Result<ShardRows, Error> {
         self.read(demand, |readers, role| {
-            let (readers, query) = (Arc::clone(readers), query.clone());
+            let (readers, query) = (Arc::clone(readers), Arc::clone(query));
             Started::Blocking(Box::new(move |wait| {
                 let read = readers.read(&query, Scope::Shard, wait)?;
                 Ok(ShardRows { read, role })
@@ -301,7 +303,16 @@ impl Shard {
                 Ok(_) | Err(_) => return read,
             }
         }
+        self.check_reachable()?;
         self.finish(start(&self.primary, Role::Primary), demand.deadline).await
+    }
+
+    /// A brake may have cut the primary off.
+    fn check_reachable(&self) -> Result<(), Error> {
+        if self.lane.brake.hold().gear == Gear::Cut {
+            return Err(Error::ShardUnavailable { shard: self.name.clone() });
+        }
+        Ok(())
     }
 
     async fn choose(&self, demand: &ReadDemand) -> Option<Chosen> {
@@ -353,7 +364,8 @@ impl Shard {
     pub async fn probe(&self, deadline: Instant) -> Vec<NodeHealth> {
         let primary = async {
             let (answers, latency) = self.answers(Some(Arc::clone(&self.primary)), deadline).await;
-            let up = answers && self.lane.is_up() && !self.damaged.load(Ordering::Acquire);
+            let whole = self.lane.is_up() && !self.damaged.load(Ordering::Acquire);
+            let up = answers && whole && self.check_reachable().is_ok();
             let (node, role) = (self.primary_name.clone(), Role::Primary);
             let lag = Some(Duration::ZERO);
             NodeHealth { node, role, up, latency, lag }

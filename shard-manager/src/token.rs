@@ -23,7 +23,8 @@ use crate::position::Position;
 use crate::topology::ShardIndex;
 
 const VERSION: u8 = 1;
-const TAG_LEN: usize = 8;
+/// Bytes of a tag.
+pub(crate) const TAG_LEN: usize = 8;
 
 /// The key that a cluster signs its tokens with.
 #[derive(Clone)]
@@ -35,7 +36,7 @@ impl TokenKey {
         Self(secret)
     }
 
-    fn tag(&self, body: &[u8]) -> [u8; TAG_LEN] {
+    pub(crate) fn tag(&self, body: &[u8]) -> [u8; TAG_LEN] {
         let mut hasher = SipHasher24::new_with_key(&self.0);
         hasher.write(body);
         hasher.finish().to_le_bytes()

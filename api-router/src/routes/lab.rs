@@ -56,7 +56,7 @@ pub struct HeldNodeAnswer {
 #[derive(ToSchema)]
 #[schema(example = json!({"state": "paused"}))]
 pub struct HoldRequest {
-    /// `running`, `paused`, or of a replica `cut`.
+    /// `running`, `paused` or `cut`.
     #[expect(dead_code, reason = "describes the body; the members are read without building it")]
     state: Option<String>,
     /// 0 to 60 000.
@@ -105,10 +105,6 @@ pub(crate) async fn hold_node(
     let unknown = || Problem::new(Code::TSR111, "there is no such node");
     let before = app.manager.brake(&node).ok_or_else(unknown)?.hold();
     let hold = requested(&bytes, before)?;
-    if hold.gear == Gear::Cut && node.ends_with("-primary") {
-        let problem = Problem::new(Code::TSR101, "state: a primary cannot be cut");
-        return Err(problem.hint("it is a file of this process; pause it instead"));
-    }
     let name = node.clone();
     // It waits until the node is at rest.
     let set = block(move || app.manager.brake(&name).map(|brake| brake.set(hold))).await;

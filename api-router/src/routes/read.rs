@@ -6,12 +6,16 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::ETAG;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
+use shard_manager::cursor::CursorError;
 use shard_manager::manager::ReadDone;
+use shard_manager::topology::ShardIndex;
 use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
 use super::write::one_key;
-use crate::answer::{ReadRefusals, Source, Timing, data_response, etag, keyed_response, refusal};
+use crate::answer::{
+    PREFERENCE_APPLIED, ReadRefusals, Source, Timing, data_response, etag, keyed_response, refusal,
+};
 use crate::app::App;
 use crate::headers::{DataHeaders, has_version};
 use crate::prefer::Preference;
@@ -28,19 +32,35 @@ pub struct ReadAnswer {
     data: Vec<serde_json::Value>,
     /// Number of rows.
     count: usize,
-    /// The shards that were asked.
+    /// With `Prefer: count=exact`: how many rows there are that meet the filters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total: Option<u64>,
+    /// The shards that answered.
     shards: Vec<String>,
+    /// With status 206: the shards that could not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing: Option<Vec<String>>,
     /// Which kind of node answered.
     served_by: String,
     /// Whether a cache answered.
     cached: bool,
+    /// Where the next page begins, as the parameter `cursor` of the same request; null after the last row.
+    next_cursor: Option<String>,
 }
+
+/// Preferences that a read honours.
+const HONOURED: [Preference; 3] =
+    [Preference::DenyFanout, Preference::AllowPartial, Preference::CountExact];
 
 /// Reads rows.
 ///
 /// With a shard key the rows of that key, without one those of all shards, merged. Any other parameter is a
-/// filter on a column: `name=eq.John`, `user_id=in.(a,b)`. Without `order`, rows come in the order in which
-/// they are kept: by slot, shard key and id.
+/// filter on a column: `name=eq.John`, `user_id=in.(a,b)`, `amount=gte.100`, `note=not.is.null`,
+/// `name=ilike.jo*`. `or=(status.eq.open,and(amount.gt.100,note.is.null))` joins them. Without `order`, rows come in
+/// the order in which they are kept: by slot, shard key and id.
+///
+/// A page that is not the last one has a `next_cursor`: the same request with it as `cursor` brings the next page.
+/// Rows that are there all the time are met exactly once, whatever is written meanwhile.
 #[utoipa::path(
     tag = "data",
     params(
@@ -51,8 +71,12 @@ pub struct ReadAnswer {
         ("order" = Option<String>, Query, description = "Columns to sort by; null is last ascending, first descending", example = "name.desc,user_id"),
         ("orderBy" = Option<String>, Query, description = "As order"),
         ("limit" = Option<u32>, Query, description = "Most rows; 100 when not given", maximum = 1000),
+        ("offset" = Option<u32>, Query, description = "Rows to pass over; a cursor is better", maximum = 10000),
+        ("cursor" = Option<String>, Query, description = "next_cursor of the page before"),
+        ("or" = Option<String>, Query, description = "Conditions of which one must hold; also not.or", example = "(name.eq.Ada,partition_key.is.null)"),
+        ("and" = Option<String>, Query, description = "Conditions that must all hold; also not.and", example = "(name.gte.A,name.lt.B)"),
         ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
-        ("Prefer" = Option<String>, Header, description = "fanout=deny refuses to read all shards"),
+        ("Prefer" = Option<String>, Header, description = "fanout=deny refuses to read all shards; partial=allow answers without those that cannot; count=exact adds total; handling=strict refuses unknown preferences"),
         ("x-consistency" = Option<String>, Header, description = "one: a replica, not older than the token; quorum: a node that has all that was acknowledged before; all: the primary; one when not given"),
         ("x-session-token" = Option<String>, Header, description = "What the client has seen, and so must see again: the token of its last answer", max_length = 4096),
         ("x-max-staleness-ms" = Option<u64>, Header, description = "At level one: how long ago the node may have been current"),
@@ -68,6 +92,7 @@ pub struct ReadAnswer {
                 ("x-request-id" = String, description = "The id under which the request is logged"),
                 ("Server-Timing" = String, description = "route, queue, db, merge, in milliseconds"),
             )),
+        (status = 206, description = "With partial=allow: the rows of those shards that can answer; missing names the others", body = ReadAnswer),
         (status = 304, description = "The row is still of the version in If-None-Match"),
         ReadRefusals)
 )]
@@ -88,7 +113,12 @@ pub(crate) async fn read_rows(
     let table = table.ok_or_else(|| {
         Problem::new(Code::TSR100, "table is missing").hint("for example ?table=users")
     })?;
-    let query = read_query(&app.manager.table(table)?, &parameters)?;
+    let mut query = read_query(&app.manager.table(table)?, &parameters)?;
+    query.counts = headers.prefer.has(Preference::CountExact);
+    if let Some(cursor) = parameters.single("cursor")? {
+        query.after = Some(app.manager.resume(&query, key, cursor).map_err(bad_cursor)?);
+    }
+    let is_first_page = query.after.is_none() && query.offset == 0;
     let route = began.elapsed();
     let read = app.manager.read(query, key, &headers.wish).await;
     let read = read.map_err(|failure| refusal(&app, failure, &headers.wish.session))?;
@@ -98,7 +128,13 @@ pub(crate) async fn read_rows(
         Some(place) => keyed_response(&app, place, &source, &timing),
         None => data_response(&app, &source, &timing),
     };
-    if let Some(version) = read.version() {
+    if let Some(applied) = headers.prefer.applied(&HONOURED) {
+        response.insert_header((PREFERENCE_APPLIED, applied));
+    }
+    if !read.missing.is_empty() {
+        response.status(StatusCode::PARTIAL_CONTENT);
+    }
+    if let Some(version) = read.version().filter(|_| is_first_page) {
         response.insert_header((ETAG, etag(version)));
         if has_version(request.headers(), version)? {
             return Ok(response.status(StatusCode::NOT_MODIFIED).finish());
@@ -107,20 +143,53 @@ pub(crate) async fn read_rows(
     Ok(response.body(answer(&app, &read)))
 }
 
+fn bad_cursor(error: CursorError) -> Problem {
+    Problem::new(Code::TSR106, format!("cursor: {error}")).hint(match error {
+        CursorError::Foreign => "send next_cursor as it came, or none to begin anew",
+        CursorError::OtherQuery => {
+            "table, shard key, filters and order must be those of the page before; select and limit may change"
+        }
+    })
+}
+
 fn answer(app: &App, read: &ReadDone) -> Vec<u8> {
-    let mut body = Vec::with_capacity(read.rows.json().len() + 160);
+    let mut body = Vec::with_capacity(read.rows.json().len() + 256);
     body.extend_from_slice(b"{\"success\":true,\"data\":[");
     body.extend_from_slice(read.rows.json());
     body.extend_from_slice(b"],\"count\":");
     push_json_number(&mut body, read.rows.len());
-    body.extend_from_slice(b",\"shards\":[");
-    for (index, shard) in read.shards.iter().enumerate() {
+    if let Some(total) = read.rows.total {
+        body.extend_from_slice(b",\"total\":");
+        push_json_number(&mut body, total);
+    }
+    body.extend_from_slice(b",\"shards\":");
+    push_names(&mut body, app, &read.shards);
+    if !read.missing.is_empty() {
+        body.extend_from_slice(b",\"missing\":");
+        push_names(&mut body, app, &read.missing);
+    }
+    body.extend_from_slice(b",\"served_by\":\"");
+    body.extend_from_slice(read.served_by.name().as_bytes());
+    body.extend_from_slice(b"\",\"cached\":false,\"next_cursor\":");
+    match &read.next_cursor {
+        // Made of letters, digits, - and _.
+        Some(cursor) => {
+            body.push(b'"');
+            body.extend_from_slice(cursor.as_bytes());
+            body.push(b'"');
+        }
+        None => body.extend_from_slice(b"null"),
+    }
+    body.push(b'}');
+    body
+}
+
+fn push_names(body: &mut Vec<u8>, app: &App, shards: &[ShardIndex]) {
+    body.push(b'[');
+    for (index, shard) in shards.iter().enumerate() {
         body.extend_from_slice(if index == 0 { b"\"" } else { b",\"" });
         body.extend_from_slice(app.manager.shard_name(*shard).as_bytes());
         body.push(b'"');
     }
-    body.extend_from_slice(b"],\"served_by\":\"");
-    body.extend_from_slice(read.served_by.name().as_bytes());
-    body.extend_from_slice(b"\",\"cached\":false}");
-    body
+    body.push(b']');
 }

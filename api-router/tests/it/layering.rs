@@ -9,7 +9,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
     &["placement", "progress", "token", "value"],
     &["shard_map", "table"],
     &["query", "row"],
-    &["rows"],
+    &["cursor", "rows"],
     &["error"],
     &["idempotency"],
     &["store"],
@@ -19,8 +19,8 @@ const SHARD_MANAGER: &[&[&str]] = &[
 ];
 const API_ROUTER: &[&[&str]] = &[
     &["config", "problem"],
-    &["body", "prefer", "query"],
-    &["headers"],
+    &["body", "filter", "prefer"],
+    &["headers", "query"],
     &["app"],
     &["answer"],
     &["gate", "routes"],
@@ -46,6 +46,7 @@ const PURE: &[&str] = &[
     "shard_map",
     "table",
     "query",
+    "cursor",
     "row",
     "rows",
     "idempotency",

@@ -16,6 +16,7 @@ mod lab;
 mod layering;
 mod levels;
 mod operations;
+mod pages;
 mod placement;
 mod problems;
 mod random;

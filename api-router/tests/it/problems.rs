@@ -270,7 +270,7 @@ fn each_problem_says_what_is_wrong_and_what_to_do() {
         .collect();
     insta::assert_snapshot!(told.join("\n"), @r#"
     TSR004 504 Deadline passed: the body did not come in time (-)
-    TSR100 400 Bad query string: user_id: a filter needs an operator, eq or in (user_id=eq.value or user_id=in.(a,b))
+    TSR100 400 Bad query string: user_id: a filter needs an operator: eq, neq, gt, gte, lt, lte, like, ilike, in, is, not (user_id=eq.value)
     TSR101 400 Bad body: the body is not JSON: EOF while parsing an object at line 1 column 1 (-)
     TSR102 400 Unknown member: `dta` means nothing here (did you mean `data`?)
     TSR103 400 Shard keys differ: user_id contradicts the shard key (send the value of user_id as the shard key)

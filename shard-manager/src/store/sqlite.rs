@@ -17,6 +17,7 @@ pub mod reader;
 pub mod replica;
 mod row_json;
 mod schema;
+mod select;
 pub mod shard_file;
 pub mod snapshot;
 mod sql;

@@ -2,6 +2,8 @@
 
 mod catalog;
 mod cluster;
+mod cursor;
+mod evaluation;
 mod history;
 mod idempotency;
 mod keyspace;

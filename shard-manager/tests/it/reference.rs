@@ -9,12 +9,15 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use serde_json::{Value as Json, json};
-use shard_manager::query::{Condition, OrderBy, Output, ReadQuery, Test};
+use shard_manager::keyspace::ShardKey;
+use shard_manager::manager::ReadDone;
+use shard_manager::query::{Comparison, Condition, OrderBy, Output, ReadQuery, Test};
 use shard_manager::row::Operation::Insert;
 use shard_manager::table::Table;
 use shard_manager::value::{ColumnType, Value};
 
 use crate::cluster::{Cluster, execute, shard_file};
+use crate::evaluation::{self, truth};
 use crate::values::plainly;
 
 /// A table with a column of each type, made as an operator would.
@@ -106,16 +109,17 @@ fn literal(column: usize) -> BoxedStrategy<Value> {
 }
 
 fn condition() -> impl Strategy<Value = Condition> {
-    (0..DOC).prop_flat_map(|column| {
-        let equal = or_null(literal(column)).prop_map(Test::Equal);
-        let list = proptest::collection::vec(literal(column), 0..6).prop_map(Test::In);
-        let test = prop_oneof![1 => equal, 2 => list];
-        test.prop_map(move |test| Condition { column, test })
-    })
+    let is_text = |column| matches!(column, 1 | ID | OWNER | FIRST);
+    let columns = (0..DOC).map(|column| (column, literal(column), is_text(column), column == 7));
+    evaluation::condition(columns.collect())
 }
 
-/// All of a query but its table.
-type Asked = (Vec<Condition>, Vec<OrderBy>, Vec<Output>, u32, Option<Value>);
+fn equal(column: usize, value: Value) -> Condition {
+    Condition::Column(column, Test::Compare(Comparison::Equal, value))
+}
+
+/// All of a query but its table; the limit comes with the offset.
+type Asked = (Vec<Condition>, Vec<OrderBy>, Vec<Output>, (u32, u32), Option<Value>);
 
 fn asked() -> impl Strategy<Value = Asked> {
     let order =
@@ -135,6 +139,8 @@ fn asked() -> impl Strategy<Value = Asked> {
         outputs.into_iter().enumerate().map(output).collect()
     });
     let limit = prop_oneof![3 => 0..12_u32, 1 => Just(ReadQuery::LIMIT_MAX)];
+    let offset = prop_oneof![3 => Just(0_u32), 1 => 1..9_u32];
+    let limit = (limit, offset);
     let conditions = proptest::collection::vec(condition(), 0..3);
     (conditions, order, outputs, limit, proptest::option::weighted(0.3, value(OWNER)))
 }
@@ -148,15 +154,6 @@ fn to_json(value: &Value, kind: ColumnType) -> Json {
         Value::Text(text) if kind == ColumnType::Json => serde_json::from_str(text).expect("JSON"),
         Value::Text(text) => json!(text),
     }
-}
-
-fn passes(line: &Line, condition: &Condition) -> bool {
-    let value = &line[condition.column];
-    *value != Value::Null
-        && match &condition.test {
-            Test::Equal(literal) => value == literal,
-            Test::In(literals) => literals.contains(value),
-        }
 }
 
 /// What the contract says of order: as asked, or as kept; ties by shard key and id; null after everything.
@@ -173,14 +170,17 @@ fn by_contract(a: &Line, b: &Line, order: &[OrderBy]) -> Ordering {
     plainly(&key(a), &key(b), &descending)
 }
 
-fn plain(lines: &[Line], table: &Table, asked: &Asked) -> Vec<Json> {
-    let (conditions, order, outputs, limit, key) = asked;
+/// The page asked for, and the number of all rows that meet the conditions.
+fn plain(lines: &[Line], table: &Table, asked: &Asked) -> (Vec<Json>, usize) {
+    let (conditions, order, outputs, (limit, offset), key) = asked;
     let wanted = |line: &&Line| {
         key.as_ref().is_none_or(|key| *key == line[1])
-            && conditions.iter().all(|condition| passes(line, condition))
+            && conditions.iter().all(|condition| truth(line, condition) == Some(true))
     };
     let mut found: Vec<&Line> = lines.iter().filter(wanted).collect();
     found.sort_by(|a, b| by_contract(a, b, order));
+    let total = found.len();
+    found.drain(..(*offset as usize).min(total));
     found.truncate(*limit as usize);
     let object = |line: &Line| {
         let members = outputs.iter().map(|output| {
@@ -190,7 +190,7 @@ fn plain(lines: &[Line], table: &Table, asked: &Asked) -> Vec<Json> {
         });
         Json::Object(members.collect())
     };
-    found.into_iter().map(object).collect()
+    (found.into_iter().map(object).collect(), total)
 }
 
 fn spelt(line: &Line, table: &Table) -> String {
@@ -230,17 +230,47 @@ fn compare_with_plain_evaluation(shards: usize, queries: u32) {
     runtime.block_on(store(&cluster, &table, &mut lines));
     let sizes = std::cell::RefCell::new(BTreeMap::<usize, usize>::new());
     let ran = runner.run(&asked(), |asked| {
-        let expected = plain(&lines, &table, &asked);
+        let (expected, total) = plain(&lines, &table, &asked);
         *sizes.borrow_mut().entry(expected.len()).or_default() += 1;
-        let (conditions, order, outputs, limit, key) = asked;
-        let query = ReadQuery { table: Arc::clone(&table), outputs, conditions, order, limit };
+        let (conditions, order, outputs, (limit, offset), key) = asked;
+        let mut query = ReadQuery { outputs, conditions, order, ..ReadQuery::all(&table) };
+        (query.limit, query.offset, query.counts) = (limit, offset, true);
         let key = key.map(|key| to_json(&key, ColumnType::Text));
-        let found = runtime.block_on(cluster.read(query, key.as_ref().and_then(Json::as_str)));
-        if found == expected { Ok(()) } else { Err(differ(&found, &expected)) }
+        let key = key.as_ref().and_then(Json::as_str);
+        let read = runtime.block_on(cluster.try_read(query.clone(), key)).expect("answered");
+        let found = rows_of(&read);
+        if found != expected || read.rows.total != Some(total as u64) {
+            return Err(differ(&found, &expected));
+        }
+        (query.limit, query.offset, query.counts) = (5, 0, false);
+        let walked = runtime.block_on(walk(&cluster, query.clone(), key));
+        query.limit = ReadQuery::LIMIT_MAX;
+        let at_once = runtime.block_on(cluster.read(query, key));
+        if walked == at_once { Ok(()) } else { Err(differ(&walked, &at_once)) }
     });
     ran.unwrap_or_else(|failure| panic!("over {shards} shards: {failure}"));
     let some: usize = sizes.borrow().iter().filter(|(rows, _)| **rows > 0).map(|(_, n)| n).sum();
     assert!(some * 3 > queries as usize, "too few queries found rows: {:?}", sizes.borrow());
+}
+
+fn rows_of(read: &ReadDone) -> Vec<Json> {
+    (0..read.rows.len())
+        .map(|row| serde_json::from_slice(read.rows.row(row)).expect("JSON"))
+        .collect()
+}
+
+/// All rows, a page after the other.
+async fn walk(cluster: &Cluster, mut query: ReadQuery, key: Option<&str>) -> Vec<Json> {
+    let mut walked = Vec::new();
+    loop {
+        let read = cluster.try_read(query.clone(), key).await.expect("answered");
+        assert!(read.rows.len() <= query.limit as usize, "a page is too large");
+        walked.extend(rows_of(&read));
+        let Some(cursor) = &read.next_cursor else { return walked };
+        assert_eq!(read.rows.len(), query.limit as usize, "only the last page is short");
+        let key = key.map(|key| ShardKey::parse(key).expect("a key"));
+        query.after = Some(cluster.manager.resume(&query, key, cursor).expect("its own cursor"));
+    }
 }
 
 fn differ(found: &[Json], expected: &[Json]) -> TestCaseError {
@@ -285,12 +315,13 @@ async fn any_double_is_found_by_eq_and_by_in_and_comes_back_bit_by_bit() {
     let doubles = tree.current();
     let (cluster, table) = with_doubles(&doubles).await;
     let query = |test| ReadQuery {
-        conditions: vec![Condition { column: X, test }],
+        conditions: vec![Condition::Column(X, test)],
         limit: ReadQuery::LIMIT_MAX,
         ..ReadQuery::all(&table)
     };
     for x in &doubles {
-        let rows = cluster.read(query(Test::Equal(Value::Double(*x))), None).await;
+        let rows =
+            cluster.read(query(Test::Compare(Comparison::Equal, Value::Double(*x))), None).await;
         assert_eq!(rows.len(), 1, "{x:e}");
         assert_eq!(rows[0]["x"].as_f64().map(f64::to_bits), Some(x.to_bits()));
     }
@@ -309,7 +340,7 @@ async fn the_answer_to_a_write_the_log_and_a_later_read_tell_the_same_double() {
         let written = cluster.write("things", Insert, "o", &json).await.expect("stored");
         let written = String::from_utf8(written.row.json).expect("UTF-8");
         let table = cluster.manager.table("things").expect("a table");
-        let id = Condition { column: ID, test: Test::Equal(Value::Text(spelt.into())) };
+        let id = equal(ID, Value::Text(spelt.into()));
         let query = ReadQuery { conditions: vec![id], ..ReadQuery::all(&table) };
         let read = cluster.try_read(query, Some("o")).await.expect("answered").rows;
         assert_eq!(std::str::from_utf8(read.json()).expect("UTF-8"), written);

@@ -468,7 +468,7 @@ proptest! {
         }
         all.truncate(limit);
         let parts: Vec<Rows> = parts.iter().map(|part| rows(part)).collect();
-        let merged = Rows::merge(&parts, &order, limit);
+        let merged = Rows::merge(&parts, &order, 0, limit);
         let expected: Vec<String> = all.iter().map(|(number, _)| format!("{{\"n\":{number}}}")).collect();
         prop_assert_eq!(merged.len(), expected.len());
         prop_assert_eq!(merged.is_empty(), expected.is_empty());

@@ -18,14 +18,14 @@ use super::connection::{
 };
 use super::row_json::{push_object, value};
 use super::schema::tessera_counts;
+use super::select::Select;
 use super::sql;
 use crate::error::Error;
 use crate::keyspace::Slot;
 use crate::progress::Progress;
-use crate::query::{ReadQuery, Test};
+use crate::query::ReadQuery;
 use crate::rows::Rows;
 use crate::store::TableSize;
-use crate::value::{Value, push_json_number, push_json_string};
 
 /// Connections of one node for reads by key, and as many for reads that may scan: a scan cannot be stopped,
 /// so without connections of their own the short reads would wait for it.
@@ -103,6 +103,13 @@ pub enum Scope<'k> {
     Key(Slot, &'k str),
     /// All rows of the shard.
     Shard,
+}
+
+impl Scope<'_> {
+    /// Whether it is that of one key.
+    pub(super) fn is_keyed(self) -> bool {
+        matches!(self, Self::Key(..))
+    }
 }
 
 impl Readers {
@@ -227,15 +234,16 @@ impl r2d2::ManageConnection for Connector {
     type Error = OpenError;
 
     fn connect(&self) -> Result<Reader, OpenError> {
-        Ok(Reader { connection: open(&self.path, PRAGMAS)?, shapes: Shapes::default() })
+        let connection = open(&self.path, PRAGMAS)?;
+        Ok(Reader { connection, shapes: Shapes::default(), broken: false })
     }
 
     fn is_valid(&self, _: &mut Reader) -> Result<(), OpenError> {
         Ok(())
     }
 
-    fn has_broken(&self, _: &mut Reader) -> bool {
-        false
+    fn has_broken(&self, reader: &mut Reader) -> bool {
+        reader.broken
     }
 }
 
@@ -243,37 +251,81 @@ impl r2d2::ManageConnection for Connector {
 struct Reader {
     connection: SqliteConnection,
     shapes: Shapes,
+    /// Whether it must not be used again.
+    broken: bool,
 }
 
 impl Reader {
-    /// Reads until there are no more rows, or more than `bytes_max`.
+    /// Reads a page until there are no more rows, or more than `bytes_max`; and counts, if that is asked for.
     fn read(&mut self, query: &ReadQuery, scope: Scope<'_>, bytes_max: usize) -> QueryResult<Rows> {
-        let keyed = matches!(scope, Scope::Key(..));
-        let sql = sql::select(query, keyed);
-        let lists = in_lists(query);
-        let mut lists = lists.iter();
-        let mut binds = Vec::with_capacity(query.conditions.len() + 3);
-        if let Scope::Key(slot, key) = scope {
-            binds.extend([Bind::Int(i64::from(slot.number())), Bind::Text(key)]);
+        if !query.counts {
+            return self.page(query, scope, bytes_max);
         }
-        for condition in &query.conditions {
-            binds.push(match &condition.test {
-                Test::Equal(value) => Bind::from(value),
-                Test::In(_) => lists.next().map_or(Bind::Null, |list| Bind::Text(list)),
-            });
+        // Both see the same.
+        self.connection.batch_execute("BEGIN")?;
+        let read = self.page(query, scope, bytes_max).and_then(|mut rows| {
+            rows.total = Some(self.count(query, scope)?);
+            Ok(rows)
+        });
+        // Else it would see for ever what it sees now.
+        self.broken = self.connection.batch_execute("COMMIT").is_err();
+        read
+    }
+
+    fn page(&mut self, query: &ReadQuery, scope: Scope<'_>, bytes_max: usize) -> QueryResult<Rows> {
+        if query.limit == 0 {
+            return Ok(Rows::default());
         }
-        binds.push(Bind::Int(i64::from(query.limit)));
-        let statement = Statement { sql: &sql, binds: &binds, cached: self.shapes.admit(&sql) };
-        let keys = sql::keys(query, keyed);
+        let keyed = scope.is_keyed();
+        let select = Select::page(query, scope);
+        let (table, order) = (&query.table, query.sort_keys(keyed));
+        let page = query.limit as usize + if keyed { 0 } else { query.offset as usize };
+        let (outputs, binds) = (query.outputs.len(), select.binds());
+        let cached = self.shapes.admit(&select.sql);
         let mut rows = Rows::with_capacity(ROWS_BYTES);
+        let statement = Statement { sql: &select.sql, binds: &binds, cached };
+        let mut last = Vec::new();
         for_each_row_while(&mut self.connection, statement, |row| {
-            rows.push(|out| push_object(out, row, outputs(query)))?;
-            for (index, column) in (query.outputs.len()..).zip(&keys) {
-                rows.push_key(value(row, index, query.table.column(*column).kind));
+            if rows.len() == page {
+                rows.more_after = Some(std::mem::take(&mut last));
+                return Ok(false);
+            }
+            rows.push(|out| push_object(out, row, shown(query)))?;
+            if keyed && rows.len() == 1 {
+                rows.version = row.int(outputs);
+            }
+            let first_key = outputs + usize::from(keyed);
+            let keys = (first_key..).zip(&order);
+            let keys = keys.map(|(at, by)| value(row, at, table.column(by.column).kind));
+            if !keyed {
+                keys.for_each(|key| rows.push_key(key));
+            } else if rows.len() == page {
+                last = keys.collect();
             }
             Ok(rows.bytes() <= bytes_max)
         })?;
+        if !keyed && rows.more_after.is_some() {
+            rows.more_after = Some(Vec::new());
+        }
         Ok(rows)
+    }
+
+    fn count(&mut self, query: &ReadQuery, scope: Scope<'_>) -> QueryResult<u64> {
+        let select = Select::count(query, scope);
+        let (sql, binds) = match scope {
+            // The writer has counted.
+            Scope::Shard if query.conditions.is_empty() => {
+                (sql::COUNTED, vec![Bind::Text(query.table.name())])
+            }
+            Scope::Shard | Scope::Key(..) => (&*select.sql, select.binds()),
+        };
+        let statement = Statement { sql, binds: &binds, cached: self.shapes.admit(sql) };
+        let mut total = 0;
+        for_each_row(&mut self.connection, statement, |row| {
+            total = row.int(0).unwrap_or(0) as u64;
+            Ok(())
+        })?;
+        Ok(total)
     }
 
     fn position(&mut self) -> QueryResult<u64> {
@@ -311,38 +363,10 @@ impl Reader {
 const TABLE_BYTES: &str = "SELECT sum(pgsize) FROM dbstat WHERE aggregate = TRUE
     AND name IN (SELECT name FROM sqlite_schema WHERE tbl_name = ?1)";
 
-fn outputs(query: &ReadQuery) -> impl Iterator<Item = (&str, crate::value::ColumnType)> {
+/// The names and types of the outputs.
+fn shown(query: &ReadQuery) -> impl Iterator<Item = (&str, crate::value::ColumnType)> {
     query.outputs.iter().map(|output| {
         let column = query.table.column(output.column);
         (output.alias.as_deref().unwrap_or(&column.name), column.kind)
     })
-}
-
-/// The literals of each `in` as a JSON array, in the order of the conditions.
-fn in_lists(query: &ReadQuery) -> Vec<String> {
-    let lists = query.conditions.iter().filter_map(|condition| match &condition.test {
-        Test::In(values) => Some(json_array(values)),
-        Test::Equal(_) => None,
-    });
-    lists.collect()
-}
-
-fn json_array(values: &[Value]) -> String {
-    let mut out = Vec::with_capacity(values.len() * 8 + 2);
-    out.push(b'[');
-    for (index, value) in values.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        match value {
-            Value::Null => out.extend_from_slice(b"null"),
-            // SQLite keeps truth as 1 and 0.
-            Value::Bool(truth) => push_json_number(&mut out, i64::from(*truth)),
-            Value::Int(number) => push_json_number(&mut out, *number),
-            Value::Double(number) => push_json_number(&mut out, *number),
-            Value::Text(text) => push_json_string(&mut out, text),
-        }
-    }
-    out.push(b']');
-    String::from_utf8(out).expect("made of strings and digits")
 }

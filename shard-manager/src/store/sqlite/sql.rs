@@ -1,12 +1,11 @@
-//! SQL: the texts of all statements on data tables, in SQLite's dialect.
+//! SQL: the texts of all statements but those of reads (`select`), in SQLite's dialect.
 //!
 //! **Invariant:** a text is made of constants and of names from the registry, never of a client's words;
 //! values are numbered parameters.
-//! **Not here:** running them (`batch`, `applier`, `reader`).
+//! **Not here:** running them (`batch`, `applier`), reads (`select`).
 
 use std::fmt::Write as _;
 
-use crate::query::{Condition, OrderBy, ReadQuery, Test};
 use crate::table::Table;
 use crate::value::ColumnType;
 
@@ -68,69 +67,6 @@ pub(super) fn remove(table: &Table) -> String {
     sql
 }
 
-/// The read of a query. Parameters: slot and shard key if `keyed`, one for each condition, the limit.
-/// Columns: the outputs, then [`keys`].
-pub(super) fn select(query: &ReadQuery, keyed: bool) -> String {
-    let table = &query.table;
-    let order = query.sort_keys();
-    let mut sql = String::with_capacity(256);
-    sql.push_str("SELECT ");
-    let outputs = query.outputs.iter().map(|output| output.column);
-    push_names(&mut sql, table, outputs.chain(keys(query, keyed)));
-    let _ = write!(sql, " FROM {}", table.name());
-    let mut joint = " WHERE ";
-    let mut number = 1;
-    if keyed {
-        sql.push_str(" WHERE slot=?1 AND shard_key=?2");
-        joint = " AND ";
-        number = 3;
-    }
-    for condition in &query.conditions {
-        sql.push_str(joint);
-        push_condition(&mut sql, table, condition, number);
-        joint = " AND ";
-        number += 1;
-    }
-    push_order(&mut sql, table, &order, keyed);
-    // A sum, because SQLite looks at the value of a bare parameter in LIMIT when it plans, and then
-    // plans anew whenever the parameter is bound: three times the cost of a point read.
-    let _ = write!(sql, " LIMIT ?{number}+0");
-    sql
-}
-
-/// What a read tells of each row beside its outputs: what rows of several shards are merged by, or of the rows
-/// of one key their versions.
-pub(super) fn keys(query: &ReadQuery, keyed: bool) -> Vec<usize> {
-    if keyed {
-        return vec![query.table.version()];
-    }
-    query.sort_keys().iter().map(|by| by.column).collect()
-}
-
-fn push_condition(sql: &mut String, table: &Table, condition: &Condition, number: usize) {
-    let name = &table.column(condition.column).name;
-    let _ = match &condition.test {
-        Test::Equal(_) => write!(sql, "{name}=?{number}"),
-        // One parameter, a JSON array, however many values: shapes stay few.
-        Test::In(_) => write!(sql, "{name} IN (SELECT value FROM json_each(?{number}))"),
-    };
-}
-
-/// Within one key, slot and shard key are constant: leaving them out lets the index serve the order.
-fn push_order(sql: &mut String, table: &Table, order: &[OrderBy], keyed: bool) {
-    let constant = [Table::SLOT, Table::SHARD_KEY];
-    let needed = order.iter().filter(|by| !(keyed && constant.contains(&by.column)));
-    sql.push_str(" ORDER BY ");
-    push_list(sql, needed, |sql, by| {
-        let column = table.column(by.column);
-        sql.push_str(&column.name);
-        sql.push_str(if by.descending { " DESC" } else { "" });
-        if column.nullable {
-            sql.push_str(if by.descending { " NULLS FIRST" } else { " NULLS LAST" });
-        }
-    });
-}
-
 fn push_where_row(sql: &mut String, table: &Table, first: usize) {
     let _ = write!(sql, " WHERE slot=?{first} AND shard_key=?{}", first + 1);
     for (column, number) in table.id().iter().zip(first + 2..) {
@@ -190,6 +126,9 @@ pub(super) const SET_REPLICA: &str =
 
 /// A commit that is there for its sync.
 pub(super) const COUNT_SYNC: &str = "UPDATE tessera_shard SET syncs = syncs + 1 WHERE id = 1";
+
+/// How many rows a table has.
+pub(super) const COUNTED: &str = "SELECT rows FROM tessera_counts WHERE name = ?1";
 
 /// Where a file stands.
 pub(super) const POSITION: &str = "SELECT position FROM tessera_shard WHERE id = 1";

@@ -1,0 +1,308 @@
+//! Filters: PostgREST's spelling of conditions, parsed into checked ones.
+//!
+//! ```text
+//! age=gte.18   name=not.like.A*   id=in.(a,b,"c,d")   or=(age.lt.13,and(age.gt.64,not.state.is.null))
+//! ```
+//!
+//! **Invariant:** every column is one of the table, every literal fits its column, and there are no more tests and
+//! no deeper nesting than a query may have.
+//! **Not here:** the other parameters (`query`).
+
+use std::borrow::Cow;
+
+use shard_manager::query::{Comparison, Condition, Pattern, ReadQuery, State, Test};
+use shard_manager::table::{Column, Table, closest};
+use shard_manager::value::{ColumnType, Value};
+
+use crate::problem::{Code, Problem};
+
+/// Operators of one literal.
+const COMPARISONS: [(&str, Comparison); 6] = [
+    ("eq", Comparison::Equal),
+    ("neq", Comparison::NotEqual),
+    ("gt", Comparison::Greater),
+    ("gte", Comparison::GreaterOrEqual),
+    ("lt", Comparison::Less),
+    ("lte", Comparison::LessOrEqual),
+];
+const OPERATORS: [&str; 11] =
+    ["eq", "neq", "gt", "gte", "lt", "lte", "like", "ilike", "in", "is", "not"];
+/// What `is` may say.
+const STATES: [(&str, State); 5] = [
+    ("null", State::Null),
+    ("not_null", State::NotNull),
+    ("true", State::True),
+    ("false", State::False),
+    ("unknown", State::Null),
+];
+
+/// Whether a parameter of this name joins conditions, rather than naming a column.
+pub fn is_group(name: &str) -> bool {
+    matches!(name.strip_prefix("not.").unwrap_or(name), "and" | "or")
+}
+
+/// Reads the conditions of a query string one by one.
+#[derive(Debug)]
+pub struct FilterParser<'t> {
+    table: &'t Table,
+    tests: usize,
+}
+
+impl<'t> FilterParser<'t> {
+    /// A parser for filters on this table.
+    pub fn new(table: &'t Table) -> Self {
+        Self { table, tests: 0 }
+    }
+
+    /// `column=op.value`, `column=not.op.value`, `or=(…)`, `not.and=(…)`.
+    ///
+    /// # Errors
+    /// TSR100, TSR311 or TSR312, naming the parameter.
+    pub fn parameter(&mut self, name: &str, value: &str) -> Result<Condition, Problem> {
+        if is_group(name) {
+            let mut rest = value;
+            let condition = self.group(name, &mut rest, 1)?;
+            return if rest.is_empty() { Ok(condition) } else { Err(malformed(name)) };
+        }
+        let column = find_column(self.table, name)?;
+        self.count(name)?;
+        let (negated, operator, literal) = split_operator(name, value)?;
+        let test = if operator == "in" {
+            let mut rest = literal;
+            let list = list(self.table.column(column), &mut rest)?;
+            if !rest.is_empty() {
+                return Err(bad_list(name));
+            }
+            list
+        } else {
+            test(self.table.column(column), operator, literal)?
+        };
+        Ok(negate(negated, Condition::Column(column, test)))
+    }
+
+    /// What follows `or`, `and`, `not.or` or `not.and`: `(a.eq.1,and(…))`.
+    fn group(&mut self, name: &str, rest: &mut &str, depth: usize) -> Result<Condition, Problem> {
+        if depth > ReadQuery::DEPTH_MAX {
+            let most = ReadQuery::DEPTH_MAX;
+            return Err(bad(format!("filters are nested deeper than {most} levels")));
+        }
+        let (negated, kind) = match name.strip_prefix("not.") {
+            Some(kind) => (true, kind),
+            None => (false, name),
+        };
+        eat(rest, "(").ok_or_else(|| malformed(name))?;
+        let mut list = Vec::new();
+        loop {
+            list.push(self.item(name, rest, depth)?);
+            if eat(rest, ")").is_some() {
+                break;
+            }
+            eat(rest, ",").ok_or_else(|| malformed(name))?;
+        }
+        let group = if kind == "or" { Condition::Any(list) } else { Condition::All(list) };
+        Ok(negate(negated, group))
+    }
+
+    /// `column.op.value`, `column.not.op.value`, or a group.
+    fn item(&mut self, name: &str, rest: &mut &str, depth: usize) -> Result<Condition, Problem> {
+        for group in ["not.and", "not.or", "and", "or"] {
+            if rest.strip_prefix(group).is_some_and(|after| after.starts_with('(')) {
+                *rest = &rest[group.len()..];
+                return self.group(group, rest, depth + 1);
+            }
+        }
+        let (negated_before, text) = match rest.strip_prefix("not.") {
+            Some(text) => (true, text),
+            None => (false, *rest),
+        };
+        let (column_name, after) = text.split_once('.').ok_or_else(|| malformed(name))?;
+        let column = find_column(self.table, column_name)?;
+        self.count(column_name)?;
+        let (negated, operator, literal) = split_operator(column_name, after)?;
+        *rest = literal;
+        let column_of = self.table.column(column);
+        let test = if operator == "in" {
+            list(column_of, rest)?
+        } else {
+            let literal = next_literal(rest, [',', ')']).ok_or_else(|| malformed(name))?;
+            test(column_of, operator, &literal)?
+        };
+        Ok(negate(negated != negated_before, Condition::Column(column, test)))
+    }
+
+    fn count(&mut self, name: &str) -> Result<(), Problem> {
+        self.tests += 1;
+        if self.tests > ReadQuery::TESTS_MAX {
+            return Err(bad(format!("{name}: more than {} filters", ReadQuery::TESTS_MAX)));
+        }
+        Ok(())
+    }
+}
+
+fn negate(negated: bool, condition: Condition) -> Condition {
+    if negated { Condition::Not(Box::new(condition)) } else { condition }
+}
+
+/// `op.value` or `not.op.value`.
+fn split_operator<'v>(name: &str, value: &'v str) -> Result<(bool, &'v str, &'v str), Problem> {
+    let (negated, text) = match value.strip_prefix("not.") {
+        Some(text) => (true, text),
+        None => (false, value),
+    };
+    match text.split_once('.') {
+        Some((operator, literal)) if OPERATORS.contains(&operator) && operator != "not" => {
+            Ok((negated, operator, literal))
+        }
+        Some((operator, _)) => Err(no_operator(name, Some(operator))),
+        None => Err(no_operator(name, None)),
+    }
+}
+
+fn no_operator(name: &str, written: Option<&str>) -> Problem {
+    let problem = bad(format!("{name}: a filter needs an operator: {}", OPERATORS.join(", ")));
+    match written.and_then(|written| closest(written, OPERATORS.into_iter())) {
+        Some(near) => problem.hint(format!("did you mean {name}={near}.…?")),
+        None => problem.hint(format!("{name}=eq.value")),
+    }
+}
+
+/// Any operator but `in`.
+fn test(column: &Column, operator: &str, literal: &str) -> Result<Test, Problem> {
+    let name = &column.name;
+    if operator == "is" {
+        return state(column, literal).map(Test::Is);
+    }
+    if !column.kind.is_comparable() {
+        return Err(bad(format!("{name} is json and cannot be compared"))
+            .hint(format!("{name}=is.null and {name}=not.is.null can be asked")));
+    }
+    if let Some((_, comparison)) = COMPARISONS.iter().find(|(spelling, _)| *spelling == operator) {
+        return Ok(Test::Compare(*comparison, literal_of(column, literal)?));
+    }
+    if column.kind != ColumnType::Text {
+        let kind = column.kind;
+        return Err(bad(format!("{name}: {operator} needs a text column, and this is {kind}")));
+    }
+    if literal.len() > Pattern::LEN_MAX {
+        return Err(bad(format!("{name}: a pattern has at most {} bytes", Pattern::LEN_MAX)));
+    }
+    literal_of(column, literal)?;
+    let pattern = Pattern::parse(literal)
+        .ok_or_else(|| bad(format!("{name}: nothing follows the \\ at the end of the pattern")))?;
+    Ok(if operator == "like" { Test::Like(pattern) } else { Test::ILike(pattern) })
+}
+
+fn state(column: &Column, literal: &str) -> Result<State, Problem> {
+    let name = &column.name;
+    let found = STATES.iter().find(|(spelling, _)| literal.eq_ignore_ascii_case(spelling));
+    let Some((spelling, state)) = found else {
+        let names = STATES.map(|(spelling, _)| spelling).join(", ");
+        return Err(bad(format!("{name}: is takes one of: {names}")));
+    };
+    let of_truth = matches!(state, State::True | State::False) || *spelling == "unknown";
+    if of_truth && column.kind != ColumnType::Boolean {
+        let kind = column.kind;
+        return Err(bad(format!(
+            "{name}: is.{spelling} needs a boolean column, and this is {kind}"
+        ))
+        .hint(format!("{name}=is.null and {name}=is.not_null can be asked of any column")));
+    }
+    Ok(*state)
+}
+
+fn literal_of(column: &Column, literal: &str) -> Result<Value, Problem> {
+    column
+        .kind
+        .read_text(literal)
+        .map_err(|misfit| Problem::new(Code::TSR312, format!("{}: {misfit}", column.name)))
+}
+
+/// `(a,b,"c,d")`: quotes keep commas and parentheses; `\` escapes within them.
+fn list(column: &Column, rest: &mut &str) -> Result<Test, Problem> {
+    let malformed = || bad_list(&column.name);
+    if !column.kind.is_comparable() {
+        return Err(bad(format!("{} is json and cannot be compared", column.name)));
+    }
+    eat(rest, "(").ok_or_else(malformed)?;
+    let mut values = Vec::new();
+    if eat(rest, ")").is_some() {
+        return Ok(Test::In(values));
+    }
+    loop {
+        // A comma too many is more likely than the empty text, which is spelled "".
+        if rest.starts_with([',', ')']) {
+            return Err(malformed());
+        }
+        let literal = next_literal(rest, [',', ')']).ok_or_else(malformed)?;
+        values.push(literal_of(column, &literal)?);
+        if values.len() > ReadQuery::IN_MAX {
+            return Err(bad(format!("{}: more than {} values", column.name, ReadQuery::IN_MAX)));
+        }
+        if eat(rest, ")").is_some() {
+            return Ok(Test::In(values));
+        }
+        eat(rest, ",").ok_or_else(malformed)?;
+    }
+}
+
+/// The literal that `rest` begins with, up to one of `ends`.
+fn next_literal<'v>(rest: &mut &'v str, ends: [char; 2]) -> Option<Cow<'v, str>> {
+    let Some(quoted) = rest.strip_prefix('"') else {
+        let end = rest.find(ends)?;
+        let literal = &rest[..end];
+        *rest = &rest[end..];
+        return Some(Cow::Borrowed(literal));
+    };
+    let mut literal = String::new();
+    let mut chars = quoted.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => {
+                *rest = &quoted[at + 1..];
+                return Some(Cow::Owned(literal));
+            }
+            '\\' => literal.push(chars.next()?.1),
+            c => literal.push(c),
+        }
+    }
+    None
+}
+
+fn eat(rest: &mut &str, sign: &str) -> Option<()> {
+    *rest = rest.strip_prefix(sign)?;
+    Some(())
+}
+
+/// The column of this name.
+///
+/// # Errors
+/// TSR311, with the name that may have been meant.
+pub fn find_column(table: &Table, name: &str) -> Result<usize, Problem> {
+    table.find(name).ok_or_else(|| {
+        let detail = format!("{} has no column `{}`", table.name(), shown(name));
+        let problem = Problem::new(Code::TSR311, detail);
+        match table.suggest(name) {
+            Some(near) => problem.hint(format!("did you mean `{near}`?")),
+            None => problem,
+        }
+    })
+}
+
+fn bad_list(name: &str) -> Problem {
+    bad(format!("{name}: in needs a list in parentheses")).hint(format!("{name}=in.(a,b,\"c,d\")"))
+}
+
+fn malformed(name: &str) -> Problem {
+    bad(format!("{name} needs conditions in parentheses, with commas between them"))
+        .hint("or=(amount.gte.100,and(status.eq.paid,note.is.null)); a literal with commas or parentheses stands in double quotes")
+}
+
+/// A client's text, cut to what a message takes.
+pub fn shown(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+/// A problem of the query string.
+pub fn bad(detail: String) -> Problem {
+    Problem::new(Code::TSR100, detail)
+}

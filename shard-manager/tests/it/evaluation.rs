@@ -1,0 +1,158 @@
+//! Evaluation: conditions looked up in memory with SQL's three truths, and random ones to compare with.
+
+use proptest::prelude::*;
+use shard_manager::query::{Comparison, Condition, Pattern, Piece, State, Test};
+use shard_manager::value::Value;
+
+use Comparison::{Equal, Greater, GreaterOrEqual, Less, LessOrEqual, NotEqual};
+
+/// True, false, or unknown because of a null.
+pub(crate) fn truth(line: &[Value], condition: &Condition) -> Option<bool> {
+    match condition {
+        Condition::Column(column, test) => passes(&line[*column], test),
+        Condition::Not(one) => truth(line, one).map(|truth| !truth),
+        Condition::All(list) => joined(list.iter().map(|one| truth(line, one)), false),
+        Condition::Any(list) => joined(list.iter().map(|one| truth(line, one)), true),
+    }
+}
+
+/// One that decides, decides; else one unknown makes all unknown.
+fn joined(truths: impl Iterator<Item = Option<bool>>, decides: bool) -> Option<bool> {
+    let mut joined = Some(!decides);
+    for truth in truths {
+        match truth {
+            Some(truth) if truth == decides => return Some(decides),
+            Some(_) => {}
+            None => joined = None,
+        }
+    }
+    joined
+}
+
+fn passes(value: &Value, test: &Test) -> Option<bool> {
+    let text = || match value {
+        Value::Text(text) => Some(text.as_str()),
+        Value::Null => None,
+        Value::Bool(_) | Value::Int(_) | Value::Double(_) => panic!("{value:?} is no text"),
+    };
+    match test {
+        Test::Is(State::Null) => Some(*value == Value::Null),
+        Test::Is(State::NotNull) => Some(*value != Value::Null),
+        Test::Is(State::True) => Some(*value == Value::Bool(true)),
+        Test::Is(State::False) => Some(*value == Value::Bool(false)),
+        Test::In(list) if list.is_empty() => Some(false),
+        Test::In(_) if *value == Value::Null => None,
+        Test::In(list) => Some(list.contains(value)),
+        Test::Like(pattern) => {
+            text().map(|text| like(&pieces(pattern, false), &chars(text, false)))
+        }
+        Test::ILike(pattern) => text().map(|text| like(&pieces(pattern, true), &chars(text, true))),
+        Test::Compare(_, literal) if *value == Value::Null || *literal == Value::Null => None,
+        Test::Compare(comparison, literal) => {
+            let found = value.compare(literal);
+            Some(match comparison {
+                Equal => found.is_eq(),
+                NotEqual => found.is_ne(),
+                Greater => found.is_gt(),
+                GreaterOrEqual => found.is_ge(),
+                Less => found.is_lt(),
+                LessOrEqual => found.is_le(),
+            })
+        }
+    }
+}
+
+/// One place of a pattern.
+#[derive(PartialEq)]
+enum Place {
+    This(char),
+    One,
+    Many,
+}
+
+fn chars(text: &str, fold: bool) -> Vec<char> {
+    text.chars().map(|c| if fold { c.to_ascii_lowercase() } else { c }).collect()
+}
+
+fn pieces(pattern: &Pattern, fold: bool) -> Vec<Place> {
+    let places = pattern.0.iter().flat_map(|piece| match piece {
+        Piece::Text(text) => chars(text, fold).into_iter().map(Place::This).collect(),
+        Piece::One => vec![Place::One],
+        Piece::Many => vec![Place::Many],
+    });
+    places.collect()
+}
+
+fn like(pattern: &[Place], text: &[char]) -> bool {
+    match (pattern.split_first(), text.split_first()) {
+        (None, _) => text.is_empty(),
+        (Some((Place::Many, rest)), None) => like(rest, text),
+        (Some((Place::Many, rest)), Some((_, after))) => like(rest, text) || like(pattern, after),
+        (Some(_), None) => false,
+        (Some((Place::One, rest)), Some((_, after))) => like(rest, after),
+        (Some((Place::This(c), rest)), Some((found, after))) => c == found && like(rest, after),
+    }
+}
+
+fn comparison() -> impl Strategy<Value = Comparison> {
+    prop::sample::select(vec![Equal, NotEqual, Greater, GreaterOrEqual, Less, LessOrEqual])
+}
+
+fn state() -> impl Strategy<Value = State> {
+    prop::sample::select(vec![State::Null, State::NotNull])
+}
+
+/// Patterns with all that a database may take for a sign of its own.
+fn pattern() -> impl Strategy<Value = Pattern> {
+    let piece = prop::sample::select(vec![
+        "%", "*", "_", "a", "A", "b", "é", "🦀", "\\%", "\\_", "\\*", "\\\\", "?", "[", "]", "'",
+        "^a",
+    ]);
+    let text = proptest::collection::vec(piece, 0..4).prop_map(|pieces| pieces.concat());
+    text.prop_map(|text| Pattern::parse(&text).expect("nothing ends in a backslash"))
+}
+
+/// A test that the values of a column can be put to.
+fn test(literal: BoxedStrategy<Value>, is_text: bool, is_truth: bool) -> BoxedStrategy<Test> {
+    let null = prop_oneof![1 => Just(Value::Null), 6 => literal.clone()];
+    let compare = (comparison(), null).prop_map(|(how, literal)| Test::Compare(how, literal));
+    let list = proptest::collection::vec(literal, 0..6).prop_map(Test::In);
+    let truths = vec![Test::Is(State::True), Test::Is(State::False)];
+    let plain = prop_oneof![6 => compare, 2 => list, 1 => state().prop_map(Test::Is)];
+    let like = prop_oneof![pattern().prop_map(Test::Like), pattern().prop_map(Test::ILike),];
+    match (is_text, is_truth) {
+        (true, _) => prop_oneof![2 => plain, 1 => like].boxed(),
+        (false, true) => prop_oneof![2 => plain, 1 => prop::sample::select(truths)].boxed(),
+        (false, false) => plain.boxed(),
+    }
+}
+
+/// Conditions on these columns: each with its literals, and whether it is text or boolean.
+pub(crate) fn condition(
+    columns: Vec<(usize, BoxedStrategy<Value>, bool, bool)>,
+) -> impl Strategy<Value = Condition> {
+    let leaf = prop::sample::select(columns).prop_flat_map(|(column, literal, text, truth)| {
+        test(literal, text, truth).prop_map(move |test| Condition::Column(column, test))
+    });
+    leaf.prop_recursive(3, 8, 3, |inner| {
+        let list = proptest::collection::vec(inner.clone(), 0..4);
+        prop_oneof![
+            list.clone().prop_map(Condition::All),
+            list.prop_map(Condition::Any),
+            inner.prop_map(|one| Condition::Not(Box::new(one))),
+        ]
+    })
+}
+
+#[test]
+fn patterns_mean_what_postgrest_says() {
+    let matches = |pattern: &str, text: &str| {
+        let test = Test::Like(Pattern::parse(pattern).expect("a pattern"));
+        passes(&Value::Text(text.into()), &test) == Some(true)
+    };
+    assert!(matches("Jo%", "John") && matches("Jo*", "John") && matches("J_hn", "John"));
+    assert!(!matches("jo%", "John") && !matches("Jo", "John") && !matches("J_n", "John"));
+    assert!(matches("100\\%", "100%") && !matches("100\\%", "1000"));
+    assert!(matches("%%%%", "") && matches("a\\\\b", "a\\b") && matches("", ""));
+    assert_eq!(Pattern::parse("a\\"), None);
+}
