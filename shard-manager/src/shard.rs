@@ -257,6 +257,7 @@ impl Shard {
         (slot, key): (Slot, &str),
         demand: &ReadDemand,
     ) -> Result<ShardRows, Error> {
+        let deadline = demand.deadline;
         let inline = query.is_point_read() && query.limit <= INLINE_ROWS_MAX;
         self.read(demand, |readers, role| {
             if inline && let Some(rows) = readers.try_read(query, Scope::Key(slot, key)) {
@@ -264,7 +265,7 @@ impl Shard {
             }
             let (readers, query, key) = (Arc::clone(readers), query.clone(), key.to_owned());
             Started::Blocking(Box::new(move |wait| {
-                let read = readers.read(&query, Scope::Key(slot, &key), wait)?;
+                let read = readers.read(&query, Scope::Key(slot, &key), (wait, deadline))?;
                 Ok(ShardRows { read, role })
             }))
         })
@@ -280,10 +281,11 @@ impl Shard {
         query: &Arc<ReadQuery>,
         demand: &ReadDemand,
     ) -> Result<ShardRows, Error> {
+        let deadline = demand.deadline;
         self.read(demand, |readers, role| {
             let (readers, query) = (Arc::clone(readers), Arc::clone(query));
             Started::Blocking(Box::new(move |wait| {
-                let read = readers.read(&query, Scope::Shard, wait)?;
+                let read = readers.read(&query, Scope::Shard, (wait, deadline))?;
                 Ok(ShardRows { read, role })
             }))
         })

@@ -285,7 +285,9 @@ fn lists_may_quote_what_would_end_them() {
     assert_eq!(find("((f,\"e)\")"), ["(f", "e)"]);
     assert_eq!(find("( i ,j.k,')"), [" i ", "'", "j.k"]);
     assert_eq!(find("(a,b)"), Vec::<String>::new());
-    for broken in ["(e),(f)", "a,b", "(a", "a)", "(a,)", "(,a)", "(\"a)", "(\"a\"b)", "(\"a\\", "", "("] {
+    for broken in
+        ["(e),(f)", "a,b", "(a", "a)", "(a,)", "(,a)", "(\"a)", "(\"a\"b)", "(\"a\\", "", "("]
+    {
         let encoded: String = broken.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let reply = router.get(&format!("/api/read?table=users&name=in.{encoded}"));
         assert_eq!((reply.status, &*reply.code()), (400, "TSR100"), "{broken}: {}", reply.text());

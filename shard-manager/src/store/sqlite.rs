@@ -22,6 +22,7 @@ pub mod shard_file;
 pub mod snapshot;
 mod sql;
 mod timeline;
+mod watch;
 pub mod writer;
 
 pub use connection::OpenError;

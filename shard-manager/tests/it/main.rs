@@ -12,6 +12,7 @@ mod placement;
 mod reference;
 mod replicas;
 mod replication;
+mod scans;
 mod store;
 mod token;
 mod trouble;

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
@@ -20,6 +20,7 @@ use super::row_json::{push_object, value};
 use super::schema::tessera_counts;
 use super::select::Select;
 use super::sql;
+use super::watch::Watch;
 use crate::error::Error;
 use crate::keyspace::Slot;
 use crate::progress::Progress;
@@ -142,6 +143,7 @@ impl Readers {
     /// is large.
     pub fn try_read(&self, query: &ReadQuery, scope: Scope<'_>) -> Option<Result<NodeRows, Error>> {
         let mut reader = self.by_key.try_get()?;
+        // A point read is short whatever its deadline.
         match self.told(reader.read(query, scope, INLINE_BYTES_MAX)) {
             Ok(rows) if rows.bytes() > INLINE_BYTES_MAX => None,
             Ok(rows) => Some(self.witnessed(&mut reader, rows)),
@@ -158,22 +160,23 @@ impl Readers {
         Ok(NodeRows { rows, position })
     }
 
-    /// Reads on a connection that becomes free within `wait`. Blocks. Rows of all keys come with the values
-    /// that they are merged by.
+    /// Reads until `deadline` on a connection that becomes free within `wait`. Blocks. Rows of all keys come with
+    /// the values that they are merged by.
     ///
     /// # Errors
-    /// [`Error::PoolExhausted`] if none did; [`Error::ShardUnavailable`] if the file cannot be read;
-    /// [`Error::AnswerTooLarge`].
+    /// [`Error::PoolExhausted`] if none did; [`Error::DeadlinePassed`]; [`Error::ShardUnavailable`] if the file
+    /// cannot be read; [`Error::AnswerTooLarge`].
     pub fn read(
         &self,
         query: &ReadQuery,
         scope: Scope<'_>,
-        wait: Duration,
+        (wait, deadline): (Duration, Instant),
     ) -> Result<NodeRows, Error> {
         let mut reader = match scope {
             Scope::Key(..) => self.checkout(&self.by_key, wait)?,
             Scope::Shard => self.checkout(&self.scans, wait)?,
         };
+        reader.watch.set(deadline);
         let rows = self.told(reader.read(query, scope, Rows::BYTES_MAX))?;
         if rows.is_too_large() {
             return Err(Error::AnswerTooLarge);
@@ -212,6 +215,9 @@ impl Readers {
 
     fn told<T>(&self, result: QueryResult<T>) -> Result<T, Error> {
         result.map_err(|error| {
+            if Watch::is_late(&error) {
+                return Error::DeadlinePassed;
+            }
             tracing::error!(shard = %self.shard, %error, "a read failed");
             match Trouble::of(&error) {
                 Trouble::Other => Error::Internal,
@@ -234,8 +240,10 @@ impl r2d2::ManageConnection for Connector {
     type Error = OpenError;
 
     fn connect(&self) -> Result<Reader, OpenError> {
-        let connection = open(&self.path, PRAGMAS)?;
-        Ok(Reader { connection, shapes: Shapes::default(), broken: false })
+        let mut connection = open(&self.path, PRAGMAS)?;
+        let watch =
+            Watch::on(&mut connection).map_err(|error| OpenError::file(&self.path, error))?;
+        Ok(Reader { connection, shapes: Shapes::default(), watch, broken: false })
     }
 
     fn is_valid(&self, _: &mut Reader) -> Result<(), OpenError> {
@@ -251,6 +259,7 @@ impl r2d2::ManageConnection for Connector {
 struct Reader {
     connection: SqliteConnection,
     shapes: Shapes,
+    watch: Watch,
     /// Whether it must not be used again.
     broken: bool,
 }

@@ -114,6 +114,10 @@ impl<'q> Select<'q> {
 
     fn push_conditions(&mut self, query: &'q ReadQuery, scope: Scope<'q>) -> Joint {
         let mut joint = Joint { first: true };
+        if !query.is_point_read() {
+            self.push(joint.next());
+            self.push("tessera_in_time()");
+        }
         if let Scope::Key(slot, key) = scope {
             self.push(joint.next());
             self.push("slot=");

@@ -146,7 +146,7 @@ fn tokens(sql: &str) -> (BTreeSet<String>, Vec<usize>) {
 
 /// All that a text may be made of, beside the names of the table and its columns.
 const VOCABULARY: &str = "SELECT FROM WHERE AND OR NOT IS NULL IN LIKE GLOB ESCAPE TRUE FALSE ORDER BY DESC \
-    NULLS FIRST LAST LIMIT OFFSET value json_each count ( ) , = < > + * ' \\ 0 1";
+    NULLS FIRST LAST LIMIT OFFSET value json_each tessera_in_time count ( ) , = < > + * ' \\ 0 1";
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]

@@ -1,0 +1,77 @@
+//! Watch: ends a statement that goes on after its deadline.
+//!
+//! A statement that may look at many rows asks `tessera_in_time()` of each. When it is too late the function fails,
+//! and the statement with it: nobody waits for the answer any more, and others wait for the connection.
+//!
+//! **Not here:** which statements ask (`select`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use diesel::QueryResult;
+use diesel::result::Error as DieselError;
+use diesel::serialize::{IsNull, Output, ToSql};
+use diesel::sql_types::Bool;
+use diesel::sqlite::{Sqlite, SqliteConnection};
+
+/// Rows between two looks at the clock, which costs more than a row.
+const ROWS_BETWEEN: u32 = 64;
+/// What the function says when it fails: how its failure is told from others.
+const LATE: &str = "tessera: the deadline passed";
+
+#[diesel::declare_sql_function]
+extern "SQL" {
+    /// True, or a failure.
+    fn tessera_in_time() -> Bool;
+}
+
+/// The deadline of one connection's statements.
+#[derive(Debug)]
+pub(super) struct Watch {
+    epoch: Instant,
+    /// Microseconds after the epoch.
+    until: Arc<AtomicU64>,
+}
+
+impl Watch {
+    /// Gives the connection its function.
+    pub(super) fn on(connection: &mut SqliteConnection) -> QueryResult<Self> {
+        let (epoch, until) = (Instant::now(), Arc::new(AtomicU64::new(u64::MAX)));
+        let (mut rows, deadline) = (0_u32, Arc::clone(&until));
+        tessera_in_time_utils::register_nondeterministic_impl(connection, move || {
+            rows = rows.wrapping_add(1);
+            let looks = rows % ROWS_BETWEEN == 0;
+            InTime(!looks || micros(epoch, Instant::now()) < deadline.load(Ordering::Relaxed))
+        })?;
+        Ok(Self { epoch, until })
+    }
+
+    /// Until when the next statement may run.
+    pub(super) fn set(&self, deadline: Instant) {
+        self.until.store(micros(self.epoch, deadline), Ordering::Relaxed);
+    }
+
+    /// Whether a statement failed because it was too late.
+    pub(super) fn is_late(error: &DieselError) -> bool {
+        matches!(error, DieselError::DatabaseError(_, said) if said.message().contains(LATE))
+    }
+}
+
+fn micros(epoch: Instant, at: Instant) -> u64 {
+    at.saturating_duration_since(epoch).as_micros() as u64
+}
+
+/// What the function answers.
+#[derive(Debug)]
+struct InTime(bool);
+
+impl ToSql<Bool, Sqlite> for InTime {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Sqlite>) -> diesel::serialize::Result {
+        if !self.0 {
+            return Err(LATE.into());
+        }
+        out.set_value(1_i32);
+        Ok(IsNull::No)
+    }
+}

@@ -1,0 +1,46 @@
+//! Stories of reads that look at many rows.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shard_manager::error::Error;
+use shard_manager::position::History;
+use shard_manager::progress::Progress;
+use shard_manager::query::{Comparison, Condition, ReadQuery, Test};
+use shard_manager::row::Operation::Upsert;
+use shard_manager::store::sqlite::reader::{Housekeeping, Readers, Scope, Witness};
+use shard_manager::value::Value;
+
+use crate::cluster::{Cluster, deadline};
+
+/// The column `name` of users.
+const NAME: usize = 3;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn a_scan_ends_when_nobody_waits_for_it_any_more_and_its_connection_serves_the_next() {
+    let cluster = Cluster::with_shards(1);
+    let row = |n| {
+        let json = format!(r#"{{"user_id":"u{n}","name":"N","email":"e"}}"#);
+        cluster.prepare("users", Upsert, &format!("u{n}"), &json)
+    };
+    let done = cluster.write_all((0..2_000).map(row).collect()).await;
+    assert!(done.iter().all(|row| row.outcome.is_ok()));
+    let progress = Arc::new(Progress::new(History::new(vec![(1, 0)]).expect("a history"), 1, 0));
+    let (witness, keeper) = (Witness::primary(&progress), Housekeeping::start());
+    let readers = Readers::open("shard1", &cluster.file(1), witness, &keeper).expect("a pool");
+    let table = cluster.manager.table("users").expect("a table");
+    let query = ReadQuery { counts: true, ..ReadQuery::all(&table) };
+    let name =
+        Condition::Column(NAME, Test::Compare(Comparison::NotEqual, Value::Text("x".into())));
+    let query = ReadQuery { conditions: vec![name], limit: 1, ..query };
+    for _ in 0..3 {
+        // More often than there are connections.
+        for _ in 0..5 {
+            let late = readers.read(&query, Scope::Shard, (PATIENCE, Instant::now()));
+            assert_eq!(late.map(|_| ()), Err(Error::DeadlinePassed));
+        }
+        let read = readers.read(&query, Scope::Shard, (PATIENCE, deadline())).expect("in time");
+        assert_eq!((read.rows.len(), read.rows.total), (1, Some(2_000)));
+    }
+}
