@@ -1,0 +1,139 @@
+//! The router beside a bare actix-web handler, and beside itself with more shards:
+//! `cargo bench -p api-router --bench http`.
+//!
+//! Both run with as many workers, on the same machine as the load generator (wrk, 64 connections, one
+//! thread), in interleaved rounds; what counts is the ratio of the medians. It needs `wrk`. Rounds,
+//! seconds and workers can be given: `-- 5 4 1` is five rounds of four seconds with one worker; without,
+//! there are as many workers as the router takes by itself. `-- fanout` measures what many shards cost.
+
+mod fanout;
+mod load;
+mod servers;
+
+use load::{Load, median, wrk};
+use servers::{Router, start_bare};
+
+use actix_web::{App, HttpResponse, HttpServer, web};
+
+const CONNECTIONS: u32 = 64;
+
+/// What is measured.
+struct Case {
+    name: &'static str,
+    /// What it is compared with: the name of another case, or the bare handler.
+    beside: &'static str,
+    script: String,
+    /// The least ratio, and the one wished for.
+    goal: (f64, f64),
+}
+
+const BARE_HANDLER: &str = "bare handler";
+
+/// The cases; `token` has seen every shard.
+fn cases(token: &str) -> Vec<Case> {
+    let case = |name, beside, script, goal| Case { name, beside, script, goal };
+    let session = format!(r#", ["x-session-token"] = "{token}""#);
+    vec![
+        case(BARE_HANDLER, BARE_HANDLER, BARE.to_owned(), (1.0, 1.0)),
+        case("point write", BARE_HANDLER, write(""), (0.20, 0.30)),
+        case("quorum write", "point write", write(r#", ["x-consistency"] = "quorum""#), (0.7, 0.7)),
+        case("point read", BARE_HANDLER, read(""), (0.45, 0.65)),
+        case("read with token", "point read", read(&session), (0.9, 0.9)),
+        case("/api/route", BARE_HANDLER, ROUTE.to_owned(), (0.75, 0.85)),
+    ]
+}
+
+fn write(headers: &str) -> String {
+    format!(
+        r#"request = function()
+             local k = "user_" .. math.random(0, 9999)
+             return wrk.format("POST", "/api/write",
+               {{["content-type"] = "application/json", ["x-shard-key"] = k{headers}}},
+               '{{"table":"users","data":{{"user_id":"' .. k .. '","name":"John Doe","email":"' .. k ..
+               '@example.com","partition_key":"A"}}}}')
+           end"#
+    )
+}
+
+pub(crate) fn read(headers: &str) -> String {
+    format!(
+        r#"request = function()
+             return wrk.format("GET", "/api/read?table=users&limit=10",
+               {{["x-shard-key"] = "user_" .. math.random(0, 9999){headers}}})
+           end"#
+    )
+}
+
+pub(crate) const ROUTE: &str = r#"request = function()
+             return wrk.format("GET", "/api/route?key=user_" .. math.random(0, 9999))
+           end"#;
+
+const BARE: &str = r#"request = function() return wrk.format("GET", "/") end"#;
+
+fn main() -> std::io::Result<()> {
+    if let Some(workers) = std::env::var_os("BARE_HANDLER") {
+        return serve_bare(workers.to_string_lossy().parse().unwrap_or(1));
+    }
+    let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
+    let (rounds, seconds) = (numbers.next().unwrap_or(3), numbers.next().unwrap_or(4));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
+    let workers = numbers.next().unwrap_or(cores).to_string();
+    if std::env::args().any(|argument| argument == "fanout") {
+        return fanout::measure(rounds, seconds, &workers);
+    }
+    let data = tempfile::tempdir()?;
+    let mut bare = start_bare(data.path(), &workers)?;
+    let router = Router::start(data.path(), &["--workers", &workers])?;
+    router.load_users()?;
+    let first_start = router.ready_after;
+    drop(router);
+    let router = Router::start(data.path(), &["--workers", &workers])?;
+    println!(
+        "ready in {} ms on a new directory, {} ms on an existing one; idle memory {} MiB",
+        first_start.as_millis(),
+        router.ready_after.as_millis(),
+        router.resident_mib()
+    );
+    let cases = cases(&token(&router.url)?);
+    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); cases.len()];
+    for _ in 0..rounds {
+        for (case, rates) in cases.iter().zip(&mut rates) {
+            let url = if case.name == BARE_HANDLER { &bare.1 } else { &router.url };
+            let load = Load { url, script: &case.script, connections: CONNECTIONS, seconds };
+            rates.push(wrk(&load, data.path())?.rate);
+        }
+    }
+    let medians: Vec<f64> = rates.iter_mut().map(|rates| median(rates)).collect();
+    for (case, rate) in cases.iter().zip(&medians) {
+        let beside = cases.iter().position(|other| other.name == case.beside);
+        let ratio = rate / medians[beside.unwrap_or(0)];
+        let (must, aim) = case.goal;
+        println!(
+            "{:<16} {rate:>9.0}/s   {ratio:.2} of {} (must {must:.2}, aim {aim:.2})",
+            case.name, case.beside
+        );
+    }
+    println!("resident after the load {} MiB", router.resident_mib());
+    bare.0.kill()?;
+    bare.0.wait().map(drop)
+}
+
+#[actix_web::main]
+async fn serve_bare(workers: usize) -> std::io::Result<()> {
+    let answer = || async {
+        HttpResponse::Ok().content_type("application/json").body(r#"{"success":true}"#)
+    };
+    let server = HttpServer::new(move || App::new().route("/", web::get().to(answer)))
+        .workers(workers)
+        .bind("127.0.0.1:0")?;
+    println!("http://{}", server.addrs()[0]);
+    server.run().await
+}
+
+/// What a client has seen that read all shards.
+fn token(url: &str) -> std::io::Result<String> {
+    let read = ureq::get(format!("{url}/api/read?table=users&limit=1")).call();
+    let read = read.map_err(std::io::Error::other)?;
+    let token = read.headers().get("x-session-token").and_then(|token| token.to_str().ok());
+    token.map(str::to_owned).ok_or_else(|| std::io::Error::other("no token came"))
+}
