@@ -9,6 +9,7 @@ mod conditions;
 mod config;
 mod contract;
 mod durability;
+mod faults;
 mod figures;
 mod harness;
 mod idempotency;

@@ -97,8 +97,7 @@ fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
     ]
 }
 
-/// What no single client can cause: these need a fault inside, or a race, and are told by the tests beside that
-/// code, by `lab`, `levels` and `idempotency`.
+/// What no single client can cause: `faults` (and `lab`, of a full lane) produces each of them.
 const NEED_A_FAULT: [&str; 9] =
     ["TSR003", "TSR005", "TSR201", "TSR203", "TSR204", "TSR205", "TSR304", "TSR305", "TSR500"];
 
@@ -117,6 +116,8 @@ fn every_code_is_produced_or_needs_a_fault() {
     let faults = BTreeSet::from(NEED_A_FAULT);
     assert_eq!(produced.union(&faults).copied().collect::<BTreeSet<_>>(), all);
     assert!(produced.is_disjoint(&faults));
+    let told = [include_str!("faults.rs"), include_str!("lab.rs")].concat();
+    faults.iter().for_each(|code| assert!(told.contains(code), "{code} is produced nowhere"));
 }
 
 #[test]

@@ -1,0 +1,212 @@
+//! Stories of problems that no client causes alone: each is produced for real, over HTTP, and told as the contract
+//! says, without a word of the inside.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use diesel::connection::SimpleConnection;
+use diesel::{Connection, SqliteConnection};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::client::{lab, set, stranger, user};
+use crate::harness::{PATIENCE, Reply, Router, command, left_out, sightless};
+
+/// Runs SQL on the file of a shard's primary, behind the back of whoever has it open.
+fn meddle(data: &Path, sql: &str) {
+    let file = data.join("shard1-primary.db");
+    let mut file = SqliteConnection::establish(&file.to_string_lossy()).unwrap();
+    file.batch_execute(&format!("PRAGMA busy_timeout=10000; {sql}")).unwrap();
+}
+
+fn folder() -> (TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    (folder, data)
+}
+
+const ONE_SHARD: [&str; 4] = ["--shards", "1", "--replicas", "0"];
+
+fn check(reply: &Reply, status: u16, code: &str) -> Value {
+    assert_eq!((reply.status, &*reply.code()), (status, code), "{}", reply.text());
+    let body = reply.json();
+    for word in [
+        "SELECT",
+        "INSERT",
+        "tessera_",
+        "/tmp",
+        ".db",
+        "127.0.0.1",
+        "SQLITE",
+        "Error {",
+        "constraint failed",
+    ] {
+        assert!(!reply.text().contains(word), "{word}: {}", reply.text());
+    }
+    assert_eq!(body["retryable"], json!(status >= 500), "{body}");
+    assert_eq!(reply.header("retry-after").is_some(), status == 503, "{body}");
+    body
+}
+
+#[test]
+fn tsr003_when_every_connection_is_busy_until_the_deadline() {
+    let router = Router::start_with(&ONE_SHARD);
+    for part in 0..8 {
+        let rows: Vec<Value> = (0..2_500)
+            .map(|n| json!({"user_id": format!("u{part}-{n}"), "name": "n".repeat(400), "email": "e"}))
+            .collect();
+        let body = json!({"table": "users", "records": rows});
+        assert_eq!(router.post("/api/bulk-write", &[], &body).status, 201);
+    }
+    // Each looks at all rows with many patterns; together they are more than there are connections.
+    let tests = vec!["name.like.*n*n*n*n*x*"; 20].join(",");
+    let path = format!("/api/read?table=users&limit=1&or=({tests})");
+    let (found, began) = (AtomicBool::new(false), Instant::now());
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| {
+                while !found.load(Ordering::Relaxed) && began.elapsed() < PATIENCE {
+                    let headers = [("x-deadline-ms", "400")];
+                    let reply = router.send("GET", &path, &headers, None);
+                    if reply.status == 503 {
+                        let body = check(&reply, 503, "TSR003");
+                        assert_eq!(body["shard"], "shard1");
+                        found.store(true, Ordering::Relaxed);
+                    } else if reply.status != 200 {
+                        check(&reply, 504, "TSR004");
+                    }
+                }
+            });
+        }
+    });
+    assert!(found.into_inner(), "the pool was never exhausted");
+    assert_eq!(router.get("/api/read?table=users&limit=1").status, 200, "and it recovers");
+}
+
+#[test]
+fn tsr004_says_that_a_write_which_waits_in_vain_is_rejected() {
+    let router = lab(&ONE_SHARD);
+    set(&router, "shard1-primary", "paused");
+    let headers = [("x-deadline-ms", "100")];
+    let body =
+        check(&stranger(&router).write_with("ada", &headers, &user("ada", "Ada")), 504, "TSR004");
+    assert_eq!(body["outcome"], "rejected");
+    set(&router, "shard1-primary", "running");
+    assert_eq!(router.read("ada", "table=users").json()["count"], 0);
+}
+
+#[test]
+fn tsr201_when_nobody_reaches_the_shard() {
+    let router = lab(&ONE_SHARD);
+    set(&router, "shard1-primary", "cut");
+    let write = check(&router.write("ada", &user("ada", "Ada")), 503, "TSR201");
+    assert_eq!((&write["outcome"], &write["shard"]), (&json!("rejected"), &json!("shard1")));
+    let read = check(&router.read("ada", "table=users"), 503, "TSR201");
+    assert_eq!(read["outcome"], Value::Null);
+}
+
+#[test]
+fn tsr203_when_the_shard_says_that_the_slot_is_not_its_own() {
+    let (_folder, data) = folder();
+    let router = Router::start_in(&data, &ONE_SHARD);
+    meddle(&data, "UPDATE tessera_slots SET state = 'moved'");
+    let body = check(&router.write("ada", &user("ada", "Ada")), 503, "TSR203");
+    assert_eq!(body["outcome"], "rejected");
+    meddle(&data, "UPDATE tessera_slots SET state = 'owned'");
+    assert_eq!(router.write("ada", &user("ada", "Ada")).status, 201);
+}
+
+#[test]
+fn tsr204_when_the_disk_is_full_and_reads_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let inner = command(&disk.join("data"));
+    let mount = format!("mount -t tmpfs -o size=6m tessera '{}' && exec \"$@\"", disk.display());
+    let mut outer = sightless(Command::new("unshare"), folder.path());
+    outer.args(["--user", "--map-root-user", "--mount", "sh", "-c", &mount, "sh"]);
+    // Whether this machine lets a test mount a small disk is tried without the router.
+    let mut trial = Command::new("unshare");
+    trial.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+    trial.arg(format!("mount -t tmpfs -o size=6m tessera '{}'", disk.display()));
+    if !trial.output().is_ok_and(|output| output.status.success()) {
+        return left_out("this machine does not let a test mount a small disk");
+    }
+    outer.arg(inner.get_program()).args(inner.get_args()).args(ONE_SHARD);
+    let router = Router::start_command(outer);
+    router.write_user("ada", "Ada");
+    let large = "x".repeat(500_000);
+    let full = (0..50).find_map(|n| {
+        let reply = router.write(&format!("u{n}"), &user(&format!("u{n}"), &large));
+        (reply.status != 201).then_some(reply)
+    });
+    let body = check(&full.expect("the disk is never full"), 503, "TSR204");
+    assert_eq!((&body["outcome"], &body["shard"]), (&json!("rejected"), &json!("shard1")));
+    assert_eq!(router.read("ada", "table=users").json()["count"], 1);
+}
+
+#[test]
+fn tsr205_tells_that_the_row_is_there_though_not_as_often_as_asked() {
+    let router = lab(&["--shards", "1", "--replicas", "1"]);
+    set(&router, "shard1-replica1", "paused");
+    let headers = [("x-consistency", "all"), ("x-deadline-ms", "300")];
+    let reply = stranger(&router).write_with("ada", &headers, &user("ada", "Ada"));
+    let body = check(&reply, 504, "TSR205");
+    let told = [&body["outcome"], &body["requested"], &body["achieved"]];
+    assert_eq!(told, [&json!("committed"), &json!("all"), &json!("one")]);
+}
+
+#[test]
+fn tsr304_when_a_rule_of_the_database_is_broken() {
+    let (_folder, data) = folder();
+    drop(Router::start_in(&data, &ONE_SHARD));
+    meddle(&data, "CREATE UNIQUE INDEX one_email ON users (email)");
+    let router = Router::start_in(&data, &ONE_SHARD);
+    assert_eq!(router.write_user("ada", "Ada").status, 201);
+    let twin = json!({"table": "users", "data": {"user_id": "eve", "name": "E", "email": "ada@example.com"}});
+    let body = check(&router.write("eve", &twin), 409, "TSR304");
+    assert_eq!(body["outcome"], "rejected");
+    assert!(body["detail"].as_str().unwrap().contains("unique"), "{body}");
+}
+
+#[test]
+fn tsr305_when_what_the_token_has_seen_was_put_back() {
+    let (_folder, data) = folder();
+    let file = data.join("shard1-primary.db");
+    let mut router = Router::start_in(&data, &ONE_SHARD);
+    router.write_user("ada", "Ada");
+    router.end();
+    let copy = std::fs::read(&file).unwrap();
+    let router = Router::start_in(&data, &ONE_SHARD);
+    let mut client = stranger(&router);
+    client.write_user("ada", "Ada Lovelace");
+    let token = client.token().to_owned();
+    drop(router);
+    std::fs::remove_file(data.join("shard1-primary.db-wal")).ok();
+    std::fs::remove_file(data.join("shard1-primary.db-shm")).ok();
+    std::fs::write(&file, copy).unwrap();
+    let mut again = command(&data);
+    again.args(ONE_SHARD);
+    let router = Router::start_command(again);
+    let headers = [("x-shard-key", "ada"), ("x-session-token", &*token)];
+    let reply = router.exchange("GET", "/api/read?table=users", &headers, None).unwrap();
+    let body = check(&reply, 409, "TSR305");
+    assert_eq!(body["shard"], "shard1");
+    assert_eq!(stranger(&router).user("ada").names, ["Ada"], "a new session goes on");
+}
+
+#[test]
+fn tsr500_names_a_request_id_and_nothing_of_the_inside() {
+    let (_folder, data) = folder();
+    let router = Router::start_in(&data, &ONE_SHARD);
+    meddle(&data, "DROP TABLE transactions");
+    let read = check(&router.get("/api/read?table=transactions"), 500, "TSR500");
+    assert!(read["request_id"].is_string());
+    let data = json!({"tx_id": "t", "account": "a", "amount": 1});
+    let write =
+        check(&router.write("a", &json!({"table": "transactions", "data": data})), 500, "TSR500");
+    assert_eq!(write["outcome"], "rejected");
+    assert_eq!(router.write_user("ada", "Ada").status, 201, "other tables go on");
+}
