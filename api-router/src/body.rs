@@ -20,6 +20,8 @@ use crate::problem::{Code, Problem};
 
 /// Largest body of a single write: a row of the largest value (1 MiB) and its escapes.
 pub const WRITE_BYTES_MAX: usize = 2 << 20;
+/// Largest body that is one value.
+pub const VALUE_BYTES_MAX: usize = 1 << 20;
 /// Largest JSON body of a bulk write.
 pub const BULK_BYTES_MAX: usize = 16 << 20;
 /// Larger bodies are taken apart on a thread that may block, so that other requests do not wait for them.
@@ -90,20 +92,13 @@ impl<'a> Members<'a> {
     /// # Errors
     /// TSR101 if it is not JSON or no object, TSR108 if it is nested too deep.
     pub fn of_body(body: &'a [u8]) -> Result<Self, Problem> {
-        check_depth(body)?;
-        let text = std::str::from_utf8(body).map_err(|error| {
-            let at = error.valid_up_to();
-            Problem::new(Code::TSR101, format!("the body is not UTF-8 (byte {at})"))
-        })?;
-        serde_json::from_str(text).map_err(|error| match error.classify() {
+        serde_json::from_str(text(body)?).map_err(|error| match error.classify() {
             // The parser's own sentence would repeat the value, and with it the whole body.
             Category::Data => Problem::new(
                 Code::TSR101,
                 format!("the body must be a JSON object of at most {MEMBERS_MAX} members"),
             ),
-            Category::Io | Category::Syntax | Category::Eof => {
-                Problem::new(Code::TSR101, format!("the body is not JSON: {error}"))
-            }
+            Category::Io | Category::Syntax | Category::Eof => not_json(&error),
         })
     }
 
@@ -160,6 +155,27 @@ impl<'a> Members<'a> {
         let missing = || Problem::new(Code::TSR101, format!("{name} is missing"));
         self.text(name)?.ok_or_else(missing)
     }
+}
+
+/// Takes a body that may be any JSON value, which it stays word by word.
+///
+/// # Errors
+/// TSR101 if it is not JSON, TSR108 if it is nested too deep.
+pub fn value(body: &[u8]) -> Result<&RawValue, Problem> {
+    serde_json::from_str(text(body)?).map_err(|error| not_json(&error))
+}
+
+/// The text of a body that a parser may recurse into.
+fn text(body: &[u8]) -> Result<&str, Problem> {
+    check_depth(body)?;
+    std::str::from_utf8(body).map_err(|error| {
+        let at = error.valid_up_to();
+        Problem::new(Code::TSR101, format!("the body is not UTF-8 (byte {at})"))
+    })
+}
+
+fn not_json(error: &serde_json::Error) -> Problem {
+    Problem::new(Code::TSR101, format!("the body is not JSON: {error}"))
 }
 
 fn unknown_member(name: &str, known: &[&str]) -> Problem {

@@ -2,6 +2,7 @@
 
 pub mod analytics;
 pub mod bulk;
+pub mod change;
 pub mod health;
 pub mod home;
 pub mod lab;

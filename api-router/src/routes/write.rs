@@ -2,33 +2,25 @@
 
 use std::time::Instant;
 
-use actix_web::http::header::{ETAG, HeaderValue};
-use actix_web::web::{Bytes, Data, Payload, block};
+use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, post};
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{Manager, Written};
-use shard_manager::row::{Change, Operation, RowWrite};
+use shard_manager::manager::Manager;
+use shard_manager::row::{Operation, RowWrite};
 use shard_manager::shard_map::Place;
-use shard_manager::topology::Role;
-use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
-use crate::answer::{
-    PREFERENCE_APPLIED, Source, Timing, WriteRefusals, etag, keyed_response, refusal,
-};
+use super::change::{Asked, WriteAnswer, apart, carry_out};
+use crate::answer::WriteRefusals;
 use crate::app::App;
 use crate::body::{self, Members};
-use crate::headers::{DataHeaders, check_content_type, idempotency_key, precondition};
+use crate::headers::{DataHeaders, check_content_type};
 use crate::prefer::Preference;
-use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem};
+use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 
 /// Members of the body.
 const MEMBERS: [&str; 4] = ["table", "op", "data", "shardKey"];
-
-/// Preferences that a write honours: of a single row `tx=per-shard` is true anyway.
-const HONOURED: [Preference; 3] =
-    [Preference::Minimal, Preference::Representation, Preference::PerShard];
 
 /// The body of a write.
 #[derive(ToSchema)]
@@ -65,24 +57,6 @@ pub enum OperationName {
     Update,
     /// Remove the row; 404 if it does not exist. Give the id columns only.
     Delete,
-}
-
-/// A write that is durable.
-#[derive(serde::Serialize, ToSchema)]
-pub struct WriteAnswer {
-    /// Always true.
-    success: bool,
-    /// The row as it is now (after a delete: as it was). Absent under `Prefer: return=minimal`.
-    #[schema(value_type = Object, required = false)]
-    data: Option<serde_json::Value>,
-    /// The shard that stored it.
-    shard: String,
-    /// The slot of the shard key.
-    slot: u16,
-    /// The version of the shard map.
-    epoch: u64,
-    /// The shard's counter at this change: only grows for one row, also over a delete and a new insert.
-    version: i64,
 }
 
 /// Writes one row.
@@ -136,60 +110,16 @@ pub(crate) async fn write_row(
     let began = Instant::now();
     let DataHeaders { shard_key, wish, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
-    let idempotency_key = idempotency_key(request.headers())?.map(str::to_owned);
     check_content_type(request.headers())?;
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["shardKey"])?;
     let declared = body::declared_length(request.headers());
     let bytes = body::read(payload, declared, body::WRITE_BYTES_MAX, wish.deadline).await?;
     let keys = (shard_key, parameters.single("shardKey")?);
-    let (place, mut row) = parse_anywhere(&app, keys, bytes).await?;
-    let minimal = prefer.has(Preference::Minimal);
-    row.wants_row = !minimal;
-    row.precondition = precondition(request.headers(), row.operation)?;
-    row.idempotency_key = idempotency_key;
-    let written = app.manager.write(place, row, &wish).await;
-    let written = written.map_err(|failure| refusal(&app, failure, &wish.session))?;
-    let mut session = wish.session;
-    app.manager.seen(&mut session, place.shard, written.receipt.position);
-    let source = Source { role: Role::Primary, session: &session, epoch: place.epoch };
-    let timing = Timing::of_write(began, written.receipt.times);
-    let mut response = keyed_response(&app, place, &source, &timing);
-    response.status(status(&written)).insert_header((ETAG, etag(written.row.version)));
-    if written.row.replayed {
-        response.insert_header((IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true")));
-    }
-    if let Some(applied) = prefer.applied(&HONOURED) {
-        response.insert_header((PREFERENCE_APPLIED, applied));
-    }
-    Ok(response.body(answer(&app, &written, minimal)))
-}
-
-fn status(written: &Written) -> actix_web::http::StatusCode {
-    match written.row.change {
-        Change::Created => actix_web::http::StatusCode::CREATED,
-        Change::Changed | Change::Removed => actix_web::http::StatusCode::OK,
-    }
-}
-
-fn answer(app: &App, written: &Written, minimal: bool) -> Vec<u8> {
-    let place = written.receipt.place;
-    let mut body = Vec::with_capacity(written.row.json.len() + 128);
-    body.extend_from_slice(b"{\"success\":true");
-    if !minimal {
-        body.extend_from_slice(b",\"data\":");
-        body.extend_from_slice(&written.row.json);
-    }
-    body.extend_from_slice(b",\"shard\":\"");
-    body.extend_from_slice(app.manager.shard_name(place.shard).as_bytes());
-    body.extend_from_slice(b"\",\"slot\":");
-    push_json_number(&mut body, place.slot.number());
-    body.extend_from_slice(b",\"epoch\":");
-    push_json_number(&mut body, place.epoch);
-    body.extend_from_slice(b",\"version\":");
-    push_json_number(&mut body, written.row.version);
-    body.push(b'}');
-    body
+    let change = parse_anywhere(&app, keys, bytes).await?;
+    let wants_row = !prefer.has(Preference::Minimal);
+    let asked = Asked { began, wish, prefer, wants_row };
+    Ok(carry_out(&app, request.headers(), asked, change).await?.answer(&app))
 }
 
 /// The keys of header and query.
@@ -205,11 +135,11 @@ async fn parse_anywhere(
     }
     let (app, query) = (app.clone(), query.map(str::to_owned));
     let header = header.map(|key| key.as_str().to_owned());
-    let parsed = block(move || {
+    let work = move || {
         let header = header.as_deref().and_then(|key| ShardKey::parse(key).ok());
         parse(&app, (header, query.as_deref()), &bytes)
-    });
-    parsed.await.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?
+    };
+    apart(work).await
 }
 
 fn parse(app: &App, (header, query): Keys<'_>, body: &[u8]) -> Result<(Place, RowWrite), Problem> {

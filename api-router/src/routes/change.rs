@@ -1,0 +1,137 @@
+//! Change: one checked change of one row, carried out and answered alike whichever route it came by.
+//!
+//! **Invariant:** an answer is a success only when the row is as durable as the client asked for.
+//! **Not here:** reading the request (the routes).
+
+use std::time::Instant;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ETAG, HeaderMap, HeaderValue};
+use actix_web::web::block;
+use actix_web::{HttpResponse, HttpResponseBuilder};
+use shard_manager::manager::{Wish, Written};
+use shard_manager::row::{Change, RowWrite};
+use shard_manager::shard_map::Place;
+use shard_manager::topology::Role;
+use shard_manager::value::push_json_number;
+use utoipa::ToSchema;
+
+use crate::answer::{PREFERENCE_APPLIED, Source, Timing, etag, keyed_response, refusal};
+use crate::app::App;
+use crate::headers::{idempotency_key, precondition};
+use crate::prefer::{Prefer, Preference};
+use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem};
+
+/// Preferences that a write honours: of a single row `tx=per-shard` is true anyway.
+const HONOURED: [Preference; 3] =
+    [Preference::Minimal, Preference::Representation, Preference::PerShard];
+
+/// A write that is durable.
+#[derive(serde::Serialize, ToSchema)]
+pub struct WriteAnswer {
+    /// Always true.
+    success: bool,
+    /// The row as it is now (after a delete: as it was). Absent under `Prefer: return=minimal`.
+    #[schema(value_type = Object, required = false)]
+    data: Option<serde_json::Value>,
+    /// The shard that stored it.
+    shard: String,
+    /// The slot of the shard key.
+    slot: u16,
+    /// The version of the shard map.
+    epoch: u64,
+    /// The shard's counter at this change: only grows for one row, also over a delete and a new insert.
+    version: i64,
+}
+
+/// What a client asks of the change of one row, beside the change.
+pub(super) struct Asked {
+    /// When its request began.
+    pub(super) began: Instant,
+    /// Level, session and deadline.
+    pub(super) wish: Wish,
+    /// `Prefer`.
+    pub(super) prefer: Prefer,
+    /// Whether it wants to see the row.
+    pub(super) wants_row: bool,
+}
+
+/// A change that was carried out, and the answer to it without its body.
+pub(super) struct Done {
+    pub(super) response: HttpResponseBuilder,
+    written: Written,
+    wants_row: bool,
+}
+
+/// Carries out a change that was checked, under the conditions that the headers make.
+///
+/// # Errors
+/// TSR113 if a condition is malformed; those of the shard.
+pub(super) async fn carry_out(
+    app: &App,
+    headers: &HeaderMap,
+    asked: Asked,
+    (place, mut row): (Place, RowWrite),
+) -> Result<Done, Problem> {
+    let Asked { began, wish, prefer, wants_row } = asked;
+    row.wants_row = wants_row;
+    row.precondition = precondition(headers, row.operation)?;
+    row.idempotency_key = idempotency_key(headers)?.map(str::to_owned);
+    let written = app.manager.write(place, row, &wish).await;
+    let written = written.map_err(|failure| refusal(app, failure, &wish.session))?;
+    let mut session = wish.session;
+    app.manager.seen(&mut session, place.shard, written.receipt.position);
+    let source = Source { role: Role::Primary, session: &session, epoch: place.epoch };
+    let timing = Timing::of_write(began, written.receipt.times);
+    let mut response = keyed_response(app, place, &source, &timing);
+    response.insert_header((ETAG, etag(written.row.version)));
+    if written.row.replayed {
+        response.insert_header((IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true")));
+    }
+    if let Some(applied) = prefer.applied(&HONOURED) {
+        response.insert_header((PREFERENCE_APPLIED, applied));
+    }
+    Ok(Done { response, written, wants_row })
+}
+
+impl Done {
+    /// The answer: 201 when the row was made, 200 when it was changed or removed.
+    pub(super) fn answer(mut self, app: &App) -> HttpResponse {
+        let body = body(app, &self.written, self.wants_row);
+        self.response.status(status(&self.written)).body(body)
+    }
+}
+
+fn status(written: &Written) -> StatusCode {
+    match written.row.change {
+        Change::Created => StatusCode::CREATED,
+        Change::Changed | Change::Removed => StatusCode::OK,
+    }
+}
+
+fn body(app: &App, written: &Written, with_row: bool) -> Vec<u8> {
+    let place = written.receipt.place;
+    let mut body = Vec::with_capacity(written.row.json.len() + 128);
+    body.extend_from_slice(b"{\"success\":true");
+    if with_row {
+        body.extend_from_slice(b",\"data\":");
+        body.extend_from_slice(&written.row.json);
+    }
+    body.extend_from_slice(b",\"shard\":\"");
+    body.extend_from_slice(app.manager.shard_name(place.shard).as_bytes());
+    body.extend_from_slice(b"\",\"slot\":");
+    push_json_number(&mut body, place.slot.number());
+    body.extend_from_slice(b",\"epoch\":");
+    push_json_number(&mut body, place.epoch);
+    body.extend_from_slice(b",\"version\":");
+    push_json_number(&mut body, written.row.version);
+    body.push(b'}');
+    body
+}
+
+/// Does the work on a large body on a thread that may block, so that other requests do not wait for it.
+pub(super) async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    block(work).await.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?
+}
