@@ -386,6 +386,18 @@ impl Manager {
         futures_util::future::join_all(reports).await
     }
 
+    /// Rows of all tables on each shard; `None` if it could not be asked.
+    pub async fn count_rows(&self, deadline: Instant) -> Vec<(ShardIndex, Option<i64>)> {
+        let counts = self.shards.iter().map(|shard| shard.counts(deadline));
+        let counts = futures_util::future::join_all(counts).await;
+        let sum = |tables: Vec<(String, i64)>| tables.iter().map(|(_, rows)| rows).sum();
+        (0..)
+            .map(ShardIndex)
+            .zip(counts)
+            .map(|(shard, tables)| (shard, tables.ok().map(sum)))
+            .collect()
+    }
+
     /// The nodes of all shards, and what holds each back.
     pub fn holds(&self) -> Vec<(String, Hold)> {
         let nodes = self.shards.iter().flat_map(|shard| {

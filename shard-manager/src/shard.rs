@@ -362,6 +362,15 @@ impl Shard {
         .await
     }
 
+    /// Rows of each table. Cheap: the writer counts them.
+    ///
+    /// # Errors
+    /// As [`Shard::read_key`].
+    pub async fn counts(&self, deadline: Instant) -> Result<Vec<(String, i64)>, Error> {
+        let readers = Arc::clone(&self.primary);
+        self.blocking(deadline, move |wait| readers.counts(wait)).await
+    }
+
     /// Asks the readers of each node, and looks after the writer.
     pub async fn probe(&self, deadline: Instant) -> Vec<NodeHealth> {
         let primary = async {

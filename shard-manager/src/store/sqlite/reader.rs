@@ -204,6 +204,15 @@ impl Readers {
         self.told(reader.sizes())
     }
 
+    /// Rows of each table, counted by the writer. Blocks.
+    ///
+    /// # Errors
+    /// As [`Readers::read`].
+    pub fn counts(&self, wait: Duration) -> Result<Vec<(String, i64)>, Error> {
+        let mut reader = self.checkout(&self.by_key, wait)?;
+        self.told(reader.counts())
+    }
+
     fn checkout(
         &self,
         pool: &r2d2::Pool<Connector>,
