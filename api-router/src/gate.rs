@@ -1,5 +1,5 @@
 //! Gate: around every route. Gives the request its id, refuses foreign web pages, turns problems into
-//! answers, and records what happened.
+//! answers, compresses them, and records what happened.
 //!
 //! **Invariant:** every answer of a route has `x-request-id`; every refusal is a problem (what health and
 //! readiness say is an answer, not a refusal). Bytes that are no HTTP never come here.
@@ -18,6 +18,7 @@ use analytics::{ErrorEvent, Operation, Sample};
 
 use crate::answer::ServedBy;
 use crate::app::App;
+use crate::compression::compressed;
 use crate::headers::{X_REQUEST_ID, request_id};
 use crate::problem::{Code, Problem};
 
@@ -64,6 +65,7 @@ pub async fn gate(
         let rendered = problem.respond(id.to_str().unwrap_or(""));
         response = response.into_response(rendered);
     }
+    response = compressed(response).await;
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(problem) = &problem {

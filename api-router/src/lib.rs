@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod negotiation;
 pub mod problem;
 
 pub mod body;
+pub mod compression;
 pub mod filter;
 pub mod prefer;
 

@@ -18,8 +18,8 @@ const SHARD_MANAGER: &[&[&str]] = &[
     &["manager"],
 ];
 const API_ROUTER: &[&[&str]] = &[
-    &["config", "problem"],
-    &["body", "filter", "prefer"],
+    &["config", "negotiation", "problem"],
+    &["body", "compression", "filter", "prefer"],
     &["headers", "query"],
     &["app"],
     &["answer"],

@@ -1,0 +1,92 @@
+//! Compression: gzip for answers that are large, of clients that take it.
+//!
+//! Most answers are small, and for those this costs a look at their length.
+//!
+//! **Invariant:** nothing but the body, `Content-Encoding` and `Vary` is touched: an `ETag` names the version of
+//! a row, however the row is sent.
+//! **Not here:** bodies of requests.
+
+use std::io::Write;
+
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::ServiceResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, VARY,
+};
+use actix_web::web::{Bytes, block};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use crate::negotiation::prefers_gzip;
+
+/// Smaller bodies fit into a packet or two as they are.
+const WORTH_BYTES_MIN: u64 = 1 << 10;
+/// Larger bodies are compressed on a thread that may block, so that other requests do not wait for them.
+const INLINE_BYTES_MAX: usize = 64 << 10;
+
+/// The answer, compressed if it is worth it and the client takes it.
+pub async fn compressed(mut answer: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
+    if !is_worth_it(&answer) {
+        if answer.status() == StatusCode::NOT_MODIFIED {
+            // The headers of the answer that it stands for, which may have been a large one.
+            tell_what_it_depends_on(answer.headers_mut());
+        }
+        return answer;
+    }
+    tell_what_it_depends_on(answer.headers_mut());
+    let mut accepted = answer.request().headers().get_all(ACCEPT_ENCODING);
+    if !accepted.any(|value| value.to_str().is_ok_and(prefers_gzip)) {
+        return answer;
+    }
+    let (request, answer) = answer.into_parts();
+    let (mut head, body) = answer.into_parts();
+    let body = match body.try_into_bytes() {
+        Ok(plain) => match packed(&plain).await {
+            Some(small) => {
+                head.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+                BoxBody::new(small)
+            }
+            None => BoxBody::new(plain),
+        },
+        Err(streamed) => streamed,
+    };
+    ServiceResponse::new(request, head.set_body(body))
+}
+
+/// Whether a body is text, long enough, and as it was made.
+fn is_worth_it(answer: &ServiceResponse<BoxBody>) -> bool {
+    let BodySize::Sized(WORTH_BYTES_MIN..) = answer.response().body().size() else { return false };
+    let headers = answer.headers();
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+    let essence = kind.split(';').next().unwrap_or("").trim_end();
+    let is_text = essence.starts_with("text/")
+        || matches!(
+            essence,
+            "application/json" | "application/problem+json" | "application/javascript"
+        );
+    is_text && !headers.contains_key(CONTENT_ENCODING)
+}
+
+/// For caches on the way.
+fn tell_what_it_depends_on(headers: &mut HeaderMap) {
+    headers.append(VARY, HeaderValue::from_static("accept-encoding"));
+}
+
+/// The bytes as gzip; `None` if they do not get fewer.
+async fn packed(plain: &Bytes) -> Option<Vec<u8>> {
+    let small = if plain.len() <= INLINE_BYTES_MAX {
+        gzip(plain)
+    } else {
+        let plain = plain.clone();
+        // Without a thread it is sent as it is.
+        block(move || gzip(&plain)).await.ok()?
+    };
+    (small.len() < plain.len()).then_some(small)
+}
+
+fn gzip(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 4), Compression::fast());
+    let packed = encoder.write_all(plain).and_then(|()| encoder.finish());
+    packed.expect("a Vec takes whatever is written to it")
+}

@@ -1,0 +1,38 @@
+//! Negotiation: what a client would rather have (RFC 9110, 12.4 and 12.5).
+//!
+//! **Not here:** what is there to choose from.
+
+/// The items of a header such as `gzip;q=0.5, *;q=0`, each with its weight. A weight that cannot be read is
+/// zero: what is not understood is not chosen.
+fn weights(list: &str) -> impl Iterator<Item = (&str, f32)> {
+    list.split(',').filter_map(|item| {
+        let mut parts = item.split(';').map(str::trim);
+        let name = parts.next().filter(|name| !name.is_empty())?;
+        let mut weights = parts.filter_map(|part| {
+            let (name, weight) = part.split_once('=')?;
+            name.trim().eq_ignore_ascii_case("q").then(|| weight.trim().parse().unwrap_or(0.0))
+        });
+        Some((name, weights.next().unwrap_or(1.0)))
+    })
+}
+
+/// The weight of the item of this name, if it is there.
+fn weight_of(list: &str, name: &str) -> Option<f32> {
+    weights(list).find(|(item, _)| item.eq_ignore_ascii_case(name)).map(|(_, weight)| weight)
+}
+
+/// Whether a value of `Accept-Encoding` asks for gzip, rather than for the answer as it is.
+pub fn prefers_gzip(accept_encoding: &str) -> bool {
+    let gzip =
+        ["gzip", "x-gzip", "*"].into_iter().find_map(|name| weight_of(accept_encoding, name));
+    let plain = weight_of(accept_encoding, "identity").unwrap_or(0.0);
+    gzip.is_some_and(|gzip| gzip > 0.0 && gzip >= plain)
+}
+
+/// Whether a value of `Accept` asks for JSON, rather than for a page.
+pub fn prefers_json(accept: &str) -> bool {
+    let weight = |names: [&str; 3]| names.into_iter().find_map(|name| weight_of(accept, name));
+    let json = weight(["application/json", "application/*", "*/*"]).unwrap_or(0.0);
+    let page = weight(["text/html", "text/*", "*/*"]).unwrap_or(0.0);
+    json > page
+}
