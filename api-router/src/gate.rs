@@ -19,21 +19,13 @@ use analytics::{ErrorEvent, Operation, Sample};
 use crate::answer::ServedBy;
 use crate::app::App;
 use crate::compression::compressed;
+use crate::data_route::{DataRoute, data_route};
 use crate::headers::{X_REQUEST_ID, request_id};
 use crate::problem::{Code, Problem};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
-
-/// The routes whose requests are counted, and what they do.
-const DATA_ROUTES: [(&str, Operation); 3] = [
-    ("/api/write", Operation::Write),
-    ("/api/read", Operation::Read),
-    ("/api/bulk-write", Operation::Write),
-];
-
-type DataRoute = (&'static str, Operation);
 
 /// Handles a request on its way in and its answer on the way out.
 ///
@@ -59,7 +51,9 @@ pub async fn gate(
         // Routes turn their errors into responses; an error here is the framework's own.
         None => next.call(request).await?,
     };
-    let route = data_route(&response);
+    // The path as it is routed, for it may be spelled with escapes: also of a request that was refused before.
+    let asked = response.request();
+    let route = data_route(asked.match_info().as_str(), asked.method());
     let problem = problem_of(&response, route);
     if let Some(problem) = &problem {
         let rendered = problem.respond(id.to_str().unwrap_or(""));
@@ -69,25 +63,15 @@ pub async fn gate(
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(problem) = &problem {
-        log(problem, &id, response.request().path());
+        // The path of a data route may hold a key, which no log may tell.
+        let path = route.map_or(response.request().path(), |(name, _)| name);
+        log(problem, &id, path);
     }
     if let Some(route) = route {
         record(&app, route, &response, problem.as_ref(), (&id, began));
     }
     response.headers_mut().insert(X_REQUEST_ID, id);
     Ok(response)
-}
-
-/// Which data route a request met: as it was routed (a path may be spelled with escapes), or, if it was
-/// refused before, as it was asked for.
-fn data_route(response: &ServiceResponse<BoxBody>) -> Option<DataRoute> {
-    let request = response.request();
-    let path = request.path();
-    let direct = DATA_ROUTES.into_iter().find(|(route, _)| *route == path);
-    direct.or_else(|| {
-        let pattern = request.match_pattern()?;
-        DATA_ROUTES.into_iter().find(|(route, _)| *route == pattern)
-    })
 }
 
 fn new_request_id() -> HeaderValue {

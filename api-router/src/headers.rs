@@ -145,10 +145,7 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
 /// # Errors
 /// A 415 that says what is accepted.
 pub fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
-    if headers.get(&CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        let detail = "a body with this Content-Encoding cannot be read";
-        return Err(Problem::new(Code::TSR107, detail).unsupported_media_type());
-    }
+    check_content_encoding(headers)?;
     let Some(value) = headers.get(&CONTENT_TYPE) else { return Ok(()) };
     let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
     if essence.eq_ignore_ascii_case("application/json") {
@@ -157,6 +154,18 @@ pub fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(Code::TSR107, "Content-Type must be application/json")
         .hint("with curl: -H 'Content-Type: application/json'")
         .unsupported_media_type())
+}
+
+/// Refuses a body that is compressed.
+///
+/// # Errors
+/// A 415 that says so.
+pub fn check_content_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.get(&CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        let detail = "a body with this Content-Encoding cannot be read";
+        return Err(Problem::new(Code::TSR107, detail).unsupported_media_type());
+    }
+    Ok(())
 }
 
 /// Refuses a client that does not take JSON (RFC 9110, 12.5.1; a weight of zero rules a type out).

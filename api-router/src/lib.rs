@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod data_route;
 pub mod negotiation;
 pub mod problem;
 

@@ -65,11 +65,11 @@ codes! {
     TSR003 503 true  "No connection free" "Every connection to the shard was busy until the deadline. Send again later, or with a longer x-deadline-ms.";
     TSR004 504 true  "Deadline passed" "The answer did not come before x-deadline-ms (default 5000). For a write, outcome says whether it may have happened.";
     TSR005 503 true  "Overloaded" "The queue of the shard is full. Nothing was stored; send again after Retry-After.";
-    TSR100 400 false "Bad query string" "A parameter of the query string is unknown, malformed or given twice. The detail names it.";
+    TSR100 400 false "Bad query string" "A parameter of the query string is unknown, malformed or given twice, or a key in the path cannot be one. The detail names it.";
     TSR101 400 false "Bad body" "The body is not JSON, or a member is missing, given twice or of the wrong type. The detail names it.";
     TSR102 400 false "Unknown member" "The body has a member that means nothing here. The detail names it.";
     TSR103 400 false "Shard keys differ" "Header, query, body and the table's routing column must all name the same shard key: otherwise the row would be stored where nobody looks for it.";
-    TSR104 400 false "Shard key needed" "A write needs a shard key: the header x-shard-key, or shardKey in query or body.";
+    TSR104 400 false "Shard key needed" "A write needs a shard key: the header x-shard-key, or shardKey in query or body. Of a value under a key it is the rest of the path.";
     TSR105 400 false "Unknown preference" "Under Prefer: handling=strict every preference must be known.";
     TSR106 400 false "Bad page" "limit is 0 to 1000, offset 0 to 10000, and a cursor is next_cursor of the same query, as it came.";
     TSR107 406 false "Media type not supported" "Answers are JSON (406: the Accept header rules that out). Bodies must be JSON too: then the same code comes with 415.";
@@ -83,7 +83,7 @@ codes! {
     TSR204 503 true  "Storage full" "The shard's storage takes no more writes. Nothing was stored; reads go on.";
     TSR205 504 true  "Not confirmed" "The row is stored on the shard's primary, but replicas did not confirm it before the deadline. outcome is committed, achieved is the level that it has reached.";
     TSR301 409 false "Row exists" "An insert met a row of the same id. Nothing was changed.";
-    TSR302 404 false "No such row" "An update or a delete met no row of this id under this shard key.";
+    TSR302 404 false "No such row" "An update or a delete met no row of this id under this shard key, or there is no value under the key.";
     TSR303 412 false "Version differs" "The row is not of the version that If-Match names: somebody changed it. Read it again.";
     TSR304 409 false "Constraint broken" "The row breaks a rule of the database: unique, foreign key or check.";
     TSR305 409 false "What was seen may be lost" "The session token is of a life of the shard that did not go on: its data was put back from an older copy. Begin a new session without a token, and look at what is there.";
@@ -229,6 +229,11 @@ impl Problem {
     /// What happened.
     pub fn detail(&self) -> &str {
         &self.detail
+    }
+
+    /// What to do, if there is something to say.
+    pub fn advice(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 
     /// The shard that it is about.

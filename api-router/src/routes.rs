@@ -1,18 +1,24 @@
 //! Routes: the whole HTTP surface, as one list. The OpenAPI document is collected from the same list.
 
+pub mod aliases;
 pub mod analytics;
 pub mod bulk;
 pub mod change;
+pub mod errors;
 pub mod health;
 pub mod home;
+pub mod kv;
 pub mod lab;
 pub mod placement;
 pub mod read;
 pub mod write;
 
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::{SchemaType, Type};
 use utoipa::openapi::{Info, License, OpenApi, RefOr, Schema};
 use utoipa_actix_web::service_config::ServiceConfig;
+
+use crate::data_route::KV;
 
 /// Registers every route. Those that are asked for most stand first: they are found first.
 pub fn configure(surface: &mut ServiceConfig<'_>, lab: bool) {
@@ -21,6 +27,12 @@ pub fn configure(surface: &mut ServiceConfig<'_>, lab: bool) {
         .service(read::read_rows)
         .service(placement::route_key)
         .service(bulk::write_bulk)
+        .service(kv::get_value)
+        .service(kv::put_value)
+        .service(kv::delete_value)
+        .service(aliases::write_pair)
+        .service(aliases::read_pair)
+        .service(aliases::stats)
         .service(health::health)
         .service(health::live)
         .service(health::ready)
@@ -30,7 +42,8 @@ pub fn configure(surface: &mut ServiceConfig<'_>, lab: bool) {
         .service(analytics::read_metrics)
         .service(analytics::list_errors)
         .service(home::home)
-        .service(home::explain_error);
+        .service(errors::list_codes)
+        .service(errors::explain_code);
     if lab {
         surface.service(lab::list_holds).service(lab::hold_node);
     }
@@ -42,11 +55,12 @@ pub fn describe(api: &mut OpenApi) {
     info.description = Some("One REST API in front of many databases.".to_owned());
     info.license = Some(License::new("MIT OR Apache-2.0"));
     api.info = info;
-    let operations = api
-        .paths
-        .paths
-        .values_mut()
-        .flat_map(|item| [&mut item.get, &mut item.post, &mut item.put]);
+    if let Some(item) = api.paths.paths.get_mut(KV) {
+        item.head = item.get.as_ref().map(head_of);
+    }
+    let operations = api.paths.paths.values_mut().flat_map(|item| {
+        [&mut item.get, &mut item.post, &mut item.put, &mut item.delete, &mut item.head]
+    });
     for operation in operations.flatten() {
         for parameter in operation.parameters.iter_mut().flatten() {
             let RefOr::T(parameter) = parameter else { continue };
@@ -55,6 +69,20 @@ pub fn describe(api: &mut OpenApi) {
             }
         }
     }
+}
+
+/// HEAD, which every path with GET answers and one promises: the same without bodies.
+fn head_of(get: &Operation) -> Operation {
+    let mut head = get.clone();
+    head.operation_id = head.operation_id.map(|name| format!("{name}_head"));
+    head.summary = Some("Tells whether there is a value under a key, and its version.".to_owned());
+    head.description = Some("As GET, without a body.".to_owned());
+    for response in head.responses.responses.values_mut() {
+        if let RefOr::T(response) = response {
+            response.content.clear();
+        }
+    }
+    head
 }
 
 /// A header or a parameter may be absent, but it cannot be null: `Option` says the one and means the other.

@@ -20,8 +20,14 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes of session tokens that a router takes.
 pub(crate) const TOKEN_LEN_MAX: usize = 4_096;
-/// The paths whose answers are about rows, and carry a session token.
-const DATA_PATHS: [&str; 3] = ["/api/read", "/api/write", "/api/bulk-write"];
+/// The paths whose answers are about rows, and carry a session token; beside them those of values under keys.
+const DATA_PATHS: [&str; 5] = ["/api/read", "/api/write", "/api/bulk-write", "/read", "/write"];
+
+/// Whether the answers of a path are about rows.
+fn is_about_rows(path: &str) -> bool {
+    let path = path.split('?').next().unwrap_or(path);
+    DATA_PATHS.contains(&path) || path.starts_with("/api/kv/")
+}
 
 /// A running router.
 pub(crate) struct Router {
@@ -185,7 +191,7 @@ impl Router {
     ) -> Result<Reply, ureq::Error> {
         let has_token =
             headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("x-session-token"));
-        if has_token || !DATA_PATHS.contains(&path.split('?').next().unwrap_or(path)) {
+        if has_token || !is_about_rows(path) {
             return self.exchange(method, path, headers, body);
         }
         let sent = self.session_tokens();

@@ -18,7 +18,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
     &["manager"],
 ];
 const API_ROUTER: &[&[&str]] = &[
-    &["config", "negotiation", "problem"],
+    &["config", "data_route", "negotiation", "problem"],
     &["body", "compression", "filter", "prefer"],
     &["headers", "query"],
     &["app"],

@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
+mod aliases;
 mod bad_input;
 mod bulk;
 mod client;
+mod compression;
 mod conditions;
 mod config;
 mod contract;
@@ -13,6 +15,7 @@ mod faults;
 mod figures;
 mod harness;
 mod idempotency;
+mod kv;
 mod lab;
 mod layering;
 mod levels;

@@ -188,15 +188,20 @@ fn the_document_is_openapi_3_1_and_names_every_path() {
             "/api/analytics/metrics",
             "/api/bulk-write",
             "/api/health",
+            "/api/kv/{key}",
             "/api/read",
             "/api/route",
             "/api/shard-map",
             "/api/shards",
             "/api/shards/{name}",
             "/api/write",
+            "/errors",
             "/errors/{code}",
             "/live",
+            "/read",
             "/ready",
+            "/stats",
+            "/write",
         ])
     );
     insta::with_settings!({sort_maps => true, prepend_module_to_snapshot => false}, {
@@ -221,7 +226,7 @@ fn every_operation_has_a_summary_a_tag_answers_and_no_dangling_reference() {
                     answer["description"].as_str().is_some_and(|text| !text.is_empty()),
                     "{at} {status}"
                 );
-                if status.starts_with('4') {
+                if status.starts_with('4') && method != "head" {
                     assert!(
                         answer["content"]["application/problem+json"].is_object(),
                         "{at} {status}"

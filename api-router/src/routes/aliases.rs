@@ -1,0 +1,250 @@
+//! `POST /write`, `GET /read`, `GET /stats`: keys and values in the words of a smaller proxy, whose clients and
+//! command lines work here unchanged.
+//!
+//! **Not here:** what they do with values (`kv`).
+
+use std::time::{Duration, Instant};
+
+use actix_web::web::{Bytes, Data, Payload};
+use actix_web::{HttpRequest, HttpResponse, get, post};
+use serde::Serialize;
+use shard_manager::keyspace::ShardKey;
+use shard_manager::row::RowWrite;
+use shard_manager::shard_map::Place;
+use shard_manager::value::push_json_string;
+use utoipa::ToSchema;
+
+use super::change::{Asked, apart, carry_out};
+use super::kv::{agree, find, in_words_of_keys, put};
+use crate::answer::{LookupRefusals, ReadRefusals, WriteRefusals};
+use crate::app::App;
+use crate::body::{self, Members};
+use crate::headers::{DataHeaders, check_content_encoding};
+use crate::problem::{Code, Problem, ProblemBody};
+use crate::query::Parameters;
+
+/// How long counting may take: one small table of each shard is read.
+const COUNTS_MAX: Duration = Duration::from_secs(2);
+
+/// A key and its value.
+#[derive(ToSchema)]
+#[schema(example = json!({"key": "user_123", "value": "John Doe"}))]
+pub struct PairRequest {
+    /// The key, also the shard key: no control characters.
+    #[schema(max_length = 256, min_length = 1)]
+    #[expect(dead_code, reason = "describes the body; the members are read without building it")]
+    key: String,
+    /// Any JSON value of at most 1 MiB.
+    #[expect(dead_code, reason = "as above")]
+    value: serde_json::Value,
+}
+
+/// A value that is durable.
+#[derive(Serialize, ToSchema)]
+pub struct PairWritten<'a> {
+    /// Always `Write successful`.
+    message: &'static str,
+    /// The shard that stored it.
+    shard: &'a str,
+}
+
+/// A value under its key.
+#[derive(Serialize, ToSchema)]
+pub struct PairAnswer {
+    /// The key.
+    key: String,
+    /// The value.
+    value: serde_json::Value,
+    /// The shard that it is on.
+    shard: String,
+}
+
+/// Puts a value under a key.
+///
+/// As PUT /api/kv/{key}, but 200 also when there was none. The body is taken for JSON whatever Content-Type says.
+#[utoipa::path(
+    tag = "aliases",
+    params(
+        ("x-shard-key" = Option<String>, Header, description = "Needless; another than the key is refused", max_length = 256),
+        ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
+        ("Prefer" = Option<String>, Header, description = "handling=strict refuses preferences that are unknown"),
+        ("x-consistency" = Option<String>, Header, description = "Where it must be durable: one (the primary), quorum (a majority of the nodes) or all; one when not given"),
+        ("x-session-token" = Option<String>, Header, description = "What the client has seen: the token of its last answer", max_length = 4096),
+        ("If-Match" = Option<String>, Header, description = "The versions, in quotes, of which the value must be one; * for any"),
+        ("If-None-Match" = Option<String>, Header, description = "*: there must be no value under the key"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same request with the same Idempotency-Key is carried out once, and answered alike for 24 hours", max_length = 128),
+    ),
+    request_body = PairRequest,
+    responses(
+        (status = 200, description = "Made or changed", body = PairWritten, headers(
+                ("x-shard" = String, description = "The shard of the key"),
+                ("x-shard-slot" = u16, description = "The slot of the key"),
+                ("ETag" = String, description = "The value's version, in quotes, for If-Match"),
+                ("x-session-token" = String, description = "What the client has seen, this write included"),
+                ("x-epoch" = u64, description = "The version of the shard map"),
+                ("x-served-by" = String, description = "Which kind of node answered"),
+                ("x-request-id" = String, description = "The id under which the request is logged"),
+                ("Server-Timing" = String, description = "route, queue, db, merge, in milliseconds"),
+            )),
+        WriteRefusals,
+    )
+)]
+#[post("/write")]
+pub(crate) async fn write_pair(
+    app: Data<App>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    let began = Instant::now();
+    let DataHeaders { shard_key, wish, prefer } =
+        DataHeaders::parse(&app.manager, &request, began)?;
+    check_content_encoding(request.headers())?;
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    let declared = body::declared_length(request.headers());
+    let bytes = body::read(payload, declared, body::WRITE_BYTES_MAX, wish.deadline).await?;
+    let change = parse_anywhere(&app, shard_key, bytes).await?;
+    let place = change.0;
+    let asked = Asked { began, wish, prefer, wants_row: false };
+    let done = carry_out(&app, request.headers(), asked, change).await;
+    let mut response = done.map_err(in_words_of_keys)?.response;
+    let shard = app.manager.shard_name(place.shard);
+    Ok(response.json(PairWritten { message: "Write successful", shard }))
+}
+
+async fn parse_anywhere(
+    app: &Data<App>,
+    header: Option<ShardKey<'_>>,
+    bytes: Bytes,
+) -> Result<(Place, RowWrite), Problem> {
+    if bytes.len() <= body::INLINE_BYTES_MAX {
+        return parse(app, header, &bytes);
+    }
+    let (app, header) = (app.clone(), header.map(|key| key.as_str().to_owned()));
+    let work = move || {
+        let header = header.as_deref().and_then(|key| ShardKey::parse(key).ok());
+        parse(&app, header, &bytes)
+    };
+    apart(work).await
+}
+
+fn parse(
+    app: &App,
+    header: Option<ShardKey<'_>>,
+    bytes: &[u8],
+) -> Result<(Place, RowWrite), Problem> {
+    let members = Members::of_body(bytes)?;
+    members.check_names(&["key", "value"])?;
+    let key = members.required_text("key")?;
+    let key = ShardKey::parse(&key)
+        .map_err(|error| Problem::new(Code::TSR101, format!("key: {error}")))?;
+    let value = members.get("value");
+    let value = value.ok_or_else(|| Problem::new(Code::TSR101, "value is missing"))?;
+    if value.get().len() > body::VALUE_BYTES_MAX {
+        let detail = format!("value is larger than {} MiB", body::VALUE_BYTES_MAX >> 20);
+        return Err(Problem::new(Code::TSR108, detail));
+    }
+    put(app, agree(key, header)?, value)
+}
+
+/// Tells the value under a key.
+#[utoipa::path(
+    tag = "aliases",
+    params(
+        ("key" = String, Query, description = "The key", example = "user_123", min_length = 1, max_length = 256),
+        ("x-shard-key" = Option<String>, Header, description = "Needless; another than the key is refused", max_length = 256),
+        ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
+        ("Prefer" = Option<String>, Header, description = "handling=strict refuses preferences that are unknown"),
+        ("x-consistency" = Option<String>, Header, description = "one: a replica, not older than the token; quorum: a node that has all that was acknowledged before; all: the primary; one when not given"),
+        ("x-session-token" = Option<String>, Header, description = "What the client has seen, and so must see again: the token of its last answer", max_length = 4096),
+        ("x-max-staleness-ms" = Option<u64>, Header, description = "At level one: how long ago the node may have been current"),
+        ("If-Match" = Option<String>, Header, description = "The versions, in quotes, of which the value must be one: else 412"),
+        ("If-None-Match" = Option<String>, Header, description = "The ETag of the value that the client has: 304 if it is still that"),
+    ),
+    responses(
+        (status = 200, description = "Key, value and shard", body = PairAnswer, headers(
+                ("x-shard" = String, description = "The shard of the key"),
+                ("x-shard-slot" = u16, description = "The slot of the key"),
+                ("ETag" = String, description = "The value's version, in quotes"),
+                ("x-session-token" = String, description = "What the client has seen, this read included"),
+                ("x-epoch" = u64, description = "The version of the shard map"),
+                ("x-served-by" = String, description = "Which kind of node answered"),
+                ("x-request-id" = String, description = "The id under which the request is logged"),
+                ("Server-Timing" = String, description = "route, queue, db, merge, in milliseconds"),
+            )),
+        (status = 304, description = "The value is still of the version in If-None-Match"),
+        (status = 412, description = "The value is not of a version in If-Match", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        ReadRefusals,
+    )
+)]
+#[get("/read")]
+pub(crate) async fn read_pair(
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let began = Instant::now();
+    let mut headers = DataHeaders::parse(&app.manager, &request, began)?;
+    let parameters = Parameters::parse(request.query_string())?;
+    parameters.check_names(&["key"])?;
+    let text = parameters.single("key")?;
+    let text = text.ok_or_else(|| {
+        Problem::new(Code::TSR100, "key is missing").hint("for example ?key=user_123")
+    })?;
+    let key = ShardKey::parse(text)
+        .map_err(|error| Problem::new(Code::TSR100, format!("key: {error}")))?;
+    let key = agree(key, headers.shard_key.take())?;
+    let found = find(&app, key, &headers, began).await?;
+    let shard = found.shard(&app);
+    found.answer(request.headers(), |value| {
+        let mut body = Vec::with_capacity(value.len() + text.len() + 64);
+        body.extend_from_slice(b"{\"key\":");
+        push_json_string(&mut body, text);
+        body.extend_from_slice(b",\"value\":");
+        body.extend_from_slice(value);
+        body.extend_from_slice(b",\"shard\":");
+        push_json_string(&mut body, shard);
+        body.push(b'}');
+        body
+    })
+}
+
+/// How the rows are spread.
+#[derive(Serialize, ToSchema)]
+pub struct StatsAnswer<'a> {
+    /// The shards in their order.
+    shards: Vec<ShardStats<'a>>,
+    /// Rows of all shards; null if one of them could not be asked.
+    #[schema(required)]
+    total_rows: Option<i64>,
+}
+
+/// What a shard has.
+#[derive(Serialize, ToSchema)]
+pub struct ShardStats<'a> {
+    /// Its name.
+    shard: &'a str,
+    /// How many slots it owns.
+    slots: usize,
+    /// Rows of all its tables, exact; null if it could not be asked.
+    #[schema(required)]
+    rows: Option<i64>,
+}
+
+/// Tells how many slots and rows each shard has.
+#[utoipa::path(
+    tag = "aliases",
+    responses((status = 200, description = "Slots and rows of each shard", body = StatsAnswer), LookupRefusals)
+)]
+#[get("/stats")]
+pub(crate) async fn stats(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    let map = app.manager.map();
+    let counts = app.manager.count_rows(Instant::now() + COUNTS_MAX).await;
+    let shards = counts.into_iter().map(|(shard, rows)| ShardStats {
+        shard: map.topology().name(shard),
+        slots: map.slots_of(shard).count(),
+        rows,
+    });
+    let shards: Vec<_> = shards.collect();
+    let total_rows = shards.iter().map(|shard| shard.rows).sum();
+    Ok(HttpResponse::Ok().json(StatsAnswer { shards, total_rows }))
+}

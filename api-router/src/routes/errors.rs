@@ -1,0 +1,239 @@
+//! `/errors` and `/errors/{code}`: what the codes of problems mean, and what to do, for people.
+//!
+//! **Invariant:** a page asks for nothing from anywhere, and runs nothing.
+//! **Not here:** the codes themselves (`problem`), the errors that happened (`analytics`).
+
+use std::fmt::Write;
+
+use actix_web::http::header::{ACCEPT, CONTENT_SECURITY_POLICY, VARY};
+use actix_web::web::Path;
+use actix_web::{HttpRequest, HttpResponse, get};
+use serde::Serialize;
+use shard_manager::consistency::Level;
+use shard_manager::error::{Error, Failure, Outcome};
+use shard_manager::row::RowError;
+use shard_manager::value::Misfit;
+use utoipa::ToSchema;
+
+use crate::answer::LookupRefusals;
+use crate::negotiation::prefers_json;
+use crate::problem::{Code, Problem};
+use crate::query::Parameters;
+
+/// The request id of examples.
+const REQUEST_ID: &str = "0198c3f2-7f4e-7cc3-9b6d-7e1f5a3c2b10";
+
+const STYLE: &str = "\
+:root{color-scheme:light dark}\
+body{font:1rem/1.5 system-ui,sans-serif;max-width:46rem;margin:3rem auto;padding:0 1rem}\
+code,pre{font-family:ui-monospace,monospace;font-size:.9rem}\
+pre{padding:1rem;border:1px solid #8886;border-radius:.5rem;overflow-x:auto}\
+table{border-collapse:collapse}td,th{text-align:left;padding:.25rem 1rem .25rem 0}\
+h1 small{opacity:.6;font-weight:normal}";
+
+/// Every code.
+#[derive(Serialize, ToSchema)]
+pub struct CodesAnswer {
+    /// Always true.
+    success: bool,
+    /// The codes in their order.
+    errors: Vec<CodeView>,
+}
+
+/// A code and what it means.
+#[derive(Serialize, ToSchema)]
+pub struct CodeView {
+    /// `TSR101`.
+    code: &'static str,
+    /// The HTTP status.
+    status: u16,
+    /// A few words, the same for every occurrence.
+    title: &'static str,
+    /// What it means and what to do.
+    about: &'static str,
+    /// Whether the same request may succeed later.
+    retryable: bool,
+    /// The path of the page that explains it.
+    page: String,
+}
+
+/// Lists the codes of problems.
+///
+/// A page, or JSON for those who would rather have it.
+#[utoipa::path(
+    tag = "operations",
+    params(("Accept" = Option<String>, Header, description = "application/json asks for the list as JSON", example = "application/json")),
+    responses(
+        (status = 200, description = "Every code", content((CodesAnswer = "application/json"), (String = "text/html"))),
+        LookupRefusals,
+    )
+)]
+#[get("/errors")]
+pub(crate) async fn list_codes(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    let mut accept = request.headers().get_all(ACCEPT).filter_map(|value| value.to_str().ok());
+    let mut response = HttpResponse::Ok();
+    response.insert_header((VARY, "accept"));
+    if accept.any(prefers_json) {
+        let errors = Code::ALL.iter().map(|code| CodeView {
+            code: code.name(),
+            status: code.status().as_u16(),
+            title: code.title(),
+            about: code.about(),
+            retryable: code.is_retryable(),
+            page: page_of(*code),
+        });
+        return Ok(response.json(CodesAnswer { success: true, errors: errors.collect() }));
+    }
+    let mut content = String::from(
+        "<h1>Error codes</h1><p>The <code>code</code> of a problem leads here. To try out every call: \
+         <a href=\"/swagger-ui/\">/swagger-ui/</a></p>\
+         <table><tr><th>Code<th>Status<th>Meaning<th>Send again?</tr>",
+    );
+    for code in Code::ALL {
+        let _ = write!(
+            content,
+            "<tr><td><a href=\"{page}\">{name}</a><td>{status}<td>{title}<td>{again}</tr>",
+            page = page_of(*code),
+            name = code.name(),
+            status = code.status().as_u16(),
+            title = Escaped(code.title()),
+            again = if code.is_retryable() { "later" } else { "" },
+        );
+    }
+    content.push_str("</table>");
+    Ok(response
+        .content_type(PAGE)
+        .insert_header((CONTENT_SECURITY_POLICY, ISOLATED))
+        .body(page("Error codes", &content)))
+}
+
+/// Explains an error code.
+#[utoipa::path(
+    tag = "operations",
+    params(("code" = String, Path, description = "The code", example = "TSR101")),
+    responses(
+        (status = 200, description = "What the code means and what to do", body = String, content_type = "text/html"),
+        LookupRefusals,
+    )
+)]
+#[get("/errors/{code}")]
+pub(crate) async fn explain_code(name: Path<String>) -> Result<HttpResponse, Problem> {
+    let found = Code::ALL.iter().find(|code| code.name() == *name);
+    let code = *found.ok_or_else(|| {
+        Problem::new(Code::TSR111, "there is no such error code").hint("/errors lists the codes")
+    })?;
+    let example = example(code);
+    let body = example.body(Some(REQUEST_ID));
+    let hint = example.advice().map_or_else(String::new, |hint| {
+        format!("<h2>What to do</h2><p>In this case: {}.</p>", Escaped(hint))
+    });
+    let json = serde_json::to_string_pretty(&body).unwrap_or_default();
+    let content = format!(
+        "<h1>{name} <small>{title}</small></h1><p>{about}</p>\
+         <p>HTTP status {status}. {again}</p>{hint}\
+         <h2>An example</h2><pre>{json}</pre><p><a href=\"/errors\">All codes</a></p>",
+        name = code.name(),
+        title = Escaped(code.title()),
+        about = Escaped(code.about()),
+        status = code.status().as_u16(),
+        again = if code.is_retryable() {
+            "The same request may succeed later."
+        } else {
+            "The same request will fail again."
+        },
+        json = Escaped(&json),
+    );
+    Ok(HttpResponse::Ok()
+        .content_type(PAGE)
+        .insert_header((CONTENT_SECURITY_POLICY, ISOLATED))
+        .body(page(code.name(), &content)))
+}
+
+const PAGE: &str = "text/html; charset=utf-8";
+/// Enforces what the pages promise: no script, and nothing from anywhere.
+const ISOLATED: &str = "default-src 'none'; style-src 'unsafe-inline'";
+
+fn page_of(code: Code) -> String {
+    format!("/errors/{}", code.name())
+}
+
+fn page(title: &str, content: &str) -> String {
+    format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\">\
+         <title>{title} - Tessera</title><style>{STYLE}</style>{content}</html>\n",
+        title = Escaped(title),
+    )
+}
+
+/// Text within HTML, in elements and in quoted attributes.
+struct Escaped<'t>(&'t str);
+
+impl std::fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            '&' => f.write_str("&amp;"),
+            '<' => f.write_str("&lt;"),
+            '>' => f.write_str("&gt;"),
+            '"' => f.write_str("&quot;"),
+            '\'' => f.write_str("&#39;"),
+            c => f.write_char(c),
+        })
+    }
+}
+
+/// A problem of this code as a client may meet it: made by the same code as those that clients do meet.
+fn example(code: Code) -> Problem {
+    let shard = || "shard3".to_owned();
+    let said = |detail: &str, hint: &str| Problem::new(code, detail).hint(hint);
+    let failed = |error: Error| Problem::from(Failure::rejected(error, None));
+    match code {
+        Code::TSR003 => failed(Error::PoolExhausted { shard: shard() }),
+        Code::TSR004 => failed(Error::DeadlinePassed),
+        Code::TSR005 => failed(Error::QueueFull { shard: shard() }),
+        Code::TSR100 => said("user_id: a filter needs an operator, eq or in", "user_id=eq.value"),
+        Code::TSR101 => said("name is missing: a new row of users needs it", "add the member"),
+        Code::TSR102 => said("`dta` means nothing here", "did you mean `data`?"),
+        Code::TSR103 => said("user_id contradicts the shard key", "send the value of user_id"),
+        Code::TSR104 => said("a write needs a shard key", "send the header x-shard-key"),
+        Code::TSR105 => said("`fly=high` is no known preference", "leave it out"),
+        Code::TSR106 => said("limit must be a number from 0 to 1000", "ask for the next page"),
+        Code::TSR107 => said("Accept rules out application/json", "send Accept: */*"),
+        Code::TSR108 => said("the body is larger than 2 MiB", "send it in smaller parts"),
+        Code::TSR109 => failed(Error::KeyReused),
+        Code::TSR111 => said("there is nothing at this path", "/ lists what there is"),
+        Code::TSR112 => said("this path has POST", "the header Allow lists them"),
+        Code::TSR113 => said("x-consistency must be one, quorum or all", "send one of these"),
+        Code::TSR201 => failed(Error::ShardUnavailable { shard: shard() }),
+        Code::TSR203 => failed(Error::SlotNotOwned),
+        Code::TSR204 => failed(Error::StorageFull { shard: shard() }),
+        Code::TSR205 => {
+            let (requested, achieved) = (Level::Quorum, Level::One);
+            let error = Error::NotConfirmed { shard: shard(), requested, achieved };
+            Problem::from(Failure { outcome: Outcome::Committed, ..Failure::rejected(error, None) })
+        }
+        Code::TSR301 => failed(Error::Exists),
+        Code::TSR302 => failed(Error::NoSuchRow),
+        Code::TSR303 => failed(Error::VersionDiffers),
+        Code::TSR304 => failed(Error::Constraint { rule: "check" }),
+        Code::TSR305 => Error::SeenMayBeLost { shard: shard() }.into(),
+        Code::TSR310 => {
+            let (table, suggestion) = ("user".to_owned(), Some("users".to_owned()));
+            Error::NoSuchTable { table, suggestion }.into()
+        }
+        Code::TSR311 => {
+            let (table, column) = ("users".to_owned(), "nmae".to_owned());
+            let suggestion = Some("name".to_owned());
+            Problem::from(&RowError::NoSuchColumn { table, column, suggestion })
+        }
+        Code::TSR312 => {
+            let (column, misfit) = ("amount".to_owned(), Misfit::NotBigint);
+            Problem::from(&RowError::Misfit { column, misfit })
+        }
+        Code::TSR403 => {
+            said("the request comes from a web page of another origin", "ask from here")
+        }
+        Code::TSR500 => Error::Internal.into(),
+    }
+}

@@ -1,0 +1,355 @@
+//! `/api/kv/{key}`: a JSON value under a key, kept as a row of the built-in table `kv`.
+//!
+//! **Invariant:** the key is the rest of the path as it was sent, decoded once: slashes belong to it, and no two
+//! spellings that differ after decoding meet. A value is answered byte for byte as it is stored.
+//! **Not here:** carrying a change out (`change`), the words of others for the same (`aliases`).
+
+use std::borrow::Cow;
+use std::time::Instant;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ETAG, HeaderMap, IF_MATCH};
+use actix_web::web::{Bytes, Data, Payload};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, delete, get, put};
+use percent_encoding::percent_decode_str;
+use serde_json::value::RawValue;
+use shard_manager::error::Error;
+use shard_manager::keyspace::ShardKey;
+use shard_manager::manager::{Manager, ReadDone};
+use shard_manager::query::{Output, ReadQuery};
+use shard_manager::row::{Fields, Operation, RowWrite};
+use shard_manager::shard_map::Place;
+use shard_manager::table::Table;
+
+use super::change::{Asked, WriteAnswer, apart, carry_out};
+use crate::answer::{
+    PREFERENCE_APPLIED, ReadRefusals, Source, Timing, WriteRefusals, etag, keyed_response, refusal,
+};
+use crate::app::App;
+use crate::body;
+use crate::data_route::KV_PREFIX;
+use crate::headers::{DataHeaders, check_content_type, has_version, precondition};
+use crate::prefer::Preference;
+use crate::problem::{Code, Problem, ProblemBody};
+use crate::query::Parameters;
+
+/// The table of the values, and its column that holds them.
+const TABLE: &str = "kv";
+const VALUE: &str = "value";
+
+/// Puts a value under a key.
+///
+/// The body is any JSON value, null included. The answer is sent when it is durable on its shard's primary (and
+/// on replicas, if x-consistency asks for it): 201 when there was none under the key, 200 when it was changed.
+#[utoipa::path(
+    tag = "keys and values",
+    params(
+        ("key" = String, Path, description = "The key, also the shard key: the rest of the path, slashes included, decoded once; no control characters", example = "user_123", min_length = 1, max_length = 256),
+        ("x-shard-key" = Option<String>, Header, description = "Needless; another than the key is refused", max_length = 256),
+        ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
+        ("Prefer" = Option<String>, Header, description = "return=representation puts the row into the answer"),
+        ("x-consistency" = Option<String>, Header, description = "Where it must be durable: one (the primary), quorum (a majority of the nodes) or all; one when not given"),
+        ("x-session-token" = Option<String>, Header, description = "What the client has seen: the token of its last answer", max_length = 4096),
+        ("If-Match" = Option<String>, Header, description = "The versions, in quotes, of which the value must be one; * for any"),
+        ("If-None-Match" = Option<String>, Header, description = "*: there must be no value under the key"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same request with the same Idempotency-Key is carried out once, and answered alike for 24 hours", max_length = 128),
+    ),
+    request_body(content = serde_json::Value, content_type = "application/json", description = "Any JSON value of at most 1 MiB, nested at most 64 levels", example = json!({"name": "John Doe", "tags": [1, 2]})),
+    responses(
+        (status = 200, description = "Changed", body = WriteAnswer, headers(
+                ("x-shard" = String, description = "The shard of the key"),
+                ("x-shard-slot" = u16, description = "The slot of the key"),
+                ("ETag" = String, description = "The value's version, in quotes, for If-Match"),
+                ("x-session-token" = String, description = "What the client has seen, this write included"),
+                ("x-epoch" = u64, description = "The version of the shard map"),
+                ("x-served-by" = String, description = "Which kind of node answered"),
+                ("x-request-id" = String, description = "The id under which the request is logged"),
+                ("Server-Timing" = String, description = "route, queue, db, merge, in milliseconds"),
+            )),
+        (status = 201, description = "Made", body = WriteAnswer, headers(
+                ("x-shard" = String, description = "The shard of the key"),
+                ("x-shard-slot" = u16, description = "The slot of the key"),
+                ("ETag" = String, description = "The value's version, in quotes, for If-Match"),
+                ("x-session-token" = String, description = "What the client has seen, this write included"),
+                ("x-epoch" = u64, description = "The version of the shard map"),
+                ("x-served-by" = String, description = "Which kind of node answered"),
+                ("x-request-id" = String, description = "The id under which the request is logged"),
+                ("Server-Timing" = String, description = "route, queue, db, merge, in milliseconds"),
+            )),
+        WriteRefusals,
+    )
+)]
+#[put("/api/kv/{key:.*}")]
+pub(crate) async fn put_value(
+    app: Data<App>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    let began = Instant::now();
+    let DataHeaders { shard_key, wish, prefer } =
+        DataHeaders::parse(&app.manager, &request, began)?;
+    check_content_type(request.headers())?;
+    let text = key_in_path(&request)?;
+    let key = path_key(&text, shard_key)?;
+    let declared = body::declared_length(request.headers());
+    let bytes = body::read(payload, declared, body::VALUE_BYTES_MAX, wish.deadline).await?;
+    let change = put_anywhere(&app, key, bytes).await?;
+    let wants_row = prefer.has(Preference::Representation);
+    let asked = Asked { began, wish, prefer, wants_row };
+    let done = carry_out(&app, request.headers(), asked, change).await;
+    Ok(done.map_err(in_words_of_keys)?.answer(&app))
+}
+
+/// Removes the value under a key.
+#[utoipa::path(
+    tag = "keys and values",
+    params(
+        ("key" = String, Path, description = "The key, as in PUT", example = "user_123", min_length = 1, max_length = 256),
+        ("x-shard-key" = Option<String>, Header, description = "Needless; another than the key is refused", max_length = 256),
+        ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
+        ("Prefer" = Option<String>, Header, description = "return=representation puts the row, as it was, into the answer"),
+        ("x-consistency" = Option<String>, Header, description = "Where it must be durable: one (the primary), quorum (a majority of the nodes) or all; one when not given"),
+        ("x-session-token" = Option<String>, Header, description = "What the client has seen: the token of its last answer", max_length = 4096),
+        ("If-Match" = Option<String>, Header, description = "The versions, in quotes, of which the value must be one; * for any"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same request with the same Idempotency-Key is carried out once, and answered alike for 24 hours", max_length = 128),
+    ),
+    responses(
+        (status = 200, description = "Removed", body = WriteAnswer, headers(
+                ("x-shard" = String, description = "The shard of the key"),
+                ("x-shard-slot" = u16, description = "The slot of the key"),
+                ("ETag" = String, description = "The version of the removal, in quotes"),
+                ("x-session-token" = String, description = "What the client has seen, this write included"),
+                ("x-epoch" = u64, description = "The version of the shard map"),
+                ("x-served-by" = String, description = "Which kind of node answered"),
+                ("x-request-id" = String, description = "The id under which the request is logged"),
+                ("Server-Timing" = String, description = "route, queue, db, merge, in milliseconds"),
+            )),
+        WriteRefusals,
+    )
+)]
+#[delete("/api/kv/{key:.*}")]
+pub(crate) async fn delete_value(
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let began = Instant::now();
+    let DataHeaders { shard_key, wish, prefer } =
+        DataHeaders::parse(&app.manager, &request, began)?;
+    let text = key_in_path(&request)?;
+    let change = change(&app, Operation::Delete, path_key(&text, shard_key)?, &[])?;
+    let wants_row = prefer.has(Preference::Representation);
+    let asked = Asked { began, wish, prefer, wants_row };
+    let done = carry_out(&app, request.headers(), asked, change).await;
+    Ok(done.map_err(in_words_of_keys)?.answer(&app))
+}
+
+/// Tells the value under a key.
+///
+/// The body is the JSON value itself, as it was put but for white space.
+#[utoipa::path(
+    tag = "keys and values",
+    params(
+        ("key" = String, Path, description = "The key, as in PUT", example = "user_123", min_length = 1, max_length = 256),
+        ("x-shard-key" = Option<String>, Header, description = "Needless; another than the key is refused", max_length = 256),
+        ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
+        ("Prefer" = Option<String>, Header, description = "handling=strict refuses preferences that are unknown"),
+        ("x-consistency" = Option<String>, Header, description = "one: a replica, not older than the token; quorum: a node that has all that was acknowledged before; all: the primary; one when not given"),
+        ("x-session-token" = Option<String>, Header, description = "What the client has seen, and so must see again: the token of its last answer", max_length = 4096),
+        ("x-max-staleness-ms" = Option<u64>, Header, description = "At level one: how long ago the node may have been current"),
+        ("If-Match" = Option<String>, Header, description = "The versions, in quotes, of which the value must be one: else 412"),
+        ("If-None-Match" = Option<String>, Header, description = "The ETag of the value that the client has: 304 if it is still that"),
+    ),
+    responses(
+        (status = 200, description = "The value", body = serde_json::Value, headers(
+                ("x-shard" = String, description = "The shard of the key"),
+                ("x-shard-slot" = u16, description = "The slot of the key"),
+                ("ETag" = String, description = "The value's version, in quotes"),
+                ("x-session-token" = String, description = "What the client has seen, this read included"),
+                ("x-epoch" = u64, description = "The version of the shard map"),
+                ("x-served-by" = String, description = "Which kind of node answered"),
+                ("x-request-id" = String, description = "The id under which the request is logged"),
+                ("Server-Timing" = String, description = "route, queue, db, merge, in milliseconds"),
+            )),
+        (status = 304, description = "The value is still of the version in If-None-Match"),
+        (status = 412, description = "The value is not of a version in If-Match", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        ReadRefusals,
+    )
+)]
+#[get("/api/kv/{key:.*}")]
+pub(crate) async fn get_value(
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let began = Instant::now();
+    let mut headers = DataHeaders::parse(&app.manager, &request, began)?;
+    let text = key_in_path(&request)?;
+    let key = path_key(&text, headers.shard_key.take())?;
+    let found = find(&app, key, &headers, began).await?;
+    found.answer(request.headers(), <[u8]>::to_vec)
+}
+
+/// The key that the path of a request names, decoded. Routing has decoded parts of the path already, so this
+/// begins with what was sent.
+fn key_in_path(request: &HttpRequest) -> Result<Cow<'_, str>, Problem> {
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    // After `/api/kv/`, each of whose words may have been spelled with escapes.
+    let raw = request.uri().path().splitn(4, '/').nth(3).unwrap_or("");
+    if raw.is_empty() {
+        return Err(Problem::new(Code::TSR104, "the path names no key")
+            .hint(format!("the key follows {KV_PREFIX}, for example {KV_PREFIX}user_123")));
+    }
+    let is_escape =
+        |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|digit| digit.is_ascii_hexdigit());
+    if !raw.split('%').skip(1).all(is_escape) {
+        return Err(Problem::new(Code::TSR100, "key: % must begin an escape of two hex digits")
+            .hint("a percent sign is spelled %25"));
+    }
+    percent_decode_str(raw)
+        .decode_utf8()
+        .map_err(|_| Problem::new(Code::TSR100, "key: the escapes do not spell UTF-8"))
+}
+
+fn path_key<'k>(text: &'k str, header: Option<ShardKey<'_>>) -> Result<ShardKey<'k>, Problem> {
+    let key = ShardKey::parse(text)
+        .map_err(|error| Problem::new(Code::TSR100, format!("key: {error}")))?;
+    agree(key, header)
+}
+
+/// The key, unless the header `x-shard-key` says another.
+pub(super) fn agree<'k>(
+    key: ShardKey<'k>,
+    header: Option<ShardKey<'_>>,
+) -> Result<ShardKey<'k>, Problem> {
+    if header.is_some_and(|header| header != key) {
+        return Err(Problem::new(Code::TSR103, "x-shard-key is another than the key")
+            .hint("leave x-shard-key out: the key is the shard key"));
+    }
+    Ok(key)
+}
+
+async fn put_anywhere(
+    app: &Data<App>,
+    key: ShardKey<'_>,
+    bytes: Bytes,
+) -> Result<(Place, RowWrite), Problem> {
+    if bytes.len() <= body::INLINE_BYTES_MAX {
+        return put(app, key, body::value(&bytes)?);
+    }
+    let (app, key) = (app.clone(), key.as_str().to_owned());
+    apart(move || put(&app, ShardKey::parse(&key).map_err(Error::from)?, body::value(&bytes)?))
+        .await
+}
+
+/// The change that puts a value under a key.
+pub(super) fn put(
+    app: &App,
+    key: ShardKey<'_>,
+    value: &RawValue,
+) -> Result<(Place, RowWrite), Problem> {
+    change(app, Operation::Upsert, key, &[(Cow::Borrowed(VALUE), value)])
+}
+
+fn change(
+    app: &App,
+    operation: Operation,
+    key: ShardKey<'_>,
+    fields: &Fields<'_>,
+) -> Result<(Place, RowWrite), Problem> {
+    let table = app.manager.table(TABLE)?;
+    Ok(Manager::prepare(&app.manager.map(), &table, operation, key, fields)?)
+}
+
+/// What to do is said of operations on rows otherwise.
+pub(super) fn in_words_of_keys(problem: Problem) -> Problem {
+    if problem.code() == Code::TSR301 {
+        return problem.hint("send it without If-None-Match to change the value");
+    }
+    if problem.code() == Code::TSR302 {
+        return problem.hint("PUT makes it");
+    }
+    problem
+}
+
+/// A value that was found, and the answer that tells it without its body.
+pub(super) struct Found {
+    response: HttpResponseBuilder,
+    read: ReadDone,
+    version: i64,
+}
+
+/// Reads the value under a key.
+///
+/// # Errors
+/// TSR302 if there is none; those of the shard.
+pub(super) async fn find(
+    app: &App,
+    key: ShardKey<'_>,
+    headers: &DataHeaders<'_>,
+    began: Instant,
+) -> Result<Found, Problem> {
+    let query = value_of_a_key(&app.manager.table(TABLE)?)?;
+    let route = began.elapsed();
+    let read = app.manager.read(query, Some(key), &headers.wish).await;
+    let read = read.map_err(|failure| refusal(app, failure, &headers.wish.session))?;
+    let internal = || Problem::new(Code::TSR500, "an internal error");
+    let place = read.place.ok_or_else(internal)?;
+    if read.rows.is_empty() {
+        return Err(Problem::new(Code::TSR302, "there is no value under this key")
+            .hint("PUT makes it")
+            .shard(app.manager.shard_name(place.shard))
+            .session(app.manager.token(&read.session)));
+    }
+    let version = read.version().ok_or_else(internal)?;
+    let timing = Timing { route, database: read.database, ..Timing::default() };
+    let source = Source { role: read.served_by, session: &read.session, epoch: read.epoch };
+    let mut response = keyed_response(app, place, &source, &timing);
+    response.insert_header((ETAG, etag(version)));
+    // A read of one key asks one shard, whatever was preferred.
+    if let Some(applied) = headers.prefer.applied(&[Preference::DenyFanout]) {
+        response.insert_header((PREFERENCE_APPLIED, applied));
+    }
+    Ok(Found { response, read, version })
+}
+
+fn value_of_a_key(table: &std::sync::Arc<Table>) -> Result<ReadQuery, Problem> {
+    let column =
+        table.find(VALUE).ok_or_else(|| Problem::new(Code::TSR500, "an internal error"))?;
+    let outputs = vec![Output { column, alias: None }];
+    Ok(ReadQuery { outputs, limit: 1, ..ReadQuery::all(table) })
+}
+
+impl Found {
+    /// The JSON of the value: the only member of the only row.
+    fn value(&self) -> &[u8] {
+        let row = self.read.rows.row(0);
+        &row[const { "{\"\":".len() + VALUE.len() }..row.len() - 1]
+    }
+
+    /// The shard that it is on.
+    pub(super) fn shard<'a>(&self, app: &'a App) -> &'a str {
+        self.read.place.map_or("", |place| app.manager.shard_name(place.shard))
+    }
+
+    /// The answer, with a body made of the value; without one if the client has this version already.
+    ///
+    /// # Errors
+    /// TSR303 if `If-Match` names other versions; TSR113 if a condition is malformed.
+    pub(super) fn answer(
+        mut self,
+        headers: &HeaderMap,
+        body: impl FnOnce(&[u8]) -> Vec<u8>,
+    ) -> Result<HttpResponse, Problem> {
+        if headers.contains_key(IF_MATCH) {
+            // As an update would ask: there is a row, and it is of this version.
+            let wanted = precondition(headers, Operation::Update)?;
+            if wanted.is_some_and(|wanted| !wanted.holds(Some(self.version))) {
+                return Err(Error::VersionDiffers.into());
+            }
+        }
+        if has_version(headers, self.version)? {
+            return Ok(self.response.status(StatusCode::NOT_MODIFIED).finish());
+        }
+        let body = body(self.value());
+        Ok(self.response.body(body))
+    }
+}
