@@ -113,9 +113,11 @@ impl Prefer {
         self.0.contains(&preference)
     }
 
-    /// The value of `Preference-Applied`: those of `honoured` that were asked for.
+    /// The value of `Preference-Applied`: those of `honoured` that were asked for, and `handling=strict`, which
+    /// every route honours by reading the header at all.
     pub fn applied(&self, honoured: &[Preference]) -> Option<HeaderValue> {
-        let asked = self.0.iter().filter(|preference| honoured.contains(preference));
+        let asked =
+            self.0.iter().filter(|one| honoured.contains(one) || **one == Preference::Strict);
         let text = asked.map(|preference| preference.text()).collect::<Vec<_>>().join(", ");
         HeaderValue::from_str(&text).ok().filter(|value| !value.is_empty())
     }

@@ -19,7 +19,7 @@ use super::kv::{agree, find, in_words_of_keys, put};
 use crate::answer::{LookupRefusals, ReadRefusals, WriteRefusals};
 use crate::app::App;
 use crate::body::{self, Members};
-use crate::headers::{DataHeaders, check_content_encoding};
+use crate::headers::{DataHeaders, check_content_encoding, idempotency_key};
 use crate::problem::{Code, Problem, ProblemBody};
 use crate::query::Parameters;
 
@@ -98,13 +98,14 @@ pub(crate) async fn write_pair(
     let began = Instant::now();
     let DataHeaders { shard_key, wish, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
+    let idempotency_key = idempotency_key(request.headers())?;
     check_content_encoding(request.headers())?;
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let declared = body::declared_length(request.headers());
     let bytes = body::read(payload, declared, body::WRITE_BYTES_MAX, wish.deadline).await?;
     let change = parse_anywhere(&app, shard_key, bytes).await?;
     let place = change.0;
-    let asked = Asked { began, wish, prefer, wants_row: false };
+    let asked = Asked { began, wish, prefer, idempotency_key, wants_row: false };
     let done = carry_out(&app, request.headers(), asked, change).await;
     let mut response = done.map_err(in_words_of_keys)?.response;
     let shard = app.manager.shard_name(place.shard);

@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 
 use crate::answer::{PREFERENCE_APPLIED, Source, Timing, etag, keyed_response, refusal};
 use crate::app::App;
-use crate::headers::{idempotency_key, precondition};
+use crate::headers::precondition;
 use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem};
 
@@ -45,13 +45,15 @@ pub struct WriteAnswer {
 }
 
 /// What a client asks of the change of one row, beside the change.
-pub(super) struct Asked {
+pub(super) struct Asked<'r> {
     /// When its request began.
     pub(super) began: Instant,
     /// Level, session and deadline.
     pub(super) wish: Wish,
     /// `Prefer`.
     pub(super) prefer: Prefer,
+    /// `Idempotency-Key`.
+    pub(super) idempotency_key: Option<&'r str>,
     /// Whether it wants to see the row.
     pub(super) wants_row: bool,
 }
@@ -70,13 +72,13 @@ pub(super) struct Done {
 pub(super) async fn carry_out(
     app: &App,
     headers: &HeaderMap,
-    asked: Asked,
+    asked: Asked<'_>,
     (place, mut row): (Place, RowWrite),
 ) -> Result<Done, Problem> {
-    let Asked { began, wish, prefer, wants_row } = asked;
+    let Asked { began, wish, prefer, idempotency_key, wants_row } = asked;
     row.wants_row = wants_row;
     row.precondition = precondition(headers, row.operation)?;
-    row.idempotency_key = idempotency_key(headers)?.map(str::to_owned);
+    row.idempotency_key = idempotency_key.map(str::to_owned);
     let written = app.manager.write(place, row, &wish).await;
     let written = written.map_err(|failure| refusal(app, failure, &wish.session))?;
     let mut session = wish.session;

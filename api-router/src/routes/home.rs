@@ -20,7 +20,7 @@ const LINKS: &str = "Tessera: one REST API in front of many databases
   GET  /api/read?table=users    read rows
   POST /api/bulk-write          write many rows
   PUT  /api/kv/{key}            put a JSON value under a key
-  GET  /api/kv/{key}            get it
+  GET  /api/kv/{key}            get it; DELETE removes it
   GET  /api/tables              the tables and their columns
   POST /api/tables              make a table
   GET  /api/health              how the shards are

@@ -28,7 +28,7 @@ use crate::answer::{
 use crate::app::App;
 use crate::body;
 use crate::data_route::KV_PREFIX;
-use crate::headers::{DataHeaders, check_content_type, has_version, precondition};
+use crate::headers::{DataHeaders, check_content_type, has_version, idempotency_key, precondition};
 use crate::prefer::Preference;
 use crate::problem::{Code, Problem, ProblemBody};
 use crate::query::Parameters;
@@ -88,6 +88,7 @@ pub(crate) async fn put_value(
     let began = Instant::now();
     let DataHeaders { shard_key, wish, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
+    let idempotency_key = idempotency_key(request.headers())?;
     check_content_type(request.headers())?;
     let text = key_in_path(&request)?;
     let key = path_key(&text, shard_key)?;
@@ -95,7 +96,7 @@ pub(crate) async fn put_value(
     let bytes = body::read(payload, declared, body::VALUE_BYTES_MAX, wish.deadline).await?;
     let change = put_anywhere(&app, key, bytes).await?;
     let wants_row = prefer.has(Preference::Representation);
-    let asked = Asked { began, wish, prefer, wants_row };
+    let asked = Asked { began, wish, prefer, idempotency_key, wants_row };
     let done = carry_out(&app, request.headers(), asked, change).await;
     Ok(done.map_err(in_words_of_keys)?.answer(&app))
 }
@@ -135,10 +136,11 @@ pub(crate) async fn delete_value(
     let began = Instant::now();
     let DataHeaders { shard_key, wish, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
+    let idempotency_key = idempotency_key(request.headers())?;
     let text = key_in_path(&request)?;
     let change = change(&app, Operation::Delete, path_key(&text, shard_key)?, &[])?;
     let wants_row = prefer.has(Preference::Representation);
-    let asked = Asked { began, wish, prefer, wants_row };
+    let asked = Asked { began, wish, prefer, idempotency_key, wants_row };
     let done = carry_out(&app, request.headers(), asked, change).await;
     Ok(done.map_err(in_words_of_keys)?.answer(&app))
 }

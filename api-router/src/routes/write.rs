@@ -14,7 +14,7 @@ use super::change::{Asked, WriteAnswer, apart, carry_out};
 use crate::answer::WriteRefusals;
 use crate::app::App;
 use crate::body::{self, Members};
-use crate::headers::{DataHeaders, check_content_type};
+use crate::headers::{DataHeaders, check_content_type, idempotency_key};
 use crate::prefer::Preference;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
@@ -110,6 +110,7 @@ pub(crate) async fn write_row(
     let began = Instant::now();
     let DataHeaders { shard_key, wish, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
+    let idempotency_key = idempotency_key(request.headers())?;
     check_content_type(request.headers())?;
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["shardKey"])?;
@@ -118,7 +119,7 @@ pub(crate) async fn write_row(
     let keys = (shard_key, parameters.single("shardKey")?);
     let change = parse_anywhere(&app, keys, bytes).await?;
     let wants_row = !prefer.has(Preference::Minimal);
-    let asked = Asked { began, wish, prefer, wants_row };
+    let asked = Asked { began, wish, prefer, idempotency_key, wants_row };
     Ok(carry_out(&app, request.headers(), asked, change).await?.answer(&app))
 }
 

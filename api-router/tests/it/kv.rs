@@ -398,6 +398,10 @@ fn the_row_is_shown_to_those_who_prefer_to_see_it() {
     assert_eq!(minimal.header("preference-applied"), Some("return=minimal"));
     assert!(minimal.json().get("data").is_none());
     assert_eq!(put(&router, "k", &[], b"1").header("preference-applied"), None);
+    let careful = put(&router, "k", &[("prefer", "handling=strict, return=minimal")], b"1");
+    assert_eq!(careful.header("preference-applied"), Some("handling=strict, return=minimal"));
+    let read = get_with(&router, "k", &[("prefer", "fanout=deny, return=minimal")]);
+    assert_eq!(read.header("preference-applied"), Some("fanout=deny"));
     let strict = put(&router, "k", &[("prefer", "handling=strict, fly=high")], b"1");
     assert_eq!(refusal(&strict), refused(400, "TSR105"));
 }
@@ -416,6 +420,26 @@ fn values_are_rows_of_a_table_and_rows_of_the_table_are_values() {
     assert_eq!((read.text(), read.header("etag")), ("[true,null]".into(), written.header("etag")));
     let all = router.get("/api/read?table=kv&order=key&select=key").json();
     assert_eq!(all["data"], json!([{"key": "one"}, {"key": "two"}]));
+}
+
+#[test]
+fn the_examples_of_the_document_work() {
+    let router = Router::start();
+    let api = router.get("/api-docs/openapi.json").json();
+    let put = &api["paths"]["/api/kv/{key}"]["put"];
+    let value = &put["requestBody"]["content"]["application/json"]["example"];
+    let key = put["parameters"][0]["example"].as_str().unwrap();
+    let at = format!("/api/kv/{key}");
+    assert_eq!(router.send("PUT", &at, &[JSON], Some(value.to_string().as_bytes())).status, 201);
+    assert_eq!(router.get(&at).json(), *value);
+    let pair = &api["components"]["schemas"]["PairRequest"]["example"];
+    assert_eq!(router.post("/write", &[], pair).status, 200);
+    assert_eq!(router.get(&at).json(), pair["value"]);
+    for method in ["get", "put", "delete", "head"] {
+        let operation = &api["paths"]["/api/kv/{key}"][method];
+        assert_eq!(operation["tags"], json!(["keys and values"]), "{method}");
+        assert_eq!(operation["parameters"][0]["schema"]["type"], "string", "{method}");
+    }
 }
 
 #[test]
