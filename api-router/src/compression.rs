@@ -18,7 +18,7 @@ use actix_web::web::{Bytes, block};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use crate::negotiation::prefers_gzip;
+use crate::negotiation::{joined, prefers_gzip};
 
 /// Smaller bodies fit into a packet or two as they are.
 const WORTH_BYTES_MIN: u64 = 1 << 10;
@@ -35,8 +35,7 @@ pub async fn compressed(mut answer: ServiceResponse<BoxBody>) -> ServiceResponse
         return answer;
     }
     tell_what_it_depends_on(answer.headers_mut());
-    let mut accepted = answer.request().headers().get_all(ACCEPT_ENCODING);
-    if !accepted.any(|value| value.to_str().is_ok_and(prefers_gzip)) {
+    if !prefers_gzip(&joined(answer.request().headers(), &ACCEPT_ENCODING)) {
         return answer;
     }
     let (request, answer) = answer.into_parts();

@@ -1,6 +1,15 @@
 //! Negotiation: what a client would rather have (RFC 9110, 12.4 and 12.5).
 //!
+//! **Invariant:** a weight that cannot be read is zero.
 //! **Not here:** what is there to choose from.
+
+use actix_web::http::header::{HeaderMap, HeaderName};
+
+/// The lines of a header that is a list, as one (RFC 9110, 5.3).
+pub fn joined(headers: &HeaderMap, name: &HeaderName) -> String {
+    let lines: Vec<&str> = headers.get_all(name).filter_map(|line| line.to_str().ok()).collect();
+    lines.join(",")
+}
 
 /// The items of a header such as `gzip;q=0.5, *;q=0`, each with its weight. A weight that cannot be read is
 /// zero: what is not understood is not chosen.

@@ -1,6 +1,7 @@
 //! `POST /write`, `GET /read`, `GET /stats`: keys and values in the words of a smaller proxy, whose clients and
 //! command lines work here unchanged.
 //!
+//! **Invariant:** a pair is the row that `/api/kv/{key}` has under the same key, whichever way it came.
 //! **Not here:** what they do with values (`kv`).
 
 use std::time::{Duration, Instant};

@@ -16,7 +16,7 @@ use shard_manager::value::Misfit;
 use utoipa::ToSchema;
 
 use crate::answer::LookupRefusals;
-use crate::negotiation::prefers_json;
+use crate::negotiation::{joined, prefers_json};
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 
@@ -71,10 +71,9 @@ pub struct CodeView {
 #[get("/errors")]
 pub(crate) async fn list_codes(request: HttpRequest) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let mut accept = request.headers().get_all(ACCEPT).filter_map(|value| value.to_str().ok());
     let mut response = HttpResponse::Ok();
     response.insert_header((VARY, "accept"));
-    if accept.any(prefers_json) {
+    if prefers_json(&joined(request.headers(), &ACCEPT)) {
         let errors = Code::ALL.iter().map(|code| CodeView {
             code: code.name(),
             status: code.status().as_u16(),

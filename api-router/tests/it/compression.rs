@@ -113,6 +113,8 @@ fn the_weights_of_the_client_decide() {
         ("identity, gzip;q=0.5", false),
         ("gzip;q=much", false),
         ("gzippy", false),
+        ("gzip;q=0\r\naccept-encoding: *", false),
+        ("br\r\naccept-encoding: gzip", true),
     ] {
         let reply = ask(&router, "/api/kv/middling", Some(accept));
         let is_gzip = reply.header("content-encoding") == Some("gzip");
