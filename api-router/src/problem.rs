@@ -82,7 +82,7 @@ codes! {
     TSR203 503 true  "Slot is moving" "The slot of this key is not owned where the map says. Send again shortly.";
     TSR204 503 true  "Storage full" "The shard's storage takes no more writes. Nothing was stored; reads go on.";
     TSR205 504 true  "Not confirmed" "The row is stored on the shard's primary, but replicas did not confirm it before the deadline. outcome is committed, achieved is the level that it has reached.";
-    TSR301 409 false "Row exists" "An insert met a row of the same id. Nothing was changed.";
+    TSR301 409 false "Exists already" "An insert met a row of the same id, or there is a table of this name with another shape. Nothing was changed.";
     TSR302 404 false "No such row" "An update or a delete met no row of this id under this shard key, or there is no value under the key.";
     TSR303 412 false "Version differs" "The row is not of the version that If-Match names: somebody changed it. Read it again.";
     TSR304 409 false "Constraint broken" "The row breaks a rule of the database: unique, foreign key or check.";
@@ -174,6 +174,13 @@ impl Problem {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Says in which member of the body the detail's one stands.
+    #[must_use]
+    pub fn within(mut self, member: &str) -> Self {
+        self.detail = format!("{member}: {}", self.detail);
         self
     }
 
@@ -416,6 +423,10 @@ impl From<Error> for Problem {
             Error::StorageFull { shard } => {
                 Self::new(Code::TSR204, detail).shard(shard).hint("make room; reads go on")
             }
+            Error::TableDiffers { .. } => Self::new(Code::TSR301, detail)
+                .hint("use the table as it is (/api/tables shows it), or take another name"),
+            Error::TooManyTables => Self::new(Code::TSR108, detail)
+                .hint("keep more kinds of rows in one table: its shard keys tell them apart"),
             Error::AnswerTooLarge => {
                 Self::new(Code::TSR108, detail).hint("ask for fewer rows or fewer columns")
             }

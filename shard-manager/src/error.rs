@@ -10,6 +10,7 @@ use crate::keyspace::KeyError;
 use crate::position::Position;
 use crate::row::RowError;
 use crate::shard_map::Place;
+use crate::table::Registry;
 
 /// Why a request was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -115,6 +116,17 @@ pub enum Error {
         /// The shard.
         shard: String,
     },
+    /// A table of this name is there, and is not the one that was asked for.
+    #[error("the table `{table}` exists with another shape: {difference}")]
+    TableDiffers {
+        /// The table.
+        table: String,
+        /// What differs, told of the one that is there.
+        difference: String,
+    },
+    /// A cluster keeps only so many tables.
+    #[error("there are {} tables already, and there can be no more", Registry::TABLES_MAX)]
+    TooManyTables,
     /// The rows asked for are more than one answer carries.
     #[error("the rows are more than {} MiB", crate::rows::Rows::BYTES_MAX >> 20)]
     AnswerTooLarge,

@@ -120,6 +120,8 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         | Error::SeenMayBeLost { .. }
         | Error::SlotNotOwned
         | Error::StorageFull { .. }
+        | Error::TableDiffers { .. }
+        | Error::TooManyTables
         | Error::AnswerTooLarge
         | Error::Internal => None,
     }

@@ -9,6 +9,8 @@
 //! operation is answered after its transaction is durable, and never taken after its deadline.
 //! **Not here:** SQL (`store`), routing (`manager`).
 
+mod schema;
+
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -21,6 +23,7 @@ use crate::brake::{Brake, Hold};
 use crate::error::{Error, Outcome};
 use crate::row::{RowDone, RowWrite};
 use crate::store::{BatchDone, BatchFailure, Writer};
+use schema::SchemaOperation;
 
 /// Operations that may wait for one shard. More would only wait past their deadlines.
 const QUEUE_MAX: usize = 4_096;
@@ -43,6 +46,8 @@ pub struct Lane {
 
 enum Message {
     Operation(Operation),
+    /// Stands alone: what came before it is applied before, what comes after it after.
+    Schema(SchemaOperation),
     Stop,
 }
 
@@ -211,14 +216,23 @@ impl<W: Writer> Worker<W> {
             let Ok(first) = self.waiting.recv() else { break };
             // Before anything is taken: what waits here can still be given up.
             let _turn = brake.wait();
-            let batch = self.gather(first, &mut stopping);
+            let mut schema = None;
+            let batch = self.gather(first, &mut schema, &mut stopping);
             self.execute(batch);
+            if let Some(operation) = schema {
+                self.change_schema(operation);
+            }
         }
         self.writer.close();
     }
 
     /// Takes everything that waits, within the limits of one transaction.
-    fn gather(&self, first: Message, stopping: &mut bool) -> Vec<Operation> {
+    fn gather(
+        &self,
+        first: Message,
+        schema: &mut Option<SchemaOperation>,
+        stopping: &mut bool,
+    ) -> Vec<Operation> {
         let mut batch = Vec::new();
         let mut bytes = 0;
         let mut next = Some(first);
@@ -226,6 +240,10 @@ impl<W: Writer> Worker<W> {
             match message {
                 Message::Stop => {
                     *stopping = true;
+                    break;
+                }
+                Message::Schema(operation) => {
+                    *schema = Some(operation);
                     break;
                 }
                 Message::Operation(operation) => {

@@ -15,6 +15,7 @@ pub mod value;
 
 pub mod table;
 
+pub mod declaration;
 pub mod query;
 pub mod row;
 

@@ -7,6 +7,7 @@
 
 mod bulk;
 mod opening;
+mod tables;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,11 +36,14 @@ use crate::value::Value;
 
 pub use bulk::{BulkDone, BulkRow, BulkRowDone};
 pub use opening::EmbeddedCluster;
+pub use tables::Made;
 
 /// The cluster, as a router uses it.
 pub struct Manager {
     map: ArcSwap<ShardMap>,
     registry: ArcSwap<Registry>,
+    /// Held by whoever changes the tables.
+    schema_turn: Arc<tokio::sync::Mutex<()>>,
     shards: Vec<Shard>,
     token_key: TokenKey,
     /// Held as long as anything may write.
@@ -380,7 +384,11 @@ impl Manager {
         let reports = shards.iter().map(async |&index| {
             let shard = &self.shards[index.index()];
             let nodes = shard.probe(deadline).await;
-            let tables = shard.sizes(deadline).await.ok();
+            let mut tables = shard.sizes(deadline).await.ok();
+            // One that is not on every shard yet is nobody's business.
+            let registry = self.registry.load();
+            let is_known = |size: &TableSize| registry.find(&size.table).is_some();
+            tables.iter_mut().for_each(|tables| tables.retain(is_known));
             ShardReport { shard: index, nodes, tables }
         });
         futures_util::future::join_all(reports).await

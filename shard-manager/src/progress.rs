@@ -39,6 +39,8 @@ pub struct Progress {
     epoch: Instant,
     begun: AtomicU64,
     committed: AtomicU64,
+    /// Where the last change of the tables stands.
+    schema: AtomicU64,
     replicas: Box<[ReplicaProgress]>,
     /// Told whenever a replica has come further.
     advanced: Notify,
@@ -80,6 +82,7 @@ impl Progress {
             epoch: Instant::now(),
             begun: AtomicU64::new(position),
             committed: AtomicU64::new(position),
+            schema: AtomicU64::new(0),
             replicas: (0..replicas).map(|_| replica()).collect(),
             advanced: Notify::new(),
             confirmations: AtomicUsize::new(0),
@@ -128,6 +131,16 @@ impl Progress {
         self.committed.store(position, Ordering::SeqCst);
         self.begun.store(position, Ordering::SeqCst);
         self.replicas.iter().for_each(ReplicaProgress::wake);
+    }
+
+    /// Told after a change of the tables is durable, before anyone learns of it; and at a start, of the last one.
+    pub fn schema_changed(&self, position: u64) {
+        self.schema.fetch_max(position, Ordering::SeqCst);
+    }
+
+    /// A node that has not come so far does not know every table.
+    pub fn schema_position(&self) -> u64 {
+        self.schema.load(Ordering::SeqCst)
     }
 
     /// Everything acknowledged is at or below this.

@@ -22,12 +22,11 @@ use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::replica_set::{Chosen, Demand, ReplicaSet};
 use crate::row::RowWrite;
-use crate::store::TableSize;
 use crate::store::sqlite::OpenError;
 use crate::store::sqlite::reader::{Housekeeping, NodeRows, Readers, Scope, Witness};
 use crate::store::sqlite::replica::{Replica, ReplicaSpec};
 use crate::store::sqlite::writer::SqliteWriter;
-use crate::table::Registry;
+use crate::store::{SchemaChange, TableSize};
 use crate::topology::Role;
 
 /// Rows of a point read that may be read on the caller's own thread; more is work for another.
@@ -49,8 +48,6 @@ pub struct ShardSpec<'s> {
     pub primary: &'s Path,
     /// The files of the replicas, and whether each may be used as it is.
     pub replicas: Vec<(PathBuf, bool)>,
-    /// The tables of the cluster.
-    pub tables: &'s Registry,
 }
 
 /// A shard on embedded files.
@@ -142,7 +139,6 @@ impl Shard {
                 file: file.clone(),
                 usable: *usable,
                 index,
-                tables: spec.tables.clone(),
             };
             match Replica::start(replica, &progress, housekeeping) {
                 Ok(replica) => replicas.push(replica),
@@ -246,6 +242,18 @@ impl Shard {
         Ok(WriteDone { applied, shortfall: Some(shortfall) })
     }
 
+    /// Makes or drops a table on the primary; the replicas learn of it from the log, and are not read before.
+    ///
+    /// # Errors
+    /// [`LaneFailure`] if it is not known to be done.
+    pub async fn change_schema(
+        &self,
+        change: SchemaChange,
+        deadline: Instant,
+    ) -> Result<u64, LaneFailure> {
+        self.lane.change_schema(change, deadline).await
+    }
+
     /// The rows of one shard key. A plain read by key runs on this thread, where it is fastest: it is one
     /// short range of one index. Anything else runs on a thread that may block.
     ///
@@ -324,6 +332,8 @@ impl Shard {
             Level::Quorum => demand.seen.max(self.progress.committed()),
             Level::All => return None,
         };
+        // A replica must know every table before it is asked for rows of any.
+        let floor = floor.max(self.progress.schema_position());
         let wanted = Demand { floor, staleness: demand.staleness };
         if let Some(chosen) = self.replicas.choose(&wanted) {
             return Some(chosen);

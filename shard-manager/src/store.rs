@@ -7,8 +7,11 @@
 
 pub mod sqlite;
 
+use std::sync::Arc;
+
 use crate::error::{Error, Outcome};
 use crate::row::{RowDone, RowWrite};
+use crate::table::Table;
 
 /// The writing half of one node.
 pub trait Writer: Send + 'static {
@@ -22,8 +25,33 @@ pub trait Writer: Send + 'static {
     /// outcome is [`Outcome::Unknown`].
     fn apply(&mut self, changes: &[&RowWrite]) -> Result<BatchDone, BatchFailure>;
 
+    /// Makes or drops a table in one durable transaction, and tells the shard's position after it. What is so
+    /// already stays as it is.
+    ///
+    /// # Errors
+    /// [`BatchFailure`]; nothing was changed then unless its outcome is [`Outcome::Unknown`].
+    fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure>;
+
     /// Called once, after the last batch: leave the files tidy.
     fn close(&mut self);
+}
+
+/// A change of the tables that there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SchemaChange {
+    /// The table is there afterwards, as declared.
+    Make(Arc<Table>),
+    /// The table is gone afterwards. It must be empty.
+    Drop(Arc<Table>),
+}
+
+impl SchemaChange {
+    /// The table that it is about.
+    pub fn table(&self) -> &Arc<Table> {
+        match self {
+            Self::Make(table) | Self::Drop(table) => table,
+        }
+    }
 }
 
 /// A transaction that is durable.

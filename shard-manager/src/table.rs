@@ -80,6 +80,14 @@ impl Table {
         Ok(table)
     }
 
+    /// Whether a table or a column could be called so.
+    pub fn is_name(name: &str) -> bool {
+        let mut chars = name.chars();
+        chars.next().is_some_and(|c| c.is_ascii_lowercase())
+            && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+            && name.len() <= 40
+    }
+
     fn own_column(&self, name: &str) -> Result<usize, TableError> {
         let found = self.find(name).filter(|index| self.own().contains(index));
         found.ok_or_else(|| TableError::UnknownKey { name: name.to_owned() })
@@ -130,6 +138,40 @@ impl Table {
         self.columns.iter().position(|column| column.name == name)
     }
 
+    /// What is not the same in another declaration under this name; `None` if nothing is.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        let names = |table: &Self, columns: &[usize]| -> Vec<String> {
+            columns.iter().map(|column| table.column(*column).name.clone()).collect()
+        };
+        let own = |table: &Self| -> Vec<usize> { table.own().collect() };
+        let (columns, others) = (names(self, &own(self)), names(other, &own(other)));
+        if let Some(name) = columns.iter().find(|name| !others.contains(name)) {
+            return Some(format!("it has a column {name}"));
+        }
+        if let Some(name) = others.iter().find(|name| !columns.contains(name)) {
+            return Some(format!("it has no column {name}"));
+        }
+        if columns != others {
+            return Some(format!("its columns come in the order {}", columns.join(", ")));
+        }
+        let pairs = self.columns.iter().zip(&other.columns);
+        for (Column { name, kind, nullable }, theirs) in pairs {
+            if *kind != theirs.kind {
+                return Some(format!("its column {name} is {}", kind.name()));
+            }
+            if *nullable != theirs.nullable {
+                let may = if *nullable { "may" } else { "may not" };
+                return Some(format!("its column {name} {may} be null"));
+            }
+        }
+        if self.id != other.id {
+            return Some(format!("its id is {}", names(self, &self.id).join(", ")));
+        }
+        let routing = |column: usize| format!("its routing column is {}", self.column(column).name);
+        let routing = || self.routing.map_or_else(|| "it has no routing column".into(), routing);
+        (self.routing != other.routing).then(routing)
+    }
+
     /// The column that the client may have meant.
     pub fn suggest(&self, name: &str) -> Option<String> {
         closest(name, self.columns.iter().map(|column| column.name.as_str()))
@@ -141,11 +183,7 @@ fn system(name: &str, kind: ColumnType) -> Column {
 }
 
 fn check_name(name: &str) -> Result<(), TableError> {
-    let mut chars = name.chars();
-    let ok = chars.next().is_some_and(|c| c.is_ascii_lowercase())
-        && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
-        && name.len() <= 40;
-    if ok { Ok(()) } else { Err(TableError::Name { name: name.to_owned() }) }
+    if Table::is_name(name) { Ok(()) } else { Err(TableError::Name { name: name.to_owned() }) }
 }
 
 /// Every table of a cluster.
@@ -155,10 +193,28 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// Most tables of a cluster: each costs every shard a file's page or two, and every start a look at it.
+    pub const TABLES_MAX: usize = 256;
+
     /// A registry of these tables.
     pub fn new(tables: impl IntoIterator<Item = Table>) -> Self {
         let named = tables.into_iter().map(|table| (table.name.clone(), Arc::new(table)));
         Self { tables: named.collect() }
+    }
+
+    /// The same tables, and one more.
+    #[must_use]
+    pub fn with(&self, table: Arc<Table>) -> Self {
+        let mut tables = self.tables.clone();
+        tables.insert(table.name.clone(), table);
+        Self { tables }
+    }
+
+    /// The same tables, but those of these names.
+    #[must_use]
+    pub fn without(&self, names: &[&str]) -> Self {
+        let kept = self.tables.iter().filter(|(name, _)| !names.contains(&name.as_str()));
+        Self { tables: kept.map(|(name, table)| (name.clone(), Arc::clone(table))).collect() }
     }
 
     /// The table of this name.

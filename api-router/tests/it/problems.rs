@@ -286,7 +286,7 @@ fn each_problem_says_what_is_wrong_and_what_to_do() {
     TSR111 404 No such path: there is nothing at this path (/ lists what there is)
     TSR112 405 Method not allowed: this path has POST (-)
     TSR113 400 Bad header: x-deadline-ms must be a number of milliseconds, 100 to 60000 (-)
-    TSR301 409 Row exists: the row exists already (use op upsert or update to change it)
+    TSR301 409 Exists already: the row exists already (use op upsert or update to change it)
     TSR302 404 No such row: there is no such row (use op upsert or insert to make it)
     TSR303 412 Version differs: the row is not of the version that If-Match names (read the row again, and send its ETag)
     TSR310 404 No such table: there is no table `user` (did you mean `users`?)
@@ -351,16 +351,16 @@ fn the_body_of_a_write_that_a_shard_refused() {
       "code": "TSR301",
       "detail": "the row exists already",
       "details": "the row exists already",
-      "error": "Row exists",
+      "error": "Exists already",
       "hint": "use op upsert or update to change it",
-      "message": "Row exists",
+      "message": "Exists already",
       "outcome": "rejected",
       "request_id": "[id]",
       "retryable": false,
       "shard": "shard2",
       "status": 409,
       "success": false,
-      "title": "Row exists",
+      "title": "Exists already",
       "type": "/errors/TSR301"
     }
     "#);
@@ -409,15 +409,15 @@ fn the_body_of_a_bulk_write_that_was_stored_in_part() {
             "code": "TSR301",
             "detail": "the row exists already",
             "details": "the row exists already",
-            "error": "Row exists",
+            "error": "Exists already",
             "hint": "use op upsert or update to change it",
-            "message": "Row exists",
+            "message": "Exists already",
             "outcome": "rejected",
             "retryable": false,
             "shard": "shard1",
             "status": 409,
             "success": false,
-            "title": "Row exists",
+            "title": "Exists already",
             "type": "/errors/TSR301"
           },
           "index": 1,

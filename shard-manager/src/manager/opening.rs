@@ -1,6 +1,8 @@
 //! Opening: from a data directory to a cluster that serves.
 //!
-//! **Invariant:** a cluster that opens has every file that it should have, each its own.
+//! Tables that were being made when a process died (`tables`) are finished, or taken back, before anything is served.
+//!
+//! **Invariant:** a cluster that opens has every file that it should have, each its own, and the same tables in each.
 //! **Not here:** what is asked of an open cluster.
 
 use std::path::PathBuf;
@@ -13,11 +15,13 @@ use arc_swap::ArcSwap;
 use super::Manager;
 use crate::progress::Progress;
 use crate::shard::{Shard, ShardSpec, Suspect};
+use crate::store::SchemaChange;
 use crate::store::sqlite::catalog::{Catalog, Wanted};
 use crate::store::sqlite::data_dir::DataDir;
+use crate::store::sqlite::intents::{Intent, Intents};
 use crate::store::sqlite::reader::Housekeeping;
 use crate::store::sqlite::shard_file::{self, Identity, Prepared};
-use crate::store::sqlite::{OpenError, check, check_version};
+use crate::store::sqlite::{OpenError, check, check_version, ddl};
 use crate::table::Registry;
 use crate::topology::ShardIndex;
 
@@ -39,12 +43,20 @@ impl Manager {
         check_version()?;
         let data_dir = DataDir::open(&cluster.data_dir)?;
         let mut catalog = Catalog::open(&data_dir.catalog(), &cluster.wanted)?;
-        let (registry, shards) = open_shards(&data_dir, &catalog)?;
+        let mut intents = Intents::open(&data_dir.catalog())?;
+        let pending = read_intents(&data_dir, &mut intents)?;
+        let (registry, shards) = open_shards(&data_dir, &catalog, &pending)?;
+        for intent in &pending {
+            let removed = intents.remove(intent.table.name());
+            removed.map_err(|error| OpenError::file(&data_dir.catalog(), error))?;
+        }
+        drop(intents);
         let current = |shard: &Shard| (shard.name().to_owned(), shard.progress.history().current());
         catalog.set_ready(&data_dir.catalog(), shards.iter().map(current).collect())?;
         let manager = Self {
             map: ArcSwap::from_pointee(catalog.map.clone()),
             registry: ArcSwap::from_pointee(registry),
+            schema_turn: Arc::default(),
             shards,
             token_key: catalog.token_key.clone(),
             data_dir,
@@ -108,15 +120,23 @@ struct Found<'c> {
     replicas: Vec<(PathBuf, bool)>,
 }
 
-/// Opens or makes the files of every shard. Nothing begins before every file has been found good: a start that is
-/// refused, again and again, leaves no trace.
-fn open_shards(data_dir: &DataDir, catalog: &Catalog) -> Result<(Registry, Vec<Shard>), OpenError> {
+/// Opens or makes the files of every shard, and finishes what was begun with their tables. Nothing begins before
+/// every file has been found good: a start that is refused, again and again, leaves no trace.
+fn open_shards(
+    data_dir: &DataDir,
+    catalog: &Catalog,
+    pending: &[Intent],
+) -> Result<(Registry, Vec<Shard>), OpenError> {
     let topology = catalog.map.topology();
-    let mut registry: Option<Registry> = None;
+    // Of these each shard may say something else.
+    let names: Vec<&str> = pending.iter().map(|intent| intent.table.name()).collect();
+    let mut settled: Option<Registry> = None;
     let mut found = Vec::with_capacity(topology.len());
     for index in topology.indices() {
         let (shard, tables) = find_shard(data_dir, catalog, index)?;
-        let known = registry.get_or_insert_with(|| tables.clone());
+        check_pending(shard.name, &tables, pending)?;
+        let tables = tables.without(&names);
+        let known = settled.get_or_insert_with(|| tables.clone());
         if *known != tables {
             let (name, first) = (shard.name, topology.name(ShardIndex(0)));
             let cause = format!("the tables of {name} are not those of {first}");
@@ -124,17 +144,58 @@ fn open_shards(data_dir: &DataDir, catalog: &Catalog) -> Result<(Registry, Vec<S
         }
         found.push(shard);
     }
-    let registry = registry.unwrap_or_default();
+    let changes: Vec<SchemaChange> = pending.iter().map(Intent::change).collect();
+    let registry =
+        changes.iter().fold(settled.unwrap_or_default(), |registry, change| match change {
+            SchemaChange::Make(table) => registry.with(Arc::clone(table)),
+            SchemaChange::Drop(_) => registry,
+        });
+    // A timeline begins first: what is found of the file's past tells whether it was a replica's.
+    let mut begun = Vec::with_capacity(found.len());
+    for shard in found {
+        let last = catalog.timelines.get(shard.name).copied();
+        let history = shard_file::begin_timeline(&shard.primary, last)?;
+        let position = match &changes[..] {
+            [] => shard.position,
+            changes => ddl::settle(&shard.primary, changes)?,
+        };
+        begun.push((shard, history, position));
+    }
     let housekeeping = Housekeeping::start();
-    let mut shards = Vec::with_capacity(found.len());
-    for Found { name, primary, position, replicas } in found {
-        let last = catalog.timelines.get(name).copied();
-        let history = shard_file::begin_timeline(&primary, last)?;
+    let mut shards = Vec::with_capacity(begun.len());
+    for (Found { name, primary, replicas, .. }, history, position) in begun {
         let progress = Progress::new(history, position, replicas.len());
-        let spec = ShardSpec { name, primary: &primary, replicas, tables: &registry };
+        let spec = ShardSpec { name, primary: &primary, replicas };
         shards.push(Shard::open(&spec, progress, &housekeeping)?);
     }
     Ok((registry, shards))
+}
+
+/// What a process that died was doing with the tables.
+fn read_intents(data_dir: &DataDir, intents: &mut Intents) -> Result<Vec<Intent>, OpenError> {
+    let pending = intents.list().map_err(|error| OpenError::file(&data_dir.catalog(), error))?;
+    for Intent { state, table } in &pending {
+        tracing::warn!(
+            table = table.name(),
+            ?state,
+            "a change of the tables was cut off and is finished"
+        );
+    }
+    Ok(pending)
+}
+
+/// Nothing is made over a table that is not the one that was begun.
+fn check_pending(shard: &str, tables: &Registry, pending: &[Intent]) -> Result<(), OpenError> {
+    for Intent { table, .. } in pending {
+        let found = tables.find(table.name());
+        if let Some(difference) = found.and_then(|found| found.difference(table)) {
+            return Err(OpenError::Conflict(format!(
+                "the table {} that was being made is on {shard} with another shape: {difference}",
+                table.name()
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn find_shard<'c>(

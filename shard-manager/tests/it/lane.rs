@@ -12,7 +12,7 @@ use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::lane::{Applied, Lane, LaneFailure};
 use shard_manager::row::{Change, Operation, RowDone, RowWrite};
-use shard_manager::store::{BatchDone, BatchFailure, Writer};
+use shard_manager::store::{BatchDone, BatchFailure, SchemaChange, Writer};
 use shard_manager::table::{Column, Table};
 use shard_manager::value::{ColumnType, Value};
 
@@ -72,6 +72,13 @@ impl Writer for Fake {
         });
         let rows = done.collect();
         Ok(BatchDone { rows, position: applied.len() as u64 })
+    }
+
+    /// Tells the table as if it were a key, so that a test sees when its turn came.
+    fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
+        let mut applied = self.applied.lock().expect("nobody died with it");
+        applied.push(format!("table {}", change.table().name()));
+        Ok(applied.len() as u64)
     }
 
     fn close(&mut self) {
@@ -209,6 +216,31 @@ async fn everything_that_waits_becomes_one_batch_in_the_order_in_which_it_came()
     assert_eq!(keys(third.await), [Ok("c".into())]);
     assert_eq!(keys(fourth.await), [Ok("b".into())]);
     assert_eq!(story.applied(), ["first", "b", "a", "c", "b"]);
+}
+
+#[tokio::test]
+async fn a_change_of_the_tables_keeps_its_place_among_the_writes_and_stands_alone() {
+    let (mut story, first) = Story::occupied(Plan::default()).await;
+    let before = story.queue(&["a", "b"], deadline()).await;
+    let change = SchemaChange::Make(Arc::clone(&row("x", 0).table));
+    let lane = Arc::clone(&story.lane);
+    let made = lane.change_schema(change.clone(), deadline());
+    tokio::pin!(made);
+    let too_late = lane.change_schema(change, Instant::now());
+    let after = tokio::select! {
+        biased;
+        made = &mut made => panic!("it waits: {made:?}"),
+        late = too_late => {
+            assert_eq!(late, Err(rejected(Error::DeadlinePassed)));
+            story.queue(&["c"], deadline()).await
+        }
+    };
+    story.open_gate();
+    assert_eq!(keys(first.await), [Ok("first".into())]);
+    assert_eq!(keys(before.await), [Ok("a".into()), Ok("b".into())]);
+    assert_eq!(made.await, Ok(4));
+    assert_eq!(keys(after.await), [Ok("c".into())]);
+    assert_eq!(story.applied(), ["first", "a", "b", "table t", "c"], "and the late one never");
 }
 
 #[tokio::test]

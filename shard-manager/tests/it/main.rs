@@ -3,6 +3,7 @@
 mod catalog;
 mod cluster;
 mod cursor;
+mod declarations;
 mod evaluation;
 mod history;
 mod idempotency;
@@ -14,6 +15,7 @@ mod replicas;
 mod replication;
 mod scans;
 mod store;
+mod tables;
 mod token;
 mod trouble;
 mod values;

@@ -27,7 +27,7 @@ const THINGS: &str = r#"
         version INTEGER NOT NULL, created_at TEXT NOT NULL, updated_at TEXT NOT NULL,
         PRIMARY KEY (slot, shard_key, id)) STRICT, WITHOUT ROWID;
     INSERT INTO tessera_counts VALUES ('things', 0);
-    INSERT INTO tessera_tables VALUES ('things', '[{"name":"id","type":"text","null":false},
+    INSERT INTO tessera_tables (name, column_list, id, routing) VALUES ('things', '[{"name":"id","type":"text","null":false},
         {"name":"owner","type":"text","null":false},{"name":"word","type":"text","null":true},
         {"name":"n","type":"bigint","null":true},{"name":"x","type":"double","null":true},
         {"name":"flag","type":"boolean","null":true},{"name":"at","type":"timestamp","null":true},

@@ -88,7 +88,7 @@ impl Pair {
     fn applier(&mut self) -> &mut Applier {
         let current = self.progress.history().current();
         self.applier.get_or_insert_with(|| {
-            Applier::open(&self.primary, &self.replica, &self.tables, current).expect("it opens")
+            Applier::open(&self.primary, &self.replica, current).expect("it opens")
         })
     }
 

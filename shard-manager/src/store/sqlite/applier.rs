@@ -20,10 +20,11 @@ use diesel::sqlite::SqliteConnection;
 use super::batch::{Counters, add_rows, run};
 use super::connection::{Bind, OpenError, Trouble, open};
 use super::log::{self, Entry, Line};
-use super::{sql, timeline};
+use super::{ddl, shard_file, sql, timeline};
 use crate::idempotency;
 use crate::row::Change;
-use crate::table::{Registry, Table};
+use crate::store::SchemaChange;
+use crate::table::Table;
 
 /// Little cache: a replica's writes are spread over its file anyway.
 const REPLICA_PRAGMAS: &str = "PRAGMA cache_size=-4096";
@@ -48,6 +49,13 @@ struct Replayed {
     remove: String,
 }
 
+impl Replayed {
+    fn of(table: &Arc<Table>) -> Self {
+        let (replace, remove) = (sql::replace(table), sql::remove(table));
+        Self { table: Arc::clone(table), replace, remove }
+    }
+}
+
 /// Why an applier cannot go on.
 #[derive(Debug)]
 pub enum ApplyError {
@@ -68,22 +76,16 @@ impl Applier {
     ///
     /// # Errors
     /// [`OpenError`] if one of the files cannot be used.
-    pub fn open(
-        primary: &Path,
-        replica: &Path,
-        tables: &Registry,
-        current: u32,
-    ) -> Result<Self, OpenError> {
+    pub fn open(primary: &Path, replica: &Path, current: u32) -> Result<Self, OpenError> {
         let mut log = open(primary, LOG_PRAGMAS)?;
         let mut connection = open(replica, REPLICA_PRAGMAS)?;
         let told = |error| OpenError::file(replica, error);
         timeline::copy(&mut log, &mut connection).map_err(told)?;
         let Counters { version, position } = Counters::load(&mut connection).map_err(told)?;
-        let tables = tables.tables().chain([&*idempotency::TABLE]).map(|table| {
-            let (replace, remove) = (sql::replace(table), sql::remove(table));
-            (table.name().to_owned(), Replayed { table: Arc::clone(table), replace, remove })
-        });
-        let tables = tables.collect();
+        // What the replica's own file has: it learns of new tables as it learns of rows.
+        let known = shard_file::read_tables(&mut connection, replica)?;
+        let tables = known.tables().chain([&*idempotency::TABLE]);
+        let tables = tables.map(|table| (table.name().to_owned(), Replayed::of(table))).collect();
         let (replica, timeline) = (connection, current);
         let position = position as u64;
         Ok(Self { log, replica, tables, timeline, version, position, syncs: true })
@@ -106,7 +108,8 @@ impl Applier {
         before_commit: impl FnOnce(u64),
     ) -> Result<bool, ApplyError> {
         let entries = log::read_after(&mut self.log, self.position, not_after);
-        let entries = entries.map_err(ApplyError::Primary)?;
+        let mut entries = entries.map_err(ApplyError::Primary)?;
+        let change = change_of_tables(&mut entries).map_err(ApplyError::replica)?;
         let Some(last) = entries.last().map(|entry| entry.position) else {
             return if self.is_behind_the_log()? { Err(ApplyError::LogTrimmed) } else { Ok(false) };
         };
@@ -119,7 +122,11 @@ impl Applier {
         // own rollback that found nothing to undo.
         let mut cause = None;
         let applied = replica.immediate_transaction(|connection| {
-            let replayed = replay(connection, (tables, *version), &entries).and_then(|version| {
+            let replayed = match &change {
+                Some(change) => ddl::apply(connection, change, last as i64).map(|_| *version),
+                None => replay(connection, (tables, *version), &entries),
+            };
+            let replayed = replayed.and_then(|version| {
                 let timeline = i64::from(*timeline);
                 let at = [Bind::Int(version), Bind::Int(last as i64), Bind::Int(timeline)];
                 run(connection, sql::SET_REPLICA, &at).map(|()| version)
@@ -133,7 +140,21 @@ impl Applier {
             None => ApplyError::replica(error),
         })?;
         self.position = last;
+        if let Some(change) = change {
+            self.learn(&change);
+        }
         Ok(true)
+    }
+
+    /// Takes note of a change of the tables that is committed.
+    fn learn(&mut self, change: &SchemaChange) {
+        let name = change.table().name();
+        match change {
+            SchemaChange::Make(table) => {
+                drop(self.tables.insert(name.to_owned(), Replayed::of(table)))
+            }
+            SchemaChange::Drop(_) => drop(self.tables.remove(name)),
+        }
     }
 
     /// Syncs what was applied without a sync.
@@ -186,6 +207,18 @@ impl ApplyError {
             Trouble::Other => Self::Replica,
         }
     }
+}
+
+/// A change of the tables is a transaction of its own, so that it is learned exactly if it is kept: leaves the
+/// entries before the next one, or that one alone.
+fn change_of_tables(entries: &mut Vec<Entry>) -> QueryResult<Option<SchemaChange>> {
+    for index in 0..entries.len() {
+        if let Some(change) = ddl::logged(&entries[index].changes)? {
+            entries.truncate(index.max(1));
+            return Ok((index == 0).then_some(change));
+        }
+    }
+    Ok(None)
 }
 
 /// Replays entries, and tells the highest version of the rows.

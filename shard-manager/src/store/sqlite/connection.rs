@@ -102,7 +102,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    pub(super) fn file(path: &Path, cause: impl std::fmt::Display) -> Self {
+    pub(crate) fn file(path: &Path, cause: impl std::fmt::Display) -> Self {
         Self::Database { path: path.display().to_string(), cause: cause.to_string() }
     }
 

@@ -5,6 +5,7 @@
 //! {"change":"made","table":"users","slot":9741,"key":"user_123","row":{…}}
 //! {"change":"removed","table":"users","slot":9741,"key":"user_123","version":7313,"row":{"user_id":"user_123"}}
 //! ```
+//! A change of the tables has a line of its own (`ddl`).
 //!
 //! **Invariant:** entries have consecutive positions; one is written in the transaction that it tells of.
 //! **Not here:** who replays it (`applier`).

@@ -22,7 +22,6 @@ use super::reader::{Housekeeping, Readers, Witness};
 use super::{check, snapshot};
 use crate::brake::{Brake, Gear};
 use crate::progress::{Progress, ReplicaState};
-use crate::table::Registry;
 use crate::value::format_timestamp;
 
 /// A replica is synced at least so often; until then the log keeps what it has applied.
@@ -55,8 +54,6 @@ pub struct ReplicaSpec {
     pub usable: bool,
     /// Its number among the replicas of the shard, from 0.
     pub index: usize,
-    /// The tables of the cluster.
-    pub tables: Registry,
 }
 
 /// A running replica.
@@ -257,7 +254,7 @@ impl Keeper {
             self.usable = true;
         }
         let current = self.progress.history().current();
-        let applier = Applier::open(&spec.primary, &spec.file, &spec.tables, current)?;
+        let applier = Applier::open(&spec.primary, &spec.file, current)?;
         self.progress.restart(spec.index, applier.position());
         let witness = Witness::replica(&self.progress, spec.index);
         let readers = Readers::open(&spec.shard, &spec.file, witness, &self.housekeeping)?;

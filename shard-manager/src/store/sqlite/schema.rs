@@ -48,6 +48,16 @@ diesel::table! {
         column_list -> Text,
         id -> Text,
         routing -> Nullable<Text>,
+        made_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    tessera_intents (name) {
+        name -> Text,
+        state -> Text,
+        declaration -> Text,
+        at -> Text,
     }
 }
 

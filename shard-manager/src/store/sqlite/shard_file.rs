@@ -13,12 +13,11 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::OpenError;
 use super::connection::{Bind, Statement, for_each_row, open};
-use super::schema::{tessera_shard, tessera_tables};
+use super::schema::tessera_shard;
 use super::sql::declared_type;
-use super::timeline;
+use super::{declared, timeline};
 use crate::position::History;
-use crate::table::{Column, Registry, Table};
-use crate::value::ColumnType;
+use crate::table::{Registry, Table};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/sqlite/shard");
 
@@ -185,26 +184,16 @@ fn check_identity(
     Ok(())
 }
 
-/// How `tessera_tables` spells a column.
-#[derive(serde::Deserialize)]
-struct Declared {
-    name: String,
-    #[serde(rename = "type")]
-    kind: ColumnType,
-    null: bool,
-}
-
 pub(super) fn read_tables(
     connection: &mut SqliteConnection,
     path: &Path,
 ) -> Result<Registry, OpenError> {
-    let rows: Vec<(String, String, String, Option<String>)> = tessera_tables::table
-        .order(tessera_tables::name)
-        .load(connection)
-        .map_err(|error| OpenError::file(path, error))?;
+    let rows = declared::load(connection).map_err(|error| OpenError::file(path, error))?;
     let mut tables = Vec::with_capacity(rows.len());
-    for (name, columns, id, routing) in rows {
-        let table = declared_table(&name, &columns, &id, routing.as_deref())
+    for declared in rows {
+        let name = declared.name.clone();
+        let table = declared
+            .into_table()
             .map_err(|cause| OpenError::foreign(path, format!("table {name}: {cause}")))?;
         let actual =
             actual_columns(connection, &name).map_err(|error| OpenError::file(path, error))?;
@@ -214,22 +203,6 @@ pub(super) fn read_tables(
         tables.push(table);
     }
     Ok(Registry::new(tables))
-}
-
-fn declared_table(
-    name: &str,
-    columns: &str,
-    id: &str,
-    routing: Option<&str>,
-) -> Result<Table, String> {
-    let columns: Vec<Declared> = serde_json::from_str(columns).map_err(|e| e.to_string())?;
-    let columns = columns.into_iter().map(|declared| Column {
-        name: declared.name,
-        kind: declared.kind,
-        nullable: declared.null,
-    });
-    let id: Vec<String> = serde_json::from_str(id).map_err(|e| e.to_string())?;
-    Table::new(name, columns.collect(), &id, routing).map_err(|e| e.to_string())
 }
 
 /// A column as the file has it: name, type, whether null is allowed.

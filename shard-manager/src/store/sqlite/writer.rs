@@ -4,6 +4,8 @@
 //! told of a position before its commit and after it.
 //! **Not here:** what happens inside a transaction (`batch`), who waits for one (`lane`).
 
+mod altering;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,11 +17,11 @@ use diesel::sqlite::SqliteConnection;
 
 use super::batch::{Applied, Batch, Counters};
 use super::connection::{OpenError, Shapes, Trouble, open};
-use super::log;
+use super::{declared, log};
 use crate::error::{Error, Outcome};
 use crate::progress::Progress;
 use crate::row::RowWrite;
-use crate::store::{BatchDone, BatchFailure, Writer};
+use crate::store::{BatchDone, BatchFailure, SchemaChange, Writer};
 
 /// 8 MiB of page cache: the inner pages of the trees of a few million rows.
 const PRAGMAS: &str = "PRAGMA cache_size=-8192";
@@ -71,6 +73,7 @@ impl SqliteWriter {
         let unfit = || OpenError::foreign(path, "its change log does not fit its position");
         let trimmed = trimmed.ok_or_else(unfit)?;
         progress.settle(position);
+        progress.schema_changed(declared::last_made_at(&mut connection).map_err(told)?);
         Ok(Self {
             shard: shard.to_owned(),
             path: path.to_owned(),
@@ -215,6 +218,10 @@ impl Writer for SqliteWriter {
                 Err(self.failure(&trouble, committing))
             }
         }
+    }
+
+    fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
+        self.alter(change)
     }
 
     fn close(&mut self) {

@@ -1,0 +1,1 @@
+ALTER TABLE tessera_tables DROP COLUMN made_at;

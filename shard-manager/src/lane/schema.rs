@@ -1,0 +1,71 @@
+//! Schema: changes of the tables, in the same queue as the writes.
+//!
+//! **Invariant:** a change of the tables is applied after all that was queued before it, and before all that is
+//! queued after it; it is never begun after its deadline.
+//! **Not here:** the other shards, which must do the same (`manager`).
+
+use std::sync::Arc;
+use std::sync::mpsc::TrySendError;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::{Claim, Lane, LaneFailure, Message, TAKEN, Worker};
+use crate::error::{Error, Outcome};
+use crate::store::{BatchFailure, SchemaChange, Writer};
+
+/// A change of the tables that waits.
+pub(super) struct SchemaOperation {
+    change: SchemaChange,
+    deadline: Instant,
+    claim: Arc<Claim>,
+    reply: oneshot::Sender<Result<u64, LaneFailure>>,
+}
+
+impl Lane {
+    /// Carries out a change of the tables and waits for its durable outcome, at most until `deadline`; tells the
+    /// shard's position after it.
+    ///
+    /// Cancel safety: a dropped future cancels nothing; what was queued is applied.
+    ///
+    /// # Errors
+    /// [`LaneFailure`]; its outcome is unknown only if the transaction had begun.
+    pub async fn change_schema(
+        &self,
+        change: SchemaChange,
+        deadline: Instant,
+    ) -> Result<u64, LaneFailure> {
+        let (reply, answer) = oneshot::channel();
+        let claim = Arc::new(Claim::default());
+        let operation = SchemaOperation { change, deadline, claim: Arc::clone(&claim), reply };
+        let shard = || self.shard.clone();
+        self.queue.try_send(Message::Schema(operation)).map_err(|refused| {
+            let error = match refused {
+                TrySendError::Full(_) => Error::QueueFull { shard: shard() },
+                TrySendError::Disconnected(_) => Error::ShardUnavailable { shard: shard() },
+            };
+            LaneFailure { error, outcome: Outcome::Rejected }
+        })?;
+        match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_gone)) => Err(claim.give_up(Error::ShardUnavailable { shard: shard() })),
+            Err(_elapsed) => Err(claim.give_up(Error::DeadlinePassed)),
+        }
+    }
+}
+
+impl<W: Writer> Worker<W> {
+    pub(super) fn change_schema(&mut self, operation: SchemaOperation) {
+        let SchemaOperation { change, deadline, claim, reply } = operation;
+        let outcome = if deadline <= Instant::now() {
+            Err(claim.give_up(Error::DeadlinePassed))
+        } else if claim.decide(TAKEN) {
+            let told = |BatchFailure { error, outcome, .. }| LaneFailure { error, outcome };
+            self.writer.change_schema(&change).map_err(told)
+        } else {
+            return;
+        };
+        // The client may have left; then nobody needs to know.
+        let _ = reply.send(outcome);
+    }
+}

@@ -1,0 +1,195 @@
+//! Tables: made on every shard or on none, whatever dies in between.
+//!
+//! ```text
+//!   nothing ──note──▶ make ──every shard has it──▶ (intent removed) ──publish──▶ a table
+//!                      │
+//!                      └─a shard cannot──▶ undo ──no shard has it──▶ (intent removed) ──▶ nothing
+//! ```
+//! The intent is a row of the catalog, durable before the first shard is touched. Each shard makes the table in its
+//! lane, in one durable transaction that its change log tells of. A process that dies leaves the intent: the next
+//! start finishes what it says (`opening`), and so does the next request for the same name. Steps that were done
+//! already change nothing, so each may be repeated.
+//!
+//! **Invariant:** the registry shows a table only while every shard has it and no intent is left; so nobody writes
+//! rows to a table that may still be taken back.
+//! **Not here:** what a shard does (`store`), what may be declared (`declaration`).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use tokio::sync::OwnedMutexGuard;
+
+use super::Manager;
+use crate::error::{Error, Failure, Outcome};
+use crate::store::SchemaChange;
+use crate::store::sqlite::intents::{self, Intent, Intents, State};
+use crate::table::{Registry, Table};
+
+/// The right to change the tables, until its last copy is dropped.
+type Turn = Arc<OwnedMutexGuard<()>>;
+
+/// A table that is there, on every shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// It was made now.
+    New(Arc<Table>),
+    /// It was there, with the same shape.
+    Known(Arc<Table>),
+}
+
+impl Manager {
+    /// Every table that there is.
+    pub fn tables(&self) -> Arc<Registry> {
+        self.registry.load_full()
+    }
+
+    /// Makes a table on every shard, or on none.
+    ///
+    /// Cancel safety: a dropped future leaves an intent that the next request for the name, or the next start,
+    /// finishes.
+    ///
+    /// # Errors
+    /// [`Failure`]. If it is rejected, the table will not be there; shards that made it already have dropped it
+    /// again, or will: [`Manager::undo_tables`] sees to it.
+    pub async fn make_table(&self, table: Table, deadline: Instant) -> Result<Made, Failure> {
+        let rejected = |error| Failure::rejected(error, None);
+        if let Some(known) = self.known(&table).map_err(rejected)? {
+            return Ok(known);
+        }
+        let turn = self.turn(deadline).await.map_err(rejected)?;
+        // Somebody may have made it while this waited.
+        if let Some(known) = self.known(&table).map_err(rejected)? {
+            return Ok(known);
+        }
+        let pending = self.intents(&turn, Intents::list).await.map_err(rejected)?;
+        let (same, others): (Vec<Intent>, Vec<Intent>) =
+            pending.into_iter().partition(|intent| intent.table.name() == table.name());
+        let mut noted = false;
+        if let Some(intent) = same.into_iter().next() {
+            // The same was begun before: it is finished now. Anything else is taken back first.
+            noted = intent == Intent { state: State::Make, table: table.clone() };
+            if !noted {
+                self.undo(&turn, intent, deadline).await.map_err(rejected)?;
+            }
+        }
+        if self.registry.load().tables().count() + others.len() >= Registry::TABLES_MAX {
+            return Err(rejected(Error::TooManyTables));
+        }
+        if !noted {
+            let intent = table.clone();
+            let noted = self.intents(&turn, move |intents| intents.note(&intent)).await;
+            noted.map_err(|error| doubtful(error, Outcome::Rejected))?;
+        }
+        self.make_everywhere(&turn, Arc::new(table), deadline).await
+    }
+
+    /// The part that the intent covers.
+    async fn make_everywhere(
+        &self,
+        turn: &Turn,
+        table: Arc<Table>,
+        deadline: Instant,
+    ) -> Result<Made, Failure> {
+        let change = SchemaChange::Make(Arc::clone(&table));
+        let name = table.name().to_owned();
+        let Err(error) = self.change_everywhere(&change, deadline).await else {
+            let removed = self.intents(turn, move |intents| intents.remove(&name)).await;
+            removed.map_err(|error| doubtful(error, Outcome::Unknown))?;
+            self.registry.rcu(|registry| registry.with(Arc::clone(&table)));
+            tracing::info!(table = table.name(), "a table was made");
+            return Ok(Made::New(table));
+        };
+        tracing::warn!(%error, table = %name, "a table could not be made on every shard");
+        let turned = self.intents(turn, move |intents| intents.turn_to_undo(&name)).await;
+        // As long as the intent says "make", the next start makes it.
+        turned.map_err(|_| doubtful(error.clone(), Outcome::Unknown))?;
+        let intent = Intent { state: State::Undo, table: Table::clone(&table) };
+        if let Err(later) = self.undo(turn, intent, deadline).await {
+            tracing::warn!(error = %later, table = table.name(), "it is not dropped everywhere yet");
+        }
+        Err(Failure::rejected(error, None))
+    }
+
+    /// Drops what was made of tables that are not to be, where that could not be done at once.
+    ///
+    /// # Errors
+    /// Why something is left; the next call, or the next start, tries again.
+    pub async fn undo_tables(&self, deadline: Instant) -> Result<(), Error> {
+        let turn = self.turn(deadline).await?;
+        let pending = self.intents(&turn, Intents::list).await?;
+        for intent in pending.into_iter().filter(|intent| intent.state == State::Undo) {
+            self.undo(&turn, intent, deadline).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops a table that was never shown from every shard that has it.
+    async fn undo(&self, turn: &Turn, intent: Intent, deadline: Instant) -> Result<(), Error> {
+        let name = intent.table.name().to_owned();
+        if intent.state == State::Make {
+            let turned = name.clone();
+            self.intents(turn, move |intents| intents.turn_to_undo(&turned)).await?;
+        }
+        self.change_everywhere(&SchemaChange::Drop(Arc::new(intent.table)), deadline).await?;
+        self.intents(turn, move |intents| intents.remove(&name)).await
+    }
+
+    /// Every shard in parallel; the first error in the order of the shards.
+    async fn change_everywhere(
+        &self,
+        change: &SchemaChange,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let changes = self.shards.iter().map(|shard| shard.change_schema(change.clone(), deadline));
+        let done = futures_util::future::join_all(changes).await;
+        done.into_iter().try_for_each(|shard| shard.map(drop)).map_err(|failure| failure.error)
+    }
+
+    /// One change of the tables at a time.
+    async fn turn(&self, deadline: Instant) -> Result<Turn, Error> {
+        let turn = Arc::clone(&self.schema_turn).lock_owned();
+        let turn = tokio::time::timeout_at(deadline.into(), turn).await;
+        turn.map(Arc::new).map_err(|_elapsed| Error::DeadlinePassed)
+    }
+
+    /// The table of this name, if it is the same.
+    fn known(&self, table: &Table) -> Result<Option<Made>, Error> {
+        let registry = self.registry.load();
+        let Some(known) = registry.find(table.name()) else { return Ok(None) };
+        match known.difference(table) {
+            None => Ok(Some(Made::Known(Arc::clone(known)))),
+            Some(difference) => {
+                Err(Error::TableDiffers { table: table.name().to_owned(), difference })
+            }
+        }
+    }
+
+    /// Works on the intents, on a thread that may block.
+    async fn intents<T: Send + 'static>(
+        &self,
+        turn: &Turn,
+        work: impl FnOnce(&mut Intents) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let catalog = self.data_dir.catalog();
+        let closed = Arc::clone(&self.closed);
+        // Also if nobody waits for it any more, the next one's turn comes after it.
+        let turn = Arc::clone(turn);
+        let task = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            if closed.load(Ordering::Acquire) {
+                // The catalog may be another process's by now.
+                return Err(intents::unavailable(&"the router ends"));
+            }
+            work(&mut Intents::open(&catalog).map_err(|error| intents::unavailable(&error))?)
+        });
+        task.await.unwrap_or(Err(Error::Internal))
+    }
+}
+
+/// A failure of the catalog's own: of a full disk alone it is certain that nothing was noted.
+fn doubtful(error: Error, if_full: Outcome) -> Failure {
+    let is_full = matches!(error, Error::StorageFull { .. });
+    let outcome = if is_full { if_full } else { Outcome::Unknown };
+    Failure { error, place: None, outcome, seen: None }
+}

@@ -1,0 +1,139 @@
+//! Intents: which tables are being made or taken back, kept in the catalog until every shard has done it.
+//!
+//! **Invariant:** as long as an intent is there, its table is shown to nobody and holds no row.
+//! **Not here:** carrying them out (`manager`, and `ddl` on each shard).
+
+use std::path::Path;
+
+use chrono::Utc;
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+
+use super::connection::{OpenError, Trouble, open};
+use super::declared::{Declared, unreadable};
+use super::schema::tessera_intents::{self, dsl};
+use crate::error::Error;
+use crate::store::SchemaChange;
+use crate::table::Table;
+use crate::value::format_timestamp;
+
+/// How errors name the catalog, which is no shard.
+const CATALOG: &str = "the catalog";
+
+/// A connection to the catalog, for a moment: changes of tables are rare.
+pub struct Intents(SqliteConnection);
+
+/// What is to become of a table that is on some shards perhaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It is made on every shard.
+    Make,
+    /// It is dropped on every shard.
+    Undo,
+}
+
+impl State {
+    const ALL: [Self; 2] = [Self::Make, Self::Undo];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Make => "make",
+            Self::Undo => "undo",
+        }
+    }
+}
+
+/// A table that is on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    /// Where to.
+    pub state: State,
+    /// The table.
+    pub table: Table,
+}
+
+impl Intent {
+    /// What each shard has to do.
+    pub fn change(&self) -> SchemaChange {
+        let table = std::sync::Arc::new(self.table.clone());
+        match self.state {
+            State::Make => SchemaChange::Make(table),
+            State::Undo => SchemaChange::Drop(table),
+        }
+    }
+}
+
+impl Intents {
+    /// Opens the catalog, which must have been migrated.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it cannot be opened.
+    pub fn open(catalog: &Path) -> Result<Self, OpenError> {
+        open(catalog, "").map(Self)
+    }
+
+    /// All of them, by name.
+    ///
+    /// # Errors
+    /// What the catalog said.
+    pub fn list(&mut self) -> Result<Vec<Intent>, Error> {
+        let rows: QueryResult<Vec<(String, String)>> = dsl::tessera_intents
+            .select((tessera_intents::state, tessera_intents::declaration))
+            .order(tessera_intents::name)
+            .load(&mut self.0);
+        let intents = rows.and_then(|rows| rows.iter().map(read).collect());
+        intents.map_err(|error| told(&error))
+    }
+
+    /// Notes durably that a table is to be made.
+    ///
+    /// # Errors
+    /// What the catalog said; [`Error::StorageFull`] alone means for certain that nothing was noted.
+    pub fn note(&mut self, table: &Table) -> Result<(), Error> {
+        let noted = diesel::insert_into(dsl::tessera_intents).values((
+            tessera_intents::name.eq(table.name()),
+            tessera_intents::state.eq(State::Make.name()),
+            tessera_intents::declaration.eq(Declared::of(table).json()),
+            tessera_intents::at.eq(format_timestamp(Utc::now())),
+        ));
+        noted.execute(&mut self.0).map(drop).map_err(|error| told(&error))
+    }
+
+    /// Decides durably that a table is not to be made after all.
+    ///
+    /// # Errors
+    /// As [`Intents::note`].
+    pub fn turn_to_undo(&mut self, name: &str) -> Result<(), Error> {
+        let row = dsl::tessera_intents.filter(tessera_intents::name.eq(name));
+        let turned = diesel::update(row).set(tessera_intents::state.eq(State::Undo.name()));
+        turned.execute(&mut self.0).map(drop).map_err(|error| told(&error))
+    }
+
+    /// Forgets an intent that was carried out.
+    ///
+    /// # Errors
+    /// As [`Intents::note`].
+    pub fn remove(&mut self, name: &str) -> Result<(), Error> {
+        let row = dsl::tessera_intents.filter(tessera_intents::name.eq(name));
+        diesel::delete(row).execute(&mut self.0).map(drop).map_err(|error| told(&error))
+    }
+}
+
+fn read((state, declaration): &(String, String)) -> QueryResult<Intent> {
+    let state = State::ALL.into_iter().find(|known| known.name() == state);
+    let state = state.ok_or_else(|| unreadable(&"an intent of an unknown state"))?;
+    let declared = Declared::parse(declaration).map_err(|error| unreadable(&error))?;
+    let table = declared.into_table().map_err(|cause| unreadable(&cause))?;
+    Ok(Intent { state, table })
+}
+
+fn told(error: &diesel::result::Error) -> Error {
+    tracing::error!(%error, "the intents of the catalog cannot be used");
+    Trouble::of(error).error(CATALOG)
+}
+
+/// The catalog cannot even be opened.
+pub fn unavailable(cause: &dyn std::fmt::Display) -> Error {
+    tracing::error!(%cause, "the catalog cannot be opened");
+    Error::ShardUnavailable { shard: CATALOG.to_owned() }
+}

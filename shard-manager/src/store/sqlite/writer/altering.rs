@@ -1,0 +1,62 @@
+//! Altering: a change of the tables, as a transaction of the writer.
+//!
+//! **Invariant:** the progress knows of it before anyone is answered, so that no read is sent to a replica that does
+//! not know the table.
+//! **Not here:** what the transaction does (`ddl`).
+
+use std::time::Instant;
+
+use diesel::result::Error as DieselError;
+use diesel::sqlite::SqliteConnection;
+
+use super::{Attempt, SqliteWriter};
+use crate::store::sqlite::connection::Trouble;
+use crate::store::sqlite::ddl::{self, Changed};
+use crate::store::{BatchFailure, SchemaChange};
+
+impl SqliteWriter {
+    /// Carries out a change of the tables, and tells the position after it.
+    pub(super) fn alter(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.reopen()?,
+        };
+        let mut state = Attempt::new();
+        match self.try_alter(&mut connection, change, &mut state) {
+            Ok(Changed { counters, logged }) => {
+                self.connection = Some(connection);
+                let position = counters.position as u64;
+                if logged > 0 {
+                    self.progress.commit(position, state.began);
+                    self.progress.schema_changed(position);
+                }
+                self.counters = counters;
+                self.log.bytes += logged;
+                Ok(position)
+            }
+            Err(error) => {
+                // The connection goes: the next batch opens another.
+                let trouble = state.cause.unwrap_or_else(|| Trouble::of(&error));
+                let committing = state.committing;
+                tracing::error!(shard = %self.shard, %error, ?trouble, committing, "a table could not be changed");
+                Err(BatchFailure { divisible: false, ..self.failure(&trouble, committing) })
+            }
+        }
+    }
+
+    fn try_alter(
+        &self,
+        connection: &mut SqliteConnection,
+        change: &SchemaChange,
+        state: &mut Attempt,
+    ) -> Result<Changed, DieselError> {
+        connection.immediate_transaction(|connection| {
+            let changed = ddl::change_and_log(connection, self.counters, change);
+            let changed = changed.inspect_err(|error| state.cause = Some(Trouble::of(error)))?;
+            state.committing = changed.logged > 0;
+            state.began = Instant::now();
+            self.progress.begin(changed.counters.position as u64);
+            Ok(changed)
+        })
+    }
+}

@@ -1,0 +1,436 @@
+//! Tables: made on every shard or on none, whatever dies in between, and known to every node that is asked.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use serde_json::json;
+use shard_manager::brake::{Gear, Hold};
+use shard_manager::consistency::Level;
+use shard_manager::declaration::Declaration;
+use shard_manager::error::{Error, Outcome};
+use shard_manager::manager::{Made, Manager, Wish};
+use shard_manager::position::History;
+use shard_manager::progress::Progress;
+use shard_manager::query::{Condition, OrderBy, ReadQuery, Test};
+use shard_manager::row::Operation::{Delete, Insert, Update, Upsert};
+use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::store::sqlite::digest::digest;
+use shard_manager::store::sqlite::intents::{Intents, State};
+use shard_manager::store::sqlite::writer::SqliteWriter;
+use shard_manager::store::{SchemaChange, Writer};
+use shard_manager::table::{Column, Registry, Table};
+use shard_manager::topology::Role;
+use shard_manager::value::{ColumnType, Value};
+
+use crate::cluster::{
+    Cluster, deadline, execute, ints, open, refusal, shard_file, texts, wish, with_replicas,
+};
+
+pub(crate) fn column(name: &str, kind: ColumnType, nullable: bool) -> Column {
+    Column { name: name.to_owned(), kind, nullable }
+}
+
+pub(crate) fn declaration(name: &str) -> Declaration {
+    Declaration {
+        name: name.to_owned(),
+        columns: vec![
+            column("id", ColumnType::Text, false),
+            column("grade", ColumnType::Text, true),
+        ],
+        id: vec!["id".to_owned()],
+        routing: Some("id".to_owned()),
+    }
+}
+
+fn table(name: &str) -> Table {
+    declaration(name).check().expect("a good table")
+}
+
+pub(crate) async fn make(cluster: &Cluster, table: Table) -> Result<Made, (Error, Outcome)> {
+    let made = cluster.manager.make_table(table, deadline()).await;
+    made.map_err(|failure| (failure.error, failure.outcome))
+}
+
+fn catalog(dir: &Path) -> PathBuf {
+    dir.join("catalog.db")
+}
+
+/// On how many of the shards the table is, as an operator with a shell would see it.
+fn shards_with(dir: &Path, count: usize, name: &str) -> usize {
+    let sql = format!(
+        "SELECT (SELECT count(*) FROM sqlite_schema WHERE name='{name}')
+              + (SELECT count(*) FROM tessera_tables WHERE name='{name}')
+              + (SELECT count(*) FROM tessera_counts WHERE name='{name}') AS value"
+    );
+    let parts = (1..=count).map(|shard| ints(&shard_file(dir, shard), &sql)[0]);
+    let whole = parts.map(|found| match found {
+        0 => 0,
+        3 => 1,
+        other => panic!("{name} is there in part: {other} of 3"),
+    });
+    whole.sum()
+}
+
+fn intents(dir: &Path) -> Vec<String> {
+    texts(&catalog(dir), "SELECT name || ' ' || state AS value FROM tessera_intents ORDER BY name")
+}
+
+/// Every replica holds what its primary holds, in every table.
+fn assert_replicas_equal(dir: &Path, count: usize) {
+    for shard in 1..=count {
+        let replica = dir.join(format!("shard{shard}-replica1.db"));
+        let (primary, replica) = (digest(&shard_file(dir, shard)), digest(&replica));
+        assert_eq!(replica.expect("read"), primary.expect("read"), "shard{shard}");
+    }
+}
+
+#[tokio::test]
+async fn a_table_is_made_on_every_shard_and_can_be_used_at_once() {
+    let cluster = Cluster::with(with_replicas(3, 1));
+    let made = make(&cluster, table("students")).await;
+    assert_eq!(made, Ok(Made::New(Arc::new(table("students")))));
+    assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 3);
+    assert!(intents(cluster.dir.path()).is_empty());
+    for n in 0..30 {
+        let key = format!("s{n}");
+        let grade = json!({"grade": if n % 2 == 0 { json!("A") } else { json!(null) }});
+        cluster.write("students", Insert, &key, &grade.to_string()).await.expect("stored");
+    }
+    // From now on whoever answers has them all.
+    let all = Wish { level: Level::All, ..wish() };
+    for n in 0..30 {
+        let (place, row) = cluster.prepare("students", Upsert, &format!("s{n}"), "{}");
+        cluster.manager.write(place, row, &all).await.expect("on the replicas too");
+    }
+    assert_eq!(served_by(&cluster, "students").await, (30, Role::Replica));
+    for (operation, key, json) in [(Update, "s1", r#"{"grade":"B"}"#), (Delete, "s0", "{}")] {
+        let (place, row) = cluster.prepare("students", operation, key, json);
+        cluster.manager.write(place, row, &all).await.expect("on the replicas too");
+    }
+    let students = cluster.manager.table("students").expect("it is there");
+    let grade = students.find("grade").expect("a column");
+    let query = ReadQuery {
+        conditions: vec![Condition { column: grade, test: Test::Equal(Value::Text("A".into())) }],
+        order: vec![OrderBy { column: grade, descending: true }],
+        ..ReadQuery::all(&students)
+    };
+    assert_eq!(cluster.read(query, None).await.len(), 14);
+    let dir = cluster.stop();
+    assert_replicas_equal(dir.path(), 3);
+    let manager = open(dir.path(), Wanted::default()).expect("starts again");
+    let cluster = Cluster { manager, dir };
+    assert_eq!(cluster.rows("students", None).await.len(), 29);
+    assert_eq!(
+        make(&cluster, table("students")).await,
+        Ok(Made::Known(Arc::new(table("students"))))
+    );
+}
+
+#[tokio::test]
+async fn another_shape_under_the_same_name_is_refused_and_says_what_differs() {
+    let cluster = Cluster::with_shards(1);
+    make(&cluster, table("students")).await.expect("made");
+    let other = |change: fn(&mut Declaration)| {
+        let mut other = declaration("students");
+        change(&mut other);
+        other.check().expect("a good table")
+    };
+    let cases: [(Table, &str); 8] = [
+        (other(|t| t.columns.truncate(1)), "it has a column grade"),
+        (
+            other(|t| t.columns.push(column("age", ColumnType::Bigint, true))),
+            "it has no column age",
+        ),
+        (other(|t| t.columns.reverse()), "its columns come in the order id, grade"),
+        (other(|t| t.columns[1].kind = ColumnType::Json), "its column grade is text"),
+        (other(|t| t.columns[1].nullable = false), "its column grade may be null"),
+        (
+            other(|t| {
+                t.columns[1].nullable = false;
+                t.id = vec!["grade".into()];
+            }),
+            "its column grade may be null",
+        ),
+        (other(|t| t.routing = None), "its routing column is id"),
+        (other(|t| t.columns[0].kind = ColumnType::Uuid), "its column id is text"),
+    ];
+    for (table, expected) in cases {
+        let (error, outcome) = make(&cluster, table).await.expect_err("refused");
+        let Error::TableDiffers { table, difference } = error else { panic!("{error}") };
+        assert_eq!((&*table, &*difference, outcome), ("students", expected, Outcome::Rejected));
+    }
+    let known = cluster.manager.table("students").expect("it is there");
+    assert_eq!(*known, table("students"), "and nothing has changed");
+    let two = |id: &[&str]| {
+        let columns =
+            vec![column("a", ColumnType::Text, false), column("b", ColumnType::Text, false)];
+        let id = id.iter().map(|name| (*name).to_owned()).collect();
+        Declaration { name: "pairs".into(), columns, id, routing: None }.check().expect("good")
+    };
+    make(&cluster, two(&["a", "b"])).await.expect("made");
+    let (error, _) = make(&cluster, two(&["b", "a"])).await.expect_err("refused");
+    assert!(error.to_string().contains("its id is a, b"), "{error}");
+}
+
+#[tokio::test]
+async fn of_many_who_make_a_table_at_once_one_makes_it() {
+    let cluster = Cluster::with_shards(2);
+    let shape = |n: usize| {
+        let mut shape = declaration("races");
+        shape.columns[1].nullable = n.is_multiple_of(2);
+        shape.check().expect("a good table")
+    };
+    let done = join_all((0..16).map(|n| make(&cluster, shape(n)))).await;
+    let new = done.iter().filter(|made| matches!(made, Ok(Made::New(_)))).count();
+    let known = done.iter().filter(|made| matches!(made, Ok(Made::Known(_)))).count();
+    let differ = done.iter().filter(|made| matches!(made, Err((Error::TableDiffers { .. }, _))));
+    assert_eq!((new, known, differ.count()), (1, 7, 8));
+    assert_eq!(shards_with(cluster.dir.path(), 2, "races"), 2);
+}
+
+/// A change of the tables on one file, as the lane of a router that dies afterwards carries it out.
+fn change(dir: &Path, shard: usize, change: &SchemaChange) {
+    let file = shard_file(dir, shard);
+    let position = ints(&file, "SELECT position AS value FROM tessera_shard")[0] as u64;
+    let history = History::new(vec![(1, 0)]).expect("a history");
+    let progress = Arc::new(Progress::new(history, position, 0));
+    let mut writer = SqliteWriter::open("a shard", &file, &progress).expect("it opens");
+    writer.change_schema(change).expect("it is done");
+    writer.close();
+}
+
+#[tokio::test]
+async fn a_router_that_dies_at_any_step_leaves_the_table_on_all_shards_or_on_none() {
+    for (state, reached) in
+        [State::Make, State::Undo].into_iter().flat_map(|state| (0..=3).map(move |n| (state, n)))
+    {
+        let cluster = Cluster::with(with_replicas(3, 1));
+        cluster.write("kv", Upsert, "k", r#"{"value":1}"#).await.expect("stored");
+        let dir = cluster.stop();
+        let students = table("students");
+        let mut noted = Intents::open(&catalog(dir.path())).expect("the catalog");
+        noted.note(&students).expect("noted");
+        let all = SchemaChange::Make(Arc::new(students.clone()));
+        match state {
+            State::Make => (1..=reached).for_each(|shard| change(dir.path(), shard, &all)),
+            State::Undo => {
+                (1..=3).for_each(|shard| change(dir.path(), shard, &all));
+                noted.turn_to_undo("students").expect("noted");
+                let none = SchemaChange::Drop(Arc::new(students.clone()));
+                (1..=reached).for_each(|shard| change(dir.path(), shard, &none));
+            }
+        }
+        drop(noted);
+        let manager = open(dir.path(), Wanted::default()).expect("starts again");
+        let cluster = Cluster { manager, dir };
+        let expected = if state == State::Make { 3 } else { 0 };
+        let at = format!("{state:?} after {reached} shards");
+        assert_eq!(shards_with(cluster.dir.path(), 3, "students"), expected, "{at}");
+        assert!(intents(cluster.dir.path()).is_empty(), "{at}");
+        assert_eq!(cluster.manager.table("students").is_ok(), expected == 3, "{at}");
+        assert_eq!(cluster.rows("kv", Some("k")).await.len(), 1, "{at}");
+        let made = make(&cluster, students).await.expect("now it can be made");
+        assert_eq!(matches!(made, Made::Known(_)), expected == 3, "{at}");
+        cluster.write("students", Insert, "ada", "{}").await.expect("and used");
+        let dir = cluster.stop();
+        assert_replicas_equal(dir.path(), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_cannot_finish_a_table_is_refused_with_the_reason_and_leaves_no_trace() {
+    let cluster = Cluster::with_shards(2);
+    make(&cluster, table("students")).await.expect("made");
+    let dir = cluster.stop();
+    let mut other = declaration("students");
+    other.columns[1].nullable = false;
+    let mut noted = Intents::open(&catalog(dir.path())).expect("the catalog");
+    noted.note(&other.check().expect("a good table")).expect("noted");
+    let timelines =
+        || ints(&shard_file(dir.path(), 1), "SELECT count(*) AS value FROM tessera_timelines");
+    let before = timelines();
+    for _ in 0..3 {
+        let told = refusal(dir.path(), Wanted::default());
+        assert!(told.contains("students") && told.contains("grade may be null"), "{told}");
+    }
+    assert_eq!((timelines(), intents(dir.path()).len()), (before, 1));
+    noted.remove("students").expect("an operator with a shell");
+    drop(noted);
+    open(dir.path(), Wanted::default()).expect("starts again");
+}
+
+/// What SQLite does when a page does not fit into the disk: the error, and its own rollback of all.
+fn fill(file: &Path, event: &str) {
+    execute(
+        file,
+        &format!(
+            "CREATE TRIGGER full BEFORE {event} ON tessera_tables
+             BEGIN SELECT RAISE(ROLLBACK, 'database or disk is full'); END"
+        ),
+    );
+}
+
+fn full(shard: usize) -> (Error, Outcome) {
+    (Error::StorageFull { shard: format!("shard{shard}") }, Outcome::Rejected)
+}
+
+#[tokio::test]
+async fn when_one_shard_is_full_the_table_is_made_on_none() {
+    let cluster = Cluster::with(with_replicas(3, 1));
+    fill(&cluster.file(2), "INSERT");
+    assert_eq!(make(&cluster, table("students")).await, Err(full(2)));
+    assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 0);
+    assert!(intents(cluster.dir.path()).is_empty());
+    assert!(matches!(cluster.manager.table("students"), Err(Error::NoSuchTable { .. })));
+    cluster.write("kv", Upsert, "k", r#"{"value":1}"#).await.expect("the shards go on");
+    execute(&cluster.file(2), "DROP TRIGGER full");
+    make(&cluster, table("students")).await.expect("now there is room");
+    assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 3);
+    assert_replicas_equal(cluster.stop().path(), 3);
+}
+
+#[tokio::test]
+async fn what_cannot_be_undone_now_is_undone_by_the_next_who_can() {
+    for by in ["undo_tables", "the same", "another shape", "a start"] {
+        let cluster = Cluster::with_shards(3);
+        fill(&cluster.file(2), "INSERT");
+        fill(&cluster.file(3), "DELETE");
+        assert_eq!(make(&cluster, table("students")).await, Err(full(2)));
+        assert_eq!(intents(cluster.dir.path()), ["students undo"], "{by}");
+        assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 1, "{by}");
+        assert!(cluster.manager.table("students").is_err(), "it is shown to nobody");
+        let again = cluster.manager.undo_tables(deadline()).await;
+        assert_eq!(again, Err(full(3).0), "{by}");
+        make(&cluster, table("others")).await.expect_err("the second shard is still full");
+        for shard in [2, 3] {
+            execute(&cluster.file(shard), "DROP TRIGGER full");
+        }
+        make(&cluster, table("pupils")).await.expect("another name is not held up");
+        let cluster = match by {
+            "undo_tables" => {
+                cluster.manager.undo_tables(deadline()).await.expect("undone");
+                cluster
+            }
+            "a start" => cluster.restart_after(|_| {}),
+            "the same" => {
+                make(&cluster, table("students")).await.expect("undone, and made");
+                cluster
+            }
+            _ => {
+                let mut other = declaration("students");
+                other.routing = None;
+                make(&cluster, other.check().expect("good")).await.expect("undone, and made");
+                cluster
+            }
+        };
+        let expected = if matches!(by, "the same" | "another shape") { 3 } else { 0 };
+        assert_eq!(shards_with(cluster.dir.path(), 3, "students"), expected, "{by}");
+        assert!(!intents(cluster.dir.path()).contains(&"students undo".to_owned()), "{by}");
+        assert_eq!(cluster.manager.table("students").is_ok(), expected == 3, "{by}");
+        cluster.restart_after(|_| {});
+    }
+}
+
+#[tokio::test]
+async fn a_shard_that_does_not_come_in_time_means_no_table_anywhere() {
+    let cluster = Cluster::with_shards(3);
+    let brake = cluster.manager.brake("shard2-primary").expect("a node");
+    brake.set(Hold { gear: Gear::Paused, delay: Duration::ZERO });
+    let soon = Instant::now() + Duration::from_millis(100);
+    let failure = cluster.manager.make_table(table("students"), soon).await.expect_err("paused");
+    assert_eq!((failure.error, failure.outcome), (Error::DeadlinePassed, Outcome::Rejected));
+    assert_eq!(intents(cluster.dir.path()), ["students undo"]);
+    brake.set(Hold::default());
+    cluster.manager.undo_tables(deadline()).await.expect("undone");
+    assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 0);
+    make(&cluster, table("students")).await.expect("made");
+    cluster.restart_after(|_| {});
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_the_middle_leaves_nothing_half_made() {
+    let cluster = Cluster::with_shards(3);
+    let brake = cluster.manager.brake("shard2-primary").expect("a node");
+    brake.set(Hold { gear: Gear::Paused, delay: Duration::ZERO });
+    let gone = cluster.manager.make_table(table("students"), deadline());
+    let left = tokio::time::timeout(Duration::from_millis(100), gone).await;
+    assert!(left.is_err(), "it waits for the second shard");
+    brake.set(Hold::default());
+    assert!(cluster.manager.table("students").is_err(), "it is shown to nobody");
+    make(&cluster, table("students")).await.expect("the next one finishes it");
+    assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 3);
+    assert!(intents(cluster.dir.path()).is_empty());
+}
+
+#[tokio::test]
+async fn there_are_no_more_tables_than_there_may_be() {
+    let cluster = Cluster::with_shards(1);
+    let there = cluster.manager.tables().tables().count();
+    for n in there..Registry::TABLES_MAX {
+        make(&cluster, table(&format!("t{n}"))).await.expect("there is room");
+    }
+    assert_eq!(
+        make(&cluster, table("one_more")).await,
+        Err((Error::TooManyTables, Outcome::Rejected))
+    );
+    make(&cluster, table("t100")).await.expect("those that are there are there");
+    let cluster = cluster.restart_after(|_| {});
+    assert_eq!(cluster.manager.tables().tables().count(), Registry::TABLES_MAX);
+    cluster.write("t255", Insert, "ada", "{}").await.expect("stored");
+}
+
+fn hold(manager: &Manager, node: &str, gear: Gear) {
+    let brake = manager.brake(node).expect("the node is there");
+    brake.set(Hold { gear, delay: Duration::ZERO });
+}
+
+async fn served_by(cluster: &Cluster, name: &str) -> (usize, Role) {
+    let table = cluster.manager.table(name).expect("it is there");
+    let read = cluster.try_read(ReadQuery::all(&table), None).await.expect("it is read");
+    (read.rows.len(), read.served_by)
+}
+
+#[tokio::test]
+async fn a_replica_that_does_not_know_a_table_is_not_asked_for_it_also_after_a_restart() {
+    let cluster = Cluster::with(with_replicas(1, 1));
+    hold(&cluster.manager, "shard1-replica1", Gear::Paused);
+    make(&cluster, table("students")).await.expect("made");
+    assert_eq!(served_by(&cluster, "students").await, (0, Role::Primary));
+    cluster.write("students", Insert, "ada", "{}").await.expect("stored");
+    assert_eq!(served_by(&cluster, "students").await, (1, Role::Primary));
+    hold(&cluster.manager, "shard1-replica1", Gear::Running);
+    let all = Wish { level: Level::All, ..wish() };
+    let (place, row) = cluster.prepare("students", Upsert, "bob", "{}");
+    cluster.manager.write(place, row, &all).await.expect("the replica has it too");
+    assert_eq!(served_by(&cluster, "students").await, (2, Role::Replica));
+    // As it is when a router dies before its replica has come so far: the replica is behind the table when it starts.
+    let replica = cluster.dir.path().join("shard1-replica1.db");
+    let aside = cluster.dir.path().join("aside.db");
+    let cluster = cluster.restart_after(|_| drop(std::fs::copy(&replica, &aside)));
+    make(&cluster, table("pupils")).await.expect("made");
+    cluster.write("pupils", Insert, "ada", "{}").await.expect("stored");
+    let cluster = cluster.restart_after(|_| drop(std::fs::copy(&aside, &replica)));
+    for _ in 0..20 {
+        assert_eq!(served_by(&cluster, "pupils").await.0, 1, "whoever answers knows it");
+    }
+    assert_replicas_equal(cluster.stop().path(), 1);
+}
+
+#[tokio::test]
+async fn a_replica_that_is_made_anew_knows_the_tables_and_those_made_later() {
+    let cluster = Cluster::with(with_replicas(2, 1));
+    make(&cluster, table("students")).await.expect("made");
+    cluster.write("students", Insert, "ada", "{}").await.expect("stored");
+    let cluster = cluster.restart_after(|dir| {
+        for shard in 1..=2 {
+            std::fs::remove_file(dir.join(format!("shard{shard}-replica1.db"))).expect("a loss");
+        }
+    });
+    make(&cluster, table("pupils")).await.expect("made");
+    for name in ["students", "pupils"] {
+        cluster.write(name, Upsert, "bob", r#"{"grade":"A"}"#).await.expect("stored");
+    }
+    assert_replicas_equal(cluster.stop().path(), 2);
+}
