@@ -45,7 +45,9 @@ pub async fn read(
     deadline: Instant,
 ) -> Result<Bytes, Problem> {
     let too_large = || {
-        Problem::new(Code::TSR108, format!("the body is larger than {} MiB", limit >> 20))
+        let (size, unit) =
+            if limit < 1 << 20 { (limit >> 10, "KiB") } else { (limit >> 20, "MiB") };
+        Problem::new(Code::TSR108, format!("the body is larger than {size} {unit}"))
             .hint("send it in smaller parts")
     };
     if declared.is_some_and(|length| length > limit) {

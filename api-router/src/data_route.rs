@@ -31,3 +31,14 @@ pub fn data_route(path: &str, method: &Method) -> Option<DataRoute> {
         path.starts_with(KV_PREFIX).then_some((KV, operation))
     })
 }
+
+/// The route that makes tables: not counted among those about rows.
+const TABLES: &str = "/api/tables";
+
+/// Whether a refusal must say what became of the request.
+pub fn is_write(route: Option<DataRoute>, path: &str, method: &Method) -> bool {
+    match route {
+        Some((_, operation)) => operation == Operation::Write,
+        None => path == TABLES && method == Method::POST,
+    }
+}

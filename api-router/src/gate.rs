@@ -19,7 +19,7 @@ use analytics::{ErrorEvent, Operation, Sample};
 use crate::answer::ServedBy;
 use crate::app::App;
 use crate::compression::compressed;
-use crate::data_route::{DataRoute, data_route};
+use crate::data_route::{DataRoute, data_route, is_write};
 use crate::headers::{X_REQUEST_ID, request_id};
 use crate::problem::{Code, Problem};
 
@@ -53,8 +53,9 @@ pub async fn gate(
     };
     // The path as it is routed, for it may be spelled with escapes: also of a request that was refused before.
     let asked = response.request();
-    let route = data_route(asked.match_info().as_str(), asked.method());
-    let problem = problem_of(&response, route);
+    let (path, method) = (asked.match_info().as_str(), asked.method());
+    let route = data_route(path, method);
+    let problem = problem_of(&response, is_write(route, path, method));
     if let Some(problem) = &problem {
         let rendered = problem.respond(id.to_str().unwrap_or(""));
         response = response.into_response(rendered);
@@ -81,15 +82,16 @@ fn new_request_id() -> HeaderValue {
 }
 
 /// The problem behind an answer. What the framework itself refused becomes one of ours.
-fn problem_of(response: &ServiceResponse<BoxBody>, route: Option<DataRoute>) -> Option<Problem> {
+fn problem_of(response: &ServiceResponse<BoxBody>, is_write: bool) -> Option<Problem> {
     let error = response.response().error();
     let mut problem = match error.and_then(|error| error.as_error::<Problem>()) {
         Some(problem) => problem.clone(),
         None => framework_problem(response)?,
     };
-    match route {
-        Some((_, Operation::Write)) => problem.of_write(),
-        Some((_, Operation::Read)) | None => problem.of_other(),
+    if is_write {
+        problem.of_write();
+    } else {
+        problem.of_other();
     }
     Some(problem)
 }

@@ -4,6 +4,7 @@ pub mod aliases;
 pub mod analytics;
 pub mod bulk;
 pub mod change;
+pub mod distribution;
 pub mod errors;
 pub mod health;
 pub mod home;
@@ -11,6 +12,7 @@ pub mod kv;
 pub mod lab;
 pub mod placement;
 pub mod read;
+pub mod tables;
 pub mod write;
 
 use utoipa::openapi::path::Operation;
@@ -39,6 +41,10 @@ pub fn configure(surface: &mut ServiceConfig<'_>, lab: bool) {
         .service(placement::list_shards)
         .service(placement::find_shard)
         .service(placement::shard_map)
+        .service(distribution::distribution)
+        .service(tables::list_tables)
+        .service(tables::find_table)
+        .service(tables::make_table)
         .service(analytics::read_metrics)
         .service(analytics::list_errors)
         .service(home::home)

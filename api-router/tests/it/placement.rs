@@ -187,6 +187,7 @@ fn the_document_is_openapi_3_1_and_names_every_path() {
             "/api/analytics/errors",
             "/api/analytics/metrics",
             "/api/bulk-write",
+            "/api/distribution",
             "/api/health",
             "/api/kv/{key}",
             "/api/read",
@@ -194,6 +195,8 @@ fn the_document_is_openapi_3_1_and_names_every_path() {
             "/api/shard-map",
             "/api/shards",
             "/api/shards/{name}",
+            "/api/tables",
+            "/api/tables/{name}",
             "/api/write",
             "/errors",
             "/errors/{code}",
@@ -266,9 +269,11 @@ fn every_operation_declares_the_refusals_that_it_may_answer_with() {
 fn the_example_of_the_document_works() {
     let router = Router::start();
     let api = router.get("/api-docs/openapi.json").json();
-    for (path, schema, key) in
-        [("/api/write", "WriteRequest", "user_123"), ("/api/bulk-write", "BulkRequest", "")]
-    {
+    for (path, schema, key) in [
+        ("/api/write", "WriteRequest", "user_123"),
+        ("/api/bulk-write", "BulkRequest", ""),
+        ("/api/tables", "TableRequest", ""),
+    ] {
         let example = &api["components"]["schemas"][schema]["example"];
         assert!(example.is_object(), "{schema} has no example");
         let headers = [("x-shard-key", key)];

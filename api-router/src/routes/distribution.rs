@@ -1,0 +1,111 @@
+//! `GET /api/distribution`: how evenly rows and bytes lie on the shards.
+
+use std::time::{Duration, Instant};
+
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse, get};
+use serde::Serialize;
+use shard_manager::manager::ShardReport;
+use shard_manager::topology::ShardIndex;
+use utoipa::ToSchema;
+
+use crate::answer::LookupRefusals;
+use crate::app::App;
+use crate::problem::Problem;
+use crate::query::Parameters;
+
+/// How long sizes may take: they visit every page of a shard's file.
+const SIZES_MAX: Duration = Duration::from_secs(10);
+
+/// How a table, or all of them, lie on the shards.
+#[derive(Serialize, ToSchema)]
+pub struct DistributionAnswer {
+    /// Always true.
+    success: bool,
+    /// The table; null: all of them together.
+    #[schema(required)]
+    table: Option<String>,
+    /// Rows on the shards that could be asked.
+    rows: i64,
+    /// Bytes of their pages.
+    bytes: i64,
+    /// The shards, in their order.
+    shards: Vec<ShardPart>,
+    /// Shards that could not be asked: rows, bytes, share and skew are of the others.
+    missing: Vec<String>,
+    /// Rows of the fullest shard through the mean of the shards: 1 is even, also if there are no rows.
+    skew: f64,
+}
+
+/// What lies on a shard.
+#[derive(Serialize, ToSchema)]
+pub struct ShardPart {
+    /// The shard.
+    shard: String,
+    /// Rows; null if the shard could not be asked.
+    #[schema(required)]
+    rows: Option<i64>,
+    /// Bytes of the pages in use; null if the shard could not be asked.
+    #[schema(required)]
+    bytes: Option<i64>,
+    /// Its part of all rows, 0 to 1; null if the shard could not be asked.
+    #[schema(required)]
+    share: Option<f64>,
+}
+
+/// Tells how evenly rows lie on the shards.
+#[utoipa::path(
+    tag = "placement",
+    params(("table" = Option<String>, Query, description = "The table; all together when not given", example = "users")),
+    responses((status = 200, description = "Rows and bytes of each shard", body = DistributionAnswer), LookupRefusals)
+)]
+#[get("/api/distribution")]
+pub(crate) async fn distribution(
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let parameters = Parameters::parse(request.query_string())?;
+    parameters.check_names(&["table"])?;
+    let table = match parameters.single("table")? {
+        Some(name) => Some(app.manager.table(name)?.name().to_owned()),
+        None => None,
+    };
+    let all: Vec<ShardIndex> = app.manager.map().topology().indices().collect();
+    let reports = app.manager.report(&all, Instant::now() + SIZES_MAX).await;
+    let named = |report: &ShardReport| app.manager.shard_name(report.shard).to_owned();
+    let sizes: Vec<(String, Option<(i64, i64)>)> =
+        reports.iter().map(|report| (named(report), size(report, table.as_deref()))).collect();
+    Ok(HttpResponse::Ok().json(answer(table, sizes)))
+}
+
+/// Rows and bytes that a shard has of a table, or of all.
+fn size(report: &ShardReport, table: Option<&str>) -> Option<(i64, i64)> {
+    let tables = report.tables.as_ref()?.iter();
+    let meant = tables.filter(|size| table.is_none_or(|table| table == size.table));
+    Some(meant.fold((0, 0), |(rows, bytes), size| (rows + size.rows, bytes + size.bytes)))
+}
+
+fn answer(table: Option<String>, sizes: Vec<(String, Option<(i64, i64)>)>) -> DistributionAnswer {
+    let known: Vec<(i64, i64)> = sizes.iter().filter_map(|(_, size)| *size).collect();
+    let rows: i64 = known.iter().map(|(rows, _)| rows).sum();
+    let bytes: i64 = known.iter().map(|(_, bytes)| bytes).sum();
+    let most = known.iter().map(|(rows, _)| *rows).max().unwrap_or(0);
+    let share = |part: i64| if rows == 0 { 0.0 } else { rounded(part as f64 / rows as f64) };
+    // max / mean, without dividing twice.
+    let skew =
+        if rows == 0 { 1.0 } else { rounded(most as f64 * known.len() as f64 / rows as f64) };
+    let missing = sizes.iter().filter(|(_, size)| size.is_none());
+    let missing = missing.map(|(shard, _)| shard.clone()).collect();
+    let parts = sizes.into_iter().map(|(shard, size)| ShardPart {
+        shard,
+        rows: size.map(|(rows, _)| rows),
+        bytes: size.map(|(_, bytes)| bytes),
+        share: size.map(|(rows, _)| share(rows)),
+    });
+    DistributionAnswer { success: true, table, rows, bytes, shards: parts.collect(), missing, skew }
+}
+
+/// With four decimals: more would be noise.
+fn rounded(ratio: f64) -> f64 {
+    (ratio * 1e4).round() / 1e4
+}

@@ -1,0 +1,335 @@
+//! `GET /api/tables`, `/api/tables/{name}`, `POST /api/tables`: which tables there are, and making one.
+
+use std::time::{Duration, Instant};
+
+use actix_web::rt;
+use actix_web::web::{Data, Path, Payload};
+use actix_web::{HttpRequest, HttpResponse, get, post};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use shard_manager::consistency::Level;
+use shard_manager::declaration::{Declaration, DeclarationError, Fault};
+use shard_manager::error::Error;
+use shard_manager::manager::Made;
+use shard_manager::table::{Column, Table, closest};
+use utoipa::ToSchema;
+
+use crate::answer::{LookupRefusals, WriteRefusals};
+use crate::app::App;
+use crate::body::{self, Members};
+use crate::headers::{DataHeaders, check_content_type, refuse_conditions};
+use crate::problem::{Code, Problem};
+use crate::query::Parameters;
+
+/// Largest body: as many columns as a table may have, several times over.
+const BODY_BYTES_MAX: usize = 256 << 10;
+/// How long shards get to drop what they had made of a table that is not to be, after its client was answered.
+const UNDO_MAX: Duration = Duration::from_secs(10);
+
+/// Members of the body.
+const MEMBERS: [&str; 4] = ["name", "columns", "id", "routing"];
+/// Members of a column.
+const COLUMN_MEMBERS: [&str; 3] = ["name", "type", "null"];
+
+/// The body that makes a table.
+#[derive(ToSchema)]
+#[schema(example = json!({"name": "students", "columns": [{"name": "id", "type": "text"},
+    {"name": "grade", "type": "text", "null": true}], "id": ["id"], "routing": "id"}))]
+pub struct TableRequest {
+    /// A lower-case letter, then letters, digits or `_`; no word that SQL, a query string or the system needs.
+    #[schema(max_length = 40, pattern = "^[a-z][a-z0-9_]{0,39}$")]
+    #[expect(dead_code, reason = "describes the body; the members are read without building it")]
+    name: String,
+    /// The columns, in their order. Every table also has `version`, `created_at` and `updated_at`.
+    #[schema(min_items = 1, max_items = 200)]
+    #[expect(dead_code, reason = "as above")]
+    columns: Vec<ColumnRequest>,
+    /// The columns that tell rows of one shard key apart: neither json nor null.
+    #[schema(min_items = 1, max_items = 8)]
+    #[expect(dead_code, reason = "as above")]
+    id: Vec<String>,
+    /// The column that is the shard key. Rows of a table without one may be written under any key.
+    #[expect(dead_code, reason = "as above")]
+    routing: Option<String>,
+}
+
+/// A column of a table to be made.
+#[derive(ToSchema)]
+pub struct ColumnRequest {
+    /// As that of a table.
+    #[schema(max_length = 40, pattern = "^[a-z][a-z0-9_]{0,39}$")]
+    #[expect(dead_code, reason = "as above")]
+    name: String,
+    /// What it holds.
+    #[schema(inline)]
+    #[serde(rename = "type")]
+    #[expect(dead_code, reason = "as above")]
+    kind: TypeName,
+    /// Whether it may be null; false when it is not given.
+    #[expect(dead_code, reason = "as above")]
+    null: Option<bool>,
+}
+
+/// The type of a column.
+#[derive(serde::Serialize, serde::Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TypeName {
+    /// UTF-8 without U+0000, compared by bytes.
+    Text,
+    /// A whole number of 64 bits.
+    Bigint,
+    /// A finite binary64 number.
+    Double,
+    /// `true` or `false`.
+    Boolean,
+    /// RFC 3339, UTC, microseconds.
+    Timestamp,
+    /// Any JSON.
+    Json,
+    /// In the hyphenated lower-case form.
+    Uuid,
+}
+
+/// All tables.
+#[derive(Serialize, ToSchema)]
+pub struct TablesAnswer {
+    /// Always true.
+    success: bool,
+    /// The tables, by name.
+    tables: Vec<TableShape>,
+}
+
+/// A table that was asked for, or made.
+#[derive(Serialize, ToSchema)]
+pub struct TableAnswer {
+    /// Always true.
+    success: bool,
+    /// The table.
+    table: TableShape,
+}
+
+/// What a table is.
+#[derive(Serialize, ToSchema)]
+pub struct TableShape {
+    /// Its name.
+    name: String,
+    /// Its own columns, in their order.
+    columns: Vec<ColumnShape>,
+    /// The columns that tell rows of one shard key apart.
+    id: Vec<String>,
+    /// The column that is the shard key; null if any key may be used.
+    #[schema(required)]
+    routing: Option<String>,
+}
+
+/// What a column is.
+#[derive(Serialize, ToSchema)]
+pub struct ColumnShape {
+    /// Its name.
+    name: String,
+    /// What it holds.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// Whether it may be null.
+    null: bool,
+}
+
+/// Lists the tables.
+#[utoipa::path(
+    tag = "tables",
+    responses((status = 200, description = "The tables, by name", body = TablesAnswer), LookupRefusals)
+)]
+#[get("/api/tables")]
+pub(crate) async fn list_tables(
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    let registry = app.manager.tables();
+    let tables = registry.tables().map(|table| shape(table)).collect();
+    Ok(HttpResponse::Ok().json(TablesAnswer { success: true, tables }))
+}
+
+/// Shows one table.
+#[utoipa::path(
+    tag = "tables",
+    params(("name" = String, Path, description = "The table's name", example = "users")),
+    responses((status = 200, description = "The table", body = TableAnswer), LookupRefusals)
+)]
+#[get("/api/tables/{name}")]
+pub(crate) async fn find_table(
+    app: Data<App>,
+    name: Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    let table = shape(&*app.manager.table(&name)?);
+    Ok(HttpResponse::Ok().json(TableAnswer { success: true, table }))
+}
+
+/// Makes a table on every shard, or on none.
+///
+/// 201 when it was made, and can be used at once; 200 when a table of this name and shape is there; 409 when one of
+/// another shape is.
+#[utoipa::path(
+    tag = "tables",
+    params(("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000)),
+    request_body = TableRequest,
+    responses(
+        (status = 200, description = "It was there", body = TableAnswer),
+        (status = 201, description = "Made", body = TableAnswer),
+        WriteRefusals,
+    )
+)]
+#[post("/api/tables")]
+pub(crate) async fn make_table(
+    app: Data<App>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    let DataHeaders { wish, .. } = DataHeaders::parse(&app.manager, &request, Instant::now())?;
+    refuse_conditions(request.headers())?;
+    if wish.level != Level::One {
+        let detail = "x-consistency must be one: a table is made on every primary, and replicas learn of it \
+                      before they are asked for its rows";
+        return Err(Problem::new(Code::TSR113, detail).hint("send the request without it"));
+    }
+    check_content_type(request.headers())?;
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    let declared = body::declared_length(request.headers());
+    let bytes = body::read(payload, declared, BODY_BYTES_MAX, wish.deadline).await?;
+    let table = declaration(&bytes)?.check().map_err(refusal)?;
+    let made = make(&app, table, wish.deadline).await?;
+    let (mut response, table) = match &made {
+        Made::New(table) => (HttpResponse::Created(), table),
+        Made::Known(table) => (HttpResponse::Ok(), table),
+    };
+    Ok(response.json(TableAnswer { success: true, table: shape(table) }))
+}
+
+/// Makes the table in a task of its own: a client that leaves in the middle must not leave it half made.
+async fn make(app: &Data<App>, table: Table, deadline: Instant) -> Result<Made, Problem> {
+    let (sender, answer) = tokio::sync::oneshot::channel();
+    let app = app.clone();
+    rt::spawn(async move {
+        let made = app.manager.make_table(table, deadline).await;
+        let may_be_left = made.as_ref().is_err_and(|failure| {
+            !matches!(failure.error, Error::TableDiffers { .. } | Error::TooManyTables)
+        });
+        // The client may have left; then nobody needs to know.
+        let _ = sender.send(made);
+        if may_be_left && let Err(error) = app.manager.undo_tables(Instant::now() + UNDO_MAX).await
+        {
+            tracing::warn!(%error, "a table that was not made is still on some shards; the next start drops it");
+        }
+    });
+    match answer.await {
+        Ok(made) => Ok(made?),
+        // The task has died; the intent tells the next start how far it had come.
+        Err(_gone) => Err(Problem::new(Code::TSR500, "an internal error").outcome("unknown")),
+    }
+}
+
+fn shape(table: &Table) -> TableShape {
+    let name = |column: usize| table.column(column).name.clone();
+    let columns = table.own().map(|column| table.column(column)).map(|column| ColumnShape {
+        name: column.name.clone(),
+        kind: column.kind.name(),
+        null: column.nullable,
+    });
+    TableShape {
+        name: table.name().to_owned(),
+        columns: columns.collect(),
+        id: table.id().iter().map(|column| name(*column)).collect(),
+        routing: table.routing().map(name),
+    }
+}
+
+fn declaration(body: &[u8]) -> Result<Declaration, Problem> {
+    let members = Members::of_body(body)?;
+    members.check_names(&MEMBERS)?;
+    let name = members.required_text("name")?;
+    let columns = array(&members, "columns")?;
+    if columns.len() > Table::COLUMNS_MAX {
+        // Before any of them is looked at.
+        let fault = Fault::ColumnCount { count: columns.len() };
+        return Err(refusal(DeclarationError { member: "columns".to_owned(), fault }));
+    }
+    let columns = columns.into_iter().enumerate();
+    let columns = columns.map(|(index, json)| column(&format!("columns[{index}]"), json));
+    let columns = columns.collect::<Result<_, _>>()?;
+    let id = array(&members, "id")?.into_iter().enumerate();
+    let id = id.map(|(index, json)| text(&format!("id[{index}]"), json));
+    let id = id.collect::<Result<_, _>>()?;
+    let routing = match members.get("routing") {
+        Some(json) if json.get() != "null" => Some(text("routing", json)?),
+        Some(_) | None => None,
+    };
+    Ok(Declaration { name, columns, id, routing })
+}
+
+/// The items of a member that must be an array; the limit of the body is theirs.
+fn array<'a>(members: &Members<'a>, name: &str) -> Result<Vec<&'a RawValue>, Problem> {
+    let missing = || Problem::new(Code::TSR101, format!("{name} is missing"));
+    let json = members.get(name).ok_or_else(missing)?;
+    serde_json::from_str(json.get())
+        .map_err(|_| Problem::new(Code::TSR101, format!("{name} must be an array")))
+}
+
+fn text(name: &str, json: &RawValue) -> Result<String, Problem> {
+    serde_json::from_str(json.get())
+        .map_err(|_| Problem::new(Code::TSR101, format!("{name} must be a string")))
+}
+
+fn column(at: &str, json: &RawValue) -> Result<Column, Problem> {
+    let members = Members::of_member(at, json)?;
+    members.check_names(&COLUMN_MEMBERS).map_err(|problem| problem.within(at))?;
+    let required = |name: &str| {
+        let missing = || Problem::new(Code::TSR101, format!("{at}.{name} is missing"));
+        text(&format!("{at}.{name}"), members.get(name).ok_or_else(missing)?)
+    };
+    let name = required("name")?;
+    let kind = required("type")?;
+    let kind = Declaration::find_type(&kind).ok_or_else(|| no_such_type(at, &kind))?;
+    let nullable = match members.get("null").map(RawValue::get) {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => {
+            return Err(Problem::new(Code::TSR101, format!("{at}.null must be true or false")));
+        }
+    };
+    Ok(Column { name, kind, nullable })
+}
+
+fn no_such_type(at: &str, given: &str) -> Problem {
+    let names = Declaration::TYPES.map(|kind| kind.name());
+    let problem = Problem::new(Code::TSR101, format!("{at}.type is none of {}", names.join(", ")));
+    match closest(&given.to_lowercase(), names.into_iter()) {
+        Some(near) => problem.hint(format!("did you mean `{near}`?")),
+        None => problem,
+    }
+}
+
+fn refusal(error: DeclarationError) -> Problem {
+    let detail = error.to_string();
+    match error.fault {
+        Fault::ColumnCount { count } if count > 0 => Problem::new(Code::TSR108, detail),
+        Fault::ColumnCount { .. }
+        | Fault::IdCount { .. }
+        | Fault::Name
+        | Fault::Twice
+        | Fault::NotComparable
+        | Fault::Nullable
+        | Fault::Unsound(_) => Problem::new(Code::TSR101, detail),
+        Fault::Reserved { .. } => {
+            Problem::new(Code::TSR101, detail).hint("take another name, or add something to it")
+        }
+        Fault::NoSuchColumn { suggestion } => {
+            let problem = Problem::new(Code::TSR101, detail);
+            match suggestion {
+                Some(near) => problem.hint(format!("did you mean `{near}`?")),
+                None => problem,
+            }
+        }
+    }
+}
