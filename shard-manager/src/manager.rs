@@ -5,6 +5,7 @@
 //! **Invariant:** a success means durable on the primary that the receipt names.
 //! **Not here:** HTTP, metrics (the caller records the receipt), SQL.
 
+mod agreement;
 mod bulk;
 mod opening;
 mod tables;

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use super::Manager;
+use super::agreement::{Agreement, Declared, agree};
 use crate::progress::Progress;
 use crate::shard::{Shard, ShardSpec, Suspect};
-use crate::store::SchemaChange;
 use crate::store::sqlite::catalog::{Catalog, Wanted};
 use crate::store::sqlite::data_dir::DataDir;
 use crate::store::sqlite::intents::{Intent, Intents};
@@ -128,31 +128,17 @@ fn open_shards(
     pending: &[Intent],
 ) -> Result<(Registry, Vec<Shard>), OpenError> {
     let topology = catalog.map.topology();
-    // Of these each shard may say something else.
-    let names: Vec<&str> = pending.iter().map(|intent| intent.table.name()).collect();
-    let mut settled: Option<Registry> = None;
     let mut found = Vec::with_capacity(topology.len());
+    let mut declared = Vec::with_capacity(topology.len());
     for index in topology.indices() {
         let (shard, tables) = find_shard(data_dir, catalog, index)?;
-        check_pending(shard.name, &tables, pending)?;
-        let tables = tables.without(&names);
-        let known = settled.get_or_insert_with(|| tables.clone());
-        if *known != tables {
-            let (name, first) = (shard.name, topology.name(ShardIndex(0)));
-            let cause = format!("the tables of {name} are not those of {first}");
-            return Err(OpenError::Conflict(cause));
-        }
         found.push(shard);
+        declared.push(tables);
     }
-    let changes: Vec<SchemaChange> = pending.iter().map(Intent::change).collect();
-    let registry =
-        changes.iter().fold(settled.unwrap_or_default(), |registry, change| match change {
-            SchemaChange::Make(table) => registry.with(Arc::clone(table)),
-            SchemaChange::Drop(_) => registry,
-        });
+    let Agreement { registry, changes } = agree(&declared, pending)?;
     // A timeline begins first: what is found of the file's past tells whether it was a replica's.
     let mut begun = Vec::with_capacity(found.len());
-    for shard in found {
+    for (shard, changes) in found.into_iter().zip(changes) {
         let last = catalog.timelines.get(shard.name).copied();
         let history = shard_file::begin_timeline(&shard.primary, last)?;
         let position = match &changes[..] {
@@ -184,36 +170,23 @@ fn read_intents(data_dir: &DataDir, intents: &mut Intents) -> Result<Vec<Intent>
     Ok(pending)
 }
 
-/// Nothing is made over a table that is not the one that was begun.
-fn check_pending(shard: &str, tables: &Registry, pending: &[Intent]) -> Result<(), OpenError> {
-    for Intent { table, .. } in pending {
-        let found = tables.find(table.name());
-        if let Some(difference) = found.and_then(|found| found.difference(table)) {
-            return Err(OpenError::Conflict(format!(
-                "the table {} that was being made is on {shard} with another shape: {difference}",
-                table.name()
-            )));
-        }
-    }
-    Ok(())
-}
-
 fn find_shard<'c>(
     data_dir: &DataDir,
     catalog: &'c Catalog,
     index: ShardIndex,
-) -> Result<(Found<'c>, Registry), OpenError> {
+) -> Result<(Found<'c>, Declared<'c>), OpenError> {
     let name = catalog.map.topology().name(index);
     let primary = data_dir.primary(name);
     let slots: Vec<u16> = catalog.map.slots_of(index).collect();
     let identity = Identity { cluster_id: &catalog.cluster_id, shard: name, slots: &slots };
     let prepared = shard_file::prepare(&primary, &identity, !catalog.ready)?;
-    let Prepared { tables, history, position } = prepared;
+    let Prepared { tables, made, history, position } = prepared;
     let mut replicas = Vec::with_capacity(catalog.replicas);
     for replica in 0..catalog.replicas {
         let file = data_dir.replica(name, replica);
         let standing = shard_file::standing(&file, &identity, &history, position)?;
         replicas.push((file, standing.is_some()));
     }
-    Ok((Found { name, primary, position, replicas }, tables))
+    let declared = Declared { shard: name, tables, made };
+    Ok((Found { name, primary, position, replicas }, declared))
 }

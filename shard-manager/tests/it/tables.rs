@@ -261,6 +261,29 @@ async fn a_start_that_cannot_finish_a_table_is_refused_with_the_reason_and_leave
     open(dir.path(), Wanted::default()).expect("starts again");
 }
 
+#[tokio::test]
+async fn a_shard_that_was_put_back_from_before_a_table_gets_it_again() {
+    let cluster = Cluster::with(with_replicas(3, 1));
+    let (file, replica) = (cluster.file(2), cluster.dir.path().join("shard2-replica1.db"));
+    let aside = cluster.dir.path().join("aside.db");
+    let cluster = cluster.restart_after(|_| drop(std::fs::copy(&file, &aside)));
+    make(&cluster, table("students")).await.expect("made");
+    for n in 0..30 {
+        cluster.write("students", Insert, &format!("s{n}"), "{}").await.expect("stored");
+    }
+    let cluster = cluster.restart_after(|_| {
+        std::fs::rename(&aside, &file).expect("put back");
+        std::fs::remove_file(&replica).expect("moved out");
+    });
+    assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 3);
+    let left = cluster.rows("students", None).await.len();
+    assert!((1..30).contains(&left), "what the second shard had is gone, and nothing else: {left}");
+    for n in 0..30 {
+        cluster.write("students", Upsert, &format!("s{n}"), "{}").await.expect("stored");
+    }
+    assert_replicas_equal(cluster.stop().path(), 3);
+}
+
 /// What SQLite does when a page does not fit into the disk: the error, and its own rollback of all.
 fn fill(file: &Path, event: &str) {
     execute(

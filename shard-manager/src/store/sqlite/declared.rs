@@ -3,6 +3,8 @@
 //! **Invariant:** what is read is checked as any other table; what is written reads as the same table.
 //! **Not here:** whether the table in the file is as declared (`shard_file`); its SQL (`ddl`).
 
+use std::collections::BTreeSet;
+
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
@@ -107,6 +109,13 @@ pub(super) fn store(
 pub(super) fn remove(connection: &mut SqliteConnection, name: &str) -> QueryResult<()> {
     let row = tessera_tables::table.filter(tessera_tables::name.eq(name));
     diesel::delete(row).execute(connection).map(drop)
+}
+
+/// The names of the tables that did not come with the file.
+pub(super) fn made_by_clients(connection: &mut SqliteConnection) -> QueryResult<BTreeSet<String>> {
+    let later = tessera_tables::table.filter(tessera_tables::made_at.gt(0));
+    let names: Vec<String> = later.select(tessera_tables::name).load(connection)?;
+    Ok(names.into_iter().collect())
 }
 
 /// The position at which the last of the tables was made.

@@ -4,6 +4,7 @@
 //! and the tables it declares are the tables it has.
 //! **Not here:** rows (`writer`, `reader`).
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use diesel::prelude::*;
@@ -37,6 +38,8 @@ pub struct Identity<'i> {
 pub struct Prepared {
     /// The tables that it declares.
     pub tables: Registry,
+    /// The names of those that clients made; the others come with every file.
+    pub made: BTreeSet<String>,
     /// Its timelines.
     pub history: History,
     /// Where it stands.
@@ -65,7 +68,8 @@ pub fn prepare(path: &Path, identity: &Identity<'_>, create: bool) -> Result<Pre
     let position = timeline::position(&mut connection).map_err(told)?.at;
     let history = timeline::load(&mut connection).map_err(told)?;
     let history = history.ok_or_else(|| OpenError::foreign(path, CONFUSED))?;
-    Ok(Prepared { tables, history, position })
+    let made = declared::made_by_clients(&mut connection).map_err(told)?;
+    Ok(Prepared { tables, made, history, position })
 }
 
 /// Begins a timeline of a primary's file: the life in which it is written to from now on. `last` is the one that it

@@ -1,0 +1,96 @@
+//! Agreement: which tables every shard must have before a cluster serves, and what each has to do for it.
+//!
+//! Shards differ for two reasons. A process died while it made a table: the intent says what is to become of it. Or
+//! a shard's file was put back from a copy that is older than a table, perhaps that of a replica that had not come so
+//! far: then the table is made there again. Its rows are lost, but they were lost with the file.
+//!
+//! **Invariant:** nothing is done to a file unless all of them can agree.
+//! **Not here:** doing it (`opening`), making a table while the cluster serves (`tables`).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::store::SchemaChange;
+use crate::store::sqlite::OpenError;
+use crate::store::sqlite::intents::Intent;
+use crate::table::{Registry, Table};
+
+/// What a shard's file declares.
+pub(super) struct Declared<'s> {
+    pub(super) shard: &'s str,
+    pub(super) tables: Registry,
+    /// The names of those that clients made; the others come with every file.
+    pub(super) made: BTreeSet<String>,
+}
+
+/// What all shards have once each has done its part.
+pub(super) struct Agreement {
+    pub(super) registry: Registry,
+    /// For each shard, what it has to do.
+    pub(super) changes: Vec<Vec<SchemaChange>>,
+}
+
+/// Finds what all shards can agree on.
+pub(super) fn agree(shards: &[Declared<'_>], pending: &[Intent]) -> Result<Agreement, OpenError> {
+    shards.iter().try_for_each(|shard| check_pending(shard, pending))?;
+    let names: Vec<&str> = pending.iter().map(|intent| intent.table.name()).collect();
+    let mut all = Registry::default();
+    for Declared { shard, tables, .. } in shards {
+        for table in tables.without(&names).tables() {
+            match all.find(table.name()) {
+                Some(known) if known != table => return Err(conflict(shard, shards, table)),
+                Some(_) => {}
+                None => all = all.with(Arc::clone(table)),
+            }
+        }
+    }
+    let mut changes = Vec::with_capacity(shards.len());
+    for Declared { shard, tables, .. } in shards {
+        let mut own: Vec<SchemaChange> = pending.iter().map(Intent::change).collect();
+        for table in all.tables().filter(|table| tables.find(table.name()).is_none()) {
+            let name = table.name();
+            if !shards.iter().any(|other| other.made.contains(name)) {
+                return Err(conflict(shard, shards, table));
+            }
+            tracing::warn!(
+                shard,
+                table = name,
+                "a table that the others have is made again, without rows"
+            );
+            own.push(SchemaChange::Make(Arc::clone(table)));
+        }
+        changes.push(own);
+    }
+    let registry = pending.iter().map(Intent::change).fold(all, |registry, change| match change {
+        SchemaChange::Make(table) => registry.with(table),
+        SchemaChange::Drop(_) => registry,
+    });
+    Ok(Agreement { registry, changes })
+}
+
+/// Nothing is made over a table that is not the one that was begun.
+fn check_pending(
+    Declared { shard, tables, .. }: &Declared<'_>,
+    pending: &[Intent],
+) -> Result<(), OpenError> {
+    for Intent { table, .. } in pending {
+        let found = tables.find(table.name());
+        if let Some(difference) = found.and_then(|found| found.difference(table)) {
+            return Err(OpenError::Conflict(format!(
+                "the table {} that was being made is on {shard} with another shape: {difference}",
+                table.name()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A shard and another do not have the same of a table.
+fn conflict(shard: &str, shards: &[Declared<'_>], table: &Table) -> OpenError {
+    let name = table.name();
+    let own = shards.iter().find(|other| other.shard == shard);
+    let own = own.and_then(|own| own.tables.find(name));
+    let differs = |other: &&Declared<'_>| other.shard != shard && other.tables.find(name) != own;
+    let other = shards.iter().find(differs).map_or("another shard", |other| other.shard);
+    OpenError::Conflict(format!("the tables of {shard} are not those of {other}: see {name}"))
+}
