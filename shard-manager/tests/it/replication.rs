@@ -1,5 +1,6 @@
 //! Replication: whatever the order of batches, crashes and replays, a replica holds what its primary held.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,13 +11,14 @@ use serde_json::value::RawValue;
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::progress::Progress;
 use shard_manager::row::{Operation, RowWrite};
-use shard_manager::store::Writer;
 use shard_manager::store::sqlite::applier::{Applier, ApplyError};
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::store::sqlite::shard_file::{self, Identity};
 use shard_manager::store::sqlite::snapshot;
 use shard_manager::store::sqlite::writer::SqliteWriter;
-use shard_manager::table::Registry;
+use shard_manager::store::{SchemaChange, Writer};
+use shard_manager::table::{Column, Registry, Table};
+use shard_manager::value::ColumnType;
 use tempfile::TempDir;
 
 /// One thing that happens to a shard.
@@ -24,6 +26,8 @@ use tempfile::TempDir;
 enum Event {
     /// Batches are committed; each change is an operation on one of a few rows.
     Batches(Vec<Vec<(Operation, u8, i64, bool)>>),
+    /// A table is made that is not there; one that is there, and is empty, is dropped.
+    Table(u8),
     /// The replica applies a piece of the log, with or without a sync.
     Apply { sync: bool },
     /// The replica dies just before its commit.
@@ -42,6 +46,7 @@ fn event() -> impl Strategy<Value = Event> {
     let batch = proptest::collection::vec(change, 1..6);
     prop_oneof![
         4 => proptest::collection::vec(batch, 1..40).prop_map(Event::Batches),
+        2 => (0..4_u8).prop_map(Event::Table),
         6 => any::<bool>().prop_map(|sync| Event::Apply { sync }),
         1 => Just(Event::DieBeforeCommit),
         1 => Just(Event::ReplicaDies),
@@ -56,6 +61,9 @@ struct Pair {
     primary: PathBuf,
     replica: PathBuf,
     tables: Registry,
+    /// Tables of clients that have held rows.
+    used: BTreeSet<String>,
+    shapes: u32,
     progress: Arc<Progress>,
     writer: Option<SqliteWriter>,
     applier: Option<Applier>,
@@ -73,8 +81,18 @@ impl Pair {
         let progress = Arc::new(Progress::new(history, prepared.position, 1));
         let tables = prepared.tables;
         let (writer, applier) = (None, None);
-        let mut pair =
-            Self { _dir: dir, primary, replica, tables, progress, writer, applier, rebuilt: 0 };
+        let mut pair = Self {
+            _dir: dir,
+            primary,
+            replica,
+            tables,
+            used: BTreeSet::new(),
+            shapes: 0,
+            progress,
+            writer,
+            applier,
+            rebuilt: 0,
+        };
         pair.rebuild();
         pair
     }
@@ -106,7 +124,7 @@ impl Pair {
         self.writer().apply(&rows).expect("the batch is stored");
     }
 
-    fn row(&self, (operation, id, amount, keyed): &(Operation, u8, i64, bool)) -> RowWrite {
+    fn row(&mut self, (operation, id, amount, keyed): &(Operation, u8, i64, bool)) -> RowWrite {
         let key = format!("u{}", id % 3);
         let (table, fields) = match (id % 2 == 0, operation) {
             (true, Operation::Delete) => ("orders", json!({"order_id": id.to_string()})),
@@ -118,17 +136,52 @@ impl Pair {
             (false, Operation::Delete) => ("kv", json!({})),
             (false, _) => ("kv", json!({"value": {"n": [amount, null, "\u{1}\n"]}})),
         };
-        let table = self.tables.find(table).expect("it is there");
+        let extra = if *id == 11 { self.extra() } else { None };
+        let (table, fields) = match extra {
+            Some(extra) => (extra, json!({"id": amount.rem_euclid(4)})),
+            None => (Arc::clone(self.tables.find(table).expect("it is there")), fields),
+        };
         let members: std::collections::BTreeMap<String, Box<RawValue>> =
             serde_json::from_value(fields).expect("an object");
         let fields: Vec<_> =
             members.iter().map(|(name, json)| (name.as_str().into(), &**json)).collect();
         let key = ShardKey::parse(&key).expect("a key");
         let slot = Keyspace::Hash.slot_of(key).expect("a slot");
-        let mut row = RowWrite::parse(table, *operation, (key, slot), &fields).expect("a row");
+        let mut row = RowWrite::parse(&table, *operation, (key, slot), &fields).expect("a row");
         // Few keys, so that some are used again, for the same and for other requests.
         row.idempotency_key = keyed.then(|| format!("k{}", amount.rem_euclid(5)));
         row
+    }
+
+    fn make_or_drop(&mut self, number: u8) {
+        let name = format!("extra{number}");
+        if self.used.contains(&name) {
+            return;
+        }
+        let change = match self.tables.find(&name) {
+            Some(table) => SchemaChange::Drop(Arc::clone(table)),
+            None => {
+                // Each time of another shape.
+                self.shapes += 1;
+                let column = |name: String, kind| Column { name, kind, nullable: true };
+                let mut columns = vec![column(format!("c{}", self.shapes), ColumnType::Double)];
+                columns.push(Column { nullable: false, ..column("id".into(), ColumnType::Bigint) });
+                let table = Table::new(&name, columns, &["id".into()], None);
+                SchemaChange::Make(Arc::new(table.expect("a good table")))
+            }
+        };
+        self.writer().change_schema(&change).expect("it is done");
+        self.tables = match &change {
+            SchemaChange::Make(table) => self.tables.with(Arc::clone(table)),
+            SchemaChange::Drop(_) => self.tables.without(&[&name]),
+        };
+    }
+
+    /// The table that clients made last, if there is one, from now on holds rows.
+    fn extra(&mut self) -> Option<Arc<Table>> {
+        let extra = self.tables.tables().find(|table| table.name().starts_with("extra"))?;
+        self.used.insert(extra.name().to_owned());
+        Some(Arc::clone(extra))
     }
 
     /// One transaction of the applier, and what its keeper would make of the outcome. Tells whether there may
@@ -156,6 +209,7 @@ impl Pair {
     fn meet(&mut self, event: &Event) {
         match event {
             Event::Batches(batches) => batches.iter().for_each(|batch| self.write(batch)),
+            Event::Table(number) => self.make_or_drop(*number),
             Event::Apply { sync } => drop(self.apply(*sync)),
             Event::DieBeforeCommit => {
                 let died = catch_unwind(AssertUnwindSafe(|| {
@@ -187,7 +241,10 @@ proptest! {
         let (primary, replica) = (digest(&pair.primary), digest(&pair.replica));
         prop_assert_eq!(primary.expect("read"), replica.expect("read"));
         let counts = "SELECT json_group_array(json_array(name, rows)) AS value FROM tessera_counts";
-        prop_assert_eq!(crate::cluster::texts(&pair.primary, counts), crate::cluster::texts(&pair.replica, counts));
+        let declared = "SELECT json_array(name, column_list, id, routing, made_at) AS value FROM tessera_tables ORDER BY name";
+        for sql in [counts, declared] {
+            prop_assert_eq!(crate::cluster::texts(&pair.primary, sql), crate::cluster::texts(&pair.replica, sql));
+        }
     }
 }
 

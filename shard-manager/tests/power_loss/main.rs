@@ -164,6 +164,26 @@ async fn what_every_node_confirmed_is_on_the_replicas_when_the_primaries_are_los
     manager.close();
 }
 
+#[tokio::test]
+async fn a_table_that_was_being_made_is_on_every_shard_after_a_power_cut_or_on_none() {
+    for promoted in [false, true] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let story = Story::begin(dir.path(), with_replicas(2, 1), 11);
+        let manager = story.open();
+        write_some(&story, &manager).await;
+        if promoted {
+            story.promote_replicas();
+        }
+        story.cut_before(one_in(12, |step| if step.act == Act::Write { 20 } else { 3 }));
+        for name in ["first", "second", "third", "fourth"] {
+            story.make(&manager, name).await;
+            story.change(&manager, "a").await;
+        }
+        assert_unharmed(&story.verdicts(), 15);
+        manager.close();
+    }
+}
+
 /// A cluster on a disk that begins to lie after a while: writes, a stop, a start, writes, and eight times the
 /// power is cut at the end.
 async fn on_a_disk_that_tells(lie: Option<Lie>) -> Vec<Verdict> {

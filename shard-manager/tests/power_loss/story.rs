@@ -6,7 +6,7 @@
 //! **Not here:** when the power is cut (`main`); what then is left of the files (`disk`).
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -26,6 +26,8 @@ use shard_manager::manager::{EmbeddedCluster, Manager, Wish};
 use shard_manager::row::Operation;
 use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::store::sqlite::digest::digest;
+use shard_manager::table::{Column, Table};
+use shard_manager::value::ColumnType;
 use tempfile::TempDir;
 
 use crate::chance::Chance;
@@ -171,6 +173,17 @@ impl Story {
         self.note(key, |changes| changes.acknowledged = number);
     }
 
+    /// Makes a table, waited for.
+    pub(crate) async fn make(&self, manager: &Manager, name: &str) {
+        let key = format!("{TABLE}{name}");
+        self.note(&key, |changes| changes.asked = 1);
+        let column = Column { name: "id".into(), kind: ColumnType::Text, nullable: false };
+        let table = Table::new(name, vec![column], &["id".into()], None).expect("a good table");
+        let by = Instant::now() + Duration::from_secs(60);
+        manager.make_table(table, by).await.expect("the running disk is well");
+        self.note(&key, |changes| changes.acknowledged = 1);
+    }
+
     /// Cuts the power before each step for which `due`.
     pub(crate) fn cut_before(self: &Arc<Self>, mut due: impl FnMut(Step) -> bool + Send + 'static) {
         let story = Arc::clone(self);
@@ -274,6 +287,8 @@ async fn change(manager: &Manager, key: &str, number: u32) -> Result<(), String>
     written.map(drop).map_err(|failure| failure.to_string())
 }
 
+/// Before the name of a table, where it stands among the keys.
+const TABLE: &str = "table ";
 /// The key that is written after a power cut.
 const AFTER: &str = "after";
 
@@ -288,9 +303,11 @@ impl Cut {
         let manager = open(self.image.path(), &self.wanted).map_err(Harm::Refused)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let written = runtime.expect("a runtime").block_on(change(&manager, AFTER, 1));
+        let tables = names(manager.tables().tables().map(|table| table.name()));
         manager.close();
         drop(manager);
         written.map_err(Harm::Refused)?;
+        self.compare_tables(&tables)?;
         let mut found = BTreeMap::new();
         for entry in std::fs::read_dir(self.image.path()).expect("the image is there") {
             let path = entry.expect("a file").path();
@@ -300,6 +317,7 @@ impl Cut {
             }
             if name.ends_with("-primary.db") {
                 whole(&path).map_err(Harm::Damaged)?;
+                has_all(&path, &tables).map_err(Harm::Damaged)?;
                 found.extend(rows(&path).map_err(Harm::Damaged)?);
                 for number in 1..=self.wanted.replicas.unwrap_or(0) {
                     let replica = name.replace("-primary.db", &format!("-replica{number}.db"));
@@ -310,12 +328,27 @@ impl Cut {
         self.compare(&found)
     }
 
+    /// Those that were acknowledged are there, and no others than were asked for.
+    fn compare_tables(&self, tables: &BTreeSet<String>) -> Result<(), Harm> {
+        for (key, after) in &self.after {
+            let Some(name) = key.strip_prefix(TABLE) else { continue };
+            let acknowledged = self.before.get(key).map_or(0, |changes| changes.acknowledged);
+            match (tables.contains(name), acknowledged, after.asked) {
+                (false, 1.., _) => return Err(Harm::Lost(key.clone())),
+                (true, _, 0) => return Err(Harm::Strange(key.clone())),
+                (true, _, 1..) | (false, 0, _) => {}
+            }
+        }
+        Ok(())
+    }
+
     fn compare(&self, found: &BTreeMap<String, String>) -> Result<(), Harm> {
         let known = |key: &String| key == AFTER || self.after.contains_key(key);
         if let Some(key) = found.keys().find(|key| !known(key)) {
             return Err(Harm::Strange(format!("{key} was never written")));
         }
-        for (key, after) in &self.after {
+        let rows = self.after.iter().filter(|(key, _)| !key.starts_with(TABLE));
+        for (key, after) in rows {
             let acknowledged = self.before.get(key).map_or(0, |changes| changes.acknowledged);
             let found = found.get(key);
             let is_from = |number: u32| value(key, number).as_ref() == found;
@@ -400,6 +433,18 @@ fn promote(image: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn names<'n>(tables: impl Iterator<Item = &'n str>) -> BTreeSet<String> {
+    tables.map(str::to_owned).collect()
+}
+
+/// Every shard has the tables that the cluster shows, and no half of another.
+fn has_all(path: &Path, tables: &BTreeSet<String>) -> Result<(), String> {
+    let digest = digest(path).map_err(|error| error.to_string())?;
+    let own = digest.tables.iter().map(|(name, ..)| name.as_str());
+    let own = names(own.filter(|name| !name.starts_with("tessera_")));
+    if own == *tables { Ok(()) } else { Err(format!("{own:?} are not {tables:?}")) }
 }
 
 /// A replica that was closed in good order holds what its primary holds.
