@@ -187,6 +187,17 @@ refusals! {
         503 Unavailable "The shard does not answer, or has no connection free; see Retry-After.";
         504 DeadlinePassed "The deadline passed.";
     }
+    /// The problems that making a table may answer with; `outcome` says what became of it.
+    TableRefusals {
+        400 BadRequest "Something in the request is malformed, unknown or reserved: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        406 NotAcceptable "The Accept header rules JSON out.";
+        409 Conflict "A table of this name exists with another shape.";
+        413 TooLarge "A limit is passed: the detail names it.";
+        415 UnsupportedMediaType "The body is not JSON.";
+        503 Unavailable "A shard is full, overloaded, or does not answer; see Retry-After.";
+        504 DeadlinePassed "The deadline passed: outcome says whether the table may be made.";
+    }
     /// The problems that a write may answer with; `outcome` says what became of it.
     WriteRefusals {
         400 BadRequest "Something in the request is malformed or unknown: the detail names it.";

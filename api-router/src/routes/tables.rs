@@ -14,7 +14,7 @@ use shard_manager::manager::Made;
 use shard_manager::table::{Column, Table, closest};
 use utoipa::ToSchema;
 
-use crate::answer::{LookupRefusals, WriteRefusals};
+use crate::answer::{LookupRefusals, TableRefusals};
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::headers::{DataHeaders, check_content_type, refuse_conditions};
@@ -61,11 +61,11 @@ pub struct ColumnRequest {
     #[expect(dead_code, reason = "as above")]
     name: String,
     /// What it holds.
-    #[schema(inline)]
     #[serde(rename = "type")]
     #[expect(dead_code, reason = "as above")]
     kind: TypeName,
     /// Whether it may be null; false when it is not given.
+    #[schema(value_type = bool, required = false)]
     #[expect(dead_code, reason = "as above")]
     null: Option<bool>,
 }
@@ -178,7 +178,7 @@ pub(crate) async fn find_table(
     responses(
         (status = 200, description = "It was there", body = TableAnswer),
         (status = 201, description = "Made", body = TableAnswer),
-        WriteRefusals,
+        TableRefusals,
     )
 )]
 #[post("/api/tables")]
