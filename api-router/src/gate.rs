@@ -14,7 +14,7 @@ use actix_web::http::header::{HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
-use analytics::{ErrorEvent, Operation, Sample};
+use analytics::{ErrorEvent, Sample};
 
 use crate::answer::ServedBy;
 use crate::app::App;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use shard_manager::declaration::{Declaration, DeclarationError, Fault};
-use shard_manager::query::{Condition, OrderBy, ReadQuery, Test};
+use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
 use shard_manager::row::Operation::{Insert, Update, Upsert};
 use shard_manager::table::Table;
 use shard_manager::value::{ColumnType, Value};
@@ -92,10 +92,12 @@ async fn use_every_column(cluster: &Cluster, name: &str) {
             .write(name, Update, "ada", &changed)
             .await
             .unwrap_or_else(|e| panic!("{word}: {e}"));
-        for test in [Test::Equal(Value::Text("w".into())), Test::In(vec![Value::Text("w".into())])]
-        {
+        for test in [
+            Test::Compare(Comparison::Equal, Value::Text("w".into())),
+            Test::In(vec![Value::Text("w".into())]),
+        ] {
             let query = ReadQuery {
-                conditions: vec![Condition { column, test }],
+                conditions: vec![Condition::Column(column, test)],
                 order: vec![OrderBy { column, descending: true }],
                 ..ReadQuery::all(&table)
             };

@@ -13,7 +13,7 @@ use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::{Made, Manager, Wish};
 use shard_manager::position::History;
 use shard_manager::progress::Progress;
-use shard_manager::query::{Condition, OrderBy, ReadQuery, Test};
+use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
 use shard_manager::row::Operation::{Delete, Insert, Update, Upsert};
 use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::store::sqlite::digest::digest;
@@ -112,7 +112,10 @@ async fn a_table_is_made_on_every_shard_and_can_be_used_at_once() {
     let students = cluster.manager.table("students").expect("it is there");
     let grade = students.find("grade").expect("a column");
     let query = ReadQuery {
-        conditions: vec![Condition { column: grade, test: Test::Equal(Value::Text("A".into())) }],
+        conditions: vec![Condition::Column(
+            grade,
+            Test::Compare(Comparison::Equal, Value::Text("A".into())),
+        )],
         order: vec![OrderBy { column: grade, descending: true }],
         ..ReadQuery::all(&students)
     };
