@@ -35,7 +35,7 @@ pub enum Error {
     /// An update or a delete met no row.
     #[error("there is no such row")]
     NoSuchRow,
-    /// `If-Match` does not hold.
+    /// `If-Match`, or `if_version` of a bulk write, does not hold.
     #[error("the row is not of the version that If-Match names")]
     VersionDiffers,
     /// The idempotency key came before with another request.
@@ -44,6 +44,17 @@ pub enum Error {
     /// The write came before under this idempotency key, and was rejected for this.
     #[error("{0}")]
     Remembered(Box<Error>),
+    /// The write stood in one transaction with another row, which was refused.
+    #[error("undone with row {row} of the same transaction: {cause}")]
+    Undone {
+        /// The place of that row in the request.
+        row: usize,
+        /// Why it was refused.
+        cause: Box<Error>,
+    },
+    /// The rows of one transaction are more than one entry of the log carries.
+    #[error("the rows of this transaction are together more than {} MiB", crate::row::IMAGES_BYTES_MAX >> 20)]
+    TransactionTooLarge,
     /// A rule of the database (unique, foreign key, check) forbids it.
     #[error("the row breaks a {rule} constraint")]
     Constraint {

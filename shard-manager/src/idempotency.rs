@@ -59,6 +59,12 @@ enum Answer<'a> {
     MissingColumn {
         column: String,
     },
+    /// Refused only because of another row of the same transaction.
+    Undone {
+        row: usize,
+        #[serde(borrow)]
+        cause: Box<Answer<'a>>,
+    },
 }
 
 /// A record for what became of a write, ready to be written beside it; `None` if nothing is to be kept of it.
@@ -106,11 +112,16 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         Error::Row(RowError::MissingColumn { column, .. }) => {
             Some(Answer::MissingColumn { column: column.clone() })
         }
+        Error::Undone { row, cause } => {
+            Some(Answer::Undone { row: *row, cause: Box::new(rejection(cause)?) })
+        }
+        // Of another row, whose own answer is kept already.
+        Error::Remembered(first) => rejection(first),
         Error::Row(_)
         | Error::NoSuchTable { .. }
         | Error::Key(_)
         | Error::KeyReused
-        | Error::Remembered(_)
+        | Error::TransactionTooLarge
         | Error::DeadlinePassed
         | Error::QueueFull { .. }
         | Error::PoolExhausted { .. }
@@ -136,7 +147,6 @@ pub fn replay(change: &RowWrite, of: &str, answer: &str) -> Result<RowDone, Erro
     if of != fingerprint(change) {
         return Err(Error::KeyReused);
     }
-    let remembered = |error| Err(Error::Remembered(Box::new(error)));
     let made = |change, version, row: Cow<'_, str>| {
         Ok(RowDone { change, version, json: row.into_owned().into_bytes(), replayed: true })
     };
@@ -144,16 +154,33 @@ pub fn replay(change: &RowWrite, of: &str, answer: &str) -> Result<RowDone, Erro
         Answer::Made { version, row } => made(Change::Created, version, row),
         Answer::Changed { version, row } => made(Change::Changed, version, row),
         Answer::Removed { version, row } => made(Change::Removed, version, row),
-        Answer::Exists => remembered(Error::Exists),
-        Answer::NoSuchRow => remembered(Error::NoSuchRow),
-        Answer::VersionDiffers => remembered(Error::VersionDiffers),
-        Answer::Constraint { rule } => {
-            remembered(Error::Constraint { rule: crate::error::rule(&rule) })
+        rejected @ (Answer::Exists
+        | Answer::NoSuchRow
+        | Answer::VersionDiffers
+        | Answer::Constraint { .. }
+        | Answer::MissingColumn { .. }
+        | Answer::Undone { .. }) => {
+            Err(Error::Remembered(Box::new(rejected_for(change, &rejected))))
         }
+    }
+}
+
+/// Why a write was rejected the first time.
+fn rejected_for(change: &RowWrite, answer: &Answer<'_>) -> Error {
+    match answer {
+        Answer::Exists => Error::Exists,
+        Answer::NoSuchRow => Error::NoSuchRow,
+        Answer::VersionDiffers => Error::VersionDiffers,
+        Answer::Constraint { rule } => Error::Constraint { rule: crate::error::rule(rule) },
         Answer::MissingColumn { column } => {
-            let table = change.table.name().to_owned();
-            remembered(Error::Row(RowError::MissingColumn { table, column }))
+            let (table, column) = (change.table.name().to_owned(), column.clone());
+            Error::Row(RowError::MissingColumn { table, column })
         }
+        Answer::Undone { row, cause } => {
+            Error::Undone { row: *row, cause: Box::new(rejected_for(change, cause)) }
+        }
+        // No record says that a write was undone because another succeeded.
+        Answer::Made { .. } | Answer::Changed { .. } | Answer::Removed { .. } => Error::Internal,
     }
 }
 

@@ -21,8 +21,8 @@ use tokio::sync::oneshot;
 
 use crate::brake::{Brake, Hold};
 use crate::error::{Error, Outcome};
-use crate::row::{RowDone, RowWrite};
-use crate::store::{BatchDone, BatchFailure, Writer};
+use crate::row::{Part, RowDone, RowWrite};
+use crate::store::{BatchDone, BatchFailure, Unit, Writer};
 use schema::SchemaOperation;
 
 /// Operations that may wait for one shard. More would only wait past their deadlines.
@@ -33,6 +33,9 @@ const QUEUE_BYTES_MAX: usize = 64 << 20;
 const BATCH_OPERATIONS_MAX: usize = 512;
 /// Bytes of rows in one transaction.
 const BATCH_BYTES_MAX: usize = 4 << 20;
+/// How often a patient operation looks whether a full queue has room again. A full queue takes far longer to
+/// empty.
+const ROOM_LOOK: Duration = Duration::from_millis(5);
 
 /// A queue of writes and the thread that applies them.
 pub struct Lane {
@@ -53,12 +56,18 @@ enum Message {
 
 /// One client's write, or one chunk of a bulk write.
 struct Operation {
-    rows: Vec<RowWrite>,
+    part: Part,
     bytes: usize,
     queued_at: Instant,
     deadline: Instant,
     claim: Arc<Claim>,
     reply: oneshot::Sender<Result<Applied, LaneFailure>>,
+}
+
+impl Operation {
+    fn unit(&self) -> Unit<'_> {
+        Unit { rows: &self.part.rows, whole: self.part.whole.as_deref() }
+    }
 }
 
 /// What became of an operation that was executed.
@@ -136,16 +145,17 @@ impl Lane {
     /// [`LaneFailure`]; its outcome is unknown only if the transaction had begun.
     pub async fn apply(
         &self,
-        rows: Vec<RowWrite>,
+        part: impl Into<Part>,
         deadline: Instant,
     ) -> Result<Applied, LaneFailure> {
-        let bytes = rows.iter().map(RowWrite::bytes).sum();
+        let part = part.into();
+        let bytes = part.rows.iter().map(RowWrite::bytes).sum();
         let (reply, answer) = oneshot::channel();
         let claim = Arc::new(Claim::default());
         let queued_at = Instant::now();
         let operation =
-            Operation { rows, bytes, queued_at, deadline, claim: Arc::clone(&claim), reply };
-        self.enqueue(operation)?;
+            Operation { part, bytes, queued_at, deadline, claim: Arc::clone(&claim), reply };
+        self.enqueue(operation).await?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_gone)) => {
@@ -155,24 +165,43 @@ impl Lane {
         }
     }
 
-    fn enqueue(&self, operation: Operation) -> Result<(), LaneFailure> {
-        let rejected = |error| Err(LaneFailure { error, outcome: Outcome::Rejected });
+    /// Puts an operation into the queue. A patient one waits until there is room, but not past its deadline.
+    async fn enqueue(&self, mut operation: Operation) -> Result<(), LaneFailure> {
+        loop {
+            let (back, error) = match self.try_enqueue(operation) {
+                Ok(()) => return Ok(()),
+                Err(refused) => refused,
+            };
+            let waits = back.part.patient
+                && matches!(error, Error::QueueFull { .. })
+                && Instant::now() + ROOM_LOOK < back.deadline;
+            if !waits {
+                return Err(LaneFailure { error, outcome: Outcome::Rejected });
+            }
+            operation = back;
+            tokio::time::sleep(ROOM_LOOK).await;
+        }
+    }
+
+    /// Gives back an operation for which there is no room.
+    fn try_enqueue(&self, operation: Operation) -> Result<(), (Operation, Error)> {
+        let full = || Error::QueueFull { shard: self.shard.clone() };
         let bytes = operation.bytes;
         if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES_MAX {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return rejected(Error::QueueFull { shard: self.shard.clone() });
+            return Err((operation, full()));
         }
-        match self.queue.try_send(Message::Operation(operation)) {
-            Ok(()) => Ok(()),
-            Err(refused) => {
-                self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                rejected(match refused {
-                    TrySendError::Full(_) => Error::QueueFull { shard: self.shard.clone() },
-                    TrySendError::Disconnected(_) => {
-                        Error::ShardUnavailable { shard: self.shard.clone() }
-                    }
-                })
+        let (message, error) = match self.queue.try_send(Message::Operation(operation)) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Full(message)) => (message, full()),
+            Err(TrySendError::Disconnected(message)) => {
+                (message, Error::ShardUnavailable { shard: self.shard.clone() })
             }
+        };
+        self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        match message {
+            Message::Operation(operation) => Err((operation, error)),
+            Message::Stop => unreachable!("what was sent is what comes back"),
         }
     }
 
@@ -264,17 +293,20 @@ impl<W: Writer> Worker<W> {
         if batch.is_empty() {
             return;
         }
-        let changes: Vec<&RowWrite> = batch.iter().flat_map(|operation| &operation.rows).collect();
+        let units: Vec<Unit<'_>> = batch.iter().map(Operation::unit).collect();
         let began = Instant::now();
-        match self.writer.apply(&changes) {
+        match self.writer.apply(&units) {
             Ok(done) => answer_all(batch, done, began),
             Err(BatchFailure { divisible: true, .. }) if batch.len() > 1 => {
                 let second = batch.split_off(batch.len() / 2);
                 self.execute(batch);
                 self.execute(second);
             }
-            Err(BatchFailure { divisible: true, .. }) if changes.len() > 1 => {
-                match self.apply_parted(&changes) {
+            // What is one whole is not applied in parts.
+            Err(BatchFailure { divisible: true, .. })
+                if units[0].whole.is_none() && units[0].rows.len() > 1 =>
+            {
+                match self.apply_parted(units[0].rows) {
                     Ok(done) => answer_all(batch, done, began),
                     Err(failure) => fail_all(batch, &failure),
                 }
@@ -289,16 +321,12 @@ impl<W: Writer> Worker<W> {
 impl<W: Writer> Worker<W> {
     /// The halves of a chunk, and of what fails of them their halves: how a culprit is told from its neighbours.
     /// When the shard itself fails, the rest is not tried; when a commit is in doubt, so is the chunk.
-    fn apply_parted(&mut self, changes: &[&RowWrite]) -> Result<BatchDone, LaneFailure> {
+    fn apply_parted(&mut self, changes: &[RowWrite]) -> Result<BatchDone, LaneFailure> {
         let mut done = BatchDone { rows: Vec::with_capacity(changes.len()), position: 0 };
-        let halves = |part: &mut Vec<_>, whole: &[_]| {
-            let (first, second) = whole.split_at(whole.len() / 2);
-            part.extend([second.to_vec(), first.to_vec()]);
-        };
-        let mut parts = Vec::new();
-        halves(&mut parts, changes);
+        let (first, second) = changes.split_at(changes.len() / 2);
+        let mut parts = vec![second, first];
         while let Some(part) = parts.pop() {
-            match self.writer.apply(&part) {
+            match self.writer.apply(&[Unit { rows: part, whole: None }]) {
                 Ok(applied) => {
                     done.position = applied.position;
                     done.rows.extend(applied.rows);
@@ -307,7 +335,8 @@ impl<W: Writer> Worker<W> {
                     return Err(LaneFailure { error, outcome: Outcome::Unknown });
                 }
                 Err(BatchFailure { divisible: true, .. }) if part.len() > 1 => {
-                    halves(&mut parts, &part);
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
                 }
                 Err(BatchFailure { error, divisible: true, .. }) => done.rows.push(Err(error)),
                 Err(BatchFailure { error, .. }) => {
@@ -336,7 +365,7 @@ fn answer_all(batch: Vec<Operation>, done: BatchDone, began: Instant) {
     let position = done.position;
     let mut results = done.rows.into_iter();
     for operation in batch {
-        let rows = results.by_ref().take(operation.rows.len()).collect();
+        let rows = results.by_ref().take(operation.part.rows.len()).collect();
         let queue = began.duration_since(operation.queued_at);
         let times = LaneTimes { queue, database };
         let _ = operation.reply.send(Ok(Applied { rows, position, times }));

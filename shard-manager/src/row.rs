@@ -14,6 +14,10 @@ use crate::keyspace::{ShardKey, Slot};
 use crate::table::Table;
 use crate::value::{Misfit, Value, push_json_number};
 
+/// Bytes of what rows become by one transaction, and so of one log entry and of the rows that are answered. Both
+/// hold whole rows, of which a small change may touch many.
+pub const IMAGES_BYTES_MAX: usize = 16 << 20;
+
 /// What to do with a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Operation {
@@ -113,6 +117,24 @@ pub struct RowWrite {
     pub wants_row: bool,
 }
 
+/// Changes on their way to one shard.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Part {
+    /// The changes, in the order in which they are applied.
+    pub rows: Vec<RowWrite>,
+    /// The place in the request of each of them, if they are one transaction: all or nothing.
+    pub whole: Option<Vec<usize>>,
+    /// Whether it waits for room in a queue that is full, instead of being refused at once.
+    pub patient: bool,
+}
+
+impl From<Vec<RowWrite>> for Part {
+    /// Changes that stand each on its own.
+    fn from(rows: Vec<RowWrite>) -> Self {
+        Self { rows, whole: None, patient: false }
+    }
+}
+
 impl RowWrite {
     /// Checks the members of a row against its table.
     ///
@@ -128,6 +150,19 @@ impl RowWrite {
         for (name, json) in fields {
             values.push(parse_field(table, name, json)?);
         }
+        Self::of_values(table, operation, (key, slot), values)
+    }
+
+    /// The same from values that were read already: columns of the table's own, in any order.
+    ///
+    /// # Errors
+    /// [`RowError`] names the column and what is wrong with it.
+    pub fn of_values(
+        table: &Arc<Table>,
+        operation: Operation,
+        (key, slot): (ShardKey<'_>, Slot),
+        mut values: Vec<(usize, Value)>,
+    ) -> Result<Self, RowError> {
         if let Some(routing) = table.routing() {
             match values.iter().find(|(column, _)| *column == routing) {
                 Some((_, value)) => check_routing(table, routing, value, key)?,

@@ -21,7 +21,7 @@ use crate::lane::{Applied, Lane, LaneFailure};
 use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::replica_set::{Chosen, Demand, ReplicaSet};
-use crate::row::RowWrite;
+use crate::row::Part;
 use crate::store::sqlite::OpenError;
 use crate::store::sqlite::reader::{Housekeeping, NodeRows, Readers, Scope, Witness};
 use crate::store::sqlite::replica::{Replica, ReplicaSpec};
@@ -209,7 +209,7 @@ impl Shard {
     /// [`LaneFailure`] if nothing is known to be stored.
     pub async fn write(
         &self,
-        rows: Vec<RowWrite>,
+        rows: impl Into<Part>,
         level: Level,
         deadline: Instant,
     ) -> Result<WriteDone, LaneFailure> {

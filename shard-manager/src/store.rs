@@ -18,12 +18,13 @@ pub trait Writer: Send + 'static {
     /// Applies changes in one durable transaction and says what became of each.
     ///
     /// A change that cannot be (no such row, a constraint) is answered in its place and does not hurt
-    /// its neighbours. When this returns `Ok`, everything that succeeded is durable.
+    /// its neighbours, unless they are one whole: then none of these is applied. When this returns `Ok`,
+    /// everything that succeeded is durable.
     ///
     /// # Errors
     /// [`BatchFailure`] if the transaction as a whole failed; then no change was applied unless its
     /// outcome is [`Outcome::Unknown`].
-    fn apply(&mut self, changes: &[&RowWrite]) -> Result<BatchDone, BatchFailure>;
+    fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure>;
 
     /// Makes or drops a table in one durable transaction, and tells the shard's position after it. What is so
     /// already stays as it is.
@@ -52,6 +53,15 @@ impl SchemaChange {
             Self::Make(table) | Self::Drop(table) => table,
         }
     }
+}
+
+/// Changes that came together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Unit<'u> {
+    /// In the order in which they are applied.
+    pub rows: &'u [RowWrite],
+    /// The place in the request of each of them, if they are applied all or not at all.
+    pub whole: Option<&'u [usize]>,
 }
 
 /// A transaction that is durable.

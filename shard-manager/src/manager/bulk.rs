@@ -6,7 +6,7 @@
 use super::{Manager, Wish};
 use crate::error::{Error, Outcome};
 use crate::position::Position;
-use crate::row::{RowDone, RowWrite};
+use crate::row::{Part, RowDone, RowWrite};
 use crate::shard::{Shard, WriteDone};
 use crate::shard_map::Place;
 use crate::token::SessionToken;
@@ -52,12 +52,44 @@ impl Manager {
     /// Applies many changes, each on its own: shards in parallel, each shard's in the order given.
     /// Answers are in the order of the shards, not of the request.
     pub async fn write_bulk(&self, rows: Vec<BulkRow>, wish: &Wish) -> BulkDone {
+        self.write_parts(rows, wish, async |shard, rows| write_chunks(shard, rows, wish).await)
+            .await
+    }
+
+    /// The same, but each shard's part is one transaction: all of it is stored, or nothing.
+    pub async fn write_bulk_whole(&self, rows: Vec<BulkRow>, wish: &Wish) -> BulkDone {
+        self.write_parts(rows, wish, async |shard, rows| {
+            let whole = Some(rows.iter().map(|row| row.index).collect());
+            write_part(shard, rows, wish, |rows| Part { rows, whole, patient: false }).await
+        })
+        .await
+    }
+
+    /// Applies changes of one shard as one operation, each on its own. If the shard's queue is full it waits until
+    /// there is room, but not past the deadline.
+    pub async fn write_chunk(
+        &self,
+        shard: ShardIndex,
+        rows: Vec<BulkRow>,
+        wish: &Wish,
+    ) -> (Vec<BulkRowDone>, Option<Position>) {
+        debug_assert!(rows.iter().all(|row| row.place.shard == shard), "all of one shard");
+        let part = |rows| Part { rows, whole: None, patient: true };
+        write_part(&self.shards[shard.index()], rows, wish, part).await
+    }
+
+    async fn write_parts(
+        &self,
+        rows: Vec<BulkRow>,
+        wish: &Wish,
+        write: impl AsyncFn(&Shard, Vec<BulkRow>) -> PartDone,
+    ) -> BulkDone {
         let mut by_shard: Vec<Vec<BulkRow>> = self.shards.iter().map(|_| Vec::new()).collect();
         for row in rows {
             by_shard[row.place.shard.index()].push(row);
         }
         let shards = self.shards.iter().zip(by_shard);
-        let parts = shards.map(|(shard, rows)| write_chunks(shard, rows, wish));
+        let parts = shards.map(|(shard, rows)| write(shard, rows));
         let parts = futures_util::future::join_all(parts).await;
         let mut session = wish.session.clone();
         let mut done = Vec::new();
@@ -71,41 +103,61 @@ impl Manager {
     }
 }
 
+/// What became of the rows of one shard, and the position that holds the last of them.
+type PartDone = (Vec<BulkRowDone>, Option<Position>);
+
 /// One shard's part of a bulk write, a chunk after the other: so rows of one key keep their order, and one
-/// bulk write cannot fill the lane. Tells the position that holds the last of them.
-async fn write_chunks(
-    shard: &Shard,
-    rows: Vec<BulkRow>,
-    wish: &Wish,
-) -> (Vec<BulkRowDone>, Option<Position>) {
+/// bulk write cannot fill the lane.
+async fn write_chunks(shard: &Shard, rows: Vec<BulkRow>, wish: &Wish) -> PartDone {
     let mut done = Vec::with_capacity(rows.len());
     let mut seen = None;
     let mut rows = rows.into_iter().peekable();
     while rows.peek().is_some() {
-        let (mut chunk, mut places, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let (mut chunk, mut bytes) = (Vec::new(), 0);
         while chunk.len() < CHUNK_ROWS_MAX && bytes < CHUNK_BYTES_MAX {
             let Some(next) = rows.next() else { break };
             bytes += next.row.bytes();
-            places.push((next.index, next.place));
-            chunk.push(next.row);
+            chunk.push(next);
         }
-        let outcomes = match shard.write(chunk, wish.level, wish.deadline).await {
-            Ok(WriteDone { applied, shortfall }) => {
-                let position = shard.progress.position(applied.position);
-                if seen.is_none_or(|seen: Position| seen.at <= position.at) {
-                    seen = Some(position);
-                }
-                let told = |row: Result<RowDone, Error>| match (row, &shortfall) {
-                    (Ok(_), Some(shortfall)) => Err((shortfall.clone(), Outcome::Committed)),
-                    (Ok(row), None) => Ok(row),
-                    (Err(error), _) => Err((error, Outcome::Rejected)),
-                };
-                applied.rows.into_iter().map(told).collect()
-            }
-            Err(failure) => vec![Err((failure.error, failure.outcome)); places.len()],
-        };
-        let rows = places.into_iter().zip(outcomes);
-        done.extend(rows.map(|((index, place), outcome)| BulkRowDone { index, place, outcome }));
+        let (written, position) = write_part(shard, chunk, wish, Part::from).await;
+        done.extend(written);
+        if seen.is_none_or(|seen: Position| position.is_some_and(|now| seen.at <= now.at)) {
+            seen = position;
+        }
     }
     (done, seen)
+}
+
+/// Rows that go to the lane as one operation.
+async fn write_part(
+    shard: &Shard,
+    rows: Vec<BulkRow>,
+    wish: &Wish,
+    part: impl FnOnce(Vec<RowWrite>) -> Part,
+) -> PartDone {
+    if rows.is_empty() {
+        return (Vec::new(), None);
+    }
+    let (mut places, mut changes) =
+        (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+    for BulkRow { index, place, row } in rows {
+        places.push((index, place));
+        changes.push(row);
+    }
+    let mut seen = None;
+    let outcomes = match shard.write(part(changes), wish.level, wish.deadline).await {
+        Ok(WriteDone { applied, shortfall }) => {
+            seen = Some(shard.progress.position(applied.position));
+            let told = |row: Result<RowDone, Error>| match (row, &shortfall) {
+                (Ok(_), Some(shortfall)) => Err((shortfall.clone(), Outcome::Committed)),
+                (Ok(row), None) => Ok(row),
+                (Err(error), _) => Err((error, Outcome::Rejected)),
+            };
+            applied.rows.into_iter().map(told).collect()
+        }
+        Err(failure) => vec![Err((failure.error, failure.outcome)); places.len()],
+    };
+    let rows = places.into_iter().zip(outcomes);
+    let done = rows.map(|((index, place), outcome)| BulkRowDone { index, place, outcome });
+    (done.collect(), seen)
 }

@@ -12,7 +12,7 @@ use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::lane::{Applied, Lane, LaneFailure};
 use shard_manager::row::{Change, Operation, RowDone, RowWrite};
-use shard_manager::store::{BatchDone, BatchFailure, SchemaChange, Writer};
+use shard_manager::store::{BatchDone, BatchFailure, SchemaChange, Unit, Writer};
 use shard_manager::table::{Column, Table};
 use shard_manager::value::{ColumnType, Value};
 
@@ -40,8 +40,9 @@ struct Plan {
 }
 
 impl Writer for Fake {
-    fn apply(&mut self, changes: &[&RowWrite]) -> Result<BatchDone, BatchFailure> {
-        let keys: Vec<String> = changes.iter().map(|change| change.key.clone()).collect();
+    fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
+        let changes = units.iter().flat_map(|unit| unit.rows);
+        let keys: Vec<String> = changes.map(|change| change.key.clone()).collect();
         // The test may have seen enough; an open gate lets everything through.
         let _ = self.began.send(keys.clone());
         let _ = self.gate.recv();

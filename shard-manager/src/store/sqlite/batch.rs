@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::Utc;
+use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
@@ -21,14 +22,12 @@ use super::{log, sql};
 use crate::error::Error;
 use crate::idempotency;
 use crate::keyspace::Slot;
-use crate::row::{Change, Operation, Precondition, RowDone, RowError, RowWrite};
+use crate::row::{Change, IMAGES_BYTES_MAX, Operation, Precondition, RowDone, RowError, RowWrite};
+use crate::store::Unit;
 use crate::value::{Value, format_timestamp, push_json_number};
 
 /// Records of idempotency keys that one batch forgets.
 const FORGOTTEN_MAX: usize = 256;
-/// Bytes of one log entry and of the rows that are answered. Both hold whole rows, of which a small change may touch
-/// many: a batch that would pass it is split, unless it is a single change.
-const IMAGES_BYTES_MAX: usize = 16 << 20;
 
 /// What only grows: versions of rows, positions in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,20 +72,30 @@ impl<'t> Batch<'t> {
         Self { connection, shapes, counters, now, log: Vec::new(), rows_added: BTreeMap::new() }
     }
 
-    pub(super) fn run(mut self, changes: &[&RowWrite]) -> QueryResult<Applied> {
-        let foreign = self.slots_not_owned(changes)?;
-        let mut rows = Vec::with_capacity(changes.len());
+    /// Applies the units, one after the other. What they become must fit into one log entry: a batch that would
+    /// pass it is given up, to be split, unless it is a single change; a whole that would is refused.
+    pub(super) fn run(mut self, units: &[Unit<'_>]) -> QueryResult<Applied> {
+        let foreign = self.slots_not_owned(units)?;
+        let count: usize = units.iter().map(|unit| unit.rows.len()).sum();
+        let mut rows = Vec::with_capacity(count);
         let mut answered = 0;
-        for change in changes {
-            rows.push(if foreign.contains(&i64::from(change.slot.number())) {
-                Err(Error::SlotNotOwned)
-            } else {
-                self.apply_once(change)?
-            });
-            let json = |row: &Result<RowDone, Error>| row.as_ref().map_or(0, |row| row.json.len());
-            answered += rows.last().map_or(0, json);
-            if self.log.len() + answered > IMAGES_BYTES_MAX && changes.len() > 1 {
-                return Err(DieselError::RollbackTransaction);
+        for unit in units {
+            if let Some(places) = unit.whole {
+                let done = self.whole(unit.rows, places, &foreign)?;
+                answered += done.iter().map(answered_bytes).sum::<usize>();
+                rows.extend(done);
+                if self.log.len() + answered > IMAGES_BYTES_MAX && units.len() > 1 {
+                    return Err(DieselError::RollbackTransaction);
+                }
+                continue;
+            }
+            for change in unit.rows {
+                let row = self.apply_owned(change, &foreign)?;
+                answered += answered_bytes(&row);
+                rows.push(row);
+                if self.log.len() + answered > IMAGES_BYTES_MAX && count > 1 {
+                    return Err(DieselError::RollbackTransaction);
+                }
             }
         }
         if !self.log.is_empty() {
@@ -96,9 +105,9 @@ impl<'t> Batch<'t> {
     }
 
     /// The database decides who owns a slot, inside the transaction that writes to it.
-    fn slots_not_owned(&mut self, changes: &[&RowWrite]) -> QueryResult<BTreeSet<i64>> {
-        let mut slots = Vec::with_capacity(changes.len() * 6);
-        for change in changes {
+    fn slots_not_owned(&mut self, units: &[Unit<'_>]) -> QueryResult<BTreeSet<i64>> {
+        let mut slots = Vec::new();
+        for change in units.iter().flat_map(|unit| unit.rows) {
             slots.push(if slots.is_empty() { b'[' } else { b',' });
             push_json_number(&mut slots, change.slot.number());
         }
@@ -114,22 +123,97 @@ impl<'t> Batch<'t> {
         Ok(foreign)
     }
 
+    /// Applies all of these changes, or undoes them and says so of each.
+    fn whole(
+        &mut self,
+        changes: &[RowWrite],
+        places: &[usize],
+        foreign: &BTreeSet<i64>,
+    ) -> QueryResult<Vec<Result<RowDone, Error>>> {
+        self.connection.batch_execute("SAVEPOINT whole")?;
+        let (counters, logged, added) = (self.counters, self.log.len(), self.rows_added.clone());
+        let mut done = Vec::with_capacity(changes.len());
+        let mut answered = 0;
+        let mut refused = None;
+        for (at, change) in changes.iter().enumerate() {
+            let row = self.apply_owned(change, foreign)?;
+            answered += answered_bytes(&row);
+            let error = match &row {
+                Err(error) => Some(error.clone()),
+                Ok(_) if self.log.len() - logged + answered > IMAGES_BYTES_MAX => {
+                    Some(Error::TransactionTooLarge)
+                }
+                Ok(_) => None,
+            };
+            if let Some(error) = error {
+                refused = Some((at, error));
+                break;
+            }
+            done.push(row);
+        }
+        let Some((culprit, error)) = refused else {
+            self.connection.batch_execute("RELEASE whole")?;
+            return Ok(done);
+        };
+        self.connection.batch_execute("ROLLBACK TO whole; RELEASE whole")?;
+        self.counters = counters;
+        self.log.truncate(logged);
+        self.rows_added = added;
+        let verdict = |at: usize| match (&error, at == culprit) {
+            (error, true) | (error @ Error::TransactionTooLarge, false) => error.clone(),
+            (error, false) => {
+                Error::Undone { row: places[culprit], cause: Box::new(error.clone()) }
+            }
+        };
+        let numbered = changes.iter().enumerate();
+        numbered.map(|(at, change)| self.undone(change, verdict(at))).collect()
+    }
+
+    /// What is answered of a change that was undone: what was answered the first time, if it came before.
+    fn undone(&mut self, change: &RowWrite, error: Error) -> QueryResult<Result<RowDone, Error>> {
+        if let Some(answer) = self.replayed(change)? {
+            return Ok(answer);
+        }
+        let outcome = Err(error);
+        self.remember(change, &outcome)?;
+        Ok(outcome)
+    }
+
+    fn apply_owned(
+        &mut self,
+        change: &RowWrite,
+        foreign: &BTreeSet<i64>,
+    ) -> QueryResult<Result<RowDone, Error>> {
+        if foreign.contains(&i64::from(change.slot.number())) {
+            return Ok(Err(Error::SlotNotOwned));
+        }
+        self.apply_once(change)
+    }
+
     /// Applies a change, unless it came before under its idempotency key.
     fn apply_once(&mut self, change: &RowWrite) -> QueryResult<Result<RowDone, Error>> {
-        if let Some(key) = &change.idempotency_key
-            && let Some((fingerprint, answer)) = self.remembered(change, key)?
-        {
-            return Ok(idempotency::replay(change, &fingerprint, &answer));
+        if let Some(answer) = self.replayed(change)? {
+            return Ok(answer);
         }
         let mut outcome = self.apply(change)?;
-        if let Some(record) = idempotency::record(change, &outcome) {
-            // Without its record the write must not be either.
-            self.apply(&record)?.map_err(|_| DieselError::RollbackTransaction)?;
-        }
+        self.remember(change, &outcome)?;
         if let (Ok(done), false) = (&mut outcome, change.wants_row) {
             done.json = Vec::new();
         }
         Ok(outcome)
+    }
+
+    /// The answer of the first time, if the change came before under its idempotency key.
+    fn replayed(&mut self, change: &RowWrite) -> QueryResult<Option<Result<RowDone, Error>>> {
+        let Some(key) = &change.idempotency_key else { return Ok(None) };
+        let found = self.remembered(change, key)?;
+        Ok(found.map(|(fingerprint, answer)| idempotency::replay(change, &fingerprint, &answer)))
+    }
+
+    /// Keeps the answer under the idempotency key. Without its record the write must not be either.
+    fn remember(&mut self, change: &RowWrite, outcome: &Result<RowDone, Error>) -> QueryResult<()> {
+        let Some(record) = idempotency::record(change, outcome) else { return Ok(()) };
+        self.apply(&record)?.map(drop).map_err(|_| DieselError::RollbackTransaction)
     }
 
     /// The record of an idempotency key. One that is too old is removed.
@@ -334,6 +418,10 @@ pub(super) fn run(
     binds: &[Bind<'_>],
 ) -> QueryResult<()> {
     Statement { sql, binds, cached: true }.execute(connection).map(drop)
+}
+
+fn answered_bytes(row: &Result<RowDone, Error>) -> usize {
+    row.as_ref().map_or(0, |row| row.json.len())
 }
 
 fn forgotten_before() -> String {

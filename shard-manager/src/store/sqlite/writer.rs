@@ -20,8 +20,7 @@ use super::connection::{OpenError, Shapes, Trouble, open};
 use super::{declared, log};
 use crate::error::{Error, Outcome};
 use crate::progress::Progress;
-use crate::row::RowWrite;
-use crate::store::{BatchDone, BatchFailure, SchemaChange, Writer};
+use crate::store::{BatchDone, BatchFailure, SchemaChange, Unit, Writer};
 
 /// 8 MiB of page cache: the inner pages of the trees of a few million rows.
 const PRAGMAS: &str = "PRAGMA cache_size=-8192";
@@ -103,7 +102,7 @@ impl SqliteWriter {
     fn transact(
         &mut self,
         connection: &mut SqliteConnection,
-        changes: &[&RowWrite],
+        units: &[Unit<'_>],
         state: &mut Attempt,
     ) -> QueryResult<Applied> {
         let trim_to = self.trim_to();
@@ -117,7 +116,7 @@ impl SqliteWriter {
                 if forget {
                     state.forgot_all = batch.forget_old()?;
                 }
-                batch.run(changes)
+                batch.run(units)
             };
             let applied =
                 work(connection).inspect_err(|error| state.cause = Some(Trouble::of(error)))?;
@@ -178,9 +177,9 @@ impl Attempt {
 }
 
 impl Writer for SqliteWriter {
-    fn apply(&mut self, changes: &[&RowWrite]) -> Result<BatchDone, BatchFailure> {
+    fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
         let position = self.counters.position as u64;
-        if changes.is_empty() {
+        if units.iter().all(|unit| unit.rows.is_empty()) {
             return Ok(BatchDone { rows: Vec::new(), position });
         }
         let mut connection = match self.connection.take() {
@@ -188,7 +187,7 @@ impl Writer for SqliteWriter {
             None => self.reopen()?,
         };
         let mut state = Attempt::new();
-        match self.transact(&mut connection, changes, &mut state) {
+        match self.transact(&mut connection, units, &mut state) {
             Ok(applied) => {
                 self.connection = Some(connection);
                 let position = applied.counters.position as u64;
