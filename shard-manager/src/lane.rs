@@ -168,10 +168,7 @@ impl Lane {
     /// Puts an operation into the queue. A patient one waits until there is room, but not past its deadline.
     async fn enqueue(&self, mut operation: Operation) -> Result<(), LaneFailure> {
         loop {
-            let (back, error) = match self.try_enqueue(operation) {
-                Ok(()) => return Ok(()),
-                Err(refused) => refused,
-            };
+            let Some((back, error)) = self.try_enqueue(operation) else { return Ok(()) };
             let waits = back.part.patient
                 && matches!(error, Error::QueueFull { .. })
                 && Instant::now() + ROOM_LOOK < back.deadline;
@@ -183,16 +180,16 @@ impl Lane {
         }
     }
 
-    /// Gives back an operation for which there is no room.
-    fn try_enqueue(&self, operation: Operation) -> Result<(), (Operation, Error)> {
+    /// Gives back an operation that the queue does not take, and says why.
+    fn try_enqueue(&self, operation: Operation) -> Option<(Operation, Error)> {
         let full = || Error::QueueFull { shard: self.shard.clone() };
         let bytes = operation.bytes;
         if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES_MAX {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return Err((operation, full()));
+            return Some((operation, full()));
         }
         let (message, error) = match self.queue.try_send(Message::Operation(operation)) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return None,
             Err(TrySendError::Full(message)) => (message, full()),
             Err(TrySendError::Disconnected(message)) => {
                 (message, Error::ShardUnavailable { shard: self.shard.clone() })
@@ -200,7 +197,7 @@ impl Lane {
         };
         self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
         match message {
-            Message::Operation(operation) => Err((operation, error)),
+            Message::Operation(operation) => Some((operation, error)),
             Message::Stop => unreachable!("what was sent is what comes back"),
         }
     }

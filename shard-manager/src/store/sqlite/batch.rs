@@ -52,6 +52,9 @@ pub(super) struct Batch<'t> {
     now: String,
     log: Vec<u8>,
     rows_added: BTreeMap<String, i64>,
+    /// Whether the last row that was looked for was not there: then the next one is probably new as well, and is
+    /// inserted without looking first.
+    expects_new: bool,
 }
 
 /// What a batch leaves, if it is committed.
@@ -69,7 +72,8 @@ impl<'t> Batch<'t> {
         shapes: &'t mut Shapes,
     ) -> Self {
         let now = format_timestamp(Utc::now());
-        Self { connection, shapes, counters, now, log: Vec::new(), rows_added: BTreeMap::new() }
+        let (log, rows_added) = (Vec::new(), BTreeMap::new());
+        Self { connection, shapes, counters, now, log, rows_added, expects_new: false }
     }
 
     /// Applies the units, one after the other. What they become must fit into one log entry: a batch that would
@@ -273,7 +277,20 @@ impl<'t> Batch<'t> {
     }
 
     fn apply(&mut self, change: &RowWrite) -> QueryResult<Result<RowDone, Error>> {
+        if self.expects_new
+            && change.precondition.is_none()
+            && matches!(change.operation, Operation::Upsert | Operation::Insert)
+            && change.missing().is_none()
+        {
+            let image = self.made(change);
+            match self.insert(change, &image, true) {
+                Ok(0) => self.expects_new = false,
+                Ok(_) => return Ok(Ok(self.finish(change, Change::Created, &image))),
+                Err(error) => return refusal(error),
+            }
+        }
         let current = self.current(change)?;
+        self.expects_new = current.is_none();
         let kind = match outcome(change, current.as_deref()) {
             Ok(kind) => kind,
             Err(refused) => return Ok(Err(refused)),
@@ -284,25 +301,25 @@ impl<'t> Batch<'t> {
             (Change::Created | Change::Changed | Change::Removed, _) => self.made(change),
         };
         let ran = match kind {
-            Change::Created => self.insert(change, &image),
+            Change::Created => self.insert(change, &image, false).map(drop),
             Change::Changed => self.update(change, &image),
             Change::Removed => self.remove(change),
         };
         match ran {
-            Ok(()) => {}
-            // A constraint is an answer, not a failure.
-            Err(error) => match Trouble::of(&error) {
-                Trouble::Constraint(rule) => return Ok(Err(Error::Constraint { rule })),
-                Trouble::Full | Trouble::Broken | Trouble::Other => return Err(error),
-            },
+            Ok(()) => Ok(Ok(self.finish(change, kind, &image))),
+            Err(error) => refusal(error),
         }
+    }
+
+    /// What is told, logged and counted of a change that was made.
+    fn finish(&mut self, change: &RowWrite, kind: Change, image: &[Value]) -> RowDone {
         let mut json = Vec::new();
         if kind != Change::Removed || change.wants_row || change.idempotency_key.is_some() {
             json.reserve(256);
-            push_row(&mut json, &change.table, &image);
+            push_row(&mut json, &change.table, image);
         }
         let done = RowDone { change: kind, version: 0, json, replayed: false };
-        Ok(Ok(self.note(change, done)))
+        self.note(change, done)
     }
 
     /// The answered columns of the row as it is; `None` if there is none. Nothing can come between this and what
@@ -311,8 +328,8 @@ impl<'t> Batch<'t> {
         let mut binds = Vec::with_capacity(change.id.len() + 2);
         push_row_binds(&mut binds, change);
         let table = &change.table;
-        let sql = sql::select_row(table);
-        let statement = Statement { sql: &sql, binds: &binds, cached: self.shapes.admit(&sql) };
+        let texts = self.shapes.texts(table);
+        let statement = Statement { sql: &texts.select_row, binds: &binds, cached: true };
         let mut current = None;
         for_each_row(self.connection, statement, |row| {
             let columns = table.answered().map(|column| table.column(column).kind);
@@ -345,12 +362,15 @@ impl<'t> Batch<'t> {
         self.changed(change, row)
     }
 
-    fn insert(&mut self, change: &RowWrite, row: &[Value]) -> QueryResult<()> {
+    /// Tells how many rows that made: none, if `may_exist` and it does.
+    fn insert(&mut self, change: &RowWrite, row: &[Value], may_exist: bool) -> QueryResult<usize> {
         let slot = Bind::Int(i64::from(change.slot.number()));
         let mut binds = Vec::with_capacity(row.len() + 2);
         binds.extend([slot, Bind::Text(&change.key)]);
         binds.extend(row.iter().map(Bind::from));
-        self.execute(&sql::insert(&change.table), &binds)
+        let texts = self.shapes.texts(&change.table);
+        let sql = if may_exist { &texts.insert_new } else { &texts.insert };
+        Statement { sql, binds: &binds, cached: true }.execute(self.connection)
     }
 
     fn update(&mut self, change: &RowWrite, row: &[Value]) -> QueryResult<()> {
@@ -418,6 +438,14 @@ pub(super) fn run(
     binds: &[Bind<'_>],
 ) -> QueryResult<()> {
     Statement { sql, binds, cached: true }.execute(connection).map(drop)
+}
+
+/// A constraint is an answer, not a failure.
+fn refusal(error: DieselError) -> QueryResult<Result<RowDone, Error>> {
+    match Trouble::of(&error) {
+        Trouble::Constraint(rule) => Ok(Err(Error::Constraint { rule })),
+        Trouble::Full | Trouble::Broken | Trouble::Other => Err(error),
+    }
 }
 
 fn answered_bytes(row: &Result<RowDone, Error>) -> usize {

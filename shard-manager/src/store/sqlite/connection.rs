@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use diesel::connection::{LoadConnection, SimpleConnection};
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
@@ -14,13 +15,16 @@ use diesel::sql_types::{BigInt, Binary, Double, Nullable, Text, Untyped};
 use diesel::sqlite::{Sqlite, SqliteConnection};
 use diesel::{Connection, QueryResult, RunQueryDsl};
 
+use super::sql;
 use crate::error::Error;
+use crate::table::Table;
 use crate::value::Value;
 
 /// Opens a file with the settings that every promise rests on.
 ///
 /// `trusted_schema`, `cell_size_check` and no `mmap` bound what a damaged file can do; `FULL` syncs each
-/// commit. Checkpoints run in the writer's own commits, every 4,000 pages (16 MiB).
+/// commit. Checkpoints run in the writer's own commits, every 16,000 pages (64 MiB): a page that many transactions
+/// change is then copied once for all of them.
 pub(super) fn open(path: &Path, pragmas: &str) -> Result<SqliteConnection, OpenError> {
     let opened = || -> Result<SqliteConnection, diesel::ConnectionError> {
         let mut connection = SqliteConnection::establish(&path.to_string_lossy())?;
@@ -28,7 +32,7 @@ pub(super) fn open(path: &Path, pragmas: &str) -> Result<SqliteConnection, OpenE
             .batch_execute(
                 "PRAGMA busy_timeout=2000; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;
                  PRAGMA foreign_keys=ON; PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON;
-                 PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY; PRAGMA wal_autocheckpoint=4000;
+                 PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY; PRAGMA wal_autocheckpoint=16000;
                  PRAGMA journal_size_limit=67108864;",
             )
             .and_then(|()| connection.batch_execute(pragmas))
@@ -236,11 +240,38 @@ impl RowView<'_, '_> {
 #[derive(Debug, Default)]
 pub(super) struct Shapes {
     known: HashSet<u64>,
+    /// Texts of the tables that were written to.
+    texts: Vec<(Arc<Table>, Arc<Texts>)>,
+}
+
+/// The statements of one table that every write needs: made once, because making them costs as much as binding.
+#[derive(Debug)]
+pub(super) struct Texts {
+    pub(super) select_row: String,
+    pub(super) insert: String,
+    pub(super) insert_new: String,
 }
 
 impl Shapes {
     /// Prepared statements of one connection; each holds some kilobytes.
     pub(super) const MAX: usize = 256;
+
+    /// The texts of a table.
+    pub(super) fn texts(&mut self, table: &Arc<Table>) -> Arc<Texts> {
+        if let Some((_, texts)) = self.texts.iter().find(|(known, _)| Arc::ptr_eq(known, table)) {
+            return Arc::clone(texts);
+        }
+        if self.texts.len() == Self::MAX / 4 {
+            self.texts.clear();
+        }
+        let texts = Arc::new(Texts {
+            select_row: sql::select_row(table),
+            insert: sql::insert(table),
+            insert_new: sql::insert_new(table),
+        });
+        self.texts.push((Arc::clone(table), Arc::clone(&texts)));
+        texts
+    }
 
     /// Whether a statement of this text may be kept prepared.
     pub(super) fn admit(&mut self, sql: &str) -> bool {

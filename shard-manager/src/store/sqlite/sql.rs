@@ -14,6 +14,11 @@ pub(super) fn insert(table: &Table) -> String {
     write_all("INSERT", table)
 }
 
+/// The same, of a row that may exist: then nothing is done.
+pub(super) fn insert_new(table: &Table) -> String {
+    write_all("INSERT", table) + " ON CONFLICT DO NOTHING"
+}
+
 /// Parameters: the columns set, version, `updated_at`, then slot, shard key, id.
 pub(super) fn update(table: &Table, set: &[usize]) -> String {
     let version = table.version();
