@@ -34,6 +34,9 @@ pub struct App {
     bulk_room: Semaphore,
 }
 
+/// What a streamed body holds at most, however long it is: the text that is being read, and the rows on their way to
+/// the shards.
+pub const STREAM_BYTES_MAX: usize = 8 << 20;
 /// Bytes of bulk bodies that may be held at once, by all clients. Taken apart they are a few times as large.
 const BULK_ROOM_MAX: usize = 128 << 20;
 

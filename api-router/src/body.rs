@@ -16,6 +16,7 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 use shard_manager::table::closest;
 
+use crate::inflate::{Coding, Flow, Inflow};
 use crate::problem::{Code, Problem};
 
 /// Largest body of a single write: a row of the largest value (1 MiB) and its escapes.
@@ -28,6 +29,8 @@ pub const BULK_BYTES_MAX: usize = 16 << 20;
 pub const INLINE_BYTES_MAX: usize = 64 << 10;
 /// Deepest nesting of objects and arrays.
 const DEPTH_MAX: usize = 64;
+/// Texts up to this length are first asked whether they have enough brackets to be too deep.
+const COUNTED_BYTES_MAX: usize = 64 << 10;
 
 /// What `Content-Length` says, if it says anything.
 pub fn declared_length(headers: &HeaderMap) -> Option<usize> {
@@ -44,14 +47,8 @@ pub async fn read(
     limit: usize,
     deadline: Instant,
 ) -> Result<Bytes, Problem> {
-    let too_large = || {
-        let (size, unit) =
-            if limit < 1 << 20 { (limit >> 10, "KiB") } else { (limit >> 20, "MiB") };
-        Problem::new(Code::TSR108, format!("the body is larger than {size} {unit}"))
-            .hint("send it in smaller parts")
-    };
     if declared.is_some_and(|length| length > limit) {
-        return Err(too_large());
+        return Err(too_large(limit));
     }
     let mut whole: Option<BytesMut> = None;
     let mut first = Bytes::new();
@@ -76,9 +73,42 @@ pub async fn read(
             Some(joined) => joined.extend_from_slice(&chunk),
         }
         if whole.as_ref().map_or(first.len(), BytesMut::len) > limit {
-            return Err(too_large());
+            return Err(too_large(limit));
         }
     }
+}
+
+fn too_large(limit: usize) -> Problem {
+    let (size, unit) = if limit < 1 << 20 { (limit >> 10, "KiB") } else { (limit >> 20, "MiB") };
+    Problem::new(Code::TSR108, format!("the body is larger than {size} {unit}"))
+        .hint("send it in smaller parts")
+}
+
+/// The body that was sent in gzip. Stops at the limit, however much there would be.
+///
+/// # Errors
+/// TSR108 if it is larger, TSR101 if it is no gzip.
+pub fn unzip(body: Bytes, limit: usize) -> Result<Bytes, Problem> {
+    /// Taken out at once.
+    const STEP: usize = 256 << 10;
+    let mut inflow = Inflow::new(Coding::Gzip);
+    inflow.push(body);
+    inflow.end();
+    let mut text = Vec::new();
+    loop {
+        match inflow.fill(&mut text, STEP) {
+            Ok(Flow::Some) if text.len() > limit => return Err(too_large(limit)),
+            Ok(Flow::Some) => {}
+            Ok(Flow::Hungry | Flow::Ended) => return Ok(Bytes::from(text)),
+            Err(_) => return Err(bad_gzip()),
+        }
+    }
+}
+
+/// A body that says it is gzip and is not, or breaks off within it.
+pub fn bad_gzip() -> Problem {
+    Problem::new(Code::TSR101, "the body is no gzip, or not a whole one")
+        .hint("send it without Content-Encoding: gzip, or look where it is cut off")
 }
 
 /// Most members of one object: a table has at most 200 columns.
@@ -94,13 +124,21 @@ impl<'a> Members<'a> {
     /// # Errors
     /// TSR101 if it is not JSON or no object, TSR108 if it is nested too deep.
     pub fn of_body(body: &'a [u8]) -> Result<Self, Problem> {
-        serde_json::from_str(text(body)?).map_err(|error| match error.classify() {
+        Self::of_text("the body", body)
+    }
+
+    /// The same of a part of a body, such as a line.
+    ///
+    /// # Errors
+    /// As [`Members::of_body`], telling what it is about.
+    pub fn of_text(what: &str, json: &'a [u8]) -> Result<Self, Problem> {
+        serde_json::from_str(text(what, json)?).map_err(|error| match error.classify() {
             // The parser's own sentence would repeat the value, and with it the whole body.
             Category::Data => Problem::new(
                 Code::TSR101,
-                format!("the body must be a JSON object of at most {MEMBERS_MAX} members"),
+                format!("{what} must be a JSON object of at most {MEMBERS_MAX} members"),
             ),
-            Category::Io | Category::Syntax | Category::Eof => not_json(&error),
+            Category::Io | Category::Syntax | Category::Eof => not_json(what, &error),
         })
     }
 
@@ -164,20 +202,20 @@ impl<'a> Members<'a> {
 /// # Errors
 /// TSR101 if it is not JSON, TSR108 if it is nested too deep.
 pub fn value(body: &[u8]) -> Result<&RawValue, Problem> {
-    serde_json::from_str(text(body)?).map_err(|error| not_json(&error))
+    serde_json::from_str(text("the body", body)?).map_err(|error| not_json("the body", &error))
 }
 
-/// The text of a body that a parser may recurse into.
-fn text(body: &[u8]) -> Result<&str, Problem> {
-    check_depth(body)?;
-    std::str::from_utf8(body).map_err(|error| {
+/// The text of a body, or of a part of one, that a parser may recurse into.
+fn text<'b>(what: &str, json: &'b [u8]) -> Result<&'b str, Problem> {
+    check_depth(what, json)?;
+    std::str::from_utf8(json).map_err(|error| {
         let at = error.valid_up_to();
-        Problem::new(Code::TSR101, format!("the body is not UTF-8 (byte {at})"))
+        Problem::new(Code::TSR101, format!("{what} is not UTF-8 (byte {at})"))
     })
 }
 
-fn not_json(error: &serde_json::Error) -> Problem {
-    Problem::new(Code::TSR101, format!("the body is not JSON: {error}"))
+fn not_json(what: &str, error: &serde_json::Error) -> Problem {
+    Problem::new(Code::TSR101, format!("{what} is not JSON: {error}"))
 }
 
 fn unknown_member(name: &str, known: &[&str]) -> Problem {
@@ -289,7 +327,13 @@ impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
 
 /// Refuses nesting before a parser recurses into it. Strings are skipped; whether the rest is JSON is the
 /// parser's business.
-fn check_depth(body: &[u8]) -> Result<(), Problem> {
+fn check_depth(what: &str, body: &[u8]) -> Result<(), Problem> {
+    // Few brackets cannot nest deep, and counting them is far quicker than following them.
+    if body.len() <= COUNTED_BYTES_MAX
+        && body.iter().filter(|byte| matches!(byte, b'{' | b'[')).count() <= DEPTH_MAX
+    {
+        return Ok(());
+    }
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
     for &byte in body {
         if in_string {
@@ -304,7 +348,7 @@ fn check_depth(body: &[u8]) -> Result<(), Problem> {
             _ => {}
         }
         if depth > DEPTH_MAX {
-            let detail = format!("the body is nested deeper than {DEPTH_MAX} levels");
+            let detail = format!("{what} is nested deeper than {DEPTH_MAX} levels");
             return Err(Problem::new(Code::TSR108, detail));
         }
     }

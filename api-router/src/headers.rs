@@ -17,6 +17,7 @@ use shard_manager::manager::{Manager, Wish};
 use shard_manager::row::{Operation, Precondition};
 use shard_manager::token::SessionToken;
 
+use crate::inflate::Coding;
 use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, Problem, X_SESSION_TOKEN};
 
@@ -166,6 +167,49 @@ pub fn check_content_encoding(headers: &HeaderMap) -> Result<(), Problem> {
         return Err(Problem::new(Code::TSR107, detail).unsupported_media_type());
     }
     Ok(())
+}
+
+/// What the body of a bulk write is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BulkFormat {
+    /// One JSON object. No type at all is taken for it, as in PostgREST.
+    Json,
+    /// A JSON object a line.
+    Ndjson,
+    /// Fields a line, below the names of their columns.
+    Csv,
+}
+
+/// What `Content-Type` and `Content-Encoding` say of the body of a bulk write.
+///
+/// # Errors
+/// A 415 that says what is accepted.
+pub fn bulk_format(headers: &HeaderMap) -> Result<(BulkFormat, Coding), Problem> {
+    let coding = match headers.get(&CONTENT_ENCODING).map(HeaderValue::as_bytes) {
+        None => Coding::Identity,
+        Some(name) if name.eq_ignore_ascii_case(b"identity") => Coding::Identity,
+        Some(name) if name.eq_ignore_ascii_case(b"gzip") => Coding::Gzip,
+        Some(_) => {
+            let detail = "Content-Encoding must be gzip, or left out";
+            return Err(Problem::new(Code::TSR107, detail).unsupported_media_type());
+        }
+    };
+    let Some(value) = headers.get(&CONTENT_TYPE) else { return Ok((BulkFormat::Json, coding)) };
+    let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
+    let known = [
+        ("application/json", BulkFormat::Json),
+        ("application/x-ndjson", BulkFormat::Ndjson),
+        ("application/ndjson", BulkFormat::Ndjson),
+        ("application/jsonl", BulkFormat::Ndjson),
+        ("text/csv", BulkFormat::Csv),
+    ];
+    let format = known.into_iter().find(|(name, _)| essence.eq_ignore_ascii_case(name));
+    format.map(|(_, format)| (format, coding)).ok_or_else(|| {
+        let detail = "Content-Type must be application/json, application/x-ndjson or text/csv";
+        Problem::new(Code::TSR107, detail)
+            .hint("with curl: -H 'Content-Type: application/x-ndjson'")
+            .unsupported_media_type()
+    })
 }
 
 /// Refuses a client that does not take JSON (RFC 9110, 12.5.1; a weight of zero rules a type out).

@@ -117,6 +117,21 @@ struct Rare {
     session: Option<String>,
     /// Whether it is the answer of an earlier time.
     replayed: bool,
+    /// How far a streamed body was carried out.
+    progress: Option<Progress>,
+}
+
+/// How far a streamed body was carried out before it ended badly.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// Rows that are stored as was asked for.
+    pub stored: usize,
+    /// All rows before this one were carried out, none from it on.
+    pub next_index: usize,
+    /// Rows before it that are not stored, or not known to be.
+    pub failed_total: usize,
+    /// The first of these, as in an answer that is no problem.
+    pub failed: serde_json::Value,
 }
 
 /// The body, as clients see it.
@@ -147,7 +162,8 @@ pub struct ProblemBody<'p> {
     /// The shard that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     shard: Option<&'p str>,
-    /// Of a write: `rejected` (nothing was stored), `committed` (it is on the primary) or `unknown`.
+    /// Of a write: `rejected` (nothing was stored), `committed` (it is on the primary), `unknown`, or of a streamed
+    /// body `partial` (rows before `next_index` were carried out).
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'p str>,
     /// Of a write that was not confirmed: the level that was asked for.
@@ -156,6 +172,19 @@ pub struct ProblemBody<'p> {
     /// The level that it has reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     achieved: Option<&'static str>,
+    /// Of a streamed body that was carried out in part: rows that are stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stored: Option<usize>,
+    /// The rows before this one, counted from 0, were carried out, and none from it on: send the rest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_index: Option<usize>,
+    /// Rows before it that are not stored, or not known to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed_total: Option<usize>,
+    /// The first 1 000 of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Object>>)]
+    failed: Option<&'p serde_json::Value>,
     /// Whether the same request may succeed later.
     retryable: bool,
     /// Also in the header `x-request-id`, and in the log.
@@ -223,6 +252,21 @@ impl Problem {
         self
     }
 
+    /// Tells how far a streamed body was carried out.
+    #[must_use]
+    pub fn partial(mut self, progress: Progress) -> Self {
+        self.outcome = Some("partial");
+        self.rare().progress = Some(progress);
+        self
+    }
+
+    /// The same problem of a row that was refused only because it stood in one transaction with the row at `row`.
+    #[must_use]
+    pub fn of_transaction(mut self, row: usize) -> Self {
+        self.detail = format!("undone with row {row} of the same transaction: {}", self.detail);
+        self.hint(format!("mend row {row}, and send all rows of the transaction again"))
+    }
+
     /// The code.
     pub fn code(&self) -> Code {
         self.code
@@ -267,6 +311,7 @@ impl Problem {
     pub fn body<'p>(&'p self, request_id: Option<&'p str>) -> ProblemBody<'p> {
         let title = self.code.title();
         let levels = self.rare.as_ref().and_then(|rare| rare.levels);
+        let progress = self.rare.as_ref().and_then(|rare| rare.progress.as_ref());
         ProblemBody {
             kind: format!("/errors/{}", self.code.name()),
             title,
@@ -282,6 +327,10 @@ impl Problem {
             outcome: self.outcome,
             requested: levels.map(|(requested, _)| requested.name()),
             achieved: levels.map(|(_, achieved)| achieved.name()),
+            stored: progress.map(|progress| progress.stored),
+            next_index: progress.map(|progress| progress.next_index),
+            failed_total: progress.map(|progress| progress.failed_total),
+            failed: progress.map(|progress| &progress.failed),
             retryable: self.code.is_retryable(),
             request_id,
         }
@@ -397,6 +446,9 @@ impl From<Error> for Problem {
                 problem.rare().replayed = true;
                 problem
             }
+            Error::Undone { row, cause } => Self::from(*cause).of_transaction(row),
+            Error::TransactionTooLarge => Self::new(Code::TSR108, detail)
+                .hint("send fewer rows in one request, or without tx=per-shard"),
             Error::Constraint { .. } => Self::new(Code::TSR304, detail),
             Error::DeadlinePassed => {
                 Self::new(Code::TSR004, detail).hint("raise x-deadline-ms, or send less at once")

@@ -198,7 +198,7 @@ impl Lane {
         self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
         match message {
             Message::Operation(operation) => Some((operation, error)),
-            Message::Stop => unreachable!("what was sent is what comes back"),
+            Message::Schema(_) | Message::Stop => unreachable!("what was sent is what comes back"),
         }
     }
 

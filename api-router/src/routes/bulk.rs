@@ -1,36 +1,43 @@
 //! `POST /api/bulk-write`: many rows, each with its own outcome.
+//!
+//! A JSON body is held as a whole, and can be one transaction a shard; NDJSON and CSV are streamed.
+//!
+//! **Invariant:** under `tx=per-shard` a shard stores its part of the request, or nothing of it.
+//! **Not here:** streaming (`stream`, `feed`), what a row is (`row`), the answer's body (`answer`).
+
+mod answer;
+mod feed;
+mod row;
+pub mod stream;
 
 use std::time::Instant;
 
-use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderValue;
 use actix_web::web::{Bytes, Data, Payload, block};
 use actix_web::{HttpRequest, HttpResponse, post};
-use serde::Serialize;
-use serde_json::value::RawValue;
-use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{BulkDone, BulkRow, BulkRowDone, Manager};
-use shard_manager::row::{Operation, RowError};
-use shard_manager::shard_map::ShardMap;
-use shard_manager::table::Table;
-use shard_manager::topology::{Role, ShardIndex};
-use shard_manager::value::Misfit;
+use shard_manager::manager::{BulkDone, BulkRow, Wish};
+use shard_manager::row::Operation;
+use shard_manager::shard_map::Place;
+use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
+use self::answer::{BulkAnswer, Refused, Tally};
+use self::feed::Shape;
+use self::row::{Rows, Unfit};
+use self::stream::write_stream;
 use super::write::{OperationName, one_key, operation};
-use crate::answer::{ServedBy, Source, Timing, WriteRefusals, data_response};
-use crate::app::App;
+use crate::answer::{PREFERENCE_APPLIED, ServedBy, WriteRefusals};
+use crate::app::{App, STREAM_BYTES_MAX};
 use crate::body::{self, Members};
-use crate::headers::{DataHeaders, check_content_type, idempotency_key, refuse_conditions};
-use crate::prefer::Preference;
-use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem, ProblemBody};
+use crate::headers::{BulkFormat, DataHeaders, bulk_format, idempotency_key, refuse_conditions};
+use crate::inflate::Coding;
+use crate::prefer::{Prefer, Preference};
+use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem};
 use crate::query::Parameters;
 
 /// Most rows of one JSON body.
 const ROWS_MAX: usize = 10_000;
-/// Failures that are told one by one; `failed_total` counts all.
-const FAILED_MAX: usize = 1_000;
 
 /// The body of a bulk write: `rows`, or `records` (also `data`) with bare rows.
 #[derive(ToSchema)]
@@ -64,73 +71,53 @@ pub struct BulkRequestRow {
     #[schema(value_type = Object)]
     #[expect(dead_code, reason = "as above")]
     data: serde_json::Value,
-}
-
-/// What became of the rows.
-#[derive(Serialize, ToSchema)]
-pub struct BulkAnswer<'a> {
-    /// Whether every row is stored.
-    success: bool,
-    /// Rows in the request.
-    accepted: usize,
-    /// Rows that are durable on as many nodes as was asked for.
-    stored: usize,
-    /// Rows that are not, or not known to be.
-    failed_total: usize,
-    /// The first 1 000 of them, by index.
-    failed: Vec<FailedRow<'a>>,
-    /// Rows stored by each shard that stored any.
-    shards: Vec<ShardRows<'a>>,
-    /// How long it took, in milliseconds.
-    elapsed_ms: u64,
-}
-
-/// A row that is not stored as was asked for.
-#[derive(Serialize, ToSchema)]
-pub struct FailedRow<'a> {
-    /// Its place in the request, from 0.
-    index: usize,
-    /// Where it was sent, if it could be routed.
-    shard: Option<&'a str>,
-    /// `rejected`: it is not stored; `committed`: it is on the primary, but not confirmed by as many nodes as was
-    /// asked for; `unknown`: it may be stored.
-    outcome: &'a str,
-    /// Whether the same row may succeed later.
-    retryable: bool,
-    /// Why.
-    error: ProblemBody<'a>,
-}
-
-/// Rows that a shard stored.
-#[derive(Serialize, ToSchema)]
-pub struct ShardRows<'a> {
-    /// The shard.
-    shard: &'a str,
-    /// Rows.
-    rows: usize,
-}
-
-/// A row that could not even be sent.
-struct Refused {
-    index: usize,
-    problem: Problem,
+    /// The version of which the row must be one; not with an insert.
+    #[expect(dead_code, reason = "as above")]
+    if_version: Option<i64>,
 }
 
 /// Writes many rows.
 ///
 /// Each row is atomic and has its own outcome: 201 when all are stored, 207 when some are not. Rows of one
 /// key are applied in the order given.
+///
+/// **JSON** (at most 10 000 rows and 16 MiB): the body says all. Under `Prefer: tx=per-shard` each shard's part is one
+/// transaction: if one of its rows is refused, all of them are, with the code of that row. A row that names no shard
+/// key, or contradicts it, could be of any part: then nothing is stored at all. A part whose rows would be more than
+/// 16 MiB in the log is refused (TSR108).
+///
+/// **NDJSON and CSV** are streamed, however long they are; `table` and `op` stand in the query, the deadline is that
+/// of each chunk, and 30 s without a byte end the body. A line of NDJSON is the row's columns, or
+/// `{"shard_key", "data", "if_version"}`: the latter if `data` is an object and no column of the table is called so.
+/// The first line of CSV names the columns, `shard_key` may be one of them; an empty field is null unless quoted. Rows
+/// are counted from 0; blank lines and the first line of CSV do not count. A line that is no row is a failed row; under
+/// `Prefer: handling=strict` the first one ends the request. A body that ends so, or breaks off, is answered with a
+/// problem whose `outcome` is `partial`: rows before `next_index` were carried out, the rest can be sent again from
+/// there. A row of more than 2 MiB ends the body in the same way (TSR108).
+///
+/// All of them may come in gzip.
 #[utoipa::path(
     tag = "data",
     params(
+        ("table" = Option<String>, Query, description = "The table, when the body is NDJSON or CSV; JSON says it itself"),
+        ("op" = Option<OperationName>, Query, description = "What to do with each row of NDJSON or CSV; upsert when it is not given"),
         ("x-shard-key" = Option<String>, Header, description = "The shard key of rows that name none", max_length = 256),
         ("shardKey" = Option<String>, Query, description = "As x-shard-key", max_length = 256),
-        ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
+        ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer, or for a chunk of a stream; 5000 when not given", minimum = 100, maximum = 60000),
         ("x-consistency" = Option<String>, Header, description = "Where each row must be durable: one, quorum or all; one when not given"),
         ("x-session-token" = Option<String>, Header, description = "What the client has seen: the token of its last answer", max_length = 4096),
-        ("Idempotency-Key" = Option<String>, Header, description = "The rows of the same request with the same key are stored once; each row is recognised by the key and its index", max_length = 128),
+        ("Idempotency-Key" = Option<String>, Header, description = "JSON only: the rows of the same request with the same key are stored once; each row is recognised by the key and its index", max_length = 128),
+        ("Prefer" = Option<String>, Header, description = "JSON: tx=per-shard stores each shard's part as a whole or not at all. NDJSON and CSV: handling=strict ends at the first line that is no row"),
+        ("Content-Encoding" = Option<String>, Header, description = "gzip, if the body is"),
     ),
-    request_body = BulkRequest,
+    request_body(
+        description = "JSON, or rows line by line",
+        content(
+            (BulkRequest = "application/json"),
+            (String = "application/x-ndjson", example = "{\"user_id\":\"user_1\",\"name\":\"Ada\",\"email\":\"ada@example.com\"}\n"),
+            (String = "text/csv", example = "user_id,name,email\nuser_1,Ada,ada@example.com\n"),
+        )
+    ),
     responses(
         (status = 201, description = "All rows are stored", body = BulkAnswer),
         (status = 207, description = "Some rows are not stored", body = BulkAnswer),
@@ -146,55 +133,140 @@ pub(crate) async fn write_bulk(
     let began = Instant::now();
     let DataHeaders { shard_key, wish, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
-    if prefer.has(Preference::PerShard) {
-        return Err(Problem::new(
-            Code::TSR113,
-            "prefer must be without tx: rows are stored one by one",
-        ));
-    }
     refuse_conditions(request.headers())?;
     let idempotency_key = idempotency_key(request.headers())?.map(str::to_owned);
-    check_content_type(request.headers())?;
+    let (format, coding) = bulk_format(request.headers())?;
     let parameters = Parameters::parse(request.query_string())?;
+    let head = Head { shard_key, wish, prefer, idempotency_key, format, coding, began };
+    match format {
+        BulkFormat::Json => write_json(&app, head, &request, &parameters, payload).await,
+        BulkFormat::Ndjson | BulkFormat::Csv => {
+            let shape = stream_shape(&app, &head, &parameters)?;
+            let _room = app.make_room(STREAM_BYTES_MAX)?;
+            let mut response = write_stream(&app, payload, shape, &head.wish, began).await?;
+            if let Some(applied) = head.prefer.applied(&[Preference::Strict]) {
+                response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+            }
+            Ok(response)
+        }
+    }
+}
+
+/// What is known of a bulk write before its body.
+struct Head<'r> {
+    shard_key: Option<ShardKey<'r>>,
+    wish: Wish,
+    prefer: Prefer,
+    idempotency_key: Option<String>,
+    format: BulkFormat,
+    coding: Coding,
+    began: Instant,
+}
+
+/// What a streamed body is: the query says what JSON says in its members.
+fn stream_shape(app: &App, head: &Head<'_>, parameters: &Parameters<'_>) -> Result<Shape, Problem> {
+    parameters.check_names(&["table", "op", "shardKey"])?;
+    let refuse = |detail| Err(Problem::new(Code::TSR113, detail).hint("or send a JSON body"));
+    if head.prefer.has(Preference::PerShard) {
+        return refuse("prefer must be without tx: rows of a stream are stored one by one");
+    }
+    if head.idempotency_key.is_some() {
+        return refuse("idempotency-key must be left out: rows of a stream are not remembered");
+    }
+    let table = parameters.single("table")?.ok_or_else(|| {
+        Problem::new(Code::TSR100, "table is missing").hint("/api/bulk-write?table=users&op=upsert")
+    })?;
+    let operation = match parameters.single("op")? {
+        None => Operation::default(),
+        Some(name) => Operation::find(name).ok_or_else(|| {
+            Problem::new(Code::TSR100, "op must be upsert, insert, update or delete")
+        })?,
+    };
+    let key = one_key(head.shard_key, parameters.single("shardKey")?, None)?;
+    Ok(Shape {
+        table: app.manager.table(table)?,
+        operation,
+        key: key.map(|key| key.as_str().to_owned()),
+        format: head.format,
+        coding: head.coding,
+        strict: head.prefer.has(Preference::Strict),
+    })
+}
+
+async fn write_json(
+    app: &Data<App>,
+    head: Head<'_>,
+    request: &HttpRequest,
+    parameters: &Parameters<'_>,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
     parameters.check_names(&["shardKey"])?;
-    let key = one_key(shard_key, parameters.single("shardKey")?, None)?;
+    let Head { wish, began, .. } = &head;
+    let key = one_key(head.shard_key, parameters.single("shardKey")?, None)?;
     let declared = body::declared_length(request.headers());
-    let _room = app.make_room(declared.unwrap_or(body::BULK_BYTES_MAX))?;
+    let zipped = head.coding == Coding::Gzip;
+    let held = declared.filter(|_| !zipped).unwrap_or(body::BULK_BYTES_MAX);
+    let _room = app.make_room(held)?;
     let bytes = body::read(payload, declared, body::BULK_BYTES_MAX, wish.deadline).await?;
-    let (mut rows, mut refused) = parse_anywhere(&app, key, bytes).await?;
-    if let Some(key) = idempotency_key {
+    let Parsed { mut rows, refused } = parse_anywhere(app, key, bytes, zipped).await?;
+    if let Some(key) = &head.idempotency_key {
         // No client's own key holds a space: the row of a bulk write is never taken for a single write.
         let numbered = rows.iter_mut().map(|row| (row.index, &mut row.row));
         numbered.for_each(|(index, row)| row.idempotency_key = Some(format!("{key} {index}")));
     }
-    let accepted = rows.len() + refused.len();
     let route = began.elapsed();
+    let mut tally = Tally::new(app, wish.session.clone());
     let met = only_shard(&rows);
-    let BulkDone { rows: done, session } = app.manager.write_bulk(rows, &wish).await;
-    let database = began.elapsed() - route;
-    let replayed = !done.is_empty() && done.iter().all(is_replayed);
-    let stored = sort_out(&app, done, &mut refused);
-    let answer = answer(&app, accepted, &stored, &refused, began);
-    let timing = Timing { route, database, ..Timing::default() };
-    let status = if refused.is_empty() { StatusCode::CREATED } else { StatusCode::MULTI_STATUS };
-    let epoch = app.manager.map().epoch();
-    let source = Source { role: Role::Primary, session: &session, epoch };
-    let mut response = data_response(&app, &source, &timing);
+    let BulkDone { rows: done, session } = if head.prefer.has(Preference::PerShard) {
+        let rows = undo_with(app, rows, &refused, &mut tally);
+        app.manager.write_bulk_whole(rows, wish).await
+    } else {
+        app.manager.write_bulk(rows, wish).await
+    };
+    tally.session = session;
+    tally.add(app, done);
+    refused.into_iter().for_each(|(row, _)| tally.refuse(row));
+    let replayed = tally.is_replayed();
+    let (mut response, answer) = tally.respond(app, *began, route);
     if replayed {
         response.insert_header((IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true")));
+    }
+    if let Some(applied) = head.prefer.applied(&[Preference::PerShard]) {
+        response.insert_header((PREFERENCE_APPLIED, applied));
     }
     if let Some(shard) = met {
         response.extensions_mut().insert(ServedBy(shard));
     }
-    Ok(response.status(status).json(answer))
+    Ok(response.json(answer))
 }
 
-/// Whether a row's outcome is that of an earlier time.
-fn is_replayed(row: &BulkRowDone) -> bool {
-    match &row.outcome {
-        Ok(done) => done.replayed,
-        Err((error, _)) => matches!(error, Error::Remembered(_)),
+/// Leaves out the rows that stand in one transaction with one that was refused already. Of a row that could not be
+/// routed nobody knows whose transaction it was part of: then all are left out.
+fn undo_with(
+    app: &App,
+    rows: Vec<BulkRow>,
+    refused: &[(Refused, Option<Place>)],
+    tally: &mut Tally,
+) -> Vec<BulkRow> {
+    let mut culprits: Vec<Option<&Refused>> = vec![None; app.manager.map().topology().len()];
+    for (culprit, place) in refused {
+        let of = |(shard, _): &(usize, _)| place.is_none_or(|place| place.shard.index() == *shard);
+        for (_, first) in culprits.iter_mut().enumerate().filter(of) {
+            first.get_or_insert(culprit);
+        }
     }
+    let mut left = Vec::with_capacity(rows.len());
+    for row in rows {
+        match culprits[row.place.shard.index()] {
+            None => left.push(row),
+            Some(culprit) => {
+                let shard = app.manager.shard_name(row.place.shard);
+                let problem = culprit.problem.clone().of_transaction(culprit.index).shard(shard);
+                tally.refuse(Refused { index: row.index, problem });
+            }
+        }
+    }
+    left
 }
 
 /// The one shard that all rows go to, if it is one: whose request this then counts as.
@@ -203,27 +275,32 @@ fn only_shard(rows: &[BulkRow]) -> Option<ShardIndex> {
     rows.iter().all(|row| row.place.shard == first).then_some(first)
 }
 
+/// The rows of a JSON body.
+struct Parsed {
+    rows: Vec<BulkRow>,
+    /// Those that cannot be sent, and where each would have gone.
+    refused: Vec<(Refused, Option<Place>)>,
+}
+
 async fn parse_anywhere(
     app: &Data<App>,
     key: Option<ShardKey<'_>>,
     bytes: Bytes,
-) -> Result<(Vec<BulkRow>, Vec<Refused>), Problem> {
-    if bytes.len() <= body::INLINE_BYTES_MAX {
+    zipped: bool,
+) -> Result<Parsed, Problem> {
+    if bytes.len() <= body::INLINE_BYTES_MAX && !zipped {
         return parse(app, key, &bytes);
     }
     let (app, key) = (app.clone(), key.map(|key| key.as_str().to_owned()));
     let parsed = block(move || {
         let key = key.as_deref().and_then(|key| ShardKey::parse(key).ok());
+        let bytes = if zipped { body::unzip(bytes, body::BULK_BYTES_MAX)? } else { bytes };
         parse(&app, key, &bytes)
     });
     parsed.await.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?
 }
 
-fn parse(
-    app: &App,
-    key: Option<ShardKey<'_>>,
-    body: &[u8],
-) -> Result<(Vec<BulkRow>, Vec<Refused>), Problem> {
+fn parse(app: &App, key: Option<ShardKey<'_>>, body: &[u8]) -> Result<Parsed, Problem> {
     let members = Members::of_body(body)?;
     members.check_names(&["table", "op", "rows", "records", "data"])?;
     let table = app.manager.table(&members.required_text("table")?)?;
@@ -239,130 +316,16 @@ fn parse(
     if items.is_empty() {
         return Err(Problem::new(Code::TSR101, format!("{name} is empty")));
     }
-    let map = app.manager.map();
+    let shared = Rows { map: app.manager.map(), table, operation, key };
     let wrapped = name == "rows";
-    let (mut rows, mut refused) = (Vec::with_capacity(items.len()), Vec::new());
+    let mut parsed = Parsed { rows: Vec::with_capacity(items.len()), refused: Vec::new() };
     for (index, item) in items.into_iter().enumerate() {
-        match parse_row(&map, &table, operation, key, (wrapped, item)) {
-            Ok((place, row)) => rows.push(BulkRow { index, place, row }),
-            Err(problem) => refused.push(Refused { index, problem }),
-        }
-    }
-    Ok((rows, refused))
-}
-
-type Routed = (shard_manager::shard_map::Place, shard_manager::row::RowWrite);
-
-/// A row's key is its `shard_key`, else its routing column, else the header.
-fn parse_row(
-    map: &ShardMap,
-    table: &std::sync::Arc<Table>,
-    operation: Operation,
-    default_key: Option<ShardKey<'_>>,
-    (wrapped, item): (bool, &RawValue),
-) -> Result<Routed, Problem> {
-    if item.get().len() > body::WRITE_BYTES_MAX {
-        let detail = format!("a row is larger than {} MiB", body::WRITE_BYTES_MAX >> 20);
-        return Err(Problem::new(Code::TSR108, detail));
-    }
-    let members = Members::of_member("a row", item)?;
-    let (own_key, data) = if wrapped {
-        members.check_names(&["shard_key", "data"])?;
-        let data = members.get("data");
-        let data = data.ok_or_else(|| Problem::new(Code::TSR101, "data is missing"))?;
-        (members.text("shard_key")?, Members::of_member("data", data)?)
-    } else {
-        (None, members)
-    };
-    let routing = match (&own_key, table.routing()) {
-        (None, Some(routing)) => routing_text(&data, &table.column(routing).name),
-        (Some(_), _) | (None, None) => None,
-    };
-    let text = own_key.as_deref().or(routing.as_deref());
-    let key = match text {
-        Some(text) => Some(ShardKey::parse(text).map_err(|error| {
-            Problem::new(Code::TSR101, format!("the row's shard key: {error}"))
-        })?),
-        None => default_key,
-    };
-    let key = key.ok_or_else(|| no_key(table, &data))?;
-    let (place, mut row) = Manager::prepare(map, table, operation, key, &data.0)?;
-    row.wants_row = false;
-    Ok((place, row))
-}
-
-/// Why a row names no key: its routing column is there but cannot be one, or there is none.
-fn no_key(table: &Table, data: &Members<'_>) -> Problem {
-    let named = table.routing().map(|routing| table.column(routing));
-    let given = named.and_then(|column| Some((column, data.get(&column.name)?)));
-    match given {
-        Some((column, json)) => {
-            let misfit = column.kind.read_json(json).err().unwrap_or(Misfit::Null);
-            Problem::from(&RowError::Misfit { column: column.name.clone(), misfit })
-        }
-        None => {
-            Problem::new(Code::TSR104, "the row names no shard key").hint("give it a shard_key")
-        }
-    }
-}
-
-/// The routing column as it would spell the shard key; a value that is no scalar is refused later, with its
-/// column's name.
-fn routing_text(data: &Members<'_>, column: &str) -> Option<String> {
-    let raw = data.get(column)?.get();
-    serde_json::from_str(raw).ok().or_else(|| {
-        let scalar = !raw.starts_with(['{', '[', '"', 'n']);
-        scalar.then(|| raw.to_owned())
-    })
-}
-
-/// Counts stored rows by shard; the others join those refused before, in the order of the request.
-fn sort_out(app: &App, done: Vec<BulkRowDone>, refused: &mut Vec<Refused>) -> Vec<usize> {
-    let mut stored = vec![0; app.manager.map().topology().len()];
-    for row in done {
-        match row.outcome {
-            Ok(_) => stored[row.place.shard.index()] += 1,
-            Err((error, outcome)) => {
-                let shard = app.manager.shard_name(row.place.shard);
-                let problem = Problem::from(error).shard(shard).outcome(outcome.name());
-                refused.push(Refused { index: row.index, problem });
+        match shared.item(wrapped, item) {
+            Ok((place, row)) => parsed.rows.push(BulkRow { index, place, row }),
+            Err(Unfit { problem, place }) => {
+                parsed.refused.push((Refused { index, problem: *problem }, place));
             }
         }
     }
-    for row in refused.iter_mut() {
-        row.problem.of_write();
-    }
-    refused.sort_by_key(|row| row.index);
-    stored
-}
-
-fn answer<'a>(
-    app: &'a App,
-    accepted: usize,
-    stored: &[usize],
-    refused: &'a [Refused],
-    began: Instant,
-) -> BulkAnswer<'a> {
-    let shards = app.manager.map().topology().indices().zip(stored).filter(|(_, rows)| **rows > 0);
-    BulkAnswer {
-        success: refused.is_empty(),
-        accepted,
-        stored: stored.iter().sum(),
-        failed_total: refused.len(),
-        failed: refused.iter().take(FAILED_MAX).map(failed_row).collect(),
-        shards: shards
-            .map(|(shard, rows)| ShardRows { shard: app.manager.shard_name(shard), rows: *rows })
-            .collect(),
-        elapsed_ms: began.elapsed().as_millis() as u64,
-    }
-}
-
-fn failed_row(row: &Refused) -> FailedRow<'_> {
-    FailedRow {
-        index: row.index,
-        shard: row.problem.shard_name(),
-        outcome: row.problem.outcome_name().unwrap_or("rejected"),
-        retryable: row.problem.code().is_retryable(),
-        error: row.problem.body(None),
-    }
+    Ok(parsed)
 }

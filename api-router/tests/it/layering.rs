@@ -18,7 +18,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
     &["manager"],
 ];
 const API_ROUTER: &[&[&str]] = &[
-    &["config", "data_route", "negotiation", "problem"],
+    &["config", "csv", "data_route", "inflate", "negotiation", "problem"],
     &["body", "compression", "filter", "prefer"],
     &["headers", "query"],
     &["app"],

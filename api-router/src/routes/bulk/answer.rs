@@ -1,0 +1,195 @@
+//! The answer of a bulk write: what became of its rows, told one by one if they failed, and counted.
+
+use std::time::{Duration, Instant};
+
+use actix_web::HttpResponseBuilder;
+use actix_web::http::StatusCode;
+use serde::Serialize;
+use shard_manager::error::Error;
+use shard_manager::manager::BulkRowDone;
+use shard_manager::position::Position;
+use shard_manager::token::SessionToken;
+use shard_manager::topology::{Role, ShardIndex};
+use utoipa::ToSchema;
+
+use crate::answer::{Source, Timing, data_response};
+use crate::app::App;
+use crate::problem::{Problem, ProblemBody, Progress};
+
+/// Failures that are told one by one; `failed_total` counts all.
+const FAILED_MAX: usize = 1_000;
+
+/// What became of the rows.
+#[derive(Serialize, ToSchema)]
+pub(super) struct BulkAnswer<'a> {
+    /// Whether every row is stored.
+    success: bool,
+    /// Rows in the request.
+    accepted: usize,
+    /// Rows that are durable on as many nodes as was asked for.
+    stored: usize,
+    /// Rows that are not, or not known to be.
+    failed_total: usize,
+    /// The first 1 000 of them, by index.
+    failed: Vec<FailedRow<'a>>,
+    /// Rows stored by each shard that stored any.
+    shards: Vec<ShardRows<'a>>,
+    /// How long it took, in milliseconds.
+    elapsed_ms: u64,
+}
+
+/// A row that is not stored as was asked for.
+#[derive(Serialize, ToSchema)]
+pub(super) struct FailedRow<'a> {
+    /// Its place among the rows of the request, from 0. Blank lines and the columns of CSV are no rows.
+    index: usize,
+    /// Where it was sent, if it could be routed.
+    shard: Option<&'a str>,
+    /// `rejected`: it is not stored; `committed`: it is on the primary, but not confirmed by as many nodes as was
+    /// asked for; `unknown`: it may be stored.
+    outcome: &'a str,
+    /// Whether the same row may succeed later.
+    retryable: bool,
+    /// Why.
+    error: ProblemBody<'a>,
+}
+
+/// Rows that a shard stored.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ShardRows<'a> {
+    /// The shard.
+    shard: &'a str,
+    /// Rows.
+    rows: usize,
+}
+
+/// A row that is not stored as was asked for.
+pub(super) struct Refused {
+    pub(super) index: usize,
+    pub(super) problem: Problem,
+}
+
+/// What became of the rows so far.
+pub(super) struct Tally {
+    /// By shard.
+    stored: Vec<usize>,
+    /// At least the first [`FAILED_MAX`] by index; never twice as many.
+    refused: Vec<Refused>,
+    failed_total: usize,
+    /// Rows whose outcome is that of an earlier time.
+    replayed: usize,
+    pub(super) session: SessionToken,
+}
+
+impl Tally {
+    pub(super) fn new(app: &App, session: SessionToken) -> Self {
+        let stored = vec![0; app.manager.map().topology().len()];
+        Self { stored, refused: Vec::new(), failed_total: 0, replayed: 0, session }
+    }
+
+    /// Counts stored rows by shard; the others join those refused before.
+    pub(super) fn add(&mut self, app: &App, done: Vec<BulkRowDone>) {
+        for row in done {
+            self.replayed += usize::from(is_replayed(&row));
+            match row.outcome {
+                Ok(_) => self.stored[row.place.shard.index()] += 1,
+                Err((error, outcome)) => {
+                    let shard = app.manager.shard_name(row.place.shard);
+                    let problem = Problem::from(error).shard(shard).outcome(outcome.name());
+                    self.refuse(Refused { index: row.index, problem });
+                }
+            }
+        }
+    }
+
+    pub(super) fn refuse(&mut self, mut row: Refused) {
+        row.problem.of_write();
+        self.failed_total += 1;
+        self.refused.push(row);
+        if self.refused.len() == 2 * FAILED_MAX {
+            self.keep_first();
+        }
+    }
+
+    pub(super) fn see(&mut self, app: &App, shard: ShardIndex, position: Option<Position>) {
+        if let Some(position) = position {
+            app.manager.seen(&mut self.session, shard, position);
+        }
+    }
+
+    fn keep_first(&mut self) {
+        self.refused.sort_by_key(|row| row.index);
+        self.refused.truncate(FAILED_MAX);
+    }
+
+    fn stored(&self) -> usize {
+        self.stored.iter().sum()
+    }
+
+    /// Whether the whole answer is one of an earlier time.
+    pub(super) fn is_replayed(&self) -> bool {
+        self.replayed > 0 && self.replayed == self.stored() + self.failed_total
+    }
+
+    /// The answer to a request of which all was carried out; the caller sends its body.
+    pub(super) fn respond<'a>(
+        &'a mut self,
+        app: &'a App,
+        began: Instant,
+        route: Duration,
+    ) -> (HttpResponseBuilder, BulkAnswer<'a>) {
+        self.keep_first();
+        let database = began.elapsed().saturating_sub(route);
+        let timing = Timing { route, database, ..Timing::default() };
+        let epoch = app.manager.map().epoch();
+        let source = Source { role: Role::Primary, session: &self.session, epoch };
+        let mut response = data_response(app, &source, &timing);
+        let stored_all = self.failed_total == 0;
+        response.status(if stored_all { StatusCode::CREATED } else { StatusCode::MULTI_STATUS });
+        (response, self.answer(app, began))
+    }
+
+    fn answer<'a>(&'a self, app: &'a App, began: Instant) -> BulkAnswer<'a> {
+        let shards = (0..).map(ShardIndex).zip(&self.stored).filter(|(_, rows)| **rows > 0);
+        let shards = shards
+            .map(|(shard, rows)| ShardRows { shard: app.manager.shard_name(shard), rows: *rows });
+        BulkAnswer {
+            success: self.failed_total == 0,
+            accepted: self.stored() + self.failed_total,
+            stored: self.stored(),
+            failed_total: self.failed_total,
+            failed: self.refused.iter().map(failed_row).collect(),
+            shards: shards.collect(),
+            elapsed_ms: began.elapsed().as_millis() as u64,
+        }
+    }
+
+    /// The problem that ended a body of which the rows before `next_index` were carried out.
+    pub(super) fn partial(&mut self, app: &App, problem: Problem, next_index: usize) -> Problem {
+        self.keep_first();
+        let failed = self.refused.iter().map(failed_row).collect::<Vec<_>>();
+        let failed = serde_json::to_value(failed).unwrap_or_default();
+        let (stored, failed_total) = (self.stored(), self.failed_total);
+        problem
+            .partial(Progress { stored, next_index, failed_total, failed })
+            .session(app.manager.token(&self.session))
+    }
+}
+
+/// Whether a row's outcome is that of an earlier time.
+fn is_replayed(row: &BulkRowDone) -> bool {
+    match &row.outcome {
+        Ok(done) => done.replayed,
+        Err((error, _)) => matches!(error, Error::Remembered(_)),
+    }
+}
+
+fn failed_row(row: &Refused) -> FailedRow<'_> {
+    FailedRow {
+        index: row.index,
+        shard: row.problem.shard_name(),
+        outcome: row.problem.outcome_name().unwrap_or("rejected"),
+        retryable: row.problem.code().is_retryable(),
+        error: row.problem.body(None),
+    }
+}

@@ -1,0 +1,198 @@
+//! Rows of a bulk write: read from JSON or from fields, and routed.
+
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+use shard_manager::error::Error;
+use shard_manager::keyspace::ShardKey;
+use shard_manager::manager::Manager;
+use shard_manager::row::{Operation, Precondition, RowError, RowWrite};
+use shard_manager::shard_map::{Place, ShardMap};
+use shard_manager::table::Table;
+use shard_manager::value::{Misfit, Value};
+
+use crate::body::{self, Members};
+use crate::problem::{Code, Problem};
+
+/// Members of a row that has its columns in `data`.
+const WRAPPED: [&str; 3] = ["shard_key", "data", "if_version"];
+
+/// What all rows of a request share.
+#[derive(Clone)]
+pub(super) struct Rows<'k> {
+    pub(super) map: Arc<ShardMap>,
+    pub(super) table: Arc<Table>,
+    pub(super) operation: Operation,
+    /// The key of rows that name none.
+    pub(super) key: Option<ShardKey<'k>>,
+}
+
+/// Why a row cannot be sent.
+pub(super) struct Unfit {
+    pub(super) problem: Box<Problem>,
+    /// Where it would have gone, if that is beyond doubt.
+    pub(super) place: Option<Place>,
+}
+
+impl From<Problem> for Unfit {
+    fn from(problem: Problem) -> Self {
+        Self { problem: Box::new(problem), place: None }
+    }
+}
+
+type Routed = (Place, RowWrite);
+
+impl Rows<'_> {
+    /// A row of a list: `wrapped` says that its columns are in `data`.
+    pub(super) fn item(&self, wrapped: bool, item: &RawValue) -> Result<Routed, Unfit> {
+        if item.get().len() > body::WRITE_BYTES_MAX {
+            let detail = format!("a row is larger than {} MiB", body::WRITE_BYTES_MAX >> 20);
+            return Err(Problem::new(Code::TSR108, detail).into());
+        }
+        let members = Members::of_member("a row", item)?;
+        if wrapped { self.wrapped(&members) } else { self.bare(&members) }
+    }
+
+    /// A line: the columns themselves, or an object that has them in `data`. It is the latter if it has a member
+    /// `data` that is an object, unless the table has a column of this name: then it is always the columns.
+    pub(super) fn line(&self, line: &[u8]) -> Result<Routed, Unfit> {
+        let members = Members::of_text("the row", line)?;
+        let has_data = members.get("data").is_some_and(|data| data.get().starts_with('{'));
+        if has_data && self.table.find("data").is_none() {
+            self.wrapped(&members)
+        } else {
+            self.bare(&members)
+        }
+    }
+
+    fn wrapped(&self, members: &Members<'_>) -> Result<Routed, Unfit> {
+        members.check_names(&WRAPPED)?;
+        let data = members.get("data");
+        let data = data.ok_or_else(|| Problem::new(Code::TSR101, "data is missing"))?;
+        let data = Members::of_member("data", data)?;
+        let own_key = members.text("shard_key")?;
+        let key = self.key(own_key.as_deref(), &data)?;
+        let (place, mut row) = self.prepare(key.as_deref(), &data)?;
+        if let Some(version) = members.get("if_version") {
+            let version = self.version(version);
+            let version =
+                version.map_err(|problem| Unfit { place: Some(place), ..Unfit::from(problem) })?;
+            row.precondition = Some(Precondition::Versions(vec![version]));
+        }
+        Ok((place, row))
+    }
+
+    fn bare(&self, data: &Members<'_>) -> Result<Routed, Unfit> {
+        let key = self.key(None, data)?;
+        self.prepare(key.as_deref(), data)
+    }
+
+    /// The key that a row names: its own, else its routing column.
+    fn key<'t>(
+        &self,
+        own: Option<&'t str>,
+        data: &Members<'_>,
+    ) -> Result<Option<std::borrow::Cow<'t, str>>, Problem> {
+        if let Some(own) = own {
+            return Ok(Some(own.into()));
+        }
+        let Some(routing) = self.table.routing() else { return Ok(None) };
+        Ok(routing_text(data, &self.table.column(routing).name).map(Into::into))
+    }
+
+    fn prepare(&self, key: Option<&str>, data: &Members<'_>) -> Result<Routed, Unfit> {
+        let key = match key {
+            Some(text) => parse_key(text)?,
+            None => self.key.ok_or_else(|| no_key(&self.table, data))?,
+        };
+        let prepared = Manager::prepare(&self.map, &self.table, self.operation, key, &data.0);
+        self.routed(key, prepared)
+    }
+
+    /// A row of fields: its own key if it names one, and the values of columns.
+    pub(super) fn fields(
+        &self,
+        own: Option<&str>,
+        values: Vec<(usize, Value)>,
+    ) -> Result<Routed, Unfit> {
+        let routing = self.table.routing();
+        let found =
+            routing.and_then(|routing| values.iter().find(|(column, _)| *column == routing));
+        let spelled = found.and_then(|(_, value)| match value {
+            Value::Null => None,
+            Value::Text(text) => Some(text.clone()),
+            Value::Int(number) => Some(number.to_string()),
+            Value::Bool(truth) => Some(truth.to_string()),
+            Value::Double(number) => Some(number.to_string()),
+        });
+        let key = match (own, &spelled) {
+            (Some(text), _) => parse_key(text)?,
+            (None, Some(text)) => parse_key(text)?,
+            (None, None) => self.key.ok_or_else(names_no_key)?,
+        };
+        let prepared = self.map.place(key).map_err(Error::from).and_then(|place| {
+            let row = RowWrite::of_values(&self.table, self.operation, (key, place.slot), values)?;
+            Ok((place, row))
+        });
+        self.routed(key, prepared)
+    }
+
+    /// A row that contradicts its key could be of either shard: it is of none.
+    fn routed(&self, key: ShardKey<'_>, prepared: Result<Routed, Error>) -> Result<Routed, Unfit> {
+        match prepared {
+            Ok((place, mut row)) => {
+                row.wants_row = false;
+                Ok((place, row))
+            }
+            Err(error) => {
+                let doubtful = matches!(error, Error::Row(RowError::KeyContradicted { .. }));
+                let place = self.map.place(key).ok().filter(|_| !doubtful);
+                Err(Unfit { place, ..Unfit::from(Problem::from(error)) })
+            }
+        }
+    }
+
+    fn version(&self, json: &RawValue) -> Result<i64, Problem> {
+        if self.operation == Operation::Insert {
+            let detail =
+                "if_version must be left out of an insert, which makes a row that is not there";
+            return Err(Problem::new(Code::TSR101, detail));
+        }
+        let version = serde_json::from_str(json.get());
+        version.map_err(|_| {
+            Problem::new(Code::TSR101, "if_version must be a whole number, the version of the row")
+        })
+    }
+}
+
+fn parse_key(text: &str) -> Result<ShardKey<'_>, Problem> {
+    ShardKey::parse(text)
+        .map_err(|error| Problem::new(Code::TSR101, format!("the row's shard key: {error}")))
+}
+
+/// Why a row names no key: its routing column is there but cannot be one, or there is none.
+fn no_key(table: &Table, data: &Members<'_>) -> Problem {
+    let named = table.routing().map(|routing| table.column(routing));
+    let given = named.and_then(|column| Some((column, data.get(&column.name)?)));
+    match given {
+        Some((column, json)) => {
+            let misfit = column.kind.read_json(json).err().unwrap_or(Misfit::Null);
+            Problem::from(&RowError::Misfit { column: column.name.clone(), misfit })
+        }
+        None => names_no_key(),
+    }
+}
+
+fn names_no_key() -> Problem {
+    Problem::new(Code::TSR104, "the row names no shard key").hint("give it a shard_key")
+}
+
+/// The routing column as it would spell the shard key; a value that is no scalar is refused later, with its
+/// column's name.
+fn routing_text(data: &Members<'_>, column: &str) -> Option<String> {
+    let raw = data.get(column)?.get();
+    serde_json::from_str(raw).ok().or_else(|| {
+        let scalar = !raw.starts_with(['{', '[', '"', 'n']);
+        scalar.then(|| raw.to_owned())
+    })
+}

@@ -1,0 +1,180 @@
+//! CSV and gzip as they come, in pieces of any size: held to a reader that is known to be right.
+
+use api_router::csv::{Kind, Record};
+use api_router::inflate::{BadGzip, Coding, Flow, Inflow};
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use proptest::prelude::*;
+use std::io::Write as _;
+
+/// The fields of each record, as text and whether they were quoted, from a text that comes in pieces of this size.
+fn records(text: &[u8], piece: usize) -> Vec<Vec<(String, bool)>> {
+    let (mut record, mut found) = (Record::default(), Vec::new());
+    let (mut at, mut there) = (0, 0);
+    loop {
+        there = (there + piece).min(text.len());
+        let at_end = there == text.len();
+        while let Some(cut) = record.read(&text[at..there], at_end) {
+            at += cut.bytes;
+            if cut.kind == Kind::Blank {
+                continue;
+            }
+            assert_eq!(cut.kind, Kind::Fields);
+            let fields = record.fields();
+            let fields =
+                fields.map(|field| (String::from_utf8(field.text.to_vec()).unwrap(), field.quoted));
+            found.push(fields.collect());
+        }
+        if at_end {
+            assert_eq!(at, text.len());
+            return found;
+        }
+    }
+}
+
+/// What the reader that everybody uses makes of it.
+fn oracle(text: &[u8]) -> Vec<Vec<String>> {
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text);
+    let records = reader.records().map(|record| record.unwrap());
+    records.map(|record| record.iter().map(str::to_owned).collect()).collect()
+}
+
+/// A field as it may be spelled: in quotes whenever it must, and sometimes when it need not.
+fn field() -> impl Strategy<Value = (String, bool)> {
+    let text = prop_oneof![
+        Just(String::new()),
+        "[a-z ]{0,5}",
+        prop::collection::vec(
+            prop::sample::select(vec!["\"", ",", "\n", "\r\n", "a", "é", " "]),
+            0..6
+        )
+        .prop_map(|parts| parts.concat()),
+    ];
+    (text, any::<bool>()).prop_map(|(text, quoted)| {
+        let must = text.contains(['"', ',', '\n', '\r']);
+        (text, quoted || must)
+    })
+}
+
+fn spell(records: &[Vec<(String, bool)>], line_end: &str, last: bool) -> Vec<u8> {
+    let line = |record: &Vec<(String, bool)>| {
+        let field = |(text, quoted): &(String, bool)| match quoted {
+            true => format!("\"{}\"", text.replace('"', "\"\"")),
+            false => text.clone(),
+        };
+        record.iter().map(field).collect::<Vec<_>>().join(",")
+    };
+    let mut text = records.iter().map(line).collect::<Vec<_>>().join(line_end);
+    if last {
+        text.push_str(line_end);
+    }
+    text.into_bytes()
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_written_as_csv_is_read_back_and_others_read_the_same(
+        records_given in prop::collection::vec(prop::collection::vec(field(), 2..5), 1..6),
+        crlf in any::<bool>(),
+        last in any::<bool>(),
+        piece in 1_usize..40,
+    ) {
+        let text = spell(&records_given, if crlf { "\r\n" } else { "\n" }, last);
+        prop_assert_eq!(&records(&text, piece), &records_given);
+        let told = records_given.iter().map(|record| record.iter().map(|field| field.0.clone()).collect());
+        prop_assert_eq!(oracle(&text), told.collect::<Vec<Vec<String>>>());
+    }
+
+    #[test]
+    fn any_bytes_at_all_are_cut_to_their_end(
+        text in prop::collection::vec(prop::sample::select(b"\",\n\rab".to_vec()), 0..60),
+        piece in 1_usize..20,
+    ) {
+        let cut_in = |piece: usize| {
+            let (mut record, mut kinds) = (Record::default(), Vec::new());
+            let (mut at, mut there) = (0, 0);
+            while there < text.len() {
+                there = (there + piece).min(text.len());
+                let at_end = there == text.len();
+                while let Some(cut) = record.read(&text[at..there], at_end) {
+                    assert!(cut.bytes > 0);
+                    at += cut.bytes;
+                    kinds.push(cut);
+                }
+            }
+            (at, kinds)
+        };
+        let whole = cut_in(usize::MAX / 2);
+        prop_assert_eq!(whole.0, text.len());
+        // But for a carriage return whose line feed has not come yet, pieces make no difference.
+        prop_assert_eq!(cut_in(piece), whole);
+    }
+
+    #[test]
+    fn gzip_comes_out_as_it_went_in_whatever_the_pieces(
+        text in prop::collection::vec(any::<u8>(), 0..2_000),
+        members in 1_usize..3,
+        piece in 1_usize..50,
+        room in 1_usize..300,
+    ) {
+        let mut zipped = Vec::new();
+        for part in text.chunks(text.len().div_ceil(members).max(1)) {
+            zipped.extend(gzip(part));
+        }
+        if text.is_empty() {
+            zipped = gzip(&text);
+        }
+        prop_assert_eq!(inflated(&zipped, piece, room), Ok(text));
+        for cut in 1..zipped.len().min(30) {
+            let end = zipped.len() - cut;
+            // What ends between two members is whole, as far as it can tell.
+            if members == 1 {
+                prop_assert_eq!(inflated(&zipped[..end], piece, room), Err(BadGzip));
+            }
+        }
+    }
+}
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(text).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn inflated(zipped: &[u8], piece: usize, room: usize) -> Result<Vec<u8>, BadGzip> {
+    let mut inflow = Inflow::new(Coding::Gzip);
+    let (mut text, mut pieces) = (Vec::new(), zipped.chunks(piece));
+    loop {
+        let before = text.len();
+        match inflow.fill(&mut text, room)? {
+            Flow::Some => assert!(text.len() > before && text.len() - before <= room),
+            Flow::Ended => return Ok(text),
+            Flow::Hungry => match pieces.next() {
+                Some(piece) => inflow.push(Bytes::copy_from_slice(piece)),
+                None => inflow.end(),
+            },
+        }
+    }
+}
+
+#[test]
+fn what_is_no_gzip_or_has_garbage_behind_it_is_told() {
+    let zipped = gzip(b"text");
+    for bad in [b"text".to_vec(), Vec::new(), [&zipped[..], b"garbage"].concat()] {
+        assert_eq!(inflated(&bad, 3, 100), Err(BadGzip));
+    }
+}
+
+#[test]
+fn a_record_tells_what_is_wrong_with_it_and_where_it_ends() {
+    let read = |text: &[u8]| {
+        let cut = Record::default().read(text, true).unwrap();
+        (cut.bytes, cut.kind)
+    };
+    assert_eq!(read(b"a,\"b\"c,d\nnext"), (9, Kind::TextAfterQuote));
+    assert_eq!(read(b"a,\"b\"\r\nnext"), (7, Kind::Fields));
+    assert_eq!(read(b"a,\"b\nnext"), (9, Kind::OpenQuote));
+    assert_eq!(read(b"a\"b,c\n"), (6, Kind::Fields));
+    assert_eq!(read(b"\r\nnext"), (2, Kind::Blank));
+}
