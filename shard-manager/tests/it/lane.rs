@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::lane::{Applied, Lane, LaneFailure};
-use shard_manager::row::{Change, Operation, RowDone, RowWrite};
+use shard_manager::row::{Change, Operation, Part, RowDone, RowWrite};
 use shard_manager::store::{BatchDone, BatchFailure, SchemaChange, Unit, Writer};
 use shard_manager::table::{Column, Table};
 use shard_manager::value::{ColumnType, Value};
@@ -124,9 +124,17 @@ impl Story {
         rows: Vec<RowWrite>,
         deadline: Instant,
     ) -> Pin<Box<dyn Future<Output = Answer>>> {
+        self.queue_part(Part::from(rows), deadline).await
+    }
+
+    async fn queue_part(
+        &self,
+        part: Part,
+        deadline: Instant,
+    ) -> Pin<Box<dyn Future<Output = Answer>>> {
         let lane = Arc::clone(&self.lane);
         let mut answer: Pin<Box<dyn Future<Output = Answer>>> =
-            Box::pin(async move { lane.apply(rows, deadline).await });
+            Box::pin(async move { lane.apply(part, deadline).await });
         // One poll puts it into the queue.
         tokio::select! {
             biased;
@@ -407,6 +415,38 @@ async fn bytes_that_wait_are_bounded_and_given_back() {
     assert!(join_all(answers).await.iter().all(Result::is_ok));
     assert!(story.queue_rows(large("d"), deadline()).await.await.is_ok());
     assert_eq!(story.applied(), ["first", "a", "b", "c", "small", "d"]);
+}
+
+#[tokio::test]
+async fn what_is_one_whole_is_never_applied_in_parts() {
+    let plan = Plan { culprits: ["bad".into()].into(), ..Plan::default() };
+    let (mut story, _first) = Story::occupied(plan).await;
+    let rows = ["a", "bad", "b"].map(|key| row(key, 0)).to_vec();
+    let part = Part { rows, whole: Some(vec![0, 1, 2]), patient: false };
+    let whole = story.queue_part(part, deadline()).await;
+    let other = story.queue(&["c"], deadline()).await;
+    story.open_gate();
+    assert_eq!(whole.await.expect_err("refused as one"), rejected(Error::Internal));
+    assert_eq!(keys(other.await), [Ok("c".into())]);
+    assert_eq!(story.applied(), ["first", "c"]);
+}
+
+#[tokio::test]
+async fn a_patient_chunk_waits_for_room_but_not_past_its_deadline() {
+    let (mut story, first) = Story::occupied(Plan::default()).await;
+    let mut answers = vec![first];
+    for key in ["a", "b", "c"] {
+        answers.push(story.queue_rows(vec![row(key, 21 << 20)], deadline()).await);
+    }
+    let patient = |key| Part { rows: vec![row(key, 21 << 20)], whole: None, patient: true };
+    let soon = Instant::now() + Duration::from_millis(50);
+    let late = story.queue_part(patient("late"), soon).await;
+    assert_eq!(late.await.expect_err("no room in time"), full());
+    let waiting = story.queue_part(patient("d"), deadline()).await;
+    story.open_gate();
+    assert!(waiting.await.is_ok());
+    assert!(join_all(answers).await.iter().all(Result::is_ok));
+    assert_eq!(story.applied(), ["first", "a", "b", "c", "d"]);
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ mod store;
 mod tables;
 mod token;
 mod trouble;
+mod units;
 mod values;
 
 /// So many cases of a property, the same ones each time: a test that fails fails again.

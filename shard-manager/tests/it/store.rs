@@ -138,10 +138,10 @@ async fn rows_survive_a_restart_and_the_log_goes_on_where_it_stopped() {
     assert_eq!(noted.last(), positions.last());
 }
 
-type Image = BTreeMap<(String, i64, String, String), Json>;
+pub(crate) type Image = BTreeMap<(String, i64, String, String), Json>;
 
 /// Applies each line of the log in order: after-images only, no clock and no condition.
-fn replay(path: &Path) -> Image {
+pub(crate) fn replay(path: &Path) -> Image {
     let mut image = Image::new();
     for (_, lines) in log(path) {
         for line in lines {
@@ -162,7 +162,7 @@ fn replay(path: &Path) -> Image {
 }
 
 /// The rows that the files of a shard hold, asked without Tessera.
-fn contents(path: &Path) -> Image {
+pub(crate) fn contents(path: &Path) -> Image {
     let address = |table: &str, id: &str| {
         format!(
             "SELECT json_array('{table}', slot, shard_key, {id}) AS value FROM {table} ORDER BY 1"
