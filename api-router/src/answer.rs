@@ -207,7 +207,7 @@ refusals! {
         409 Conflict "The row exists, or breaks a constraint.";
         412 PreconditionFailed "The row is not of the version that If-Match names.";
         413 TooLarge "A limit is passed: the detail names it.";
-        415 UnsupportedMediaType "The body is not JSON.";
+        415 UnsupportedMediaType "The body is of a type or a coding that is not read here.";
         422 KeyReused "The Idempotency-Key came before with another request.";
         503 Unavailable "Overloaded, full, too few replicas, or the shard does not answer; see Retry-After.";
         504 DeadlinePassed "The deadline passed: outcome says whether the write happened.";

@@ -72,7 +72,7 @@ codes! {
     TSR104 400 false "Shard key needed" "A write needs a shard key: the header x-shard-key, or shardKey in query or body. Of a value under a key it is the rest of the path.";
     TSR105 400 false "Unknown preference" "Under Prefer: handling=strict every preference must be known.";
     TSR106 400 false "Bad page" "limit is 0 to 1000, offset 0 to 10000, and a cursor is next_cursor of the same query, as it came.";
-    TSR107 406 false "Media type not supported" "Answers are JSON (406: the Accept header rules that out). Bodies must be JSON too: then the same code comes with 415.";
+    TSR107 406 false "Media type not supported" "Answers are JSON (406: the Accept header rules that out). Bodies must be JSON, those of bulk writes may be NDJSON or CSV, and come in gzip: for any other the same code comes with 415.";
     TSR108 413 false "Too large" "The body, its nesting, a row or the number of rows passes a limit. The detail names it.";
     TSR109 422 false "Idempotency key reused" "The Idempotency-Key came before with another request under this shard key. Nothing was stored; a new request needs a new key.";
     TSR111 404 false "No such path" "There is nothing at this path. / lists what there is.";

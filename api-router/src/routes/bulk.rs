@@ -100,7 +100,7 @@ pub struct BulkRequestRow {
     tag = "data",
     params(
         ("table" = Option<String>, Query, description = "The table, when the body is NDJSON or CSV; JSON says it itself"),
-        ("op" = Option<OperationName>, Query, description = "What to do with each row of NDJSON or CSV; upsert when it is not given"),
+        ("op" = Option<String>, Query, pattern = "^(upsert|insert|update|delete)$", description = "What to do with each row of NDJSON or CSV; upsert when it is not given"),
         ("x-shard-key" = Option<String>, Header, description = "The shard key of rows that name none", max_length = 256),
         ("shardKey" = Option<String>, Query, description = "As x-shard-key", max_length = 256),
         ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer, or for a chunk of a stream; 5000 when not given", minimum = 100, maximum = 60000),
