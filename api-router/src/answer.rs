@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use actix_web::web::Bytes;
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use shard_manager::error::Failure;
@@ -97,6 +97,8 @@ pub fn data_response(app: &App, source: &Source<'_>, timing: &Timing) -> HttpRes
         .expect("a token is visible ASCII");
     response
         .content_type("application/json")
+        // What it says depends on headers, and is old in a moment.
+        .insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")))
         .insert_header((X_EPOCH, HeaderValue::from(source.epoch)))
         .insert_header((X_SERVED_BY, HeaderValue::from_static(source.role.name())))
         .insert_header((X_SESSION_TOKEN, token))

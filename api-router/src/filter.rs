@@ -46,12 +46,13 @@ pub fn is_group(name: &str) -> bool {
 pub struct FilterParser<'t> {
     table: &'t Table,
     tests: usize,
+    pattern_bytes: usize,
 }
 
 impl<'t> FilterParser<'t> {
     /// A parser for filters on this table.
     pub fn new(table: &'t Table) -> Self {
-        Self { table, tests: 0 }
+        Self { table, tests: 0, pattern_bytes: 0 }
     }
 
     /// `column=op.value`, `column=not.op.value`, `or=(…)`, `not.and=(…)`.
@@ -75,7 +76,7 @@ impl<'t> FilterParser<'t> {
             }
             list
         } else {
-            test(self.table.column(column), operator, literal)?
+            self.test(column, operator, literal)?
         };
         Ok(negate(negated, Condition::Column(column, test)))
     }
@@ -105,6 +106,8 @@ impl<'t> FilterParser<'t> {
 
     /// `column.op.value`, `column.not.op.value`, or a group.
     fn item(&mut self, name: &str, rest: &mut &str, depth: usize) -> Result<Condition, Problem> {
+        // People like a space after a comma.
+        *rest = rest.trim_start_matches(' ');
         for group in ["not.and", "not.or", "and", "or"] {
             if rest.strip_prefix(group).is_some_and(|after| after.starts_with('(')) {
                 *rest = &rest[group.len()..];
@@ -125,9 +128,24 @@ impl<'t> FilterParser<'t> {
             list(column_of, rest)?
         } else {
             let literal = next_literal(rest, [',', ')']).ok_or_else(|| malformed(name))?;
-            test(column_of, operator, &literal)?
+            self.test(column, operator, &literal)?
         };
         Ok(negate(negated != negated_before, Condition::Column(column, test)))
+    }
+
+    /// Any operator but `in`.
+    fn test(&mut self, column: usize, operator: &str, literal: &str) -> Result<Test, Problem> {
+        let column = self.table.column(column);
+        if matches!(operator, "like" | "ilike") {
+            self.pattern_bytes += literal.len();
+            if self.pattern_bytes > ReadQuery::PATTERN_BYTES_MAX {
+                let most = ReadQuery::PATTERN_BYTES_MAX;
+                let detail =
+                    format!("{}: all patterns together have at most {most} bytes", column.name);
+                return Err(bad(detail));
+            }
+        }
+        test(column, operator, literal)
     }
 
     fn count(&mut self, name: &str) -> Result<(), Problem> {
@@ -166,7 +184,6 @@ fn no_operator(name: &str, written: Option<&str>) -> Problem {
     }
 }
 
-/// Any operator but `in`.
 fn test(column: &Column, operator: &str, literal: &str) -> Result<Test, Problem> {
     let name = &column.name;
     if operator == "is" {
@@ -182,9 +199,6 @@ fn test(column: &Column, operator: &str, literal: &str) -> Result<Test, Problem>
     if column.kind != ColumnType::Text {
         let kind = column.kind;
         return Err(bad(format!("{name}: {operator} needs a text column, and this is {kind}")));
-    }
-    if literal.len() > Pattern::LEN_MAX {
-        return Err(bad(format!("{name}: a pattern has at most {} bytes", Pattern::LEN_MAX)));
     }
     literal_of(column, literal)?;
     let pattern = Pattern::parse(literal)

@@ -116,9 +116,10 @@ pub fn read_query(table: &Arc<Table>, parameters: &Parameters<'_>) -> Result<Rea
     if let Some(offset) = parameters.single("offset")? {
         query.offset = parse_number("offset", offset, ReadQuery::OFFSET_MAX)
             .map_err(|problem| problem.hint("to go further, follow next_cursor"))?;
-        if parameters.single("cursor")?.is_some() {
+        if query.offset > 0 && parameters.single("cursor")?.is_some() {
             let detail = "offset and cursor say where to begin in two ways; give one";
-            return Err(Problem::new(Code::TSR106, detail));
+            return Err(Problem::new(Code::TSR106, detail)
+                .hint("leave offset out: the cursor goes on after the page before"));
         }
     }
     let mut filters = FilterParser::new(table);

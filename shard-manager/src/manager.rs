@@ -298,8 +298,11 @@ impl Manager {
         let began = Instant::now();
         let query = Arc::new(query);
         let numbered = || (0..).map(ShardIndex).zip(&self.shards);
+        // A part must be told before the client has given up.
+        let left = wish.deadline.saturating_duration_since(began);
+        let deadline = wish.deadline - if wish.partial { left / 10 } else { Duration::ZERO };
         let reads = numbered().map(async |(index, shard)| {
-            let demand = demand(shard, index, wish)?;
+            let demand = ReadDemand { deadline, ..demand(shard, index, wish)? };
             shard.read_all(&query, &demand).await
         });
         let answers = futures_util::future::join_all(reads).await;

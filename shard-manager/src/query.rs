@@ -39,6 +39,9 @@ impl ReadQuery {
     pub const OFFSET_MAX: u32 = 10_000;
     /// Most tests: each is work for every row looked at.
     pub const TESTS_MAX: usize = 50;
+    /// Bytes of all patterns together: what a row costs is the length of its text times that of the patterns, and
+    /// nothing can stop it between two rows.
+    pub const PATTERN_BYTES_MAX: usize = 200;
     /// Deepest nesting of conditions.
     pub const DEPTH_MAX: usize = 5;
     /// Most literals of one `in.(…)`.
@@ -79,6 +82,19 @@ impl ReadQuery {
             }
         }
         keys
+    }
+
+    /// Whether a row may cost much more than another, because its texts are matched with patterns.
+    pub fn has_patterns(&self) -> bool {
+        fn any(conditions: &[Condition]) -> bool {
+            conditions.iter().any(|condition| match condition {
+                Condition::All(list) | Condition::Any(list) => any(list),
+                Condition::Not(one) => any(std::slice::from_ref(one)),
+                Condition::Column(_, Test::Like(_) | Test::ILike(_)) => true,
+                Condition::Column(_, Test::Compare(..) | Test::In(_) | Test::Is(_)) => false,
+            })
+        }
+        any(&self.conditions)
     }
 
     /// Whether one index range answers it without looking at rows in vain: no conditions, and the
@@ -171,9 +187,6 @@ pub enum Piece {
 }
 
 impl Pattern {
-    /// Longest pattern, in bytes: matching may take a multiple of it for each row.
-    pub const LEN_MAX: usize = 1_000;
-
     /// Reads `%` and `*` as any characters, `_` as one, and what follows `\` as itself; `None` if nothing
     /// follows it.
     pub fn parse(text: &str) -> Option<Self> {

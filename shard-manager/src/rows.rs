@@ -7,7 +7,8 @@
 //! more rows than these, the keys of the last one are known.
 //! **Not here:** where rows come from (`store`).
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
 
 use crate::query::OrderBy;
 use crate::value::Value;
@@ -104,35 +105,60 @@ impl Rows {
     /// Merges sorted pages of several shards into one: passes over `offset` rows and keeps `limit`.
     ///
     /// Each part must be sorted by `order`, carry its values as keys, and hold the first `offset + limit` rows of
-    /// its shard. Parts are few, so the least head is found by looking at all of them.
+    /// its shard. It ends early when the answer is too large.
     pub fn merge(parts: &[Self], order: &[OrderBy], offset: usize, limit: usize) -> Self {
         let width = order.len();
         let mut merged = Self::default();
-        let mut heads = vec![0; parts.len()];
-        let least = |heads: &[usize]| {
-            let waiting = (0..parts.len()).filter(|&part| heads[part] < parts[part].len());
-            waiting.min_by(|&a, &b| {
-                compare(parts[a].key(heads[a], width), parts[b].key(heads[b], width), order)
-            })
+        let head = |part: usize, row: usize| {
+            (row < parts[part].len())
+                .then(|| Reverse(Head { keys: parts[part].key(row, width), order, part, row }))
         };
+        let mut heads: BinaryHeap<_> = (0..parts.len()).filter_map(|part| head(part, 0)).collect();
         let (mut passed, mut last) = (0, None);
-        while merged.len() < limit {
-            let Some(part) = least(&heads) else { break };
+        while merged.len() < limit && !merged.is_too_large() {
+            let Some(Reverse(least)) = heads.pop() else { break };
             if passed == offset {
-                merged.push_row(parts[part].row(heads[part]));
-                last = Some((part, heads[part]));
+                merged.push_row(parts[least.part].row(least.row));
+                last = Some(least.keys);
             } else {
                 passed += 1;
             }
-            heads[part] += 1;
+            heads.extend(head(least.part, least.row + 1));
         }
-        let more = least(&heads).is_some() || parts.iter().any(|part| part.more_after.is_some());
-        merged.more_after =
-            last.filter(|_| more).map(|(part, row)| parts[part].key(row, width).to_vec());
+        let more = !heads.is_empty() || parts.iter().any(|part| part.more_after.is_some());
+        merged.more_after = last.filter(|_| more).map(<[Value]>::to_vec);
         merged.total = parts.iter().map(|part| part.total).sum();
         merged
     }
 }
+
+/// The next row of one part, while parts are merged: the part decides between equal keys, which no two rows have.
+struct Head<'m> {
+    keys: &'m [Value],
+    order: &'m [OrderBy],
+    part: usize,
+    row: usize,
+}
+
+impl Ord for Head<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        compare(self.keys, other.keys, self.order).then(self.part.cmp(&other.part))
+    }
+}
+
+impl PartialOrd for Head<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Head<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Head<'_> {}
 
 /// Compares two rows by their keys as the databases do: null last when ascending, first when descending.
 pub fn compare(a: &[Value], b: &[Value], order: &[OrderBy]) -> Ordering {

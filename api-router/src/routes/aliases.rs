@@ -196,7 +196,7 @@ pub(crate) async fn read_pair(
     let key = agree(key, headers.shard_key.take())?;
     let found = find(&app, key, &headers, began).await?;
     let shard = found.shard(&app);
-    found.answer(request.headers(), |value| {
+    found.answer(&app, request.headers(), |value| {
         let mut body = Vec::with_capacity(value.len() + text.len() + 64);
         body.extend_from_slice(b"{\"key\":");
         push_json_string(&mut body, text);

@@ -54,7 +54,7 @@ pub(super) struct Asked<'r> {
     pub(super) prefer: Prefer,
     /// `Idempotency-Key`.
     pub(super) idempotency_key: Option<&'r str>,
-    /// Whether it wants to see the row.
+    /// Whether it wants to see the row: the answer of some routes has no place for it.
     pub(super) wants_row: bool,
 }
 

@@ -187,7 +187,7 @@ pub(crate) async fn get_value(
     let text = key_in_path(&request)?;
     let key = path_key(&text, headers.shard_key.take())?;
     let found = find(&app, key, &headers, began).await?;
-    found.answer(request.headers(), <[u8]>::to_vec)
+    found.answer(&app, request.headers(), <[u8]>::to_vec)
 }
 
 /// The key that the path of a request names, decoded. Routing has decoded parts of the path already, so this
@@ -338,6 +338,7 @@ impl Found {
     /// TSR303 if `If-Match` names other versions; TSR113 if a condition is malformed.
     pub(super) fn answer(
         mut self,
+        app: &App,
         headers: &HeaderMap,
         body: impl FnOnce(&[u8]) -> Vec<u8>,
     ) -> Result<HttpResponse, Problem> {
@@ -345,7 +346,9 @@ impl Found {
             // As an update would ask: there is a row, and it is of this version.
             let wanted = precondition(headers, Operation::Update)?;
             if wanted.is_some_and(|wanted| !wanted.holds(Some(self.version))) {
-                return Err(Error::VersionDiffers.into());
+                return Err(Problem::from(Error::VersionDiffers)
+                    .shard(self.shard(app))
+                    .session(app.manager.token(&self.read.session)));
             }
         }
         if has_version(headers, self.version)? {

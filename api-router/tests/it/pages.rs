@@ -2,7 +2,7 @@
 //! that can.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
@@ -169,10 +169,10 @@ fn a_cursor_outlives_a_restart() {
 fn a_walk_under_writes_meets_each_row_that_was_there_throughout_exactly_once() {
     let router = Router::start();
     with_orders(&router, 200);
-    let stop = AtomicBool::new(false);
+    let (stop, written) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for writer in 0..3 {
-            let (router, stop) = (&router, &stop);
+            let (router, stop, written) = (&router, &stop, &written);
             scope.spawn(move || {
                 for n in 0.. {
                     if stop.load(Ordering::Relaxed) {
@@ -182,7 +182,9 @@ fn a_walk_under_writes_meets_each_row_that_was_there_throughout_exactly_once() {
                     let (id, key) =
                         (format!("o{:03}-{writer}-{n}", n * 37 % 230), format!("user_{}", n % 9));
                     let data = json!({"order_id": id, "user_id": key, "amount": n % 10});
-                    router.write(&key, &json!({"table": "orders", "data": data}));
+                    let made = router.write(&key, &json!({"table": "orders", "data": data}));
+                    assert!(made.status < 300, "{}", made.text());
+                    written.fetch_add(1, Ordering::Relaxed);
                     if n % 3 == 0 {
                         let gone = json!({"order_id": id});
                         router
@@ -197,7 +199,13 @@ fn a_walk_under_writes_meets_each_row_that_was_there_throughout_exactly_once() {
             "limit=8&order=order_id.desc",
             "limit=11&order=status.desc,amount",
         ] {
-            let walked = walk(&router, query, |_| {});
+            // Something is written between any two pages.
+            let walked = walk(&router, query, |_| {
+                let before = written.load(Ordering::Relaxed);
+                while written.load(Ordering::Relaxed) == before {
+                    std::thread::yield_now();
+                }
+            });
             let mut met: BTreeMap<&str, usize> = BTreeMap::new();
             walked.iter().for_each(|id| *met.entry(id).or_default() += 1);
             let twice = met.iter().find(|(_, times)| **times > 1);

@@ -28,8 +28,8 @@ use crate::query::ReadQuery;
 use crate::rows::Rows;
 use crate::store::TableSize;
 
-/// Connections of one node for reads by key, and as many for reads that may scan: a scan cannot be stopped,
-/// so without connections of their own the short reads would wait for it.
+/// Connections of one node for the rows of a key as they lie, and as many for reads that may look at many rows:
+/// without connections of their own the short reads would wait for those.
 const READERS_MAX: u32 = 4;
 /// How long a reader that nobody needs is kept.
 const IDLE_MAX: Duration = Duration::from_secs(60);
@@ -173,10 +173,10 @@ impl Readers {
         (wait, deadline): (Duration, Instant),
     ) -> Result<NodeRows, Error> {
         let mut reader = match scope {
-            Scope::Key(..) => self.checkout(&self.by_key, wait)?,
-            Scope::Shard => self.checkout(&self.scans, wait)?,
+            Scope::Key(..) if query.is_point_read() => self.checkout(&self.by_key, wait)?,
+            Scope::Key(..) | Scope::Shard => self.checkout(&self.scans, wait)?,
         };
-        reader.watch.set(deadline);
+        reader.watch.set(deadline, query.has_patterns());
         let rows = self.told(reader.read(query, scope, Rows::BYTES_MAX))?;
         if rows.is_too_large() {
             return Err(Error::AnswerTooLarge);
@@ -230,9 +230,9 @@ impl Readers {
             tracing::error!(shard = %self.shard, %error, "a read failed");
             match Trouble::of(&error) {
                 Trouble::Other => Error::Internal,
-                trouble @ (Trouble::Constraint(_) | Trouble::Full | Trouble::Broken) => {
-                    trouble.error(&self.shard)
-                }
+                // What is full is the room for sorting: it says nothing of the shard's.
+                Trouble::Full => Error::ShardUnavailable { shard: self.shard.clone() },
+                trouble @ (Trouble::Constraint(_) | Trouble::Broken) => trouble.error(&self.shard),
             }
         })
     }
@@ -280,6 +280,7 @@ impl Reader {
             return self.page(query, scope, bytes_max);
         }
         // Both see the same.
+        self.broken = true;
         self.connection.batch_execute("BEGIN")?;
         let read = self.page(query, scope, bytes_max).and_then(|mut rows| {
             rows.total = Some(self.count(query, scope)?);
@@ -322,9 +323,6 @@ impl Reader {
             }
             Ok(rows.bytes() <= bytes_max)
         })?;
-        if !keyed && rows.more_after.is_some() {
-            rows.more_after = Some(Vec::new());
-        }
         Ok(rows)
     }
 

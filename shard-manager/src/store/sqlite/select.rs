@@ -42,11 +42,7 @@ impl<'q> Select<'q> {
             select.push(&table.column(column).name);
         });
         let _ = write!(select.sql, " FROM {}", table.name());
-        let mut joint = select.push_conditions(query, scope);
-        if let Some(after) = &query.after {
-            select.push(joint.next());
-            select.push_after(table, &order, after);
-        }
+        select.push_conditions(query, scope, query.after.as_deref().map(|after| (&*order, after)));
         select.push_order(table, &order);
         // Sums, because SQLite looks at the value of a bare parameter in LIMIT when it plans, and then
         // plans anew whenever the parameter is bound: three times the cost of a point read.
@@ -68,7 +64,7 @@ impl<'q> Select<'q> {
     pub(super) fn count(query: &'q ReadQuery, scope: Scope<'q>) -> Self {
         let mut select = Self::default();
         let _ = write!(select.sql, "SELECT count(*) FROM {}", query.table.name());
-        select.push_conditions(query, scope);
+        select.push_conditions(query, scope, None);
         select
     }
 
@@ -112,7 +108,14 @@ impl<'q> Select<'q> {
         let _ = write!(self.sql, "?{}", self.values.len());
     }
 
-    fn push_conditions(&mut self, query: &'q ReadQuery, scope: Scope<'q>) -> Joint {
+    /// The key stands first and then the place where a page begins: SQLite takes the first bounds that fit for the
+    /// range of the index that it looks at.
+    fn push_conditions(
+        &mut self,
+        query: &'q ReadQuery,
+        scope: Scope<'q>,
+        after: Option<(&[OrderBy], &'q [Value])>,
+    ) {
         let mut joint = Joint { first: true };
         if !query.is_point_read() {
             self.push(joint.next());
@@ -125,11 +128,14 @@ impl<'q> Select<'q> {
             self.push(" AND shard_key=");
             self.bind(Bind::Text(key));
         }
+        if let Some((order, after)) = after {
+            self.push(joint.next());
+            self.push_after(&query.table, order, after);
+        }
         for condition in &query.conditions {
             self.push(joint.next());
             self.push_condition(&query.table, condition);
         }
-        joint
     }
 
     fn push_condition(&mut self, table: &Table, condition: &'q Condition) {
@@ -186,12 +192,12 @@ impl<'q> Select<'q> {
 
     /// Rows that come after one with these sort keys.
     fn push_after(&mut self, table: &Table, order: &[OrderBy], after: &'q [Value]) {
-        let plain = |by: &OrderBy| !by.descending && !table.column(by.column).nullable;
-        if order.iter().all(plain) {
+        let one_way = order.windows(2).all(|pair| pair[0].descending == pair[1].descending);
+        if one_way && order.iter().all(|by| !table.column(by.column).nullable) {
             // One range of the index, if it is that of the primary key.
             self.push("(");
             self.push_list(order, |select, by| select.push(&table.column(by.column).name));
-            self.push(")>(");
+            self.push(if order[0].descending { ")<(" } else { ")>(" });
             self.push_list(after, |select, value| select.bind(Bind::from(value)));
             self.push(")");
             return;

@@ -6,7 +6,7 @@
 //! **Not here:** which statements ask (`select`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use diesel::QueryResult;
@@ -15,7 +15,7 @@ use diesel::serialize::{IsNull, Output, ToSql};
 use diesel::sql_types::Bool;
 use diesel::sqlite::{Sqlite, SqliteConnection};
 
-/// Rows between two looks at the clock, which costs more than a row.
+/// Rows between two looks at the clock, which costs more than most rows.
 const ROWS_BETWEEN: u32 = 64;
 /// What the function says when it fails: how its failure is told from others.
 const LATE: &str = "tessera: the deadline passed";
@@ -32,23 +32,28 @@ pub(super) struct Watch {
     epoch: Instant,
     /// Microseconds after the epoch.
     until: Arc<AtomicU64>,
+    /// Rows between two looks at the clock.
+    rows_between: Arc<AtomicU32>,
 }
 
 impl Watch {
     /// Gives the connection its function.
     pub(super) fn on(connection: &mut SqliteConnection) -> QueryResult<Self> {
         let (epoch, until) = (Instant::now(), Arc::new(AtomicU64::new(u64::MAX)));
-        let (mut rows, deadline) = (0_u32, Arc::clone(&until));
+        let rows_between = Arc::new(AtomicU32::new(ROWS_BETWEEN));
+        let (mut rows, deadline, between) = (0_u32, Arc::clone(&until), Arc::clone(&rows_between));
         tessera_in_time_utils::register_nondeterministic_impl(connection, move || {
-            rows = rows.wrapping_add(1);
-            let looks = rows % ROWS_BETWEEN == 0;
+            rows += 1;
+            let looks = rows >= between.load(Ordering::Relaxed);
+            rows = if looks { 0 } else { rows };
             InTime(!looks || micros(epoch, Instant::now()) < deadline.load(Ordering::Relaxed))
         })?;
-        Ok(Self { epoch, until })
+        Ok(Self { epoch, until, rows_between })
     }
 
-    /// Until when the next statement may run.
-    pub(super) fn set(&self, deadline: Instant) {
+    /// Until when the next statement may run, and whether one of its rows may take long.
+    pub(super) fn set(&self, deadline: Instant, slow_rows: bool) {
+        self.rows_between.store(if slow_rows { 1 } else { ROWS_BETWEEN }, Ordering::Relaxed);
         self.until.store(micros(self.epoch, deadline), Ordering::Relaxed);
     }
 
