@@ -328,15 +328,16 @@ impl Cut {
         self.compare(&found)
     }
 
-    /// Those that were acknowledged are there, and no others than were asked for.
+    /// Those that were acknowledged are there, and no others than were asked for. A table is acknowledged when every
+    /// primary has it: with all primaries lost it may be lost, but not on some shards only.
     fn compare_tables(&self, tables: &BTreeSet<String>) -> Result<(), Harm> {
         for (key, after) in &self.after {
             let Some(name) = key.strip_prefix(TABLE) else { continue };
             let acknowledged = self.before.get(key).map_or(0, |changes| changes.acknowledged);
             match (tables.contains(name), acknowledged, after.asked) {
-                (false, 1.., _) => return Err(Harm::Lost(key.clone())),
+                (false, 1.., _) if !self.promote => return Err(Harm::Lost(key.clone())),
                 (true, _, 0) => return Err(Harm::Strange(key.clone())),
-                (true, _, 1..) | (false, 0, _) => {}
+                (true, _, 1..) | (false, ..) => {}
             }
         }
         Ok(())
