@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use diesel::connection::SimpleConnection;
 use proptest::prelude::*;
 
+use super::super::connection::{Statement, for_each_row, open};
+use super::super::watch::Watch;
 use super::*;
 use crate::keyspace::Slot;
 use crate::query::{Output, Test};
@@ -181,5 +184,45 @@ proptest! {
             let numbered: Vec<usize> = (1..=text.binds().len()).collect();
             prop_assert_eq!(parameters, numbered, "each value is bound once, in order: {}", text.sql);
         }
+    }
+}
+
+#[test]
+fn a_page_begins_where_its_cursor_says_whatever_else_is_asked() {
+    let mut connection = open(std::path::Path::new(":memory:"), "").expect("a database in memory");
+    let made = "CREATE TABLE things (slot INTEGER NOT NULL, shard_key TEXT NOT NULL, id TEXT NOT NULL, word TEXT,
+        number INTEGER, flag INTEGER, doc TEXT, version INTEGER NOT NULL, created_at TEXT NOT NULL,
+        updated_at TEXT NOT NULL, PRIMARY KEY (slot, shard_key, id)) STRICT, WITHOUT ROWID";
+    connection.batch_execute(made).expect("a table");
+    let _watch = Watch::on(&mut connection).expect("a function");
+    let text = |text: &str| Value::Text(text.to_owned());
+    let at_least =
+        |column, value| Condition::Column(column, Test::Compare(Comparison::GreaterOrEqual, value));
+    let slot = Slot::new(7).expect("a slot");
+    let by = |column, descending| OrderBy { column, descending };
+    let all = [Value::Int(7), text("k"), text("i")];
+    for (scope, order, after, bound) in [
+        (Scope::Shard, vec![], &all[..], "((slot,shard_key,id)>(?,?,?))"),
+        (Scope::Key(slot, "k"), vec![], &all[2..], "(slot=? AND shard_key=? AND id>?)"),
+        (
+            Scope::Key(slot, "k"),
+            vec![by(2, true)],
+            &all[2..],
+            "(slot=? AND shard_key=? AND id>? AND id<?)",
+        ),
+    ] {
+        let conditions = vec![at_least(0, Value::Int(0)), at_least(2, text("a"))];
+        let after = Some(after.to_vec());
+        let query = ReadQuery { conditions, order, after, ..ReadQuery::all(&table()) };
+        let select = Select::page(&query, scope);
+        let sql = format!("EXPLAIN QUERY PLAN {}", select.sql);
+        let mut plan = String::new();
+        let statement = Statement { sql: &sql, binds: &select.binds(), cached: false };
+        for_each_row(&mut connection, statement, |row| {
+            plan += &row.text(3, str::to_owned).unwrap_or_default();
+            Ok(())
+        })
+        .expect("a plan");
+        assert!(plan.contains(bound) && !plan.contains("TEMP B-TREE"), "{plan}: {}", select.sql);
     }
 }
