@@ -61,7 +61,7 @@ fn tsr003_when_every_connection_is_busy_until_the_deadline() {
         assert_eq!(router.post("/api/bulk-write", &[], &body).status, 201);
     }
     // Each looks at all rows with many patterns; together they are more than there are connections.
-    let tests = vec!["name.like.*n*n*n*n*x*"; 20].join(",");
+    let tests = vec!["name.like.*n*n*n*n*x*"; 15].join(",");
     let path = format!("/api/read?table=users&limit=1&or=({tests})");
     let (found, began) = (AtomicBool::new(false), Instant::now());
     std::thread::scope(|scope| {

@@ -64,12 +64,8 @@ impl Writer for Fake {
         let mut applied = self.applied.lock().expect("nobody died with it");
         let done = keys.into_iter().map(|key| {
             applied.push(key.clone());
-            Ok(RowDone {
-                change: Change::Created,
-                version: applied.len() as i64,
-                json: key.into_bytes(),
-                replayed: false,
-            })
+            let (change, version, json) = (Change::Created, applied.len() as i64, key.into_bytes());
+            Ok(RowDone { change, version, json, replayed: false })
         });
         let rows = done.collect();
         Ok(BatchDone { rows, position: applied.len() as u64 })
