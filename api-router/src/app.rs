@@ -34,9 +34,10 @@ pub struct App {
     bulk_room: Semaphore,
 }
 
-/// What a streamed body holds at most, however long it is: the text that is being read, and the rows on their way to
-/// the shards.
-pub const STREAM_BYTES_MAX: usize = 8 << 20;
+/// What a streamed body may hold at most, however long it is, of rows on their way to the shards.
+const STREAM_BYTES_MAX: usize = 12 << 20;
+/// The same while many bodies are held.
+const STREAM_BYTES_MIN: usize = 8 << 20;
 /// Bytes of bulk bodies that may be held at once, by all clients. Taken apart they are a few times as large.
 const BULK_ROOM_MAX: usize = 128 << 20;
 
@@ -78,6 +79,19 @@ impl App {
             Problem::new(Code::TSR005, "too many bulk bodies are being written")
                 .hint("send again after Retry-After")
         })
+    }
+
+    /// Sets room aside for the rows of a streamed body, and tells how many bytes of them it may hold: the more, the
+    /// faster they are stored.
+    ///
+    /// # Errors
+    /// TSR005 if too many bodies are held already.
+    pub fn make_window(&self) -> Result<(SemaphorePermit<'_>, usize), Problem> {
+        let large = (STREAM_BYTES_MAX >> 10) as u32;
+        match self.bulk_room.try_acquire_many(large) {
+            Ok(room) => Ok((room, STREAM_BYTES_MAX)),
+            Err(_) => Ok((self.make_room(STREAM_BYTES_MIN)?, STREAM_BYTES_MIN)),
+        }
     }
 
     /// Tells load balancers to send no more.

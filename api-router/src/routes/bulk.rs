@@ -7,6 +7,7 @@
 
 mod answer;
 mod feed;
+mod pipes;
 mod row;
 pub mod stream;
 
@@ -28,7 +29,7 @@ use self::row::{Rows, Unfit};
 use self::stream::write_stream;
 use super::write::{OperationName, one_key, operation};
 use crate::answer::{PREFERENCE_APPLIED, ServedBy, WriteRefusals};
-use crate::app::{App, STREAM_BYTES_MAX};
+use crate::app::App;
 use crate::body::{self, Members};
 use crate::headers::{BulkFormat, DataHeaders, bulk_format, idempotency_key, refuse_conditions};
 use crate::inflate::Coding;
@@ -142,8 +143,9 @@ pub(crate) async fn write_bulk(
         BulkFormat::Json => write_json(&app, head, &request, &parameters, payload).await,
         BulkFormat::Ndjson | BulkFormat::Csv => {
             let shape = stream_shape(&app, &head, &parameters)?;
-            let _room = app.make_room(STREAM_BYTES_MAX)?;
-            let mut response = write_stream(&app, payload, shape, &head.wish, began).await?;
+            let (_room, window) = app.make_window()?;
+            let wish = (&head.wish, window);
+            let mut response = write_stream(&app, payload, shape, wish, began).await?;
             if let Some(applied) = head.prefer.applied(&[Preference::Strict]) {
                 response.headers_mut().insert(PREFERENCE_APPLIED, applied);
             }

@@ -23,11 +23,10 @@ use crate::headers::BulkFormat;
 use crate::inflate::{Coding, Flow, Inflow};
 use crate::problem::{Code, Problem};
 
-/// Rows of a piece for each shard there is. They become one transaction there: the more they are, the more of them
-/// share a page of the file that is written once; but a single write may have to wait behind them.
-const PIECE_ROWS_PER_SHARD: usize = 6_000;
+/// Rows of a piece: enough to share the price of another thread.
+const PIECE_ROWS_MAX: usize = 10_000;
 /// Bytes of text of a piece.
-const PIECE_BYTES_MAX: usize = 2 << 20;
+const PIECE_BYTES_MAX: usize = 1 << 20;
 /// Text taken in at once.
 const STEP: usize = 128 << 10;
 /// What a text may begin with though it means nothing.
@@ -58,8 +57,7 @@ pub(super) struct Feed {
     columns: Vec<CsvColumn>,
     record: Record,
     /// Rows that were read.
-    pub(super) next_index: usize,
-    piece_rows: usize,
+    next_index: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -72,6 +70,8 @@ enum CsvColumn {
 pub(super) struct Piece {
     pub(super) rows: Vec<BulkRow>,
     pub(super) refused: Vec<Refused>,
+    /// The number of the row that follows.
+    pub(super) next_index: usize,
     pub(super) then: Then,
 }
 
@@ -100,7 +100,6 @@ enum Next {
 impl Feed {
     pub(super) fn new(app: Data<App>, shape: Shape) -> Self {
         let inflow = Inflow::new(shape.coding);
-        let piece_rows = PIECE_ROWS_PER_SHARD * app.manager.map().topology().len();
         Self {
             app,
             shape,
@@ -111,7 +110,6 @@ impl Feed {
             columns: Vec::new(),
             record: Record::default(),
             next_index: 0,
-            piece_rows,
         }
     }
 
@@ -132,9 +130,10 @@ impl Feed {
             operation: self.shape.operation,
             key: key.as_deref().and_then(|key| ShardKey::parse(key).ok()),
         };
-        let mut piece = Piece { rows: Vec::new(), refused: Vec::new(), then: Then::More };
+        let (rows_of, then) = (Vec::new(), Then::More);
+        let mut piece = Piece { rows: rows_of, refused: Vec::new(), next_index: 0, then };
         let mut bytes = 0;
-        while piece.rows.len() + piece.refused.len() < self.piece_rows && bytes < PIECE_BYTES_MAX {
+        while piece.rows.len() + piece.refused.len() < PIECE_ROWS_MAX && bytes < PIECE_BYTES_MAX {
             let before = self.at;
             let next = self.next(&rows);
             bytes += self.at.saturating_sub(before);
@@ -153,8 +152,7 @@ impl Feed {
                 }
             }
         }
-        // Neighbours in the file are written together; those of one key keep their order.
-        piece.rows.sort_by(|a, b| (a.row.slot, &a.row.key).cmp(&(b.row.slot, &b.row.key)));
+        piece.next_index = self.next_index;
         piece
     }
 

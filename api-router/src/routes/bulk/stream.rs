@@ -3,24 +3,22 @@
 //! Three things go on at once, and each waits for the next when that is slower: bytes are taken from the socket, a
 //! piece of them is taken apart, and each shard stores its rows of the pieces before.
 //!
-//! **Invariant:** of one shard at most one chunk is being stored and one waits, in the order of the body; when they
-//! do not go on, nothing more is read from the socket.
-//! **Not here:** what a row is (`row`, `feed`).
+//! **Invariant:** when the shards do not go on, nothing more is read from the socket.
+//! **Not here:** what a row is (`row`, `feed`), how shards store them (`pipes`).
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use actix_web::web::{Bytes, Data, Payload, block};
+use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpResponse, rt};
 use futures_util::{FutureExt, StreamExt};
-use shard_manager::manager::{BulkRow, Wish};
-use shard_manager::topology::ShardIndex;
+use shard_manager::manager::Wish;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::task::JoinHandle;
 
 use super::answer::Tally;
 use super::feed::{Feed, Piece, Shape, Then};
+use super::pipes::Pipes;
 use crate::app::App;
 use crate::problem::{Code, Problem};
 
@@ -28,51 +26,39 @@ use crate::problem::{Code, Problem};
 pub const STALLED_MAX: Duration = Duration::from_secs(30);
 /// Bytes taken from the socket at once.
 const INTAKE_BYTES: usize = 256 << 10;
-/// Carries out a streamed body.
+
+/// Carries out a streamed body, holding as many bytes of rows as `window`.
 pub(super) async fn write_stream(
     app: &Data<App>,
     payload: Payload,
     shape: Shape,
-    wish: &Wish,
+    (wish, window): (&Wish, usize),
     began: Instant,
 ) -> Result<HttpResponse, Problem> {
     let patience = wish.deadline.saturating_duration_since(began);
     let mut intake = intake(payload, STALLED_MAX);
-    let mut feed = Feed::new(app.clone(), shape);
+    let mut parser = Parser::start(Feed::new(app.clone(), shape));
     let tally = Rc::new(RefCell::new(Tally::new(app, wish.session.clone())));
-    let mut pipes = Pipes::new(app, wish, patience, &tally);
-    let mut trouble = None;
-    loop {
-        let (fed, piece) = parse(feed).await?;
-        feed = fed;
-        for refused in piece.refused {
-            tally.borrow_mut().refuse(refused);
-        }
-        pipes.send(piece.rows).await;
-        match piece.then {
+    let pipes = Pipes::new(app, wish, (window, patience), &tally);
+    let (trouble, next_index) = loop {
+        let Piece { rows, refused, next_index, then } = parser.piece().await?;
+        refused.into_iter().for_each(|row| tally.borrow_mut().refuse(row));
+        pipes.send(rows).await;
+        match then {
             Then::More => {}
-            Then::Ended => break,
+            Then::Ended => break (None, next_index),
             // Nothing was handed on before the columns were known.
             Then::Refused(problem) => return Err(problem),
-            Then::Stopped(problem) => {
-                trouble = Some(problem);
-                break;
-            }
+            Then::Stopped(problem) => break (Some(problem), next_index),
             Then::Hungry => match intake.recv().await {
-                Some(Taken::Bytes(bytes)) => bytes.into_iter().for_each(|part| feed.push(part)),
-                Some(Taken::End) => feed.end(),
-                Some(Taken::Trouble(problem)) => {
-                    trouble = Some(problem);
-                    break;
-                }
-                None => {
-                    trouble = Some(broke_off());
-                    break;
-                }
+                Some(Taken::Bytes(bytes)) => parser.push(Some(bytes)).await,
+                Some(Taken::End) => parser.push(None).await,
+                Some(Taken::Trouble(problem)) => break (Some(problem), next_index),
+                None => break (Some(broke_off()), next_index),
             },
         }
-    }
-    drop(intake);
+    };
+    drop((intake, parser));
     pipes.finish().await?;
     let mut tally = tally.borrow_mut();
     match trouble {
@@ -80,17 +66,55 @@ pub(super) async fn write_stream(
             let (mut response, answer) = tally.respond(app, began, Duration::ZERO);
             Ok(response.json(answer))
         }
-        Some(problem) => Err(tally.partial(app, problem, feed.next_index)),
+        Some(problem) => Err(tally.partial(app, problem, next_index)),
     }
 }
 
-/// Takes a piece apart on a thread that may block.
-async fn parse(mut feed: Feed) -> Result<(Feed, Piece), Problem> {
-    let parsed = block(move || {
-        let piece = feed.piece();
-        (feed, piece)
-    });
-    parsed.await.map_err(|_| Problem::new(Code::TSR500, "an internal error"))
+/// Takes a body apart on a thread that may block, a piece ahead of whoever asks for it. It is one thread for the
+/// whole body, so that it gets the memory of its rows back when they are stored.
+struct Parser {
+    bytes: Sender<Option<Vec<Bytes>>>,
+    pieces: Receiver<Piece>,
+}
+
+impl Parser {
+    fn start(mut feed: Feed) -> Self {
+        let (bytes, mut pushed) = channel::<Option<Vec<Bytes>>>(1);
+        let (sender, pieces) = channel(1);
+        let work = move || {
+            loop {
+                let piece = feed.piece();
+                let (is_hungry, goes_on) =
+                    (matches!(piece.then, Then::Hungry), matches!(piece.then, Then::More));
+                if sender.blocking_send(piece).is_err() {
+                    return;
+                }
+                if is_hungry {
+                    match pushed.blocking_recv() {
+                        Some(Some(parts)) => parts.into_iter().for_each(|part| feed.push(part)),
+                        Some(None) => feed.end(),
+                        None => return,
+                    }
+                } else if !goes_on {
+                    return;
+                }
+            }
+        };
+        tokio::task::spawn_blocking(work);
+        Self { bytes, pieces }
+    }
+
+    async fn piece(&mut self) -> Result<Piece, Problem> {
+        let piece = self.pieces.recv().await;
+        // It ends after its last piece only, or by a panic.
+        piece.ok_or_else(|| Problem::new(Code::TSR500, "an internal error").outcome("unknown"))
+    }
+
+    /// Gives a hungry parser more, or tells it that there is no more.
+    async fn push(&self, bytes: Option<Vec<Bytes>>) {
+        // One that has ended says so by its pieces.
+        let _ = self.bytes.send(bytes).await;
+    }
 }
 
 fn broke_off() -> Problem {
@@ -154,55 +178,5 @@ async fn take(
             return None;
         }
         next = payload.next().now_or_never()?;
-    }
-}
-
-/// The ways to the shards: each with a chunk that waits and one that is being stored.
-struct Pipes {
-    senders: Vec<Sender<Vec<BulkRow>>>,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-impl Pipes {
-    fn new(app: &Data<App>, wish: &Wish, patience: Duration, tally: &Rc<RefCell<Tally>>) -> Self {
-        let count = app.manager.map().topology().len();
-        let pipes = (0..).map(ShardIndex).take(count).map(|shard| {
-            let (sender, mut chunks) = channel::<Vec<BulkRow>>(1);
-            let (app, mut wish, tally) = (app.clone(), wish.clone(), Rc::clone(tally));
-            let task = rt::spawn(async move {
-                while let Some(rows) = chunks.recv().await {
-                    wish.deadline = Instant::now() + patience;
-                    let (done, position) = app.manager.write_chunk(shard, rows, &wish).await;
-                    let mut tally = tally.borrow_mut();
-                    tally.add(&app, done);
-                    tally.see(&app, shard, position);
-                }
-            });
-            (sender, task)
-        });
-        let (senders, tasks) = pipes.unzip();
-        Self { senders, tasks }
-    }
-
-    /// Hands the rows of a piece on, and waits where there is no room.
-    async fn send(&mut self, rows: Vec<BulkRow>) {
-        let mut chunks: Vec<Vec<BulkRow>> = self.senders.iter().map(|_| Vec::new()).collect();
-        for row in rows {
-            chunks[row.place.shard.index()].push(row);
-        }
-        let chunks = self.senders.iter().zip(chunks).filter(|(_, chunk)| !chunk.is_empty());
-        // A pipe ends only when its sender is gone.
-        let sent = chunks.map(async |(sender, chunk)| sender.send(chunk).await.is_ok());
-        futures_util::future::join_all(sent).await;
-    }
-
-    /// Waits until all that was handed on is carried out.
-    async fn finish(self) -> Result<(), Problem> {
-        drop(self.senders);
-        let ended = futures_util::future::join_all(self.tasks).await;
-        if ended.iter().all(Result::is_ok) {
-            return Ok(());
-        }
-        Err(Problem::new(Code::TSR500, "an internal error").outcome("unknown"))
     }
 }

@@ -70,7 +70,7 @@ pub(super) struct Entry {
 /// Entries of one transaction of an applier: enough to share its price, few enough to be seen soon.
 const ENTRIES_MAX: i64 = 64;
 /// Bytes of them.
-const ENTRIES_BYTES_MAX: usize = 4 << 20;
+const ENTRIES_BYTES_MAX: usize = 1 << 20;
 
 /// The entries after a position, oldest first, as many as one transaction takes; none that is younger than
 /// `not_after`.

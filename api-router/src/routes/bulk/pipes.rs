@@ -1,0 +1,185 @@
+//! Pipes: the rows of a streamed body on their way to the shards.
+//!
+//! A shard takes all that has gathered for it while it stored what came before, sorts it by where rows lie in the
+//! file, and stores it in chunks: so rows that share a page are written together, however they are spread over the
+//! body, and no single write has to wait behind more than one chunk. The slower a shard is, the more gathers, up to
+//! the window that all pipes of a stream share (the batching of a lane once more, a size larger).
+//!
+//! **Invariant:** rows of one key are stored in the order of the body; no more bytes of rows are held than the window
+//! and what one piece may add.
+//! **Not here:** where rows come from (`feed`).
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use actix_web::rt;
+use actix_web::web::{Data, block};
+use shard_manager::manager::{BulkRow, Wish};
+use shard_manager::topology::ShardIndex;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::answer::Tally;
+use crate::app::App;
+use crate::problem::{Code, Problem};
+
+/// Rows that a shard stores in one transaction: a single write may have to wait behind them.
+const CHUNK_ROWS_MAX: usize = 4_000;
+/// Bytes of them.
+const CHUNK_BYTES_MAX: usize = 1 << 20;
+
+/// The ways to all shards.
+pub(super) struct Pipes {
+    shared: Rc<Shared>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// What those who fill the pipes and those who empty them both look at.
+struct Shared {
+    /// By shard.
+    gathered: Vec<RefCell<Vec<BulkRow>>>,
+    /// By shard: something was gathered, or nothing more will be.
+    more: Vec<Notify>,
+    ended: Cell<bool>,
+    /// Bytes of rows that are gathered or being stored.
+    held: Cell<usize>,
+    window: usize,
+    /// Fewer bytes are held.
+    room: Notify,
+}
+
+impl Pipes {
+    /// Pipes that hold as many bytes of rows as `window`; each chunk is stored within `patience`.
+    pub(super) fn new(
+        app: &Data<App>,
+        wish: &Wish,
+        (window, patience): (usize, Duration),
+        tally: &Rc<RefCell<Tally>>,
+    ) -> Self {
+        let count = app.manager.map().topology().len();
+        let shared = Rc::new(Shared {
+            gathered: (0..count).map(|_| RefCell::default()).collect(),
+            more: (0..count).map(|_| Notify::new()).collect(),
+            ended: Cell::new(false),
+            held: Cell::new(0),
+            window,
+            room: Notify::new(),
+        });
+        let pipe = |shard| {
+            let pipe = Pipe {
+                shard,
+                app: app.clone(),
+                wish: wish.clone(),
+                patience,
+                shared: Rc::clone(&shared),
+                tally: Rc::clone(tally),
+            };
+            rt::spawn(pipe.run())
+        };
+        let tasks = (0..).map(ShardIndex).take(count).map(pipe).collect();
+        Self { shared, tasks }
+    }
+
+    /// Hands rows on, and waits until there is room for more.
+    pub(super) async fn send(&self, rows: Vec<BulkRow>) {
+        let shared = &self.shared;
+        let bytes: usize = rows.iter().map(|row| row.row.bytes()).sum();
+        shared.held.set(shared.held.get() + bytes);
+        for row in rows {
+            shared.gathered[row.place.shard.index()].borrow_mut().push(row);
+        }
+        shared.more.iter().for_each(Notify::notify_one);
+        while shared.held.get() > shared.window && !self.tasks.iter().all(JoinHandle::is_finished) {
+            shared.room.notified().await;
+        }
+    }
+
+    /// Waits until all that was handed on is carried out.
+    pub(super) async fn finish(mut self) -> Result<(), Problem> {
+        self.shared.end();
+        let tasks = std::mem::take(&mut self.tasks);
+        let ended = futures_util::future::join_all(tasks).await;
+        if ended.iter().all(Result::is_ok) {
+            return Ok(());
+        }
+        Err(Problem::new(Code::TSR500, "an internal error").outcome("unknown"))
+    }
+}
+
+impl Shared {
+    fn end(&self) {
+        self.ended.set(true);
+        self.more.iter().for_each(Notify::notify_one);
+    }
+}
+
+/// If the client has gone, what was handed on is carried out all the same.
+impl Drop for Pipes {
+    fn drop(&mut self) {
+        self.shared.end();
+    }
+}
+
+/// The way to one shard.
+struct Pipe {
+    shard: ShardIndex,
+    app: Data<App>,
+    wish: Wish,
+    patience: Duration,
+    shared: Rc<Shared>,
+    tally: Rc<RefCell<Tally>>,
+}
+
+impl Pipe {
+    async fn run(mut self) {
+        let shard = self.shard.index();
+        loop {
+            let gathered = self.shared.gathered[shard].take();
+            if !gathered.is_empty() {
+                self.store(gathered).await;
+            } else if self.shared.ended.get() {
+                return;
+            } else {
+                self.shared.more[shard].notified().await;
+            }
+        }
+    }
+
+    async fn store(&mut self, gathered: Vec<BulkRow>) {
+        let mut rows = sorted(gathered).await.into_iter().peekable();
+        while rows.peek().is_some() {
+            let (mut chunk, mut bytes) = (Vec::new(), 0);
+            while chunk.len() < CHUNK_ROWS_MAX && bytes < CHUNK_BYTES_MAX {
+                let Some(row) = rows.next() else { break };
+                bytes += row.row.bytes();
+                chunk.push(row);
+            }
+            self.wish.deadline = Instant::now() + self.patience;
+            let (done, position) =
+                self.app.manager.write_chunk(self.shard, chunk, &self.wish).await;
+            let mut tally = self.tally.borrow_mut();
+            tally.add(&self.app, done);
+            tally.see(&self.app, self.shard, position);
+            drop(tally);
+            self.shared.held.set(self.shared.held.get() - bytes);
+            self.shared.room.notify_one();
+        }
+    }
+}
+
+/// Neighbours in the file stand together; rows of one key keep their order.
+async fn sorted(mut rows: Vec<BulkRow>) -> Vec<BulkRow> {
+    let sort = |rows: &mut Vec<BulkRow>| {
+        rows.sort_by(|a, b| (a.row.slot, &a.row.key).cmp(&(b.row.slot, &b.row.key)));
+    };
+    if rows.len() <= CHUNK_ROWS_MAX {
+        sort(&mut rows);
+        return rows;
+    }
+    let work = move || {
+        sort(&mut rows);
+        rows
+    };
+    block(work).await.expect("sorting does not panic")
+}
