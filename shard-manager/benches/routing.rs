@@ -1,42 +1,89 @@
-//! Routing: nanoseconds from a key to the name of the node that holds it.
+//! Routing: nanoseconds from a key to the name of the node that holds it, and milliseconds to build a placement.
 //!
-//! `cargo bench -p shard-manager --bench routing`. Every key is checked, hashed, looked up in the shard map
+//! `cargo bench -p shard-manager --bench routing`. Every key is checked, given its slot, looked up in the shard map
 //! and named; the keys are different, so that neither cache nor branch predictor learns them by heart.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use shard_manager::keyspace::{Keyspace, ShardKey};
-use shard_manager::placement::Placement;
+use shard_manager::placement::{Placement, rebalance};
 use shard_manager::shard_map::ShardMap;
-use shard_manager::topology::{Role, Topology};
+use shard_manager::topology::{Role, ShardSpec, Topology};
 
 const KEYS: usize = 10_000;
 /// Passes over the keys in one run: some milliseconds, far above what the clock resolves.
 const PASSES: usize = 50;
 /// Odd, so that the median is a run.
 const RUNS: usize = 21;
+/// Shards of the placements that are built: more than a router serves.
+const SHARDS: usize = 1_000;
 
 fn main() {
-    let keys: Vec<String> = (0..KEYS).map(|number| format!("user_{number}")).collect();
+    let plain: Vec<String> = (0..KEYS).map(|number| format!("user_{number}")).collect();
     for shards in [3, 256] {
         let topology = Topology::with_weights(&vec![1; shards]).expect("good weights");
-        let map = ShardMap::first(Keyspace::Hash, Placement::Even, topology);
-        let nodes: Vec<String> = map
-            .topology()
-            .shards()
-            .iter()
-            .map(|s| format!("{}-{}", s.name, Role::Primary))
-            .collect();
-        run(&map, &nodes, &keys); // Warms up.
-        let mut runs: Vec<f64> = (0..RUNS).map(|_| run(&map, &nodes, &keys)).collect();
-        runs.sort_by(f64::total_cmp);
-        let (median, least, most) = (runs[RUNS / 2], runs[0], runs[RUNS - 1]);
-        println!(
-            "key → slot → shard → node, {shards} shards, {KEYS} keys: {median:.1} ns \
-             (median of {RUNS} runs; {least:.1} to {most:.1})"
-        );
+        let map = ShardMap::first(Keyspace::Hash, Placement::Even, topology).expect("it fits");
+        route(&format!("hash, {shards} shards"), &map, &plain);
     }
+    for (name, keyspace, keys) in keyspaces(&plain) {
+        let topology = Topology::with_weights(&[1; 256]).expect("good weights");
+        let keyspace = keyspace.parse().expect("a good keyspace");
+        let map = ShardMap::first(keyspace, Placement::Even, topology).expect("it fits");
+        route(name, &map, &keys);
+    }
+    build();
+}
+
+/// What to call it, the keyspace as configuration writes it, and keys that it has a place for.
+fn keyspaces(plain: &[String]) -> Vec<(&'static str, String, Vec<String>)> {
+    let keys = |key: fn(usize) -> String| -> Vec<String> { (0..KEYS).map(key).collect() };
+    let list = |items: Vec<String>| items.join(",");
+    let splits = |count: usize| list((1..=count).map(|n| (n * KEYS / count).to_string()).collect());
+    let texts = list((1..=1_000).map(|n| format!("user_{:05}", n * 10)).collect());
+    let partitions = list((0..1_000).map(|n| format!("p{n}=1")).collect());
+    let scattered: fn(usize) -> String = |n| (n * 7_919 % KEYS).to_string();
+    vec![
+        ("modulo", "modulo".to_owned(), plain.to_vec()),
+        ("modulo, 200 digits", "modulo".to_owned(), keys(|n| format!("{}{n}", "9".repeat(200)))),
+        ("range, 3 split points", "range:1000,2000,3000".to_owned(), keys(scattered)),
+        ("range, 5000 split points", format!("range:{}", splits(5_000)), keys(scattered)),
+        (
+            "range-text, 1000 split points",
+            format!("range-text:{texts}"),
+            keys(|n| format!("user_{:05}", n * 7_919 % KEYS)),
+        ),
+        (
+            "list, 5 partitions",
+            "list:A=30,B=20,C=15,D=25,E=10".to_owned(),
+            keys(|n| format!("{}:user_{n}", ["A", "B", "C", "D", "E"][n % 5])),
+        ),
+        (
+            "list, 1000 partitions",
+            format!("list:{partitions}"),
+            keys(|n| format!("p{}:user_{n}", n * 7_919 % 1_000)),
+        ),
+        ("matrix:id", "matrix:id".to_owned(), keys(|n| format!("@user{n}:s{}.example", n % 100))),
+        (
+            "matrix:server",
+            "matrix:server".to_owned(),
+            keys(|n| format!("@user{n}:s{}.example", n % 100)),
+        ),
+    ]
+}
+
+/// Prints how long a key takes.
+fn route(name: &str, map: &ShardMap, keys: &[String]) {
+    let shards = map.topology().shards().iter();
+    let nodes: Vec<String> = shards.map(|s| format!("{}-{}", s.name, Role::Primary)).collect();
+    run(map, &nodes, keys); // Warms up.
+    let mut runs: Vec<f64> = (0..RUNS).map(|_| run(map, &nodes, keys)).collect();
+    runs.sort_by(f64::total_cmp);
+    let (median, least, most) = (runs[RUNS / 2], runs[0], runs[RUNS - 1]);
+    println!(
+        "key → slot → shard → node, {name}, {KEYS} keys: {median:.1} ns \
+         (median of {RUNS} runs; {least:.1} to {most:.1})"
+    );
 }
 
 /// Nanoseconds for each key.
@@ -45,9 +92,59 @@ fn run(map: &ShardMap, nodes: &[String], keys: &[String]) -> f64 {
     for _ in 0..PASSES {
         for key in keys {
             let key = ShardKey::parse(black_box(key)).expect("a good key");
-            let place = map.place(key).expect("a hash has a place for every key");
+            let place = map.place(key).expect("the keyspace has a place for these keys");
             black_box(nodes[place.shard.index()].as_str());
         }
     }
     began.elapsed().as_nanos() as f64 / (PASSES * keys.len()) as f64
+}
+
+/// Prints how long each placement takes to be built.
+fn build() {
+    let topology = |weight: fn(usize) -> u32, shards: usize| {
+        let spec = |n| ShardSpec { name: format!("shard{n}"), weight: weight(n) };
+        Topology::simulated((1..=shards).map(spec).collect()).expect("good shards")
+    };
+    let even = topology(|_| 1, SHARDS);
+    // Each another weight: the worst for a rendezvous.
+    let uneven = topology(|n| 1_000 + n as u32, SHARDS);
+    let parts = |separator: char| {
+        let part = |n| format!("p{n}=1{separator}shard{n}");
+        (1..=SHARDS).map(part).collect::<Vec<_>>().join(",")
+    };
+    let slots = (0..16_384).map(|slot| format!("{slot}=shard{}", slot % SHARDS + 1));
+    let manual = format!("manual:{}", slots.collect::<Vec<_>>().join(","));
+    let partitions = format!("partitions:{}", parts('>'));
+    for (name, text, topology) in [
+        ("even", "even", &even),
+        ("weighted", "weighted", &uneven),
+        ("partitions", &*partitions, &even),
+        ("modulo", "modulo", &even),
+        ("ring, 160 points each", "ring", &even),
+        ("rendezvous, equal weights", "rendezvous", &even),
+        ("rendezvous, 1000 weights", "rendezvous", &uneven),
+        ("jump", "jump", &even),
+        ("manual", &*manual, &even),
+    ] {
+        let placement: Placement = text.parse().expect("a good placement");
+        time(name, || drop(black_box(placement.assign(topology).expect("it fits"))));
+    }
+    let fewer = topology(|_| 1, SHARDS - 1);
+    let before = Placement::Even.assign(&fewer).expect("it fits");
+    time("rebalance for one shard more", || drop(black_box(rebalance(&before, &fewer, &even))));
+}
+
+fn time(name: &str, work: impl Fn()) {
+    work(); // Warms up.
+    let milliseconds = |_| {
+        let began = Instant::now();
+        work();
+        began.elapsed().as_secs_f64() * 1e3
+    };
+    let mut runs: Vec<f64> = (0..RUNS).map(milliseconds).collect();
+    runs.sort_by(f64::total_cmp);
+    let (median, least, most) = (runs[RUNS / 2], runs[0], runs[RUNS - 1]);
+    println!(
+        "{SHARDS} shards, {name}: {median:.2} ms (median of {RUNS} runs; {least:.2} to {most:.2})"
+    );
 }

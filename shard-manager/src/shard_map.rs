@@ -7,7 +7,7 @@
 //! **Not here:** how owners are chosen (`placement`), how a map is kept (`catalog`).
 
 use crate::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey, Slot};
-use crate::placement::Placement;
+use crate::placement::{Placement, PlacementError};
 use crate::topology::{ShardIndex, Topology};
 
 /// Where a key lives: the outcome of routing.
@@ -44,9 +44,16 @@ pub struct ShardMap {
 
 impl ShardMap {
     /// The first map of a new cluster, epoch 1.
-    pub fn first(keyspace: Keyspace, placement: Placement, topology: Topology) -> Self {
-        let owners = placement.assign(&topology).into_boxed_slice();
-        Self { epoch: 1, keyspace, placement, topology, owners }
+    ///
+    /// # Errors
+    /// [`PlacementError`] if the placement does not fit the topology.
+    pub fn first(
+        keyspace: Keyspace,
+        placement: Placement,
+        topology: Topology,
+    ) -> Result<Self, PlacementError> {
+        let owners = placement.assign(&topology)?.into_boxed_slice();
+        Ok(Self { epoch: 1, keyspace, placement, topology, owners })
     }
 
     /// A map as the catalog kept it.
@@ -97,13 +104,13 @@ impl ShardMap {
     }
 
     /// How keys become slots.
-    pub fn keyspace(&self) -> Keyspace {
-        self.keyspace
+    pub fn keyspace(&self) -> &Keyspace {
+        &self.keyspace
     }
 
     /// The recipe that the cluster was made with.
-    pub fn placement(&self) -> Placement {
-        self.placement
+    pub fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// The shards.

@@ -1,6 +1,7 @@
 //! Topology: which shards exist, what they are called and how much each should carry.
 //!
-//! **Invariant:** 1 to [`Topology::SHARDS_MAX`] shards with distinct names; weights are positive.
+//! **Invariant:** 1 to [`Topology::SHARDS_MAX`] shards (more where nothing is served) with distinct names; weights are
+//! positive.
 //! **Not here:** which slots a shard owns (`placement`); where its files or servers are (`store`).
 
 use std::fmt;
@@ -34,6 +35,8 @@ pub struct Topology {
 impl Topology {
     /// Most shards of one router: each embedded shard is a thread, a writer and a pool of readers.
     pub const SHARDS_MAX: usize = 256;
+    /// Most shards of a topology that no router serves, but on which placements are tried out.
+    pub const SIMULATED_SHARDS_MAX: usize = 4_096;
     /// Most replicas of one shard: each is a file that every write is written to again.
     pub const REPLICAS_MAX: usize = 5;
     /// Largest weight: sums of weights times slots stay far inside 64 bits.
@@ -56,7 +59,18 @@ impl Topology {
     /// # Errors
     /// [`TopologyError`] if there are none or too many, names repeat or a weight is out of range.
     pub fn new(shards: Vec<ShardSpec>) -> Result<Self, TopologyError> {
-        if shards.is_empty() || shards.len() > Self::SHARDS_MAX {
+        if shards.len() > Self::SHARDS_MAX {
+            return Err(TopologyError::Count { count: shards.len() });
+        }
+        Self::simulated(shards)
+    }
+
+    /// A topology to try placements out on: as [`Topology::new`], of up to [`Topology::SIMULATED_SHARDS_MAX`] shards.
+    ///
+    /// # Errors
+    /// As [`Topology::new`].
+    pub fn simulated(shards: Vec<ShardSpec>) -> Result<Self, TopologyError> {
+        if shards.is_empty() || shards.len() > Self::SIMULATED_SHARDS_MAX {
             return Err(TopologyError::Count { count: shards.len() });
         }
         for (index, shard) in shards.iter().enumerate() {

@@ -57,8 +57,8 @@ fn a_new_cluster_has_three_even_shards_when_nobody_says_otherwise() {
     let dir = tempfile::tempdir().expect("a folder");
     let inner = dir.path().join("made/with/its/parents");
     let map = open(&inner, Wanted::default()).expect("starts").map();
-    assert_eq!((map.topology().len(), map.placement()), (3, Placement::Even));
-    assert_eq!(map.keyspace(), Keyspace::Hash);
+    assert_eq!((map.topology().len(), map.placement()), (3, &Placement::Even));
+    assert_eq!(map.keyspace(), &Keyspace::Hash);
     let mut owned = ints(&shard_file(&inner, 2), "SELECT slot AS value FROM tessera_slots");
     owned.sort_unstable();
     assert_eq!(owned, (5462..=10_922).collect::<Vec<_>>(), "each file knows its slots");
@@ -84,11 +84,58 @@ async fn a_start_that_asks_for_another_cluster_is_refused_and_names_both() {
     assert!(open(dir.path(), Wanted::default()).is_ok(), "a refusal changes nothing");
 }
 
+#[test]
+fn keyspace_and_placement_are_kept_with_their_parameters_and_others_are_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let wanted = |keyspace: &str, placement: &str| Wanted {
+        keyspace: Some(keyspace.parse().expect("a good keyspace")),
+        placement: Some(placement.parse().expect("a good placement")),
+        ..shards(3)
+    };
+    let made = || wanted("list:A=2,B=1", "partitions:A=2>shard3,B=1>shard1");
+    let map = open(dir.path(), made()).expect("a new cluster starts").map();
+    for again in [made(), Wanted::default()] {
+        assert_eq!(open(dir.path(), again).expect("the same starts").map(), map);
+    }
+    for (keyspace, placement, words) in [
+        ("hash", "even", ["keyspace hash", "list:A=2,B=1"]),
+        ("list:A=1,B=1", "even", ["keyspace list:A=1,B=1", "list:A=2,B=1"]),
+        ("list:A=2,B=1", "even", ["placement even", "partitions:A=2>shard3,B=1>shard1"]),
+        (
+            "list:A=2,B=1",
+            "partitions:A=2>shard1,B=1>shard3",
+            ["partitions:A=2>shard1,B=1>shard3", "partitions:A=2>shard3,B=1>shard1"],
+        ),
+    ] {
+        assert_tells(&refusal(dir.path(), wanted(keyspace, placement)), &words);
+    }
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let unfit = wanted("hash", "manual:0-16383=shard4");
+    assert_tells(&refusal(elsewhere.path(), unfit), &["shard4", "3 shards"]);
+    assert!(open(elsewhere.path(), shards(3)).is_ok(), "a refusal leaves nothing in the way");
+}
+
+#[test]
+fn a_catalog_of_before_placements_had_parameters_is_the_cluster_it_was() {
+    let cluster = Cluster::with_shards(2);
+    let map = cluster.manager.map();
+    let dir = cluster.stop();
+    execute(
+        &catalog(dir.path()),
+        "ALTER TABLE tessera_cluster DROP COLUMN placement_parameters;
+         DELETE FROM __diesel_schema_migrations WHERE version='20261121000004'",
+    );
+    assert_eq!(open(dir.path(), Wanted::default()).expect("migrated").map(), map);
+}
+
 #[tokio::test]
 async fn a_directory_of_another_keyspace_hash_or_number_of_slots_is_refused_and_names_both() {
     let dir = stopped(2).await;
     for (change, undo, words) in [
-        ("keyspace='range'", "keyspace='hash'", ["keyspace range", "keyspace hash"]),
+        ("keyspace='geo'", "keyspace='hash'", ["keyspace geo", "there are: hash, modulo"]),
+        ("keyspace='range'", "keyspace='hash'", ["keyspace range", "no such keyspace"]),
+        ("keyspace='modulo'", "keyspace='hash'", ["keyspace modulo", "they should be {}"]),
+        ("parameters='{\"seed\":7}'", "parameters='{\"seed\":0}'", ["7", "{\"seed\":0}"]),
         ("hash='murmur3'", "hash='xxh3_64'", ["murmur3", "xxh3_64"]),
         ("slots=1024", "slots=16384", ["1024 slots", "16384 slots"]),
     ] {
@@ -243,6 +290,8 @@ async fn damaged_files_are_refused_and_named_and_never_a_panic() {
         "shards='[[\"a\",1],[\"a\",1]]'",
         "shards='[[\"a\",-1]]'",
         "placement='else'",
+        "placement='ring'",
+        "placement_parameters='{\"vnodes\":1}'",
     ] {
         let dir = stopped(1).await;
         execute(&catalog(dir.path()), &format!("UPDATE tessera_cluster SET {column}"));

@@ -11,7 +11,7 @@ fn topology(weights: &[u32]) -> Topology {
 }
 
 fn map(placement: Placement, weights: &[u32]) -> ShardMap {
-    ShardMap::first(Keyspace::Hash, placement, topology(weights))
+    ShardMap::first(Keyspace::Hash, placement, topology(weights)).expect("it fits")
 }
 
 fn ranges(placement: Placement, weights: &[u32]) -> Vec<(u16, u16, u16)> {
@@ -51,11 +51,10 @@ fn one_shard_owns_everything_and_256_own_64_slots_each() {
 
 #[test]
 fn a_placement_is_found_by_its_own_name_only() {
-    for placement in Placement::ALL {
-        assert_eq!(placement.name().parse(), Ok(placement));
-    }
+    assert_eq!("even".parse(), Ok(Placement::Even));
+    assert_eq!("weighted".parse(), Ok(Placement::Weighted));
     assert!("Even".parse::<Placement>().is_err());
-    assert!("modulo".parse::<Placement>().is_err());
+    assert!("geo".parse::<Placement>().is_err());
 }
 
 #[test]
@@ -113,11 +112,12 @@ proptest! {
         weighted in any::<bool>(),
     ) {
         let placement = if weighted { Placement::Weighted } else { Placement::Even };
-        let owners = placement.assign(&topology(&weights));
+        let owners = placement.assign(&topology(&weights)).expect("it fits");
         prop_assert_eq!(owners.len(), 16_384);
         prop_assert!(owners.is_sorted(), "a shard's slots lie together, in the shards' order");
         prop_assert!(owners.iter().all(|owner| owner.index() < weights.len()));
-        prop_assert_eq!(&owners, &placement.assign(&topology(&weights)), "the same each time");
+        let again = placement.assign(&topology(&weights)).expect("it fits");
+        prop_assert_eq!(&owners, &again, "the same each time");
         let mut counts = vec![0_u32; weights.len()];
         owners.iter().for_each(|owner| counts[owner.index()] += 1);
         let total: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
@@ -138,7 +138,7 @@ proptest! {
     fn a_map_restored_from_its_ranges_is_the_same_map(weights in weights()) {
         let map = map(Placement::Weighted, &weights);
         let restored = ShardMap::restore(
-            map.epoch(), map.keyspace(), map.placement(), map.topology().clone(), &map.ranges(),
+            map.epoch(), map.keyspace().clone(), map.placement().clone(), map.topology().clone(), &map.ranges(),
         );
         prop_assert_eq!(restored.as_ref(), Ok(&map));
         for range in map.ranges().iter().take(4) {

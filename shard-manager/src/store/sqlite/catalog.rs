@@ -1,6 +1,6 @@
 //! Catalog: the durable shard map of an embedded cluster, in a file of its own.
 //!
-//! **Invariant:** keyspace, hash, slot count and shards of a cluster never change by configuration: a
+//! **Invariant:** keyspace, hash, slot count, placement and shards of a cluster never change by configuration: a
 //! start that asks for others is refused with the reason, because rows would be looked for where they
 //! are not.
 //! **Not here:** the rows (`shard_file`).
@@ -82,6 +82,7 @@ struct ClusterRow {
     replicas: i64,
     timelines: String,
     secret: String,
+    placement_parameters: String,
 }
 
 impl Catalog {
@@ -157,15 +158,17 @@ fn new_cluster(wanted: &Wanted) -> Result<ClusterRow, OpenError> {
         return Err(OpenError::Conflict(format!("{given} weights are given for {shards} shards")));
     }
     let topology = Topology::with_weights(&weights).map_err(|error| conflict(&error))?;
-    let keyspace = wanted.keyspace.unwrap_or_default();
-    let map = ShardMap::first(keyspace, wanted.placement.unwrap_or_default(), topology);
+    let keyspace = wanted.keyspace.clone().unwrap_or_default();
+    let placement = wanted.placement.clone().unwrap_or_default();
+    let map = ShardMap::first(keyspace, placement, topology).map_err(|error| conflict(&error))?;
+    let keyspace = map.keyspace();
     Ok(ClusterRow {
         id: 1,
         cluster_id: uuid::Uuid::now_v7().to_string(),
         epoch: 1,
         keyspace: keyspace.name().to_owned(),
-        hash: keyspace.algorithm().to_owned(),
-        parameters: keyspace.parameters().to_owned(),
+        hash: hash_name(keyspace).to_owned(),
+        parameters: keyspace.parameters(),
         slots: i64::from(SLOT_COUNT),
         placement: map.placement().name().to_owned(),
         shards: json(map.topology().shards().iter().map(|s| (&s.name, s.weight)).collect()),
@@ -176,6 +179,7 @@ fn new_cluster(wanted: &Wanted) -> Result<ClusterRow, OpenError> {
         timelines: "{}".to_owned(),
         // Version 4: 122 random bits.
         secret: uuid::Uuid::new_v4().simple().to_string(),
+        placement_parameters: map.placement().parameters(),
     })
 }
 
@@ -183,24 +187,35 @@ fn json<T: serde::Serialize>(list: Vec<T>) -> String {
     serde_json::to_string(&list).expect("names and numbers always serialise")
 }
 
-/// These two are constants of the program, so that a difference means another program wrote the files.
+/// What stands in the column `hash`, which is never empty.
+fn hash_name(keyspace: &Keyspace) -> &'static str {
+    keyspace.algorithm().unwrap_or("none")
+}
+
+/// Algorithms and slot count are constants of the program, so that a difference means another program wrote the files.
 fn check_hash(row: &ClusterRow) -> Result<(), OpenError> {
-    let keyspace: Option<Keyspace> = row.keyspace.parse().ok();
-    let expected = keyspace.map(|keyspace| (keyspace.algorithm(), keyspace.parameters()));
-    if expected != Some((&*row.hash, &*row.parameters)) || row.slots != i64::from(SLOT_COUNT) {
-        return Err(OpenError::Conflict(format!(
-            "the data directory was made with keyspace {}, hash {} {} and {} slots; this program has \
-             keyspace hash, hash xxh3_64 and {SLOT_COUNT} slots, and would look for rows in other places",
-            row.keyspace, row.hash, row.parameters, row.slots
-        )));
-    }
-    Ok(())
+    let has = match Keyspace::restore(&row.keyspace, &row.parameters) {
+        Ok(known) if row.hash == hash_name(&known) && row.slots == i64::from(SLOT_COUNT) => {
+            return Ok(());
+        }
+        Ok(known) => {
+            format!("keyspace {}, hash {} {}", known.name(), hash_name(&known), known.parameters())
+        }
+        Err(error) => format!("no such keyspace ({error})"),
+    };
+    Err(OpenError::Conflict(format!(
+        "the data directory was made with keyspace {}, hash {} {} and {} slots; this program has {has} and \
+         {SLOT_COUNT} slots, and would look for rows in other places",
+        row.keyspace, row.hash, row.parameters, row.slots
+    )))
 }
 
 fn restore(row: &ClusterRow) -> Result<ShardMap, String> {
     let told = |error: &dyn std::fmt::Display| format!("the catalog is damaged: {error}");
-    let keyspace = row.keyspace.parse().map_err(|error| told(&error))?;
-    let placement = row.placement.parse().map_err(|error| told(&error))?;
+    let keyspace =
+        Keyspace::restore(&row.keyspace, &row.parameters).map_err(|error| told(&error))?;
+    let placement = Placement::restore(&row.placement, &row.placement_parameters)
+        .map_err(|error| told(&error))?;
     let shards: Vec<(String, u32)> =
         serde_json::from_str(&row.shards).map_err(|error| told(&error))?;
     let shards = shards.into_iter().map(|(name, weight)| ShardSpec { name, weight }).collect();
@@ -222,11 +237,11 @@ fn check_wanted(map: &ShardMap, wanted: &Wanted) -> Result<(), OpenError> {
              looked for where they are not. Leave the setting out, or use another data directory"
         )))
     };
-    if let Some(keyspace) = wanted.keyspace.filter(|keyspace| *keyspace != map.keyspace()) {
-        return refuse("keyspace", keyspace.name().into(), map.keyspace().name().into());
+    if let Some(keyspace) = wanted.keyspace.as_ref().filter(|asked| *asked != map.keyspace()) {
+        return refuse("keyspace", keyspace.to_string(), map.keyspace().to_string());
     }
-    if let Some(placement) = wanted.placement.filter(|placement| *placement != map.placement()) {
-        return refuse("placement", placement.name().into(), map.placement().name().into());
+    if let Some(placement) = wanted.placement.as_ref().filter(|asked| *asked != map.placement()) {
+        return refuse("placement", placement.to_string(), map.placement().to_string());
     }
     let shards = map.topology().len();
     if let Some(count) = wanted.shards.filter(|count| *count != shards) {

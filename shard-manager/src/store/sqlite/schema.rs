@@ -17,6 +17,7 @@ diesel::table! {
         replicas -> BigInt,
         timelines -> Text,
         secret -> Text,
+        placement_parameters -> Text,
     }
 }
 

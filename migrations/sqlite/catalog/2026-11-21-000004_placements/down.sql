@@ -1,0 +1,1 @@
+ALTER TABLE tessera_cluster DROP COLUMN placement_parameters;

@@ -1,0 +1,41 @@
+//! Modulo: the integer at the end of a key, modulo the number of slots.
+//!
+//! Source: DBLab and the like, which route by `user_id % N`. Counted ids are dealt out perfectly evenly, and anybody
+//! can compute a slot in the head. Only keys that end in digits have a slot, and ids with a common step share few
+//! slots (multiples of 1024 have 16). With the placement `modulo` over N shards it is the shard `id % N` of such
+//! systems only where N divides 16384; for other N a key's shard is `(id % 16384) % N`.
+//!
+//! **Invariant:** any number of digits, none overflows; leading zeros do not count.
+//! **Not here:** signs: `a-5` ends in 5.
+
+use super::{KeyError, SLOT_COUNT, Slot};
+
+/// Digits that decide: 10^14 is a multiple of 2^14, so those further to the left add a multiple of [`SLOT_COUNT`].
+const DIGITS_MAX: u32 = 14;
+
+const _: () =
+    assert!(10_u64.pow(DIGITS_MAX).is_multiple_of(SLOT_COUNT as u64), "the rest adds nothing");
+
+pub(super) fn slot_of(key: &str) -> Result<Slot, KeyError> {
+    let mut number = 0;
+    let mut unit: u64 = 1;
+    let digits = key.bytes().rev().take_while(u8::is_ascii_digit);
+    for digit in digits.take(DIGITS_MAX as usize) {
+        number += u64::from(digit - b'0') * unit;
+        unit *= 10;
+    }
+    if unit == 1 {
+        return Err(KeyError::NoTrailingInteger);
+    }
+    Ok(Slot((number % u64::from(SLOT_COUNT)) as u16))
+}
+
+/// The digits at the end of a key, at least one.
+pub(super) fn trailing_digits(key: &str) -> Result<&str, KeyError> {
+    let digits = key.bytes().rev().take_while(u8::is_ascii_digit).count();
+    match digits {
+        0 => Err(KeyError::NoTrailingInteger),
+        // A byte that is an ASCII digit begins a character.
+        _ => Ok(&key[key.len() - digits..]),
+    }
+}

@@ -1,0 +1,47 @@
+//! Jump: jump consistent hashing of slots.
+//!
+//! Source: Lamping and Veach, "A Fast, Minimal Memory, Consistent Hash Algorithm", 2014. No table and no ring: a slot
+//! jumps from shard to shard, ever further, until a jump leads beyond the last; a shard that is added at the end takes
+//! its share and nothing else moves. Shards have no weights and are known by their number: only the last one can go, or
+//! all behind the one that goes move.
+//!
+//! **Invariant:** the published function, bit for bit. Its floating point is one division and one multiplication, which
+//! IEEE 754 rounds alike everywhere.
+//! **Not here:** weights: they are ignored.
+
+use super::mixer;
+use crate::keyspace::SLOT_COUNT;
+use crate::topology::{ShardIndex, Topology};
+
+pub(super) fn assign(topology: &Topology) -> Vec<ShardIndex> {
+    let shards = topology.len() as i64;
+    (0..SLOT_COUNT).map(|slot| ShardIndex(jump(mixer::of_slot(slot), shards) as u16)).collect()
+}
+
+/// The paper's function: the bucket of a key, `0..buckets`.
+fn jump(mut key: u64, buckets: i64) -> i64 {
+    let (mut bucket, mut next) = (-1, 0);
+    while next < buckets {
+        bucket = next;
+        key = key.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(1);
+        let scale = (1_u64 << 31) as f64 / ((key >> 33) + 1) as f64;
+        next = ((bucket + 1) as f64 * scale) as i64;
+    }
+    bucket
+}
+
+#[cfg(test)]
+mod tests {
+    use super::jump;
+
+    /// Made by an implementation of the paper's listing in C.
+    #[test]
+    fn the_function_is_the_published_one() {
+        for (key, buckets, golden) in GOLDEN {
+            assert_eq!(jump(key, buckets), golden, "{key:#x} of {buckets}");
+        }
+    }
+
+    const GOLDEN: [(u64, i64, i64); 5] =
+        [(1, 1, 0), (42, 57, 43), (0xdead_10cc, 1, 0), (0xdead_10cc, 666, 361), (256, 1024, 520)];
+}

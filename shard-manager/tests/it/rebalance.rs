@@ -1,0 +1,108 @@
+//! Rebalance: what the weights demand moves, and not a slot more.
+
+use proptest::prelude::*;
+use shard_manager::placement::{Placement, rebalance};
+use shard_manager::topology::{ShardIndex, ShardSpec, Topology};
+
+const SLOTS: f64 = 16_384.0;
+
+fn topology(shards: &[(&str, u32)]) -> Topology {
+    let spec =
+        |(name, weight): &(&str, u32)| ShardSpec { name: (*name).to_owned(), weight: *weight };
+    Topology::new(shards.iter().map(spec).collect()).expect("good shards")
+}
+
+/// Slots of each shard.
+fn counts(owners: &[ShardIndex], shards: usize) -> Vec<u32> {
+    let mut counts = vec![0; shards];
+    owners.iter().for_each(|owner| counts[owner.index()] += 1);
+    counts
+}
+
+fn moved(before: (&[ShardIndex], &Topology), after: (&[ShardIndex], &Topology)) -> usize {
+    let pairs = before.0.iter().zip(after.0);
+    pairs.filter(|(old, new)| before.1.name(**old) != after.1.name(**new)).count()
+}
+
+#[test]
+fn a_fourth_shard_takes_a_quarter_from_the_others_and_nothing_else_moves() {
+    let old = topology(&[("a", 1), ("b", 1), ("c", 1)]);
+    let new = topology(&[("a", 1), ("b", 1), ("c", 1), ("d", 1)]);
+    let before = Placement::Even.assign(&old).expect("a table");
+    let after = rebalance(&before, &old, &new);
+    assert_eq!(counts(&after, 4), [4096; 4]);
+    assert_eq!(moved((&before, &old), (&after, &new)), 4096);
+    // The highest slots of each go: a keeps 0 to 4095.
+    assert!(after[..4096].iter().all(|owner| *owner == ShardIndex(0)));
+    assert!(after[4096..5462].iter().all(|owner| *owner == ShardIndex(3)));
+}
+
+#[test]
+fn what_is_balanced_stays_as_it_is_whoever_has_the_slot_that_does_not_divide() {
+    let shards = topology(&[("a", 1), ("b", 1), ("c", 1)]);
+    // 16384 = 3 * 5461 + 1: the last has the odd one.
+    let before: Vec<ShardIndex> =
+        (0..16_384).map(|slot| ShardIndex((slot % 3 + 2) as u16 % 3)).collect();
+    assert_eq!(rebalance(&before, &shards, &shards), before);
+}
+
+#[test]
+fn a_shard_that_goes_leaves_its_slots_to_the_others() {
+    let old = topology(&[("a", 1), ("b", 1), ("c", 1)]);
+    // Another order: shards are known by their names.
+    let new = topology(&[("c", 1), ("a", 1)]);
+    let before = Placement::Modulo.assign(&old).expect("a table");
+    let after = rebalance(&before, &old, &new);
+    assert_eq!(counts(&after, 2), [8192; 2]);
+    assert_eq!(moved((&before, &old), (&after, &new)), 5461);
+}
+
+fn shards() -> impl Strategy<Value = Vec<(String, u32)>> {
+    let weight = prop_oneof![1_u32..10, 1..=Topology::WEIGHT_MAX];
+    proptest::collection::btree_map("[a-f]", weight, 1..6)
+        .prop_map(|shards| shards.into_iter().collect::<Vec<_>>())
+        .prop_shuffle()
+}
+
+proptest! {
+    #![proptest_config(crate::cases(96))]
+
+    #[test]
+    fn shares_are_met_within_a_slot_and_no_fewer_moves_could_meet_them(
+        old in shards(),
+        new in shards(),
+        seed in any::<u64>(),
+        runs in 1_u64..400,
+    ) {
+        let named = |shards: &[(String, u32)]| {
+            let shards: Vec<(&str, u32)> = shards.iter().map(|(name, weight)| (&**name, *weight)).collect();
+            topology(&shards)
+        };
+        let (old, new) = (named(&old), named(&new));
+        // Any table: runs of slots with owners drawn from the seed.
+        let draw = |slot: u64| (slot / (16_384 / runs)).wrapping_mul(seed | 1) >> 7;
+        let before: Vec<ShardIndex> =
+            (0..16_384).map(|slot| ShardIndex((draw(slot) % old.len() as u64) as u16)).collect();
+        let after = rebalance(&before, &old, &new);
+        prop_assert_eq!(after.len(), 16_384);
+
+        let total: f64 = new.shards().iter().map(|shard| f64::from(shard.weight)).sum();
+        let mut kept = vec![0_u32; new.len()];
+        for owner in &before {
+            if let Some(shard) = new.find(old.name(*owner)) {
+                kept[shard.index()] += 1;
+            }
+        }
+        let (mut demanded, mut lacking) = (0.0, 0);
+        for ((count, had), shard) in counts(&after, new.len()).into_iter().zip(&kept).zip(new.shards()) {
+            let share = SLOTS * f64::from(shard.weight) / total;
+            prop_assert!((f64::from(count) - share).abs() < 1.0, "{count} of {share}");
+            demanded += (share - f64::from(*had)).max(0.0);
+            lacking += count.saturating_sub(*had);
+        }
+        let moved = moved((&before, &old), (&after, &new));
+        prop_assert_eq!(moved, lacking as usize, "only what a shard lacks moves");
+        prop_assert!(moved as f64 <= (demanded - 1e-6).ceil(), "{moved} moved, {demanded} demanded");
+        prop_assert_eq!(rebalance(&after, &new, &new), after, "and then it is settled");
+    }
+}
