@@ -37,6 +37,8 @@ Examples:
   api-router                                     three shards in ./data
   api-router --shards 5 --data-dir /var/lib/tessera
   api-router --weights 50,25,25                  shard1 carries half
+  api-router --keyspace list:A=30,B=20 --placement 'partitions:A=30>shard1,B=20>shard2' --shards 2
+                                                 keys A:… on shard1, keys B:… on shard2
   api-router --print-config                      what is in force, and why"
 )]
 pub struct Flags {
@@ -49,17 +51,19 @@ pub struct Flags {
     /// Number of shards of a new cluster, 1 to 256 [default: 3; an existing data directory keeps its own]
     #[arg(long, value_name = "N")]
     shards: Option<String>,
-    /// Weights of the shards of a new cluster, such as 50,25,25; means --placement weighted
+    /// Weights of the shards of a new cluster, such as 50,25,25; means --placement weighted, if not ring or rendezvous
     #[arg(long, value_name = "W,W,…")]
     weights: Option<String>,
     /// Replicas of each shard, 0 to 5 [default: 1; an existing data directory keeps its own until told otherwise]
     #[arg(long, value_name = "N")]
     replicas: Option<String>,
-    /// How slots are dealt out in a new cluster: even, weighted [default: even]
-    #[arg(long, value_name = "NAME")]
+    /// How slots are dealt out in a new cluster: even, weighted, modulo, ring[:VNODES], rendezvous, jump,
+    /// partitions:NAME=WEIGHT>SHARD,… or manual:FIRST-LAST=SHARD,… [default: even]
+    #[arg(long, value_name = "NAME[:…]")]
     placement: Option<String>,
-    /// How keys become slots in a new cluster: hash [default: hash]
-    #[arg(long, value_name = "NAME")]
+    /// How keys become slots in a new cluster: hash, modulo, range:10,20,…, range-text:g,n,…, list:NAME=WEIGHT,…,
+    /// matrix:id or matrix:server [default: hash]
+    #[arg(long, value_name = "NAME[:…]")]
     keyspace: Option<String>,
     /// HTTP worker threads, 1 to 256 [default: as many as there are cores]
     #[arg(long, value_name = "N")]
@@ -212,10 +216,10 @@ impl Config {
         let weights =
             settings.optional("weights", &format!("{in_catalog} all 1"), parse_weights)?;
         let placement = settings.optional("placement", &format!("{in_catalog} even"), |text| {
-            text.parse::<Placement>().map_err(|error| format!("even or weighted ({error})"))
+            text.parse::<Placement>().map_err(|error| format!("{} ({error})", Placement::FORMS))
         })?;
         let keyspace = settings.optional("keyspace", &format!("{in_catalog} hash"), |text| {
-            text.parse::<Keyspace>().map_err(|error| format!("hash ({error})"))
+            text.parse::<Keyspace>().map_err(|error| format!("{} ({error})", Keyspace::FORMS))
         })?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers =
@@ -262,24 +266,26 @@ fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
 
-/// A weighted placement is what weights mean; weights beside `even` would be ignored, so they are refused.
+/// A weighted placement is what weights mean when no other is asked for; weights beside a placement that ignores them
+/// are refused.
 fn check_weights(
     placement: Option<Placement>,
     weights: Option<&[u32]>,
     shards: Option<usize>,
 ) -> Result<Option<Placement>, ConfigError> {
     let Some(weights) = weights else { return Ok(placement) };
-    if placement == Some(Placement::Even) {
-        return Err(ConfigError(
-            "placement even ignores weights: leave one of them out".to_owned(),
-        ));
+    if let Some(unweighted) = placement.as_ref().filter(|placement| !placement.is_weighted()) {
+        let name = unweighted.name();
+        return Err(ConfigError(format!(
+            "placement {name} ignores weights: leave one of them out"
+        )));
     }
     match shards {
         Some(shards) if shards != weights.len() => Err(ConfigError(format!(
             "weights names {} shards, shards says {shards}: leave one of them out",
             weights.len()
         ))),
-        Some(_) | None => Ok(Some(Placement::Weighted)),
+        Some(_) | None => Ok(Some(placement.unwrap_or(Placement::Weighted))),
     }
 }
 

@@ -6,8 +6,9 @@ use actix_web::http::header::{ETAG, IF_NONE_MATCH};
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse, get};
 use serde::Serialize;
-use shard_manager::error::Error;
-use shard_manager::keyspace::{SLOT_COUNT, ShardKey};
+use serde_json::value::RawValue;
+use shard_manager::keyspace::step::Step;
+use shard_manager::keyspace::{KeyError, SLOT_COUNT, ShardKey};
 use shard_manager::manager::ShardReport;
 use shard_manager::shard_map::ShardMap;
 use shard_manager::topology::ShardIndex;
@@ -29,6 +30,21 @@ pub struct RouteAnswer<'a> {
     key: &'a str,
     /// How keys become slots.
     keyspace: &'static str,
+    /// What keyspace `modulo` found: the digits at the end of the key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    integer: Option<&'a str>,
+    /// What keyspace `range` found: the range that the key lies in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    range: Option<KeyRange>,
+    /// What keyspace `list` found: the partition that the key names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition: Option<PartitionView>,
+    /// What keyspace `matrix:server` found: the part of the key that is hashed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<&'a str>,
+    /// XXH3-64 of what is hashed. Modulo the number of slots, or of the partition's slots, it is the slot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hash: Option<String>,
     /// The key's slot.
     slot: u16,
     /// The slot's owner.
@@ -41,6 +57,45 @@ pub struct RouteAnswer<'a> {
     epoch: u64,
     /// Whether the slot is on its way to another shard.
     moving: bool,
+}
+
+/// Keys from one split point to the next.
+#[derive(Serialize, ToSchema)]
+pub struct KeyRange {
+    /// The least key of the range; null if it has no lower end.
+    #[schema(required)]
+    from: Option<String>,
+    /// The least key of the next range; null if it has no upper end.
+    #[schema(required)]
+    below: Option<String>,
+}
+
+/// A named block of slots.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Partition)]
+pub struct PartitionView {
+    /// Its name.
+    name: String,
+    /// Its first and its last slot; both belong to it.
+    slots: (u16, u16),
+}
+
+impl<'a> RouteAnswer<'a> {
+    /// Shows what the keyspace found about the key.
+    fn explain(&mut self, steps: Vec<Step<'a>>) {
+        for step in steps {
+            match step {
+                Step::Integer(digits) => self.integer = Some(digits),
+                Step::Range { from, below } => self.range = Some(KeyRange { from, below }),
+                Step::Partition { name, first, last } => {
+                    let slots = (first.number(), last.number());
+                    self.partition = Some(PartitionView { name, slots });
+                }
+                Step::Server(part) => self.server = Some(part),
+                Step::Hash(hash) => self.hash = Some(format!("{hash:#018x}")),
+            }
+        }
+    }
 }
 
 /// Tells where a key lives.
@@ -60,22 +115,30 @@ pub(crate) async fn route_key(
     let text = text.ok_or_else(|| {
         Problem::new(Code::TSR100, "key is missing").hint("for example ?key=user_123")
     })?;
-    let key = ShardKey::parse(text)
-        .map_err(|error| Problem::new(Code::TSR100, format!("key: {error}")))?;
+    let bad = |error: KeyError| Problem::new(Code::TSR100, format!("key: {error}"));
+    let key = ShardKey::parse(text).map_err(bad)?;
     let map = app.manager.map();
-    let place = map.place(key).map_err(Error::from)?;
+    let place = map.place(key).map_err(bad)?;
+    let explanation = map.keyspace().explain(key).map_err(bad)?;
     let shard = map.topology().name(place.shard);
     let (primary, replicas) = app.manager.nodes(place.shard);
-    Ok(HttpResponse::Ok().json(RouteAnswer {
+    let mut answer = RouteAnswer {
         key: text,
         keyspace: map.keyspace().name(),
+        integer: None,
+        range: None,
+        partition: None,
+        server: None,
+        hash: None,
         slot: place.slot.number(),
         shard,
         primary,
         replicas,
         epoch: place.epoch,
         moving: false,
-    }))
+    };
+    answer.explain(explanation.steps);
+    Ok(HttpResponse::Ok().json(answer))
 }
 
 /// Every slot and its owner.
@@ -85,12 +148,19 @@ pub struct ShardMapAnswer {
     epoch: u64,
     /// Number of slots.
     slots: u16,
-    /// The algorithm from key to slot.
-    hash: &'static str,
+    /// The hash that takes part from key to slot; missing if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hash: Option<&'static str>,
     /// How keys become slots.
     keyspace: &'static str,
+    /// What else decides over slots: split points, partitions.
+    #[schema(value_type = Object)]
+    parameters: Box<RawValue>,
     /// How slots were dealt out.
     placement: &'static str,
+    /// What else decided over owners: virtual nodes, owners of partitions.
+    #[schema(value_type = Object)]
+    placement_parameters: Box<RawValue>,
     /// Every slot once, in order.
     ranges: Vec<RangeView>,
 }
@@ -133,9 +203,15 @@ pub(crate) async fn shard_map(
         slots: SLOT_COUNT,
         hash: map.keyspace().algorithm(),
         keyspace: map.keyspace().name(),
+        parameters: json(map.keyspace().parameters()),
         placement: map.placement().name(),
+        placement_parameters: json(map.placement().parameters()),
         ranges: ranges.collect(),
     }))
+}
+
+fn json(parameters: String) -> Box<RawValue> {
+    RawValue::from_string(parameters).expect("the domain writes its parameters as JSON")
 }
 
 /// All shards.

@@ -14,8 +14,8 @@ const SETTINGS: [(&str, &str, &str); 11] = [
     ("data_dir", "./one", "./two"),
     ("shards", "5", "6"),
     ("weights", "1,2,3", "3,2,1"),
-    ("placement", "weighted", "even"),
-    ("keyspace", "hash", "hash"),
+    ("placement", "partitions:A=30>shard1,B=20>shard1,C=15>shard3", "ring:100"),
+    ("keyspace", "list:A=30,B=20,C=15", "range-text:g,n"),
     ("replicas", "2", "0"),
     ("workers", "7", "8"),
     ("log", "warn", "debug"),
@@ -244,8 +244,15 @@ fn a_value_that_does_not_fit_is_refused_with_its_origin_and_what_is_allowed() {
         ("weights", "1,0", "1 to 256 numbers from 1 to"),
         ("weights", "1;2", "1 to 256 numbers from 1 to"),
         ("weights", "", "1 to 256 numbers from 1 to"),
-        ("placement", "random", "even or weighted"),
-        ("keyspace", "range", "hash"),
+        ("placement", "random", "even, weighted, modulo, ring or ring:VNODES"),
+        ("placement", "ring:0", "1 to 10000 virtual nodes, not 0"),
+        ("placement", "partitions:A=1", "`A=1` is not NAME=WEIGHT>SHARD"),
+        ("placement", "manual:0-99=shard1", "nobody owns the slots 100 to 16383"),
+        ("keyspace", "geo", "hash, modulo, range:10,20"),
+        ("keyspace", "range", "is no integer"),
+        ("keyspace", "range:2,1", "split points must ascend"),
+        ("keyspace", "list:A", "`A` is not NAME=WEIGHT"),
+        ("keyspace", "matrix:room", "neither id nor server"),
         ("workers", "0", "a number from 1 to 256"),
         ("workers", "1e9", "a number from 1 to 256"),
         ("log", "loud", "error, warn, info, debug or trace"),
@@ -283,6 +290,10 @@ fn settings_that_contradict_each_other_are_refused() {
     };
     let said = with(&["--placement", "even", "--weights", "1,2"]);
     assert!(said.contains("placement even ignores weights"), "{said}");
+    let said = with(&["--placement", "jump", "--weights", "1,2"]);
+    assert!(said.contains("placement jump ignores weights"), "{said}");
+    let said = with(&["--placement", "manual:0-16383=shard4", "--bind", "127.0.0.1:0"]);
+    assert!(said.contains("shard4, which is none of the 3 shards"), "{said}");
     let said = with(&["--shards", "3", "--weights", "1,2"]);
     assert!(said.contains("weights names 2 shards, shards says 3"), "{said}");
 }

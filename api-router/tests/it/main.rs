@@ -30,6 +30,7 @@ mod random;
 mod reads;
 mod replicas;
 mod sockets;
+mod strategies;
 mod streams;
 mod streams_live;
 mod surface;

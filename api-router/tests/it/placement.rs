@@ -38,8 +38,10 @@ fn a_key_has_the_same_slot_for_ever() {
         for (key, slot) in GOLDEN {
             let route = router.get(&format!("/api/route?key={}", encoded(key))).json();
             let shard = owner(&map, slot);
+            let hash = route["hash"].as_str().unwrap().strip_prefix("0x").unwrap();
+            assert_eq!(u64::from_str_radix(hash, 16).unwrap() % 16_384, slot);
             let expected = json!({
-                "key": key, "keyspace": "hash", "slot": slot, "shard": shard,
+                "key": key, "keyspace": "hash", "hash": route["hash"], "slot": slot, "shard": shard,
                 "primary": format!("{}-primary", shard.as_str().unwrap()),
                 "replicas": [format!("{}-replica1", shard.as_str().unwrap())],
                 "epoch": 1, "moving": false,
@@ -88,6 +90,9 @@ fn the_shard_map_covers_every_slot_once() {
             (&map["epoch"], &map["slots"], &map["hash"]),
             (&json!(1), &json!(16384), &json!("xxh3_64"))
         );
+        assert_eq!((&map["keyspace"], &map["parameters"]), (&json!("hash"), &json!({"seed": 0})));
+        let placement = (&map["placement"], &map["placement_parameters"]);
+        assert_eq!(placement, (&json!("even"), &json!({})));
     }
 }
 

@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn other_numbers_have_the_logarithm_that_a_library_tells() {
-        for lot in (1..64).flat_map(|shift| [u64::MAX / 3 >> shift, u64::MAX / 7 * 6 >> shift]) {
+        for lot in (1..64).flat_map(|shift| [(u64::MAX / 3) >> shift, (u64::MAX / 7 * 6) >> shift])
+        {
             let told = 64.0 - (lot as f64).log2();
             let own = minus_log2(lot) as f64 / 2_f64.powi(FRACTION_BITS as i32);
             // Both are near, except that `lot + 1` is not `lot` when it is small.
