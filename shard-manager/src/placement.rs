@@ -17,6 +17,7 @@ mod rebalance;
 mod rendezvous;
 pub mod ring;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -215,10 +216,14 @@ pub enum PlacementError {
     },
 }
 
-/// Finds the shard that a placement names.
-fn named(topology: &Topology, shard: &str) -> Result<ShardIndex, PlacementError> {
-    topology.find(shard).ok_or_else(|| PlacementError::NoSuchShard {
-        shard: shard.to_owned(),
-        count: topology.len(),
-    })
+/// Finds the shards that a placement names, of which there may be as many as slots.
+fn finder(topology: &Topology) -> impl Fn(&str) -> Result<ShardIndex, PlacementError> {
+    let name = |shard| (topology.name(shard), shard);
+    let shards: BTreeMap<&str, ShardIndex> = topology.indices().map(name).collect();
+    move |shard| {
+        shards.get(shard).copied().ok_or_else(|| PlacementError::NoSuchShard {
+            shard: shard.to_owned(),
+            count: shards.len(),
+        })
+    }
 }

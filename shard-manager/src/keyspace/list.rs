@@ -38,8 +38,8 @@ pub struct Partition {
 pub struct ListSpace {
     /// In the order given.
     partitions: Vec<Partition>,
-    /// Indices of `partitions`, in the order of names.
-    by_name: Vec<u16>,
+    /// Hashes of names, ascending, and indices of `partitions`: numbers are found faster than texts.
+    by_hash: Vec<(u64, u16)>,
     /// The names, for errors.
     known: Arc<str>,
 }
@@ -67,14 +67,15 @@ impl ListSpace {
             known.push("…");
         }
         let known = known.join(", ").into();
-        let mut by_name: Vec<u16> = (0..named.len() as u16).collect();
-        by_name.sort_unstable_by_key(|&index| named[usize::from(index)].0);
+        let mut by_hash: Vec<(u64, u16)> =
+            named.iter().map(|(name, _)| hash(name)).zip(0..).collect();
+        by_hash.sort_unstable();
         let weights: Vec<u64> = named.iter().map(|(_, weight)| u64::from(*weight)).collect();
         let cuts = blocks::cut(weights.iter().copied());
         let partitions = partitions.into_iter().zip(cuts).map(|((name, weight), slots)| {
             Partition { name, weight, first: Slot(slots.start), last: Slot(slots.end - 1) }
         });
-        Ok(Self { partitions: partitions.collect(), by_name, known })
+        Ok(Self { partitions: partitions.collect(), by_hash, known })
     }
 
     /// From `A=30,B=20`.
@@ -117,9 +118,11 @@ impl ListSpace {
     }
 
     fn find(&self, name: &str) -> Option<&Partition> {
-        let at = |index: &u16| &self.partitions[usize::from(*index)];
-        let found = self.by_name.binary_search_by(|index| (*at(index).name).cmp(name));
-        found.ok().map(|found| at(&self.by_name[found]))
+        let wanted = hash(name);
+        let first = self.by_hash.partition_point(|(hash, _)| *hash < wanted);
+        let same = self.by_hash[first..].iter().take_while(|(hash, _)| *hash == wanted);
+        let mut same = same.map(|(_, index)| &self.partitions[usize::from(*index)]);
+        same.find(|partition| *partition.name == *name)
     }
 }
 

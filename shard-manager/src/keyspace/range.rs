@@ -34,7 +34,29 @@ pub struct RangeSpace {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Splits {
     Numeric(Vec<i128>),
-    Text(Vec<Box<str>>),
+    Text(Vec<TextSplit>),
+}
+
+/// Compared by the bytes of its text, of which the first are at hand as a number.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct TextSplit {
+    head: u128,
+    text: Box<str>,
+}
+
+impl From<&str> for TextSplit {
+    fn from(text: &str) -> Self {
+        Self { head: head(text), text: text.into() }
+    }
+}
+
+/// The first 16 bytes, the first of them the highest; what is missing is 0. If heads differ, the texts are in the same
+/// order as the heads.
+fn head(text: &str) -> u128 {
+    let mut bytes = [0; 16];
+    let len = text.len().min(bytes.len());
+    bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
+    u128::from_be_bytes(bytes)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -81,7 +103,9 @@ impl RangeSpace {
                     read.splits.iter().map(|split| parse_split(split)).collect();
                 Splits::Numeric(splits?)
             }
-            Order::Text => Splits::Text(read.splits.into_iter().map(Into::into).collect()),
+            Order::Text => {
+                Splits::Text(read.splits.iter().map(|split| (&**split).into()).collect())
+            }
         };
         splits.check()?;
         let slots: Option<Vec<Slot>> = read.slots.into_iter().map(Slot::new).collect();
@@ -155,7 +179,7 @@ impl Splits {
     fn tell(&self, index: usize) -> String {
         match self {
             Self::Numeric(splits) => splits[index].to_string(),
-            Self::Text(splits) => splits[index].to_string(),
+            Self::Text(splits) => splits[index].text.to_string(),
         }
     }
 
@@ -166,7 +190,10 @@ impl Splits {
                 let number = integer(key).ok_or(KeyError::NotAnInteger)?;
                 Ok(splits.partition_point(|split| *split <= number))
             }
-            Self::Text(splits) => Ok(splits.partition_point(|split| **split <= *key)),
+            Self::Text(splits) => {
+                let key = (head(key), key);
+                Ok(splits.partition_point(|split| (split.head, &*split.text) <= key))
+            }
         }
     }
 
@@ -178,7 +205,8 @@ impl Splits {
         let ascend = match self {
             Self::Numeric(splits) => splits.is_sorted_by(|a, b| a < b),
             Self::Text(splits) => {
-                if let Some(bad) = splits.iter().find(|split| !is_text_split(split)) {
+                if let Some(bad) = splits.iter().find(|split| !is_text_split(&split.text)) {
+                    let bad = &bad.text;
                     return Err(format!("`{bad}` is no split point: a key without a comma is"));
                 }
                 splits.is_sorted_by(|a, b| a < b)
@@ -199,8 +227,18 @@ fn parse_split(text: &str) -> Result<i128, String> {
 
 /// `-?[0-9]+`, as far as 128 bits go. The `+` that the standard parser takes is no part of an id.
 fn integer(text: &str) -> Option<i128> {
-    if text.starts_with('+') { None } else { text.parse().ok() }
+    if text.starts_with('+') {
+        return None;
+    }
+    // Most are short, and arithmetic on 64 bits is several times as fast.
+    if text.len() <= SHORT_LEN_MAX {
+        return text.parse::<i64>().ok().map(i128::from);
+    }
+    text.parse().ok()
 }
+
+/// Digits, or a sign and digits, that any 64 bits can hold.
+const SHORT_LEN_MAX: usize = 18;
 
 /// Puts a value where it belongs; `None` if it is there.
 fn insert<T: Ord>(sorted: &mut Vec<T>, value: T) -> Option<usize> {

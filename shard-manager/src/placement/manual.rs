@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{PlacementError, named};
+use super::{PlacementError, finder};
 use crate::keyspace::SLOT_COUNT;
 use crate::topology::{ShardIndex, Topology};
 
@@ -81,8 +81,9 @@ impl Manual {
 
     pub(super) fn assign(&self, topology: &Topology) -> Result<Vec<ShardIndex>, PlacementError> {
         let mut owners = Vec::with_capacity(usize::from(SLOT_COUNT));
+        let find = finder(topology);
         for OwnedRange(_, last, shard) in &self.ranges {
-            owners.resize(usize::from(*last) + 1, named(topology, shard)?);
+            owners.resize(usize::from(*last) + 1, find(shard)?);
         }
         Ok(owners)
     }

@@ -13,7 +13,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{PlacementError, named};
+use super::{PlacementError, finder};
 use crate::keyspace::{SLOT_COUNT, blocks};
 use crate::topology::{ShardIndex, Topology};
 
@@ -63,9 +63,10 @@ impl Partitions {
 
     pub(super) fn assign(&self, topology: &Topology) -> Result<Vec<ShardIndex>, PlacementError> {
         let mut owners = Vec::with_capacity(usize::from(SLOT_COUNT));
+        let find = finder(topology);
         let cuts = blocks::cut(self.blocks.iter().map(|block| u64::from(block.1)));
         for (slots, block) in cuts.zip(&self.blocks) {
-            owners.resize(usize::from(slots.end), named(topology, &block.2)?);
+            owners.resize(usize::from(slots.end), find(&block.2)?);
         }
         Ok(owners)
     }
