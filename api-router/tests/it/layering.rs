@@ -16,6 +16,8 @@ const SHARD_MANAGER: &[&[&str]] = &[
     &["lane", "replica_set"],
     &["shard"],
     &["manager"],
+    &["screen"],
+    &["command"],
 ];
 const API_ROUTER: &[&[&str]] = &[
     &["config", "csv", "data_route", "inflate", "negotiation", "problem"],

@@ -1,0 +1,79 @@
+//! Commands: what an operator can ask for, and how each ends.
+//!
+//! **Invariant:** exit code 0 means that what was asked for is true or done, 1 that it was looked at and is not, 2
+//! that it could not be done at all: wrong use, or a cluster that cannot be reached.
+//! **Not here:** the work itself (the library), how results are shown (`screen`).
+
+mod completions;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::screen::Screen;
+
+/// Looks at a Tessera cluster, checks it, fills it, and saves it.
+#[derive(Debug, Parser)]
+#[command(name = "shard-manager", version, propagate_version = true)]
+pub(crate) struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+    /// Results as one JSON document
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// Which data directory a command is about.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Where {
+    /// The data directory of the embedded shards
+    #[arg(long, value_name = "DIR", default_value = "./data", env = "TESSERA_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Prints what a shell needs to complete these commands
+    #[command(
+        after_help = "Example:\n  shard-manager completions bash > ~/.local/share/bash-completion/completions/shard-manager"
+    )]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+/// How a command ended that did not find what was asked for.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// It was looked at, and is not as it should be; what is wrong has been shown.
+    Found(String),
+    /// It could not be done.
+    Refused(String),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Found(line) | Self::Refused(line) => f.write_str(line),
+        }
+    }
+}
+
+/// Carries a command out, and tells how it ended.
+pub(crate) fn run(line: CommandLine) -> ExitCode {
+    let screen = Screen::new(line.json);
+    let ended = match line.command {
+        Command::Completions { shell } => completions::print(shell),
+    };
+    let Err(trouble) = ended else { return ExitCode::SUCCESS };
+    eprintln!("error: {trouble}");
+    drop(screen);
+    match trouble {
+        Trouble::Found(_) => ExitCode::from(1),
+        Trouble::Refused(_) => ExitCode::from(2),
+    }
+}

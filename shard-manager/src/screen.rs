@@ -1,0 +1,88 @@
+//! Screen: how commands show what they found: tables and bars on a terminal, plain lines otherwise, or JSON.
+//!
+//! Results go to standard output, all else to standard error: so results can be piped.
+//!
+//! **Invariant:** with `--json`, standard output holds JSON only, one document a command.
+//! **Not here:** what is found (`command`).
+
+use std::io::{IsTerminal, Write};
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+/// Where a command's results go.
+#[derive(Clone, Debug)]
+pub(crate) struct Screen {
+    json: bool,
+    terminal: bool,
+    bars: MultiProgress,
+}
+
+impl Screen {
+    /// The screen of this process; with `json`, for a program to read.
+    pub(crate) fn new(json: bool) -> Self {
+        let watched = std::io::stderr().is_terminal() && !json;
+        let target =
+            if watched { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bars = MultiProgress::with_draw_target(target);
+        Self { json, terminal: std::io::stdout().is_terminal(), bars }
+    }
+
+    /// Whether results are for a program.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Shows a result: `document` to programs, `text` to people.
+    pub(crate) fn show(&self, document: &impl Serialize, text: impl FnOnce(&Self) -> String) {
+        let mut shown = if self.json {
+            serde_json::to_string(document).unwrap_or_default()
+        } else {
+            text(self)
+        };
+        if !shown.ends_with('\n') {
+            shown.push('\n');
+        }
+        // A reader that has seen enough (`| head`) is no reason to fail.
+        let _ = std::io::stdout().write_all(shown.as_bytes());
+    }
+
+    /// A table: aligned and ruled on a terminal, else a line a row with tabs between.
+    pub(crate) fn table(&self, heads: &[&str], rows: &[Vec<String>]) -> String {
+        if !self.terminal {
+            let lines =
+                std::iter::once(heads.join("\t")).chain(rows.iter().map(|row| row.join("\t")));
+            return lines.collect::<Vec<_>>().join("\n");
+        }
+        let mut table = Table::new();
+        table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        table.set_content_arrangement(ContentArrangement::Disabled);
+        table.set_header(heads);
+        for row in rows {
+            table.add_row(row.iter().map(|text| {
+                let number = text.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+                let side = if number { CellAlignment::Right } else { CellAlignment::Left };
+                Cell::new(text).set_alignment(side)
+            }));
+        }
+        table.to_string()
+    }
+
+    /// A bar of up to `width` signs for a share of 0 to 1; nothing when nobody looks.
+    pub(crate) fn bar(&self, share: f64, width: usize) -> String {
+        let signs = (share.clamp(0.0, 1.0) * width as f64).round() as usize;
+        "█".repeat(signs)
+    }
+
+    /// A progress bar towards `total`; hidden when nobody looks.
+    pub(crate) fn progress(&self, name: &str, total: u64) -> ProgressBar {
+        let style = "{prefix:>10} {bar:30} {human_pos:>11} of {human_len} {per_sec:>16} {msg}";
+        let style =
+            ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = self.bars.add(ProgressBar::new(total));
+        bar.set_style(style);
+        bar.set_prefix(name.to_owned());
+        bar
+    }
+}
