@@ -4,7 +4,10 @@
 //! that it could not be done at all: wrong use, or a cluster that cannot be reached.
 //! **Not here:** the work itself (the library), how results are shown (`screen`).
 
+mod backup;
 mod completions;
+mod interrupt;
+mod restore;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -36,6 +39,12 @@ pub(crate) struct Where {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Copies a cluster as it is at one moment, also while a router runs
+    #[command(after_help = backup::EXAMPLES)]
+    Backup(backup::Options),
+    /// Makes a data directory of a copy
+    #[command(after_help = restore::EXAMPLES)]
+    Restore(restore::Options),
     /// Prints what a shell needs to complete these commands
     #[command(
         after_help = "Example:\n  shard-manager completions bash > ~/.local/share/bash-completion/completions/shard-manager"
@@ -67,6 +76,8 @@ impl fmt::Display for Trouble {
 pub(crate) fn run(line: CommandLine) -> ExitCode {
     let screen = Screen::new(line.json);
     let ended = match line.command {
+        Command::Backup(options) => backup::run(&options, &screen),
+        Command::Restore(options) => restore::run(&options, &screen),
         Command::Completions { shell } => completions::print(shell),
     };
     let Err(trouble) = ended else { return ExitCode::SUCCESS };

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use crate::barrier::Gate;
 use crate::brake::{Brake, Hold};
 use crate::error::{Error, Outcome};
 use crate::row::{Part, RowDone, RowWrite};
@@ -42,6 +43,8 @@ pub struct Lane {
     shard: String,
     /// What holds the thread back between two batches.
     pub brake: Arc<Brake>,
+    /// What holds it for an instant, to look at all shards at once.
+    pub gate: Arc<Gate>,
     queue: SyncSender<Message>,
     queued_bytes: Arc<AtomicUsize>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -129,12 +132,16 @@ impl Lane {
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let bytes = Arc::clone(&queued_bytes);
         let brake = Arc::new(Brake::default());
-        let obeyed = Arc::clone(&brake);
+        let gate = Arc::new(Gate::default());
+        let (obeyed, passed) = (Arc::clone(&brake), Arc::clone(&gate));
         let thread = std::thread::Builder::new()
             .name(format!("lane-{shard}"))
-            .spawn(move || Worker { writer, waiting, queued_bytes: bytes, brake: obeyed }.run())?;
+            .spawn(move || {
+                let (queued_bytes, brake, gate) = (bytes, obeyed, passed);
+                Worker { writer, waiting, queued_bytes, brake, gate }.run();
+            })?;
         let thread = Mutex::new(Some(thread));
-        Ok(Self { shard: shard.to_owned(), brake, queue, queued_bytes, thread })
+        Ok(Self { shard: shard.to_owned(), brake, gate, queue, queued_bytes, thread })
     }
 
     /// Applies rows as one operation and waits for the durable outcome, at most until `deadline`.
@@ -232,16 +239,18 @@ struct Worker<W> {
     waiting: Receiver<Message>,
     queued_bytes: Arc<AtomicUsize>,
     brake: Arc<Brake>,
+    gate: Arc<Gate>,
 }
 
 impl<W: Writer> Worker<W> {
     fn run(mut self) {
-        let brake = Arc::clone(&self.brake);
+        let (brake, gate) = (Arc::clone(&self.brake), Arc::clone(&self.gate));
         let mut stopping = false;
         while !stopping {
             let Ok(first) = self.waiting.recv() else { break };
             // Before anything is taken: what waits here can still be given up.
             let _turn = brake.wait();
+            let _pass = gate.enter();
             let mut schema = None;
             let batch = self.gather(first, &mut schema, &mut stopping);
             self.execute(batch);

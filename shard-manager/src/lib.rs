@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod barrier;
 pub mod brake;
 pub mod consistency;
 pub mod keyspace;
@@ -31,6 +32,9 @@ pub mod lane;
 
 pub mod replica_set;
 
+pub mod backup;
 pub mod shard;
+
+pub mod control;
 
 pub mod manager;

@@ -16,8 +16,10 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use crate::backup::Source;
 use crate::brake::{Brake, Hold};
 use crate::consistency::Level;
+use crate::control::Door;
 use crate::cursor::{self, CursorError};
 use crate::error::{Error, Failure, Outcome};
 use crate::keyspace::ShardKey;
@@ -47,6 +49,10 @@ pub struct Manager {
     schema_turn: Arc<tokio::sync::Mutex<()>>,
     shards: Vec<Shard>,
     token_key: TokenKey,
+    /// What a backup copies.
+    saved: Arc<Source>,
+    /// Where it is told to.
+    door: Door,
     /// Held as long as anything may write.
     data_dir: DataDir,
     /// Tells what works behind the back of requests to end.
@@ -425,9 +431,15 @@ impl Manager {
         self.shards.iter().find_map(|shard| shard.brake(node))
     }
 
+    /// The cluster, as a backup copies it.
+    pub fn saved(&self) -> &Arc<Source> {
+        &self.saved
+    }
+
     /// Finishes what is queued and closes the files. Blocks.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        self.door.close();
         self.shards.iter().for_each(Shard::close);
         self.data_dir.close();
     }

@@ -42,6 +42,8 @@ pub struct Progress {
     /// Where the last change of the tables stands.
     schema: AtomicU64,
     replicas: Box<[ReplicaProgress]>,
+    /// The log is needed after this by something that is no replica; `u64::MAX` if by nothing.
+    kept_after: AtomicU64,
     /// Told whenever a replica has come further.
     advanced: Notify,
     /// Writes that wait until replicas have made them durable.
@@ -84,6 +86,7 @@ impl Progress {
             committed: AtomicU64::new(position),
             schema: AtomicU64::new(0),
             replicas: (0..replicas).map(|_| replica()).collect(),
+            kept_after: AtomicU64::new(u64::MAX),
             advanced: Notify::new(),
             confirmations: AtomicUsize::new(0),
             awaiting: AtomicUsize::new(0),
@@ -255,7 +258,15 @@ impl Progress {
     /// Up to where the log is no longer needed: every replica that can still catch up by it has it on disk.
     pub fn trimmable(&self) -> u64 {
         let kept = self.replicas.iter().map(|replica| replica.durable.load(Ordering::SeqCst));
-        kept.min().unwrap_or(u64::MAX).min(self.committed())
+        let kept_after = self.kept_after.load(Ordering::SeqCst);
+        kept.min().unwrap_or(u64::MAX).min(kept_after).min(self.committed())
+    }
+
+    /// Keeps what the log gets from now on, until it is dropped. For one at a time.
+    pub fn keep_log(&self) -> KeptLog<'_> {
+        // What is trimmed meanwhile was trimmed for a position that had been committed before.
+        self.kept_after.store(self.committed(), Ordering::SeqCst);
+        KeptLog(self)
     }
 
     fn micros(&self, at: Instant) -> u64 {
@@ -311,6 +322,16 @@ impl ReplicaProgress {
         if let Some(applier) = self.applier.get() {
             applier.unpark();
         }
+    }
+}
+
+/// The log of a shard is not trimmed while this lives, unless it grows out of all bounds.
+#[derive(Debug)]
+pub struct KeptLog<'p>(&'p Progress);
+
+impl Drop for KeptLog<'_> {
+    fn drop(&mut self) {
+        self.0.kept_after.store(u64::MAX, Ordering::SeqCst);
     }
 }
 

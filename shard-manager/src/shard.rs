@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
+use crate::barrier::Gate;
 use crate::brake::{Brake, Gear};
 use crate::consistency::Level;
 use crate::error::{Error, Outcome};
@@ -181,6 +182,11 @@ impl Shard {
             .replicas()
             .find(|replica| replica.node() == node)
             .map(|replica| &replica.brake)
+    }
+
+    /// What its writes pass between two batches.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.lane.gate
     }
 
     /// What to call when the primary's file is found damaged. It is told as down then, and goes on as well as it

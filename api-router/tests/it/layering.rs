@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Lowest first. A module may import only from lines above its own, and from its own children.
 const SHARD_MANAGER: &[&[&str]] = &[
-    &["brake", "consistency", "keyspace", "position", "topology"],
+    &["barrier", "brake", "consistency", "keyspace", "position", "topology"],
     &["placement", "progress", "token", "value"],
     &["shard_map", "table"],
     &["declaration", "query", "row"],
@@ -14,7 +14,8 @@ const SHARD_MANAGER: &[&[&str]] = &[
     &["idempotency"],
     &["store"],
     &["lane", "replica_set"],
-    &["shard"],
+    &["backup", "shard"],
+    &["control"],
     &["manager"],
     &["screen"],
     &["command"],

@@ -14,6 +14,8 @@ use arc_swap::ArcSwap;
 
 use super::Manager;
 use super::agreement::{Agreement, Declared, agree};
+use crate::backup::{SavedShard, Source};
+use crate::control::Door;
 use crate::progress::Progress;
 use crate::shard::{Shard, ShardSpec, Suspect};
 use crate::store::sqlite::catalog::{Catalog, Wanted};
@@ -40,9 +42,25 @@ impl Manager {
     /// # Errors
     /// [`OpenError`], with a sentence that tells the operator what to do.
     pub fn open(cluster: &EmbeddedCluster) -> Result<Self, OpenError> {
+        Self::open_as(cluster, true)
+    }
+
+    /// The same without replicas: for a command that fills or saves a cluster that nobody reads meanwhile. What the
+    /// replicas then lack they get at the next start, from the log or from a snapshot. Blocks.
+    ///
+    /// # Errors
+    /// As [`Manager::open`].
+    pub fn open_primaries(cluster: &EmbeddedCluster) -> Result<Self, OpenError> {
+        Self::open_as(cluster, false)
+    }
+
+    fn open_as(cluster: &EmbeddedCluster, replicas: bool) -> Result<Self, OpenError> {
         check_version()?;
         let data_dir = DataDir::open(&cluster.data_dir)?;
         let mut catalog = Catalog::open(&data_dir.catalog(), &cluster.wanted)?;
+        if !replicas {
+            catalog.replicas = 0;
+        }
         let mut intents = Intents::open(&data_dir.catalog())?;
         let pending = read_intents(&data_dir, &mut intents)?;
         let (registry, shards) = open_shards(&data_dir, &catalog, &pending)?;
@@ -53,12 +71,15 @@ impl Manager {
         drop(intents);
         let current = |shard: &Shard| (shard.name().to_owned(), shard.progress.history().current());
         catalog.set_ready(&data_dir.catalog(), shards.iter().map(current).collect())?;
+        let saved = Arc::new(saved(&data_dir, &shards));
         let manager = Self {
             map: ArcSwap::from_pointee(catalog.map.clone()),
             registry: ArcSwap::from_pointee(registry),
             schema_turn: Arc::default(),
             shards,
             token_key: catalog.token_key.clone(),
+            door: Door::open(&saved),
+            saved,
             data_dir,
             closed: Arc::default(),
         };
@@ -106,6 +127,16 @@ impl Manager {
             tracing::error!(%error, "the files cannot be checked");
         }
     }
+}
+
+fn saved(data_dir: &DataDir, shards: &[Shard]) -> Source {
+    let shards = shards.iter().map(|shard| SavedShard {
+        name: shard.name().to_owned(),
+        primary: data_dir.primary(shard.name()),
+        gate: Arc::clone(shard.gate()),
+        progress: Arc::clone(&shard.progress),
+    });
+    Source::new(data_dir.path(), data_dir.catalog(), shards.collect())
 }
 
 /// How long a start waits for its replicas: those of a small cluster are made in a moment.

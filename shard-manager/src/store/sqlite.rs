@@ -10,6 +10,7 @@ mod batch;
 pub mod catalog;
 pub mod check;
 mod connection;
+pub mod copy;
 pub mod data_dir;
 pub mod ddl;
 mod declared;

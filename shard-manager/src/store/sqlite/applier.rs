@@ -38,6 +38,8 @@ pub struct Applier {
     timeline: u32,
     version: i64,
     position: u64,
+    /// Beyond this nothing is applied.
+    until: u64,
     /// Whether the connection syncs its commits now.
     syncs: bool,
 }
@@ -57,17 +59,22 @@ impl Replayed {
 }
 
 /// Why an applier cannot go on.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The log does not go on where the replica stands: it was trimmed beyond.
+    #[error("the change log does not go on where the copy stands")]
     LogTrimmed,
     /// The primary's file cannot be read.
+    #[error("the primary cannot be read: {0}")]
     Primary(DieselError),
     /// The replica has no room for it.
+    #[error("there is no room: {0}")]
     Full(DieselError),
     /// The replica's file is not well, or not what it should be.
+    #[error("the copy is damaged: {0}")]
     Damaged(DieselError),
     /// The replica does not take it, for another reason.
+    #[error("the copy cannot be written: {0}")]
     Replica(DieselError),
 }
 
@@ -88,12 +95,25 @@ impl Applier {
         let tables = tables.map(|table| (table.name().to_owned(), Replayed::of(table))).collect();
         let (replica, timeline) = (connection, current);
         let position = position as u64;
-        Ok(Self { log, replica, tables, timeline, version, position, syncs: true })
+        Ok(Self { log, replica, tables, timeline, version, position, until: u64::MAX, syncs: true })
     }
 
     /// Up to where the replica has the primary's changes.
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// Up to where the primary is.
+    ///
+    /// # Errors
+    /// [`ApplyError::Primary`] if its file cannot be read.
+    pub fn primary_position(&mut self) -> Result<u64, ApplyError> {
+        timeline::position(&mut self.log).map(|found| found.at).map_err(ApplyError::Primary)
+    }
+
+    /// Applies nothing beyond a position from now on.
+    pub fn stop_after(&mut self, position: u64) {
+        self.until = position;
     }
 
     /// Applies the next entries of the log in one transaction, at most up to those made at `not_after`, and
@@ -107,8 +127,12 @@ impl Applier {
         not_after: Option<&str>,
         before_commit: impl FnOnce(u64),
     ) -> Result<bool, ApplyError> {
+        if self.position >= self.until {
+            return Ok(false);
+        }
         let entries = log::read_after(&mut self.log, self.position, not_after);
         let mut entries = entries.map_err(ApplyError::Primary)?;
+        entries.retain(|entry| entry.position <= self.until);
         let change = change_of_tables(&mut entries).map_err(ApplyError::replica)?;
         let Some(last) = entries.last().map(|entry| entry.position) else {
             return if self.is_behind_the_log()? { Err(ApplyError::LogTrimmed) } else { Ok(false) };

@@ -4,7 +4,9 @@
 
 use std::path::Path;
 
-use super::connection::{OpenError, Statement, for_each_row, open};
+use diesel::sqlite::SqliteConnection;
+
+use super::connection::{OpenError, Statement, for_each_row, open, open_unchanging};
 
 /// Looks at the structure of a file, every page of it. Blocks. A file that is not there, or empty, is not made.
 ///
@@ -14,7 +16,19 @@ pub fn quick(path: &Path) -> Result<(), OpenError> {
     if std::fs::metadata(path).map_or(0, |file| file.len()) == 0 {
         return Err(OpenError::file(path, "it is missing or empty"));
     }
-    let mut connection = open(path, "PRAGMA query_only=ON")?;
+    let connection = open(path, "PRAGMA query_only=ON")?;
+    look(connection, path)
+}
+
+/// The same for a file that nobody changes, of a copy: nothing is made beside it.
+///
+/// # Errors
+/// [`OpenError::Database`] with the first defect found.
+pub fn quick_unchanging(path: &Path) -> Result<(), OpenError> {
+    look(open_unchanging(path)?, path)
+}
+
+fn look(mut connection: SqliteConnection, path: &Path) -> Result<(), OpenError> {
     let mut found = String::new();
     let statement = Statement { sql: "PRAGMA quick_check(1)", binds: &[], cached: false };
     for_each_row(&mut connection, statement, |row| {

@@ -1,0 +1,136 @@
+//! Folder: a folder that is not there before it is whole.
+//!
+//! It is filled beside its place, as `<name>-unfinished`, and renamed when all of it is synced. What a process that
+//! died has left of one is told by the lock that nobody holds any more, and removed by the next that wants the place.
+//!
+//! **Invariant:** under the final name there is a whole folder or none.
+//! **Not here:** what is put into it.
+
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::SaveError;
+
+/// Who fills the folder holds this.
+const LOCK: &str = "unfinished.lock";
+
+/// A folder that is being filled; removed if it is not finished.
+#[derive(Debug)]
+pub(super) struct Unfinished {
+    path: PathBuf,
+    target: PathBuf,
+    lock: Option<File>,
+}
+
+impl Unfinished {
+    /// Begins a folder that is to stand at `target`, where nothing or an empty folder may be. With `private`, nobody
+    /// else may look into it.
+    pub(super) fn begin(target: &Path, private: bool) -> Result<Self, SaveError> {
+        let target = std::path::absolute(target).map_err(|error| SaveError::io(target, error))?;
+        check_free(&target)?;
+        let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
+            return Err(SaveError::target(&target, "this is no folder that can be made"));
+        };
+        fs::create_dir_all(parent).map_err(|error| SaveError::io(parent, error))?;
+        let mut unfinished = name.to_owned();
+        unfinished.push("-unfinished");
+        let path = parent.join(unfinished);
+        remove_left_over(&path)?;
+        let mode = if private { 0o700 } else { 0o777 };
+        match DirBuilder::new().mode(mode).create(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                return Err(SaveError::InWork { path: target.display().to_string() });
+            }
+            Err(error) => return Err(SaveError::io(&path, error)),
+        }
+        let mut begun = Self { path, target, lock: None };
+        let lock_path = begun.path.join(LOCK);
+        let lock = File::create(&lock_path).map_err(|error| SaveError::io(&lock_path, error))?;
+        lock.lock().map_err(|error| SaveError::io(&lock_path, error))?;
+        begun.lock = Some(lock);
+        Ok(begun)
+    }
+
+    /// Where it is filled.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives it its name. Its files must have been synced.
+    pub(super) fn finish(mut self) -> Result<(), SaveError> {
+        let told = |error| SaveError::io(&self.path, error);
+        fs::remove_file(self.path.join(LOCK)).map_err(told)?;
+        sync_folder(&self.path)?;
+        fs::rename(&self.path, &self.target)
+            .map_err(|error| SaveError::io(&self.target, error))?;
+        self.lock = None;
+        let parent = self.target.parent().unwrap_or(Path::new("/")).to_owned();
+        sync_folder(&parent)
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // Finished, there is nothing of this name; else what cannot be removed now is removed by the next.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Refuses a place where something is.
+pub(super) fn check_free(target: &Path) -> Result<(), SaveError> {
+    let mut entries = match fs::read_dir(target) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotADirectory => {
+            return Err(SaveError::target(target, "there is a file of this name"));
+        }
+        Err(error) => return Err(SaveError::io(target, error)),
+    };
+    if entries.next().is_some() {
+        return Err(SaveError::target(target, "the folder is not empty"));
+    }
+    Ok(())
+}
+
+fn remove_left_over(path: &Path) -> Result<(), SaveError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let in_the_way = "the folder is in the way; look what it is, and remove it";
+    let lock = File::open(path.join(LOCK));
+    let lock = lock.map_err(|_| SaveError::target(path, in_the_way))?;
+    match lock.try_lock() {
+        Ok(()) => fs::remove_dir_all(path).map_err(|error| SaveError::io(path, error)),
+        Err(TryLockError::WouldBlock) => {
+            Err(SaveError::InWork { path: path.display().to_string() })
+        }
+        Err(TryLockError::Error(error)) => Err(SaveError::io(path, error)),
+    }
+}
+
+pub(super) fn sync_folder(path: &Path) -> Result<(), SaveError> {
+    let synced = File::open(path).and_then(|folder| folder.sync_all());
+    synced.map_err(|error| SaveError::io(path, error))
+}
+
+/// Refuses a place whose disk has no room for so many bytes.
+pub(super) fn check_room(target: &Path, needed: u64) -> Result<(), SaveError> {
+    /// Logs, catalogs and the last writes beside it.
+    const SPARE: u64 = 16 << 20;
+    let needed = needed + SPARE;
+    let target = std::path::absolute(target).map_err(|error| SaveError::io(target, error))?;
+    let exists = target.ancestors().find(|folder| folder.exists());
+    let folder = exists.unwrap_or(Path::new("/"));
+    let disk = rustix::fs::statvfs(folder);
+    let disk = disk.map_err(|error| SaveError::io(folder, error.into()))?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free < needed {
+        let path = folder.display().to_string();
+        let (needed_mib, free_mib) = (needed >> 20, free >> 20);
+        return Err(SaveError::NoRoom { path, needed_mib, free_mib });
+    }
+    Ok(())
+}

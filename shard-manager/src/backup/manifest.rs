@@ -1,0 +1,164 @@
+//! Manifest: what a copy of a cluster holds, in `manifest.json` beside its files.
+//!
+//! ```json
+//! {"format": 1, "program": "0.1.0", "cluster_id": "…", "at": "2026-11-21T10:00:00.000000Z", "epoch": 1,
+//!  "catalog": {"file": "catalog.db", "bytes": 20480, "xxh3": "…"},
+//!  "shards": [{"shard": "shard1", "position": 7312, "rows": {"users": 41}, "file": "shard1-primary.db", …}]}
+//! ```
+//!
+//! **Invariant:** it is the last file of a copy that is written: where it is, the others are whole.
+//! **Not here:** comparing it with the files (`restore`).
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::SaveError;
+
+/// The name of its file.
+pub const FILE: &str = "manifest.json";
+/// What this program writes and reads.
+const FORMAT: u32 = 1;
+/// Bytes read at once.
+pub(super) const PIECE: usize = 1 << 20;
+/// Bytes of a manifest: that of the largest cluster has far less.
+const BYTES_MAX: u64 = 16 << 20;
+
+/// What a copy holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// How to read it.
+    pub format: u32,
+    /// Version of the program that wrote it.
+    pub program: String,
+    /// Which cluster it is a copy of.
+    pub cluster_id: String,
+    /// The one moment of all shards.
+    pub at: String,
+    /// Version of the shard map.
+    pub epoch: u64,
+    /// For how long writes were held at that moment, in microseconds.
+    pub held_us: u64,
+    /// The catalog.
+    pub catalog: SavedFile,
+    /// The shards, in the cluster's order.
+    pub shards: Vec<SavedShardFile>,
+}
+
+/// One file, bit by bit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedFile {
+    /// Its name in the folder.
+    pub file: String,
+    /// Its length.
+    pub bytes: u64,
+    /// XXH3-128 of its bytes, in hex.
+    pub xxh3: String,
+}
+
+/// One shard's file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedShardFile {
+    /// The shard.
+    pub shard: String,
+    /// Up to where it has the shard's changes.
+    pub position: u64,
+    /// Rows of each table.
+    pub rows: BTreeMap<String, i64>,
+    /// The file.
+    #[serde(flatten)]
+    pub file: SavedFile,
+}
+
+impl Manifest {
+    /// A manifest of this program.
+    pub(super) fn new(
+        (cluster_id, epoch): (String, u64),
+        (at, held_us): (String, u64),
+        catalog: SavedFile,
+        shards: Vec<SavedShardFile>,
+    ) -> Self {
+        let program = env!("CARGO_PKG_VERSION").to_owned();
+        Self { format: FORMAT, program, cluster_id, at, epoch, held_us, catalog, shards }
+    }
+
+    /// Reads the manifest of a folder.
+    ///
+    /// # Errors
+    /// [`SaveError::Unfit`] if there is none, or it means nothing to this program.
+    pub fn read(folder: &Path) -> Result<Self, SaveError> {
+        let path = folder.join(FILE);
+        let unfit = |cause: String| SaveError::unfit(&path, cause);
+        let mut text = String::new();
+        let opened = File::open(&path).map_err(|error| unfit(error.to_string()))?;
+        let read = opened.take(BYTES_MAX).read_to_string(&mut text);
+        read.map_err(|error| unfit(error.to_string()))?;
+        let manifest: Self =
+            serde_json::from_str(&text).map_err(|error| unfit(format!("no manifest: {error}")))?;
+        if manifest.format != FORMAT {
+            return Err(unfit(format!("format {} is not known here", manifest.format)));
+        }
+        for file in manifest.files() {
+            let plain = Path::new(&file.file).file_name().is_some_and(|name| name == &*file.file);
+            if !plain {
+                return Err(unfit(format!("`{}` is no file beside it", file.file)));
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// All files but the manifest itself.
+    pub fn files(&self) -> impl Iterator<Item = &SavedFile> {
+        std::iter::once(&self.catalog).chain(self.shards.iter().map(|shard| &shard.file))
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files().map(|file| file.bytes).sum()
+    }
+
+    /// Rows of all tables and shards.
+    pub fn rows(&self) -> i64 {
+        self.shards.iter().flat_map(|shard| shard.rows.values()).sum()
+    }
+
+    pub(super) fn write(&self, folder: &Path) -> Result<(), SaveError> {
+        let path = folder.join(FILE);
+        let told = |error| SaveError::io(&path, error);
+        let mut text = serde_json::to_vec_pretty(self).expect("texts and numbers serialise");
+        text.push(b'\n');
+        let mut file = File::create(&path).map_err(told)?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(told)
+    }
+}
+
+/// What a file is, bit by bit; each piece of it is handed to `each` as well.
+pub(super) fn look(
+    folder: &Path,
+    name: &str,
+    mut each: impl FnMut(&[u8]) -> Result<(), SaveError>,
+) -> Result<SavedFile, SaveError> {
+    let path = folder.join(name);
+    let told = |error| SaveError::io(&path, error);
+    let mut file = File::open(&path).map_err(told)?;
+    let (mut hash, mut bytes, mut piece) = (Xxh3::new(), 0, vec![0; PIECE]);
+    loop {
+        let read = file.read(&mut piece).map_err(told)?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&piece[..read]);
+        bytes += read as u64;
+        each(&piece[..read])?;
+    }
+    Ok(SavedFile { file: name.to_owned(), bytes, xxh3: format!("{:032x}", hash.digest128()) })
+}
+
+/// Bytes of a file, 0 if it is not there.
+pub(super) fn bytes_of(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |file| file.len())
+}

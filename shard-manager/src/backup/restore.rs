@@ -1,0 +1,120 @@
+//! Restore: a copy is proved to be whole, and becomes a data directory.
+//!
+//! Replicas are not part of a copy: the first start makes them anew. That start also begins a new timeline on each
+//! shard, so that who has seen more than the copy holds is told (`position`).
+//!
+//! **Invariant:** nothing is put back that differs in one bit from what was saved.
+//! **Not here:** what a copy is (`manifest`), how it is made (`backup`).
+
+use std::fs::{self, File, TryLockError};
+use std::io::Write;
+use std::path::Path;
+
+use super::folder::{Unfinished, check_free, check_room};
+use super::manifest::{Manifest, SavedFile, bytes_of, look};
+use super::{SaveError, Step, Watch};
+use crate::store::sqlite::copy::{CatalogFacts, ShardFacts, catalog_facts, shard_facts};
+use crate::store::sqlite::check;
+
+/// Proves that a folder holds a whole copy: every bit is as it was saved, each file is one that SQLite can read, and
+/// says of itself what the manifest says of it. Changes nothing. Blocks.
+///
+/// # Errors
+/// [`SaveError::Unfit`] names the file and what is wrong; [`SaveError::Cancelled`].
+pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
+    let manifest = Manifest::read(folder)?;
+    let total = manifest.bytes();
+    let mut done = 0;
+    for file in manifest.files() {
+        let path = folder.join(&file.file);
+        if bytes_of(&path) != file.bytes {
+            return Err(SaveError::unfit(&path, "it is missing, or of another length"));
+        }
+        let found = look(folder, &file.file, |piece| {
+            done += piece.len() as u64;
+            watch.tell(&Step::Checking { bytes: done, of: total })
+        })?;
+        check_bits(&path, &found, file)?;
+        let unfit = |error: crate::store::sqlite::OpenError| {
+            SaveError::unfit(&path, error.to_string())
+        };
+        check::quick_unchanging(&path).map_err(unfit)?;
+    }
+    check_facts(folder, &manifest)?;
+    Ok(manifest)
+}
+
+/// Makes a data directory of a copy. Blocks.
+///
+/// # Errors
+/// As [`verify`], and if the directory is not free.
+pub fn restore(
+    from: &Path,
+    data_dir: &Path,
+    watch: &Watch<'_>,
+) -> Result<Manifest, SaveError> {
+    check_not_locked(data_dir)?;
+    check_free(data_dir)?;
+    let manifest = verify(from, watch)?;
+    check_room(data_dir, manifest.bytes())?;
+    let unfinished = Unfinished::begin(data_dir, false)?;
+    let total = manifest.bytes();
+    let mut done = 0;
+    for file in manifest.files() {
+        let path = unfinished.path().join(&file.file);
+        let told = |error| SaveError::io(&path, error);
+        let mut copy = File::create(&path).map_err(told)?;
+        let found = look(from, &file.file, |piece| {
+            done += piece.len() as u64;
+            copy.write_all(piece).map_err(told)?;
+            watch.tell(&Step::Writing { bytes: done, of: total })
+        })?;
+        copy.sync_all().map_err(told)?;
+        // It was looked at before, but this is what was copied.
+        check_bits(&from.join(&file.file), &found, file)?;
+    }
+    unfinished.finish()?;
+    Ok(manifest)
+}
+
+fn check_bits(path: &Path, found: &SavedFile, saved: &SavedFile) -> Result<(), SaveError> {
+    if found == saved {
+        return Ok(());
+    }
+    Err(SaveError::unfit(path, "its bytes are not those that were saved"))
+}
+
+fn check_facts(folder: &Path, manifest: &Manifest) -> Result<(), SaveError> {
+    let path = folder.join(&manifest.catalog.file);
+    let CatalogFacts { cluster_id, epoch, shards } = catalog_facts(&path)?;
+    let named = manifest.shards.iter().map(|shard| &shard.shard);
+    if cluster_id != manifest.cluster_id || epoch != manifest.epoch || !shards.iter().eq(named) {
+        return Err(SaveError::unfit(&path, "it is the catalog of another cluster or epoch"));
+    }
+    for saved in &manifest.shards {
+        let path = folder.join(&saved.file.file);
+        let ShardFacts { cluster_id, shard, position, rows } = shard_facts(&path)?;
+        if cluster_id != manifest.cluster_id || shard != saved.shard {
+            return Err(SaveError::unfit(&path, "it is the file of another shard"));
+        }
+        if position != saved.position || rows != saved.rows {
+            return Err(SaveError::unfit(&path, "it does not stand where the manifest says"));
+        }
+    }
+    Ok(())
+}
+
+/// A clearer word than "not empty", where it is true.
+fn check_not_locked(data_dir: &Path) -> Result<(), SaveError> {
+    let lock_path = data_dir.join("tessera.lock");
+    let Ok(lock) = File::open(&lock_path) else { return Ok(()) };
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let pid = fs::read_to_string(&lock_path).unwrap_or_default();
+            let pid = if pid.is_empty() { "unknown".to_owned() } else { pid };
+            Err(SaveError::InUse { path: data_dir.display().to_string(), pid })
+        }
+        Err(TryLockError::Error(error)) => Err(SaveError::io(&lock_path, error)),
+    }
+}

@@ -1,0 +1,98 @@
+//! Trouble: why a copy of a cluster was not made, or is not put back.
+//!
+//! **Not here:** how an operator is told (`command`).
+
+use std::path::Path;
+
+use crate::store::sqlite::OpenError;
+use crate::store::sqlite::applier::ApplyError;
+
+/// Why a cluster was not saved, or not put back. Shown to the operator, never to a client.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// The folder is not one to write to.
+    #[error("{path}: {cause}")]
+    Target {
+        /// The folder.
+        path: String,
+        /// What is wrong with it.
+        cause: &'static str,
+    },
+    /// Another process works on the same folder.
+    #[error("{path} is being made by another command; wait for it, or choose another folder")]
+    InWork {
+        /// The folder.
+        path: String,
+    },
+    /// Another backup of this cluster is being made.
+    #[error("another backup of this cluster is being made; wait until it ends")]
+    Busy,
+    /// The disk has too little room.
+    #[error("{path} has room for {free_mib} MiB, and the copy needs about {needed_mib} MiB")]
+    NoRoom {
+        /// The folder.
+        path: String,
+        /// What it needs.
+        needed_mib: u64,
+        /// What there is.
+        free_mib: u64,
+    },
+    /// Whoever asked for it asks no more.
+    #[error("cancelled; nothing is left of it")]
+    Cancelled,
+    /// A shard's writes could not be held.
+    #[error("{shard} is never at rest: a batch of its writes takes too long")]
+    Restless {
+        /// The shard.
+        shard: String,
+    },
+    /// A shard's copy could not follow its log.
+    #[error("the copy of {shard}: {cause}")]
+    Follow {
+        /// The shard.
+        shard: String,
+        /// Why.
+        cause: ApplyError,
+    },
+    /// A file of the cluster or of the copy cannot be used.
+    #[error(transparent)]
+    File(#[from] OpenError),
+    /// The file system said no.
+    #[error("{path}: {cause}")]
+    Io {
+        /// File or folder.
+        path: String,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// The copy is not what its manifest says.
+    #[error("{path}: {cause}: this is no copy that can be put back")]
+    Unfit {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        cause: String,
+    },
+    /// The data directory is held by a process.
+    #[error("{path} is in use by a router or a command (process {pid}); stop it first")]
+    InUse {
+        /// The data directory.
+        path: String,
+        /// The process that holds it.
+        pid: String,
+    },
+}
+
+impl SaveError {
+    pub(super) fn target(path: &Path, cause: &'static str) -> Self {
+        Self::Target { path: path.display().to_string(), cause }
+    }
+
+    pub(super) fn io(path: &Path, cause: std::io::Error) -> Self {
+        Self::Io { path: path.display().to_string(), cause }
+    }
+
+    pub(super) fn unfit(path: &Path, cause: impl Into<String>) -> Self {
+        Self::Unfit { path: path.display().to_string(), cause: cause.into() }
+    }
+}

@@ -1,0 +1,134 @@
+//! `backup`: a copy of a cluster as it is at one moment.
+//!
+//! Whoever holds the data directory makes it: a router that runs is asked through its socket, else the command holds
+//! the directory itself.
+//!
+//! **Not here:** making it (`shard_manager::backup`).
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use clap::Args;
+use indicatif::ProgressBar;
+use serde_json::json;
+use shard_manager::backup::manifest::Manifest;
+use shard_manager::backup::{SaveError, Step, Watch, restore};
+use shard_manager::control::Request;
+use shard_manager::control::client::{ControlError, ask};
+use shard_manager::manager::{EmbeddedCluster, Manager};
+use shard_manager::store::sqlite::catalog::Wanted;
+
+use super::{Trouble, Where, interrupt};
+use crate::screen::Screen;
+
+pub(super) const EXAMPLES: &str = "\
+The copy is of one moment: every write that was acknowledged before it is in it, on all shards, and none that came
+after. A router that runs goes on serving. The copy holds the key of the session tokens: keep it as safe as the data.
+
+Examples:
+  shard-manager backup --data-dir ./data --to /backups/monday
+  shard-manager backup --verify /backups/monday";
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    cluster: Where,
+    /// The folder to make; it must not be there, or be empty
+    #[arg(long, value_name = "DIR", required_unless_present = "verify")]
+    to: Option<PathBuf>,
+    /// Proves that a copy is whole, and changes nothing
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["to", "data_dir"])]
+    verify: Option<PathBuf>,
+}
+
+/// Makes a copy, or proves one.
+pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
+    interrupt::watch();
+    if let Some(folder) = &options.verify {
+        return verify(folder, screen);
+    }
+    let to = options.to.as_deref().unwrap_or(Path::new(""));
+    let manifest = make(&options.cluster.data_dir, to, screen)?;
+    screen.show(&manifest, |_| {
+        let rows = manifest.rows();
+        let (shards, at) = (manifest.shards.len(), &manifest.at);
+        let (mib, held) = (manifest.bytes() >> 20, manifest.held_us as f64 / 1_000.0);
+        format!(
+            "{} holds {rows} rows of {shards} shards as of {at} ({mib} MiB; writes waited {held:.1} ms)",
+            to.display()
+        )
+    });
+    Ok(())
+}
+
+/// Proves that a copy is whole.
+pub(super) fn verify(folder: &Path, screen: &Screen) -> Result<(), Trouble> {
+    let verified = with_bars(screen, |watch| restore::verify(folder, watch));
+    let manifest = verified.map_err(|error| judged(&error))?;
+    screen.show(&json!({"whole": true, "manifest": manifest}), |_| {
+        let (rows, at) = (manifest.rows(), &manifest.at);
+        format!("{} is whole: {rows} rows as of {at}", folder.display())
+    });
+    Ok(())
+}
+
+/// A copy that was looked at and is not whole was found so; all else could not be done.
+pub(super) fn judged(error: &SaveError) -> Trouble {
+    if matches!(error, SaveError::Unfit { .. }) {
+        return Trouble::Found(error.to_string());
+    }
+    Trouble::Refused(error.to_string())
+}
+
+fn make(data_dir: &Path, to: &Path, screen: &Screen) -> Result<Manifest, Trouble> {
+    let refused = |error: &dyn std::fmt::Display| Trouble::Refused(error.to_string());
+    let to = std::path::absolute(to).map_err(|error| refused(&error))?;
+    let request = Request::Backup { to: to.clone() };
+    match with_bars(screen, |watch| ask(data_dir, &request, watch)) {
+        Ok(manifest) => return Ok(manifest),
+        Err(ControlError::NobodyListens) => {}
+        Err(error @ (ControlError::Refused(_) | ControlError::Broken(_))) => {
+            return Err(refused(&error));
+        }
+    }
+    let manager = hold(data_dir)?;
+    let saved = with_bars(screen, |watch| manager.saved().save(&to, watch));
+    manager.close();
+    saved.map_err(|error| refused(&error))
+}
+
+/// Opens a cluster that is there, for a command alone.
+pub(super) fn hold(data_dir: &Path) -> Result<Manager, Trouble> {
+    if !data_dir.join("catalog.db").exists() {
+        let dir = data_dir.display();
+        return Err(Trouble::Refused(format!("{dir} is no data directory: there is no catalog.db")));
+    }
+    let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: Wanted::default() };
+    Manager::open_primaries(&cluster).map_err(|error| Trouble::Refused(error.to_string()))
+}
+
+/// Carries out what tells how far it is: shown as bars, and ended by Ctrl-C.
+pub(super) fn with_bars<T>(screen: &Screen, work: impl FnOnce(&Watch<'_>) -> T) -> T {
+    let bars = Mutex::new(HashMap::new());
+    let step = |step: &Step| draw(screen, &bars, step);
+    let done = work(&Watch { step: &step, cancelled: &interrupt::asked });
+    for bar in bars.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        bar.finish_and_clear();
+    }
+    done
+}
+
+fn draw(screen: &Screen, bars: &Mutex<HashMap<String, ProgressBar>>, step: &Step) {
+    let (name, done, total) = match step {
+        Step::Copying { shard, bytes, of } => (shard.as_str(), *bytes, *of),
+        // Of what comes in meanwhile nobody knows how much it will be.
+        Step::Following { .. } | Step::Held { .. } => return,
+        Step::Checking { bytes, of } => ("checking", *bytes, *of),
+        Step::Writing { bytes, of } => ("writing", *bytes, *of),
+    };
+    let mut bars = bars.lock().unwrap_or_else(PoisonError::into_inner);
+    let bar = bars.entry(name.to_owned()).or_insert_with(|| screen.progress(name, total));
+    bar.set_length(total.max(done));
+    bar.set_position(done);
+}

@@ -1,0 +1,49 @@
+//! `restore`: a data directory made of a copy.
+//!
+//! **Not here:** proving and copying it (`shard_manager::backup::restore`).
+
+use std::path::PathBuf;
+
+use clap::Args;
+use shard_manager::backup::restore;
+
+use super::backup::{judged, verify, with_bars};
+use super::{Trouble, Where, interrupt};
+use crate::screen::Screen;
+
+pub(super) const EXAMPLES: &str = "\
+Every bit of the copy is compared with what was saved before anything is made. Replicas are made anew by the next
+start. Sessions that have seen more than the copy holds are told so (TSR305); idempotency keys are
+those of the copy.
+
+Examples:
+  shard-manager restore --from /backups/monday --data-dir ./data
+  shard-manager restore --from /backups/monday --dry-run";
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// The copy, as `backup` made it
+    #[arg(long, value_name = "DIR")]
+    from: PathBuf,
+    #[command(flatten)]
+    cluster: Where,
+    /// Proves that the copy is whole, and changes nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Puts a copy back, or proves that it could be.
+pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
+    interrupt::watch();
+    if options.dry_run {
+        return verify(&options.from, screen);
+    }
+    let data_dir = &options.cluster.data_dir;
+    let restored = with_bars(screen, |watch| restore::restore(&options.from, data_dir, watch));
+    let manifest = restored.map_err(|error| judged(&error))?;
+    screen.show(&manifest, |_| {
+        let (rows, at) = (manifest.rows(), &manifest.at);
+        format!("{} holds {rows} rows as of {at}; start the router over it", data_dir.display())
+    });
+    Ok(())
+}

@@ -1,0 +1,307 @@
+//! Control: commands for a running cluster, through a socket in its data directory.
+//!
+//! Whoever holds the data directory listens on `control.sock`, which only the same user may open. One line of JSON
+//! asks, lines of JSON tell how far it is, and the last line is the outcome:
+//!
+//! ```text
+//! > {"command":"backup","to":"/backups/monday"}
+//! < {"step":"copying","shard":"shard1","bytes":4096,"of":81920}
+//! < {"done":{"format":1, …}}                  or  {"error":"the folder is not empty"}
+//! ```
+//! Whoever stops listening, or closes his writing half, wants it no more: it is cancelled.
+//!
+//! **Invariant:** the socket is made after the directory's lock is taken, and removed before it is given back; no
+//! more than [`CLIENTS_MAX`] clients are served, and none waits for another's slowness.
+//! **Not here:** what is done (`backup`), asking (`client`).
+
+pub mod client;
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::backup::manifest::Manifest;
+use crate::backup::{Source, Step, Watch};
+
+/// The socket's name in the data directory.
+pub const SOCKET: &str = "control.sock";
+/// Clients at a time: one that works, and some that are told to wait.
+pub const CLIENTS_MAX: usize = 4;
+/// Bytes of a line that asks: a path and a little more.
+const LINE_MAX: usize = 16 << 10;
+/// How long a client may take to ask, or to take a line.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a cluster that ends waits for what is cancelled.
+const END_MAX: Duration = Duration::from_secs(5);
+/// How often a thread that waits looks whether it still has to.
+const LOOK: Duration = Duration::from_millis(50);
+/// Bytes of a path that a socket's address has room for, with a margin.
+const PATH_MAX: usize = 100;
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// A copy of the cluster.
+    Backup {
+        /// The folder, an absolute path.
+        to: PathBuf,
+    },
+}
+
+/// A line that answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Reply {
+    /// It was done.
+    Done {
+        /// What was made.
+        done: Manifest,
+    },
+    /// It was not.
+    Error {
+        /// Why, for the operator.
+        error: String,
+    },
+    /// It is being done.
+    Step(Step),
+}
+
+/// The socket of an open cluster.
+pub struct Door {
+    path: PathBuf,
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    source: Arc<Source>,
+    stopping: AtomicBool,
+    clients: Mutex<usize>,
+    left: Condvar,
+}
+
+impl Door {
+    /// Begins to listen in the data directory, whose lock must be held. Where there can be no socket, a warning says
+    /// so, and nobody listens.
+    pub fn open(source: &Arc<Source>) -> Self {
+        let path = source.data_dir.join(SOCKET);
+        let shared = Arc::new(Shared {
+            source: Arc::clone(source),
+            stopping: AtomicBool::new(false),
+            clients: Mutex::new(0),
+            left: Condvar::new(),
+        });
+        let listening = bind(&source.data_dir).and_then(|listener| {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name("control".to_owned())
+                .spawn(move || shared.listen(&listener))
+        });
+        let thread = listening.inspect_err(|error| {
+            let socket = path.display();
+            tracing::warn!(%socket, %error, "no commands can be given to this cluster while it runs");
+        });
+        Self { path, shared, thread: Mutex::new(thread.ok()) }
+    }
+
+    /// Listens no more, and cancels what is being done. Blocks, but not for long.
+    pub fn close(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(thread) = thread else { return };
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        // Wakes it, so that it sees that it is over.
+        if connect(&self.shared.source.data_dir).is_ok() {
+            // It can only have panicked, which was logged then.
+            let _ = thread.join();
+        }
+        // A name that is left behind is replaced by the next.
+        let _ = fs::remove_file(&self.path);
+        let busy = |clients: &mut usize| *clients > 0;
+        drop(self.shared.left.wait_timeout_while(self.shared.clients(), END_MAX, busy));
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Makes the socket in a folder that only its owner can enter, so that it is never open to others, and then gives it
+/// its name, whatever has been there.
+fn bind(data_dir: &Path) -> io::Result<UnixListener> {
+    let private = data_dir.join(".control");
+    if private.exists() {
+        fs::remove_dir_all(&private)?;
+    }
+    DirBuilder::new().mode(0o700).create(&private)?;
+    let made = within(&private, "socket", |path| UnixListener::bind(path)).and_then(|listener| {
+        let socket = private.join("socket");
+        fs::set_permissions(&socket, Permissions::from_mode(0o600))?;
+        fs::rename(&socket, data_dir.join(SOCKET))?;
+        Ok(listener)
+    });
+    fs::remove_dir_all(&private)?;
+    made
+}
+
+/// The client's end of a connection.
+fn connect(data_dir: &Path) -> io::Result<UnixStream> {
+    within(data_dir, SOCKET, |path| UnixStream::connect(path))
+}
+
+/// The address of a socket has room for about a hundred bytes: a longer path is taken through the folder's handle.
+fn within<T>(
+    folder: &Path,
+    name: &str,
+    work: impl FnOnce(&Path) -> io::Result<T>,
+) -> io::Result<T> {
+    let path = folder.join(name);
+    if path.as_os_str().len() <= PATH_MAX {
+        return work(&path);
+    }
+    let handle = File::open(folder)?;
+    work(&Path::new("/proc/self/fd").join(handle.as_raw_fd().to_string()).join(name))
+}
+
+impl Shared {
+    fn clients(&self) -> MutexGuard<'_, usize> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    fn listen(self: Arc<Self>, listener: &UnixListener) {
+        while !self.is_stopping() {
+            let Ok((client, _)) = listener.accept() else {
+                // Too many open files, say: it may be better in a moment.
+                std::thread::sleep(LOOK);
+                continue;
+            };
+            if self.is_stopping() {
+                break;
+            }
+            let _ = client.set_write_timeout(Some(PATIENCE));
+            if *self.clients() == CLIENTS_MAX {
+                let error = "too many commands are being carried out; try again later".to_owned();
+                let _ = send(&client, &Reply::Error { error });
+                continue;
+            }
+            *self.clients() += 1;
+            let shared = Arc::clone(&self);
+            let work = move || {
+                let _present = Present(&shared);
+                shared.serve(&client);
+            };
+            let spawned = std::thread::Builder::new().name("control-client".to_owned()).spawn(work);
+            if let Err(error) = spawned {
+                drop(Present(&self));
+                tracing::error!(%error, "a command cannot be carried out");
+            }
+        }
+    }
+
+    fn serve(&self, client: &UnixStream) {
+        let reply = match read_request(client) {
+            Ok(Request::Backup { to }) => self.backup(client, &to),
+            Err(error) => Reply::Error { error },
+        };
+        // Who is gone is not told.
+        let _ = send(client, &reply);
+    }
+
+    fn backup(&self, client: &UnixStream, to: &Path) -> Reply {
+        if !to.is_absolute() {
+            return Reply::Error { error: "the folder must be given as an absolute path".to_owned() };
+        }
+        let (gone, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+        let saved = std::thread::scope(|scope| {
+            scope.spawn(|| watch_for_end(client, &gone, &ended));
+            let step = |step: &Step| {
+                if send(client, &Reply::Step(step.clone())).is_err() {
+                    gone.store(true, Ordering::SeqCst);
+                }
+            };
+            let cancelled = || gone.load(Ordering::SeqCst) || self.is_stopping();
+            let saved = self.source.save(to, &Watch { step: &step, cancelled: &cancelled });
+            ended.store(true, Ordering::SeqCst);
+            saved
+        });
+        match saved {
+            Ok(done) => Reply::Done { done },
+            Err(error) => {
+                tracing::warn!(to = %to.display(), %error, "a backup was not made");
+                Reply::Error { error: error.to_string() }
+            }
+        }
+    }
+}
+
+/// A client that is counted.
+struct Present<'s>(&'s Shared);
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        *self.0.clients() -= 1;
+        self.0.left.notify_all();
+    }
+}
+
+/// Tells when the client has closed its end. Nothing else is expected of it any more.
+fn watch_for_end(mut client: &UnixStream, gone: &AtomicBool, ended: &AtomicBool) {
+    let _ = client.set_read_timeout(Some(LOOK));
+    let mut byte = [0];
+    while !ended.load(Ordering::SeqCst) {
+        match client.read(&mut byte) {
+            Err(error) if is_timeout(&error) => {}
+            Ok(0) | Err(_) => {
+                gone.store(true, Ordering::SeqCst);
+                return;
+            }
+            Ok(_) => {}
+        }
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
+}
+
+fn send(mut client: &UnixStream, reply: &Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    client.write_all(&line)
+}
+
+fn read_request(mut client: &UnixStream) -> Result<Request, String> {
+    let deadline = Instant::now() + PATIENCE;
+    let _ = client.set_read_timeout(Some(LOOK));
+    let (mut line, mut piece) = (Vec::new(), [0; 1024]);
+    while !line.contains(&b'\n') {
+        if line.len() > LINE_MAX || Instant::now() > deadline {
+            return Err("no command came, or one that is too long".to_owned());
+        }
+        match client.read(&mut piece) {
+            Ok(0) => return Err("the command has no end".to_owned()),
+            Ok(read) => line.extend_from_slice(&piece[..read]),
+            Err(error) if is_timeout(&error) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    serde_json::from_slice(&line).map_err(|error| format!("this is no command: {error}"))
+}

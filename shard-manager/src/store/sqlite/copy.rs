@@ -1,0 +1,179 @@
+//! Copy: a shard's file as a backup has it, and the catalog beside it.
+//!
+//! A copy begins as a snapshot, follows the primary's log like a replica, and stops at the position it is told. It
+//! ends as one file without a log: a start takes it for what it is, a copy whose primary may have gone on, and leaves
+//! out the versions that the lost life may have given.
+//!
+//! **Invariant:** a copy that was finished is one synced file with nothing beside it.
+//! **Not here:** at which position it stops (`backup`).
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+
+use super::applier::{Applier, ApplyError};
+use super::batch::run;
+use super::connection::{Bind, open, open_unchanging};
+use super::schema::{tessera_cluster, tessera_counts, tessera_shard};
+use super::{OpenError, snapshot};
+
+/// The copy of one shard while it is made.
+pub struct ShardCopy {
+    path: PathBuf,
+    applier: Applier,
+}
+
+impl ShardCopy {
+    /// Copies the primary as it is now. Blocks for as long as it takes to read and write all of it.
+    ///
+    /// # Errors
+    /// [`OpenError`] if one of the files cannot be used.
+    pub fn make(primary: &Path, path: &Path, timeline: u32) -> Result<Self, OpenError> {
+        snapshot::make(primary, path)?;
+        let applier = Applier::open(primary, path, timeline)?;
+        Ok(Self { path: path.to_owned(), applier })
+    }
+
+    /// Up to where it has the primary's changes.
+    pub fn position(&self) -> u64 {
+        self.applier.position()
+    }
+
+    /// Up to where the primary is.
+    ///
+    /// # Errors
+    /// [`ApplyError`] if its file cannot be read.
+    pub fn primary_position(&mut self) -> Result<u64, ApplyError> {
+        self.applier.primary_position()
+    }
+
+    /// Takes in what the log has, but nothing beyond `until`; gives up between two transactions when it is
+    /// `cancelled`.
+    ///
+    /// # Errors
+    /// [`ApplyError`] of either file, or if the log was trimmed.
+    pub fn follow(&mut self, until: u64, cancelled: impl Fn() -> bool) -> Result<(), ApplyError> {
+        self.applier.stop_after(until);
+        while !cancelled() && self.applier.step(false, None, |_| {})? {}
+        Ok(())
+    }
+
+    /// Makes it one synced file.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it cannot be written.
+    pub fn finish(self) -> Result<(), OpenError> {
+        let Self { path, applier } = self;
+        applier.close();
+        // Without the WAL it can be read where nothing can be written.
+        drop(open(&path, "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE")?);
+        sync(&path)
+    }
+}
+
+/// What the file of a copy says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardFacts {
+    /// The cluster it belongs to.
+    pub cluster_id: String,
+    /// The shard.
+    pub shard: String,
+    /// Where it stands.
+    pub position: u64,
+    /// Rows of each table.
+    pub rows: BTreeMap<String, i64>,
+}
+
+/// Reads what a finished copy says of itself; changes nothing.
+///
+/// # Errors
+/// [`OpenError`] if it is no shard's file.
+pub fn shard_facts(path: &Path) -> Result<ShardFacts, OpenError> {
+    let mut connection = open_unchanging(path)?;
+    let told = |error| OpenError::file(path, error);
+    let row = tessera_shard::table.select((
+        tessera_shard::cluster_id,
+        tessera_shard::shard,
+        tessera_shard::position,
+    ));
+    let (cluster_id, shard, position): (String, String, i64) =
+        row.first(&mut connection).map_err(told)?;
+    let rows: Vec<(String, i64)> = tessera_counts::table.load(&mut connection).map_err(told)?;
+    let rows = rows.into_iter().collect();
+    Ok(ShardFacts { cluster_id, shard, position: position as u64, rows })
+}
+
+/// Copies the catalog as it is now. It is small: this takes about a millisecond.
+///
+/// # Errors
+/// [`OpenError`] if one of the files cannot be used.
+pub fn copy_catalog(catalog: &Path, path: &Path) -> Result<(), OpenError> {
+    let mut source = open(catalog, "")?;
+    let to = path.to_string_lossy();
+    let copied = run(&mut source, "VACUUM INTO ?1", &[Bind::Text(&to)]);
+    copied.map_err(|error| OpenError::file(path, error))
+}
+
+/// Notes in the copy of a catalog that its cluster may have gone on, and makes it one synced file.
+///
+/// To the next start each shard's file is an older copy then, also if it is empty: see `timeline`.
+///
+/// # Errors
+/// [`OpenError`] if it cannot be written.
+pub fn finish_catalog(path: &Path, shards: &[&str]) -> Result<CatalogFacts, OpenError> {
+    let told = |error| OpenError::file(path, error);
+    let unknown = || uuid::Uuid::new_v4().as_u128() as u32;
+    let timelines: BTreeMap<&str, u32> = shards.iter().map(|shard| (*shard, unknown())).collect();
+    let timelines =
+        serde_json::to_string(&timelines).expect("names and numbers always serialise");
+    let mut connection = open(path, "")?;
+    let noted = diesel::update(tessera_cluster::table)
+        .set(tessera_cluster::timelines.eq(timelines))
+        .execute(&mut connection);
+    noted.map_err(told)?;
+    let facts = read_catalog(&mut connection).map_err(told)?;
+    drop(connection);
+    drop(open(path, "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE")?);
+    sync(path)?;
+    Ok(facts)
+}
+
+/// What a catalog says of its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CatalogFacts {
+    /// The cluster.
+    pub cluster_id: String,
+    /// Version of its map.
+    pub epoch: u64,
+    /// The names of its shards.
+    pub shards: Vec<String>,
+}
+
+/// Reads what the catalog of a finished copy says; changes nothing.
+///
+/// # Errors
+/// [`OpenError`] if it is no catalog.
+pub fn catalog_facts(path: &Path) -> Result<CatalogFacts, OpenError> {
+    read_catalog(&mut open_unchanging(path)?).map_err(|error| OpenError::file(path, error))
+}
+
+fn read_catalog(connection: &mut SqliteConnection) -> QueryResult<CatalogFacts> {
+    let row = tessera_cluster::table.select((
+        tessera_cluster::cluster_id,
+        tessera_cluster::epoch,
+        tessera_cluster::shards,
+    ));
+    let (cluster_id, epoch, shards): (String, i64, String) = row.first(connection)?;
+    let shards: Vec<(String, u32)> = serde_json::from_str(&shards)
+        .map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))?;
+    let shards = shards.into_iter().map(|(name, _)| name).collect();
+    Ok(CatalogFacts { cluster_id, epoch: epoch as u64, shards })
+}
+
+fn sync(path: &Path) -> Result<(), OpenError> {
+    let synced = File::open(path).and_then(|file| file.sync_all());
+    synced.map_err(|error| OpenError::io(path, error))
+}
