@@ -1,0 +1,9 @@
+//! What the commands that save and fill a cluster promise, told as stories, through the program where it is asked.
+
+mod backup;
+#[expect(dead_code, reason = "it serves other stories too")]
+#[path = "../it/cluster.rs"]
+mod cluster;
+mod command;
+mod control;
+mod restore;
