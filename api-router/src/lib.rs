@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
-pub mod csv;
 pub mod data_route;
 pub mod inflate;
 pub mod negotiation;

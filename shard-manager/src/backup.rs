@@ -179,7 +179,10 @@ impl Source {
         // Of what is not there yet, the part that is decides.
         let exists = target.ancestors().find_map(|folder| folder.canonicalize().ok());
         if exists.is_some_and(|folder| folder.starts_with(&home)) {
-            return Err(SaveError::target(to, "it lies in the data directory that it is a copy of"));
+            return Err(SaveError::target(
+                to,
+                "it lies in the data directory that it is a copy of",
+            ));
         }
         folder::check_room(to, self.shards.iter().map(SavedShard::bytes).sum())
     }
@@ -231,9 +234,8 @@ impl Source {
     fn bring_near(&self, copies: &mut [ShardCopy], watch: &Watch<'_>) -> Result<(), SaveError> {
         for _ in 0..ROUNDS_MAX {
             let lacks = self.shards.iter().zip(&*copies);
-            let lacks = lacks.map(|(shard, copy)| {
-                shard.progress.committed().saturating_sub(copy.position())
-            });
+            let lacks = lacks
+                .map(|(shard, copy)| shard.progress.committed().saturating_sub(copy.position()));
             let behind = lacks.max().unwrap_or(0);
             watch.tell(&Step::Following { behind })?;
             if behind <= NEAR {

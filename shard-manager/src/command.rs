@@ -6,8 +6,11 @@
 
 mod backup;
 mod completions;
+mod generate;
+mod import;
 mod interrupt;
 mod restore;
+mod upload;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -45,6 +48,12 @@ enum Command {
     /// Makes a data directory of a copy
     #[command(after_help = restore::EXAMPLES)]
     Restore(restore::Options),
+    /// Fills a cluster with fake users and orders
+    #[command(after_help = generate::EXAMPLES)]
+    Generate(generate::Options),
+    /// Stores the rows of a file
+    #[command(after_help = import::EXAMPLES)]
+    Import(import::Options),
     /// Prints what a shell needs to complete these commands
     #[command(
         after_help = "Example:\n  shard-manager completions bash > ~/.local/share/bash-completion/completions/shard-manager"
@@ -77,6 +86,8 @@ pub(crate) fn run(line: CommandLine) -> ExitCode {
     let screen = Screen::new(line.json);
     let ended = match line.command {
         Command::Backup(options) => backup::run(&options, &screen),
+        Command::Generate(options) => generate::run(&options, &screen),
+        Command::Import(options) => import::run(options, &screen),
         Command::Restore(options) => restore::run(&options, &screen),
         Command::Completions { shell } => completions::print(shell),
     };

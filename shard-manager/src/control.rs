@@ -224,7 +224,9 @@ impl Shared {
 
     fn backup(&self, client: &UnixStream, to: &Path) -> Reply {
         if !to.is_absolute() {
-            return Reply::Error { error: "the folder must be given as an absolute path".to_owned() };
+            return Reply::Error {
+                error: "the folder must be given as an absolute path".to_owned(),
+            };
         }
         let (gone, ended) = (AtomicBool::new(false), AtomicBool::new(false));
         let saved = std::thread::scope(|scope| {

@@ -134,9 +134,8 @@ impl Lane {
         let brake = Arc::new(Brake::default());
         let gate = Arc::new(Gate::default());
         let (obeyed, passed) = (Arc::clone(&brake), Arc::clone(&gate));
-        let thread = std::thread::Builder::new()
-            .name(format!("lane-{shard}"))
-            .spawn(move || {
+        let thread =
+            std::thread::Builder::new().name(format!("lane-{shard}")).spawn(move || {
                 let (queued_bytes, brake, gate) = (bytes, obeyed, passed);
                 Worker { writer, waiting, queued_bytes, brake, gate }.run();
             })?;

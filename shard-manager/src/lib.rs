@@ -4,6 +4,7 @@
 pub mod barrier;
 pub mod brake;
 pub mod consistency;
+pub mod csv;
 pub mod keyspace;
 pub mod position;
 pub mod topology;
@@ -17,6 +18,7 @@ pub mod value;
 pub mod table;
 
 pub mod declaration;
+pub mod fake;
 pub mod query;
 pub mod row;
 
@@ -38,3 +40,5 @@ pub mod shard;
 pub mod control;
 
 pub mod manager;
+
+pub mod fill;

@@ -64,8 +64,7 @@ impl Unfinished {
         let told = |error| SaveError::io(&self.path, error);
         fs::remove_file(self.path.join(LOCK)).map_err(told)?;
         sync_folder(&self.path)?;
-        fs::rename(&self.path, &self.target)
-            .map_err(|error| SaveError::io(&self.target, error))?;
+        fs::rename(&self.path, &self.target).map_err(|error| SaveError::io(&self.target, error))?;
         self.lock = None;
         let parent = self.target.parent().unwrap_or(Path::new("/")).to_owned();
         sync_folder(&parent)

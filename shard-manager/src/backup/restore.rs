@@ -13,8 +13,8 @@ use std::path::Path;
 use super::folder::{Unfinished, check_free, check_room};
 use super::manifest::{Manifest, SavedFile, bytes_of, look};
 use super::{SaveError, Step, Watch};
-use crate::store::sqlite::copy::{CatalogFacts, ShardFacts, catalog_facts, shard_facts};
 use crate::store::sqlite::check;
+use crate::store::sqlite::copy::{CatalogFacts, ShardFacts, catalog_facts, shard_facts};
 
 /// Proves that a folder holds a whole copy: every bit is as it was saved, each file is one that SQLite can read, and
 /// says of itself what the manifest says of it. Changes nothing. Blocks.
@@ -35,9 +35,8 @@ pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
             watch.tell(&Step::Checking { bytes: done, of: total })
         })?;
         check_bits(&path, &found, file)?;
-        let unfit = |error: crate::store::sqlite::OpenError| {
-            SaveError::unfit(&path, error.to_string())
-        };
+        let unfit =
+            |error: crate::store::sqlite::OpenError| SaveError::unfit(&path, error.to_string());
         check::quick_unchanging(&path).map_err(unfit)?;
     }
     check_facts(folder, &manifest)?;
@@ -48,11 +47,7 @@ pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
 ///
 /// # Errors
 /// As [`verify`], and if the directory is not free.
-pub fn restore(
-    from: &Path,
-    data_dir: &Path,
-    watch: &Watch<'_>,
-) -> Result<Manifest, SaveError> {
+pub fn restore(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
     check_not_locked(data_dir)?;
     check_free(data_dir)?;
     let manifest = verify(from, watch)?;

@@ -102,7 +102,9 @@ fn make(data_dir: &Path, to: &Path, screen: &Screen) -> Result<Manifest, Trouble
 pub(super) fn hold(data_dir: &Path) -> Result<Manager, Trouble> {
     if !data_dir.join("catalog.db").exists() {
         let dir = data_dir.display();
-        return Err(Trouble::Refused(format!("{dir} is no data directory: there is no catalog.db")));
+        return Err(Trouble::Refused(format!(
+            "{dir} is no data directory: there is no catalog.db"
+        )));
     }
     let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: Wanted::default() };
     Manager::open_primaries(&cluster).map_err(|error| Trouble::Refused(error.to_string()))

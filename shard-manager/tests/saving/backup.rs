@@ -177,7 +177,8 @@ fn a_backup_that_is_cancelled_leaves_nothing() {
             reached.fetch_or(name == cancelled_at, Ordering::SeqCst);
         };
         let cancelled = || reached.load(Ordering::SeqCst);
-        let saved = cluster.manager.saved().save(&to, &Watch { step: &step, cancelled: &cancelled });
+        let saved =
+            cluster.manager.saved().save(&to, &Watch { step: &step, cancelled: &cancelled });
         assert!(matches!(saved, Err(SaveError::Cancelled)), "{cancelled_at}: {saved:?}");
         assert_eq!(std::fs::read_dir(copies.path()).expect("a folder").count(), 0);
     }

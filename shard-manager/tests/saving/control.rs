@@ -91,7 +91,9 @@ fn what_is_no_command_is_answered_with_what_is_wrong() {
         let _ = stream.read_to_string(&mut told);
         told
     };
-    for line in ["{}\n", "hello\n", "{\"command\":\"drop\"}\n", "{\"command\":\"backup\",\"to\":1}\n"] {
+    for line in
+        ["{}\n", "hello\n", "{\"command\":\"drop\"}\n", "{\"command\":\"backup\",\"to\":1}\n"]
+    {
         assert!(say(line.as_bytes()).contains("this is no command"), "{line}");
     }
     let relative = "{\"command\":\"backup\",\"to\":\"copy\"}\n";

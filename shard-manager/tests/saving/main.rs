@@ -6,4 +6,5 @@ mod backup;
 mod cluster;
 mod command;
 mod control;
+mod filling;
 mod restore;

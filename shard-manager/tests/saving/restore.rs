@@ -15,7 +15,7 @@ use shard_manager::token::SessionToken;
 use tempfile::TempDir;
 
 use crate::backup::{ALONE, save};
-use crate::cluster::{Cluster, deadline, open, with_replicas, wish};
+use crate::cluster::{Cluster, deadline, open, wish, with_replicas};
 use crate::command::{fail, succeed, text};
 
 fn user(key: &str, name: &str) -> String {

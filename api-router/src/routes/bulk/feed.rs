@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use actix_web::web::{Bytes, Data};
 use memchr::memchr;
+use shard_manager::csv::{Field, Kind, Record};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::BulkRow;
 use shard_manager::row::{Operation, RowError};
@@ -18,7 +19,6 @@ use super::answer::Refused;
 use super::row::{Rows, Unfit};
 use crate::app::App;
 use crate::body::{WRITE_BYTES_MAX, bad_gzip};
-use crate::csv::{Field, Kind, Record};
 use crate::headers::BulkFormat;
 use crate::inflate::{Coding, Flow, Inflow};
 use crate::problem::{Code, Problem};

@@ -127,8 +127,7 @@ pub fn finish_catalog(path: &Path, shards: &[&str]) -> Result<CatalogFacts, Open
     let told = |error| OpenError::file(path, error);
     let unknown = || uuid::Uuid::new_v4().as_u128() as u32;
     let timelines: BTreeMap<&str, u32> = shards.iter().map(|shard| (*shard, unknown())).collect();
-    let timelines =
-        serde_json::to_string(&timelines).expect("names and numbers always serialise");
+    let timelines = serde_json::to_string(&timelines).expect("names and numbers always serialise");
     let mut connection = open(path, "")?;
     let noted = diesel::update(tessera_cluster::table)
         .set(tessera_cluster::timelines.eq(timelines))

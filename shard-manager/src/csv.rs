@@ -6,7 +6,7 @@
 //!
 //! **Invariant:** a record ends at the first line feed outside quotes, also if it is malformed: what follows is read
 //! as if it had been well.
-//! **Not here:** what the fields mean (the route).
+//! **Not here:** what the fields mean (`fill`, and the router's routes).
 
 use memchr::{memchr, memchr2};
 

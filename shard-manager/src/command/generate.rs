@@ -1,0 +1,296 @@
+//! `generate`: fake users and their orders.
+//!
+//! **Not here:** what they look like (`shard_manager::fake`), storing them (`shard_manager::fill`, `upload`).
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use clap::Args;
+use indicatif::ProgressBar;
+use serde_json::json;
+use shard_manager::fake::{FakeRow, ORDERS_MAX, Plan, WEIGHTS_DEFAULT, push_line};
+use shard_manager::fill::{FailedRow, Filled, Making, fill};
+use shard_manager::manager::{EmbeddedCluster, Manager};
+use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::topology::ShardIndex;
+
+use super::upload::{Router, UploadError};
+use super::{Trouble, interrupt};
+use crate::screen::Screen;
+
+pub(super) const EXAMPLES: &str = "\
+Rows are functions of the seed and their number: the same command makes the same rows, and makes them again over those
+that are there. With --data-dir nobody else may hold the directory; it is made if it is not there.
+
+Examples:
+  shard-manager generate --url http://127.0.0.1:3000
+  shard-manager generate --users 1000000 --data-dir ./data
+  shard-manager generate --users 50000 --orders-per-user 3 --weights 'A=70,B=30' --seed 7";
+
+/// Where a router listens when nobody says.
+pub(super) const URL_DEFAULT: &str = "http://127.0.0.1:3000";
+/// Rows of one request.
+const REQUEST_ROWS: u64 = 20_000;
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// How many users; the variable MAX_GEN_USERS caps it
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    users: u64,
+    /// How many orders each user has
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=i64::from(ORDERS_MAX)))]
+    orders_per_user: u32,
+    /// Shares of the users of each partition key
+    #[arg(long, value_name = "KEY=SHARE,…", default_value = WEIGHTS_DEFAULT)]
+    weights: String,
+    /// Other seeds make other rows
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+    /// The router to send them to
+    #[arg(long, value_name = "URL", default_value = URL_DEFAULT, conflicts_with = "data_dir")]
+    url: String,
+    /// Stores them without a router
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// How many requests at a time, with --url
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    connections: u16,
+}
+
+/// Makes them.
+pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
+    let users = capped(options.users)?;
+    let plan = Plan::new(users, &options.weights, options.orders_per_user, options.seed);
+    let plan = plan.map_err(|error| Trouble::Refused(format!("--weights: {error}")))?;
+    interrupt::watch();
+    let began = Instant::now();
+    let bars = Bars::new(screen);
+    let done = match &options.data_dir {
+        Some(dir) => {
+            let cluster = EmbeddedCluster { data_dir: dir.clone(), wanted: Wanted::default() };
+            let manager = Manager::open_primaries(&cluster);
+            let manager = manager.map_err(|error| Trouble::Refused(error.to_string()))?;
+            let done = straight(&manager, &plan, &bars);
+            manager.close();
+            done
+        }
+        None => through(options, &plan, &bars),
+    };
+    bars.end();
+    let done = done?;
+    show(&done, &plan, began, screen);
+    done.judged(plan.rows())
+}
+
+fn capped(users: u64) -> Result<u64, Trouble> {
+    let Some(cap) = std::env::var_os("MAX_GEN_USERS") else { return Ok(users) };
+    let text = cap.to_string_lossy();
+    let cap: u64 = text.parse().map_err(|_| {
+        Trouble::Refused(format!("MAX_GEN_USERS must be a whole number, not `{text}`"))
+    })?;
+    if cap < users {
+        eprintln!("MAX_GEN_USERS caps {users} users at {cap}");
+    }
+    Ok(users.min(cap))
+}
+
+/// What was stored, by the names of the shards.
+#[derive(Debug, Default)]
+pub(super) struct Stored {
+    pub(super) shards: Vec<(String, u64)>,
+    pub(super) failed: u64,
+    pub(super) first_failed: Vec<FailedRow>,
+    pub(super) cancelled: bool,
+}
+
+impl Stored {
+    pub(super) fn of(manager: &Manager, filled: Filled) -> Self {
+        let name = |index| manager.shard_name(ShardIndex(index)).to_owned();
+        let shards = (0..).zip(&filled.stored).map(|(index, rows)| (name(index), *rows));
+        let (shards, failed) = (shards.collect(), filled.failed);
+        Self { shards, failed, first_failed: filled.first_failed, cancelled: false }
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.shards.iter().map(|(_, rows)| rows).sum()
+    }
+
+    fn add(&mut self, shard: String, rows: u64) {
+        match self.shards.iter_mut().find(|(name, _)| *name == shard) {
+            Some((_, sum)) => *sum += rows,
+            None => self.shards.push((shard, rows)),
+        }
+    }
+
+    /// Whether all rows are there: said by their number, not by the absence of errors.
+    pub(super) fn judged(&self, wanted: u64) -> Result<(), Trouble> {
+        for row in &self.first_failed {
+            eprintln!("row {}: {}", row.index, row.cause);
+        }
+        let stored = self.total();
+        if self.cancelled {
+            let told = format!("cancelled; {stored} of {wanted} rows are stored, and stay");
+            return Err(Trouble::Refused(told));
+        }
+        if self.failed > 0 || stored != wanted {
+            let failed = self.failed;
+            let told = format!("{stored} of {wanted} rows are stored, and {failed} were refused");
+            return Err(Trouble::Found(told));
+        }
+        Ok(())
+    }
+}
+
+fn show(done: &Stored, plan: &Plan, began: Instant, screen: &Screen) {
+    let seconds = began.elapsed().as_secs_f64();
+    let per_second = (plan.users() as f64 / seconds).round();
+    let shards: HashMap<&str, u64> =
+        done.shards.iter().map(|(shard, rows)| (shard.as_str(), *rows)).collect();
+    let parts: HashMap<&str, u64> =
+        plan.parts().iter().map(|part| (part.name.as_str(), part.users)).collect();
+    let document = json!({
+        "users": plan.users(), "rows": plan.rows(), "stored": done.total(), "failed": done.failed,
+        "shards": shards, "partitions": parts, "seconds": seconds, "users_per_second": per_second,
+    });
+    screen.show(&document, |screen| {
+        let total = done.total().max(1) as f64;
+        let rows: Vec<Vec<String>> = done
+            .shards
+            .iter()
+            .map(|(shard, rows)| {
+                let share = *rows as f64 / total;
+                vec![shard.clone(), rows.to_string(), format!("{:.1} %", share * 100.0)]
+            })
+            .collect();
+        let table = screen.table(&["shard", "rows", "share"], &rows);
+        format!("{table}\n{} users in {seconds:.1} s: {per_second} users/s", plan.users())
+    });
+}
+
+/// Straight into the files.
+fn straight(manager: &Manager, plan: &Plan, bars: &Bars) -> Result<Stored, Trouble> {
+    let refused = |error: shard_manager::error::Error| Trouble::Refused(error.to_string());
+    let mut making = Making::new(manager, plan).map_err(refused)?;
+    let counts = making.count().map_err(refused)?;
+    for (index, rows) in (0..).zip(counts) {
+        bars.expect(manager.shard_name(ShardIndex(index)), rows);
+    }
+    let mut cancelled = false;
+    let next = || {
+        cancelled = interrupt::asked();
+        if cancelled { Ok(None) } else { making.piece() }
+    };
+    let told = |shard, rows| bars.add(manager.shard_name(shard), rows);
+    let (filled, made) = fill(manager, next, told);
+    made.map_err(refused)?;
+    Ok(Stored { cancelled, ..Stored::of(manager, filled) })
+}
+
+/// Through a router: some requests at a time, each a part of the users or of the orders.
+fn through(options: &Options, plan: &Plan, bars: &Bars) -> Result<Stored, Trouble> {
+    let refused = |error: UploadError| Trouble::Refused(error.to_string());
+    let stored = Mutex::new(Stored::default());
+    let trouble = Mutex::new(None);
+    // All users before the first order.
+    for orders in [false, true] {
+        let per_user = if orders { u64::from(plan.orders_per_user) } else { 1 };
+        if per_user == 0 {
+            continue;
+        }
+        let next = AtomicU64::new(0);
+        let users = (REQUEST_ROWS / per_user).max(1);
+        let work = || -> Result<(), UploadError> {
+            let router = Router::at(&options.url)?;
+            let mut lines = Vec::new();
+            loop {
+                let first = next.fetch_add(users, Ordering::SeqCst);
+                let stopped = interrupt::asked() || locked(&trouble).is_some();
+                if first >= plan.users() || stopped {
+                    return Ok(());
+                }
+                lines.clear();
+                write_lines(plan, orders, first..(first + users).min(plan.users()), &mut lines);
+                let answer = router.upsert(if orders { "orders" } else { "users" }, &lines)?;
+                let (failed, first_failed) = answer.failures();
+                let mut stored = locked(&stored);
+                stored.failed += failed;
+                let room = 10_usize.saturating_sub(stored.first_failed.len());
+                stored.first_failed.extend(first_failed.into_iter().take(room));
+                for shard in answer.shards {
+                    bars.add(&shard.shard, shard.rows);
+                    stored.add(shard.shard, shard.rows);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..options.connections {
+                scope.spawn(|| {
+                    if let Err(error) = work() {
+                        locked(&trouble).get_or_insert(error);
+                    }
+                });
+            }
+        });
+    }
+    let mut stored = stored.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match trouble.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(UploadError::Cancelled) => stored.cancelled = true,
+        Some(error) if stored.total() == 0 => return Err(refused(error)),
+        Some(error) => {
+            let (rows, wanted) = (stored.total(), plan.rows());
+            let told = format!("{error}; {rows} of {wanted} rows are stored, and stay");
+            return Err(Trouble::Refused(told));
+        }
+        None => stored.cancelled = interrupt::asked() && stored.total() < plan.rows(),
+    }
+    stored.shards.sort();
+    Ok(stored)
+}
+
+fn write_lines(plan: &Plan, orders: bool, numbers: std::ops::Range<u64>, lines: &mut Vec<u8>) {
+    for user in numbers.map_while(|number| plan.user(number)) {
+        if orders {
+            user.orders(plan).for_each(|order: FakeRow| push_line(lines, &order));
+        } else {
+            push_line(lines, &user.row());
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A progress bar for each shard.
+pub(super) struct Bars<'s> {
+    screen: &'s Screen,
+    bars: Mutex<HashMap<String, ProgressBar>>,
+}
+
+impl<'s> Bars<'s> {
+    pub(super) fn new(screen: &'s Screen) -> Self {
+        Self { screen, bars: Mutex::default() }
+    }
+
+    /// Tells how many rows a shard will get.
+    fn expect(&self, shard: &str, rows: u64) {
+        locked(&self.bars).insert(shard.to_owned(), self.screen.progress(shard, rows));
+    }
+
+    /// Tells that it has got some.
+    pub(super) fn add(&self, shard: &str, rows: u64) {
+        let mut bars = locked(&self.bars);
+        let bar = bars.entry(shard.to_owned()).or_insert_with(|| self.screen.progress(shard, 0));
+        bar.inc(rows);
+        if bar.length().is_some_and(|length| length < bar.position()) {
+            bar.set_length(bar.position());
+        }
+    }
+
+    pub(super) fn end(&self) {
+        locked(&self.bars).values().for_each(ProgressBar::finish_and_clear);
+    }
+}

@@ -1,0 +1,177 @@
+//! `import`: the rows of a file.
+//!
+//! **Not here:** reading them (`shard_manager::fill::reading`), storing them (`shard_manager::fill`, `upload`).
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use shard_manager::fill::fill;
+use shard_manager::fill::reading::{Format, ReadError, Reading};
+use shard_manager::manager::Manager;
+use shard_manager::row::Operation;
+
+use super::generate::{Bars, Stored, URL_DEFAULT};
+use super::upload::Router;
+use super::{Trouble, backup, interrupt};
+use crate::screen::Screen;
+
+pub(super) const EXAMPLES: &str = "\
+NDJSON is one object a line, the columns of a row, as `export` writes it; it may name the shard_key as well. The first
+line of CSV names the columns; an empty field is null unless it is quoted. Rows of one key are stored in their order.
+
+Examples:
+  shard-manager import --table users --input users.ndjson
+  shard-manager import --table orders --format csv --input orders.csv --data-dir ./data
+  zcat users.ndjson.gz | shard-manager import --table users --op insert";
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// The table of all rows
+    #[arg(long, value_name = "T")]
+    table: String,
+    /// How rows are written
+    #[arg(long, value_enum, default_value_t = FormatName::Ndjson)]
+    format: FormatName,
+    /// The file; - is standard input
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    input: PathBuf,
+    /// What is done with a row that is there
+    #[arg(long, value_enum, default_value_t = OperationName::Upsert)]
+    op: OperationName,
+    /// The router to send them to
+    #[arg(long, value_name = "URL", default_value = URL_DEFAULT, conflicts_with = "data_dir")]
+    url: String,
+    /// Stores them without a router
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FormatName {
+    /// A JSON object a line
+    Ndjson,
+    /// Comma-separated values with names in the first line
+    Csv,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OperationName {
+    /// Its columns are changed
+    Upsert,
+    /// The row is refused
+    Insert,
+}
+
+/// Stores the rows.
+pub(super) fn run(options: Options, screen: &Screen) -> Result<(), Trouble> {
+    interrupt::watch();
+    let began = Instant::now();
+    let input = open(&options.input)?;
+    let bars = Bars::new(screen);
+    let stored = match &options.data_dir {
+        Some(data_dir) => {
+            let manager = backup::hold(data_dir)?;
+            let stored = straight(&manager, &options, input, &bars);
+            manager.close();
+            stored
+        }
+        None => through(&options, input),
+    };
+    bars.end();
+    let stored = stored?;
+    let seconds = began.elapsed().as_secs_f64();
+    let (total, failed) = (stored.total(), stored.failed);
+    let document =
+        json!({"table": options.table, "stored": total, "failed": failed, "seconds": seconds});
+    screen.show(&document, |_| {
+        format!("{total} rows of {} are stored, {failed} failed, in {seconds:.1} s", options.table)
+    });
+    stored.judged(total + failed)
+}
+
+fn open(input: &Path) -> Result<Box<dyn Read + Send>, Trouble> {
+    if input == Path::new("-") {
+        return Ok(Box::new(io::stdin()));
+    }
+    let told = |error| Trouble::Refused(format!("{}: {error}", input.display()));
+    let file = File::open(input).map_err(told)?;
+    if file.metadata().map_err(told)?.is_dir() {
+        return Err(told(io::ErrorKind::IsADirectory.into()));
+    }
+    Ok(Box::new(file))
+}
+
+fn straight(
+    manager: &Manager,
+    options: &Options,
+    input: impl Read,
+    bars: &Bars<'_>,
+) -> Result<Stored, Trouble> {
+    let table = manager.table(&options.table);
+    let table = table.map_err(|error| Trouble::Refused(error.to_string()))?;
+    let format = match options.format {
+        FormatName::Ndjson => Format::Ndjson,
+        FormatName::Csv => Format::Csv,
+    };
+    let mut reading = Reading::new(input, format, manager, (&table, options.operation()));
+    let mut cancelled = false;
+    let next = || {
+        cancelled = interrupt::asked();
+        if cancelled { Ok(None) } else { reading.piece() }
+    };
+    let told = |shard, rows| bars.add(manager.shard_name(shard), rows);
+    let (filled, read) = fill(manager, next, told);
+    let stored = Stored::of(manager, filled);
+    let reached = |cause: String| {
+        let (rows, failed, line) = (stored.total(), stored.failed, reading.line());
+        Trouble::Refused(format!(
+            "{cause}; {rows} rows before line {line} are stored and stay, {failed} failed, the rest were not read"
+        ))
+    };
+    match read {
+        Err(error @ ReadError::Columns { .. }) => Err(Trouble::Refused(error.to_string())),
+        Err(error) => Err(reached(error.to_string())),
+        Ok(()) if cancelled => Err(reached("cancelled".to_owned())),
+        Ok(()) => Ok(stored),
+    }
+}
+
+fn through(options: &Options, input: impl Read) -> Result<Stored, Trouble> {
+    let refused = |error: &dyn std::fmt::Display| Trouble::Refused(error.to_string());
+    let router = Router::at(&options.url).map_err(|error| refused(&error))?;
+    let content_type = match options.format {
+        FormatName::Ndjson => "application/x-ndjson",
+        FormatName::Csv => "text/csv",
+    };
+    let what = (options.table.as_str(), options.operation().name());
+    let answer = router.stream(what, content_type, Interruptible(input));
+    let answer = answer.map_err(|error| refused(&error))?;
+    let (failed, first_failed) = answer.failures();
+    let shards = answer.shards.into_iter().map(|shard| (shard.shard, shard.rows)).collect();
+    Ok(Stored { shards, failed, first_failed, cancelled: false })
+}
+
+impl Options {
+    fn operation(&self) -> Operation {
+        match self.op {
+            OperationName::Upsert => Operation::Upsert,
+            OperationName::Insert => Operation::Insert,
+        }
+    }
+}
+
+/// An input that breaks off when the command is asked to end.
+struct Interruptible<R>(R);
+
+impl<R: Read> Read for Interruptible<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if interrupt::asked() {
+            return Err(io::Error::other("cancelled"));
+        }
+        self.0.read(buffer)
+    }
+}

@@ -1,0 +1,246 @@
+//! Upload: rows into a cluster through a router that runs.
+//!
+//! **Invariant:** what may or may not have been stored is only sent again as an upsert; waiting and trying again end.
+//! **Not here:** which rows (`generate`, `import`).
+
+use std::io::Read;
+use std::time::Duration;
+
+use serde::Deserialize;
+use shard_manager::fill::FailedRow;
+use ureq::http::{Response, StatusCode};
+use ureq::{Agent, AsSendBody, Body, SendBody};
+
+use super::interrupt;
+
+/// Tries of one request.
+const TRIES_MAX: u32 = 10;
+/// The longest wait that a router may ask for.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long a connection may take to be made.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// How long a router may take for the last chunk after it has all rows, and with it for the answer.
+const ANSWER_MAX: Duration = Duration::from_secs(120);
+/// What the router is told of each chunk's deadline: bulk work is patient.
+const DEADLINE_MS: &str = "60000";
+/// Bytes of an answer: it tells a thousand failures at most.
+const BODY_MAX: u64 = 16 << 20;
+
+/// The answer of a bulk write, as far as it matters.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Answer {
+    #[serde(default)]
+    pub(super) stored: u64,
+    #[serde(default)]
+    failed_total: u64,
+    #[serde(default)]
+    failed: Vec<Failed>,
+    #[serde(default)]
+    pub(super) shards: Vec<ShardRows>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ShardRows {
+    pub(super) shard: String,
+    pub(super) rows: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Failed {
+    index: usize,
+    retryable: bool,
+    error: Problem,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Problem {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    title: String,
+    #[serde(default)]
+    detail: String,
+    /// Rows before this were carried out.
+    next_index: Option<u64>,
+}
+
+/// Why rows were not sent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UploadError {
+    /// The request means nothing to the router, or it will not have it.
+    #[error("{0}")]
+    Refused(String),
+    /// It ended on the way.
+    #[error(
+        "{cause}; rows before row {next_index} (from 0, blank lines not counted) were carried out, the rest were not"
+    )]
+    Partial {
+        /// Why.
+        cause: String,
+        /// The first row that was not carried out.
+        next_index: u64,
+    },
+    /// Nobody answers.
+    #[error("the router does not answer: {0}")]
+    NoAnswer(String),
+    /// The operator wants it no more.
+    #[error("cancelled; what was acknowledged is kept")]
+    Cancelled,
+}
+
+/// What to do after an answer.
+enum Next {
+    Done(Answer),
+    /// Nothing was stored; wait, and try again.
+    Wait(Duration, String),
+    /// It may have been stored.
+    Unknown(String),
+}
+
+/// A router.
+pub(super) struct Router {
+    agent: Agent,
+    url: String,
+}
+
+impl Router {
+    /// The router at an address such as `http://127.0.0.1:3000`.
+    pub(super) fn at(url: &str) -> Result<Self, UploadError> {
+        let url = url.trim_end_matches('/').to_owned();
+        if !url.starts_with("http://") {
+            let told = format!("`{url}` is no address of a router: it begins with http://");
+            return Err(UploadError::Refused(told));
+        }
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(CONNECT_MAX))
+            .timeout_recv_response(Some(ANSWER_MAX))
+            .build()
+            .new_agent();
+        Ok(Self { agent, url })
+    }
+
+    /// Sends lines of JSON that are at hand, again if need be: they are upserts.
+    pub(super) fn upsert(&self, table: &str, lines: &[u8]) -> Result<Answer, UploadError> {
+        let mut wait = Duration::from_millis(100);
+        let mut told = String::new();
+        for _ in 0..TRIES_MAX {
+            if interrupt::asked() {
+                return Err(UploadError::Cancelled);
+            }
+            let sent = self.post((table, "upsert"), "application/x-ndjson", lines);
+            match next(sent)? {
+                Next::Done(answer) if answer.is_worth_another_try() => told = answer.first(),
+                Next::Done(answer) => return Ok(answer),
+                Next::Wait(asked, cause) => {
+                    wait = asked.max(wait);
+                    told = cause;
+                }
+                Next::Unknown(cause) => told = cause,
+            }
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(WAIT_MAX);
+        }
+        Err(UploadError::NoAnswer(told))
+    }
+
+    /// Streams an input once.
+    pub(super) fn stream(
+        &self,
+        (table, op): (&str, &str),
+        content_type: &str,
+        mut input: impl Read,
+    ) -> Result<Answer, UploadError> {
+        let sent = self.post((table, op), content_type, SendBody::from_reader(&mut input));
+        match next(sent)? {
+            Next::Done(answer) => Ok(answer),
+            Next::Wait(_, cause) => Err(UploadError::Refused(cause)),
+            Next::Unknown(_) if interrupt::asked() => Err(UploadError::Cancelled),
+            Next::Unknown(cause) => Err(UploadError::NoAnswer(cause)),
+        }
+    }
+
+    fn post(
+        &self,
+        (table, op): (&str, &str),
+        content_type: &str,
+        body: impl AsSendBody,
+    ) -> Result<Response<Body>, ureq::Error> {
+        self.agent
+            .post(format!("{}/api/bulk-write", self.url))
+            .query("table", table)
+            .query("op", op)
+            .header("content-type", content_type)
+            .header("x-deadline-ms", DEADLINE_MS)
+            .send(body)
+    }
+}
+
+impl Answer {
+    /// Whether rows failed, and all that are told may succeed later.
+    fn is_worth_another_try(&self) -> bool {
+        self.failed_total > 0 && self.failed.iter().all(|row| row.retryable)
+    }
+
+    fn first(&self) -> String {
+        self.failed.first().map(|row| row.error.sentence()).unwrap_or_default()
+    }
+
+    /// How many rows failed, and the first of them.
+    pub(super) fn failures(&self) -> (u64, Vec<FailedRow>) {
+        let told = self.failed.iter().map(|row| {
+            let (index, cause) = (row.index, row.error.sentence());
+            FailedRow { index, cause }
+        });
+        (self.failed_total, told.take(10).collect())
+    }
+}
+
+impl Problem {
+    fn sentence(&self) -> String {
+        let text = if self.detail.is_empty() { &self.title } else { &self.detail };
+        format!("{text} ({})", self.code)
+    }
+}
+
+fn next(sent: Result<Response<Body>, ureq::Error>) -> Result<Next, UploadError> {
+    let mut response = match sent {
+        Ok(response) => response,
+        Err(ureq::Error::BadUri(cause)) => return Err(UploadError::Refused(cause)),
+        Err(error @ (ureq::Error::HostNotFound | ureq::Error::ConnectionFailed)) => {
+            return Err(UploadError::NoAnswer(error.to_string()));
+        }
+        Err(ureq::Error::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            return Err(UploadError::NoAnswer(error.to_string()));
+        }
+        Err(error) => return Ok(Next::Unknown(error.to_string())),
+    };
+    let status = response.status();
+    let wait = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
+    let wait = wait.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
+    let body = match response.body_mut().with_config().limit(BODY_MAX).read_to_vec() {
+        Ok(body) => body,
+        Err(error) => return Ok(Next::Unknown(error.to_string())),
+    };
+    if status == StatusCode::CREATED || status == StatusCode::MULTI_STATUS {
+        let answer = serde_json::from_slice(&body);
+        return answer
+            .map(Next::Done)
+            .map_err(|error| UploadError::NoAnswer(format!("no answer of a router: {error}")));
+    }
+    let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
+    let cause = match problem.code.is_empty() {
+        true => format!("the answer is {status}, and not one of a router"),
+        false => problem.sentence(),
+    };
+    if let Some(next_index) = problem.next_index.filter(|next_index| *next_index > 0) {
+        return Err(UploadError::Partial { cause, next_index });
+    }
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+            Ok(Next::Wait(wait.unwrap_or_default().min(WAIT_MAX), cause))
+        }
+        StatusCode::GATEWAY_TIMEOUT | StatusCode::BAD_GATEWAY => Ok(Next::Unknown(cause)),
+        _ => Err(UploadError::Refused(cause)),
+    }
+}

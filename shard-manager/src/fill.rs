@@ -1,0 +1,228 @@
+//! Fill: many rows into an open cluster, in bounded memory, without a router.
+//!
+//! One thread makes pieces of rows, and one for each shard stores its part of them: a part is being stored while the
+//! next one waits.
+//!
+//! **Invariant:** rows of one key are stored in the order in which they were made; when [`fill`] returns, all that was
+//! made is stored, or counted as failed.
+//! **Not here:** reading rows from a file (`reading`), making them up (`fake`).
+
+pub mod reading;
+
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::fake::{FakeRow, Plan};
+use crate::keyspace::ShardKey;
+use crate::manager::{BulkRow, Manager, Wish};
+use crate::row::{Operation, RowWrite};
+use crate::shard_map::ShardMap;
+use crate::table::Table;
+use crate::topology::ShardIndex;
+
+/// Rows of a piece for each shard there is: they become one transaction there.
+pub const PIECE_ROWS_PER_SHARD: usize = 6_000;
+/// How long a part may take: nobody else writes, so that it takes long only if the disk does.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Failures that are told one by one; all are counted.
+const TOLD_MAX: usize = 10;
+
+/// A row that was not stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedRow {
+    /// The number of the row, or of its line.
+    pub index: usize,
+    /// Why.
+    pub cause: String,
+}
+
+/// What became of the rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filled {
+    /// Rows stored on each shard.
+    pub stored: Vec<u64>,
+    /// Rows that were not.
+    pub failed: u64,
+    /// The first of them, by number.
+    pub first_failed: Vec<FailedRow>,
+}
+
+impl Filled {
+    /// Rows stored on all shards.
+    pub fn total(&self) -> u64 {
+        self.stored.iter().sum()
+    }
+
+    /// Counts a row that was not stored, and keeps it if it is one of the first.
+    pub fn fail(&mut self, index: usize, cause: impl FnOnce() -> String) {
+        self.failed += 1;
+        let last = self.first_failed.last().filter(|_| self.first_failed.len() == TOLD_MAX);
+        if last.is_some_and(|last| last.index <= index) {
+            return;
+        }
+        let at = self.first_failed.partition_point(|failed| failed.index <= index);
+        self.first_failed.insert(at, FailedRow { index, cause: cause() });
+        self.first_failed.truncate(TOLD_MAX);
+    }
+}
+
+/// Some rows, and those that could not even be read.
+#[derive(Debug, Default)]
+pub struct Piece {
+    /// To be stored.
+    pub rows: Vec<BulkRow>,
+    /// Not to be stored, by number.
+    pub refused: Vec<(usize, String)>,
+}
+
+/// Stores pieces until `next` has no more, or fails: what was made before is stored all the same. `told` learns how
+/// many rows a shard has stored more.
+///
+/// # Errors
+/// That of `next`.
+pub fn fill<E>(
+    manager: &Manager,
+    mut next: impl FnMut() -> Result<Option<Piece>, E>,
+    told: impl Fn(ShardIndex, u64) + Sync,
+) -> (Filled, Result<(), E>) {
+    let shards = manager.map().topology().len();
+    let filled = Filled { stored: vec![0; shards], ..Filled::default() };
+    let filled = Mutex::new(filled);
+    let ended = std::thread::scope(|scope| {
+        let pipes = (0..).map(ShardIndex).take(shards).map(|shard| {
+            let (pipe, parts) = sync_channel::<Vec<BulkRow>>(1);
+            let (filled, told) = (&filled, &told);
+            scope.spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let runtime = runtime.expect("a runtime without threads needs nothing");
+                for rows in parts {
+                    let wish = Wish::by(Instant::now() + PATIENCE);
+                    let (done, _) = runtime.block_on(manager.write_chunk(shard, rows, &wish));
+                    let mut stored = 0;
+                    let mut filled = locked(filled);
+                    for row in done {
+                        match row.outcome {
+                            Ok(_) => stored += 1,
+                            Err((error, _)) => filled.fail(row.index, || error.to_string()),
+                        }
+                    }
+                    filled.stored[shard.index()] += stored;
+                    drop(filled);
+                    told(shard, stored);
+                }
+            });
+            pipe
+        });
+        let pipes: Vec<SyncSender<Vec<BulkRow>>> = pipes.collect();
+        while let Some(piece) = next()? {
+            hand_on(piece, &pipes, &filled);
+        }
+        Ok(())
+    });
+    (filled.into_inner().unwrap_or_else(PoisonError::into_inner), ended)
+}
+
+fn hand_on(piece: Piece, pipes: &[SyncSender<Vec<BulkRow>>], filled: &Mutex<Filled>) {
+    if !piece.refused.is_empty() {
+        let mut filled = locked(filled);
+        piece.refused.into_iter().for_each(|(index, cause)| filled.fail(index, || cause));
+    }
+    let mut rows = piece.rows;
+    // A table after the other (users before their orders), and neighbours in the file together, are written faster.
+    // Rows of one key and table keep their order.
+    rows.sort_by(|a, b| {
+        let tables = b.row.table.name().cmp(a.row.table.name());
+        tables.then_with(|| (a.row.slot, &a.row.key).cmp(&(b.row.slot, &b.row.key)))
+    });
+    let mut parts: Vec<Vec<BulkRow>> = pipes.iter().map(|_| Vec::new()).collect();
+    for row in rows {
+        parts[row.place.shard.index()].push(row);
+    }
+    for (pipe, part) in pipes.iter().zip(parts).filter(|(_, part)| !part.is_empty()) {
+        // A pipe ends only with the process.
+        let _ = pipe.send(part);
+    }
+}
+
+/// Nothing is left half-done behind this lock.
+fn locked(filled: &Mutex<Filled>) -> MutexGuard<'_, Filled> {
+    filled.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Turns the rows of a plan into pieces.
+pub struct Making<'p> {
+    plan: &'p Plan,
+    map: Arc<ShardMap>,
+    users: Arc<Table>,
+    orders: Arc<Table>,
+    next: u64,
+}
+
+impl<'p> Making<'p> {
+    /// The rows of a plan for this cluster.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchTable`] if it has no users or orders.
+    pub fn new(manager: &Manager, plan: &'p Plan) -> Result<Self, Error> {
+        let (users, orders) = (manager.table("users")?, manager.table("orders")?);
+        Ok(Self { plan, map: manager.map(), users, orders, next: 0 })
+    }
+
+    /// How many rows each shard will get.
+    ///
+    /// # Errors
+    /// [`Error::Key`] if the keyspace has no place for a user.
+    pub fn count(&self) -> Result<Vec<u64>, Error> {
+        let mut counts = vec![0; self.map.topology().len()];
+        let rows = 1 + u64::from(self.plan.orders_per_user);
+        let mut number = 0;
+        while let Some(user) = self.plan.user(number) {
+            let place = self.map.place(ShardKey::parse(&user.id)?)?;
+            counts[place.shard.index()] += rows;
+            number += 1;
+        }
+        Ok(counts)
+    }
+
+    /// The next rows; `None` after the last.
+    ///
+    /// # Errors
+    /// [`Error`] if a row does not fit the cluster's tables.
+    pub fn piece(&mut self) -> Result<Option<Piece>, Error> {
+        let most = PIECE_ROWS_PER_SHARD * self.map.topology().len();
+        let mut piece = Piece::default();
+        while piece.rows.len() < most {
+            let Some(user) = self.plan.user(self.next) else { break };
+            let index = self.next as usize;
+            self.next += 1;
+            piece.rows.push(self.row(index, &self.users, &user.id, user.row())?);
+            for order in user.orders(self.plan) {
+                piece.rows.push(self.row(index, &self.orders, &user.id, order)?);
+            }
+        }
+        Ok(Some(piece).filter(|piece| !piece.rows.is_empty()))
+    }
+
+    fn row(
+        &self,
+        index: usize,
+        table: &Arc<Table>,
+        key: &str,
+        row: FakeRow,
+    ) -> Result<BulkRow, Error> {
+        let key = ShardKey::parse(key)?;
+        let place = self.map.place(key)?;
+        let mut values = Vec::with_capacity(row.len());
+        for (column, value) in row {
+            let found = table.find(column).ok_or_else(|| Error::NoSuchTable {
+                table: format!("{} with a column {column}", table.name()),
+                suggestion: None,
+            })?;
+            values.push((found, value));
+        }
+        let row = RowWrite::of_values(table, Operation::Upsert, (key, place.slot), values)?;
+        Ok(BulkRow { index, place, row: RowWrite { wants_row: false, ..row } })
+    }
+}

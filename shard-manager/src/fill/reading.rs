@@ -1,0 +1,344 @@
+//! Reading: rows from lines of JSON or of CSV, a piece at a time.
+//!
+//! Lines are what `export` writes and a bulk write takes: of NDJSON the columns of a row; of CSV the first line names
+//! the columns, and an empty field is null unless it is quoted. Both may name the `shard_key` as well.
+//!
+//! **Invariant:** it holds one piece of rows and one row that is not whole yet, however long the input is.
+//! **Not here:** storing them (`fill`).
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use memchr::{memchr, memchr_iter};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::{PIECE_ROWS_PER_SHARD, Piece};
+use crate::csv::{Kind, Record};
+use crate::error::Error;
+use crate::keyspace::ShardKey;
+use crate::manager::{BulkRow, Manager};
+use crate::row::{Operation, RowError, RowWrite};
+use crate::shard_map::ShardMap;
+use crate::table::Table;
+use crate::value::{Misfit, Value};
+
+/// Bytes of one row: a value of 1 MiB and its escapes.
+const ROW_BYTES_MAX: usize = 2 << 20;
+/// Bytes of text of one piece.
+const PIECE_BYTES_MAX: usize = 8 << 20;
+/// Bytes read at once.
+const STEP: usize = 256 << 10;
+/// What a text may begin with though it means nothing.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+const SHARD_KEY: &str = "shard_key";
+
+/// How rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A JSON object a line.
+    Ndjson,
+    /// Comma-separated values.
+    Csv,
+}
+
+/// Why an input cannot be read on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The system says no.
+    #[error("the input cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// A row without an end.
+    #[error("line {line}: a row of more than {} MiB; look for a line end, or a quote, that is missing", ROW_BYTES_MAX >> 20)]
+    RowTooLong {
+        /// Where it begins.
+        line: usize,
+    },
+    /// The first line of CSV does not name the columns.
+    #[error("the first line must name the columns: {cause}")]
+    Columns {
+        /// What is wrong.
+        cause: String,
+    },
+}
+
+/// An input that is being taken apart.
+pub struct Reading<R> {
+    input: R,
+    ended: bool,
+    text: Vec<u8>,
+    at: usize,
+    /// The number of the next line, from 1.
+    line: usize,
+    format: Format,
+    map: Arc<ShardMap>,
+    table: Arc<Table>,
+    operation: Operation,
+    record: Record,
+    columns: Vec<CsvColumn>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum CsvColumn {
+    ShardKey,
+    Own(usize),
+}
+
+/// What a line became.
+type Routed = Result<BulkRow, String>;
+
+impl<R: Read> Reading<R> {
+    /// The rows of an input, for a table of this cluster.
+    pub fn new(
+        input: R,
+        format: Format,
+        manager: &Manager,
+        (table, operation): (&Arc<Table>, Operation),
+    ) -> Self {
+        Self {
+            input,
+            ended: false,
+            text: Vec::new(),
+            at: 0,
+            line: 1,
+            format,
+            map: manager.map(),
+            table: Arc::clone(table),
+            operation,
+            record: Record::default(),
+            columns: Vec::new(),
+        }
+    }
+
+    /// The number of the line that was not taken yet.
+    pub fn line(&self) -> usize {
+        self.line
+    }
+
+    /// The next rows; `None` after the last.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the input cannot be read on; rows before it were handed out.
+    pub fn piece(&mut self) -> Result<Option<Piece>, ReadError> {
+        let most = PIECE_ROWS_PER_SHARD * self.map.topology().len();
+        let (mut piece, mut bytes) = (Piece::default(), 0);
+        while piece.rows.len() + piece.refused.len() < most && bytes < PIECE_BYTES_MAX {
+            let line = self.line;
+            let before = self.at;
+            match self.cut()? {
+                Some(Some(Ok(row))) => piece.rows.push(row),
+                Some(Some(Err(cause))) => piece.refused.push((line, cause)),
+                Some(None) => {}
+                None if self.ended => break,
+                None => {
+                    if self.text.len() - self.at > ROW_BYTES_MAX {
+                        return Err(ReadError::RowTooLong { line });
+                    }
+                    self.fill()?;
+                    continue;
+                }
+            }
+            bytes += self.at - before;
+        }
+        let empty = piece.rows.is_empty() && piece.refused.is_empty();
+        if empty && self.format == Format::Csv && self.columns.is_empty() {
+            return Err(ReadError::Columns { cause: "the input is empty".to_owned() });
+        }
+        Ok(Some(piece).filter(|_| !empty))
+    }
+
+    fn fill(&mut self) -> Result<(), ReadError> {
+        self.text.drain(..self.at);
+        let begins = self.at == 0 && self.line == 1;
+        self.at = 0;
+        let before = self.text.len();
+        let read = (&mut self.input).take(STEP as u64).read_to_end(&mut self.text)?;
+        self.ended = read == 0;
+        if begins && before == 0 && self.text.starts_with(BYTE_ORDER_MARK) {
+            self.at = BYTE_ORDER_MARK.len();
+        }
+        Ok(())
+    }
+
+    /// Takes the next line or record: `None` if it is not there as a whole, `Some(None)` if it is no row.
+    fn cut(&mut self) -> Result<Option<Option<Routed>>, ReadError> {
+        match self.format {
+            Format::Ndjson => Ok(self.cut_line()),
+            Format::Csv => self.cut_record(),
+        }
+    }
+
+    fn cut_line(&mut self) -> Option<Option<Routed>> {
+        let text = &self.text[self.at..];
+        let (line, bytes) = match memchr(b'\n', text) {
+            Some(end) => (&text[..end], end + 1),
+            None if self.ended && !text.is_empty() => (text, text.len()),
+            None => return None,
+        };
+        let number = self.line;
+        let blank = line.iter().all(u8::is_ascii_whitespace);
+        let routed = (!blank).then(|| self.of_json(number, line));
+        self.at += bytes;
+        self.line += 1;
+        Some(routed)
+    }
+
+    fn cut_record(&mut self) -> Result<Option<Option<Routed>>, ReadError> {
+        let text = &self.text[self.at..];
+        let Some(cut) = self.record.read(text, self.ended) else { return Ok(None) };
+        let number = self.line;
+        self.line += memchr_iter(b'\n', &text[..cut.bytes]).count();
+        self.at += cut.bytes;
+        let malformed = match cut.kind {
+            Kind::Blank => return Ok(Some(None)),
+            Kind::Fields => None,
+            Kind::TextAfterQuote => {
+                Some("text follows a closing quote; a quote in quotes is doubled")
+            }
+            Kind::OpenQuote => Some("a quote is not closed"),
+        };
+        if self.columns.is_empty() {
+            let columns = match malformed {
+                Some(cause) => Err(cause.to_owned()),
+                None => self.named_columns(),
+            };
+            self.columns = columns.map_err(|cause| ReadError::Columns { cause })?;
+            return Ok(Some(None));
+        }
+        let routed = match malformed {
+            Some(cause) => Err(cause.to_owned()),
+            None => self.of_fields(number),
+        };
+        Ok(Some(Some(routed)))
+    }
+
+    fn of_json(&self, line: usize, text: &[u8]) -> Routed {
+        let text = std::str::from_utf8(text).map_err(|_| "the line is not UTF-8".to_owned())?;
+        let Members(mut members) = serde_json::from_str(text)
+            .map_err(|error| format!("this is no JSON object: {error}"))?;
+        let own = members.iter().position(|(name, _)| name == SHARD_KEY);
+        let own: Option<String> = own
+            .map(|at| serde_json::from_str(members.remove(at).1.get()))
+            .transpose()
+            .map_err(|_| "shard_key must be a string".to_owned())?;
+        let routing = self.table.routing().map(|routing| self.table.column(routing));
+        let spelled = routing.and_then(|column| {
+            let raw = members.iter().find(|(name, _)| *name == column.name)?.1;
+            Some(column.kind.read_json(raw).map_err(|misfit| format!("{}: {misfit}", column.name)))
+        });
+        let key = self.key(own.as_deref(), spelled.transpose()?.as_ref())?;
+        let routed =
+            Manager::prepare(&self.map, &self.table, self.operation, parsed(&key)?, &members);
+        let (place, row) = routed.map_err(|error| error.to_string())?;
+        Ok(BulkRow { index: line, place, row: RowWrite { wants_row: false, ..row } })
+    }
+
+    fn of_fields(&self, line: usize) -> Routed {
+        let (found, named) = (self.record.fields().len(), self.columns.len());
+        if found != named {
+            return Err(format!("the row has {found} fields, the first line names {named}"));
+        }
+        let (mut own, mut values) = (None, Vec::with_capacity(named));
+        for (column, field) in self.columns.iter().zip(self.record.fields()) {
+            let text = std::str::from_utf8(field.text).map_err(|_| "the row is not UTF-8")?;
+            let is_null = text.is_empty() && !field.quoted;
+            match column {
+                CsvColumn::ShardKey => own = (!is_null).then_some(text),
+                CsvColumn::Own(index) => values.push((*index, self.value(*index, text, is_null)?)),
+            }
+        }
+        let routing = self.table.routing();
+        let spelled = values.iter().find(|(column, _)| Some(*column) == routing);
+        let key = self.key(own, spelled.map(|(_, value)| value))?;
+        let key = parsed(&key)?;
+        let place = self.map.place(key).map_err(|error| error.to_string())?;
+        let row = RowWrite::of_values(&self.table, self.operation, (key, place.slot), values);
+        let row = row.map_err(|error| error.to_string())?;
+        Ok(BulkRow { index: line, place, row: RowWrite { wants_row: false, ..row } })
+    }
+
+    /// The key that a row names: its own, else its routing column.
+    fn key(&self, own: Option<&str>, spelled: Option<&Value>) -> Result<String, String> {
+        match (own, spelled) {
+            (Some(own), _) => Ok(own.to_owned()),
+            (None, Some(Value::Text(text))) => Ok(text.clone()),
+            (None, Some(Value::Int(number))) => Ok(number.to_string()),
+            (None, Some(Value::Bool(truth))) => Ok(truth.to_string()),
+            (None, Some(Value::Double(number))) => Ok(number.to_string()),
+            (None, Some(Value::Null) | None) => Err("the row names no shard key".to_owned()),
+        }
+    }
+
+    fn value(&self, index: usize, text: &str, is_null: bool) -> Result<Value, String> {
+        let column = self.table.column(index);
+        let read = match (is_null, column.nullable) {
+            (true, true) => Ok(Value::Null),
+            (true, false) => Err(Misfit::Null),
+            (false, _) => column.kind.read_text(text),
+        };
+        read.map_err(|misfit| format!("{}: {misfit}", column.name))
+    }
+
+    fn named_columns(&self) -> Result<Vec<CsvColumn>, String> {
+        let mut columns = Vec::with_capacity(self.record.fields().len());
+        for field in self.record.fields() {
+            let name = std::str::from_utf8(field.text).map_err(|_| "it is not UTF-8")?.trim();
+            let column = match self.table.find(name) {
+                Some(Table::SHARD_KEY) => CsvColumn::ShardKey,
+                Some(index) if self.table.own().contains(&index) => CsvColumn::Own(index),
+                Some(_) => {
+                    let error = RowError::SystemColumn { column: name.to_owned() };
+                    return Err(error.to_string());
+                }
+                None => {
+                    let (table, column) = (self.table.name().to_owned(), name.to_owned());
+                    let suggestion = self.table.suggest(name);
+                    let error = RowError::NoSuchColumn { table, column, suggestion };
+                    return Err(Error::Row(error).to_string());
+                }
+            };
+            if columns.contains(&column) {
+                return Err(format!("{name} is given twice"));
+            }
+            columns.push(column);
+        }
+        Ok(columns)
+    }
+}
+
+fn parsed(key: &str) -> Result<ShardKey<'_>, String> {
+    ShardKey::parse(key).map_err(|error| error.to_string())
+}
+
+/// The members of an object in their order, those that come twice included.
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+/// A name, borrowed unless it holds escapes.
+#[derive(serde::Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor;
+
+        impl<'de> Visitor<'de> for ObjectVisitor {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::with_capacity(8);
+                while let Some(Name(name)) = map.next_key()? {
+                    members.push((name, map.next_value()?));
+                }
+                Ok(Members(members))
+            }
+        }
+
+        json.deserialize_map(ObjectVisitor)
+    }
+}
