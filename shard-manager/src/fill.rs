@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const TOLD_MAX: usize = 10;
 
 /// A row that was not stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct FailedRow {
     /// The number of the row, or of its line.
     pub index: usize,

@@ -1,11 +1,11 @@
 //! CSV and gzip as they come, in pieces of any size: held to a reader that is known to be right.
 
-use shard_manager::csv::{Kind, Record};
 use api_router::inflate::{BadGzip, Coding, Flow, Inflow};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
+use shard_manager::csv::{Kind, Record};
 use std::io::Write as _;
 
 /// The fields of each record, as text and whether they were quoted, from a text that comes in pieces of this size.

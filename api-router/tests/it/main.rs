@@ -29,6 +29,7 @@ mod problems;
 mod random;
 mod reads;
 mod replicas;
+mod saving;
 mod sockets;
 mod strategies;
 mod streams;

@@ -22,6 +22,7 @@ pub(super) struct Unfinished {
     path: PathBuf,
     target: PathBuf,
     lock: Option<File>,
+    finished: bool,
 }
 
 impl Unfinished {
@@ -46,7 +47,7 @@ impl Unfinished {
             }
             Err(error) => return Err(SaveError::io(&path, error)),
         }
-        let mut begun = Self { path, target, lock: None };
+        let mut begun = Self { path, target, lock: None, finished: false };
         let lock_path = begun.path.join(LOCK);
         let lock = File::create(&lock_path).map_err(|error| SaveError::io(&lock_path, error))?;
         lock.lock().map_err(|error| SaveError::io(&lock_path, error))?;
@@ -65,7 +66,8 @@ impl Unfinished {
         fs::remove_file(self.path.join(LOCK)).map_err(told)?;
         sync_folder(&self.path)?;
         fs::rename(&self.path, &self.target).map_err(|error| SaveError::io(&self.target, error))?;
-        self.lock = None;
+        // From here on the name may be another's.
+        self.finished = true;
         let parent = self.target.parent().unwrap_or(Path::new("/")).to_owned();
         sync_folder(&parent)
     }
@@ -73,8 +75,10 @@ impl Unfinished {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        // Finished, there is nothing of this name; else what cannot be removed now is removed by the next.
-        let _ = fs::remove_dir_all(&self.path);
+        if !self.finished {
+            // What cannot be removed now is removed by the next.
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 }
 

@@ -82,7 +82,7 @@ pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
     bars.end();
     let done = done?;
     show(&done, &plan, began, screen);
-    done.judged(plan.rows())
+    done.judged(plan.rows(), screen)
 }
 
 fn capped(users: u64) -> Result<u64, Trouble> {
@@ -126,8 +126,9 @@ impl Stored {
     }
 
     /// Whether all rows are there: said by their number, not by the absence of errors.
-    pub(super) fn judged(&self, wanted: u64) -> Result<(), Trouble> {
-        for row in &self.first_failed {
+    pub(super) fn judged(&self, wanted: u64, screen: &Screen) -> Result<(), Trouble> {
+        // To programs the document tells them.
+        for row in self.first_failed.iter().filter(|_| !screen.is_json()) {
             eprintln!("row {}: {}", row.index, row.cause);
         }
         let stored = self.total();
@@ -153,6 +154,7 @@ fn show(done: &Stored, plan: &Plan, began: Instant, screen: &Screen) {
         plan.parts().iter().map(|part| (part.name.as_str(), part.users)).collect();
     let document = json!({
         "users": plan.users(), "rows": plan.rows(), "stored": done.total(), "failed": done.failed,
+        "first_failed": done.first_failed,
         "shards": shards, "partitions": parts, "seconds": seconds, "users_per_second": per_second,
     });
     screen.show(&document, |screen| {
@@ -162,10 +164,11 @@ fn show(done: &Stored, plan: &Plan, began: Instant, screen: &Screen) {
             .iter()
             .map(|(shard, rows)| {
                 let share = *rows as f64 / total;
-                vec![shard.clone(), rows.to_string(), format!("{:.1} %", share * 100.0)]
+                let percent = format!("{:.1} %", share * 100.0);
+                vec![shard.clone(), rows.to_string(), percent, screen.bar(share, 30)]
             })
             .collect();
-        let table = screen.table(&["shard", "rows", "share"], &rows);
+        let table = screen.table(&["shard", "rows", "share", ""], &rows);
         format!("{table}\n{} users in {seconds:.1} s: {per_second} users/s", plan.users())
     });
 }

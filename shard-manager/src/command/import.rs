@@ -85,12 +85,14 @@ pub(super) fn run(options: Options, screen: &Screen) -> Result<(), Trouble> {
     let stored = stored?;
     let seconds = began.elapsed().as_secs_f64();
     let (total, failed) = (stored.total(), stored.failed);
-    let document =
-        json!({"table": options.table, "stored": total, "failed": failed, "seconds": seconds});
+    let document = json!({
+        "table": options.table, "stored": total, "failed": failed, "seconds": seconds,
+        "first_failed": stored.first_failed,
+    });
     screen.show(&document, |_| {
         format!("{total} rows of {} are stored, {failed} failed, in {seconds:.1} s", options.table)
     });
-    stored.judged(total + failed)
+    stored.judged(total + failed, screen)
 }
 
 fn open(input: &Path) -> Result<Box<dyn Read + Send>, Trouble> {

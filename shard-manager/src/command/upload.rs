@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use shard_manager::fill::FailedRow;
-use ureq::http::{Response, StatusCode};
+use ureq::http::Response;
 use ureq::{Agent, AsSendBody, Body, SendBody};
 
 use super::interrupt;
@@ -29,8 +29,6 @@ const BODY_MAX: u64 = 16 << 20;
 /// The answer of a bulk write, as far as it matters.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Answer {
-    #[serde(default)]
-    pub(super) stored: u64,
     #[serde(default)]
     failed_total: u64,
     #[serde(default)]
@@ -156,7 +154,11 @@ impl Router {
             Next::Done(answer) => Ok(answer),
             Next::Wait(_, cause) => Err(UploadError::Refused(cause)),
             Next::Unknown(_) if interrupt::asked() => Err(UploadError::Cancelled),
-            Next::Unknown(cause) => Err(UploadError::NoAnswer(cause)),
+            Next::Unknown(cause) => {
+                let told =
+                    "a part of the rows is stored; sent again as upserts, none is stored twice";
+                Err(UploadError::NoAnswer(format!("{cause}; {told}")))
+            }
         }
     }
 
@@ -215,14 +217,14 @@ fn next(sent: Result<Response<Body>, ureq::Error>) -> Result<Next, UploadError> 
         }
         Err(error) => return Ok(Next::Unknown(error.to_string())),
     };
-    let status = response.status();
+    let status = response.status().as_u16();
     let wait = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
     let wait = wait.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
     let body = match response.body_mut().with_config().limit(BODY_MAX).read_to_vec() {
         Ok(body) => body,
         Err(error) => return Ok(Next::Unknown(error.to_string())),
     };
-    if status == StatusCode::CREATED || status == StatusCode::MULTI_STATUS {
+    if matches!(status, 201 | 207) {
         let answer = serde_json::from_slice(&body);
         return answer
             .map(Next::Done)
@@ -237,10 +239,10 @@ fn next(sent: Result<Response<Body>, ureq::Error>) -> Result<Next, UploadError> 
         return Err(UploadError::Partial { cause, next_index });
     }
     match status {
-        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+        429 | 503 => {
             Ok(Next::Wait(wait.unwrap_or_default().min(WAIT_MAX), cause))
         }
-        StatusCode::GATEWAY_TIMEOUT | StatusCode::BAD_GATEWAY => Ok(Next::Unknown(cause)),
+        502 | 504 => Ok(Next::Unknown(cause)),
         _ => Err(UploadError::Refused(cause)),
     }
 }

@@ -37,9 +37,11 @@ pub fn ask(
     watch: &Watch<'_>,
 ) -> Result<Manifest, ControlError> {
     let broken = ControlError::Broken;
-    let mut stream = connect(data_dir).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::NobodyListens,
-        _ => broken(error),
+    let nobody = |error: &io::Error| {
+        matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    };
+    let mut stream = connect(data_dir).map_err(|error| {
+        if nobody(&error) { ControlError::NobodyListens } else { broken(error) }
     })?;
     let mut line = serde_json::to_vec(request).map_err(|error| broken(error.into()))?;
     line.push(b'\n');

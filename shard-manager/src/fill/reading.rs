@@ -78,6 +78,8 @@ pub struct Reading<R> {
     operation: Operation,
     record: Record,
     columns: Vec<CsvColumn>,
+    /// Why it ends, once the rows before have been handed out.
+    trouble: Option<ReadError>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -109,6 +111,7 @@ impl<R: Read> Reading<R> {
             operation,
             record: Record::default(),
             columns: Vec::new(),
+            trouble: None,
         }
     }
 
@@ -122,31 +125,44 @@ impl<R: Read> Reading<R> {
     /// # Errors
     /// [`ReadError`] if the input cannot be read on; rows before it were handed out.
     pub fn piece(&mut self) -> Result<Option<Piece>, ReadError> {
+        if let Some(trouble) = self.trouble.take() {
+            return Err(trouble);
+        }
+        let mut piece = Piece::default();
+        let gathered = self.gather(&mut piece);
+        let empty = piece.rows.is_empty() && piece.refused.is_empty();
+        match gathered {
+            Err(trouble) if empty => return Err(trouble),
+            Err(trouble) => self.trouble = Some(trouble),
+            Ok(()) if empty && self.format == Format::Csv && self.columns.is_empty() => {
+                return Err(ReadError::Columns { cause: "the input is empty".to_owned() });
+            }
+            Ok(()) => {}
+        }
+        Ok(Some(piece).filter(|_| !empty))
+    }
+
+    fn gather(&mut self, piece: &mut Piece) -> Result<(), ReadError> {
         let most = PIECE_ROWS_PER_SHARD * self.map.topology().len();
-        let (mut piece, mut bytes) = (Piece::default(), 0);
+        let mut bytes = 0;
         while piece.rows.len() + piece.refused.len() < most && bytes < PIECE_BYTES_MAX {
-            let line = self.line;
-            let before = self.at;
+            let (line, before) = (self.line, self.at);
             match self.cut()? {
                 Some(Some(Ok(row))) => piece.rows.push(row),
                 Some(Some(Err(cause))) => piece.refused.push((line, cause)),
                 Some(None) => {}
                 None if self.ended => break,
+                None if self.text.len() - self.at > ROW_BYTES_MAX => {
+                    return Err(ReadError::RowTooLong { line });
+                }
                 None => {
-                    if self.text.len() - self.at > ROW_BYTES_MAX {
-                        return Err(ReadError::RowTooLong { line });
-                    }
                     self.fill()?;
                     continue;
                 }
             }
             bytes += self.at - before;
         }
-        let empty = piece.rows.is_empty() && piece.refused.is_empty();
-        if empty && self.format == Format::Csv && self.columns.is_empty() {
-            return Err(ReadError::Columns { cause: "the input is empty".to_owned() });
-        }
-        Ok(Some(piece).filter(|_| !empty))
+        Ok(())
     }
 
     fn fill(&mut self) -> Result<(), ReadError> {
