@@ -46,6 +46,11 @@ impl Gate {
         Closed(self)
     }
 
+    /// Whether somebody keeps it closed now.
+    pub fn is_closed(&self) -> bool {
+        self.locked().closed > 0
+    }
+
     /// Nothing is left half-done behind this lock.
     fn locked(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

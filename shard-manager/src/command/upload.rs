@@ -239,9 +239,7 @@ fn next(sent: Result<Response<Body>, ureq::Error>) -> Result<Next, UploadError> 
         return Err(UploadError::Partial { cause, next_index });
     }
     match status {
-        429 | 503 => {
-            Ok(Next::Wait(wait.unwrap_or_default().min(WAIT_MAX), cause))
-        }
+        429 | 503 => Ok(Next::Wait(wait.unwrap_or_default().min(WAIT_MAX), cause)),
         502 | 504 => Ok(Next::Unknown(cause)),
         _ => Err(UploadError::Refused(cause)),
     }

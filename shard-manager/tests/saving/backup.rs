@@ -12,7 +12,7 @@ use shard_manager::backup::{SaveError, Step, Watch};
 use shard_manager::row::Operation;
 use shard_manager::topology::ShardIndex;
 
-use crate::cluster::{Cluster, ints, texts, with_replicas};
+use crate::cluster::{Cluster, ints, texts};
 use crate::command::{program, succeed, text};
 
 /// Nobody looks, nobody cancels.
@@ -22,7 +22,10 @@ pub(crate) fn save(cluster: &Cluster, to: &Path) -> Manifest {
     cluster.manager.saved().save(to, &ALONE).expect("a backup is made")
 }
 
-/// One that moves money from an account to another, on another shard, one after the other.
+/// Shards are asked where they stand one after the other; between the two of a transfer there are some.
+const SHARDS: u16 = 6;
+
+/// One that moves money from an account of the first shard to one of the last, one after the other.
 struct Mover {
     from: String,
     to: String,
@@ -41,8 +44,7 @@ impl Mover {
             };
             names.into_iter().find(lies).expect("a key of every shard")
         };
-        let shard = number as u16 % 3;
-        let (from, to) = (account(shard, "from"), account((shard + 1) % 3, "to"));
+        let (from, to) = (account(0, "from"), account(SHARDS - 1, "to"));
         Self { from, to, acknowledged: (AtomicU64::new(0), AtomicU64::new(0)) }
     }
 
@@ -70,9 +72,8 @@ impl Mover {
     fn in_copy(&self, folder: &Path) -> (u64, u64) {
         let count = |account: &str| {
             let sql = format!("SELECT tx_id AS value FROM transactions WHERE account='{account}'");
-            let found: Vec<String> = (1..=3)
-                .flat_map(|shard| texts(&folder.join(format!("shard{shard}-primary.db")), &sql))
-                .collect();
+            let shard = if account.starts_with("from") { 1 } else { SHARDS };
+            let found = texts(&folder.join(format!("shard{shard}-primary.db")), &sql);
             let expected: Vec<String> = (1..=found.len()).map(|tx| format!("{tx:09}")).collect();
             assert_eq!(found, expected, "no transfer of {account} is skipped");
             found.len() as u64
@@ -83,7 +84,7 @@ impl Mover {
 
 #[test]
 fn a_copy_never_holds_an_effect_without_its_cause() {
-    let cluster = Cluster::with(with_replicas(3, 1));
+    let cluster = Cluster::with_shards(usize::from(SHARDS));
     let copies = tempfile::tempdir().expect("a folder");
     let movers: Vec<Mover> = (0..6).map(|number| Mover::new(&cluster, number)).collect();
     let ended = AtomicBool::new(false);
@@ -122,8 +123,8 @@ fn a_copy_never_holds_an_effect_without_its_cause() {
                 sums += (second as i64 - first as i64) * 7;
             }
             let sql = "SELECT coalesce(sum(amount),0) AS value FROM transactions";
-            let files = (1..=3).map(|shard| folder.join(format!("shard{shard}-primary.db")));
-            let booked: i64 = files.map(|file| ints(&file, sql)[0]).sum();
+            let files = [1, SHARDS].map(|shard| folder.join(format!("shard{shard}-primary.db")));
+            let booked: i64 = files.iter().map(|file| ints(file, sql)[0]).sum();
             assert_eq!(booked, sums, "only what was under way is missing");
         }
     });
@@ -135,6 +136,48 @@ impl Drop for Ends<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::SeqCst);
     }
+}
+
+#[test]
+fn all_lanes_are_held_at_the_same_instant() {
+    let cluster = Cluster::with_shards(3);
+    let copies = tempfile::tempdir().expect("a folder");
+    let to = copies.path().join("copy");
+    let shards = &cluster.manager.saved().shards;
+    // As if a batch of the last shard took long: the others are held, and wait for it.
+    let batch = shards[2].gate.enter();
+    std::thread::scope(|scope| {
+        let saving = scope.spawn(|| save(&cluster, &to));
+        while !shards.iter().all(|shard| shard.gate.is_closed()) {
+            assert!(!saving.is_finished(), "it cannot be done before the batch is");
+            std::thread::yield_now();
+        }
+        assert!(!to.exists());
+        drop(batch);
+        saving.join().expect("a backup is made");
+    });
+    assert!(shards.iter().all(|shard| !shard.gate.is_closed()), "nothing stays held");
+}
+
+#[tokio::test]
+async fn a_lane_that_is_held_stores_nothing_and_then_goes_on() {
+    let cluster = Cluster::with_shards(1);
+    let shard = &cluster.manager.saved().shards[0];
+    let row = r#"{"user_id":"a","name":"n","email":"e"}"#;
+    cluster.write("users", Operation::Insert, "a", row).await.expect("a write");
+    let closed = shard.gate.close();
+    assert!(closed.wait_until(crate::cluster::deadline()));
+    let before = shard.progress.committed();
+    let (place, change) = cluster.prepare("users", Operation::Delete, "a", r#"{"user_id":"a"}"#);
+    let until = std::time::Instant::now() + std::time::Duration::from_millis(50);
+    let wish = shard_manager::manager::Wish::by(until);
+    let told = cluster.manager.write(place, change.clone(), &wish).await.expect_err("it is held");
+    assert_eq!(told.outcome, shard_manager::error::Outcome::Rejected, "it will never be stored");
+    assert_eq!(shard.progress.committed(), before);
+    drop(closed);
+    let wish = crate::cluster::wish();
+    cluster.manager.write(place, change, &wish).await.expect("the lane goes on");
+    assert_eq!(shard.progress.committed(), before + 1);
 }
 
 #[tokio::test]
