@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::fake::{FakeRow, Plan};
-use crate::keyspace::ShardKey;
+use crate::keyspace::{SLOT_COUNT, ShardKey};
 use crate::manager::{BulkRow, Manager, Wish};
 use crate::row::{Operation, RowWrite};
 use crate::shard_map::ShardMap;
@@ -170,20 +170,11 @@ impl<'p> Making<'p> {
         Ok(Self { plan, map: manager.map(), users, orders, next: 0 })
     }
 
-    /// How many rows each shard will get.
-    ///
-    /// # Errors
-    /// [`Error::Key`] if the keyspace has no place for a user.
-    pub fn count(&self) -> Result<Vec<u64>, Error> {
-        let mut counts = vec![0; self.map.topology().len()];
-        let rows = 1 + u64::from(self.plan.orders_per_user);
-        let mut number = 0;
-        while let Some(user) = self.plan.user(number) {
-            let place = self.map.place(ShardKey::parse(&user.id)?)?;
-            counts[place.shard.index()] += rows;
-            number += 1;
-        }
-        Ok(counts)
+    /// About how many rows each shard will get: by its share of the slots.
+    pub fn expected(&self) -> Vec<u64> {
+        let share = |shard| self.map.slots_of(shard).count() as f64 / f64::from(SLOT_COUNT);
+        let shards = self.map.topology().indices();
+        shards.map(|shard| (share(shard) * self.plan.rows() as f64) as u64).collect()
     }
 
     /// The next rows; `None` after the last.

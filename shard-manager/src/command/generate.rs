@@ -104,6 +104,8 @@ pub(super) struct Stored {
     pub(super) failed: u64,
     pub(super) first_failed: Vec<FailedRow>,
     pub(super) cancelled: bool,
+    /// Whether failures are numbered by lines of the input, from 1; else by rows, from 0.
+    pub(super) by_line: bool,
 }
 
 impl Stored {
@@ -111,7 +113,7 @@ impl Stored {
         let name = |index| manager.shard_name(ShardIndex(index)).to_owned();
         let shards = (0..).zip(&filled.stored).map(|(index, rows)| (name(index), *rows));
         let (shards, failed) = (shards.collect(), filled.failed);
-        Self { shards, failed, first_failed: filled.first_failed, cancelled: false }
+        Self { shards, failed, first_failed: filled.first_failed, ..Self::default() }
     }
 
     pub(super) fn total(&self) -> u64 {
@@ -128,8 +130,9 @@ impl Stored {
     /// Whether all rows are there: said by their number, not by the absence of errors.
     pub(super) fn judged(&self, wanted: u64, screen: &Screen) -> Result<(), Trouble> {
         // To programs the document tells them.
+        let what = if self.by_line { "line" } else { "row" };
         for row in self.first_failed.iter().filter(|_| !screen.is_json()) {
-            eprintln!("row {}: {}", row.index, row.cause);
+            eprintln!("{what} {}: {}", row.index, row.cause);
         }
         let stored = self.total();
         if self.cancelled {
@@ -177,8 +180,7 @@ fn show(done: &Stored, plan: &Plan, began: Instant, screen: &Screen) {
 fn straight(manager: &Manager, plan: &Plan, bars: &Bars) -> Result<Stored, Trouble> {
     let refused = |error: shard_manager::error::Error| Trouble::Refused(error.to_string());
     let mut making = Making::new(manager, plan).map_err(refused)?;
-    let counts = making.count().map_err(refused)?;
-    for (index, rows) in (0..).zip(counts) {
+    for (index, rows) in (0..).zip(making.expected()) {
         bars.expect(manager.shard_name(ShardIndex(index)), rows);
     }
     let mut cancelled = false;
@@ -278,7 +280,7 @@ impl<'s> Bars<'s> {
         Self { screen, bars: Mutex::default() }
     }
 
-    /// Tells how many rows a shard will get.
+    /// Tells about how many rows a shard will get.
     fn expect(&self, shard: &str, rows: u64) {
         locked(&self.bars).insert(shard.to_owned(), self.screen.progress(shard, rows));
     }

@@ -22,6 +22,7 @@ use crate::screen::Screen;
 pub(super) const EXAMPLES: &str = "\
 NDJSON is one object a line, the columns of a row, as `export` writes it; it may name the shard_key as well. The first
 line of CSV names the columns; an empty field is null unless it is quoted. Rows of one key are stored in their order.
+Rows that fail are shown: by their lines, or through a router by their numbers from 0, without blank lines.
 
 Examples:
   shard-manager import --table users --input users.ndjson
@@ -127,7 +128,7 @@ fn straight(
     };
     let told = |shard, rows| bars.add(manager.shard_name(shard), rows);
     let (filled, read) = fill(manager, next, told);
-    let stored = Stored::of(manager, filled);
+    let stored = Stored { by_line: true, ..Stored::of(manager, filled) };
     let reached = |cause: String| {
         let (rows, failed, line) = (stored.total(), stored.failed, reading.line());
         Trouble::Refused(format!(
@@ -154,7 +155,7 @@ fn through(options: &Options, input: impl Read) -> Result<Stored, Trouble> {
     let answer = answer.map_err(|error| refused(&error))?;
     let (failed, first_failed) = answer.failures();
     let shards = answer.shards.into_iter().map(|shard| (shard.shard, shard.rows)).collect();
-    Ok(Stored { shards, failed, first_failed, cancelled: false })
+    Ok(Stored { shards, failed, first_failed, ..Stored::default() })
 }
 
 impl Options {

@@ -222,14 +222,14 @@ fn rows_that_fail_are_shown_and_counted_and_the_others_are_stored() {
         ["import", "--table", "users", "--input", text(&input), "--data-dir", text(&home)];
     let (code, told) = fail(&arguments);
     assert_eq!(code, 1, "{told}");
-    assert_eq!(told.lines().filter(|line| line.starts_with("row ")).count(), 10, "{told}");
-    assert!(told.contains("row 3: name: expected text"), "{told}");
+    assert_eq!(told.lines().filter(|line| line.starts_with("line ")).count(), 10, "{told}");
+    assert!(told.contains("line 3: name: expected text"), "{told}");
     assert!(told.contains("34 of 51 rows are stored, and 17 were refused"), "{told}");
     assert_eq!(rows(&home, "users", "user_id").len(), 34);
     let insert = run(&[&arguments[..], &["--op", "insert"]].concat());
     let told = String::from_utf8_lossy(&insert.stderr).into_owned();
     assert_eq!(insert.status.code(), Some(1));
-    assert!(told.contains("row 1: the row exists already") && told.contains("0 of 51"), "{told}");
+    assert!(told.contains("line 1: the row exists already") && told.contains("0 of 51"), "{told}");
 }
 
 #[test]
@@ -251,4 +251,33 @@ fn an_input_that_cannot_be_read_on_says_up_to_where_it_is_stored() {
     let (code, told) = fail(&[&arguments[..], &["--format", "csv"]].concat());
     assert_eq!((code, told.lines().count()), (2, 1), "{told}");
     assert!(told.contains("users has no column `mail`"), "{told}");
+}
+
+#[test]
+fn who_presses_ctrl_c_is_told_what_is_stored_and_it_is() {
+    let dir = tempfile::tempdir().expect("a folder");
+    made(dir.path(), 2);
+    let count = || -> i64 {
+        let sql = "SELECT sum(rows) AS value FROM tessera_counts";
+        primaries(dir.path()).iter().map(|file| ints(file, sql)[0]).sum()
+    };
+    let child = program()
+        .args(["generate", "--users", "3000000", "--orders-per-user", "0"])
+        .args(["--data-dir", text(dir.path())])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    while count() == 0 {
+        std::thread::yield_now();
+    }
+    let pid = child.id().to_string();
+    let sent = std::process::Command::new("kill").args(["-s", "INT", &pid]).status();
+    assert!(sent.expect("a signal").success());
+    let output = child.wait_with_output().expect("it ends");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    let stored = count();
+    let line = format!("cancelled; {stored} of 3000000 rows are stored, and stay");
+    assert!(told.contains(&line), "{told} and not {stored}");
 }
