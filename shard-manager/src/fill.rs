@@ -18,7 +18,7 @@ use crate::fake::{FakeRow, Plan};
 use crate::keyspace::{SLOT_COUNT, ShardKey};
 use crate::manager::{BulkRow, Manager, Wish};
 use crate::row::{Operation, RowWrite};
-use crate::shard_map::ShardMap;
+use crate::shard_map::{Place, ShardMap};
 use crate::table::Table;
 use crate::topology::ShardIndex;
 
@@ -151,12 +151,25 @@ fn locked(filled: &Mutex<Filled>) -> MutexGuard<'_, Filled> {
     filled.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Users of one pass over a plan.
+const PASS_USERS: u64 = 50_000;
+/// Passes over one plan: each of them looks at the keys of all users.
+const PASSES_MAX: u64 = 64;
+
 /// Turns the rows of a plan into pieces.
+///
+/// Keys are scattered over a shard's file by their hash. So that rows of one piece are neighbours there, the plan is
+/// gone through several times, each time for another part of each shard's slots: pages are then written a few times
+/// instead of with every row, and nobody needs a list of the users.
 pub struct Making<'p> {
     plan: &'p Plan,
     map: Arc<ShardMap>,
     users: Arc<Table>,
     orders: Arc<Table>,
+    /// In which pass each slot has its turn.
+    pass_of: Vec<u64>,
+    passes: u64,
+    pass: u64,
     next: u64,
 }
 
@@ -167,7 +180,16 @@ impl<'p> Making<'p> {
     /// [`Error::NoSuchTable`] if it has no users or orders.
     pub fn new(manager: &Manager, plan: &'p Plan) -> Result<Self, Error> {
         let (users, orders) = (manager.table("users")?, manager.table("orders")?);
-        Ok(Self { plan, map: manager.map(), users, orders, next: 0 })
+        let map = manager.map();
+        let passes = plan.users().div_ceil(PASS_USERS).clamp(1, PASSES_MAX);
+        let mut pass_of = vec![0; usize::from(SLOT_COUNT)];
+        for shard in map.topology().indices() {
+            let slots: Vec<u16> = map.slots_of(shard).collect();
+            for (rank, slot) in (0_u64..).zip(&slots) {
+                pass_of[usize::from(*slot)] = rank * passes / slots.len() as u64;
+            }
+        }
+        Ok(Self { plan, map, users, orders, pass_of, passes, pass: 0, next: 0 })
     }
 
     /// About how many rows each shard will get: by its share of the slots.
@@ -184,36 +206,41 @@ impl<'p> Making<'p> {
     pub fn piece(&mut self) -> Result<Option<Piece>, Error> {
         let most = PIECE_ROWS_PER_SHARD * self.map.topology().len();
         let mut piece = Piece::default();
-        while piece.rows.len() < most {
-            let Some(user) = self.plan.user(self.next) else { break };
+        while piece.rows.len() < most && self.pass < self.passes {
+            let Some(user) = self.plan.user(self.next) else {
+                (self.pass, self.next) = (self.pass + 1, 0);
+                continue;
+            };
             let index = self.next as usize;
             self.next += 1;
-            piece.rows.push(self.row(index, &self.users, &user.id, user.row())?);
+            let place = self.map.place(ShardKey::parse(&user.id)?)?;
+            if self.pass_of[place.slot.index()] != self.pass {
+                continue;
+            }
+            piece.rows.push(row((index, place), &self.users, &user.id, user.row())?);
             for order in user.orders(self.plan) {
-                piece.rows.push(self.row(index, &self.orders, &user.id, order)?);
+                piece.rows.push(row((index, place), &self.orders, &user.id, order)?);
             }
         }
         Ok(Some(piece).filter(|piece| !piece.rows.is_empty()))
     }
+}
 
-    fn row(
-        &self,
-        index: usize,
-        table: &Arc<Table>,
-        key: &str,
-        row: FakeRow,
-    ) -> Result<BulkRow, Error> {
-        let key = ShardKey::parse(key)?;
-        let place = self.map.place(key)?;
-        let mut values = Vec::with_capacity(row.len());
-        for (column, value) in row {
-            let found = table.find(column).ok_or_else(|| Error::NoSuchTable {
-                table: format!("{} with a column {column}", table.name()),
-                suggestion: None,
-            })?;
-            values.push((found, value));
-        }
-        let row = RowWrite::of_values(table, Operation::Upsert, (key, place.slot), values)?;
-        Ok(BulkRow { index, place, row: RowWrite { wants_row: false, ..row } })
+fn row(
+    (index, place): (usize, Place),
+    table: &Arc<Table>,
+    key: &str,
+    row: FakeRow,
+) -> Result<BulkRow, Error> {
+    let mut values = Vec::with_capacity(row.len());
+    for (column, value) in row {
+        let found = table.find(column).ok_or_else(|| Error::NoSuchTable {
+            table: format!("{} with a column {column}", table.name()),
+            suggestion: None,
+        })?;
+        values.push((found, value));
     }
+    let key = (ShardKey::parse(key)?, place.slot);
+    let row = RowWrite::of_values(table, Operation::Upsert, key, values)?;
+    Ok(BulkRow { index, place, row: RowWrite { wants_row: false, ..row } })
 }
