@@ -5,11 +5,18 @@
 //! **Not here:** the work itself (the library), how results are shown (`screen`).
 
 mod backup;
+mod check;
 mod completions;
+mod export;
 mod generate;
 mod import;
 mod interrupt;
+mod migrate;
+mod placement;
 mod restore;
+mod route;
+mod router;
+mod status;
 mod upload;
 
 use std::fmt;
@@ -18,6 +25,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use shard_manager::store::sqlite::OpenError;
 
 use crate::screen::Screen;
 
@@ -40,8 +48,30 @@ pub(crate) struct Where {
     pub(crate) data_dir: PathBuf,
 }
 
+/// Which cluster a command is about: by its data directory, or by a router that serves it.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Source {
+    #[command(flatten)]
+    pub(crate) place: Where,
+    /// Ask a running router instead of looking at the files
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Shows the shards, their nodes, and whether a router runs
+    Status(status::StatusArgs),
+    /// Tells where keys live
+    Route(route::RouteArgs),
+    /// Shows who owns which slots, or what other placements would do
+    Placement(placement::PlacementArgs),
+    /// Looks at every row: does it lie where it belongs, and are the replicas equal?
+    Check(check::CheckArgs),
+    /// Writes all rows of a table as lines
+    Export(export::ExportArgs),
+    /// Brings the files of a stopped cluster to the schema of this program
+    Migrate(migrate::MigrateArgs),
     /// Copies a cluster as it is at one moment, also while a router runs
     #[command(after_help = backup::EXAMPLES)]
     Backup(backup::Options),
@@ -71,12 +101,21 @@ pub(crate) enum Trouble {
     Found(String),
     /// It could not be done.
     Refused(String),
+    /// Whoever read the results has gone: no reason to say anything.
+    Unread,
+}
+
+impl From<OpenError> for Trouble {
+    fn from(error: OpenError) -> Self {
+        Self::Refused(error.to_string())
+    }
 }
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Found(line) | Self::Refused(line) => f.write_str(line),
+            Self::Unread => f.write_str("nobody reads the results"),
         }
     }
 }
@@ -85,6 +124,12 @@ impl fmt::Display for Trouble {
 pub(crate) fn run(line: CommandLine) -> ExitCode {
     let screen = Screen::new(line.json);
     let ended = match line.command {
+        Command::Status(args) => status::run(&args, &screen),
+        Command::Route(args) => route::run(&args, &screen),
+        Command::Placement(args) => placement::run(&args, &screen),
+        Command::Check(args) => check::run(&args, &screen),
+        Command::Export(args) => export::run(&args, &screen),
+        Command::Migrate(args) => migrate::run(&args, &screen),
         Command::Backup(options) => backup::run(&options, &screen),
         Command::Generate(options) => generate::run(&options, &screen),
         Command::Import(options) => import::run(options, &screen),
@@ -92,10 +137,15 @@ pub(crate) fn run(line: CommandLine) -> ExitCode {
         Command::Completions { shell } => completions::print(shell),
     };
     let Err(trouble) = ended else { return ExitCode::SUCCESS };
-    eprintln!("error: {trouble}");
-    drop(screen);
     match trouble {
-        Trouble::Found(_) => ExitCode::from(1),
-        Trouble::Refused(_) => ExitCode::from(2),
+        Trouble::Found(line) => {
+            eprintln!("{line}");
+            ExitCode::from(1)
+        }
+        Trouble::Refused(line) => {
+            eprintln!("error: {line}");
+            ExitCode::from(2)
+        }
+        Trouble::Unread => ExitCode::from(1),
     }
 }

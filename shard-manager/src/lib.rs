@@ -12,6 +12,7 @@ pub mod topology;
 pub mod placement;
 pub mod progress;
 pub mod shard_map;
+pub mod simulation;
 pub mod token;
 pub mod value;
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const SHARD_MANAGER: &[&[&str]] = &[
     &["barrier", "brake", "consistency", "csv", "keyspace", "position", "topology"],
     &["placement", "progress", "token", "value"],
-    &["shard_map", "table"],
+    &["shard_map", "simulation", "table"],
     &["declaration", "fake", "query", "row"],
     &["cursor", "rows"],
     &["error"],
@@ -48,6 +48,7 @@ const PURE: &[&str] = &[
     "token",
     "value",
     "shard_map",
+    "simulation",
     "table",
     "declaration",
     "query",

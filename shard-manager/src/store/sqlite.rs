@@ -6,6 +6,7 @@
 //! **Not here:** the PostgreSQL engine; the choice of node.
 
 pub mod applier;
+pub mod audit;
 mod batch;
 pub mod catalog;
 pub mod check;
@@ -15,8 +16,11 @@ pub mod data_dir;
 pub mod ddl;
 mod declared;
 pub mod digest;
+pub mod export;
 pub mod intents;
 mod log;
+pub mod migrate;
+mod node_view;
 pub mod reader;
 pub mod replica;
 mod row_json;
@@ -26,6 +30,7 @@ pub mod shard_file;
 pub mod snapshot;
 mod sql;
 mod timeline;
+pub mod view;
 mod watch;
 pub mod writer;
 

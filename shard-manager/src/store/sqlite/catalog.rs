@@ -5,6 +5,8 @@
 //! are not.
 //! **Not here:** the rows (`shard_file`).
 
+mod look;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -23,7 +25,9 @@ use crate::token::TokenKey;
 use crate::topology::{ShardIndex, ShardSpec, Topology};
 use crate::value::format_timestamp;
 
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/sqlite/catalog");
+pub(super) use look::{Looked, look};
+
+pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/sqlite/catalog");
 
 /// Shards of a new cluster when nobody says how many.
 pub const SHARDS_DEFAULT: usize = 3;

@@ -13,6 +13,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::OpenError;
 
@@ -41,7 +42,7 @@ impl DataDir {
                 File::open(parent.unwrap_or(Path::new("."))).and_then(|dir| dir.sync_all());
             synced.map_err(|error| OpenError::io(path, error))?;
         }
-        let lock_path = path.join("tessera.lock");
+        let lock_path = lock_file(path);
         let mut lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -49,7 +50,7 @@ impl DataDir {
             .write(true)
             .open(&lock_path)
             .map_err(|error| OpenError::io(&lock_path, error))?;
-        match lock.try_lock() {
+        match lock_in_time(&lock) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(locked(path, &mut lock)),
             Err(TryLockError::Error(error)) => return Err(OpenError::io(&lock_path, error)),
@@ -73,18 +74,53 @@ impl DataDir {
 
     /// The catalog's file.
     pub fn catalog(&self) -> PathBuf {
-        self.path.join("catalog.db")
+        catalog_file(&self.path)
     }
 
     /// The file of a shard's primary.
     pub fn primary(&self, shard: &str) -> PathBuf {
-        self.path.join(format!("{shard}-primary.db"))
+        primary_file(&self.path, shard)
     }
 
     /// The file of a shard's replica, counted from 0.
     pub fn replica(&self, shard: &str, index: usize) -> PathBuf {
-        self.path.join(format!("{shard}-replica{}.db", index + 1))
+        replica_file(&self.path, shard, index)
     }
+}
+
+/// The file whose lock tells who writes in a folder.
+pub(super) fn lock_file(folder: &Path) -> PathBuf {
+    folder.join("tessera.lock")
+}
+
+/// The catalog's file in a folder.
+pub(super) fn catalog_file(folder: &Path) -> PathBuf {
+    folder.join("catalog.db")
+}
+
+/// The file of a shard's primary in a folder.
+pub(super) fn primary_file(folder: &Path, shard: &str) -> PathBuf {
+    folder.join(format!("{shard}-primary.db"))
+}
+
+/// The file of a shard's replica in a folder, counted from 0.
+pub(super) fn replica_file(folder: &Path, shard: &str, index: usize) -> PathBuf {
+    folder.join(format!("{shard}-replica{}.db", index + 1))
+}
+
+/// How often a lock is tried, and how long after each failure: a command that looks whether a router runs has it
+/// for an instant.
+const LOCK_TRIES: usize = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
+fn lock_in_time(lock: &File) -> Result<(), TryLockError> {
+    for _ in 1..LOCK_TRIES {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            ended => return ended,
+        }
+    }
+    lock.try_lock()
 }
 
 fn locked(path: &Path, lock: &mut File) -> OpenError {

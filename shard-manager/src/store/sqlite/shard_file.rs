@@ -20,7 +20,7 @@ use super::{declared, timeline};
 use crate::position::History;
 use crate::table::{Registry, Table};
 
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/sqlite/shard");
+pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/sqlite/shard");
 
 /// Who a shard file must be.
 #[derive(Clone, Debug)]

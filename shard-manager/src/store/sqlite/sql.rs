@@ -65,6 +65,14 @@ pub(super) fn select_all(table: &Table) -> String {
     sql
 }
 
+/// The rows of a slot, all columns.
+pub(super) fn select_slot(table: &Table, slot: i64) -> String {
+    let mut sql = "SELECT ".to_owned();
+    push_names(&mut sql, table, 0..table.columns().len());
+    let _ = write!(sql, " FROM {} WHERE slot={slot}", table.name());
+    sql
+}
+
 /// Parameters: slot, shard key, id.
 pub(super) fn remove(table: &Table) -> String {
     let mut sql = format!("DELETE FROM {}", table.name());
@@ -161,3 +169,21 @@ pub(super) const REMEMBERED: &str =
 pub(super) const FORGOTTEN: &str =
     "SELECT slot, shard_key, idempotency_key FROM tessera_idempotency
     WHERE created_at < ?1 ORDER BY created_at LIMIT ?2+0";
+
+/// The slots that a file knows of.
+pub(super) const SLOTS: &str = "SELECT slot, state FROM tessera_slots ORDER BY slot";
+
+/// The tables of a file that neither Tessera nor anybody through it has made.
+pub(super) const STRANGE_TABLES: &str = "SELECT name FROM sqlite_schema WHERE type = 'table'
+    AND name NOT LIKE 'tessera\\_%' ESCAPE '\\' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+    AND name <> '__diesel_schema_migrations'
+    AND name NOT IN (SELECT name FROM tessera_tables) ORDER BY name";
+
+/// The migrations that a file has had.
+pub(super) const MIGRATED: &str = "SELECT version FROM __diesel_schema_migrations ORDER BY version";
+
+/// Who signed a shard's file; of every schema that there was.
+pub(super) const SIGNED: &str = "SELECT cluster_id, shard FROM tessera_shard";
+
+/// Who a cluster is and the names of its shards; of every schema that there was.
+pub(super) const CLUSTER: &str = "SELECT cluster_id, shards, ready FROM tessera_cluster";

@@ -1,0 +1,115 @@
+//! `check`: looks at every row.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use clap::Args;
+use shard_manager::store::sqlite::audit::{AuditOptions, AuditReport, Finding, audit};
+use shard_manager::store::sqlite::view::DirView;
+
+use super::{Trouble, Where};
+use crate::screen::Screen;
+
+/// What to look at.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Each row must lie in the slot and on the shard of its key, spell its key, and be no newer than its shard; the
+shards' counters must be right, their slots those of the map, and replicas equal to their primaries. That a row
+is in the cluster only once follows from these. Works beside a running router.
+
+Examples:
+  shard-manager check
+  shard-manager check --deep --data-dir /var/lib/tessera
+  shard-manager check --json | jq '.findings[]'
+
+Exit code 1: something is wrong, a line each; 2: it could not be looked at.")]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    place: Where,
+    /// Also look at the structure of every page (PRAGMA quick_check)
+    #[arg(long)]
+    deep: bool,
+    /// Shards that are looked at at a time [default: one a core]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+/// Checks a cluster.
+pub(super) fn run(args: &CheckArgs, screen: &Screen) -> Result<(), Trouble> {
+    let view = DirView::open(&args.place.data_dir)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let options = AuditOptions { deep: args.deep, threads: args.threads.unwrap_or(cores).max(1) };
+    let bar = screen.progress("check", expected_rows(&view));
+    let passed = AtomicU64::new(0);
+    let began = std::time::Instant::now();
+    let report = audit(&view, &options, &|rows| {
+        bar.set_position(passed.fetch_add(rows, Ordering::Relaxed) + rows);
+    });
+    bar.finish_and_clear();
+    let report = report?;
+    screen.show(&report, |screen| text(&report, screen));
+    if !screen.is_json() {
+        let seconds = began.elapsed().as_secs_f64();
+        let speed = report.rows as f64 / seconds.max(1e-6);
+        eprintln!("{} rows in {seconds:.2} s, {speed:.0} rows/s", report.rows);
+    }
+    match report.found {
+        0 => Ok(()),
+        1 => Err(Trouble::Found("one thing is wrong".to_owned())),
+        found => Err(Trouble::Found(format!("{found} things are wrong"))),
+    }
+}
+
+/// By the counters of all nodes: enough for a bar.
+fn expected_rows(view: &DirView) -> u64 {
+    let nodes = view.map.topology().indices().flat_map(|shard| view.nodes(shard));
+    let rows = nodes.filter_map(|file| Some(view.node(&file).ok()?.standing().ok()?.rows()));
+    rows.sum::<i64>() as u64
+}
+
+fn text(report: &AuditReport, screen: &Screen) -> String {
+    let mut lines: Vec<String> = report.findings.iter().map(line).collect();
+    let more = report.found - report.findings.len() as u64;
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
+    lines.extend(report.notes.iter().map(|note| format!("note: {note}")));
+    let rows: Vec<Vec<String>> = report
+        .shards
+        .iter()
+        .map(|shard| {
+            let replicas = shard.replicas.join(" ");
+            let tables = shard.tables.iter().filter(|(_, rows)| **rows > 0);
+            let tables: Vec<String> =
+                tables.map(|(table, rows)| format!("{table} {rows}")).collect();
+            let or_none = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+            vec![
+                shard.shard.clone(),
+                shard.position.to_string(),
+                shard.tables.values().sum::<u64>().to_string(),
+                or_none(replicas),
+                or_none(tables.join(", ")),
+            ]
+        })
+        .collect();
+    lines.push(screen.table(&["shard", "position", "rows", "equal replicas", "tables"], &rows));
+    if report.found == 0 {
+        lines.push("all is well: each row is where it belongs, once".to_owned());
+    }
+    lines.join("\n")
+}
+
+fn line(finding: &Finding) -> String {
+    let mut line = finding.node.clone();
+    if let Some(table) = &finding.table {
+        let _ = write!(line, " {table}");
+    }
+    if let Some(key) = &finding.key {
+        let _ = write!(line, " {key:?}");
+    }
+    if let Some(id) = finding.id.as_ref().filter(|id| Some(*id) != finding.key.as_ref()) {
+        let _ = write!(line, " {id:?}");
+    }
+    let _ = write!(line, ": {}; expected: {}", finding.what, finding.expected);
+    line
+}

@@ -1,0 +1,169 @@
+//! `export`: all rows of a table as lines.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use shard_manager::store::sqlite::export::{Export, ExportError, Format};
+use shard_manager::store::sqlite::view::DirView;
+
+use super::{Trouble, Where};
+use crate::screen::Screen;
+
+/// What to export.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Each shard is read in one snapshot, beside a running router too. A file gets its name when it is complete. Lines
+without --system are what a bulk write takes back:
+
+  shard-manager export --table users --output users.ndjson
+  curl --data-binary @users.ndjson -H 'Content-Type: application/x-ndjson' \\
+       'http://127.0.0.1:3000/api/bulk-write?table=users'
+
+Examples:
+  shard-manager export --table users | head
+  shard-manager export --table orders --format csv --output orders.csv
+  shard-manager export --all --output /backup/tessera")]
+pub(super) struct ExportArgs {
+    #[command(flatten)]
+    place: Where,
+    /// Which table
+    #[arg(long, value_name = "TABLE", required_unless_present = "all", conflicts_with = "all")]
+    table: Option<String>,
+    /// All tables, a file each, in the folder --output
+    #[arg(long, requires = "output")]
+    all: bool,
+    /// How rows are written
+    #[arg(long, value_enum, default_value_t = FormatName::Ndjson)]
+    format: FormatName,
+    /// Where to; `-`, or nothing, is standard output
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Also `shard_key`, `version`, `created_at` and `updated_at`
+    #[arg(long)]
+    system: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FormatName {
+    /// A JSON object a line
+    Ndjson,
+    /// Comma-separated values, the first line being the names of the columns
+    Csv,
+}
+
+impl FormatName {
+    fn format(self) -> Format {
+        match self {
+            Self::Ndjson => Format::Ndjson,
+            Self::Csv => Format::Csv,
+        }
+    }
+
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Ndjson => "ndjson",
+            Self::Csv => "csv",
+        }
+    }
+}
+
+/// A table that was exported.
+#[derive(Debug, Serialize)]
+struct Exported {
+    table: String,
+    rows: u64,
+    file: String,
+}
+
+/// Exports a table, or all of them.
+pub(super) fn run(args: &ExportArgs, screen: &Screen) -> Result<(), Trouble> {
+    let to_stdout = args.output.as_deref().is_none_or(|output| output == Path::new("-"));
+    if args.all && to_stdout {
+        return Err(Trouble::Refused(
+            "--all writes a file each: name a folder with --output".into(),
+        ));
+    }
+    if to_stdout && screen.is_json() {
+        let line = "--json tells what was written to files: name one with --output";
+        return Err(Trouble::Refused(line.into()));
+    }
+    let view = DirView::open(&args.place.data_dir)?;
+    let mut export = Export::begin(&view).map_err(trouble)?;
+    let Some(output) = args.output.as_deref().filter(|_| !to_stdout) else {
+        let table = args.table.as_deref().unwrap_or_default();
+        let rows = write(args, &mut export, table, &mut io::stdout().lock(), screen)?;
+        eprintln!("{rows} rows of {table}");
+        return Ok(());
+    };
+    let tables: Vec<(String, PathBuf)> = match &args.table {
+        Some(table) => vec![(table.clone(), output.to_owned())],
+        None => {
+            fs::create_dir_all(output).map_err(|error| refused(output, &error))?;
+            let file = |name: &str| output.join(format!("{name}.{}", args.format.extension()));
+            let names = export.tables().tables().map(|table| table.name());
+            names.map(|name| (name.to_owned(), file(name))).collect()
+        }
+    };
+    let mut exported = Vec::with_capacity(tables.len());
+    for (table, file) in tables {
+        let rows = write_file(args, &mut export, (&table, &file), screen)?;
+        eprintln!("{rows} rows of {table} in {}", file.display());
+        exported.push(Exported { table, rows, file: file.display().to_string() });
+    }
+    if screen.is_json() {
+        screen.show(&exported, |_| String::new());
+    }
+    Ok(())
+}
+
+fn write(
+    args: &ExportArgs,
+    export: &mut Export,
+    table: &str,
+    out: &mut dyn Write,
+    screen: &Screen,
+) -> Result<u64, Trouble> {
+    let bar = screen.progress(table, export.counted(table) as u64);
+    let format = (args.format.format(), args.system);
+    let written = export.write(table, format, out, &|rows| bar.set_position(rows));
+    bar.finish_and_clear();
+    written.map_err(trouble)
+}
+
+/// Under the file's name there is all, or what was there before.
+fn write_file(
+    args: &ExportArgs,
+    export: &mut Export,
+    (table, file): (&str, &Path),
+    screen: &Screen,
+) -> Result<u64, Trouble> {
+    let mut part = file.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let mut written = || -> Result<u64, Trouble> {
+        let mut out = File::create(&part).map_err(|error| refused(&part, &error))?;
+        let rows = write(args, export, table, &mut out, screen)?;
+        out.sync_all().map_err(|error| refused(&part, &error))?;
+        fs::rename(&part, file).map_err(|error| refused(file, &error))?;
+        Ok(rows)
+    };
+    written().inspect_err(|_| drop(fs::remove_file(&part)))
+}
+
+fn refused(path: &Path, error: &dyn std::fmt::Display) -> Trouble {
+    Trouble::Refused(format!("{}: {error}", path.display()))
+}
+
+fn trouble(error: ExportError) -> Trouble {
+    match error {
+        ExportError::Output(error) if error.kind() == ErrorKind::BrokenPipe => Trouble::Unread,
+        ExportError::Short { .. } => Trouble::Found(format!("error: {error}")),
+        ExportError::Open(_)
+        | ExportError::Output(_)
+        | ExportError::NoSuchTable { .. }
+        | ExportError::TablesDiffer { .. } => Trouble::Refused(error.to_string()),
+    }
+}

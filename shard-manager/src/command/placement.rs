@@ -1,0 +1,353 @@
+//! `placement`: who owns which slots, and what other placements would do.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use serde_json::Value;
+use shard_manager::keyspace::{Keyspace, SLOT_COUNT, ShardKey, Slot};
+use shard_manager::simulation::{Change, Load, Simulated, simulate};
+use shard_manager::store::sqlite::view::DirView;
+use shard_manager::topology::Topology;
+
+use super::router::Router;
+use super::{Source, Trouble};
+use crate::screen::Screen;
+
+/// What to show of placements.
+#[derive(Args, Debug)]
+pub(super) struct PlacementArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Shows who owns which slots
+    #[command(after_help = "\
+Examples:
+  shard-manager placement show
+  shard-manager placement show --ranges | grep shard2
+  shard-manager placement show --url http://127.0.0.1:3000 --json")]
+    Show(ShowArgs),
+    /// Compares all placements: how even they are, and what would move
+    #[command(after_help = "\
+Without --add, --remove and --reweight three changes are tried: a shard more, the last one gone, the first one
+with twice its weight. Skew is the load of the fullest shard as a multiple of what its weight demands.
+
+Examples:
+  shard-manager placement simulate --shards 3
+  shard-manager placement simulate --weights 50,25,25 --add 25 --remove shard3
+  shard-manager placement simulate --shards 4 --reweight shard1=3 --keys user_ids.txt
+  shard-manager placement simulate --shards 3 --add 1 --json")]
+    Simulate(SimulateArgs),
+}
+
+#[derive(Args, Debug)]
+struct ShowArgs {
+    #[command(flatten)]
+    source: Source,
+    /// Every range of slots, a line each
+    #[arg(long)]
+    ranges: bool,
+}
+
+#[derive(Args, Debug)]
+struct SimulateArgs {
+    /// How many shards
+    #[arg(long, value_name = "N", conflicts_with = "weights")]
+    shards: Option<usize>,
+    /// The weight of each shard
+    #[arg(long, value_name = "W,W,…", value_delimiter = ',')]
+    weights: Option<Vec<u32>>,
+    /// The shards of this cluster, if neither is given; else there are three
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Try a shard more, of this weight
+    #[arg(long, value_name = "WEIGHT", num_args = 0..=1, default_missing_value = "1")]
+    add: Vec<u32>,
+    /// Try it without this shard
+    #[arg(long, value_name = "NAME")]
+    remove: Vec<String>,
+    /// Try another weight of a shard
+    #[arg(long, value_name = "NAME=WEIGHT", value_parser = reweight)]
+    reweight: Vec<(String, u32)>,
+    /// Count the keys of this file, one a line, instead of slots
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
+    /// How keys become slots
+    #[arg(long, value_name = "NAME", requires = "keys")]
+    keyspace: Option<Keyspace>,
+}
+
+fn reweight(text: &str) -> Result<(String, u32), String> {
+    let (name, weight) = text.split_once('=').ok_or("expected NAME=WEIGHT")?;
+    let weight = weight.parse().map_err(|_| format!("`{weight}` is no weight"))?;
+    Ok((name.to_owned(), weight))
+}
+
+/// Shows placements.
+pub(super) fn run(args: &PlacementArgs, screen: &Screen) -> Result<(), Trouble> {
+    match &args.what {
+        What::Show(args) => show(args, screen),
+        What::Simulate(args) => try_all(args, screen),
+    }
+}
+
+/// Who owns what.
+#[derive(Debug, Serialize)]
+struct Shown {
+    epoch: u64,
+    keyspace: String,
+    placement: String,
+    slots: u16,
+    shards: Vec<ShownShard>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownShard {
+    shard: String,
+    weight: u64,
+    slots: u64,
+    share: f64,
+    ranges: Vec<(u16, u16)>,
+}
+
+impl ShownShard {
+    fn new(shard: &str, weight: u64, ranges: Vec<(u16, u16)>) -> Self {
+        let slots = ranges.iter().map(|(first, last)| u64::from(last - first) + 1).sum::<u64>();
+        let share = slots as f64 / f64::from(SLOT_COUNT);
+        Self { shard: shard.to_owned(), weight, slots, share, ranges }
+    }
+}
+
+fn show(args: &ShowArgs, screen: &Screen) -> Result<(), Trouble> {
+    let shown = match &args.source.url {
+        Some(url) => ask(&Router::at(url))?,
+        None => look(&DirView::open(&args.source.place.data_dir)?),
+    };
+    screen.show(&shown, |screen| text(&shown, args.ranges, screen));
+    Ok(())
+}
+
+fn look(view: &DirView) -> Shown {
+    let (map, ranges) = (&view.map, view.map.ranges());
+    let shards = map.topology().indices().zip(map.topology().shards()).map(|(index, spec)| {
+        let own = ranges.iter().filter(|range| range.shard == index);
+        let own = own.map(|range| (range.first, range.last)).collect();
+        ShownShard::new(&spec.name, u64::from(spec.weight), own)
+    });
+    Shown {
+        epoch: map.epoch(),
+        keyspace: map.keyspace().name().to_owned(),
+        placement: map.placement().name().to_owned(),
+        slots: SLOT_COUNT,
+        shards: shards.collect(),
+    }
+}
+
+fn ask(router: &Router) -> Result<Shown, Trouble> {
+    let map = router.get("/api/shard-map", &[])?;
+    let shards = router.get("/api/shards", &[])?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let all: Vec<(u16, u16, String)> = serde_json::from_value(map["ranges"].clone())
+        .map_err(|error| Trouble::Refused(format!("the router's map cannot be read: {error}")))?;
+    let shards = shards["shards"].as_array().into_iter().flatten().map(|shard| {
+        let name = text(&shard["shard"]);
+        let own = all.iter().filter(|(_, _, owner)| *owner == name);
+        let own = own.map(|(first, last, _)| (*first, *last)).collect();
+        ShownShard::new(&name, shard["weight"].as_u64().unwrap_or_default(), own)
+    });
+    Ok(Shown {
+        epoch: map["epoch"].as_u64().unwrap_or_default(),
+        keyspace: text(&map["keyspace"]),
+        placement: text(&map["placement"]),
+        slots: SLOT_COUNT,
+        shards: shards.collect(),
+    })
+}
+
+/// Ranges that a line names: of many the first tell enough.
+const RANGES_SHOWN: usize = 4;
+
+fn text(shown: &Shown, ranges: bool, screen: &Screen) -> String {
+    if ranges {
+        let all = shown.shards.iter().flat_map(|shard| {
+            shard.ranges.iter().map(|(first, last)| (*first, *last, &shard.shard))
+        });
+        let mut all: Vec<_> = all.collect();
+        all.sort_unstable();
+        let rows: Vec<Vec<String>> = all
+            .into_iter()
+            .map(|(first, last, shard)| vec![first.to_string(), last.to_string(), shard.clone()])
+            .collect();
+        return screen.table(&["first", "last", "shard"], &rows);
+    }
+    let largest = shown.shards.iter().map(|shard| shard.share).fold(0.0, f64::max);
+    let rows: Vec<Vec<String>> = shown
+        .shards
+        .iter()
+        .map(|shard| {
+            let mut named: Vec<String> = shard
+                .ranges
+                .iter()
+                .take(RANGES_SHOWN)
+                .map(|(first, last)| format!("{first}-{last}"))
+                .collect();
+            if shard.ranges.len() > RANGES_SHOWN {
+                named.push(format!("and {} more", shard.ranges.len() - RANGES_SHOWN));
+            }
+            vec![
+                shard.shard.clone(),
+                shard.weight.to_string(),
+                shard.slots.to_string(),
+                percent(shard.share),
+                screen.bar(shard.share / largest, 24),
+                named.join(", "),
+            ]
+        })
+        .collect();
+    let head = format!(
+        "keyspace {}, placement {}, epoch {}",
+        shown.keyspace, shown.placement, shown.epoch
+    );
+    head + "\n" + &screen.table(&["shard", "weight", "slots", "share", "", "ranges"], &rows)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
+/// A comparison, as JSON.
+#[derive(Debug, Serialize)]
+struct Compared {
+    /// `slots`, or `keys`.
+    unit: &'static str,
+    total: u64,
+    algorithms: Vec<Simulated>,
+}
+
+fn try_all(args: &SimulateArgs, screen: &Screen) -> Result<(), Trouble> {
+    let refused = |error: &dyn std::fmt::Display| Trouble::Refused(error.to_string());
+    let view = match &args.data_dir {
+        Some(dir) => Some(DirView::open(dir)?),
+        None => None,
+    };
+    let weights = match (&args.weights, args.shards) {
+        (Some(weights), _) => Some(weights.clone()),
+        (None, Some(shards)) => Some(vec![1; shards.min(Topology::SHARDS_MAX + 1)]),
+        (None, None) => None,
+    };
+    let topology = match (weights, &view) {
+        (Some(weights), _) => Topology::with_weights(&weights),
+        (None, Some(view)) => Ok(view.map.topology().clone()),
+        (None, None) => Topology::with_weights(&[1, 1, 1]),
+    };
+    let topology = topology.map_err(|error| refused(&error))?;
+    let changes = changes(args, &topology);
+    let load = match &args.keys {
+        None => Load::of_slots(),
+        Some(file) => match (&args.keyspace, &view) {
+            (None, Some(view)) => count(file, |key| view.map.place(key).map(|place| place.slot))?,
+            (keyspace, _) => {
+                let usual = Keyspace::default();
+                let keyspace = keyspace.as_ref().unwrap_or(&usual);
+                count(file, |key| keyspace.slot_of(key))?
+            }
+        },
+    };
+    let algorithms = simulate(&topology, &changes, &load).map_err(|error| refused(&error))?;
+    let unit = if args.keys.is_some() { "keys" } else { "slots" };
+    let compared = Compared { unit, total: load.total(), algorithms };
+    screen.show(&compared, |screen| compared_text(&compared, screen));
+    Ok(())
+}
+
+fn changes(args: &SimulateArgs, topology: &Topology) -> Vec<Change> {
+    let asked = args.add.iter().map(|weight| Change::Add(*weight));
+    let asked = asked.chain(args.remove.iter().map(|name| Change::Remove(name.clone())));
+    let reweighted = args.reweight.iter();
+    let asked = asked
+        .chain(reweighted.map(|(name, weight)| Change::Reweight(name.clone(), *weight)))
+        .collect::<Vec<_>>();
+    if !asked.is_empty() {
+        return asked;
+    }
+    let shards = topology.shards();
+    let (first, last) = (&shards[0], &shards[shards.len() - 1]);
+    let mut usual = vec![Change::Add(1)];
+    if shards.len() > 1 {
+        usual.push(Change::Remove(last.name.clone()));
+        let doubled = first.weight.saturating_mul(2).min(Topology::WEIGHT_MAX);
+        usual.push(Change::Reweight(first.name.clone(), doubled));
+    }
+    usual
+}
+
+/// Counts the keys of a file by slot.
+fn count<E: std::fmt::Display>(
+    file: &Path,
+    slot_of: impl Fn(ShardKey<'_>) -> Result<Slot, E>,
+) -> Result<Load, Trouble> {
+    let refused =
+        |error: &dyn std::fmt::Display| Trouble::Refused(format!("{}: {error}", file.display()));
+    let opened = File::open(file).map_err(|error| refused(&error))?;
+    let mut load = Load::of_keys();
+    for (line, text) in (1..).zip(BufReader::new(opened).lines()) {
+        let text = text.map_err(|error| refused(&error))?;
+        let key = text.strip_suffix('\r').unwrap_or(&text);
+        if key.is_empty() {
+            continue;
+        }
+        let told = |error: &dyn std::fmt::Display| refused(&format!("line {line}: {error}"));
+        let key = ShardKey::parse(key).map_err(|error| told(&error))?;
+        load.add(slot_of(key).map_err(|error| told(&error))?);
+    }
+    if load.total() == 0 {
+        return Err(refused(&"it holds no keys"));
+    }
+    Ok(load)
+}
+
+fn compared_text(compared: &Compared, screen: &Screen) -> String {
+    let Compared { unit, total, algorithms } = compared;
+    let mut lines = vec![format!("{total} {unit}; skew 1 is ideal")];
+    let mut rows = Vec::new();
+    for algorithm in algorithms {
+        for share in &algorithm.before.shards {
+            let part = share.load as f64 / (*total).max(1) as f64;
+            rows.push(vec![
+                algorithm.algorithm.clone(),
+                share.shard.clone(),
+                share.weight.to_string(),
+                share.load.to_string(),
+                percent(part),
+                screen.bar(part, 24),
+            ]);
+        }
+    }
+    lines.push(screen.table(&["placement", "shard", "weight", unit, "share", ""], &rows));
+    let mut rows = Vec::new();
+    let changes = algorithms.first().map_or(0, |algorithm| algorithm.changes.len());
+    for change in 0..changes {
+        for algorithm in algorithms {
+            let moved = &algorithm.changes[change];
+            rows.push(vec![
+                moved.change.clone(),
+                algorithm.algorithm.clone(),
+                format!("{:.3}", algorithm.before.skew),
+                format!("{:.3}", moved.after.skew),
+                moved.load.to_string(),
+                percent(moved.share),
+                percent(moved.needed),
+                screen.bar(moved.share, 24),
+            ]);
+        }
+    }
+    let moved = format!("{unit} moved");
+    let heads = ["change", "placement", "skew", "skew then", &moved, "share", "needed", ""];
+    lines.push(screen.table(&heads, &rows));
+    lines.join("\n")
+}

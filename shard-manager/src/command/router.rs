@@ -1,0 +1,50 @@
+//! Router: what a command asks of a running one, over HTTP.
+//!
+//! **Not here:** what is made of the answers (the commands).
+
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::Agent;
+
+use super::Trouble;
+
+/// An answer that takes longer is none.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// A router.
+pub(super) struct Router {
+    agent: Agent,
+    url: String,
+}
+
+impl Router {
+    /// The router at a URL; nothing is asked yet.
+    pub(super) fn at(url: &str) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(ANSWER_MAX))
+            .build();
+        Self { agent: config.into(), url: url.trim_end_matches('/').to_owned() }
+    }
+
+    /// The answer to a GET, whatever its status.
+    pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, Trouble> {
+        let told = |error: &dyn std::fmt::Display| {
+            Trouble::Refused(format!("no router answers at {}: {error}", self.url))
+        };
+        let request = self.agent.get(format!("{}{path}", self.url));
+        let request =
+            query.iter().fold(request, |request, (name, value)| request.query(name, value));
+        let mut response = request.call().map_err(|error| told(&error))?;
+        let status = response.status();
+        let answer: Value = response.body_mut().read_json().map_err(|error| told(&error))?;
+        // A cluster that is down is an answer; a request that was refused is none.
+        if status.is_success() || answer.get("shards").is_some() {
+            return Ok(answer);
+        }
+        let detail = answer["detail"].as_str().or(answer["title"].as_str());
+        let detail = detail.map_or_else(|| status.to_string(), str::to_owned);
+        Err(Trouble::Refused(format!("the router at {} refuses: {detail}", self.url)))
+    }
+}

@@ -1,0 +1,227 @@
+//! `status`: the shards, their nodes, and whether a router runs.
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::Value;
+use shard_manager::keyspace::SLOT_COUNT;
+use shard_manager::store::sqlite::view::{DirView, Holder};
+use shard_manager::topology::{Role, ShardIndex};
+
+use super::router::Router;
+use super::{Source, Trouble};
+use crate::screen::Screen;
+
+/// What to show.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  shard-manager status
+  shard-manager status --data-dir /var/lib/tessera --json
+  shard-manager status --url http://127.0.0.1:3000
+
+Exit code 1: a node is down, or its file is missing or cannot be used.")]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    source: Source,
+}
+
+/// How a cluster is.
+#[derive(Debug, Serialize)]
+struct Status {
+    /// Whether every node is as it should be.
+    ok: bool,
+    /// The data directory, or the router's URL.
+    source: String,
+    epoch: u64,
+    keyspace: Option<String>,
+    placement: Option<String>,
+    router: RouterState,
+    shards: Vec<ShardStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct RouterState {
+    running: bool,
+    pid: Option<String>,
+    /// Whether the files were closed in good order; null while a router runs.
+    clean: Option<bool>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShardStatus {
+    shard: String,
+    weight: u64,
+    slots: u64,
+    nodes: Vec<NodeStatus>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct NodeStatus {
+    node: String,
+    role: String,
+    up: bool,
+    /// What is wrong with it.
+    trouble: Option<String>,
+    position: Option<u64>,
+    /// Entries of the change log that it has not applied.
+    lag: Option<u64>,
+    /// How long ago it had all that the primary has; of a router only.
+    lag_ms: Option<f64>,
+    rows: Option<i64>,
+    bytes: Option<u64>,
+}
+
+/// Shows how a cluster is.
+pub(super) fn run(args: &StatusArgs, screen: &Screen) -> Result<(), Trouble> {
+    let status = match &args.source.url {
+        Some(url) => ask(url)?,
+        None => look(&DirView::open(&args.source.place.data_dir)?)?,
+    };
+    screen.show(&status, |screen| text(&status, screen));
+    if status.ok {
+        return Ok(());
+    }
+    let nodes = status.shards.iter().flat_map(|shard| &shard.nodes);
+    let down: Vec<&str> = nodes.filter(|node| !node.up).map(|node| &*node.node).collect();
+    Err(Trouble::Found(format!("not well: {}", down.join(", "))))
+}
+
+fn look(view: &DirView) -> Result<Status, Trouble> {
+    let router = match view.holder()? {
+        Holder::Process { pid } => RouterState { running: true, pid: Some(pid), clean: None },
+        Holder::Nobody => RouterState { running: false, pid: None, clean: Some(true) },
+        Holder::Gone => RouterState { running: false, pid: None, clean: Some(false) },
+    };
+    let shards: Vec<ShardStatus> =
+        view.map.topology().indices().map(|shard| look_at_shard(view, shard)).collect();
+    Ok(Status {
+        ok: shards.iter().all(|shard| shard.nodes.iter().all(|node| node.up)),
+        source: view.path().display().to_string(),
+        epoch: view.map.epoch(),
+        keyspace: Some(view.map.keyspace().name().to_owned()),
+        placement: Some(view.map.placement().name().to_owned()),
+        router,
+        shards,
+    })
+}
+
+fn look_at_shard(view: &DirView, shard: ShardIndex) -> ShardStatus {
+    let spec = &view.map.topology().shards()[shard.index()];
+    let files = view.nodes(shard);
+    // Replicas first: so none seems to be ahead of its primary.
+    let mut nodes: Vec<NodeStatus> = files
+        .iter()
+        .rev()
+        .map(|file| {
+            let looked = view.node(file).and_then(|mut node| node.standing());
+            let node = NodeStatus {
+                node: file.node.clone(),
+                role: file.role.name().to_owned(),
+                bytes: file.bytes(),
+                ..NodeStatus::default()
+            };
+            match looked {
+                Ok(standing) => NodeStatus {
+                    up: true,
+                    position: Some(standing.position.at),
+                    rows: Some(standing.rows()),
+                    ..node
+                },
+                Err(error) => NodeStatus { trouble: Some(error.to_string()), ..node },
+            }
+        })
+        .collect();
+    nodes.reverse();
+    let primary = nodes[0].position;
+    for node in nodes.iter_mut().skip(1) {
+        node.lag = primary.zip(node.position).map(|(primary, own)| primary.saturating_sub(own));
+    }
+    let slots = view.map.slots_of(shard).count() as u64;
+    ShardStatus { shard: spec.name.clone(), weight: u64::from(spec.weight), slots, nodes }
+}
+
+fn ask(url: &str) -> Result<Status, Trouble> {
+    let router = Router::at(url);
+    let health = router.get("/api/health", &[])?;
+    let shards = router.get("/api/shards", &[])?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let shards = list(&shards["shards"]).into_iter().map(|shard| {
+        let tables = shard["tables"].as_array();
+        let sum = |member: &str| {
+            let numbers = tables?.iter().filter_map(|table| table[member].as_i64());
+            Some(numbers.sum::<i64>())
+        };
+        let nodes = list(&shard["nodes"]).into_iter().map(|node| {
+            let is_primary = node["role"] == Role::Primary.name();
+            let up = node["up"] == true;
+            NodeStatus {
+                node: text(&node["node"]),
+                role: text(&node["role"]),
+                up,
+                trouble: (!up).then(|| "it does not answer".to_owned()),
+                lag_ms: node["lag"].as_f64(),
+                rows: sum("rows").filter(|_| is_primary),
+                bytes: sum("bytes").filter(|_| is_primary).map(|bytes| bytes as u64),
+                ..NodeStatus::default()
+            }
+        });
+        ShardStatus {
+            shard: text(&shard["shard"]),
+            weight: shard["weight"].as_u64().unwrap_or_default(),
+            slots: shard["slots"].as_u64().unwrap_or_default(),
+            nodes: nodes.collect(),
+        }
+    });
+    Ok(Status {
+        ok: health["status"] == "ok",
+        source: url.to_owned(),
+        epoch: health["epoch"].as_u64().unwrap_or_default(),
+        keyspace: None,
+        placement: None,
+        router: RouterState { running: true, pid: None, clean: None },
+        shards: shards.collect(),
+    })
+}
+
+fn text(status: &Status, screen: &Screen) -> String {
+    let router = match &status.router {
+        RouterState { running: true, pid: Some(pid), .. } => format!("process {pid} serves it"),
+        RouterState { running: true, pid: None, .. } => "serves it".to_owned(),
+        RouterState { clean: Some(false), .. } => {
+            "none, and the last one did not close its files: the next start looks at them"
+                .to_owned()
+        }
+        RouterState { .. } => "none".to_owned(),
+    };
+    let mut lines = vec![format!("cluster   {}", status.source), format!("router    {router}")];
+    if let (Some(keyspace), Some(placement)) = (&status.keyspace, &status.placement) {
+        lines.push(format!("keyspace  {keyspace}, placement {placement}"));
+    }
+    lines.push(format!("epoch     {}", status.epoch));
+    let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    let mut rows = Vec::new();
+    for shard in &status.shards {
+        let share = 100.0 * shard.slots as f64 / f64::from(SLOT_COUNT);
+        for node in &shard.nodes {
+            let lag = node.lag.map(|entries| entries.to_string());
+            let lag = lag.or_else(|| node.lag_ms.map(|lag| format!("{lag} ms")));
+            rows.push(vec![
+                node.node.clone(),
+                if node.up { "up".to_owned() } else { "DOWN".to_owned() },
+                format!("{} ({share:.1} %)", shard.slots),
+                number(node.position),
+                lag.unwrap_or_else(|| "-".to_owned()),
+                node.rows.map_or_else(|| "-".to_owned(), |rows| rows.to_string()),
+                number(node.bytes),
+            ]);
+        }
+    }
+    lines
+        .push(screen.table(&["node", "state", "slots", "position", "lag", "rows", "bytes"], &rows));
+    let nodes = status.shards.iter().flat_map(|shard| &shard.nodes);
+    lines.extend(
+        nodes.filter_map(|node| Some(format!("{}: {}", node.node, node.trouble.as_ref()?))),
+    );
+    lines.join("\n")
+}

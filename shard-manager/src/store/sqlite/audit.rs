@@ -1,0 +1,281 @@
+//! Audit: whether every row of a cluster lies where it belongs, exactly once, and whether replicas equal primaries.
+//!
+//! Each shard is looked at in one snapshot, several shards at a time, whether a router runs or not; rows stream past
+//! and none is kept. That a row is in the cluster only once follows: its slot is that of its key, its shard the one
+//! owner of that slot, by the map and by the shard's own books, and the primary key of its table tells rows of one
+//! shard apart.
+//!
+//! **Invariant:** looking changes nothing; a report without findings means that every row was looked at.
+//! **Not here:** mending; what a single row must be like (`audit/rows`), how replicas are compared (`audit/replicas`).
+
+mod replicas;
+mod rows;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::OpenError;
+use super::node_view::NodeView;
+use super::view::{DirView, Holder, NodeFile};
+use crate::idempotency;
+use crate::table::{Registry, Table};
+use crate::topology::ShardIndex;
+use replicas::Replicas;
+use rows::{RowRules, Scan};
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Finding {
+    /// The shard.
+    pub shard: String,
+    /// The node.
+    pub node: String,
+    /// The table, if it is about one.
+    pub table: Option<String>,
+    /// The row's shard key, if it is about a row.
+    pub key: Option<String>,
+    /// What else tells the row apart.
+    pub id: Option<String>,
+    /// What was found.
+    pub what: String,
+    /// What should be.
+    pub expected: String,
+}
+
+/// A shard that was looked at.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ShardAudit {
+    /// Its name.
+    pub shard: String,
+    /// The position at which its primary was looked at.
+    pub position: u64,
+    /// Rows of each table, the records of idempotency keys included.
+    pub tables: BTreeMap<String, u64>,
+    /// Replicas that equal it.
+    pub replicas: Vec<String>,
+}
+
+/// What an audit found.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct AuditReport {
+    /// The shards whose primary could be looked at, by name.
+    pub shards: Vec<ShardAudit>,
+    /// What is wrong: all of it, or the first [`AuditReport::FINDINGS_MAX`].
+    pub findings: Vec<Finding>,
+    /// How much is wrong.
+    pub found: u64,
+    /// What could not be told, and is no fault.
+    pub notes: Vec<String>,
+    /// Rows looked at, those of replicas included.
+    pub rows: u64,
+}
+
+impl AuditReport {
+    /// Findings that are kept: whoever has more needs no list of them.
+    pub const FINDINGS_MAX: usize = 1_000;
+}
+
+/// What to look at, and how fast.
+#[derive(Clone, Debug)]
+pub struct AuditOptions {
+    /// Whether to look at the structure of every page too.
+    pub deep: bool,
+    /// Shards that are looked at at a time.
+    pub threads: usize,
+}
+
+/// Looks at every row of a cluster; `progress` is told of rows as they pass. Blocks.
+///
+/// # Errors
+/// [`OpenError`] if it cannot be told who has the directory. Files that cannot be read are findings.
+pub fn audit(
+    view: &DirView,
+    options: &AuditOptions,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<AuditReport, OpenError> {
+    let running = matches!(view.holder()?, Holder::Process { .. });
+    let audit = Audit { view, deep: options.deep, running, progress, report: Mutex::default() };
+    let shards: Vec<ShardIndex> = view.map.topology().indices().collect();
+    let (next, registries) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    let work = || {
+        while let Some(&shard) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Some(tables) = audit.shard(shard) {
+                let mut known = registries.lock().unwrap_or_else(PoisonError::into_inner);
+                known.insert(shard, tables);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        // This thread is one of them.
+        for _ in 1..options.threads.min(shards.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    audit.compare_registries(&registries.into_inner().unwrap_or_else(PoisonError::into_inner));
+    let mut report = audit.report.into_inner().unwrap_or_else(PoisonError::into_inner);
+    report.shards.sort_by_key(|shard| view.map.topology().find(&shard.shard));
+    Ok(report)
+}
+
+/// A running audit.
+struct Audit<'a> {
+    view: &'a DirView,
+    deep: bool,
+    /// Whether a router runs, so that what lags will catch up.
+    running: bool,
+    progress: &'a (dyn Fn(u64) + Sync),
+    report: Mutex<AuditReport>,
+}
+
+impl Audit<'_> {
+    fn find(&self, finding: Finding) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.found += 1;
+        if report.findings.len() < AuditReport::FINDINGS_MAX {
+            report.findings.push(finding);
+        }
+    }
+
+    fn note(&self, note: String) {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).notes.push(note);
+    }
+
+    fn passed(&self, rows: u64) {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).rows += rows;
+        (self.progress)(rows);
+    }
+
+    /// A finding about a node as a whole.
+    fn about(&self, file: &NodeFile, what: impl Into<String>, expected: &str) -> Finding {
+        Finding {
+            shard: self.view.map.topology().name(file.shard).to_owned(),
+            node: file.node.clone(),
+            what: what.into(),
+            expected: expected.to_owned(),
+            ..Finding::default()
+        }
+    }
+
+    /// Opens the file of a node and looks at its structure, if that is wanted.
+    fn open(&self, file: &NodeFile) -> Option<NodeView> {
+        let opened = self.view.node(file).and_then(|mut node| {
+            let defect = if self.deep { node.defect()? } else { None };
+            Ok((node, defect))
+        });
+        match opened {
+            Ok((node, None)) => Some(node),
+            Ok((node, Some(defect))) => {
+                self.find(self.about(file, defect, "a file as SQLite writes it"));
+                Some(node)
+            }
+            Err(error) => {
+                self.find(self.about(file, error.to_string(), "the file of this node"));
+                None
+            }
+        }
+    }
+
+    /// Looks at a shard, and tells which tables it has.
+    fn shard(&self, shard: ShardIndex) -> Option<Registry> {
+        let mut files = self.view.nodes(shard);
+        let replicas = files.split_off(1);
+        let file = &files[0];
+        if !self.view.is_ready() && file.bytes().is_none() {
+            self.note(format!("{} has not been made yet", file.node));
+            return None;
+        }
+        // What takes long first; then replicas before their primary: so they have nothing that it has not.
+        let primary = self.open(file);
+        let mut replicas = Replicas::look(self, &replicas);
+        let mut primary = primary?;
+        match self.primary(file, &mut primary, &mut replicas) {
+            Ok(tables) => Some(tables),
+            Err(error) => {
+                self.find(self.about(file, error.to_string(), "a file that can be read"));
+                None
+            }
+        }
+    }
+
+    fn primary(
+        &self,
+        file: &NodeFile,
+        primary: &mut NodeView,
+        replicas: &mut Replicas<'_>,
+    ) -> Result<Registry, OpenError> {
+        primary.begin()?;
+        let standing = primary.standing()?;
+        for name in primary.strange_tables()? {
+            let table = Some(name);
+            let found = self.about(file, "the table is there", "only tables that were declared");
+            self.find(Finding { table, ..found });
+        }
+        self.slots(file, primary)?;
+        let tables = primary.tables()?;
+        replicas.align(self, primary, standing.position)?;
+        let mut audited = ShardAudit {
+            shard: self.view.map.topology().name(file.shard).to_owned(),
+            position: standing.position.at,
+            tables: BTreeMap::new(),
+            replicas: Vec::new(),
+        };
+        for table in tables.tables().chain([&*idempotency::TABLE]) {
+            let rules = RowRules::of(self, file, table, standing.version);
+            let scan = Scan::run(primary, table, replicas.left_out(table), |row| rules.check(row))?;
+            self.passed(scan.rows);
+            self.counts(file, table, &standing.counts, scan.rows);
+            audited.tables.insert(table.name().to_owned(), scan.rows);
+            replicas.compare(self, table, &scan, primary);
+        }
+        audited.replicas = replicas.equal();
+        primary.end()?;
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.shards.push(audited);
+        Ok(tables)
+    }
+
+    /// The shard's own books must say of each slot what the map says.
+    fn slots(&self, file: &NodeFile, primary: &mut NodeView) -> Result<(), OpenError> {
+        let mut known: BTreeMap<u16, String> = primary.slots()?.into_iter().collect();
+        for slot in self.view.map.slots_of(file.shard) {
+            let state = known.remove(&slot);
+            if state.as_deref() != Some("owned") {
+                let state = state.as_deref().unwrap_or("missing");
+                let what = format!("slot {slot} is {state} in the shard's tessera_slots");
+                self.find(self.about(file, what, "owned, as the map says"));
+            }
+        }
+        for (slot, state) in known {
+            if state == "owned" {
+                let what = format!("slot {slot} is owned in the shard's tessera_slots");
+                self.find(self.about(file, what, "owned by another shard, as the map says"));
+            }
+        }
+        Ok(())
+    }
+
+    fn counts(&self, file: &NodeFile, table: &Table, counts: &[(String, i64)], rows: u64) {
+        let Some((_, counted)) = counts.iter().find(|(name, _)| name == table.name()) else {
+            return;
+        };
+        if *counted != rows as i64 {
+            let table = Some(table.name().to_owned());
+            let what = format!("tessera_counts says {counted} rows");
+            let found = self.about(file, what, "");
+            self.find(Finding { table, expected: format!("{rows}, as there are"), ..found });
+        }
+    }
+
+    fn compare_registries(&self, registries: &BTreeMap<ShardIndex, Registry>) {
+        let Some((first, expected)) = registries.first_key_value() else { return };
+        for (&shard, tables) in registries {
+            if tables != expected {
+                let file = &self.view.nodes(shard)[0];
+                let expected = format!("the tables of {}", self.view.map.topology().name(*first));
+                self.find(self.about(file, "the shard declares other tables", &expected));
+            }
+        }
+    }
+}

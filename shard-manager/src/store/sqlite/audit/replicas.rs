@@ -1,0 +1,262 @@
+//! Replicas: whether the replicas of a shard hold what their primary held at their position.
+//!
+//! Beside a running router both move on. So each replica is seen first, then the primary, each in one snapshot; what
+//! changed between the two positions stands in the primary's log, and the rows of those keys are left out on both
+//! sides. All other rows are the same at both positions, and must be equal. Of a cluster that does not run nothing
+//! is left out unless a replica lags.
+//!
+//! **Invariant:** a replica is called equal only if every row that was not left out was compared.
+//! **Not here:** what a row must be like (`audit/rows`).
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::super::OpenError;
+use super::super::log::{self, Line};
+use super::super::node_view::{NodeView, Standing};
+use super::super::view::NodeFile;
+use super::rows::{LeftOut, Scan, SlotSum, key_hash, slot_rows};
+use super::{Audit, Finding};
+use crate::position::Position;
+use crate::table::{Registry, Table};
+
+/// Keys that may change between the two looks: beyond, a replica lags too far to compare.
+const LEFT_OUT_MAX: usize = 1 << 20;
+/// Rows that are named of one table of one replica.
+const NAMED_MAX: usize = 10;
+
+/// The replicas of a shard that are looked at.
+pub(super) struct Replicas<'a> {
+    replicas: Vec<Replica<'a>>,
+    /// By table, keys that changed since the first of them was seen.
+    left_out: HashMap<String, LeftOut>,
+    nothing: LeftOut,
+}
+
+struct Replica<'a> {
+    file: &'a NodeFile,
+    node: NodeView,
+    standing: Standing,
+    tables: Registry,
+    comparable: bool,
+    equal: bool,
+}
+
+impl<'a> Replicas<'a> {
+    /// Looks at the files, and reports those that cannot be read.
+    pub(super) fn look(audit: &Audit<'_>, files: &'a [NodeFile]) -> Self {
+        let mut opened = Vec::new();
+        for file in files {
+            if file.bytes().is_none() && audit.running {
+                audit.note(format!("{} is being made", file.node));
+                continue;
+            }
+            opened.extend(audit.open(file).map(|node| (file, node)));
+        }
+        let mut replicas = Vec::new();
+        for (file, node) in opened {
+            match Replica::look(file, node) {
+                Ok(replica) => replicas.push(replica),
+                Err(error) => {
+                    audit.find(audit.about(file, error.to_string(), "a file that can be read"));
+                }
+            }
+        }
+        Self { replicas, left_out: HashMap::new(), nothing: LeftOut::new() }
+    }
+
+    /// Finds out what changed between the replicas and the snapshot of their primary.
+    pub(super) fn align(
+        &mut self,
+        audit: &Audit<'_>,
+        primary: &mut NodeView,
+        at: Position,
+    ) -> Result<(), OpenError> {
+        let history = primary.history()?;
+        let mut oldest = at.at;
+        for replica in &mut self.replicas {
+            let position = replica.standing.position;
+            if !history.holds(position) || position.at > at.at {
+                let what = format!("it holds changes up to {}", position.at);
+                let expected = format!("nothing beyond its primary, which stands at {}", at.at);
+                audit.find(audit.about(replica.file, what, &expected));
+                continue;
+            }
+            let lag = at.at - position.at;
+            if lag > 0 && !audit.running {
+                let what = format!("it is {lag} entries of the log behind");
+                let expected = "caught up; a start of the router does that";
+                audit.find(audit.about(replica.file, what, expected));
+            }
+            replica.comparable = true;
+            oldest = oldest.min(position.at);
+        }
+        if oldest < at.at && !self.leave_out(primary, oldest, at.at)? {
+            for replica in &mut self.replicas {
+                if replica.standing.position.at < at.at && replica.comparable {
+                    replica.comparable = false;
+                    audit.note(format!("{} lags too far to be compared", replica.file.node));
+                }
+            }
+            self.left_out.clear();
+        }
+        let keys: usize = self.left_out.values().map(LeftOut::len).sum();
+        if keys > 0 {
+            audit.note(format!(
+                "{keys} keys changed while the replicas of {} were looked at, and were not compared",
+                audit.view.map.topology().name(self.replicas[0].file.shard)
+            ));
+        }
+        Ok(())
+    }
+
+    /// Notes the keys that changed after a position; `false` if the log does not tell, or they are too many.
+    fn leave_out(
+        &mut self,
+        primary: &mut NodeView,
+        mut after: u64,
+        until: u64,
+    ) -> Result<bool, OpenError> {
+        let mut keys = 0;
+        while after < until {
+            let entries = primary.log_after(after)?;
+            if entries.first().is_none_or(|first| first.position != after + 1) {
+                return Ok(false);
+            }
+            for entry in &entries {
+                after = entry.position;
+                for line in log::lines(&entry.changes) {
+                    let Ok(Line { table, key, .. }) = Line::parse(line) else { return Ok(false) };
+                    let of_table = match self.left_out.get_mut(&*table) {
+                        Some(of_table) => of_table,
+                        None => self.left_out.entry(table.into_owned()).or_default(),
+                    };
+                    keys += usize::from(of_table.insert(key_hash(&key)));
+                }
+            }
+            if keys > LEFT_OUT_MAX {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The keys of a table that are not compared; `None` if nothing is.
+    pub(super) fn left_out(&self, table: &Table) -> Option<&LeftOut> {
+        let compares = self.replicas.iter().any(|replica| replica.comparable);
+        compares.then(|| self.left_out.get(table.name()).unwrap_or(&self.nothing))
+    }
+
+    /// Compares a table with what the primary's snapshot has of it.
+    pub(super) fn compare(
+        &mut self,
+        audit: &Audit<'_>,
+        table: &Table,
+        expected: &Scan,
+        primary: &mut NodeView,
+    ) {
+        let left_out = self.left_out.get(table.name()).unwrap_or(&self.nothing);
+        for replica in self.replicas.iter_mut().filter(|replica| replica.comparable) {
+            match replica.compare(audit, table, (expected, left_out), primary) {
+                Ok(equal) => replica.equal &= equal,
+                Err(error) => {
+                    replica.equal = false;
+                    let found =
+                        audit.about(replica.file, error.to_string(), "a file that can be read");
+                    audit.find(found);
+                }
+            }
+        }
+    }
+
+    /// Those that equal their primary.
+    pub(super) fn equal(&self) -> Vec<String> {
+        let equal = self.replicas.iter().filter(|replica| replica.comparable && replica.equal);
+        equal.map(|replica| replica.file.node.clone()).collect()
+    }
+}
+
+impl<'a> Replica<'a> {
+    fn look(file: &'a NodeFile, mut node: NodeView) -> Result<Self, OpenError> {
+        node.begin()?;
+        let standing = node.standing()?;
+        let tables = node.tables()?;
+        Ok(Self { file, node, standing, tables, comparable: false, equal: true })
+    }
+
+    fn compare(
+        &mut self,
+        audit: &Audit<'_>,
+        table: &Table,
+        (expected, left_out): (&Scan, &LeftOut),
+        primary: &mut NodeView,
+    ) -> Result<bool, OpenError> {
+        let known = self.tables.find(table.name()).is_none_or(|known| **known == *table);
+        let is_missing =
+            !table.name().starts_with("tessera_") && self.tables.find(table.name()).is_none();
+        if !known || is_missing {
+            let found =
+                audit.about(self.file, "it declares the table otherwise", "as its primary does");
+            audit.find(Finding { table: Some(table.name().to_owned()), ..found });
+            return Ok(false);
+        }
+        let scan = Scan::run(&mut self.node, table, Some(left_out), |_| ())?;
+        audit.passed(scan.rows);
+        audit.counts(self.file, table, &self.standing.counts, scan.rows);
+        if scan.slots == expected.slots {
+            return Ok(true);
+        }
+        let mut named = 0;
+        for slot in differing(&expected.slots, &scan.slots) {
+            if named >= NAMED_MAX {
+                break;
+            }
+            let theirs = slot_rows(primary, table, slot, left_out)?;
+            let own = slot_rows(&mut self.node, table, slot, left_out)?;
+            named += self.name_rows(audit, table, theirs, own);
+        }
+        Ok(false)
+    }
+
+    /// Reports the rows of a slot that differ.
+    fn name_rows(
+        &self,
+        audit: &Audit<'_>,
+        table: &Table,
+        theirs: Vec<(String, String, u128)>,
+        own: Vec<(String, String, u128)>,
+    ) -> usize {
+        let mut rows: BTreeMap<(String, String), (Option<u128>, Option<u128>)> = BTreeMap::new();
+        for (key, id, hash) in theirs {
+            rows.entry((key, id)).or_default().0 = Some(hash);
+        }
+        for (key, id, hash) in own {
+            rows.entry((key, id)).or_default().1 = Some(hash);
+        }
+        rows.retain(|_, (theirs, own)| theirs != own);
+        let named = rows.len();
+        for ((key, id), (theirs, own)) in rows.into_iter().take(NAMED_MAX) {
+            let (what, expected) = match (theirs, own) {
+                (Some(_), None) => ("the row is missing on the replica", "the primary's row"),
+                (None, _) => ("the row is on the replica alone", "no such row, as on the primary"),
+                (Some(_), Some(_)) => ("the row differs from the primary's", "the primary's row"),
+            };
+            let found = audit.about(self.file, what, expected);
+            let table = Some(table.name().to_owned());
+            audit.find(Finding { table, key: Some(key), id: Some(id), ..found });
+        }
+        named
+    }
+}
+
+/// The slots whose sums differ, in order.
+fn differing(a: &[SlotSum], b: &[SlotSum]) -> Vec<i64> {
+    let sums = |slots: &[SlotSum]| -> BTreeMap<i64, SlotSum> {
+        slots.iter().map(|sum| (sum.slot, *sum)).collect()
+    };
+    let (a, b) = (sums(a), sums(b));
+    let mut slots: Vec<i64> = a.keys().chain(b.keys()).copied().collect();
+    slots.sort_unstable();
+    slots.dedup();
+    slots.retain(|slot| a.get(slot) != b.get(slot));
+    slots
+}

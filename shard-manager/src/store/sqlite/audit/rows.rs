@@ -1,0 +1,236 @@
+//! Rows: what a single row must be like, and what all rows of a table add up to.
+//!
+//! **Invariant:** two tables have the same sums exactly if they hold the same rows, but for one case in 2^128.
+//! **Not here:** which tables are compared (`audit/replicas`).
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use diesel::QueryResult;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+
+use super::super::OpenError;
+use super::super::connection::RowView;
+use super::super::node_view::NodeView;
+use super::super::row_json::value;
+use super::super::sql;
+use super::super::view::NodeFile;
+use super::{Audit, Finding};
+use crate::keyspace::ShardKey;
+use crate::table::Table;
+use crate::value::{ColumnType, Value};
+
+/// Hashes of shard keys whose rows are left out of a comparison.
+pub(super) type LeftOut = HashSet<u64>;
+
+/// The hash of a shard key in a [`LeftOut`].
+pub(super) fn key_hash(key: &str) -> u64 {
+    xxh3_64(key.as_bytes())
+}
+
+/// What the rows of one slot add up to: the sum of their hashes, in whatever order they come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SlotSum {
+    pub(super) slot: i64,
+    rows: u64,
+    sum: u128,
+}
+
+/// A table that was read from its first row to its last.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    /// All rows.
+    pub(super) rows: u64,
+    /// Of the rows that are compared; only slots that have some, in order. Empty if nothing is to be compared.
+    pub(super) slots: Vec<SlotSum>,
+}
+
+impl Scan {
+    /// Reads a table, hands each row to `each`, and sums up the rows but those `left_out`; sums nothing without it.
+    pub(super) fn run(
+        node: &mut NodeView,
+        table: &Table,
+        left_out: Option<&LeftOut>,
+        mut each: impl FnMut(&RowView<'_, '_>),
+    ) -> Result<Self, OpenError> {
+        let mut scan = Self::default();
+        let mut bytes = Vec::new();
+        node.each(&sql::select_all(table), |row| {
+            scan.rows += 1;
+            each(row);
+            if left_out.is_some_and(|left_out| !is_left_out(row, left_out)) {
+                let slot = row.int(Table::SLOT).unwrap_or(-1);
+                scan.add(slot, hash(&mut bytes, row, table));
+            }
+            Ok(())
+        })?;
+        Ok(scan)
+    }
+
+    fn add(&mut self, slot: i64, hash: u128) {
+        match self.slots.last_mut() {
+            Some(last) if last.slot == slot => {
+                last.rows += 1;
+                last.sum = last.sum.wrapping_add(hash);
+            }
+            Some(_) | None => self.slots.push(SlotSum { slot, rows: 1, sum: hash }),
+        }
+    }
+}
+
+fn is_left_out(row: &RowView<'_, '_>, left_out: &LeftOut) -> bool {
+    !left_out.is_empty()
+        && row.text(Table::SHARD_KEY, |key| left_out.contains(&key_hash(key))) == Some(true)
+}
+
+/// The rows of one slot that are compared: what tells each apart, and its hash.
+pub(super) fn slot_rows(
+    node: &mut NodeView,
+    table: &Table,
+    slot: i64,
+    left_out: &LeftOut,
+) -> Result<Vec<(String, String, u128)>, OpenError> {
+    let mut rows = Vec::new();
+    let mut bytes = Vec::new();
+    node.each(&sql::select_slot(table, slot), |row| {
+        if !is_left_out(row, left_out) {
+            let key = row.text(Table::SHARD_KEY, str::to_owned).unwrap_or_default();
+            rows.push((key, id(row, table), hash(&mut bytes, row, table)));
+        }
+        Ok(()) as QueryResult<()>
+    })?;
+    Ok(rows)
+}
+
+/// The hash of a row: each value with its kind and its length, so that no two rows are the same bytes.
+fn hash(bytes: &mut Vec<u8>, row: &RowView<'_, '_>, table: &Table) -> u128 {
+    bytes.clear();
+    for (index, column) in table.columns().iter().enumerate() {
+        let pushed = match column.kind {
+            ColumnType::Text | ColumnType::Timestamp | ColumnType::Uuid | ColumnType::Json => row
+                .text(index, |text| {
+                    bytes.push(b't');
+                    bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
+                    bytes.extend_from_slice(text.as_bytes());
+                }),
+            ColumnType::Bigint | ColumnType::Boolean => row.int(index).map(|number| {
+                bytes.push(b'i');
+                bytes.extend_from_slice(&number.to_le_bytes());
+            }),
+            ColumnType::Double => row.double(index).map(|number| {
+                bytes.push(b'd');
+                bytes.extend_from_slice(&number.to_bits().to_le_bytes());
+            }),
+        };
+        if pushed.is_none() {
+            bytes.push(b'n');
+        }
+    }
+    xxh3_128(bytes)
+}
+
+/// What tells a row from the others of its shard key.
+fn id(row: &RowView<'_, '_>, table: &Table) -> String {
+    let mut text = String::new();
+    for (index, &column) in table.id().iter().enumerate() {
+        if index > 0 {
+            text.push('/');
+        }
+        text += &spell(&value(row, column, table.column(column).kind));
+    }
+    text
+}
+
+/// A value as a shard key spells it.
+fn spell(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(truth) => truth.to_string(),
+        Value::Int(number) => number.to_string(),
+        Value::Double(number) => number.to_string(),
+        Value::Text(text) => text.clone(),
+    }
+}
+
+/// What every row of a table on a primary must be like.
+pub(super) struct RowRules<'a> {
+    audit: &'a Audit<'a>,
+    file: &'a NodeFile,
+    table: &'a Table,
+    /// The shard's counter: no row is stamped with more.
+    version: i64,
+}
+
+impl<'a> RowRules<'a> {
+    pub(super) fn of(
+        audit: &'a Audit<'a>,
+        file: &'a NodeFile,
+        table: &'a Table,
+        version: i64,
+    ) -> Self {
+        Self { audit, file, table, version }
+    }
+
+    /// Checks a row, and reports what is wrong with it.
+    pub(super) fn check(&self, row: &RowView<'_, '_>) {
+        let told = row.text(Table::SHARD_KEY, |key| self.check_key(row, key));
+        if told.is_none() {
+            self.find(row, "the row has no shard key".to_owned(), "one".to_owned());
+        }
+        let version = row.int(self.table.version()).unwrap_or(0);
+        if !(1..=self.version).contains(&version) {
+            let expected = format!("1 to {}, the shard's counter", self.version);
+            self.find(row, format!("its version is {version}"), expected);
+        }
+    }
+
+    fn check_key(&self, row: &RowView<'_, '_>, key: &str) {
+        let map = &self.audit.view.map;
+        let place = ShardKey::parse(key).and_then(|key| map.place(key));
+        let place = match place {
+            Ok(place) => place,
+            Err(error) => {
+                return self.find(row, error.to_string(), "a key of the keyspace".to_owned());
+            }
+        };
+        let slot = row.int(Table::SLOT).unwrap_or(-1);
+        if slot != i64::from(place.slot.number()) {
+            let expected = format!("{}, as its key says", place.slot);
+            self.find(row, format!("its slot column says {slot}"), expected);
+        }
+        if place.shard != self.file.shard {
+            let mut expected = String::new();
+            let owner = map.topology().name(place.shard);
+            let _ = write!(expected, "on {owner}, which owns slot {}", place.slot);
+            self.find(row, "the row lies on this shard".to_owned(), expected);
+        }
+        if let Some(column) = self.table.routing().filter(|column| !self.spells(row, *column, key))
+        {
+            let (name, kind) = (&self.table.column(column).name, self.table.column(column).kind);
+            let what = format!("its {name} is {}", spell(&value(row, column, kind)));
+            self.find(row, what, "the shard key itself".to_owned());
+        }
+    }
+
+    fn spells(&self, row: &RowView<'_, '_>, column: usize, key: &str) -> bool {
+        match self.table.column(column).kind {
+            ColumnType::Text | ColumnType::Timestamp | ColumnType::Uuid | ColumnType::Json => {
+                row.text(column, |text| text == key) == Some(true)
+            }
+            kind @ (ColumnType::Bigint | ColumnType::Boolean | ColumnType::Double) => {
+                spell(&value(row, column, kind)) == key
+            }
+        }
+    }
+
+    #[cold]
+    fn find(&self, row: &RowView<'_, '_>, what: String, expected: String) {
+        let found = self.audit.about(self.file, what, &expected);
+        self.audit.find(Finding {
+            table: Some(self.table.name().to_owned()),
+            key: row.text(Table::SHARD_KEY, str::to_owned),
+            id: Some(id(row, self.table)),
+            ..found
+        });
+    }
+}

@@ -1,0 +1,314 @@
+//! Export: all rows of a table, over all shards, as lines.
+//!
+//! Each shard is read in one snapshot; all snapshots are taken before the first row is written, so that they are of
+//! nearly one moment. NDJSON lines are what a bulk write takes back, as is CSV (RFC 4180; null is an empty field, the
+//! empty text `""`). A table without a routing column needs the key beside its row: lines of it are wrapped as
+//! `{"shard_key":…,"data":{…}}`, CSV has a column `shard_key`.
+//!
+//! **Invariant:** a success means every row of every shard, as many as the shards have counted; rows stream past and
+//! none is kept.
+//! **Not here:** where the lines go (the caller).
+
+use std::io::Write;
+use std::sync::Arc;
+
+use diesel::result::Error as DieselError;
+
+use super::OpenError;
+use super::connection::RowView;
+use super::node_view::NodeView;
+use super::sql;
+use super::view::DirView;
+use crate::table::{Registry, Table};
+use crate::value::{ColumnType, push_json_number, push_json_string};
+
+/// How rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A JSON object a line.
+    Ndjson,
+    /// Comma-separated values, the first line being the names of the columns.
+    Csv,
+}
+
+/// Why an export is not complete.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// A file cannot be read.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The output takes no more.
+    #[error("the output cannot be written: {0}")]
+    Output(#[from] std::io::Error),
+    /// There is no such table.
+    #[error("there is no table `{table}`; there are: {known}")]
+    NoSuchTable {
+        /// The name given.
+        table: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// The shards do not agree on what a row of the table is.
+    #[error(
+        "{shard} declares {table} otherwise than the first shard: `shard-manager check` tells more"
+    )]
+    TablesDiffer {
+        /// The shard.
+        shard: String,
+        /// The table.
+        table: String,
+    },
+    /// Not as many rows as were counted.
+    #[error(
+        "{shard} has counted {counted} rows of {table}, but {found} were read: the export is not complete. \
+         `shard-manager check` tells more"
+    )]
+    Short {
+        /// The shard.
+        shard: String,
+        /// The table.
+        table: String,
+        /// By its books.
+        counted: i64,
+        /// In the file.
+        found: u64,
+    },
+}
+
+/// The snapshots of all shards that an export reads.
+pub struct Export {
+    shards: Vec<(String, NodeView, Vec<(String, i64)>)>,
+    tables: Registry,
+}
+
+impl Export {
+    /// Takes a snapshot of every shard's primary.
+    ///
+    /// # Errors
+    /// [`ExportError::Open`] if one cannot be read; [`ExportError::TablesDiffer`].
+    pub fn begin(view: &DirView) -> Result<Self, ExportError> {
+        let mut shards = Vec::with_capacity(view.map.topology().len());
+        let mut tables: Option<Registry> = None;
+        for shard in view.map.topology().indices() {
+            let name = view.map.topology().name(shard).to_owned();
+            let mut node = view.node(&view.nodes(shard)[0])?;
+            node.begin()?;
+            let standing = node.standing()?;
+            let own = node.tables()?;
+            let first = tables.get_or_insert_with(|| own.clone());
+            if let Some(table) = first.tables().find(|table| own.find(table.name()) != Some(table))
+            {
+                return Err(ExportError::TablesDiffer { shard: name, table: table.name().into() });
+            }
+            shards.push((name, node, standing.counts));
+        }
+        Ok(Self { shards, tables: tables.unwrap_or_default() })
+    }
+
+    /// The tables that can be exported.
+    pub fn tables(&self) -> &Registry {
+        &self.tables
+    }
+
+    /// Rows of a table, as the shards have counted them.
+    pub fn counted(&self, table: &str) -> i64 {
+        let counts = self.shards.iter().flat_map(|(_, _, counts)| counts);
+        counts.filter(|(name, _)| name == table).map(|(_, rows)| rows).sum()
+    }
+
+    /// Writes all rows of a table, with the columns of the system if those are wanted too, and tells how many there
+    /// are; `progress` is told of rows as they pass. Blocks.
+    ///
+    /// # Errors
+    /// [`ExportError`]; what was written until then is not complete.
+    pub fn write(
+        &mut self,
+        table: &str,
+        (format, system): (Format, bool),
+        out: &mut dyn Write,
+        progress: &dyn Fn(u64),
+    ) -> Result<u64, ExportError> {
+        let known =
+            || self.tables.tables().map(|table| table.name()).collect::<Vec<_>>().join(", ");
+        let table = self
+            .tables
+            .find(table)
+            .cloned()
+            .ok_or_else(|| ExportError::NoSuchTable { table: table.to_owned(), known: known() })?;
+        let lines = Lines::new(&table, format, system);
+        let mut buffer = Vec::with_capacity(BUFFER + BUFFER / 4);
+        lines.push_head(&mut buffer);
+        let mut total = 0;
+        for (shard, node, counts) in &mut self.shards {
+            let mut rows = 0;
+            let mut failed = None;
+            let read = node.each(&sql::select_all(&table), |row| {
+                lines.push_row(&mut buffer, row);
+                rows += 1;
+                if buffer.len() >= BUFFER {
+                    progress(total + rows);
+                    out.write_all(&buffer).map_err(|error| {
+                        failed = Some(error);
+                        DieselError::RollbackTransaction
+                    })?;
+                    buffer.clear();
+                }
+                Ok(())
+            });
+            if let Some(error) = failed {
+                return Err(ExportError::Output(error));
+            }
+            read?;
+            let counted = counts.iter().find(|(name, _)| name == table.name());
+            let counted = counted.map_or(0, |(_, rows)| *rows);
+            if counted != rows as i64 {
+                let (shard, table) = (shard.clone(), table.name().to_owned());
+                return Err(ExportError::Short { shard, table, counted, found: rows });
+            }
+            total += rows;
+        }
+        out.write_all(&buffer)?;
+        out.flush()?;
+        progress(total);
+        Ok(total)
+    }
+}
+
+/// Bytes that are written at a time.
+const BUFFER: usize = 256 << 10;
+
+/// How the rows of a table become lines.
+struct Lines {
+    table: Arc<Table>,
+    format: Format,
+    columns: Vec<usize>,
+    /// Whether the row stands inside an object that tells its key.
+    wrapped: bool,
+}
+
+impl Lines {
+    fn new(table: &Arc<Table>, format: Format, system: bool) -> Self {
+        let needs_key = table.routing().is_none();
+        let wrapped = needs_key && !system && format == Format::Ndjson;
+        let key = (system || (needs_key && !wrapped)).then_some(Table::SHARD_KEY);
+        let rest = if system { table.answered() } else { table.own() };
+        let columns = key.into_iter().chain(rest).collect();
+        Self { table: Arc::clone(table), format, columns, wrapped }
+    }
+
+    fn push_head(&self, out: &mut Vec<u8>) {
+        match self.format {
+            Format::Ndjson => {}
+            Format::Csv => {
+                for (index, column) in self.columns.iter().enumerate() {
+                    if index > 0 {
+                        out.push(b',');
+                    }
+                    out.extend_from_slice(self.table.column(*column).name.as_bytes());
+                }
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+
+    fn push_row(&self, out: &mut Vec<u8>, row: &RowView<'_, '_>) {
+        match self.format {
+            Format::Ndjson => self.push_json(out, row),
+            Format::Csv => {
+                for (index, &column) in self.columns.iter().enumerate() {
+                    if index > 0 {
+                        out.push(b',');
+                    }
+                    push_field(out, row, column, self.table.column(column).kind);
+                }
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+
+    fn push_json(&self, out: &mut Vec<u8>, row: &RowView<'_, '_>) {
+        if self.wrapped {
+            out.extend_from_slice(b"{\"shard_key\":");
+            row.text(Table::SHARD_KEY, |key| push_json_string(out, key));
+            out.extend_from_slice(b",\"data\":");
+        }
+        out.push(b'{');
+        for (index, &column) in self.columns.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            out.push(b'"');
+            out.extend_from_slice(self.table.column(column).name.as_bytes());
+            out.extend_from_slice(b"\":");
+            let kind = self.table.column(column).kind;
+            if push_member(out, row, column, kind).is_none() {
+                out.extend_from_slice(b"null");
+            }
+        }
+        out.extend_from_slice(if self.wrapped { b"}}\n" } else { b"}\n" });
+    }
+}
+
+/// Appends a value as JSON; `None` if it is null.
+fn push_member(
+    out: &mut Vec<u8>,
+    row: &RowView<'_, '_>,
+    column: usize,
+    kind: ColumnType,
+) -> Option<()> {
+    match kind {
+        ColumnType::Text | ColumnType::Timestamp | ColumnType::Uuid => {
+            row.text(column, |text| push_json_string(out, text))
+        }
+        ColumnType::Json | ColumnType::Bigint | ColumnType::Double | ColumnType::Boolean => {
+            push_plain(out, row, column, kind)
+        }
+    }
+}
+
+/// Appends a value that is not a text as both formats spell it; `None` if it is null.
+fn push_plain(
+    out: &mut Vec<u8>,
+    row: &RowView<'_, '_>,
+    column: usize,
+    kind: ColumnType,
+) -> Option<()> {
+    match kind {
+        ColumnType::Bigint => row.int(column).map(|number| push_json_number(out, number)),
+        ColumnType::Double => row.double(column).map(|number| push_json_number(out, number)),
+        ColumnType::Boolean => row.int(column).map(|truth| {
+            out.extend_from_slice(if truth == 0 { b"false" } else { b"true" });
+        }),
+        ColumnType::Json | ColumnType::Text | ColumnType::Timestamp | ColumnType::Uuid => {
+            row.text(column, |text| out.extend_from_slice(text.as_bytes()))
+        }
+    }
+}
+
+/// Appends a field of CSV: nothing for null, and quotes where a reader needs them.
+fn push_field(out: &mut Vec<u8>, row: &RowView<'_, '_>, column: usize, kind: ColumnType) {
+    match kind {
+        ColumnType::Bigint | ColumnType::Double | ColumnType::Boolean => {
+            push_plain(out, row, column, kind);
+        }
+        ColumnType::Text | ColumnType::Timestamp | ColumnType::Uuid | ColumnType::Json => {
+            row.text(column, |text| push_quoted(out, text));
+        }
+    }
+}
+
+fn push_quoted(out: &mut Vec<u8>, text: &str) {
+    let plain = !text.is_empty() && !text.contains([',', '"', '\r', '\n']) && text.trim() == text;
+    if plain {
+        out.extend_from_slice(text.as_bytes());
+        return;
+    }
+    out.push(b'"');
+    for byte in text.bytes() {
+        if byte == b'"' {
+            out.push(b'"');
+        }
+        out.push(byte);
+    }
+    out.push(b'"');
+}

@@ -1,0 +1,231 @@
+//! Migrate: brings the files of a stopped cluster to the schema of this program.
+//!
+//! A start of a router does the same; this does it before, to see how it goes and how long it takes. All files are
+//! looked at before the first is changed. Each migration is a transaction, so that what was interrupted goes on where
+//! it was.
+//!
+//! **Invariant:** no file is changed while another is foreign, lost, or of a newer program.
+//! **Not here:** the migrations themselves (`migrations/`).
+
+use std::path::{Path, PathBuf};
+
+use diesel::migration::{Migration, MigrationSource};
+use diesel::sqlite::{Sqlite, SqliteConnection};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness};
+
+use super::connection::{Statement, for_each_row, open};
+use super::data_dir::{DataDir, catalog_file, primary_file, replica_file};
+use super::view::connect_to_look;
+use super::{OpenError, catalog, check_version, shard_file, sql};
+use crate::topology::Topology;
+
+/// What stands between the schema of a file and that of this program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct SchemaState {
+    /// Names of migrations that the file has not had.
+    pending: Vec<String>,
+    /// Versions that this program does not know.
+    unknown: Vec<String>,
+}
+
+impl SchemaState {
+    pub(super) fn read(
+        connection: &mut SqliteConnection,
+        path: &Path,
+        migrations: &EmbeddedMigrations,
+    ) -> Result<Self, OpenError> {
+        let mut unknown = Vec::new();
+        let statement = Statement { sql: sql::MIGRATED, binds: &[], cached: false };
+        let read = for_each_row(connection, statement, |row| {
+            unknown.extend(row.text(0, str::to_owned));
+            Ok(())
+        });
+        read.map_err(|error| {
+            let error = error.to_string();
+            if error.contains("no such table") {
+                return OpenError::foreign(path, "this is no file of Tessera");
+            }
+            OpenError::file(path, error)
+        })?;
+        let known: Vec<Box<dyn Migration<Sqlite>>> =
+            migrations.migrations().map_err(|error| OpenError::file(path, error))?;
+        let mut pending = Vec::new();
+        for migration in known {
+            let version = migration.name().version().to_string();
+            match unknown.iter().position(|found| *found == version) {
+                Some(index) => drop(unknown.remove(index)),
+                None => pending.push(migration.name().to_string()),
+            }
+        }
+        Ok(Self { pending, unknown })
+    }
+
+    /// # Errors
+    /// [`OpenError::Foreign`] unless the schema is that of this program.
+    pub(super) fn check(&self, path: &Path) -> Result<(), OpenError> {
+        self.check_not_newer(path)?;
+        match self.pending.first() {
+            Some(first) => Err(OpenError::foreign(
+                path,
+                format!(
+                    "its schema is older than this program (it lacks {first}): run `shard-manager migrate`, or \
+                     start the router once"
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn check_not_newer(&self, path: &Path) -> Result<(), OpenError> {
+        match self.unknown.first() {
+            Some(first) => Err(OpenError::foreign(
+                path,
+                format!(
+                    "its schema is newer than this program (it has {first}): use the program that made it"
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A file, and the migrations that it has had now, or would have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Migrated {
+    /// `shard1-primary.db`.
+    pub file: String,
+    /// Names of migrations.
+    pub applied: Vec<String>,
+}
+
+/// A file of a cluster and the migrations of its kind.
+struct Target {
+    path: PathBuf,
+    migrations: EmbeddedMigrations,
+    state: SchemaState,
+}
+
+/// What [`migrate`] would do; changes nothing, and works beside a router.
+///
+/// # Errors
+/// [`OpenError`] if a file is missing, foreign or newer than this program.
+pub fn plan(folder: &Path) -> Result<Vec<Migrated>, OpenError> {
+    check_version()?;
+    let planned =
+        |target: Target| Migrated { file: name(&target.path), applied: target.state.pending };
+    Ok(targets(folder)?.into_iter().map(planned).collect())
+}
+
+/// Migrates every file of a stopped cluster; `done` is told of each.
+///
+/// # Errors
+/// [`OpenError::Locked`] if a router runs; the others if a file cannot be used. Files told of before are migrated.
+pub fn migrate(folder: &Path, mut done: impl FnMut(&Migrated)) -> Result<(), OpenError> {
+    // First without the lock, which would make a folder.
+    plan(folder)?;
+    let data_dir = DataDir::open(folder)?;
+    let migrated = targets(folder).and_then(|targets| {
+        for Target { path, migrations, .. } in targets {
+            let applied = migrate_file(&path, migrations)?;
+            done(&Migrated { file: name(&path), applied });
+        }
+        Ok(())
+    });
+    // A stop in bad order before this one is still to be looked after by the next start.
+    if !data_dir.unclean {
+        data_dir.close();
+    }
+    migrated
+}
+
+fn migrate_file(path: &Path, migrations: EmbeddedMigrations) -> Result<Vec<String>, OpenError> {
+    let mut connection = open(path, "")?;
+    let mut state = SchemaState::read(&mut connection, path, &migrations)?;
+    let applied = connection.run_pending_migrations(migrations);
+    let applied = applied.map_err(|error| OpenError::file(path, error))?.len();
+    state.pending.truncate(applied);
+    Ok(state.pending)
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Every file of the cluster, all of them looked at.
+fn targets(folder: &Path) -> Result<Vec<Target>, OpenError> {
+    let path = catalog_file(folder);
+    if !path.exists() {
+        return Err(OpenError::io(folder, "there is no cluster here (no catalog.db)"));
+    }
+    let mut connection = connect_to_look(&path)?;
+    let target = target(&mut connection, &path, catalog::MIGRATIONS)?;
+    let cluster = Cluster::read(&mut connection, &path)?;
+    let mut targets = vec![target];
+    for shard in &cluster.shards {
+        let primary = primary_file(folder, shard);
+        if primary.exists() || cluster.ready {
+            targets.push(cluster.target(primary, shard)?);
+        }
+        // As many as there are: how many there should be does not stand in the oldest schema, and a start makes
+        // those anew that are missing.
+        let replicas = (0..Topology::REPLICAS_MAX).map(|index| replica_file(folder, shard, index));
+        for replica in replicas.filter(|replica| replica.exists()) {
+            targets.push(cluster.target(replica, shard)?);
+        }
+    }
+    Ok(targets)
+}
+
+fn target(
+    connection: &mut SqliteConnection,
+    path: &Path,
+    migrations: EmbeddedMigrations,
+) -> Result<Target, OpenError> {
+    let state = SchemaState::read(connection, path, &migrations)?;
+    state.check_not_newer(path)?;
+    Ok(Target { path: path.to_owned(), migrations, state })
+}
+
+/// What is known of a cluster whatever its schema.
+struct Cluster {
+    id: String,
+    shards: Vec<String>,
+    ready: bool,
+}
+
+impl Cluster {
+    fn read(connection: &mut SqliteConnection, path: &Path) -> Result<Self, OpenError> {
+        let (mut id, mut shards, mut ready) = (None, String::new(), false);
+        let statement = Statement { sql: sql::CLUSTER, binds: &[], cached: false };
+        for_each_row(connection, statement, |row| {
+            id = row.text(0, str::to_owned);
+            shards = row.text(1, str::to_owned).unwrap_or_default();
+            ready = row.int(2) == Some(1);
+            Ok(())
+        })
+        .map_err(|error| OpenError::file(path, error))?;
+        let id = id.ok_or_else(|| OpenError::foreign(path, "no cluster was made here yet"))?;
+        let shards: Vec<(String, u32)> = serde_json::from_str(&shards)
+            .map_err(|error| OpenError::foreign(path, error.to_string()))?;
+        let shards = shards.into_iter().map(|(name, _)| name).collect();
+        Ok(Self { id, shards, ready })
+    }
+
+    fn target(&self, path: PathBuf, shard: &str) -> Result<Target, OpenError> {
+        let mut connection = connect_to_look(&path)?;
+        let target = target(&mut connection, &path, shard_file::MIGRATIONS)?;
+        let mut own = false;
+        let statement = Statement { sql: sql::SIGNED, binds: &[], cached: false };
+        for_each_row(&mut connection, statement, |row| {
+            let same = |column, text: &str| row.text(column, |found| found == text) == Some(true);
+            own = same(0, &self.id) && same(1, shard);
+            Ok(())
+        })
+        .map_err(|error| OpenError::file(&path, error))?;
+        if own {
+            Ok(target)
+        } else {
+            Err(OpenError::foreign(&path, "it is not the file of this shard"))
+        }
+    }
+}
