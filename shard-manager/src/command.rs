@@ -23,6 +23,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use shard_manager::store::sqlite::OpenError;
@@ -118,6 +119,21 @@ impl fmt::Display for Trouble {
             Self::Unread => f.write_str("nobody reads the results"),
         }
     }
+}
+
+/// Shows the help that was asked for, or says in one line what is wrong with a command line.
+pub(crate) fn explain(error: &clap::Error) -> ExitCode {
+    let text = error.to_string();
+    let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if !error.use_stderr() || is_help {
+        // A reader that has seen enough is no reason to fail.
+        let _ = error.print();
+        return ExitCode::from(if is_help { 2 } else { 0 });
+    }
+    let said = text.split("\n\nUsage:").next().unwrap_or(&text);
+    let said = said.split("\n\nFor more information").next().unwrap_or(said);
+    eprintln!("{}", said.split_whitespace().collect::<Vec<_>>().join(" "));
+    ExitCode::from(2)
 }
 
 /// Carries a command out, and tells how it ended.

@@ -14,5 +14,8 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    command::run(command::CommandLine::parse())
+    match command::CommandLine::try_parse() {
+        Ok(line) => command::run(line),
+        Err(error) => command::explain(&error),
+    }
 }

@@ -51,9 +51,14 @@ impl Screen {
     /// A table: aligned and ruled on a terminal, else a line a row with tabs between.
     pub(crate) fn table(&self, heads: &[&str], rows: &[Vec<String>]) -> String {
         if !self.terminal {
-            let lines =
-                std::iter::once(heads.join("\t")).chain(rows.iter().map(|row| row.join("\t")));
-            return lines.collect::<Vec<_>>().join("\n");
+            // What has no name is there to be looked at.
+            let line = |cells: &mut dyn Iterator<Item = &str>| {
+                let named = heads.iter().zip(cells).filter(|(head, _)| !head.is_empty());
+                named.map(|(_, cell)| cell).collect::<Vec<_>>().join("\t")
+            };
+            let rows = rows.iter().map(|row| line(&mut row.iter().map(String::as_str)));
+            let head = line(&mut heads.iter().copied());
+            return std::iter::once(head).chain(rows).collect::<Vec<_>>().join("\n");
         }
         let mut table = Table::new();
         table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
@@ -71,6 +76,9 @@ impl Screen {
 
     /// A bar of up to `width` signs for a share of 0 to 1; nothing when nobody looks.
     pub(crate) fn bar(&self, share: f64, width: usize) -> String {
+        if !self.terminal {
+            return String::new();
+        }
         let signs = (share.clamp(0.0, 1.0) * width as f64).round() as usize;
         "█".repeat(signs)
     }

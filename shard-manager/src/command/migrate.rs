@@ -39,8 +39,10 @@ pub(super) fn run(args: &MigrateArgs, screen: &Screen) -> Result<(), Trouble> {
     }
     let mut done = Vec::new();
     let ended = migrate(dir, |file| done.push(file.clone()));
-    // Also of a run that failed: what was migrated stays so.
-    show(&done, screen);
+    // Also of a run that failed half-way: what was migrated stays so.
+    if ended.is_ok() || !done.is_empty() {
+        show(&done, screen);
+    }
     Ok(ended?)
 }
 

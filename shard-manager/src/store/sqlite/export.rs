@@ -77,8 +77,16 @@ pub enum ExportError {
 
 /// The snapshots of all shards that an export reads.
 pub struct Export {
-    shards: Vec<(String, NodeView, Vec<(String, i64)>)>,
+    shards: Vec<Snapshot>,
     tables: Registry,
+}
+
+/// The snapshot of one shard.
+struct Snapshot {
+    shard: String,
+    node: NodeView,
+    /// Rows of each table, as its writer counted them.
+    counts: Vec<(String, i64)>,
 }
 
 impl Export {
@@ -100,7 +108,7 @@ impl Export {
             {
                 return Err(ExportError::TablesDiffer { shard: name, table: table.name().into() });
             }
-            shards.push((name, node, standing.counts));
+            shards.push(Snapshot { shard: name, node, counts: standing.counts });
         }
         Ok(Self { shards, tables: tables.unwrap_or_default() })
     }
@@ -112,7 +120,7 @@ impl Export {
 
     /// Rows of a table, as the shards have counted them.
     pub fn counted(&self, table: &str) -> i64 {
-        let counts = self.shards.iter().flat_map(|(_, _, counts)| counts);
+        let counts = self.shards.iter().flat_map(|snapshot| &snapshot.counts);
         counts.filter(|(name, _)| name == table).map(|(_, rows)| rows).sum()
     }
 
@@ -139,7 +147,7 @@ impl Export {
         let mut buffer = Vec::with_capacity(BUFFER + BUFFER / 4);
         lines.push_head(&mut buffer);
         let mut total = 0;
-        for (shard, node, counts) in &mut self.shards {
+        for Snapshot { shard, node, counts } in &mut self.shards {
             let mut rows = 0;
             let mut failed = None;
             let read = node.each(&sql::select_all(&table), |row| {

@@ -1,0 +1,194 @@
+//! Harness: a cluster in a folder of the test's own, the program beside it, and a second door into its files.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use shard_manager::keyspace::ShardKey;
+use shard_manager::manager::{EmbeddedCluster, Manager, Wish};
+use shard_manager::row::Operation;
+use shard_manager::store::sqlite::catalog::Wanted;
+use tempfile::TempDir;
+
+/// A running cluster; its folder goes with it.
+pub(crate) struct Cluster {
+    pub(crate) manager: Manager,
+    pub(crate) dir: TempDir,
+}
+
+/// How the program ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Ended {
+    fn of(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
+        let code = output.status.code().expect("no signal ended it");
+        Self { code, out: text(&output.stdout), err: text(&output.stderr) }
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// It ended so, and whoever reads the test sees what it said instead.
+    #[track_caller]
+    pub(crate) fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{self:#?}");
+        self
+    }
+
+    /// It was refused in one line.
+    #[track_caller]
+    pub(crate) fn refused(self, with: &str) {
+        let ended = self.expect(2);
+        assert!(ended.out.is_empty(), "{ended:#?}");
+        assert_eq!(ended.err.lines().count(), 1, "{ended:#?}");
+        assert!(ended.err.contains(with), "{ended:#?}");
+    }
+}
+
+/// The program, knowing nothing of this machine's settings.
+pub(crate) fn program(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shard-manager"));
+    command.args(args).env_remove("TESSERA_DATA_DIR").stdin(Stdio::null());
+    command
+}
+
+pub(crate) fn run(args: &[&str]) -> Ended {
+    Ended::of(&program(args).output().expect("the program starts"))
+}
+
+/// The program with a data directory.
+pub(crate) fn run_in(dir: &Path, args: &[&str]) -> Ended {
+    Ended::of(&program(args).env("TESSERA_DATA_DIR", dir).output().expect("the program starts"))
+}
+
+/// The same, reading a text.
+pub(crate) fn run_reading(dir: &Path, args: &[&str], text: &str) -> Ended {
+    let mut command = program(args);
+    command.env("TESSERA_DATA_DIR", dir).stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(text.as_bytes()).expect("the program reads");
+    drop(stdin);
+    Ended::of(&child.wait_with_output().expect("the program ends"))
+}
+
+pub(crate) fn open(dir: &Path, shards: usize, replicas: usize) -> Manager {
+    let (shards, replicas) = (Some(shards), Some(replicas));
+    let wanted = Wanted { shards, replicas, ..Wanted::default() };
+    let cluster = EmbeddedCluster { data_dir: dir.to_owned(), wanted };
+    Manager::open(&cluster).expect("the cluster starts")
+}
+
+impl Cluster {
+    pub(crate) fn new(shards: usize, replicas: usize) -> Self {
+        let dir = tempfile::tempdir().expect("a folder for the test");
+        Self { manager: open(dir.path(), shards, replicas), dir }
+    }
+
+    /// Three shards with a replica each, and sixty users.
+    pub(crate) fn filled() -> Self {
+        let cluster = Self::new(3, 1);
+        write_users(&cluster.manager, 0..60);
+        cluster
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Ends it in good order.
+    pub(crate) fn stop(self) -> TempDir {
+        self.manager.close();
+        drop(self.manager);
+        self.dir
+    }
+}
+
+/// Runs what must be awaited.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    runtime.expect("a runtime").block_on(future)
+}
+
+pub(crate) fn write_users(manager: &Manager, numbers: std::ops::Range<usize>) {
+    let rows = numbers.map(|number| {
+        let key = format!("user_{number}");
+        let row = format!(
+            r#"{{"user_id":"{key}","name":"Name of {number}","email":"{number}@example.com"}}"#
+        );
+        (key, row)
+    });
+    write(manager, "users", rows);
+}
+
+/// Writes rows by their keys, all at once, and waits for the replicas.
+pub(crate) fn write(manager: &Manager, table: &str, rows: impl Iterator<Item = (String, String)>) {
+    let table = manager.table(table).expect("the table is there");
+    let map = manager.map();
+    let wish = Wish::by(Instant::now() + Duration::from_secs(600));
+    let writes = rows.map(|(key, row)| {
+        let members: BTreeMap<String, &RawValue> = serde_json::from_str(&row).expect("an object");
+        let fields: Vec<_> = members.into_iter().map(|(k, v)| (Cow::Owned(k), v)).collect();
+        let key = ShardKey::parse(&key).expect("a good key");
+        let (place, row) = Manager::prepare(&map, &table, Operation::Upsert, key, &fields)
+            .expect("a row of the table");
+        manager.write(place, row, &wish)
+    });
+    for written in block_on(futures_util::future::join_all(writes)) {
+        written.expect("the row is stored");
+    }
+}
+
+/// The file of a node.
+pub(crate) fn file(dir: &Path, node: &str) -> PathBuf {
+    dir.join(format!("{node}.db"))
+}
+
+/// Does to a file what nobody should do.
+pub(crate) fn meddle(path: &Path, sql: &str) {
+    let mut connection =
+        SqliteConnection::establish(&path.to_string_lossy()).expect("the file opens");
+    connection.batch_execute(sql).expect("the statement runs");
+}
+
+/// Answers these paths, whatever their query, as long as the test runs; tells the URL.
+pub(crate) fn serve(answers: &'static [(&'static str, u16, &'static str)]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a client");
+            let mut lines = BufReader::new(stream.try_clone().expect("a handle")).lines();
+            let request = lines.next().expect("a request").expect("UTF-8");
+            while lines.next().is_some_and(|line| !line.expect("UTF-8").is_empty()) {}
+            let target = request.split(' ').nth(1).unwrap_or_default();
+            let path = target.split('?').next().unwrap_or_default();
+            let found = answers.iter().find(|(known, ..)| *known == path);
+            let (_, status, body) = found.unwrap_or(&("", 404, r#"{"title":"not found"}"#));
+            let length = body.len();
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status} Status\r\ncontent-type: application/json\r\n\
+                 content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+            );
+        }
+    });
+    url
+}

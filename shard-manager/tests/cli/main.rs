@@ -1,0 +1,10 @@
+//! What the command line promises, told as stories: the real program, run on clusters that the library made.
+
+mod check;
+mod cluster;
+mod damage;
+mod export;
+mod migrate;
+mod placement;
+mod speed;
+mod status;

@@ -1,0 +1,72 @@
+//! `migrate`.
+
+use std::fs;
+
+use crate::cluster::{Cluster, file, meddle, run_in};
+
+/// As a program made it that knew the first migration alone.
+fn make_old(path: &std::path::Path) {
+    meddle(
+        path,
+        "DROP TABLE tessera_idempotency; DROP TABLE tessera_timelines;
+         ALTER TABLE tessera_shard DROP COLUMN syncs; ALTER TABLE tessera_shard DROP COLUMN timeline;
+         DELETE FROM __diesel_schema_migrations WHERE version = '20261121000002'",
+    );
+}
+
+#[test]
+fn pending_migrations_are_told_then_run_and_then_there_are_none() {
+    let dir = Cluster::filled().stop();
+    make_old(&file(dir.path(), "shard1-primary"));
+    make_old(&file(dir.path(), "shard2-replica1"));
+    let old = fs::read(file(dir.path(), "shard1-primary")).unwrap();
+    let plan = run_in(dir.path(), &["migrate", "--dry-run", "--json"]).expect(0).json();
+    assert_eq!(fs::read(file(dir.path(), "shard1-primary")).unwrap(), old, "nothing was done");
+    let done = run_in(dir.path(), &["migrate", "--json"]).expect(0).json();
+    assert_eq!(plan, done);
+    let applied = |name: &str| {
+        let files = done.as_array().unwrap();
+        files.iter().find(|file| file["file"] == name).unwrap()["migrations"].clone()
+    };
+    assert_eq!(done.as_array().unwrap().len(), 7);
+    assert_eq!(applied("shard1-primary.db"), serde_json::json!(["2026-11-21-000002_replicas"]));
+    assert_eq!(applied("shard2-replica1.db"), serde_json::json!(["2026-11-21-000002_replicas"]));
+    assert_eq!(applied("catalog.db"), serde_json::json!([]));
+    let ended = run_in(dir.path(), &["migrate"]).expect(0);
+    assert!(ended.out.contains("shard1-primary.db\tup to date"), "{ended:#?}");
+    run_in(dir.path(), &["status"]).expect(0);
+}
+
+#[test]
+fn a_running_router_is_not_migrated_under() {
+    let cluster = Cluster::filled();
+    run_in(cluster.path(), &["migrate"]).refused("is in use by another router or command");
+    run_in(cluster.path(), &["migrate", "--dry-run"]).expect(0);
+}
+
+#[test]
+fn nothing_is_migrated_while_a_file_is_newer_foreign_or_lost() {
+    let dir = Cluster::filled().stop();
+    make_old(&file(dir.path(), "shard1-primary"));
+    let old = fs::read(file(dir.path(), "shard1-primary")).unwrap();
+    let last = file(dir.path(), "shard3-replica1");
+    let good = fs::read(&last).unwrap();
+    meddle(&last, "INSERT INTO __diesel_schema_migrations (version) VALUES ('99990101000000')");
+    run_in(dir.path(), &["migrate"]).refused("newer than this program");
+    fs::write(&last, &good).unwrap();
+    meddle(&last, "UPDATE tessera_shard SET cluster_id = 'another'");
+    run_in(dir.path(), &["migrate"]).refused("not the file of this shard");
+    fs::remove_file(&last).unwrap();
+    fs::remove_file(file(dir.path(), "shard3-primary")).unwrap();
+    run_in(dir.path(), &["migrate"]).refused("missing or empty");
+    assert_eq!(fs::read(file(dir.path(), "shard1-primary")).unwrap(), old);
+}
+
+#[test]
+fn a_stop_in_bad_order_is_still_known_after_a_migration() {
+    let dir = Cluster::filled().stop();
+    fs::write(dir.path().join("tessera.lock"), "1").unwrap();
+    run_in(dir.path(), &["migrate"]).expect(0);
+    let status = run_in(dir.path(), &["status", "--json"]).expect(0).json();
+    assert_eq!(status["router"]["clean"], false);
+}

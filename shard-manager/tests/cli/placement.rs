@@ -1,0 +1,78 @@
+//! `placement`.
+
+use crate::cluster::{Cluster, run, run_in, serve};
+
+#[test]
+fn every_slot_is_shown_with_its_owner() {
+    let dir = Cluster::new(3, 0).stop();
+    let shown = run_in(dir.path(), &["placement", "show", "--json"]).expect(0).json();
+    assert_eq!(shown["shards"][0]["ranges"][0], serde_json::json!([0, 5461]));
+    let slots = shown["shards"].as_array().unwrap().iter().map(|s| s["slots"].as_u64().unwrap());
+    assert_eq!(slots.sum::<u64>(), 16_384);
+    let ended = run_in(dir.path(), &["placement", "show"]).expect(0);
+    assert!(ended.out.contains("shard2\t1\t5461\t33.33 %\t5462-10922"), "{ended:#?}");
+    assert!(!ended.out.contains('█'), "bars are for those who look");
+    let ended = run_in(dir.path(), &["placement", "show", "--ranges"]).expect(0);
+    assert_eq!(ended.out.lines().count(), 4, "{ended:#?}");
+}
+
+#[test]
+fn the_map_of_a_router_is_shown_by_its_url() {
+    let url = serve(&[
+        (
+            "/api/shard-map",
+            200,
+            r#"{"epoch":9,"slots":16384,"hash":"xxh3_64","keyspace":"hash","placement":"even",
+              "ranges":[[0,8191,"a"],[8192,16383,"b"]]}"#,
+        ),
+        ("/api/shards", 200, r#"{"shards":[{"shard":"a","weight":2},{"shard":"b","weight":1}]}"#),
+    ]);
+    let shown = run(&["placement", "show", "--url", &url, "--json"]).expect(0).json();
+    assert_eq!(shown["epoch"], 9);
+    assert_eq!(shown["shards"][0]["share"], 0.5);
+    assert_eq!(shown["shards"][1]["ranges"][0], serde_json::json!([8192, 16383]));
+}
+
+#[test]
+fn placements_are_compared_by_what_would_move() {
+    let args = ["placement", "simulate", "--weights", "1,1,2", "--add", "--remove", "shard3"];
+    let compared = run(&[&args[..], &["--json"]].concat()).expect(0).json();
+    assert_eq!(compared["unit"], "slots");
+    let algorithms = compared["algorithms"].as_array().unwrap();
+    let named = |name| algorithms.iter().find(|found| found["algorithm"] == name).unwrap();
+    assert_eq!(named("weighted")["before"]["shards"][2]["slots"], 8192);
+    assert_eq!(named("weighted")["before"]["skew"], 1.0);
+    assert!(named("even")["before"]["skew"].as_f64().unwrap() > 1.3, "even knows no weights");
+    for algorithm in algorithms {
+        let changes = algorithm["changes"].as_array().unwrap();
+        assert_eq!(changes.len(), 2);
+        assert_eq!(changes[0]["needed"], 0.2);
+        assert_eq!(changes[1]["change"], "remove shard3");
+        let after = changes[1]["after"]["shards"].as_array().unwrap();
+        let slots: u64 = after.iter().map(|shard| shard["slots"].as_u64().unwrap()).sum();
+        assert_eq!((after.len(), slots), (2, 16_384), "{algorithm:#}");
+    }
+}
+
+#[test]
+fn keys_of_a_file_are_counted_instead_of_slots() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = dir.path().join("keys");
+    let text: String = (0..10_000).map(|number| format!("user_{number}\n")).collect();
+    std::fs::write(&keys, text).unwrap();
+    let keys = keys.to_str().unwrap();
+    let args = ["placement", "simulate", "--shards", "4", "--keys", keys, "--json"];
+    let compared = run(&args).expect(0).json();
+    assert_eq!((&compared["unit"], &compared["total"]), (&"keys".into(), &10_000.into()));
+    let shares = compared["algorithms"][0]["before"]["shards"].as_array().unwrap();
+    let sum: u64 = shares.iter().map(|share| share["load"].as_u64().unwrap()).sum();
+    assert_eq!(sum, 10_000);
+}
+
+#[test]
+fn a_change_of_a_shard_that_is_not_there_is_refused() {
+    run(&["placement", "simulate", "--remove", "shard9"]).refused("there is no shard shard9");
+    run(&["placement", "simulate", "--reweight", "shard1"]).refused("NAME=WEIGHT");
+    run(&["placement", "simulate", "--keys", "/nowhere"]).refused("/nowhere");
+    run(&["placement", "simulate", "--shards", "1", "--remove", "shard1"]).refused("1 to 256");
+}
