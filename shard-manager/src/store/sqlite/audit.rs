@@ -223,8 +223,8 @@ impl Audit<'_> {
         };
         for table in tables.tables().chain([&*idempotency::TABLE]) {
             let rules = RowRules::of(self, file, table, standing.version);
-            let scan = Scan::run(primary, table, replicas.left_out(table), |row| rules.check(row))?;
-            self.passed(scan.rows);
+            let left_out = replicas.left_out(table);
+            let scan = Scan::run(self, (primary, table), left_out, |row| rules.check(row))?;
             self.counts(file, table, &standing.counts, scan.rows);
             audited.tables.insert(table.name().to_owned(), scan.rows);
             replicas.compare(self, table, &scan, primary);

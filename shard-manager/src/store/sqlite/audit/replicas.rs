@@ -199,8 +199,7 @@ impl<'a> Replica<'a> {
             audit.find(Finding { table: Some(table.name().to_owned()), ..found });
             return Ok(false);
         }
-        let scan = Scan::run(&mut self.node, table, Some(left_out), |_| ())?;
-        audit.passed(scan.rows);
+        let scan = Scan::run(audit, (&mut self.node, table), Some(left_out), |_| ())?;
         audit.counts(self.file, table, &self.standing.counts, scan.rows);
         if scan.slots == expected.slots {
             return Ok(true);

@@ -36,6 +36,9 @@ pub(super) struct SlotSum {
     sum: u128,
 }
 
+/// Rows between two signs of life.
+const TOLD_EVERY: u64 = 1 << 16;
+
 /// A table that was read from its first row to its last.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
@@ -48,8 +51,8 @@ pub(super) struct Scan {
 impl Scan {
     /// Reads a table, hands each row to `each`, and sums up the rows but those `left_out`; sums nothing without it.
     pub(super) fn run(
-        node: &mut NodeView,
-        table: &Table,
+        audit: &Audit<'_>,
+        (node, table): (&mut NodeView, &Table),
         left_out: Option<&LeftOut>,
         mut each: impl FnMut(&RowView<'_, '_>),
     ) -> Result<Self, OpenError> {
@@ -57,6 +60,9 @@ impl Scan {
         let mut bytes = Vec::new();
         node.each(&sql::select_all(table), |row| {
             scan.rows += 1;
+            if scan.rows.is_multiple_of(TOLD_EVERY) {
+                audit.passed(TOLD_EVERY);
+            }
             each(row);
             if left_out.is_some_and(|left_out| !is_left_out(row, left_out)) {
                 let slot = row.int(Table::SLOT).unwrap_or(-1);
@@ -64,6 +70,7 @@ impl Scan {
             }
             Ok(())
         })?;
+        audit.passed(scan.rows % TOLD_EVERY);
         Ok(scan)
     }
 
