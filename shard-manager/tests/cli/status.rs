@@ -175,3 +175,28 @@ fn a_router_routes_a_key_by_its_url() {
     assert_eq!(routed[0]["slot"], 7);
     assert_eq!(routed[0]["replicas"][0], "shard1-replica1");
 }
+
+#[test]
+fn what_a_crash_left_in_a_wal_is_read_and_stays_there() {
+    let cluster = Cluster::filled();
+    // A copy beside the running router is what a killed one leaves: files, and changes in the WAL only.
+    let crashed = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(cluster.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "db-shm") {
+            fs::copy(&path, crashed.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let files = || {
+        let kept = ["shard1-primary.db", "shard1-primary.db-wal", "shard2-replica1.db-wal"];
+        kept.map(|name| fs::read(crashed.path().join(name)).unwrap())
+    };
+    let before = files();
+    assert!(before.iter().all(|bytes| !bytes.is_empty()), "there is something to lose");
+    let status = run_in(crashed.path(), &["status", "--json"]).expect(0).json();
+    let shards = status["shards"].as_array().unwrap();
+    let rows = shards.iter().map(|shard| shard["nodes"][0]["rows"].as_i64().unwrap());
+    assert_eq!(rows.sum::<i64>(), 60);
+    run_in(crashed.path(), &["check"]);
+    assert!(before == files(), "no byte has changed");
+}

@@ -183,10 +183,10 @@ pub(super) fn connect_to_look(path: &Path) -> Result<SqliteConnection, OpenError
     match connect(path, mode) {
         Ok(connection) => Ok(connection),
         // No file can be made beside it: the media are read-only, and nobody writes there.
-        Err(cause) if cause.contains(CANNOT_MAKE) && wal_bytes == 0 => {
+        Err(cause) if cannot_make(&cause) && wal_bytes == 0 => {
             connect(path, "mode=ro&immutable=1").map_err(|cause| OpenError::file(path, cause))
         }
-        Err(cause) if cause.contains(CANNOT_MAKE) => Err(OpenError::file(
+        Err(cause) if cannot_make(&cause) => Err(OpenError::file(
             path,
             "its last changes are in the -wal beside it, which cannot be read where nothing can be written: copy \
              the folder to another place and look there",
@@ -195,8 +195,10 @@ pub(super) fn connect_to_look(path: &Path) -> Result<SqliteConnection, OpenError
     }
 }
 
-/// What SQLite says when it cannot make the files that it needs beside one in WAL mode.
-const CANNOT_MAKE: &str = "unable to open database file";
+/// Whether SQLite could not make the files that it needs beside one in WAL mode.
+fn cannot_make(cause: &str) -> bool {
+    cause.contains("unable to open database file") || cause.contains("readonly database")
+}
 
 fn connect(path: &Path, mode: &str) -> Result<SqliteConnection, String> {
     let mut connection =
