@@ -7,7 +7,7 @@
 
 use std::io::{IsTerminal, Write};
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
@@ -62,6 +62,11 @@ impl Screen {
         }
         let mut table = Table::new();
         table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        // Rows are short: a rule after each would hide them.
+        table.remove_style(TableComponent::HorizontalLines);
+        table.remove_style(TableComponent::MiddleIntersections);
+        table.remove_style(TableComponent::LeftBorderIntersections);
+        table.remove_style(TableComponent::RightBorderIntersections);
         table.set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(heads);
         for row in rows {

@@ -12,7 +12,7 @@ use crate::cluster::{open, write_users};
 #[test]
 #[ignore = "makes a million users, for measuring"]
 fn a_large_cluster_is_made() {
-    let dir = std::env::var("TESSERA_SPEED_DIR").expect("TESSERA_SPEED_DIR names its folder");
+    let Ok(dir) = std::env::var("TESSERA_SPEED_DIR") else { return };
     let manager = open(Path::new(&dir), 4, 1);
     for chunk in 0..100 {
         write_users(&manager, chunk * 10_000..(chunk + 1) * 10_000);

@@ -14,6 +14,7 @@ mod rows;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::OpenError;
 use super::node_view::NodeView;
@@ -113,9 +114,10 @@ pub fn audit(
         }
         work();
     });
-    audit.compare_registries(&registries.into_inner().unwrap_or_else(PoisonError::into_inner));
+    audit.compare_registries(registries.into_inner().unwrap_or_else(PoisonError::into_inner));
     let mut report = audit.report.into_inner().unwrap_or_else(PoisonError::into_inner);
     report.shards.sort_by_key(|shard| view.map.topology().find(&shard.shard));
+    report.findings.sort_by_key(|finding| view.map.topology().find(&finding.shard));
     Ok(report)
 }
 
@@ -268,9 +270,24 @@ impl Audit<'_> {
         }
     }
 
-    fn compare_registries(&self, registries: &BTreeMap<ShardIndex, Registry>) {
+    /// Every shard must have the same tables. While a router makes one, they differ for a moment.
+    fn compare_registries(&self, mut registries: BTreeMap<ShardIndex, Registry>) {
+        for _ in 0..if self.running { TABLE_TRIES } else { 0 } {
+            let mut all = registries.values();
+            let first = all.next();
+            if all.all(|tables| Some(tables) == first) {
+                return;
+            }
+            std::thread::sleep(TABLE_PAUSE);
+            for (&shard, tables) in &mut registries {
+                let node = self.view.node(&self.view.nodes(shard)[0]);
+                if let Ok(now) = node.and_then(|mut node| node.tables()) {
+                    *tables = now;
+                }
+            }
+        }
         let Some((first, expected)) = registries.first_key_value() else { return };
-        for (&shard, tables) in registries {
+        for (&shard, tables) in &registries {
             if tables != expected {
                 let file = &self.view.nodes(shard)[0];
                 let expected = format!("the tables of {}", self.view.map.topology().name(*first));
@@ -279,3 +296,7 @@ impl Audit<'_> {
         }
     }
 }
+
+/// How often tables that differ are looked at again, and how long after each time.
+const TABLE_TRIES: usize = 20;
+const TABLE_PAUSE: Duration = Duration::from_millis(100);
