@@ -8,7 +8,7 @@
 use std::fmt;
 
 use crate::keyspace::{SLOT_COUNT, Slot};
-use crate::placement::Placement;
+use crate::placement::{Placement, PlacementError, rebalance};
 use crate::topology::{ShardIndex, ShardSpec, Topology, TopologyError};
 
 /// A change of a topology.
@@ -70,29 +70,60 @@ pub enum ChangeError {
     /// What results is none.
     #[error(transparent)]
     Topology(#[from] TopologyError),
+    /// A placement cannot deal with what results.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
 }
 
 /// How owners are found for a topology.
 #[derive(Clone, Debug)]
-pub struct Algorithm {
-    /// What it is called.
-    pub name: String,
-    recipe: Placement,
+pub enum Algorithm {
+    /// Dealt out anew.
+    Dealt(Placement),
+    /// What there is, with as few moves as the weights allow; these are the owners before.
+    Rebalance(Vec<ShardIndex>),
 }
 
 impl Algorithm {
-    /// Every algorithm there is.
-    pub fn all() -> Vec<Self> {
-        let dealt = |recipe: Placement| Self { name: recipe.name().to_owned(), recipe };
-        Placement::ALL.into_iter().map(dealt).collect()
+    /// Every algorithm that needs no more than a topology; `current` are the owners that a rebalance begins with, those
+    /// of a weighted placement if there are none yet.
+    ///
+    /// # Errors
+    /// [`PlacementError`] if that cannot be dealt out.
+    pub fn all(
+        topology: &Topology,
+        current: Option<Vec<ShardIndex>>,
+    ) -> Result<Vec<Self>, PlacementError> {
+        let current = current.map_or_else(|| Placement::Weighted.assign(topology), Ok)?;
+        // Partitions and manual ranges name their owners: they are tried when somebody writes them down.
+        let simple = Placement::NAMES.iter().filter_map(|name| name.parse().ok());
+        Ok(simple.map(Self::Dealt).chain([Self::Rebalance(current)]).collect())
     }
 
-    fn owners(&self, topology: &Topology) -> Vec<ShardIndex> {
-        self.recipe.assign(topology)
+    /// What it is called.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Dealt(placement) => placement.to_string(),
+            Self::Rebalance(_) => "rebalance".to_owned(),
+        }
     }
 
-    fn owners_after(&self, topology: &Topology) -> Vec<ShardIndex> {
-        self.recipe.assign(topology)
+    fn owners(&self, topology: &Topology) -> Result<Vec<ShardIndex>, PlacementError> {
+        match self {
+            Self::Dealt(placement) => placement.assign(topology),
+            Self::Rebalance(current) => Ok(current.clone()),
+        }
+    }
+
+    fn owners_after(
+        &self,
+        before: &Topology,
+        after: &Topology,
+    ) -> Result<Vec<ShardIndex>, PlacementError> {
+        match self {
+            Self::Dealt(placement) => placement.assign(after),
+            Self::Rebalance(current) => Ok(rebalance(current, before, after)),
+        }
     }
 }
 
@@ -180,40 +211,46 @@ pub struct Simulated {
 /// [`ChangeError`] of the first change that cannot be.
 pub fn simulate(
     topology: &Topology,
+    algorithms: &[Algorithm],
     changes: &[Change],
     load: &Load,
 ) -> Result<Vec<Simulated>, ChangeError> {
-    let after: Result<Vec<Topology>, ChangeError> =
-        changes.iter().map(|change| change.apply(topology)).collect();
-    let after = after?;
-    let total = load.total().max(1) as f64;
-    let simulated = Algorithm::all().into_iter().map(|algorithm| {
-        let owners = algorithm.owners(topology);
-        let moved = changes.iter().zip(&after).map(|(change, after)| {
-            let next = algorithm.owners_after(after);
-            let (mut slots, mut moved) = (0, 0);
-            for ((old, new), load) in owners.iter().zip(&next).zip(&load.slots) {
-                if topology.name(*old) != after.name(*new) {
-                    slots += 1;
-                    moved += load;
-                }
-            }
-            Moved {
-                change: change.to_string(),
-                needed: needed(topology, after),
-                slots,
-                load: moved,
-                share: moved as f64 / total,
-                after: dealt(after, &next, load),
-            }
-        });
-        Simulated {
-            algorithm: algorithm.name.clone(),
-            before: dealt(topology, &owners, load),
-            changes: moved.collect(),
+    let mut simulated = Vec::with_capacity(algorithms.len());
+    for algorithm in algorithms {
+        let owners = algorithm.owners(topology)?;
+        let mut moves = Vec::with_capacity(changes.len());
+        for change in changes {
+            let after = change.apply(topology)?;
+            let next = algorithm.owners_after(topology, &after)?;
+            moves.push(moved(change, (topology, &owners), (&after, &next), load));
         }
-    });
-    Ok(simulated.collect())
+        let before = dealt(topology, &owners, load);
+        simulated.push(Simulated { algorithm: algorithm.name(), before, changes: moves });
+    }
+    Ok(simulated)
+}
+
+fn moved(
+    change: &Change,
+    (before, owners): (&Topology, &[ShardIndex]),
+    (after, next): (&Topology, &[ShardIndex]),
+    load: &Load,
+) -> Moved {
+    let (mut slots, mut moved) = (0, 0);
+    for ((old, new), load) in owners.iter().zip(next).zip(&load.slots) {
+        if before.name(*old) != after.name(*new) {
+            slots += 1;
+            moved += load;
+        }
+    }
+    Moved {
+        change: change.to_string(),
+        needed: needed(before, after),
+        slots,
+        load: moved,
+        share: moved as f64 / load.total().max(1) as f64,
+        after: dealt(after, next, load),
+    }
 }
 
 /// The sum of what shards lack.

@@ -8,7 +8,8 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::Value;
 use shard_manager::keyspace::{Keyspace, SLOT_COUNT, ShardKey, Slot};
-use shard_manager::simulation::{Change, Load, Simulated, simulate};
+use shard_manager::placement::Placement;
+use shard_manager::simulation::{Algorithm, Change, Load, Simulated, simulate};
 use shard_manager::store::sqlite::view::DirView;
 use shard_manager::topology::Topology;
 
@@ -35,12 +36,14 @@ Examples:
     /// Compares all placements: how even they are, and what would move
     #[command(after_help = "\
 Without --add, --remove and --reweight three changes are tried: a shard more, the last one gone, the first one
-with twice its weight. Skew is the load of the fullest shard as a multiple of what its weight demands.
+with twice its weight. Each placement is dealt out anew and compared with itself before; `rebalance` keeps what it
+can of the cluster in --data-dir, or of a weighted placement. Skew is the load of the fullest shard as a multiple of what its weight demands.
 
 Examples:
   shard-manager placement simulate --shards 3
   shard-manager placement simulate --weights 50,25,25 --add 25 --remove shard3
   shard-manager placement simulate --shards 4 --reweight shard1=3 --keys user_ids.txt
+  shard-manager placement simulate --shards 3 --placement ring:16 --placement ring:1024
   shard-manager placement simulate --shards 3 --add 1 --json")]
     Simulate(SimulateArgs),
 }
@@ -74,6 +77,9 @@ struct SimulateArgs {
     /// Try another weight of a shard
     #[arg(long, value_name = "NAME=WEIGHT", value_parser = reweight)]
     reweight: Vec<(String, u32)>,
+    /// Also try this placement, written as in the router's configuration
+    #[arg(long, value_name = "PLACEMENT")]
+    placement: Vec<Placement>,
     /// Count the keys of this file, one a line, instead of slots
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
@@ -258,7 +264,13 @@ fn try_all(args: &SimulateArgs, screen: &Screen) -> Result<(), Trouble> {
             }
         },
     };
-    let algorithms = simulate(&topology, &changes, &load).map_err(|error| refused(&error))?;
+    let current = view.as_ref().map(|view| &view.map).filter(|map| *map.topology() == topology);
+    let current = current.map(|map| (0..SLOT_COUNT).filter_map(Slot::new).map(|s| map.owner(s)));
+    let algorithms = Algorithm::all(&topology, current.map(Iterator::collect));
+    let mut algorithms = algorithms.map_err(|error| refused(&error))?;
+    algorithms.splice(0..0, args.placement.iter().cloned().map(Algorithm::Dealt));
+    let algorithms = simulate(&topology, &algorithms, &changes, &load);
+    let algorithms = algorithms.map_err(|error| refused(&error))?;
     let unit = if args.keys.is_some() { "keys" } else { "slots" };
     let compared = Compared { unit, total: load.total(), algorithms };
     screen.show(&compared, |screen| compared_text(&compared, screen));

@@ -55,6 +55,35 @@ fn placements_are_compared_by_what_would_move() {
 }
 
 #[test]
+fn a_rebalance_of_the_real_map_moves_no_more_than_the_weights_demand() {
+    let dir = Cluster::new(4, 0).stop();
+    let dir = dir.path().to_str().unwrap();
+    let args = ["placement", "simulate", "--data-dir", dir, "--placement", "ring:7", "--json"];
+    let compared = run(&args).expect(0).json();
+    let algorithms = compared["algorithms"].as_array().unwrap();
+    let names: Vec<&str> = algorithms.iter().map(|a| a["algorithm"].as_str().unwrap()).collect();
+    assert_eq!(names[0], "ring:7");
+    assert_eq!(names[1..=3], ["even", "weighted", "modulo"]);
+    assert!(names.contains(&"rendezvous") && names.contains(&"jump"), "{names:?}");
+    let rebalance = algorithms.iter().find(|found| found["algorithm"] == "rebalance").unwrap();
+    for change in rebalance["changes"].as_array().unwrap() {
+        let (needed, share) =
+            (change["needed"].as_f64().unwrap(), change["share"].as_f64().unwrap());
+        assert!(share <= needed + 4.0 / 16_384.0, "{change:#}");
+        assert!(change["after"]["skew"].as_f64().unwrap() < 1.001, "{change:#}");
+    }
+}
+
+#[test]
+fn a_placement_that_names_a_shard_that_would_go_is_refused() {
+    let placement = "partitions:A=1>shard1,B=1>shard2";
+    let args = ["placement", "simulate", "--shards", "2", "--placement", placement];
+    run(&[&args[..], &["--add"]].concat()).expect(0);
+    run(&[&args[..], &["--remove", "shard2"]].concat()).refused("shard2");
+    run(&["placement", "simulate", "--placement", "circle"]).refused("circle");
+}
+
+#[test]
 fn keys_of_a_file_are_counted_instead_of_slots() {
     let dir = tempfile::tempdir().unwrap();
     let keys = dir.path().join("keys");
