@@ -42,6 +42,8 @@ struct Shared {
     /// By shard: something was gathered, or nothing more will be.
     more: Vec<Notify>,
     ended: Cell<bool>,
+    /// A pipe has ended.
+    gone: Cell<bool>,
     /// Bytes of rows that are gathered or being stored.
     held: Cell<usize>,
     window: usize,
@@ -62,6 +64,7 @@ impl Pipes {
             gathered: (0..count).map(|_| RefCell::default()).collect(),
             more: (0..count).map(|_| Notify::new()).collect(),
             ended: Cell::new(false),
+            gone: Cell::new(false),
             held: Cell::new(0),
             window,
             room: Notify::new(),
@@ -90,7 +93,8 @@ impl Pipes {
             shared.gathered[row.place.shard.index()].borrow_mut().push(row);
         }
         shared.more.iter().for_each(Notify::notify_one);
-        while shared.held.get() > shared.window && !self.tasks.iter().all(JoinHandle::is_finished) {
+        // None ends before it is told to, but by a panic: `finish` tells of that.
+        while shared.held.get() > shared.window && !shared.gone.get() {
             shared.room.notified().await;
         }
     }
@@ -129,6 +133,14 @@ struct Pipe {
     patience: Duration,
     shared: Rc<Shared>,
     tally: Rc<RefCell<Tally>>,
+}
+
+/// Whoever waits for room must see that a pipe is gone.
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        self.shared.gone.set(true);
+        self.shared.room.notify_one();
+    }
 }
 
 impl Pipe {
