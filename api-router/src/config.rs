@@ -57,7 +57,7 @@ pub struct Flags {
     /// Replicas of each shard, 0 to 5 [default: 1; an existing data directory keeps its own until told otherwise]
     #[arg(long, value_name = "N")]
     replicas: Option<String>,
-    /// How slots are dealt out in a new cluster: even, weighted, modulo, ring[:VNODES], rendezvous, jump,
+    /// How slots are dealt out in a new cluster: even, weighted, modulo, ring (also ring:VNODES), rendezvous, jump,
     /// partitions:NAME=WEIGHT>SHARD,… or manual:FIRST-LAST=SHARD,… [default: even]
     #[arg(long, value_name = "NAME[:…]")]
     placement: Option<String>,
