@@ -65,7 +65,7 @@ pub fn openapi(lab: bool) -> OpenApi {
     let surface = ActixApp::new().into_utoipa_app();
     let (_, mut api) =
         surface.configure(|surface| routes::configure(surface, lab)).split_for_parts();
-    routes::describe(&mut api);
+    routes::document::describe(&mut api);
     api
 }
 

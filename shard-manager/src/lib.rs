@@ -6,6 +6,7 @@ pub mod brake;
 pub mod consistency;
 pub mod csv;
 pub mod keyspace;
+pub mod members;
 pub mod position;
 pub mod topology;
 

@@ -68,36 +68,14 @@ pub enum OperationName {
     params(
         ("x-shard-key" = Option<String>, Header, description = "What to route by (or shardKey in query or body)", example = "user_123", max_length = 256),
         ("shardKey" = Option<String>, Query, description = "The shard key, when it is not visible ASCII", max_length = 256),
-        ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
         ("Prefer" = Option<String>, Header, description = "return=minimal leaves the row out of the answer"),
-        ("x-consistency" = Option<String>, Header, description = "Where it must be durable: one (the primary), quorum (a majority of the nodes) or all; one when not given"),
-        ("x-session-token" = Option<String>, Header, description = "What the client has seen: the token of its last answer", max_length = 4096),
         ("If-Match" = Option<String>, Header, description = "The versions, in quotes, of which the row must be one; * for any"),
         ("If-None-Match" = Option<String>, Header, description = "*: the row must not exist"),
-        ("Idempotency-Key" = Option<String>, Header, description = "The same request with the same key under one shard key is carried out once, and answered alike for 24 hours", max_length = 128),
     ),
     request_body = WriteRequest,
     responses(
-        (status = 200, description = "Changed or removed", body = WriteAnswer, headers(
-                ("x-shard" = String, description = "The shard of the key"),
-                ("x-shard-slot" = u16, description = "The slot of the key"),
-                ("ETag" = String, description = "The row's version, in quotes, for If-Match"),
-                ("x-session-token" = String, description = "What the client has seen, this write included"),
-                ("x-epoch" = u64, description = "The version of the shard map"),
-                ("x-served-by" = String, description = "Which kind of node answered"),
-                ("x-request-id" = String, description = "The id under which the request is logged"),
-                ("Server-Timing" = String, description = "route, queue, db, merge, in milliseconds"),
-            )),
-        (status = 201, description = "Made", body = WriteAnswer, headers(
-                ("x-shard" = String, description = "The shard of the key"),
-                ("x-shard-slot" = u16, description = "The slot of the key"),
-                ("ETag" = String, description = "The row's version, in quotes, for If-Match"),
-                ("x-session-token" = String, description = "What the client has seen, this write included"),
-                ("x-epoch" = u64, description = "The version of the shard map"),
-                ("x-served-by" = String, description = "Which kind of node answered"),
-                ("x-request-id" = String, description = "The id under which the request is logged"),
-                ("Server-Timing" = String, description = "route, queue, db, merge, in milliseconds"),
-            )),
+        (status = 200, description = "Changed or removed", body = WriteAnswer),
+        (status = 201, description = "Made", body = WriteAnswer),
         WriteRefusals,
     )
 )]

@@ -6,20 +6,17 @@
 //! **Invariant:** it holds one piece of rows and one row that is not whole yet, however long the input is.
 //! **Not here:** storing them (`fill`).
 
-use std::borrow::Cow;
-use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
 
 use memchr::{memchr, memchr_iter};
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
 
 use super::{PIECE_ROWS_PER_SHARD, Piece};
 use crate::csv::{Kind, Record};
 use crate::error::Error;
 use crate::keyspace::ShardKey;
 use crate::manager::{BulkRow, Manager};
+use crate::members::Members;
 use crate::row::{Operation, RowError, RowWrite};
 use crate::shard_map::ShardMap;
 use crate::table::Table;
@@ -326,35 +323,4 @@ impl<R: Read> Reading<R> {
 
 fn parsed(key: &str) -> Result<ShardKey<'_>, String> {
     ShardKey::parse(key).map_err(|error| error.to_string())
-}
-
-/// The members of an object in their order, those that come twice included.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-/// A name, borrowed unless it holds escapes.
-#[derive(serde::Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        struct ObjectVisitor;
-
-        impl<'de> Visitor<'de> for ObjectVisitor {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::with_capacity(8);
-                while let Some(Name(name)) = map.next_key()? {
-                    members.push((name, map.next_value()?));
-                }
-                Ok(Members(members))
-            }
-        }
-
-        json.deserialize_map(ObjectVisitor)
-    }
 }

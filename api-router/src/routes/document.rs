@@ -1,0 +1,179 @@
+//! Document: what the OpenAPI document says of itself, and once for all operations about rows: the headers that every
+//! read or every write takes, and those that every answer carries.
+//!
+//! **Not here:** what one operation alone takes or answers (its own attributes).
+
+use std::collections::BTreeMap;
+
+use actix_web::http::Method;
+use analytics::Operation as Kind;
+use utoipa::openapi::header::{Header, HeaderBuilder};
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::{Info, License, OpenApi, RefOr, Schema};
+
+use crate::data_route::{KV, data_route};
+
+/// The one data route whose answers are about no single key.
+const BULK: &str = "/api/bulk-write";
+
+/// Completes the document that was collected from the routes.
+pub fn describe(api: &mut OpenApi) {
+    let mut info = Info::new("Tessera", env!("CARGO_PKG_VERSION"));
+    info.description = Some("One REST API in front of many databases.".to_owned());
+    info.license = Some(License::new("MIT OR Apache-2.0"));
+    api.info = info;
+    for (path, item) in &mut api.paths.paths {
+        for (method, operation) in operations(item) {
+            if let Some((_, kind)) = data_route(path, &method) {
+                take_headers(operation, kind);
+                carry_headers(operation, path != BULK);
+            }
+            forbid_nulls(operation);
+        }
+    }
+    if let Some(item) = api.paths.paths.get_mut(KV) {
+        item.head = item.get.as_ref().map(head_of);
+    }
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
+    let PathItem { get, post, put, delete, .. } = item;
+    let all = [
+        (Method::GET, get.as_mut()),
+        (Method::POST, post.as_mut()),
+        (Method::PUT, put.as_mut()),
+        (Method::DELETE, delete.as_mut()),
+    ];
+    all.into_iter().filter_map(|(method, operation)| Some((method, operation?)))
+}
+
+/// Headers of every request about rows.
+fn take_headers(operation: &mut Operation, kind: Kind) {
+    let deadline = ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .minimum(Some(100))
+        .maximum(Some(60_000))
+        .build();
+    let token = ObjectBuilder::new().schema_type(Type::String).max_length(Some(4_096)).build();
+    let level = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(["one", "quorum", "all"]))
+        .build();
+    let mut common = vec![parameter(
+        "x-deadline-ms",
+        "Longest time for an answer; 5000 when not given. Of a stream: for each chunk",
+        deadline,
+    )];
+    match kind {
+        Kind::Write => {
+            common.push(parameter(
+                "x-consistency",
+                "Where it must be durable: one (the primary), quorum (a majority of the nodes) or all; one when not given",
+                level,
+            ));
+            common.push(parameter(
+                "x-session-token",
+                "What the client has seen: the token of its last answer",
+                token,
+            ));
+            let key = ObjectBuilder::new()
+                .schema_type(Type::String)
+                .min_length(Some(1))
+                .max_length(Some(128))
+                .build();
+            common.push(parameter(
+                "Idempotency-Key",
+                "The same request with the same key under one shard key is carried out once, and answered alike for 24 hours; rows of a JSON bulk write are recognised by key and index",
+                key,
+            ));
+        }
+        Kind::Read => {
+            common.push(parameter(
+                "x-consistency",
+                "one: a replica, not older than the token; quorum: a node that has all that was acknowledged before; all: the primary; one when not given",
+                level,
+            ));
+            common.push(parameter(
+                "x-session-token",
+                "What the client has seen, and so must see again: the token of its last answer",
+                token,
+            ));
+            let age = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).build();
+            common.push(parameter(
+                "x-max-staleness-ms",
+                "At level one: how long ago the node may have been current",
+                age,
+            ));
+        }
+    }
+    operation.parameters.get_or_insert_default().extend(common.into_iter().map(RefOr::T));
+}
+
+fn parameter(name: &str, description: &str, schema: impl Into<RefOr<Schema>>) -> Parameter {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .description(Some(description))
+        .schema(Some(schema))
+        .build()
+}
+
+/// Headers of every answer about rows that is no problem.
+fn carry_headers(operation: &mut Operation, keyed: bool) {
+    let text = |about: &str| header(Type::String, about);
+    let mut headers = BTreeMap::from([
+        ("x-session-token", text("What the client has seen, with this")),
+        ("x-epoch", header(Type::Integer, "The version of the shard map")),
+        ("x-served-by", text("Which kind of node answered")),
+        ("x-request-id", text("The id under which the request is logged")),
+        ("Server-Timing", text("route, queue, db, merge, in milliseconds")),
+        ("Preference-Applied", text("The preferences that were honoured, if any")),
+    ]);
+    if keyed {
+        headers.insert("x-shard", text("The shard of the key, if there is one key"));
+        headers.insert("x-shard-slot", header(Type::Integer, "The slot of the key"));
+        headers.insert("ETag", text("The version, in quotes, of the one row that it is about"));
+    }
+    for (status, response) in &mut operation.responses.responses {
+        let RefOr::T(response) = response else { continue };
+        if status.starts_with('2') || status == "304" {
+            let carried = headers
+                .iter()
+                .map(|(name, header)| ((*name).to_owned(), RefOr::T(Header::clone(header))));
+            response.headers.extend(carried);
+        }
+    }
+}
+
+fn header(kind: Type, description: &str) -> Header {
+    let schema = ObjectBuilder::new().schema_type(kind).build();
+    HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build()
+}
+
+/// HEAD, which every path with GET answers and one promises: the same without bodies.
+fn head_of(get: &Operation) -> Operation {
+    let mut head = get.clone();
+    head.operation_id = head.operation_id.map(|name| format!("{name}_head"));
+    head.summary = Some("Tells whether there is a value under a key, and its version.".to_owned());
+    head.description = Some("As GET, without a body.".to_owned());
+    for response in head.responses.responses.values_mut() {
+        if let RefOr::T(response) = response {
+            response.content.clear();
+        }
+    }
+    head
+}
+
+/// A header or a parameter may be absent, but it cannot be null: `Option` says the one and means the other.
+fn forbid_nulls(operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        let RefOr::T(parameter) = parameter else { continue };
+        let Some(RefOr::T(Schema::Object(object))) = &mut parameter.schema else { continue };
+        let SchemaType::Array(types) = &object.schema_type else { continue };
+        let given: Vec<Type> = types.iter().filter(|kind| **kind != Type::Null).cloned().collect();
+        if let [kind] = &given[..] {
+            object.schema_type = SchemaType::Type(kind.clone());
+        }
+    }
+}
