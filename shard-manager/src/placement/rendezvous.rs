@@ -21,43 +21,67 @@ const FRACTION_BITS: u32 = 40;
 
 pub(super) fn assign(topology: &Topology) -> Vec<ShardIndex> {
     let mut specs: Vec<_> = topology.shards().iter().zip(topology.indices()).collect();
-    // The heaviest first: who wins early is rarely beaten.
+    // The heaviest first: who leads early is rarely beaten.
     specs.sort_unstable_by(|(a, _), (b, _)| (b.weight, &a.name).cmp(&(a.weight, &b.name)));
     let hash = |name: &str| xxhash_rust::xxh3::xxh3_64(name.as_bytes());
-    let players: Vec<(u64, u64)> =
+    let players: Vec<_> =
         specs.iter().map(|(spec, _)| (hash(&spec.name), u64::from(spec.weight))).collect();
-    (0..SLOT_COUNT).map(|slot| specs[winner(&players, mixer::of_slot(slot))].1).collect()
+    let mut hopeful = Vec::new();
+    (0..SLOT_COUNT)
+        .map(|slot| specs[winner(&players, mixer::of_slot(slot), &mut hopeful)].1)
+        .collect()
 }
 
-/// Which of the shards, given by hash of the name and weight, has the highest weighted lot for a slot; of equal ones
+/// A player that may have won.
+#[derive(Clone, Copy)]
+struct Draw {
+    index: usize,
+    weight: u64,
+    lot: u64,
+}
+
+/// Which of the players, given by hash of the name and weight, has the highest weighted lot for a slot; of equal ones
 /// the first.
-fn winner(players: &[(u64, u64)], slot: u64) -> usize {
-    let draw = |name: u64| mixer::mix(slot ^ name);
-    // Who has won so far, with which weight and lot, and the lot's logarithm once it is asked for.
-    let (first, mut weight) = players[0];
-    let (mut best, mut highest, mut least) = (0, draw(first), None);
-    for (index, &(name, own_weight)) in players.iter().enumerate().skip(1) {
-        let lot = draw(name);
-        if own_weight == weight {
-            // The higher lot wins, whatever the logarithms are.
-            if lot > highest {
-                (best, highest, least) = (index, lot, None);
-            }
-            continue;
-        }
-        let known = *least.get_or_insert_with(|| minus_log2(highest));
-        // -log2(u) >= 1 - u: who would lose with that loses, and most do without a logarithm. 40 bits of a lot times
-        // 20 of a weight fit into 64, and a product that does not fit is larger.
-        if own_weight.saturating_mul(known) <= weight * (!lot >> (64 - FRACTION_BITS)) {
-            continue;
-        }
-        // `own_weight / own > weight / known`, without division.
-        let own = minus_log2(lot);
-        if u128::from(own_weight) * u128::from(known) > u128::from(weight) * u128::from(own) {
-            (best, weight, highest, least) = (index, own_weight, lot, Some(own));
+///
+/// `1 - u <= -ln(u) <= (1 - u) / u`, and for the high lots that win both are nearly equal: logarithms are computed only
+/// for those who by these bounds can still win, and that is seldom more than one. `hopeful` is room to work in.
+fn winner(players: &[(u64, u64)], slot: u64, hopeful: &mut Vec<Draw>) -> usize {
+    hopeful.clear();
+    // The winner's logarithm is at most this for each unit of weight. A product with a weight fits.
+    let mut most = u64::MAX / u64::from(Topology::WEIGHT_MAX);
+    for (index, &(name, weight)) in players.iter().enumerate() {
+        let lot = mixer::mix(slot ^ name);
+        if missing(lot) <= weight * most {
+            hopeful.push(Draw { index, weight, lot });
+            most = most.min(at_most(lot) / weight + 1);
         }
     }
-    best
+    hopeful.retain(|draw| missing(draw.lot) <= draw.weight * most);
+    let won =
+        hopeful.iter().copied().reduce(|best, draw| if draw.beats(best) { draw } else { best });
+    won.map_or(0, |draw| draw.index)
+}
+
+impl Draw {
+    /// Whether `weight / -log2(u)` is more than that of the one before.
+    fn beats(self, before: Self) -> bool {
+        if self.weight == before.weight {
+            return self.lot > before.lot;
+        }
+        let product = |weight, lot| u128::from(weight) * u128::from(minus_log2(lot));
+        product(self.weight, before.lot) > product(before.weight, self.lot)
+    }
+}
+
+/// `1 - u` with [`FRACTION_BITS`] after the point, rounded down.
+fn missing(lot: u64) -> u64 {
+    !lot >> (64 - FRACTION_BITS)
+}
+
+/// At least `(1 - u) / u` with as many bits, from as many of `u` as a division in 64 bits can use.
+fn at_most(lot: u64) -> u64 {
+    const BITS: u32 = 63 - FRACTION_BITS;
+    ((missing(lot) + 1) << BITS) / (lot >> (64 - BITS)).max(1)
 }
 
 /// `-log2((lot + 1) / 2^64)` with [`FRACTION_BITS`] after the point, rounded up; at least the smallest step, so
@@ -80,7 +104,38 @@ fn minus_log2(lot: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{FRACTION_BITS, minus_log2};
+    use proptest::prelude::*;
+
+    use super::{Draw, FRACTION_BITS, at_most, minus_log2, missing, mixer, winner};
+    use crate::topology::Topology;
+
+    proptest! {
+        #[test]
+        fn the_winner_is_who_wins_when_every_logarithm_is_computed(
+            players in prop::collection::vec((any::<u64>(), 1..=Topology::WEIGHT_MAX, 0..20_u32), 1..40),
+            slot: u64,
+        ) {
+            let players: Vec<_> = players
+                .into_iter()
+                .map(|(name, weight, shift)| (name, u64::from((weight >> shift).max(1))))
+                .collect();
+            let draws = players.iter().enumerate().map(|(index, &(name, weight))| Draw {
+                index, weight, lot: mixer::mix(slot ^ name),
+            });
+            let best = draws.reduce(|best, draw| if draw.beats(best) { draw } else { best });
+            let won = winner(&players, slot, &mut Vec::new());
+            prop_assert_eq!(Some(won), best.map(|draw| draw.index));
+        }
+
+        #[test]
+        fn a_logarithm_lies_between_its_bounds(lot: u64, shift in 0..64_u32) {
+            for lot in [lot, lot >> shift, !(lot >> shift)] {
+                let log = minus_log2(lot) as f64 * std::f64::consts::LN_2;
+                prop_assert!(missing(lot) as f64 <= log + 1.0, "{lot}");
+                prop_assert!(at_most(lot) as f64 >= log - 1.0, "{lot}");
+            }
+        }
+    }
 
     #[test]
     fn powers_of_two_have_whole_logarithms() {
