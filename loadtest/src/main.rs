@@ -1,33 +1,40 @@
 #![doc = include_str!("../README.md")]
 //!
 //! ## Inside
-//! `options` is what may be asked, `scenarios` what a user does, `client` how it speaks, `verdict`
-//! what counts as a failure, `tally` what was counted, `report` what is said about it.
+//! `options` and `scenario` are what may be asked, `mix`, `keys` and `random` what comes next, `requests` how it is put,
+//! `wire` how it goes over, `load` who sends it when, `verdict` what counts as a failure, `tally` what was counted,
+//! `report` what is said about it.
 //!
 //! **Invariant:** no crate of the workspace is imported; what is tested is the wire.
 //! **Not here:** nothing that knows how the router works inside.
 
 #![forbid(unsafe_code)]
 
-mod client;
+mod cpu;
+mod keys;
+mod load;
+mod mix;
 mod options;
 mod progress;
 mod random;
 mod report;
-mod scenarios;
+mod requests;
+mod scenario;
 mod tally;
 mod verdict;
+mod wire;
 
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
-
+use crate::cpu::Watch;
+use crate::load::Plan;
 use crate::options::Options;
 use crate::progress::Progress;
-use crate::report::Report;
+use crate::report::{Ran, Report};
 use crate::tally::Tally;
+use crate::wire::Pool;
 
 /// Every request was answered as promised.
 const EXIT_PASSED: u8 = 0;
@@ -38,10 +45,20 @@ const EXIT_UNUSABLE: u8 = 2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = Options::parse();
+    let options = match Options::read(std::env::args_os()) {
+        Ok(options) => options,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { EXIT_UNUSABLE } else { EXIT_PASSED });
+        }
+    };
+    if options.goose.version {
+        let _ = writeln!(std::io::stdout(), "loadtest {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::from(EXIT_PASSED);
+    }
     match run(&options).await {
         Ok(report) => {
-            let text = if options.json { report.json() } else { report.text() };
+            let text = if options.load.json { report.json() } else { report.text() };
             // A reader that went away (`| head`) changes nothing about the verdict.
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::from(if report.passed { EXIT_PASSED } else { EXIT_FAILED })
@@ -53,16 +70,21 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Looks for a router, puts it under load, and sums up.
+/// Looks for the routers, puts them under load, and sums up.
 async fn run(options: &Options) -> anyhow::Result<Report> {
-    options.check_reach()?;
-    let client = client::build()?;
-    client::check_ready(&client, &options.host).await?;
-
+    let pools: Vec<_> =
+        options.targets.iter().map(|target| Arc::new(Pool::new(target.clone()))).collect();
+    for pool in &pools {
+        wire::check_ready(pool).await?;
+    }
     let tally = Arc::new(Tally::default());
+    let plan = Arc::new(Plan::new(options, pools, Arc::clone(&tally))?);
+    load::fill(&plan).await?;
     let progress = Progress::start(Arc::clone(&tally));
-    let ran = scenarios::run(options, client, Arc::clone(&tally)).await;
+    let watch = Watch::start();
+    let ran = load::run(options, plan).await;
+    let cpu = watch.stop();
     progress.stop();
-    ran?;
-    Ok(Report::new(options, &tally.counts()))
+    let thresholds_failed = ran?.thresholds_failed;
+    Ok(Report::new(options, &tally.counts(), Ran { thresholds_failed, cpu }))
 }

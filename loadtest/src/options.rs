@@ -1,58 +1,100 @@
-//! Options: what may be asked on the command line, parsed into types that cannot be wrong.
+//! Options: what may be asked on the command line, beside all of goose's own options.
 //!
-//! **Invariant:** an [`Options`] is within its limits; [`Options::check_reach`] is the one rule
-//! that needs two of them at once.
-//! **Not here:** goose's own flags. None of them is accepted; `scenarios` sets what goose needs.
+//! A scenario file is a list of options with values; what the command line says goes before it.
+//!
+//! **Invariant:** an [`Options`] is within its limits; [`Options::check`] holds the rules that need several at once.
 
-use std::fmt;
-use std::net::IpAddr;
-use std::str::FromStr;
+use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::Parser;
-use reqwest::Url;
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
+use goose::config::GooseConfiguration;
+
+use crate::keys::Dist;
+use crate::mix::Mix;
+use crate::scenario;
+use crate::wire::Target;
 
 /// Users at once. Above this the ports and files of one machine are measured, not the router.
-const USERS_MAX: i64 = 1_000;
-/// Longest run. A user remembers every key it wrote, so a run needs an end.
-const RUN_TIME_MAX: Duration = Duration::from_secs(3_600);
+const USERS_MAX: usize = 1_000;
 /// Most keys. More than a run of an hour can write on one machine.
 const KEYS_MAX: i64 = 10_000_000;
+/// Longest value: what a write may carry.
+const VALUE_BYTES_MAX: u32 = 1 << 20;
+/// Fastest rate. Far above what one process sends.
+const RATE_MAX: f64 = 1e6;
+/// Most requests under way in the open model: each has a connection.
+const IN_FLIGHT_MAX: i64 = 10_000;
+const HOST: &str = "http://127.0.0.1:3000";
+const HOST_VARIABLE: &str = "TESSERA_LOADTEST_HOST";
+const USERS: usize = 20;
+const RUN_TIME: &str = "15s";
 
 /// Puts a Tessera router under load, checks its answers, prints rate and latency, and ends.
 ///
 /// Exit code: 0 every request was answered as promised, 1 some were not, 2 nothing was tested
 /// (wrong usage, or no router).
-#[derive(Clone, Debug, Parser)]
-#[command(name = "loadtest", version)]
+#[derive(Clone, Parser)]
+#[command(name = "loadtest", disable_version_flag = true, args_override_self = true)]
 pub(crate) struct Options {
-    /// The router: scheme, host and port
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "TESSERA_LOADTEST_HOST",
-        default_value = "http://127.0.0.1:3000"
-    )]
-    pub(crate) host: Target,
+    #[command(flatten)]
+    pub(crate) goose: GooseConfiguration,
 
-    /// Users at once; each sends its next request when it has its answer (1..=1000)
-    #[arg(long, value_name = "N", default_value_t = 20,
-        value_parser = clap::value_parser!(u32).range(1..=USERS_MAX))]
-    pub(crate) users: u32,
+    #[command(flatten)]
+    pub(crate) load: Load,
 
-    /// Seconds to run, as `15` or `15s` (1..=3600)
-    #[arg(long, value_name = "TIME", default_value = "15", value_parser = parse_run_time)]
-    pub(crate) run_time: Duration,
+    /// All values of `--host`.
+    #[arg(skip)]
+    pub(crate) targets: Vec<Target>,
+
+    /// Whether `--test-plan` says how many users run, and how long.
+    #[arg(skip)]
+    planned: bool,
+}
+
+/// What is asked of the router, and how often.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Tessera")]
+pub(crate) struct Load {
+    /// Options from a file, or from one that comes with it: read-heavy, write-heavy, bulk-import, hot-key, replica-lag
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(crate) scenario: Option<String>,
+
+    /// What users do
+    #[arg(long, value_enum, default_value_t = Mix::Default)]
+    pub(crate) mix: Mix,
+
+    /// How keys are drawn: uniform, zipf:0.99, hot:1% (90 % of the requests on 1 % of the keys) or latest
+    /// [default: the mix's own]
+    #[arg(long)]
+    pub(crate) dist: Option<Dist>,
+
+    /// Share of writes in percent in the mixes default and hotkey; the rest are reads (0..=100)
+    #[arg(long, value_name = "PERCENT", default_value_t = 70,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) writes: u8,
 
     /// Keys are user_0 to user_(N-1) (1..=10000000)
     #[arg(long, value_name = "N", default_value_t = 10_000,
         value_parser = clap::value_parser!(u32).range(1..=KEYS_MAX))]
     pub(crate) keys: u32,
 
-    /// Share of writes in percent; the rest are reads (0..=100)
-    #[arg(long, value_name = "PERCENT", default_value_t = 70,
-        value_parser = clap::value_parser!(u8).range(0..=100))]
-    pub(crate) writes: u8,
+    /// Bytes of the value that a write carries, as `100` or `100..2000`
+    #[arg(long, value_name = "BYTES", default_value = "20")]
+    pub(crate) value_size: ValueSize,
+
+    /// Do not write all keys before the run: reads may then find nothing
+    #[arg(long)]
+    pub(crate) no_fill: bool,
+
+    /// Open model: so many requests per second, whatever the answers. Latency counts from when a request was due
+    #[arg(long, value_name = "R", value_parser = parse_rate)]
+    pub(crate) rate: Option<f64>,
+
+    /// Most requests under way in the open model; those due beyond are dropped and counted (1..=10000)
+    #[arg(long, value_name = "N", default_value_t = 1_000,
+        value_parser = clap::value_parser!(u32).range(1..=IN_FLIGHT_MAX))]
+    pub(crate) in_flight: u32,
 
     /// Start of the random keys: the same seed makes each user ask the same things in the same order
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -68,139 +110,180 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Refuses another machine unless that was asked for: load on a stranger is an attack.
-    pub(crate) fn check_reach(&self) -> anyhow::Result<()> {
+    /// Reads the command line, and the scenario that it names.
+    ///
+    /// # Errors
+    /// What clap tells, help among it; a scenario that is not there or has other options.
+    pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let args: Vec<OsString> = args.into_iter().collect();
+        let given = Self::matches(&args)?;
+        let Some(name) = given.get_one::<String>("scenario") else { return Self::of(&given) };
+        let lines = scenario::arguments(name).map_err(|error| {
+            command().error(clap::error::ErrorKind::ValueValidation, format!("{error:#}"))
+        })?;
+        let program = args.iter().take(1).cloned();
+        let rest = args.iter().skip(1).cloned();
+        let all: Vec<OsString> =
+            program.chain(lines.into_iter().map(Into::into)).chain(rest).collect();
+        Self::of(&Self::matches(&all)?)
+    }
+
+    fn matches(args: &[OsString]) -> Result<ArgMatches, clap::Error> {
+        command().try_get_matches_from(args)
+    }
+
+    fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let hosts = matches.get_many::<String>("host");
+        let hosts: Vec<String> = hosts.into_iter().flatten().cloned().collect();
+        let mut options = Self::from_arg_matches(matches)?;
+        options.planned = matches.contains_id("test_plan");
+        let refused =
+            |message: String| command().error(clap::error::ErrorKind::ValueValidation, message);
+        for host in hosts {
+            let target =
+                host.parse().map_err(|error| refused(format!("--host {host}: {error}")))?;
+            options.targets.push(target);
+        }
+        options.complete();
+        options.check().map_err(|error| refused(error.to_string()))?;
+        Ok(options)
+    }
+
+    /// Fills in what goose would take from elsewhere: a plain run starts all users at once, and ends.
+    fn complete(&mut self) {
+        let goose = &mut self.goose;
+        if !self.planned {
+            let users = *goose.users.get_or_insert(USERS);
+            if goose.increase_time.is_none() && goose.increase_rate.is_none() {
+                // All of them within the first tenth of a second.
+                goose.increase_rate = Some((users * 10).to_string());
+            }
+            if goose.run_time.is_none() && goose.iterations.is_none() {
+                goose.run_time = Some(RUN_TIME.to_owned());
+            }
+        }
+        goose.host = self.targets.first().map(ToString::to_string);
+        goose.no_telnet = true;
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let Load { mix, rate, keys, .. } = &self.load;
         anyhow::ensure!(
-            self.allow_remote || self.host.is_loopback(),
-            "{} is not this machine, and a load test can take a server down: \
-             add --allow-remote if it is yours",
-            self.host
+            self.goose.users.is_none_or(|users| (1..=USERS_MAX).contains(&users)),
+            "--users: 1 to {USERS_MAX}; above that the ports and files of this machine are measured"
         );
+        anyhow::ensure!(
+            rate.is_none() || *mix != Mix::F,
+            "--rate sends single requests; the mix f sends pairs: take --mix a"
+        );
+        anyhow::ensure!(
+            *mix != Mix::Bulk || *keys >= crate::requests::BULK_ROWS,
+            "--keys: the mix bulk writes {} different keys at once",
+            crate::requests::BULK_ROWS
+        );
+        self.check_reach()
+    }
+
+    /// Refuses another machine unless that was asked for: load on a stranger is an attack.
+    fn check_reach(&self) -> anyhow::Result<()> {
+        for target in &self.targets {
+            anyhow::ensure!(
+                self.load.allow_remote || target.is_loopback(),
+                "{target} is not this machine, and a load test can take a server down: \
+                 add --allow-remote if it is yours"
+            );
+        }
         Ok(())
     }
-}
 
-/// Where the router is: scheme, host and port, nothing else.
-#[derive(Clone, Debug)]
-pub(crate) struct Target(Url);
-
-impl Target {
-    /// The address of one of the router's paths.
-    pub(crate) fn at(&self, path: &str) -> Url {
-        let mut url = self.0.clone();
-        url.set_path(path);
-        url
+    /// How keys are drawn.
+    pub(crate) fn dist(&self) -> Dist {
+        self.load.dist.unwrap_or_else(|| self.load.mix.dist())
     }
 
-    /// Whether only this machine can be meant.
-    fn is_loopback(&self) -> bool {
-        let host = self.0.host_str().unwrap_or_default();
-        let address = host.trim_start_matches('[').trim_end_matches(']');
-        host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    /// What the run is called in a report: as it was asked for.
+    pub(crate) fn told(&self) -> String {
+        let goose = &self.goose;
+        let Load { mix, writes, keys, seed, rate, .. } = &self.load;
+        let load = match (rate, &goose.users) {
+            (Some(rate), _) => format!("{rate} requests/s"),
+            (None, Some(users)) => format!("{users} users"),
+            (None, None) => "users by plan".to_owned(),
+        };
+        let time = goose.run_time.as_deref().map(|time| match time.ends_with(char::is_numeric) {
+            true => format!(", {time}s"),
+            false => format!(", {time}"),
+        });
+        let time = time.unwrap_or_default();
+        let share =
+            if mix.has_writes_share() { format!(" ({writes} % writes)") } else { String::new() };
+        format!("{load}{time}, mix {mix}{share}, {keys} keys, {}, seed {seed}", self.dist())
     }
 }
 
-impl FromStr for Target {
+/// The command line: goose's host may be given several times.
+fn command() -> clap::Command {
+    Options::command().mut_arg("host", |host| {
+        host.action(ArgAction::Append)
+            .value_delimiter(',')
+            .env(HOST_VARIABLE)
+            .default_value(HOST)
+            .help("A router, such as http://127.0.0.1:3000; repeatable")
+            .long_help(
+                "A router: scheme, host and port. Several, repeated or with commas, share the load",
+            )
+    })
+}
+
+/// Sizes of values, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ValueSize {
+    pub(crate) least: u32,
+    pub(crate) most: u32,
+}
+
+impl std::str::FromStr for ValueSize {
     type Err = String;
 
-    fn from_str(raw: &str) -> Result<Self, Self::Err> {
-        let wanted = "write it like http://127.0.0.1:3000";
-        let url = Url::parse(raw).map_err(|error| format!("{error}; {wanted}"))?;
-        let plain = matches!(url.scheme(), "http" | "https")
-            && url.path() == "/"
-            && url.query().is_none()
-            && url.fragment().is_none()
-            && url.username().is_empty()
-            && url.password().is_none();
-        if plain { Ok(Self(url)) } else { Err(format!("scheme, host and port only; {wanted}")) }
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (least, most) = text.split_once("..").unwrap_or((text, text));
+        let size = |text: &str| text.parse::<u32>().ok().filter(|&size| size <= VALUE_BYTES_MAX);
+        match (size(least), size(most)) {
+            (Some(least), Some(most)) if least <= most && most > 0 => Ok(Self { least, most }),
+            _ => Err(format!("bytes as 100 or 100..2000, at most {VALUE_BYTES_MAX}")),
+        }
     }
 }
 
-impl fmt::Display for Target {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.0.as_str().trim_end_matches('/'))
+fn parse_rate(raw: &str) -> Result<f64, String> {
+    match raw.parse::<f64>() {
+        Ok(rate) if rate > 0.0 && rate <= RATE_MAX => Ok(rate),
+        _ => Err(format!("requests per second, above 0 and at most {RATE_MAX}")),
     }
 }
 
-/// Reads `15` or `15s`.
-fn parse_run_time(raw: &str) -> Result<Duration, String> {
-    let seconds: u64 = raw
-        .strip_suffix('s')
-        .unwrap_or(raw)
-        .parse()
-        .map_err(|_| "whole seconds are wanted, like 15 or 15s".to_owned())?;
-    let run_time = Duration::from_secs(seconds);
-    if run_time.is_zero() || run_time > RUN_TIME_MAX {
-        return Err(format!("between 1 and {} seconds", RUN_TIME_MAX.as_secs()));
+/// `1h30m`, `90s` or `90` as goose reads it; `None` where goose will refuse it.
+pub(crate) fn parse_time(raw: &str) -> Option<Duration> {
+    if let Ok(seconds) = raw.parse() {
+        return Some(Duration::from_secs(seconds));
     }
-    Ok(run_time)
+    let (mut total, mut number) = (0_u64, String::new());
+    for letter in raw.chars() {
+        let unit = match letter {
+            '0'..='9' => {
+                number.push(letter);
+                continue;
+            }
+            'h' => 3_600,
+            'm' => 60,
+            's' => 1,
+            _ => return None,
+        };
+        total += number.parse::<u64>().ok()? * unit;
+        number.clear();
+    }
+    number.is_empty().then_some(Duration::from_secs(total))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(args: &[&str]) -> Result<Options, clap::Error> {
-        Options::try_parse_from([&["loadtest"], args].concat())
-    }
-
-    #[test]
-    fn the_limits_are_what_the_help_says() {
-        for good in [
-            ["--users", "1"],
-            ["--users", "1000"],
-            ["--run-time", "15s"],
-            ["--run-time", "3600"],
-            ["--keys", "10000000"],
-            ["--writes", "0"],
-            ["--writes", "100"],
-            ["--host", "http://[::1]:3000/"],
-        ] {
-            assert!(parse(&good).is_ok(), "{good:?}");
-        }
-        for bad in [
-            ["--users", "0"],
-            ["--users", "1001"],
-            ["--run-time", "0"],
-            ["--run-time", "3601"],
-            ["--run-time", "1m"],
-            ["--run-time", "-1"],
-            ["--keys", "0"],
-            ["--keys", "10000001"],
-            ["--writes", "101"],
-            ["--seed", "x"],
-            ["--host", "localhost:3000"],
-            ["--host", "ftp://localhost"],
-            ["--host", "http://localhost/api"],
-            ["--host", "http://me@localhost"],
-        ] {
-            assert!(parse(&bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn only_this_machine_is_loaded_unless_asked() {
-        for (host, allowed) in [
-            ("http://localhost:3000", true),
-            ("http://127.0.0.1:3000", true),
-            ("http://127.9.9.9", true),
-            ("https://[::1]:3000", true),
-            ("http://0.0.0.0:3000", false),
-            ("http://192.168.0.7:3000", false),
-            ("http://127.0.0.1.example.com", false),
-            ("http://localhost.example.com", false),
-        ] {
-            let options = parse(&["--host", host]).unwrap();
-            assert_eq!(options.check_reach().is_ok(), allowed, "{host}");
-            let options = parse(&["--host", host, "--allow-remote"]).unwrap();
-            assert!(options.check_reach().is_ok(), "{host}");
-        }
-    }
-
-    #[test]
-    fn a_target_is_shown_and_extended_without_a_double_slash() {
-        let target: Target = "http://127.0.0.1:3000/".parse().unwrap();
-        assert_eq!(target.to_string(), "http://127.0.0.1:3000");
-        assert_eq!(target.at("/ready").as_str(), "http://127.0.0.1:3000/ready");
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval_at};
 
-use crate::tally::Tally;
+use crate::tally::{Standing, Tally};
 
 /// A terminal's line is rewritten this often.
 const TERMINAL_PERIOD: Duration = Duration::from_secs(1);
@@ -46,10 +46,13 @@ async fn print(tally: Arc<Tally>, terminal: bool) {
     loop {
         ticks.tick().await;
         seconds += period.as_secs();
-        let (requests, failed) = tally.progress();
+        let Standing { requests, failed, dropped, p99_ms } = tally.standing();
         let rate = (requests - before) / period.as_secs();
         before = requests;
-        let line = format!("{seconds:>4} s  {requests} requests  {rate}/s  failed {failed}");
+        let dropped = if dropped > 0 { format!("  dropped {dropped}") } else { String::new() };
+        let line = format!(
+            "{seconds:>4} s  {requests} requests  {rate}/s  p99 {p99_ms:.1} ms  failed {failed}{dropped}"
+        );
         let _ = match terminal {
             true => write!(stderr(), "\r{line}\x1b[K"),
             false => writeln!(stderr(), "{line}"),

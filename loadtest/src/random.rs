@@ -1,7 +1,11 @@
 //! Random: a small repeatable stream of numbers (SplitMix64).
 //!
 //! **Invariant:** the same seed and user give the same numbers, on every machine and version.
-//! **Not here:** anything secret, and any other distribution than the even one.
+//! **Not here:** anything secret, and uneven distributions (`keys`).
+
+use std::convert::Infallible;
+
+use rand::TryRng;
 
 /// A stream of numbers. `Clone` continues both copies alike.
 #[derive(Clone, Debug)]
@@ -15,9 +19,32 @@ impl Random {
 
     /// A number from 0 to `bound` - 1, each as likely; 0 when `bound` is 0.
     pub(crate) fn below(&mut self, bound: u32) -> u32 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         // The upper half of a 32 x 32 bit product is below the bound by construction.
-        (((mix(self.0) >> 32) * u64::from(bound)) >> 32) as u32
+        (((self.next() >> 32) * u64::from(bound)) >> 32) as u32
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        mix(self.0)
+    }
+}
+
+impl TryRng for Random {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok((self.next() >> 32) as u32)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(self.next())
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        for chunk in bytes.chunks_mut(8) {
+            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
+        }
+        Ok(())
     }
 }
 

@@ -1,100 +1,191 @@
-//! Report: what is said at the end, as text and as JSON.
+//! Report: what is said at the end, for people and as JSON.
 //!
-//! **Invariant:** no number is `NaN` or infinite, not even after no request at all; a run without a
-//! request has not passed.
+//! **Invariant:** no number is `NaN` or infinite, not even after no request at all; a run without a request has not
+//! passed.
 //! **Not here:** counting (`tally`).
 
-use std::fmt::Write;
+mod text;
 
-use serde::Serialize;
+use std::cmp::Reverse;
 
-use crate::options::Options;
-use crate::tally::{Counts, Operation, Times};
+use serde::{Deserialize, Serialize};
+
+use crate::cpu::Cpu;
+use crate::options::{Options, parse_time};
+use crate::tally::{Counts, Source, Times};
 
 /// A run this much shorter than asked was interrupted; users never all end at the very moment.
 const STOPPED_EARLY_S: f64 = 1.0;
+/// Requests sent later than this, one in a hundred, were held up by the tester itself.
+const LATE_P99_MS: f64 = 20.0;
+/// A machine that is idle for less than this, with a tester that takes [`OWN_SHARE`] of it, measures both.
+const IDLE_SHARE: f64 = 0.05;
+const OWN_SHARE: f64 = 0.25;
 
 /// The whole result of a run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
-    host: String,
-    users: u32,
-    run_time_s: u64,
-    writes_percent: u8,
-    keys: u32,
-    seed: u64,
-    /// How load was made: a user waits for its answer before it asks again.
-    model: &'static str,
-    elapsed_s: f64,
-    requests: u64,
-    requests_per_s: f64,
-    failed: u64,
-    writes: Load,
-    reads: Load,
-    shards: Vec<Shard>,
-    failures: Vec<FailureLine>,
+    /// Of these members; another number has others.
+    pub(crate) format: u32,
+    /// What was asked for, for people.
+    pub(crate) told: String,
+    pub(crate) hosts: Vec<String>,
+    pub(crate) mix: String,
+    pub(crate) seed: u64,
+    /// `closed` or `open`.
+    pub(crate) model: String,
+    /// Requests per second asked for, in the open model.
+    pub(crate) target_per_s: Option<f64>,
+    pub(crate) elapsed_s: f64,
+    pub(crate) stopped_early: bool,
+    pub(crate) requests: u64,
+    pub(crate) requests_per_s: f64,
+    pub(crate) failed: u64,
+    /// Due and never sent, because too many were under way.
+    pub(crate) dropped: u64,
+    /// All operations, from when each should have begun.
+    pub(crate) response_ms: Latency,
+    /// All operations, from when each was sent.
+    pub(crate) service_ms: Latency,
+    pub(crate) operations: Vec<Load>,
+    pub(crate) shards: Vec<Share>,
+    pub(crate) roles: Vec<Share>,
+    pub(crate) cache: Vec<Share>,
+    pub(crate) failures: Vec<FailureLine>,
+    pub(crate) thresholds_failed: Vec<String>,
+    pub(crate) warnings: Vec<String>,
+    /// Cores the tester kept busy.
+    pub(crate) own_cores: f64,
+    pub(crate) series: Vec<Second>,
     /// Whether something was asked and every answer was as promised.
     pub(crate) passed: bool,
 }
 
 /// One operation.
-#[derive(Debug, Serialize)]
-struct Load {
-    requests: u64,
-    requests_per_s: f64,
-    latency_ms: Latency,
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Load {
+    pub(crate) name: String,
+    pub(crate) requests: u64,
+    pub(crate) requests_per_s: f64,
+    pub(crate) failed: u64,
+    pub(crate) latency_ms: Latency,
 }
 
 /// Times to the answer's last byte, failed requests included.
-#[derive(Debug, Serialize)]
-struct Latency {
-    p50: f64,
-    p90: f64,
-    p95: f64,
-    p99: f64,
-    p999: f64,
-    max: f64,
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Latency {
+    pub(crate) p50: f64,
+    pub(crate) p90: f64,
+    pub(crate) p95: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+    pub(crate) max: f64,
 }
 
-#[derive(Debug, Serialize)]
-struct Shard {
-    shard: String,
-    answers: u64,
-    percent: f64,
+/// What one shard, one role, or one state of the cache answered.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Share {
+    pub(crate) name: String,
+    pub(crate) answers: u64,
+    pub(crate) percent: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
 }
 
-#[derive(Debug, Serialize)]
-struct FailureLine {
-    operation: Operation,
-    status: Option<u16>,
-    code: String,
-    count: u64,
-    example: String,
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct FailureLine {
+    pub(crate) operation: String,
+    pub(crate) status: Option<u16>,
+    pub(crate) code: String,
+    pub(crate) count: u64,
+    pub(crate) example: String,
+}
+
+/// One second of the run.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Second {
+    pub(crate) requests: u64,
+    pub(crate) failed: u64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    /// Operations by class of response time; class n ends at 0.1 ms times 2^(n/2).
+    pub(crate) classes: Vec<u32>,
+}
+
+/// What a run left beside its counts.
+pub(crate) struct Ran {
+    pub(crate) thresholds_failed: Vec<String>,
+    pub(crate) cpu: Cpu,
 }
 
 impl Report {
+    /// The number in `format`.
+    pub(crate) const FORMAT: u32 = 1;
+
     /// Sums up a run.
-    pub(crate) fn new(options: &Options, counts: &Counts) -> Self {
+    pub(crate) fn new(options: &Options, counts: &Counts, ran: Ran) -> Self {
         let seconds = counts.elapsed().as_secs_f64();
         let requests = counts.requests();
-        Self {
-            host: options.host.to_string(),
-            users: options.users,
-            run_time_s: options.run_time.as_secs(),
-            writes_percent: options.writes,
-            keys: options.keys,
-            seed: options.seed,
-            model: "closed",
+        let mut response = Times::default();
+        counts.operations.values().for_each(|times| response.merge(times));
+        let asked = options.goose.run_time.as_deref().and_then(parse_time);
+        let response_ms = Latency::of(&response);
+        let mut report = Self {
+            format: Self::FORMAT,
+            told: options.told(),
+            hosts: options.targets.iter().map(ToString::to_string).collect(),
+            mix: options.load.mix.to_string(),
+            seed: options.load.seed,
+            model: if options.load.rate.is_some() { "open" } else { "closed" }.to_owned(),
+            target_per_s: options.load.rate,
             elapsed_s: rounded(seconds),
+            stopped_early: asked.is_some_and(|t| seconds + STOPPED_EARLY_S < t.as_secs_f64()),
             requests,
             requests_per_s: rate(requests, seconds),
             failed: counts.failed,
-            writes: Load::new(&counts.writes, seconds),
-            reads: Load::new(&counts.reads, seconds),
-            shards: shards(counts),
+            dropped: counts.dropped,
+            response_ms,
+            service_ms: Latency::of(&counts.service),
+            operations: operations(counts, seconds),
+            shards: shares(counts, |source| source.shard.as_deref()),
+            roles: shares(counts, |source| source.served_by.as_deref()),
+            cache: shares(counts, |source| source.cache.as_deref()),
             failures: failures(counts),
-            passed: counts.failed == 0 && requests > 0,
+            thresholds_failed: ran.thresholds_failed,
+            warnings: Vec::new(),
+            own_cores: rounded(ran.cpu.own_cores),
+            series: series(counts),
+            passed: false,
+        };
+        report.passed = counts.failed == 0 && requests > 0 && report.thresholds_failed.is_empty();
+        report.warnings = report.warn(counts, &ran.cpu);
+        report
+    }
+
+    /// What makes the numbers less than they seem.
+    fn warn(&self, counts: &Counts, cpu: &Cpu) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if cpu.idle_share < IDLE_SHARE && cpu.own_cores > OWN_SHARE * cpu.cores {
+            warnings.push(format!(
+                "this machine had nothing to spare, and the tester itself kept {:.1} of {:.0} cores busy: \
+                 the rate is what both could get together",
+                cpu.own_cores, cpu.cores
+            ));
         }
+        let late = counts.lateness.quantile_ms(0.99);
+        if late > LATE_P99_MS {
+            warnings.push(format!(
+                "one request in a hundred was sent more than {late:.0} ms after it was due: the tester \
+                 itself was too slow for this rate"
+            ));
+        }
+        if self.dropped > 0 {
+            warnings.push(format!(
+                "{} requests were due and not sent: as many as --in-flight allows were under way",
+                self.dropped
+            ));
+        }
+        warnings
     }
 
     /// For programs: one object on one line.
@@ -108,106 +199,60 @@ impl Report {
     pub(crate) fn text(&self) -> String {
         let mut out = String::new();
         // Writing to a String cannot fail.
-        let _ = self.write_text(&mut out);
+        let _ = text::write(self, &mut out);
         out
     }
-
-    fn write_text(&self, out: &mut String) -> std::fmt::Result {
-        let Self { host, users, run_time_s, writes_percent, keys, seed, .. } = self;
-        writeln!(
-            out,
-            "tessera loadtest: {users} users, {run_time_s} s, {writes_percent} % writes, \
-             {keys} keys, seed {seed} -> {host}"
-        )?;
-        let Self { elapsed_s, requests, requests_per_s, failed, .. } = self;
-        if elapsed_s + STOPPED_EARLY_S < *run_time_s as f64 {
-            writeln!(out, "  stopped early, after {elapsed_s:.1} s")?;
-        }
-        writeln!(out, "  requests {requests:>9} {requests_per_s:>7.0}/s   failed {failed}")?;
-        self.writes.write_text("writes", out)?;
-        self.reads.write_text("reads", out)?;
-        write!(out, "  shards  ")?;
-        if self.shards.is_empty() {
-            write!(out, " no answer named one (header x-shard)")?;
-        }
-        for Shard { shard, percent, .. } in &self.shards {
-            write!(out, " {shard} {percent:.1} % ")?;
-        }
-        out.truncate(out.trim_end().len());
-        writeln!(out)?;
-        writeln!(
-            out,
-            "  model    closed: a user waits for its answer, so stalls are under-counted"
-        )?;
-        if !self.failures.is_empty() {
-            writeln!(out, "  failures")?;
-        }
-        for FailureLine { operation, status, code, count, example } in &self.failures {
-            let status = status.map(|status| format!("{status} ")).unwrap_or_default();
-            let operation = operation.name();
-            write!(out, "  {count:>18}  {operation:<5}  {status}{code}")?;
-            writeln!(out, "{}{example}", if example.is_empty() { "" } else { ": " })?;
-        }
-        match (self.passed, requests) {
-            (true, _) => writeln!(out, "PASS: every request was answered as promised"),
-            (false, 0) => writeln!(out, "FAIL: no request was made"),
-            (false, _) => writeln!(out, "FAIL: {failed} of {requests} requests failed"),
-        }
-    }
 }
 
-impl Load {
-    fn new(times: &Times, seconds: f64) -> Self {
-        let requests = times.count();
+impl Latency {
+    fn of(times: &Times) -> Self {
         Self {
-            requests,
-            requests_per_s: rate(requests, seconds),
-            latency_ms: Latency {
-                p50: times.quantile_ms(0.5),
-                p90: times.quantile_ms(0.9),
-                p95: times.quantile_ms(0.95),
-                p99: times.quantile_ms(0.99),
-                p999: times.quantile_ms(0.999),
-                max: times.quantile_ms(1.0),
-            },
+            p50: times.quantile_ms(0.5),
+            p90: times.quantile_ms(0.9),
+            p95: times.quantile_ms(0.95),
+            p99: times.quantile_ms(0.99),
+            p999: times.quantile_ms(0.999),
+            max: times.quantile_ms(1.0),
         }
-    }
-
-    fn write_text(&self, name: &str, out: &mut String) -> std::fmt::Result {
-        let Self { requests, requests_per_s, latency_ms } = self;
-        write!(out, "  {name:<8} {requests:>9} {requests_per_s:>7.0}/s ")?;
-        if *requests > 0 {
-            let Latency { p50, p90, p95, p99, p999, max } = *latency_ms;
-            for (name, value) in [
-                ("p50", p50),
-                ("p90", p90),
-                ("p95", p95),
-                ("p99", p99),
-                ("p99.9", p999),
-                ("max", max),
-            ] {
-                write!(out, "  {name} {}", milliseconds(value))?;
-            }
-        }
-        out.truncate(out.trim_end().len());
-        writeln!(out)
     }
 }
 
-/// In the order people count: shard2 before shard10.
-fn shards(counts: &Counts) -> Vec<Shard> {
-    let total: u64 = counts.shards.values().sum();
-    let mut shards: Vec<_> = counts
-        .shards
-        .iter()
-        .map(|(shard, &answers)| Shard {
-            shard: shard.clone(),
-            answers,
-            percent: rounded(answers as f64 * 100.0 / total.max(1) as f64),
-        })
-        .collect();
-    shards.sort_by_key(|shard| shard.shard.len());
-    shards
+fn operations(counts: &Counts, seconds: f64) -> Vec<Load> {
+    let failed = |name: &str| {
+        let failures = counts.failures.iter();
+        let own = failures.filter(|(group, _)| group.operation.name() == name);
+        own.map(|(_, failure)| failure.count).sum()
+    };
+    let load = |name: &str, times: &Times| Load {
+        name: name.to_owned(),
+        requests: times.count(),
+        requests_per_s: rate(times.count(), seconds),
+        failed: failed(name),
+        latency_ms: Latency::of(times),
+    };
+    counts.operations.iter().map(|(operation, times)| load(operation.name(), times)).collect()
+}
+
+/// Answers by one of their headers, in the order people count: shard2 before shard10.
+fn shares(counts: &Counts, name: impl Fn(&Source) -> Option<&str>) -> Vec<Share> {
+    let mut merged: Vec<(String, Times)> = Vec::new();
+    for (source, times) in &counts.sources {
+        let Some(name) = name(source) else { continue };
+        match merged.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => known.merge(times),
+            None => merged.push((name.to_owned(), times.clone())),
+        }
+    }
+    merged.sort_by(|(a, _), (b, _)| (a.len(), a).cmp(&(b.len(), b)));
+    let total: u64 = merged.iter().map(|(_, times)| times.count()).sum();
+    let share = |(name, times): (String, Times)| Share {
+        name,
+        answers: times.count(),
+        percent: rounded(times.count() as f64 * 100.0 / total.max(1) as f64),
+        p50_ms: times.quantile_ms(0.5),
+        p99_ms: times.quantile_ms(0.99),
+    };
+    merged.into_iter().map(share).collect()
 }
 
 /// The most frequent first.
@@ -216,15 +261,26 @@ fn failures(counts: &Counts) -> Vec<FailureLine> {
         .failures
         .iter()
         .map(|(group, failure)| FailureLine {
-            operation: group.operation,
+            operation: group.operation.name().to_owned(),
             status: group.status,
             code: group.code.clone(),
             count: failure.count,
             example: failure.example.clone(),
         })
         .collect();
-    failures.sort_by_key(|failure| std::cmp::Reverse(failure.count));
+    failures.sort_by_key(|failure| Reverse(failure.count));
     failures
+}
+
+fn series(counts: &Counts) -> Vec<Second> {
+    let second = |second: &crate::tally::Second| Second {
+        requests: second.requests(),
+        failed: second.failed.into(),
+        p50_ms: second.quantile_ms(0.5),
+        p99_ms: second.quantile_ms(0.99),
+        classes: second.buckets.to_vec(),
+    };
+    counts.series.seconds().iter().map(second).collect()
 }
 
 /// Requests per second; 0 when no time has passed.
@@ -235,15 +291,6 @@ fn rate(requests: u64, seconds: f64) -> f64 {
 /// To two places: more would look like knowledge.
 fn rounded(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
-}
-
-/// Three digits or so, whatever the size.
-fn milliseconds(value: f64) -> String {
-    match value {
-        value if value < 1.0 => format!("{value:.2} ms"),
-        value if value < 100.0 => format!("{value:.1} ms"),
-        value => format!("{value:.0} ms"),
-    }
 }
 
 #[cfg(test)]

@@ -3,34 +3,49 @@
 //! **Invariant:** memory is bounded, whatever a server answers.
 //! **Not here:** judging an answer (`verdict`), and rates and shares (`report`).
 
+mod failures;
+mod series;
+mod times;
+
+pub(crate) use failures::Failures;
+pub(crate) use series::{Second, Series};
+pub(crate) use times::Times;
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::verdict::Failure;
+use crate::verdict::{Failure, printable};
+use crate::wire::Answer;
 
-/// Shards told apart. A server that names more is counted under [`OTHERS`].
-const SHARDS_MAX: usize = 256;
-/// Groups of failures told apart; the same.
-const FAILURE_GROUPS_MAX: usize = 64;
-/// Longest time told apart from longer ones, in microseconds: well above the client's patience.
-const TIME_US_MAX: u64 = 60_000_000;
-/// Digits kept of a time: 0.1 % is finer than two runs ever agree.
-const TIME_DIGITS: u8 = 3;
+/// Sources of answers told apart: shards times roles times states of a cache.
+const SOURCES_MAX: usize = 1_024;
 /// The name of what has no place of its own.
 const OTHERS: &str = "others";
 
 /// What a user does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Operation {
-    /// `POST /api/write`.
+    /// An upsert of one row.
     Write,
-    /// `GET /api/read` by key.
+    /// A read of one row by key.
     Read,
+    /// A new row.
+    Insert,
+    /// A page in key order, of all shards.
+    Scan,
+    /// A read and a conditional write of the same row.
+    Modify,
+    /// Many rows at once.
+    Bulk,
+    /// Values by key.
+    KvPut,
+    KvGet,
+    /// A read of all shards.
+    Scatter,
 }
 
 impl Operation {
@@ -39,49 +54,77 @@ impl Operation {
         match self {
             Self::Write => "write",
             Self::Read => "read",
+            Self::Insert => "insert",
+            Self::Scan => "scan",
+            Self::Modify => "modify",
+            Self::Bulk => "bulk",
+            Self::KvPut => "kv-put",
+            Self::KvGet => "kv-get",
+            Self::Scatter => "scatter",
+        }
+    }
+
+    /// The method that goose's metrics are grouped by.
+    pub(crate) fn method(self) -> &'static str {
+        match self {
+            Self::Write | Self::Insert | Self::Bulk | Self::Modify => "POST",
+            Self::Read | Self::Scan | Self::KvGet | Self::Scatter => "GET",
+            Self::KvPut => "PUT",
         }
     }
 }
 
-/// Failures are the same when these are.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct FailureGroup {
+/// Where an answer came from, as its headers say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct Source {
+    pub(crate) shard: Option<String>,
+    /// `primary`, `replica` or `cache`.
+    pub(crate) served_by: Option<String>,
+    /// `hit`, `miss` or `bypass`.
+    pub(crate) cache: Option<String>,
+}
+
+impl Source {
+    pub(crate) fn of(answer: &Answer) -> Self {
+        let text = |text: Option<&str>| text.map(printable);
+        Self {
+            shard: text(answer.shard()),
+            served_by: text(answer.served_by()),
+            cache: text(answer.cache()),
+        }
+    }
+
+    fn others() -> Self {
+        Self { shard: Some(OTHERS.to_owned()), ..Self::default() }
+    }
+}
+
+/// One operation that is over.
+#[derive(Debug)]
+pub(crate) struct Sample {
     pub(crate) operation: Operation,
-    pub(crate) status: Option<u16>,
-    pub(crate) code: String,
+    /// When it should have begun: in the closed model when it did.
+    pub(crate) intended: Instant,
+    pub(crate) sent: Instant,
+    pub(crate) ended: Instant,
+    pub(crate) source: Option<Source>,
+    pub(crate) verdict: Result<(), Failure>,
 }
 
-/// How often, and what the first one said.
-#[derive(Clone, Debug)]
-pub(crate) struct FailureCount {
-    pub(crate) count: u64,
-    pub(crate) example: String,
-}
-
-/// How long requests took, failed ones included.
-#[derive(Clone, Debug)]
-pub(crate) struct Times(Histogram<u64>);
-
-impl Default for Times {
-    fn default() -> Self {
-        let empty = Histogram::new_with_bounds(1, TIME_US_MAX, TIME_DIGITS);
-        Self(empty.expect("the bounds are constants within what a histogram takes"))
-    }
-}
-
-impl Times {
-    fn add(&mut self, time: Duration) {
-        self.0.saturating_record(u64::try_from(time.as_micros()).unwrap_or(TIME_US_MAX));
+impl Sample {
+    /// From when it should have begun to the answer's last byte.
+    pub(crate) fn response(&self) -> Duration {
+        self.ended.saturating_duration_since(self.intended)
     }
 
-    /// How many requests.
-    pub(crate) fn count(&self) -> u64 {
-        self.0.len()
+    /// From when it was sent.
+    fn service(&self) -> Duration {
+        self.ended.saturating_duration_since(self.sent)
     }
 
-    /// The time within which this share (0.0 to 1.0) was over, in milliseconds; 0 without requests.
-    pub(crate) fn quantile_ms(&self, share: f64) -> f64 {
-        self.0.value_at_quantile(share) as f64 / 1_000.0
+    /// How much too late it was sent.
+    fn lateness(&self) -> Duration {
+        self.sent.saturating_duration_since(self.intended)
     }
 }
 
@@ -90,12 +133,18 @@ impl Times {
 pub(crate) struct Counts {
     started: Option<Instant>,
     last: Option<Instant>,
-    pub(crate) writes: Times,
-    pub(crate) reads: Times,
+    /// Response times, failed operations included.
+    pub(crate) operations: BTreeMap<Operation, Times>,
+    /// Of all operations, from when each was sent.
+    pub(crate) service: Times,
+    /// Of all operations, how much too late each was sent.
+    pub(crate) lateness: Times,
     pub(crate) failed: u64,
-    /// Answers per shard, by the header `x-shard`.
-    pub(crate) shards: BTreeMap<String, u64>,
-    pub(crate) failures: BTreeMap<FailureGroup, FailureCount>,
+    /// Never sent, because too many were under way (open model).
+    pub(crate) dropped: u64,
+    pub(crate) sources: BTreeMap<Source, Times>,
+    pub(crate) failures: Failures,
+    pub(crate) series: Series,
 }
 
 impl Counts {
@@ -107,65 +156,71 @@ impl Counts {
         }
     }
 
-    /// Requests that are over, of both kinds.
+    /// Operations that are over.
     pub(crate) fn requests(&self) -> u64 {
-        self.writes.count() + self.reads.count()
+        self.operations.values().map(Times::count).sum()
     }
 
-    fn add_shard(&mut self, shard: String) {
-        let known = self.shards.contains_key(&shard) || self.shards.len() < SHARDS_MAX;
-        let name = if known { shard } else { OTHERS.to_owned() };
-        *self.shards.entry(name).or_default() += 1;
-    }
-
-    fn add_failure(&mut self, operation: Operation, failure: Failure) {
-        self.failed += 1;
-        let Failure { status, code, detail } = failure;
-        let mut group = FailureGroup { operation, status, code };
-        if !self.failures.contains_key(&group) && self.failures.len() >= FAILURE_GROUPS_MAX {
-            group = FailureGroup { operation, status: None, code: OTHERS.to_owned() };
+    fn add(&mut self, sample: Sample) {
+        let response = sample.response();
+        self.operations.entry(sample.operation).or_default().add(response);
+        self.service.add(sample.service());
+        self.lateness.add(sample.lateness());
+        self.last = self.last.max(Some(sample.ended));
+        let started = *self.started.get_or_insert(sample.intended);
+        let second = sample.ended.saturating_duration_since(started).as_secs();
+        self.series.add(second, response, sample.verdict.is_err());
+        if let Some(source) = sample.source {
+            let known = self.sources.contains_key(&source) || self.sources.len() < SOURCES_MAX;
+            let source = if known { source } else { Source::others() };
+            self.sources.entry(source).or_insert_with(Times::coarse).add(response);
         }
-        let fresh = FailureCount { count: 0, example: detail };
-        self.failures.entry(group).or_insert(fresh).count += 1;
+        if let Err(failure) = sample.verdict {
+            self.failed += 1;
+            self.failures.add(sample.operation, failure);
+        }
     }
 }
 
-/// The counts all users share. A request is counted once, when its verdict is known.
+/// How far a run has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Standing {
+    pub(crate) requests: u64,
+    pub(crate) failed: u64,
+    pub(crate) dropped: u64,
+    /// Of the last whole second.
+    pub(crate) p99_ms: f64,
+}
+
+/// The counts all users share. An operation is counted once, when its verdict is known.
 #[derive(Debug, Default)]
 pub(crate) struct Tally(Mutex<Counts>);
 
 impl Tally {
-    /// A user starts; the first one starts the clock.
-    pub(crate) fn user_started(&self) {
-        self.lock().started.get_or_insert_with(Instant::now);
+    /// The first user starts, or the first operation is due.
+    pub(crate) fn start(&self, now: Instant) {
+        self.lock().started.get_or_insert(now);
     }
 
-    /// One request is over.
-    pub(crate) fn add(
-        &self,
-        operation: Operation,
-        time: Duration,
-        shard: Option<String>,
-        verdict: Result<(), Failure>,
-    ) {
-        let mut counts = self.lock();
-        match operation {
-            Operation::Write => counts.writes.add(time),
-            Operation::Read => counts.reads.add(time),
-        }
-        counts.last = Some(Instant::now());
-        if let Some(shard) = shard {
-            counts.add_shard(shard);
-        }
-        if let Err(failure) = verdict {
-            counts.add_failure(operation, failure);
-        }
+    /// One operation is over.
+    pub(crate) fn add(&self, sample: Sample) {
+        self.lock().add(sample);
     }
 
-    /// How many requests so far, and how many of them failed.
-    pub(crate) fn progress(&self) -> (u64, u64) {
+    /// Operations that were due and are never sent.
+    pub(crate) fn drop_due(&self, count: u64) {
+        self.lock().dropped += count;
+    }
+
+    /// What a line of progress tells.
+    pub(crate) fn standing(&self) -> Standing {
         let counts = self.lock();
-        (counts.requests(), counts.failed)
+        Standing {
+            requests: counts.requests(),
+            failed: counts.failed,
+            dropped: counts.dropped,
+            p99_ms: counts.series.last_whole_p99_ms(),
+        }
     }
 
     /// A copy of everything.
@@ -183,45 +238,35 @@ impl Tally {
 mod tests {
     use super::*;
 
-    const TIME: Duration = Duration::from_millis(2);
+    fn sample(operation: Operation, shard: &str, verdict: Result<(), Failure>) -> Sample {
+        let intended = Instant::now();
+        let sent = intended + Duration::from_millis(3);
+        let source = Some(Source { shard: Some(shard.to_owned()), ..Source::default() });
+        let ended = sent + Duration::from_millis(2);
+        Sample { operation, intended, sent, ended, source, verdict }
+    }
 
     #[test]
     fn a_server_cannot_make_it_grow_without_end() {
         let tally = Tally::default();
-        for n in 0..1_000 {
+        for n in 0..2_000 {
             let failure = Failure { status: Some(500), code: n.to_string(), detail: String::new() };
-            tally.add(Operation::Read, TIME, Some(format!("shard{n}")), Err(failure));
+            tally.add(sample(Operation::Read, &format!("shard{n}"), Err(failure)));
         }
         let counts = tally.counts();
-        assert_eq!((counts.requests(), counts.failed), (1_000, 1_000));
-        assert!(counts.shards.len() <= SHARDS_MAX + 1);
-        // One group of others for each operation.
-        assert!(counts.failures.len() <= FAILURE_GROUPS_MAX + 2);
-        assert_eq!(counts.shards.values().sum::<u64>(), 1_000);
-        assert_eq!(counts.failures.values().map(|group| group.count).sum::<u64>(), 1_000);
+        assert_eq!((counts.requests(), counts.failed), (2_000, 2_000));
+        assert!(counts.sources.len() <= SOURCES_MAX + 1);
+        assert_eq!(counts.sources.values().map(Times::count).sum::<u64>(), 2_000);
     }
 
     #[test]
-    fn the_first_example_of_a_group_stays() {
+    fn what_was_sent_late_is_counted_from_when_it_was_due() {
         let tally = Tally::default();
-        for detail in ["first", "second"] {
-            tally.add(Operation::Write, TIME, None, Err(Failure::new(None, "no answer", detail)));
-        }
+        tally.add(sample(Operation::Write, "shard1", Ok(())));
         let counts = tally.counts();
-        let group = counts.failures.values().next().unwrap();
-        assert_eq!((group.count, group.example.as_str()), (2, "first"));
-        assert_eq!(counts.elapsed(), Duration::ZERO);
-    }
-
-    #[test]
-    fn times_are_kept_to_a_thousandth_and_never_refused() {
-        let mut times = Times::default();
-        assert_eq!((times.count(), times.quantile_ms(0.5)), (0, 0.0));
-        for time in [Duration::ZERO, TIME, Duration::MAX] {
-            times.add(time);
-        }
-        assert_eq!(times.count(), 3);
-        assert!((1.998..2.002).contains(&times.quantile_ms(0.5)));
-        assert!(times.quantile_ms(1.0) > 59_000.0);
+        let near = |times: &Times, ms: f64| (times.quantile_ms(0.5) - ms).abs() < 0.01;
+        assert!(near(&counts.operations[&Operation::Write], 5.0));
+        assert!(near(&counts.service, 2.0));
+        assert!(near(&counts.lateness, 3.0));
     }
 }

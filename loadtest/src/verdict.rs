@@ -45,6 +45,20 @@ struct Rows {
 #[derive(Deserialize)]
 struct Row {
     user_id: String,
+    version: Option<u64>,
+}
+
+/// The part of a bulk write's answer that is shown.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PartlyStored {
+    failed: Vec<FailedRow>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct FailedRow {
+    error: Problem,
 }
 
 /// A write is answered 200 (changed) or 201 (made).
@@ -53,6 +67,47 @@ pub(crate) fn of_write(status: u16, body: &[u8]) -> Result<(), Failure> {
         200 | 201 => Ok(()),
         _ => Err(refused(status, body)),
     }
+}
+
+/// A conditional write may also be told that the row has changed meanwhile.
+pub(crate) fn of_conditional_write(status: u16, body: &[u8]) -> Result<(), Failure> {
+    if status == 412 { Ok(()) } else { of_write(status, body) }
+}
+
+/// A bulk write is answered 201: all rows are stored. Of one that is not (207) the first row that failed is told.
+pub(crate) fn of_bulk(status: u16, body: &[u8]) -> Result<(), Failure> {
+    if status != 207 {
+        return of_write(status, body);
+    }
+    let parsed: PartlyStored = serde_json::from_slice(body).unwrap_or_default();
+    let first = parsed.failed.into_iter().next().map(|row| row.error).unwrap_or_default();
+    Err(first.failure(status))
+}
+
+/// A read of many rows is answered 200 with rows, in the order asked for.
+pub(crate) fn of_page(status: u16, body: &[u8]) -> Result<(), Failure> {
+    if status != 200 {
+        return Err(refused(status, body));
+    }
+    rows(status, body).map(drop)
+}
+
+/// A value is answered 200, or 404 where nobody has stored one.
+pub(crate) fn of_value(status: u16, body: &[u8], acknowledged: bool) -> Result<(), Failure> {
+    match status {
+        200 => Ok(()),
+        404 if acknowledged => {
+            Err(Failure::new(Some(status), "lost row", "a value was acknowledged, then not found"))
+        }
+        404 => Ok(()),
+        _ => Err(refused(status, body)),
+    }
+}
+
+/// The version of the only row of an answer.
+pub(crate) fn version_of(body: &[u8]) -> Option<u64> {
+    let rows: Rows = serde_json::from_slice(body).ok()?;
+    rows.data.first()?.version
 }
 
 /// A read by key is answered 200 with rows of that key only; with `acknowledged`, a write of this
@@ -66,9 +121,7 @@ pub(crate) fn of_read(
     if status != 200 {
         return Err(refused(status, body));
     }
-    let rows: Rows = serde_json::from_slice(body).map_err(|error| {
-        Failure::new(Some(status), "unreadable answer", &format!("no rows with a user_id: {error}"))
-    })?;
+    let rows = rows(status, body)?;
     if let Some(row) = rows.data.iter().find(|row| row.user_id != key) {
         let detail = format!("asked for {key}, got {}", row.user_id);
         return Err(Failure::new(Some(status), "wrong row", &detail));
@@ -80,12 +133,24 @@ pub(crate) fn of_read(
     Ok(())
 }
 
+fn rows(status: u16, body: &[u8]) -> Result<Rows, Failure> {
+    serde_json::from_slice(body).map_err(|error| {
+        Failure::new(Some(status), "unreadable answer", &format!("no rows with a user_id: {error}"))
+    })
+}
+
 /// Any other status: what the problem body says, as far as there is one.
 fn refused(status: u16, body: &[u8]) -> Failure {
     let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
-    let code = if problem.code.is_empty() { "without a code" } else { &problem.code };
-    let detail = if problem.detail.is_empty() { &problem.title } else { &problem.detail };
-    Failure::new(Some(status), code, detail)
+    problem.failure(status)
+}
+
+impl Problem {
+    fn failure(&self, status: u16) -> Failure {
+        let code = if self.code.is_empty() { "without a code" } else { &self.code };
+        let detail = if self.detail.is_empty() { &self.title } else { &self.detail };
+        Failure::new(Some(status), code, detail)
+    }
 }
 
 /// Cuts a foreign text to one short line a terminal cannot trip over.
@@ -118,6 +183,24 @@ mod tests {
         assert_eq!(wrong.code, "wrong row");
         assert_eq!(wrong.detail, "asked for user_8, got user_7");
         assert_eq!(code(of_read(200, NO_ROW, "user_7", true)), "lost row");
+    }
+
+    #[test]
+    fn a_bulk_write_that_stored_less_fails_with_the_first_row_that_failed() {
+        let body = br#"{"failed":[{"index":3,"error":{"code":"TSR304","detail":"no name"}}]}"#;
+        let failure = of_bulk(207, body).unwrap_err();
+        assert_eq!((failure.code.as_str(), failure.detail.as_str()), ("TSR304", "no name"));
+        assert_eq!(code(of_bulk(207, b"{}")), "without a code");
+        assert_eq!(of_bulk(201, b""), Ok(()));
+    }
+
+    #[test]
+    fn a_value_may_be_missing_only_where_nobody_stored_one() {
+        assert_eq!(of_value(404, b"", false), Ok(()));
+        assert_eq!(code(of_value(404, b"", true)), "lost row");
+        assert_eq!(of_conditional_write(412, b""), Ok(()));
+        assert_eq!(version_of(br#"{"data":[{"user_id":"a","version":7}]}"#), Some(7));
+        assert_eq!(version_of(br#"{"data":[]}"#), None);
     }
 
     #[test]

@@ -1,127 +1,130 @@
 //! Tests of the report: what people and programs read, as whole texts.
 
-use std::time::Duration;
-
-use clap::Parser;
+use std::ffi::OsString;
+use std::time::{Duration, Instant};
 
 use super::*;
-use crate::tally::Tally;
+use crate::tally::{Operation, Sample, Tally};
 use crate::verdict::Failure;
 
-const TIME: Duration = Duration::from_millis(2);
+const IDLE: Cpu = Cpu { own_cores: 0.3, cores: 2.0, idle_share: 0.5 };
 
-fn options() -> Options {
-    Options::parse_from(["loadtest", "--host", "http://127.0.0.1:3000"])
+fn options(args: &[&str]) -> Options {
+    Options::read(["loadtest"].iter().chain(args).map(OsString::from)).unwrap()
 }
 
-fn sample() -> Report {
-    let load = |requests, requests_per_s, factor: f64| Load {
-        requests,
-        requests_per_s,
-        latency_ms: Latency {
-            p50: 0.125 * factor,
-            p90: 1.0 * factor,
-            p95: 3.1 * factor,
-            p99: 42.0 * factor,
-            p999: 99.0 * factor,
-            max: 1234.5 * factor,
-        },
-    };
-    let shard = |shard: &str, answers, percent| Shard { shard: shard.to_owned(), answers, percent };
-    Report {
-        host: "http://127.0.0.1:3000".to_owned(),
-        users: 20,
-        run_time_s: 15,
-        writes_percent: 70,
-        keys: 10_000,
-        seed: 1,
-        model: "closed",
-        elapsed_s: 15.0,
-        requests: 123_456,
-        requests_per_s: 8_230.4,
-        failed: 0,
-        writes: load(86_419, 5_761.3, 1.0),
-        reads: load(37_037, 2_469.1, 0.1),
-        shards: vec![shard("shard1", 41_234, 33.4), shard("shard2", 82_222, 66.6)],
-        failures: Vec::new(),
-        passed: true,
+fn ran() -> Ran {
+    Ran { thresholds_failed: Vec::new(), cpu: IDLE }
+}
+
+/// Operations that each took 2 ms, a millisecond after another, and were sent so late.
+fn tally(operations: &[(Operation, &str, Result<(), Failure>)], late: Duration) -> Counts {
+    let tally = Tally::default();
+    let start = Instant::now();
+    tally.start(start);
+    for (n, (operation, shard, verdict)) in (1..).zip(operations) {
+        let intended = start + Duration::from_millis(n);
+        let sent = intended + late;
+        tally.add(Sample {
+            operation: *operation,
+            intended,
+            sent,
+            ended: sent + Duration::from_millis(2),
+            source: (!shard.is_empty()).then(|| Source {
+                shard: Some((*shard).to_owned()),
+                served_by: Some("primary".to_owned()),
+                cache: None,
+            }),
+            verdict: verdict.clone(),
+        });
     }
+    tally.counts()
+}
+
+fn unavailable() -> Failure {
+    Failure { status: Some(503), code: "TSR201".to_owned(), detail: "primary of shard3".to_owned() }
 }
 
 #[test]
 fn a_run_that_passed() {
+    let counts = tally(
+        &[
+            (Operation::Write, "shard1", Ok(())),
+            (Operation::Read, "shard2", Ok(())),
+            (Operation::Read, "shard2", Ok(())),
+            (Operation::Read, "shard10", Ok(())),
+        ],
+        Duration::ZERO,
+    );
     let expected = "\
-tessera loadtest: 20 users, 15 s, 70 % writes, 10000 keys, seed 1 -> http://127.0.0.1:3000
-  requests    123456    8230/s   failed 0
-  writes       86419    5761/s   p50 0.12 ms  p90 1.0 ms  p95 3.1 ms  p99 42.0 ms  p99.9 99.0 ms  max 1234 ms
-  reads        37037    2469/s   p50 0.01 ms  p90 0.10 ms  p95 0.31 ms  p99 4.2 ms  p99.9 9.9 ms  max 123 ms
-  shards   shard1 33.4 %  shard2 66.6 %
-  model    closed: a user waits for its answer, so stalls are under-counted
+tessera loadtest: 20 users, 15s, mix default (70 % writes), 10000 keys, uniform, seed 1 -> http://127.0.0.1:3000
+  stopped early, after 0.0 s
+  requests         4     667/s   failed 0
+  write            1     167/s   p50 2.0 ms  p90 2.0 ms  p95 2.0 ms  p99 2.0 ms  p99.9 2.0 ms  max 2.0 ms
+  read             3     500/s   p50 2.0 ms  p90 2.0 ms  p95 2.0 ms  p99 2.0 ms  p99.9 2.0 ms  max 2.0 ms
+  shards   shard1 25.0 % (p99 2.0 ms)  shard2 50.0 % (p99 2.0 ms)  shard10 25.0 % (p99 2.0 ms)
+  roles    primary 100.0 % (p99 2.0 ms)
+  model    closed: a user waits for its answer, so stalls are under-counted (--rate counts them)
 PASS: every request was answered as promised
 ";
-    assert_eq!(sample().text(), expected);
+    assert_eq!(Report::new(&options(&[]), &counts, ran()).text(), expected);
 }
 
 #[test]
 fn a_run_that_failed_names_what_failed() {
-    let tally = Tally::default();
-    tally.add(Operation::Write, TIME, Some("shard1".to_owned()), Ok(()));
-    let unavailable = Failure {
-        status: Some(503),
-        code: "TSR201".to_owned(),
-        detail: "primary of shard3".to_owned(),
-    };
-    for _ in 0..3 {
-        tally.add(Operation::Write, TIME, Some("shard10".to_owned()), Err(unavailable.clone()));
-    }
-    tally.add(
-        Operation::Read,
-        TIME,
-        None,
-        Err(Failure::new(None, "not connected", "Connection refused")),
-    );
-    tally.add(Operation::Read, TIME, Some("shard2".to_owned()), Ok(()));
-
-    let report = Report::new(&options(), &tally.counts());
-    assert!(!report.passed);
+    let mut operations = vec![(Operation::Write, "shard1", Ok(()))];
+    operations.extend(vec![(Operation::Write, "shard10", Err(unavailable())); 3]);
+    let cut = Failure { status: None, code: "no answer".to_owned(), detail: String::new() };
+    operations.push((Operation::Read, "", Err(cut)));
+    let report = Report::new(&options(&[]), &tally(&operations, Duration::ZERO), ran());
     let text = report.text();
-    let (_, text) = text.split_once("  shards").unwrap();
-    let expected = "   shard1 20.0 %  shard2 20.0 %  shard10 60.0 %
-  model    closed: a user waits for its answer, so stalls are under-counted
-  failures
+    let end = "  failures
                    3  write  503 TSR201: primary of shard3
-                   1  read   not connected: Connection refused
-FAIL: 4 of 6 requests failed
+                   1  read   no answer
+FAIL: 4 of 5 requests failed
 ";
-    assert_eq!(text, expected);
+    assert!(text.ends_with(end), "{text}");
+    assert_eq!(report.operations[0].failed, 3);
 }
 
 #[test]
-fn no_request_at_all_is_no_pass_and_no_nan() {
-    let report = Report::new(&options(), &Counts::default());
-    let expected = "\
-tessera loadtest: 20 users, 15 s, 70 % writes, 10000 keys, seed 1 -> http://127.0.0.1:3000
-  stopped early, after 0.0 s
-  requests         0       0/s   failed 0
-  writes           0       0/s
-  reads            0       0/s
-  shards   no answer named one (header x-shard)
-  model    closed: a user waits for its answer, so stalls are under-counted
-FAIL: no request was made
-";
-    assert_eq!(report.text(), expected);
-    // serde_json writes NaN and infinity as null.
-    assert!(!report.json().contains("null"), "{}", report.json());
+fn what_was_sent_late_or_never_is_told() {
+    let mut counts = tally(&[(Operation::Read, "shard1", Ok(()))], Duration::from_millis(500));
+    counts.dropped = 7;
+    let report = Report::new(&options(&["--rate", "1000"]), &counts, ran());
+    assert!(report.passed);
+    let text = report.text();
+    for part in [
+        "asked for 1000/s, dropped 7",
+        "open: sent at the rate",
+        "500 ms after it was due",
+        "7 requests were due and not sent",
+        "service",
+        "since sent   p50 2.0 ms",
+        "since due   p50 502 ms",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let busy = Cpu { own_cores: 0.9, cores: 2.0, idle_share: 0.01 };
+    let report = Report::new(&options(&[]), &counts, Ran { cpu: busy, ..ran() });
+    assert!(report.text().contains("the tester itself kept 0.9 of 2 cores busy"));
 }
 
 #[test]
-fn json_is_one_line_with_the_same_numbers() {
-    let json = sample().json();
-    assert_eq!(json.lines().count(), 1);
-    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(report["model"], "closed");
-    assert_eq!(report["requests"], 123_456);
-    assert_eq!(report["writes"]["latency_ms"]["p50"], 0.125);
-    assert_eq!(report["shards"][1]["shard"], "shard2");
-    assert_eq!(report["passed"], true);
+fn a_threshold_that_failed_fails_the_run() {
+    let counts = tally(&[(Operation::Read, "shard1", Ok(()))], Duration::ZERO);
+    let ran = Ran { thresholds_failed: vec!["p95<1ms (was 2)".to_owned()], cpu: IDLE };
+    let report = Report::new(&options(&[]), &counts, ran);
+    assert!(
+        report.text().ends_with("threshold failed: p95<1ms (was 2)\nFAIL: 1 thresholds failed\n")
+    );
+    assert!(!report.passed);
+}
+
+#[test]
+fn no_request_is_no_pass_and_no_number_is_strange() {
+    let report = Report::new(&options(&[]), &Counts::default(), ran());
+    assert!(report.text().ends_with("FAIL: no request was made\n"));
+    let read: Report = serde_json::from_str(&report.json()).unwrap();
+    assert_eq!((read.requests, read.passed, read.requests_per_s), (0, false, 0.0));
 }

@@ -7,9 +7,12 @@ use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
+use std::time::{Duration, Instant};
 
+/// When the stall begins, after the first request, and how long it lasts.
+const STALL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(1_000));
 /// Every so many writes, a behaviour with "some" in its name shows.
 const SOME: u64 = 5;
 
@@ -21,6 +24,8 @@ pub(crate) enum Behaviour {
     DropsSomeWrites,
     ReturnsAnotherUsersRow,
     LosesRows,
+    /// Answers nothing for a while, once, a second after the first write or read.
+    StallsOnce,
     NotReady,
     Silent,
 }
@@ -32,19 +37,25 @@ struct State {
     behaviour: Behaviour,
     rows: Mutex<HashSet<String>>,
     writes: AtomicU64,
+    began: OnceLock<Instant>,
 }
 
 struct Request {
     line: String,
     key: String,
+    body: String,
 }
 
 impl Fake {
     pub(crate) fn start(behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        let state =
-            Arc::new(State { behaviour, rows: Mutex::default(), writes: AtomicU64::default() });
+        let state = Arc::new(State {
+            behaviour,
+            rows: Mutex::default(),
+            writes: AtomicU64::default(),
+            began: OnceLock::new(),
+        });
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let state = Arc::clone(&state);
@@ -95,7 +106,8 @@ fn receive(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
     let length = header("content-length").map_or(0, |length| length.parse().unwrap());
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    Some(Request { key: header("x-shard-key").unwrap_or_default(), line: head.remove(0) })
+    let key = header("x-shard-key").unwrap_or_default();
+    Some(Request { key, line: head.remove(0), body: String::from_utf8(body).ok()? })
 }
 
 impl State {
@@ -108,11 +120,30 @@ impl State {
                 thread::park();
             },
             "/ready" => response("200 OK", "", "{}"),
+            "/api/bulk-write" => self.fill(&request.body),
+            _ if self.stalls() => unreachable!("a stall has an end"),
             "/api/write" => return self.write(&request.key),
             "/api/read?table=users&limit=10" => self.read(&request.key),
             _ => response("404 Not Found", "", r#"{"code":"TSR111"}"#),
         };
         Some(answer)
+    }
+
+    /// Sleeps if a stall is on: a server that does nothing cannot be had otherwise.
+    fn stalls(&self) -> bool {
+        let began = self.began.get_or_init(Instant::now);
+        let (from, lasts) = STALL;
+        if self.behaviour == Behaviour::StallsOnce && began.elapsed() >= from {
+            thread::sleep((from + lasts).saturating_sub(began.elapsed()));
+        }
+        false
+    }
+
+    /// Rows written before the run.
+    fn fill(&self, body: &str) -> String {
+        let ids = body.split(r#""user_id":""#).skip(1).filter_map(|rest| rest.split('"').next());
+        self.rows.lock().unwrap().extend(ids.map(str::to_owned));
+        response("201 Created", "", "{}")
     }
 
     fn write(&self, key: &str) -> Option<String> {
@@ -131,6 +162,7 @@ impl State {
             | Behaviour::DropsSomeWrites
             | Behaviour::ReturnsAnotherUsersRow
             | Behaviour::LosesRows
+            | Behaviour::StallsOnce
             | Behaviour::NotReady
             | Behaviour::Silent => {}
         }
@@ -146,6 +178,7 @@ impl State {
             Behaviour::Honest
             | Behaviour::RefusesSomeWrites
             | Behaviour::DropsSomeWrites
+            | Behaviour::StallsOnce
             | Behaviour::NotReady
             | Behaviour::Silent => {
                 if stored {

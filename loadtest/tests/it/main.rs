@@ -35,7 +35,9 @@ fn a_router_that_keeps_its_promises_passes() {
     let (code, stdout) = against(Behaviour::Honest, &[]);
     assert_eq!(code, Some(0), "{stdout}");
     let lines: Vec<_> = stdout.lines().collect();
-    assert!(lines[0].contains("4 users, 1 s, 70 % writes, 50 keys, seed 1 -> http://127.0.0.1:"));
+    assert!(lines[0].contains(
+        "4 users, 1s, mix default (70 % writes), 50 keys, uniform, seed 1 -> http://127.0.0.1:"
+    ));
     assert!(lines[1].starts_with("  requests") && lines[1].ends_with("failed 0"), "{stdout}");
     assert!(lines[2].contains("p50") && lines[2].contains("p99.9"), "{stdout}");
     assert!(lines[4].contains("shard1 ") && lines[4].contains("shard3 "), "{stdout}");
@@ -49,7 +51,7 @@ fn json_is_all_there_is_on_stdout() {
     let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(report["passed"], false);
     assert_eq!(report["failures"][0]["code"], "no answer");
-    assert!(report["writes"]["latency_ms"]["p999"].as_f64().unwrap() > 0.0, "{stdout}");
+    assert!(report["operations"][0]["latency_ms"]["p999"].as_f64().unwrap() > 0.0, "{stdout}");
 }
 
 #[test]
@@ -117,7 +119,10 @@ fn wrong_usage_is_refused() {
         &["--run-time", "15 minutes"],
         &["--writes", "101"],
         &["--keys", "-1"],
-        &["--no-telnet"],
+        &["--mix", "z"],
+        &["--rate", "-1"],
+        &["--scenario", "nowhere"],
+        &["--report-file", "report.pages"],
         &["extra"],
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_loadtest")).args(args).output().unwrap();
@@ -134,4 +139,53 @@ fn another_machine_is_refused_before_anything_is_sent() {
     let stderr = text(&output.stderr);
     assert!(stderr.contains("http://192.0.2.1:3000 is not this machine"), "{stderr}");
     assert!(stderr.contains("--allow-remote"), "{stderr}");
+}
+
+/// The report of one run against a server that does nothing for one second of three.
+fn against_a_stall(more: &[&str]) -> serde_json::Value {
+    let (code, stdout) = against(
+        Behaviour::StallsOnce,
+        &[&["--json", "--users", "1", "--run-time", "3", "--writes", "0"], more].concat(),
+    );
+    assert_eq!(code, Some(0), "{stdout}");
+    serde_json::from_str(&stdout).unwrap()
+}
+
+#[test]
+fn a_stall_of_a_second_is_hidden_by_the_closed_model_and_shown_by_the_open_one() {
+    let p95 = |report: &serde_json::Value, times: &str| report[times]["p95"].as_f64().unwrap();
+    // One user asks thousands of times a second, and once waits for a second: one slow request of thousands.
+    let closed = against_a_stall(&[]);
+    assert!(p95(&closed, "response_ms") < 100.0, "{closed}");
+    assert!(closed["response_ms"]["max"].as_f64().unwrap() > 900.0, "{closed}");
+    // A third of the requests were due in that second: half of them waited for half of it or more.
+    let open = against_a_stall(&["--rate", "200"]);
+    assert!(p95(&open, "response_ms") > 500.0, "{open}");
+    let requests = open["requests"].as_u64().unwrap();
+    assert!((550..=650).contains(&requests), "{open}");
+}
+
+#[test]
+fn requests_that_are_due_beyond_the_limit_are_dropped_and_counted() {
+    let report = against_a_stall(&["--rate", "200", "--in-flight", "10"]);
+    let dropped = report["dropped"].as_u64().unwrap();
+    let requests = report["requests"].as_u64().unwrap();
+    assert!(dropped > 100, "{report}");
+    assert!((550..=650).contains(&(requests + dropped)), "{report}");
+    assert!(report["warnings"].to_string().contains("due and not sent"), "{report}");
+}
+
+#[test]
+fn goose_keeps_its_thresholds_and_writes_its_reports() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("goose.json");
+    let (code, stdout) = against(
+        Behaviour::Honest,
+        &["--threshold", "rps>1000000", "--report-file", file.to_str().unwrap()],
+    );
+    assert_eq!(code, Some(1), "{stdout}");
+    assert!(stdout.contains("threshold failed: rps>1000000 (was "), "{stdout}");
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let text = report.to_string();
+    assert!(text.contains("\"write\"") && text.contains("\"read\""), "{text}");
 }

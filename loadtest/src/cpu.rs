@@ -1,0 +1,84 @@
+//! Cpu: how busy this machine and the tester itself are, from Linux's `/proc`.
+//!
+//! **Invariant:** where `/proc` tells nothing, nothing is claimed: the tester used no core, and the machine was idle.
+
+use std::time::Instant;
+
+/// Ticks of `/proc` in a second, on every Linux that Rust runs on.
+const TICKS_PER_S: f64 = 100.0;
+
+/// How busy, over a span of time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cpu {
+    /// Cores that the tester kept busy.
+    pub(crate) own_cores: f64,
+    /// Cores of the machine.
+    pub(crate) cores: f64,
+    /// Share of all cores' time that nobody used.
+    pub(crate) idle_share: f64,
+}
+
+/// The counters at one moment.
+pub(crate) struct Watch {
+    began: Instant,
+    own: Option<u64>,
+    all: Option<(u64, u64)>,
+}
+
+impl Watch {
+    pub(crate) fn start() -> Self {
+        Self { began: Instant::now(), own: own_ticks(), all: machine_ticks() }
+    }
+
+    pub(crate) fn stop(&self) -> Cpu {
+        let seconds = self.began.elapsed().as_secs_f64().max(0.001);
+        let own = match (self.own, own_ticks()) {
+            (Some(before), Some(now)) => now.saturating_sub(before) as f64 / TICKS_PER_S / seconds,
+            (None, _) | (_, None) => 0.0,
+        };
+        let idle_share = match (self.all, machine_ticks()) {
+            (Some((idle, all)), Some((idle_now, all_now))) => {
+                let spent = all_now.saturating_sub(all).max(1);
+                (idle_now.saturating_sub(idle) as f64 / spent as f64).min(1.0)
+            }
+            (None, _) | (_, None) => 1.0,
+        };
+        let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
+        Cpu { own_cores: own, cores, idle_share }
+    }
+}
+
+/// User and system time of this process.
+fn own_ticks() -> Option<u64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name, in parentheses, may hold anything.
+    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let field = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    Some(field(11)? + field(12)?)
+}
+
+/// Idle time, and all time, of all cores.
+fn machine_ticks() -> Option<(u64, u64)> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let line = stat.lines().next()?.strip_prefix("cpu ")?;
+    let ticks: Vec<u64> = line.split_whitespace().filter_map(|tick| tick.parse().ok()).collect();
+    // user nice system idle iowait irq softirq steal; guests are part of user.
+    Some((*ticks.get(3)? + ticks.get(4)?, ticks.iter().take(8).sum()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_seen() {
+        let watch = Watch::start();
+        let mut sum = 0_u64;
+        while own_ticks() == watch.own {
+            sum = std::hint::black_box(sum.wrapping_add(1));
+        }
+        let cpu = watch.stop();
+        assert!(cpu.own_cores > 0.0 && cpu.cores >= 1.0, "{cpu:?}");
+        assert!((0.0..=1.0).contains(&cpu.idle_share), "{cpu:?}");
+    }
+}

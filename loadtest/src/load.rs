@@ -1,0 +1,113 @@
+//! Load: what users do, one request after the other (closed), or requests at a rate whatever the answers (open).
+//!
+//! Goose starts and ends users, applies its thresholds and writes its reports; requests go over connections of our
+//! own (`wire`), each counted once here and once with goose.
+//!
+//! **Invariant:** a user asks for what its own random stream says, whatever the others do; a key it wrote with success
+//! is one it must find again.
+//! **Not here:** whether an answer is right (`verdict`), and what is said at the end (`report`).
+
+mod closed;
+mod exchange;
+mod fill;
+mod open;
+mod plan;
+mod visitor;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use goose::client::GooseClientBuilder;
+use goose::goose::{GooseUser, TransactionError};
+use goose::{GooseAttack, GooseError};
+
+pub(crate) use plan::Plan;
+
+use crate::options::Options;
+use crate::tally::{Operation, Sample};
+
+/// A request without an answer by then has failed. Twice the router's own deadline of 5 s.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Whether goose's own rules were kept.
+pub(crate) struct Attacked {
+    /// Rules of `--threshold` that failed, in goose's words.
+    pub(crate) thresholds_failed: Vec<String>,
+}
+
+/// Writes all keys, so that reads have something to find.
+pub(crate) async fn fill(plan: &Plan) -> anyhow::Result<()> {
+    fill::run(plan).await
+}
+
+/// Runs the load test to its end.
+pub(crate) async fn run(options: &Options, plan: Arc<Plan>) -> anyhow::Result<Attacked> {
+    if !goose_may_speak(options) {
+        silence_goose();
+    }
+    let mut goose = options.goose.clone();
+    // What it would print is told by our own report; its files are written as asked.
+    goose.no_print_metrics = true;
+    let scenario = match options.load.rate {
+        None => closed::scenario(plan)?,
+        Some(rate) => {
+            goose.users = Some(1);
+            goose.increase_rate = Some("10".to_owned());
+            open::scenario(plan, rate, options.load.in_flight)
+        }
+    };
+    let attack = GooseAttack::initialize_with_config(goose)
+        // Goose would build a client with a TLS store for each user; nobody uses it.
+        .and_then(|attack| {
+            attack.set_client_builder_without_cookies(GooseClientBuilder::new().without_cookies())
+        })
+        .context("goose cannot be set up")?;
+    match attack.register_scenario(scenario).execute().await {
+        Ok(_) => Ok(Attacked { thresholds_failed: Vec::new() }),
+        Err(GooseError::ThresholdsFailed { failed, .. }) => {
+            let told =
+                failed.iter().map(|result| format!("{} (was {})", result.rule, result.observed));
+            Ok(Attacked { thresholds_failed: told.collect() })
+        }
+        Err(error) => Err(error).context("goose stopped"),
+    }
+}
+
+/// Counts an operation with goose as well.
+async fn tell_goose(
+    user: &mut GooseUser,
+    operation: Operation,
+    sample: &Sample,
+    status: Option<u16>,
+) -> Result<(), Box<TransactionError>> {
+    let error = sample.verdict.as_ref().err().map(|failure| failure.code.as_str());
+    user.record_custom_request_duration(
+        operation.method(),
+        operation.name(),
+        sample.response(),
+        error.is_none(),
+        status,
+        error,
+    )
+    .await
+}
+
+/// Whether somebody asked for goose's own lines.
+fn goose_may_speak(options: &Options) -> bool {
+    options.goose.verbose > 0 || options.goose.goose_log.is_some()
+}
+
+/// Takes the place of goose's logger, which prints to stdout.
+fn silence_goose() {
+    struct Silence;
+    impl log::Log for Silence {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            false
+        }
+        fn log(&self, _: &log::Record<'_>) {}
+        fn flush(&self) {}
+    }
+    // It fails only when a logger is set already, and then goose cannot set its own either.
+    let _ = log::set_logger(&Silence);
+}

@@ -1,0 +1,97 @@
+//! Exchange: one operation sent, answered and judged.
+
+use std::time::Instant;
+
+use super::PATIENCE;
+use super::plan::Step;
+use crate::requests::{self, SESSION_TOKEN, SessionToken};
+use crate::tally::{Operation, Sample, Source};
+use crate::verdict::{self, Failure};
+use crate::wire::{Answer, Asked, Pool};
+
+/// What whoever asks knows before.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) token: Option<SessionToken>,
+    /// The row is there: its write was acknowledged.
+    pub(super) acknowledged: bool,
+}
+
+/// How an operation went.
+pub(super) struct Exchanged {
+    pub(super) sample: Sample,
+    pub(super) status: Option<u16>,
+    pub(super) token: Option<SessionToken>,
+}
+
+/// Does one step that was due at `intended`.
+pub(super) async fn perform(
+    pool: &Pool,
+    step: &Step,
+    known: &Known,
+    intended: Instant,
+) -> Exchanged {
+    let sent = Instant::now();
+    let answer = ask(pool, step, known).await;
+    let ended = Instant::now();
+    let (status, source, token, verdict) = match answer {
+        Ok(answer) => {
+            let verdict = judge(step, known, &answer);
+            let token = answer.headers.get(SESSION_TOKEN).cloned();
+            (Some(answer.status), Some(Source::of(&answer)), token, verdict)
+        }
+        Err(failure) => (failure.status, None, None, Err(failure)),
+    };
+    let sample = Sample { operation: step.operation, intended, sent, ended, source, verdict };
+    Exchanged { sample, status, token }
+}
+
+async fn ask(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure> {
+    let asked = match step.operation {
+        Operation::Write | Operation::Insert => requests::write(step.key, &step.value),
+        Operation::Read => requests::read(step.key),
+        Operation::Scan => requests::scan(step.key),
+        Operation::Modify => return modify(pool, step, known).await,
+        Operation::Bulk => {
+            let keys: Vec<u32> = step.more.iter().copied().chain([step.key]).collect();
+            requests::bulk(&keys, &step.value)
+        }
+        Operation::KvPut => requests::kv_put(step.key, &step.value),
+        Operation::KvGet => requests::kv_get(step.key),
+        Operation::Scatter => requests::scatter(step.key),
+    };
+    send(pool, asked?, known).await
+}
+
+/// Reads a row, and writes it if nobody else has meanwhile; a row that is not there is written as it is.
+async fn modify(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure> {
+    let read = send(pool, requests::read(step.key)?, known).await?;
+    verdict::of_read(read.status, &read.body, &requests::user_id(step.key), known.acknowledged)?;
+    let asked = match verdict::version_of(&read.body) {
+        Some(version) => requests::write_if(step.key, &step.value, version)?,
+        None => requests::write(step.key, &step.value)?,
+    };
+    send(pool, asked, known).await
+}
+
+async fn send(pool: &Pool, asked: Asked, known: &Known) -> Result<Answer, Failure> {
+    pool.send(requests::with_token(asked, known.token.as_ref()), PATIENCE).await
+}
+
+fn judge(step: &Step, known: &Known, answer: &Answer) -> Result<(), Failure> {
+    let (status, body) = (answer.status, &answer.body[..]);
+    match step.operation {
+        Operation::Write | Operation::Insert => verdict::of_write(status, body),
+        Operation::Modify => verdict::of_conditional_write(status, body),
+        Operation::Read => {
+            verdict::of_read(status, body, &requests::user_id(step.key), known.acknowledged)
+        }
+        Operation::Bulk => verdict::of_bulk(status, body),
+        Operation::Scan | Operation::Scatter => verdict::of_page(status, body),
+        Operation::KvPut => match status {
+            204 => Ok(()),
+            _ => verdict::of_write(status, body),
+        },
+        Operation::KvGet => verdict::of_value(status, body, known.acknowledged),
+    }
+}

@@ -1,0 +1,45 @@
+//! Fill: all keys written before the run, so that reads have something to find.
+
+use std::time::Duration;
+
+use anyhow::bail;
+
+use super::plan::Plan;
+use crate::random::Random;
+use crate::requests::{self, SESSION_TOKEN};
+use crate::verdict;
+
+/// Rows of one request.
+const ROWS: u32 = 1_000;
+/// One request takes no longer than this on the slowest disk.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) async fn run(plan: &Plan) -> anyhow::Result<()> {
+    if !plan.filled {
+        return Ok(());
+    }
+    let mut random = Random::of_user(plan.seed, usize::MAX - 1);
+    let keys: Vec<u32> = (0..plan.keys_filled).collect();
+    let mut token = None;
+    for part in keys.chunks(ROWS as usize) {
+        let asked = requests::bulk(part, &plan.value(&mut random));
+        // One after the other, so that the last token has seen them all.
+        let sent = match asked {
+            Ok(asked) => {
+                let asked = requests::with_token(asked, token.as_ref());
+                plan.pool(0).send(asked, PATIENCE).await
+            }
+            Err(failure) => Err(failure),
+        };
+        let verdict = sent.and_then(|answer| {
+            token = answer.headers.get(SESSION_TOKEN).cloned().or(token.take());
+            verdict::of_bulk(answer.status, &answer.body)
+        });
+        if let Err(failure) = verdict {
+            let detail = failure.detail;
+            bail!("the keys cannot be written before the run: {} {detail}", failure.code);
+        }
+    }
+    plan.set_token(token);
+    Ok(())
+}

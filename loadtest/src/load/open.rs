@@ -1,0 +1,153 @@
+//! Open model: requests are sent at a rate, whatever the answers.
+//!
+//! Request number n is due at `start + n / rate`, and its latency counts from then. So a router that stalls for a
+//! second is charged with every request that was due in that second; in the closed model the users would have waited
+//! with it, and one slow request each is all that would be seen ("coordinated omission": Tene, "How NOT to Measure
+//! Latency", 2013; open and closed: Schroeder, Wierman and Harchol-Balter, NSDI 2006).
+//!
+//! **Invariant:** a request that is due is sent, or counted as dropped because too many are under way; none is
+//! forgotten.
+//! **Not here:** sessions. Requests of strangers know nothing of each other; each must still find what was written
+//! before the run.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use goose::prelude::*;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+
+use super::exchange::{self, Exchanged, Known};
+use super::plan::Plan;
+use super::tell_goose;
+use crate::random::Random;
+
+/// How long goose's only user sends before goose may end it.
+const TURN: Duration = Duration::from_millis(50);
+
+/// What goose lets its only user do: send what is due, and tell what came back.
+pub(super) fn scenario(plan: Arc<Plan>, rate: f64, in_flight_max: u32) -> Scenario {
+    let enter = Transaction::new(Arc::new(move |user: &mut GooseUser| {
+        let random = Random::of_user(plan.seed, 0);
+        user.set_session_data(Shared(Arc::new(tokio::sync::Mutex::new(Sender::new(
+            Arc::clone(&plan),
+            random,
+            rate,
+            in_flight_max,
+        )))));
+        Box::pin(std::future::ready(Ok(())))
+    }));
+    Scenario::new("open")
+        .register_transaction(enter.set_name("enter").set_on_start())
+        .register_transaction(transaction!(turn).set_name("send"))
+        .register_transaction(transaction!(finish).set_name("finish").set_on_stop())
+}
+
+/// Goose clones what its users know.
+#[derive(Clone)]
+struct Shared(Arc<tokio::sync::Mutex<Sender>>);
+
+struct Sender {
+    plan: Arc<Plan>,
+    random: Random,
+    known: Known,
+    rate: f64,
+    in_flight_max: u32,
+    start: Instant,
+    /// Requests that were due so far.
+    due: u64,
+    in_flight: u32,
+    done: UnboundedReceiver<Exchanged>,
+    tell: UnboundedSender<Exchanged>,
+}
+
+impl Sender {
+    fn new(plan: Arc<Plan>, random: Random, rate: f64, in_flight_max: u32) -> Self {
+        // Bounded by the requests under way.
+        let (tell, done) = mpsc::unbounded_channel();
+        let known = Known { token: plan.token(), acknowledged: false };
+        let start = Instant::now();
+        plan.tally.start(start);
+        Self { plan, random, known, rate, in_flight_max, start, due: 0, in_flight: 0, done, tell }
+    }
+
+    fn next_due(&self) -> Instant {
+        self.start + Duration::from_secs_f64(self.due as f64 / self.rate)
+    }
+
+    /// Sends everything that is due by now.
+    fn send_due(&mut self) {
+        let now = Instant::now();
+        let mut dropped = 0;
+        while self.next_due() <= now {
+            let intended = self.next_due();
+            self.due += 1;
+            if self.in_flight >= self.in_flight_max {
+                dropped += 1;
+                continue;
+            }
+            self.in_flight += 1;
+            self.send(intended);
+        }
+        if dropped > 0 {
+            self.plan.tally.drop_due(dropped);
+        }
+    }
+
+    fn send(&mut self, intended: Instant) {
+        let step = self.plan.next_step(&mut self.random);
+        let acknowledged = self.plan.filled && step.key < self.plan.keys_filled;
+        let known = Known { acknowledged, ..self.known.clone() };
+        let pool = Arc::clone(self.plan.pool(self.due as usize));
+        let tell = self.tell.clone();
+        tokio::spawn(async move {
+            // Nobody listens only after the end.
+            let _ = tell.send(exchange::perform(&pool, &step, &known, intended).await);
+        });
+    }
+}
+
+async fn turn(user: &mut GooseUser) -> TransactionResult {
+    let sender = sender(user)?;
+    let mut sender = sender.lock().await;
+    let end = Instant::now() + TURN;
+    while Instant::now() < end {
+        sender.send_due();
+        let next = sender.next_due().min(end);
+        tokio::select! {
+            done = sender.done.recv() => take(user, &mut sender, done).await?,
+            () = tokio::time::sleep_until(next.into()) => {}
+        }
+        while let Ok(done) = sender.done.try_recv() {
+            take(user, &mut sender, Some(done)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits for what is still under way; a request's own patience bounds it.
+async fn finish(user: &mut GooseUser) -> TransactionResult {
+    let sender = sender(user)?;
+    let mut sender = sender.lock().await;
+    while sender.in_flight > 0 {
+        let done = sender.done.recv().await;
+        take(user, &mut sender, done).await?;
+    }
+    Ok(())
+}
+
+async fn take(
+    user: &mut GooseUser,
+    sender: &mut Sender,
+    done: Option<Exchanged>,
+) -> Result<(), Box<TransactionError>> {
+    let Some(Exchanged { sample, status, .. }) = done else { return Ok(()) };
+    sender.in_flight -= 1;
+    tell_goose(user, sample.operation, &sample, status).await?;
+    sender.plan.tally.add(sample);
+    Ok(())
+}
+
+fn sender(user: &GooseUser) -> Result<Arc<tokio::sync::Mutex<Sender>>, Box<TransactionError>> {
+    let shared = user.get_session_data::<Shared>();
+    shared.map(|shared| Arc::clone(&shared.0)).ok_or_else(|| "the sender did not enter".into())
+}

@@ -1,0 +1,122 @@
+//! Plan: what all users of a run have in common.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::header::HeaderValue;
+
+use crate::keys::KeyChooser;
+use crate::mix::Mix;
+use crate::options::{Options, ValueSize};
+use crate::random::Random;
+use crate::requests::{BULK_ROWS, SessionToken};
+use crate::tally::{Operation, Tally};
+use crate::wire::Pool;
+
+pub(crate) struct Plan {
+    pub(crate) pools: Vec<Arc<Pool>>,
+    pub(crate) tally: Arc<Tally>,
+    pub(super) seed: u64,
+    /// Keys that there were at the start.
+    pub(super) keys_filled: u32,
+    /// Whether every one of those is there.
+    pub(super) filled: bool,
+    /// Keys that there are; inserts make more.
+    keys: AtomicU32,
+    mix: Mix,
+    writes: u32,
+    chooser: KeyChooser,
+    value_size: ValueSize,
+    /// Text that values are cut from.
+    text: String,
+    /// What has been seen when the keys were written.
+    token: Mutex<Option<SessionToken>>,
+}
+
+/// What to ask next.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub(super) operation: Operation,
+    /// The key; of a bulk write the first of those in `more`.
+    pub(super) key: u32,
+    /// Further keys of a bulk write.
+    pub(super) more: Vec<u32>,
+    pub(super) value: String,
+}
+
+impl Plan {
+    pub(crate) fn new(
+        options: &Options,
+        pools: Vec<Arc<Pool>>,
+        tally: Arc<Tally>,
+    ) -> anyhow::Result<Self> {
+        let load = &options.load;
+        let most = load.value_size.most as usize;
+        Ok(Self {
+            pools,
+            tally,
+            seed: load.seed,
+            keys_filled: load.keys,
+            filled: !load.no_fill && load.mix != Mix::Kv,
+            keys: AtomicU32::new(load.keys),
+            mix: load.mix,
+            writes: u32::from(load.writes),
+            chooser: KeyChooser::new(options.dist(), load.keys)?,
+            value_size: load.value_size,
+            text: "John Doe and Jane Roe live in Tessera. ".repeat(most / 39 + 1),
+            token: Mutex::default(),
+        })
+    }
+
+    /// The router that a user asks.
+    pub(super) fn pool(&self, user: usize) -> &Arc<Pool> {
+        &self.pools[user % self.pools.len()]
+    }
+
+    /// What a user whose random stream this is does next.
+    pub(super) fn next_step(&self, random: &mut Random) -> Step {
+        let operation = self.mix.next(random, self.writes);
+        let key = match operation {
+            Operation::Insert => self.keys.fetch_add(1, Ordering::Relaxed),
+            Operation::Write
+            | Operation::Read
+            | Operation::Scan
+            | Operation::Modify
+            | Operation::Bulk
+            | Operation::KvPut
+            | Operation::KvGet
+            | Operation::Scatter => self.draw(random),
+        };
+        let bulk = operation == Operation::Bulk;
+        let more = if bulk { self.draw_different(random, key) } else { Vec::new() };
+        Step { operation, key, more, value: self.value(random) }
+    }
+
+    fn draw(&self, random: &mut Random) -> u32 {
+        self.chooser.next(random, self.keys.load(Ordering::Relaxed))
+    }
+
+    /// Further keys for a bulk write: it must not name one twice.
+    fn draw_different(&self, random: &mut Random, first: u32) -> Vec<u32> {
+        let keys = self.keys.load(Ordering::Relaxed);
+        // Neighbours fill up what a skewed distribution would draw again and again.
+        let start = self.draw(random);
+        let around = (0..keys).map(|step| (start + step) % keys).filter(|&key| key != first);
+        around.take(BULK_ROWS as usize - 1).collect()
+    }
+
+    pub(super) fn value(&self, random: &mut Random) -> String {
+        let ValueSize { least, most } = self.value_size;
+        let size = (least + random.below(most - least + 1)) as usize;
+        self.text[..size.min(self.text.len())].to_owned()
+    }
+
+    /// What everybody has seen at the start.
+    pub(super) fn token(&self) -> Option<SessionToken> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_token(&self, token: Option<HeaderValue>) {
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+}

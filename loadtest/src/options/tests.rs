@@ -1,0 +1,86 @@
+//! What may be asked, and what may not.
+
+use super::*;
+
+fn read(args: &[&str]) -> Result<Options, clap::Error> {
+    Options::read(["loadtest"].iter().chain(args).map(OsString::from))
+}
+
+#[test]
+fn the_limits_are_what_the_help_says() {
+    for good in [
+        ["--users", "1"],
+        ["--users", "1000"],
+        ["--run-time", "15s"],
+        ["--run-time", "1h30m"],
+        ["--keys", "10000000"],
+        ["--writes", "0"],
+        ["--writes", "100"],
+        ["--value-size", "0..1048576"],
+        ["--rate", "0.5"],
+        ["--mix", "e"],
+        ["--dist", "zipf:1.1"],
+        ["--host", "http://[::1]:3000/"],
+        ["--threshold", "p95<250ms"],
+        ["--test-plan", "10,1s;10,5s;0,1s"],
+        ["--scenario", "read-heavy"],
+    ] {
+        assert!(read(&good).is_ok(), "{good:?}");
+    }
+    for bad in [
+        ["--users", "0"],
+        ["--users", "1001"],
+        ["--keys", "0"],
+        ["--keys", "10000001"],
+        ["--writes", "101"],
+        ["--value-size", "5..4"],
+        ["--value-size", "0"],
+        ["--value-size", "1048577"],
+        ["--rate", "0"],
+        ["--rate", "NaN"],
+        ["--mix", "g"],
+        ["--seed", "x"],
+        ["--host", "localhost:3000"],
+        ["--host", "http://127.0.0.1:3000/api"],
+        ["--host", "http://10.0.0.1:3000"],
+        ["--scenario", "no-such-scenario"],
+    ] {
+        assert!(read(&bad).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn several_hosts_may_be_given_and_each_must_be_this_machine() {
+    let options =
+        read(&["--host", "http://127.0.0.1:1,http://127.0.0.1:2", "-H", "http://127.0.0.1:3"]);
+    let told: Vec<_> = options.unwrap().targets.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3"]);
+    let refused = read(&["--host", "http://127.0.0.1:1,http://10.0.0.1:2"]).err().unwrap();
+    assert!(refused.to_string().contains("http://10.0.0.1:2 is not this machine"), "{refused}");
+    assert!(read(&["--host", "http://10.0.0.1:2", "--allow-remote"]).is_ok());
+}
+
+#[test]
+fn what_the_command_line_says_goes_before_the_scenario() {
+    let plain = read(&["--scenario", "read-heavy"]).unwrap();
+    assert_eq!(plain.load.mix, Mix::B);
+    let other = read(&["--mix", "c", "--scenario", "read-heavy", "--users", "3"]).unwrap();
+    assert_eq!((other.load.mix, other.goose.users), (Mix::C, Some(3)));
+}
+
+#[test]
+fn every_scenario_that_comes_with_it_can_be_read() {
+    for name in scenario::NAMES {
+        read(&["--scenario", name]).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+}
+
+#[test]
+fn times_are_read_as_goose_reads_them() {
+    for (text, seconds) in [("15", 15), ("15s", 15), ("2m30s", 150), ("1h", 3_600)] {
+        assert_eq!(parse_time(text), Some(Duration::from_secs(seconds)), "{text}");
+    }
+    for text in ["x", "1d", "5m3"] {
+        assert_eq!(parse_time(text), None, "{text}");
+    }
+}

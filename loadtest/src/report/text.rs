@@ -1,0 +1,103 @@
+//! Text: the report on a console.
+
+use std::fmt::{Result, Write};
+
+use super::{FailureLine, Latency, Load, Report, Share};
+
+pub(super) fn write(report: &Report, out: &mut String) -> Result {
+    let Report { told, hosts, elapsed_s, requests, requests_per_s, failed, dropped, .. } = report;
+    writeln!(out, "tessera loadtest: {told} -> {}", hosts.join(", "))?;
+    if report.stopped_early {
+        writeln!(out, "  stopped early, after {elapsed_s:.1} s")?;
+    }
+    write!(out, "  requests {requests:>9} {requests_per_s:>7.0}/s   failed {failed}")?;
+    match report.target_per_s {
+        Some(target) => writeln!(out, "   asked for {target:.0}/s, dropped {dropped}")?,
+        None => writeln!(out)?,
+    }
+    for load in &report.operations {
+        let Load { name, requests, requests_per_s, latency_ms, .. } = load;
+        writeln!(
+            out,
+            "  {name:<8} {requests:>9} {requests_per_s:>7.0}/s   {}",
+            latency(latency_ms)
+        )?;
+    }
+    if report.target_per_s.is_some() {
+        writeln!(out, "  response {:>19}   {}", "since due", latency(&report.response_ms))?;
+        writeln!(out, "  service  {:>19}   {}", "since sent", latency(&report.service_ms))?;
+    }
+    shares("shards", &report.shards, out)?;
+    shares("roles", &report.roles, out)?;
+    shares("cache", &report.cache, out)?;
+    writeln!(
+        out,
+        "  model    {}",
+        match report.model.as_str() {
+            "open" =>
+                "open: sent at the rate, whatever the answers; latency counts from when a request was due",
+            _ =>
+                "closed: a user waits for its answer, so stalls are under-counted (--rate counts them)",
+        }
+    )?;
+    for warning in &report.warnings {
+        writeln!(out, "  warning  {warning}")?;
+    }
+    if !report.failures.is_empty() {
+        writeln!(out, "  failures")?;
+    }
+    for FailureLine { operation, status, code, count, example } in &report.failures {
+        let status = status.map(|status| format!("{status} ")).unwrap_or_default();
+        write!(out, "  {count:>18}  {operation:<5}  {status}{code}")?;
+        writeln!(out, "{}{example}", if example.is_empty() { "" } else { ": " })?;
+    }
+    verdict(report, out)
+}
+
+fn verdict(report: &Report, out: &mut String) -> Result {
+    for rule in &report.thresholds_failed {
+        writeln!(out, "  threshold failed: {rule}")?;
+    }
+    match (report.passed, report.requests) {
+        (true, _) => writeln!(out, "PASS: every request was answered as promised"),
+        (false, 0) => writeln!(out, "FAIL: no request was made"),
+        (false, requests) if report.failed > 0 => {
+            writeln!(out, "FAIL: {} of {requests} requests failed", report.failed)
+        }
+        (false, _) => writeln!(out, "FAIL: {} thresholds failed", report.thresholds_failed.len()),
+    }
+}
+
+fn shares(name: &str, shares: &[Share], out: &mut String) -> Result {
+    if shares.is_empty() {
+        return match name {
+            "shards" => writeln!(out, "  shards   no answer named one (header x-shard)"),
+            _ => Ok(()),
+        };
+    }
+    let told: Vec<_> = shares
+        .iter()
+        .map(|share| {
+            format!("{} {:.1} % (p99 {})", share.name, share.percent, milliseconds(share.p99_ms))
+        })
+        .collect();
+    writeln!(out, "  {name:<8} {}", told.join("  "))
+}
+
+fn latency(latency: &Latency) -> String {
+    let Latency { p50, p90, p95, p99, p999, max } = *latency;
+    let told =
+        [("p50", p50), ("p90", p90), ("p95", p95), ("p99", p99), ("p99.9", p999), ("max", max)];
+    let told: Vec<_> =
+        told.iter().map(|(name, value)| format!("{name} {}", milliseconds(*value))).collect();
+    told.join("  ")
+}
+
+/// Three digits or so, whatever the size.
+pub(super) fn milliseconds(value: f64) -> String {
+    match value {
+        value if value < 1.0 => format!("{value:.2} ms"),
+        value if value < 100.0 => format!("{value:.1} ms"),
+        value => format!("{value:.0} ms"),
+    }
+}

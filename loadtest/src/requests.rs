@@ -1,0 +1,147 @@
+//! Requests: what an operation is over HTTP.
+//!
+//! **Invariant:** every request of a key carries that key; without one it would be asked of all shards.
+//! **Not here:** which operation and which key are next (`mix`, `keys`).
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH};
+use hyper::{Method, Request};
+use serde::Serialize;
+
+use crate::verdict::Failure;
+use crate::wire::Asked;
+
+/// Rows of a bulk write.
+pub(crate) const BULK_ROWS: u32 = 100;
+/// Rows asked for by key.
+const READ_LIMIT: u32 = 10;
+/// Rows of a scan's page.
+const SCAN_LIMIT: u32 = 50;
+/// Rows of a scatter.
+const SCATTER_LIMIT: u32 = 100;
+/// Partitions of the users, as in the sample data.
+const PARTITIONS: [&str; 5] = ["A", "B", "C", "D", "E"];
+
+const SHARD_KEY: HeaderName = HeaderName::from_static("x-shard-key");
+pub(crate) const SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token");
+
+/// What has been seen so far, in the router's words: sent back, so that a user reads its own writes.
+pub(crate) type SessionToken = HeaderValue;
+
+#[derive(Serialize)]
+struct Write<'a> {
+    table: &'a str,
+    data: User<'a>,
+}
+
+#[derive(Serialize)]
+struct Bulk<'a> {
+    table: &'a str,
+    records: Vec<User<'a>>,
+}
+
+#[derive(Serialize)]
+struct User<'a> {
+    user_id: &'a str,
+    name: &'a str,
+    email: String,
+    partition_key: &'a str,
+}
+
+impl<'a> User<'a> {
+    fn new(key: u32, id: &'a str, value: &'a str) -> Self {
+        let partition_key = PARTITIONS[key as usize % PARTITIONS.len()];
+        Self { user_id: id, name: value, email: format!("{id}@example.com"), partition_key }
+    }
+}
+
+/// The id of a user by number.
+pub(crate) fn user_id(key: u32) -> String {
+    format!("user_{key}")
+}
+
+/// Writes one user.
+pub(crate) fn write(key: u32, value: &str) -> Result<Asked, Failure> {
+    let id = user_id(key);
+    let body = Write { table: "users", data: User::new(key, &id, value) };
+    keyed(json(Method::POST, "/api/write", &body)?, &id)
+}
+
+/// Writes one user if it still has this version.
+pub(crate) fn write_if(key: u32, value: &str, version: u64) -> Result<Asked, Failure> {
+    let mut asked = write(key, value)?;
+    asked.headers_mut().insert(IF_MATCH, header(&format!("\"{version}\""))?);
+    Ok(asked)
+}
+
+/// Reads one user.
+pub(crate) fn read(key: u32) -> Result<Asked, Failure> {
+    keyed(get(&format!("/api/read?table=users&limit={READ_LIMIT}"))?, &user_id(key))
+}
+
+/// A page of users in the order of their ids, from one on, of all shards.
+pub(crate) fn scan(key: u32) -> Result<Asked, Failure> {
+    let id = user_id(key);
+    get(&format!("/api/read?table=users&user_id=gte.{id}&order=user_id&limit={SCAN_LIMIT}"))
+}
+
+/// The users of a partition with the last names, of all shards.
+pub(crate) fn scatter(key: u32) -> Result<Asked, Failure> {
+    let partition = PARTITIONS[key as usize % PARTITIONS.len()];
+    get(&format!(
+        "/api/read?table=users&partition_key=eq.{partition}&order=name.desc&limit={SCATTER_LIMIT}"
+    ))
+}
+
+/// Writes many users at once.
+pub(crate) fn bulk(keys: &[u32], value: &str) -> Result<Asked, Failure> {
+    let ids: Vec<_> = keys.iter().map(|&key| user_id(key)).collect();
+    let records = keys.iter().zip(&ids).map(|(&key, id)| User::new(key, id, value)).collect();
+    json(Method::POST, "/api/bulk-write", &Bulk { table: "users", records })
+}
+
+/// Stores a value under a key.
+pub(crate) fn kv_put(key: u32, value: &str) -> Result<Asked, Failure> {
+    json(Method::PUT, &format!("/api/kv/key_{key}"), &value)
+}
+
+/// Reads a key's value.
+pub(crate) fn kv_get(key: u32) -> Result<Asked, Failure> {
+    get(&format!("/api/kv/key_{key}"))
+}
+
+/// The same request of somebody who has seen something.
+pub(crate) fn with_token(mut asked: Asked, token: Option<&SessionToken>) -> Asked {
+    if let Some(token) = token {
+        asked.headers_mut().insert(SESSION_TOKEN, token.clone());
+    }
+    asked
+}
+
+fn get(path: &str) -> Result<Asked, Failure> {
+    Request::get(path).body(Full::default()).map_err(|error| unsendable(&error))
+}
+
+fn json(method: Method, path: &str, body: &impl Serialize) -> Result<Asked, Failure> {
+    let body = serde_json::to_vec(body).map_err(|error| unsendable(&error))?;
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|error| unsendable(&error))
+}
+
+fn keyed(mut asked: Asked, key: &str) -> Result<Asked, Failure> {
+    asked.headers_mut().insert(SHARD_KEY, header(key)?);
+    Ok(asked)
+}
+
+fn header(text: &str) -> Result<HeaderValue, Failure> {
+    HeaderValue::from_str(text).map_err(|error| unsendable(&error))
+}
+
+fn unsendable(error: &dyn std::error::Error) -> Failure {
+    Failure::new(None, "not sent", &error.to_string())
+}

@@ -1,0 +1,61 @@
+//! Connection: one kept-alive connection, one request at a time.
+
+use std::io;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::target::Target;
+use super::{ANSWER_BYTES_MAX, Answer, Asked, broken};
+use crate::verdict::Failure;
+
+/// Ends when it is dropped.
+pub(super) struct Connection(SendRequest<Full<Bytes>>);
+
+impl Connection {
+    pub(super) async fn open(target: &Target) -> Result<Self, Failure> {
+        let refused = |error: io::Error| Failure::new(None, "not connected", &reason(&error));
+        let stream = TcpStream::connect(target.address()).await.map_err(refused)?;
+        stream.set_nodelay(true).map_err(refused)?;
+        let (sender, driver) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| Failure::new(None, "not connected", &error.to_string()))?;
+        // What goes wrong on it is told to who waits for an answer.
+        tokio::spawn(async move { drop(driver.await) });
+        Ok(Self(sender))
+    }
+
+    /// Whether a request can be sent on it: the other side may have closed it meanwhile.
+    pub(super) async fn is_ready(&mut self) -> bool {
+        self.0.ready().await.is_ok()
+    }
+
+    pub(super) async fn send(&mut self, asked: Asked) -> Result<Answer, Failure> {
+        let sent = self.0.send_request(asked).await;
+        let answer = sent.map_err(|error| broken(None, &error))?;
+        let (head, body) = answer.into_parts();
+        let status = head.status.as_u16();
+        let body =
+            Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| match error
+                .downcast::<hyper::Error>(
+            ) {
+                Ok(error) => broken(Some(status), &error),
+                Err(error) if error.is::<LengthLimitError>() => {
+                    Failure::new(Some(status), "no answer", "longer than 8 MiB")
+                }
+                Err(error) => Failure::new(Some(status), "no answer", &error.to_string()),
+            })?;
+        Ok(Answer { status, headers: head.headers, body: body.to_bytes() })
+    }
+}
+
+/// "Connection refused" says more with less than the number of the error.
+fn reason(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        return "Connection refused".to_owned();
+    }
+    error.to_string()
+}

@@ -1,0 +1,61 @@
+//! Pool: the kept-alive connections to one router.
+//!
+//! As many are open as requests were ever under way at once: a user that waits for its answer has one to itself.
+//!
+//! **Invariant:** a connection on which anything went wrong or timed out is closed, never used again.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::connection::Connection;
+use super::target::Target;
+use super::{Answer, Asked};
+use crate::verdict::Failure;
+
+pub(crate) struct Pool {
+    target: Target,
+    /// Nobody waits on these. The last used is used next.
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Pool {
+    pub(crate) fn new(target: Target) -> Self {
+        Self { target, idle: Mutex::default() }
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Sends one request and reads its whole answer, within `patience`.
+    pub(crate) async fn send(&self, asked: Asked, patience: Duration) -> Result<Answer, Failure> {
+        match tokio::time::timeout(patience, self.exchange(asked)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Failure::new(None, "timed out", "timed out")),
+        }
+    }
+
+    async fn exchange(&self, mut asked: Asked) -> Result<Answer, Failure> {
+        asked.headers_mut().insert(hyper::header::HOST, self.target.name.clone());
+        let mut connection = self.connection().await?;
+        let answer = connection.send(asked).await?;
+        self.idle().push(connection);
+        Ok(answer)
+    }
+
+    async fn connection(&self) -> Result<Connection, Failure> {
+        loop {
+            let Some(mut idle) = self.idle().pop() else {
+                return Connection::open(&self.target).await;
+            };
+            if idle.is_ready().await {
+                return Ok(idle);
+            }
+        }
+    }
+
+    /// A list of connections is whole whoever panics.
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,93 @@
+//! Target: where a router is.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use hyper::Uri;
+use hyper::header::HeaderValue;
+
+/// Scheme, host and port of a router, nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    host: String,
+    port: u16,
+    /// As the header `Host` names it.
+    pub(super) name: HeaderValue,
+}
+
+impl Target {
+    /// Whether only this machine can be meant.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.host == "localhost"
+            || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
+    /// What to connect to.
+    pub(super) fn address(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(raw: &str) -> Result<Self, Self::Err> {
+        let wanted = "write it like http://127.0.0.1:3000";
+        let uri = Uri::from_str(raw).map_err(|error| format!("{error}; {wanted}"))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => return Err(format!("TLS is not spoken here; {wanted}")),
+            _ => return Err(format!("scheme, host and port only; {wanted}")),
+        }
+        let plain = matches!(uri.path(), "" | "/") && uri.query().is_none() && !raw.contains('#');
+        let authority = uri.authority().filter(|name| plain && !name.as_str().contains('@'));
+        let authority = authority.ok_or_else(|| format!("scheme, host and port only; {wanted}"))?;
+        let name = HeaderValue::from_str(authority.as_str())
+            .map_err(|error| format!("{error}; {wanted}"))?;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Self { host, port: authority.port_u16().unwrap_or(80), name })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "http://{}", self.name.to_str().unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Target;
+
+    #[test]
+    fn a_target_is_scheme_host_and_port_and_nothing_else() {
+        for (good, told) in [
+            ("http://127.0.0.1:3000", "http://127.0.0.1:3000"),
+            ("http://[::1]:3000/", "http://[::1]:3000"),
+            ("http://localhost", "http://localhost"),
+        ] {
+            let target: Target = good.parse().unwrap();
+            assert_eq!(target.to_string(), told);
+            assert!(target.is_loopback(), "{good}");
+        }
+        for bad in [
+            "localhost:3000",
+            "ftp://localhost",
+            "http://localhost/api",
+            "http://me@localhost",
+            "http://localhost?a=b",
+            "http://localhost#a",
+            "https://localhost",
+            "http://",
+            "",
+        ] {
+            assert!(bad.parse::<Target>().is_err(), "{bad}");
+        }
+        for stranger in
+            ["http://example.com", "http://10.0.0.1:3000", "http://127.0.0.1.example.com"]
+        {
+            assert!(!stranger.parse::<Target>().unwrap().is_loopback(), "{stranger}");
+        }
+    }
+}
