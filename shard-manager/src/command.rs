@@ -20,15 +20,16 @@ mod status;
 mod upload;
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::ErrorKind as Mistake;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use shard_manager::store::sqlite::OpenError;
 
-use crate::screen::Screen;
+use crate::screen::{Screen, Unwritten, say};
 
 /// Looks at a Tessera cluster, checks it, fills it, and saves it.
 #[derive(Debug, Parser)]
@@ -112,6 +113,16 @@ impl From<OpenError> for Trouble {
     }
 }
 
+/// A reader that has seen enough (`| head`) has what it wanted; else results are lost.
+impl From<Unwritten> for Trouble {
+    fn from(Unwritten(error): Unwritten) -> Self {
+        if error.kind() == ErrorKind::BrokenPipe {
+            return Self::Unread;
+        }
+        Self::Refused(format!("the results cannot be written: {error}"))
+    }
+}
+
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -124,15 +135,20 @@ impl fmt::Display for Trouble {
 /// Shows the help that was asked for, or says in one line what is wrong with a command line.
 pub(crate) fn explain(error: &clap::Error) -> ExitCode {
     let text = error.to_string();
-    let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    let is_help = error.kind() == Mistake::DisplayHelpOnMissingArgumentOrSubcommand;
     if !error.use_stderr() || is_help {
-        // A reader that has seen enough is no reason to fail.
-        let _ = error.print();
-        return ExitCode::from(if is_help { 2 } else { 0 });
+        return match error.print() {
+            Err(unwritten) if unwritten.kind() != ErrorKind::BrokenPipe => {
+                say(format_args!("error: {unwritten}"));
+                ExitCode::from(2)
+            }
+            // A reader that has seen enough is no reason to fail.
+            Ok(()) | Err(_) => ExitCode::from(if is_help { 2 } else { 0 }),
+        };
     }
     let said = text.split("\n\nUsage:").next().unwrap_or(&text);
     let said = said.split("\n\nFor more information").next().unwrap_or(said);
-    eprintln!("{}", said.split_whitespace().collect::<Vec<_>>().join(" "));
+    say(said.split_whitespace().collect::<Vec<_>>().join(" "));
     ExitCode::from(2)
 }
 
@@ -150,16 +166,16 @@ pub(crate) fn run(line: CommandLine) -> ExitCode {
         Command::Generate(options) => generate::run(&options, &screen),
         Command::Import(options) => import::run(options, &screen),
         Command::Restore(options) => restore::run(&options, &screen),
-        Command::Completions { shell } => completions::print(shell),
+        Command::Completions { shell } => completions::complete(shell),
     };
     let Err(trouble) = ended else { return ExitCode::SUCCESS };
     match trouble {
         Trouble::Found(line) => {
-            eprintln!("{line}");
+            say(line);
             ExitCode::from(1)
         }
         Trouble::Refused(line) => {
-            eprintln!("error: {line}");
+            say(format_args!("error: {line}"));
             ExitCode::from(2)
         }
         Trouble::Unread => ExitCode::from(1),

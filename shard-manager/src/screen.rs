@@ -2,14 +2,31 @@
 //!
 //! Results go to standard output, all else to standard error: so results can be piped.
 //!
-//! **Invariant:** with `--json`, standard output holds JSON only, one document a command.
+//! **Invariant:** with `--json`, standard output holds JSON only, one document a command; a result that could not be
+//! written is told to the command, which has not succeeded then.
 //! **Not here:** what is found (`command`).
 
-use std::io::{IsTerminal, Write};
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+
+/// Results that standard output did not take.
+#[derive(Debug)]
+pub(crate) struct Unwritten(pub(crate) io::Error);
+
+/// Says a line on standard error. Who does not listen there is not told that either.
+pub(crate) fn say(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Prints results as they are.
+pub(crate) fn print(text: &[u8]) -> Result<(), Unwritten> {
+    let mut out = io::stdout().lock();
+    out.write_all(text).and_then(|()| out.flush()).map_err(Unwritten)
+}
 
 /// Where a command's results go.
 #[derive(Clone, Debug)]
@@ -35,17 +52,20 @@ impl Screen {
     }
 
     /// Shows a result: `document` to programs, `text` to people.
-    pub(crate) fn show(&self, document: &impl Serialize, text: impl FnOnce(&Self) -> String) {
+    pub(crate) fn show(
+        &self,
+        document: &impl Serialize,
+        text: impl FnOnce(&Self) -> String,
+    ) -> Result<(), Unwritten> {
         let mut shown = if self.json {
-            serde_json::to_string(document).unwrap_or_default()
+            serde_json::to_string(document).map_err(|error| Unwritten(error.into()))?
         } else {
             text(self)
         };
         if !shown.ends_with('\n') {
             shown.push('\n');
         }
-        // A reader that has seen enough (`| head`) is no reason to fail.
-        let _ = std::io::stdout().write_all(shown.as_bytes());
+        print(shown.as_bytes())
     }
 
     /// A table: aligned and ruled on a terminal, else a line a row with tabs between.

@@ -50,7 +50,7 @@ pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
     }
     let to = options.to.as_deref().unwrap_or(Path::new(""));
     let manifest = make(&options.cluster.data_dir, to, screen)?;
-    screen.show(&manifest, |_| {
+    let shown = screen.show(&manifest, |_| {
         let rows = manifest.rows();
         let (shards, at) = (manifest.shards.len(), &manifest.at);
         let (mib, held) = (manifest.bytes() >> 20, manifest.held_us as f64 / 1_000.0);
@@ -59,18 +59,18 @@ pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
             to.display()
         )
     });
-    Ok(())
+    Ok(shown?)
 }
 
 /// Proves that a copy is whole.
 pub(super) fn verify(folder: &Path, screen: &Screen) -> Result<(), Trouble> {
     let verified = with_bars(screen, |watch| restore::verify(folder, watch));
     let manifest = verified.map_err(|error| judged(&error))?;
-    screen.show(&json!({"whole": true, "manifest": manifest}), |_| {
+    let shown = screen.show(&json!({"whole": true, "manifest": manifest}), |_| {
         let (rows, at) = (manifest.rows(), &manifest.at);
         format!("{} is whole: {rows} rows as of {at}", folder.display())
     });
-    Ok(())
+    Ok(shown?)
 }
 
 /// A copy that was looked at and is not whole was found so; all else could not be done.

@@ -8,7 +8,7 @@ use shard_manager::store::sqlite::audit::{AuditOptions, AuditReport, Finding, au
 use shard_manager::store::sqlite::view::DirView;
 
 use super::{Trouble, Where};
-use crate::screen::Screen;
+use crate::screen::{Screen, say};
 
 /// What to look at.
 #[derive(Args, Debug)]
@@ -47,14 +47,14 @@ pub(super) fn run(args: &CheckArgs, screen: &Screen) -> Result<(), Trouble> {
     });
     bar.finish_and_clear();
     let report = report?;
-    screen.show(&report, |screen| text(&report, screen));
+    let shown = screen.show(&report, |screen| text(&report, screen));
     if !screen.is_json() {
         let seconds = began.elapsed().as_secs_f64();
         let speed = report.rows as f64 / seconds.max(1e-6);
-        eprintln!("{} rows in {seconds:.2} s, {speed:.0} rows/s", report.rows);
+        say(format_args!("{} rows in {seconds:.2} s, {speed:.0} rows/s", report.rows));
     }
     match report.found {
-        0 => Ok(()),
+        0 => Ok(shown?),
         1 => Err(Trouble::Found("one thing is wrong".to_owned())),
         found => Err(Trouble::Found(format!("{found} things are wrong"))),
     }

@@ -4,9 +4,12 @@ use clap::CommandFactory;
 use clap_complete::{Shell, generate};
 
 use super::{CommandLine, Trouble};
+use crate::screen::print;
 
 /// Prints the script of a shell.
-pub(super) fn print(shell: Shell) -> Result<(), Trouble> {
-    generate(shell, &mut CommandLine::command(), "shard-manager", &mut std::io::stdout());
-    Ok(())
+pub(super) fn complete(shell: Shell) -> Result<(), Trouble> {
+    // The generator panics where it cannot write, and a reader may be gone.
+    let mut script = Vec::new();
+    generate(shell, &mut CommandLine::command(), "shard-manager", &mut script);
+    Ok(print(&script)?)
 }

@@ -10,7 +10,7 @@ use shard_manager::store::sqlite::export::{Export, ExportError, Format};
 use shard_manager::store::sqlite::view::DirView;
 
 use super::{Trouble, Where};
-use crate::screen::Screen;
+use crate::screen::{Screen, say};
 
 /// What to export.
 #[derive(Args, Debug)]
@@ -95,7 +95,7 @@ pub(super) fn run(args: &ExportArgs, screen: &Screen) -> Result<(), Trouble> {
     let Some(output) = args.output.as_deref().filter(|_| !to_stdout) else {
         let table = args.table.as_deref().unwrap_or_default();
         let rows = write(args, &mut export, table, &mut io::stdout().lock(), screen)?;
-        eprintln!("{rows} rows of {table}");
+        say(format_args!("{rows} rows of {table}"));
         return Ok(());
     };
     let tables: Vec<(String, PathBuf)> = match &args.table {
@@ -110,11 +110,11 @@ pub(super) fn run(args: &ExportArgs, screen: &Screen) -> Result<(), Trouble> {
     let mut exported = Vec::with_capacity(tables.len());
     for (table, file) in tables {
         let rows = write_file(args, &mut export, (&table, &file), screen)?;
-        eprintln!("{rows} rows of {table} in {}", file.display());
+        say(format_args!("{rows} rows of {table} in {}", file.display()));
         exported.push(Exported { table, rows, file: file.display().to_string() });
     }
     if screen.is_json() {
-        screen.show(&exported, |_| String::new());
+        screen.show(&exported, |_| String::new())?;
     }
     Ok(())
 }

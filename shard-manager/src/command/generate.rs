@@ -19,7 +19,7 @@ use shard_manager::topology::ShardIndex;
 
 use super::upload::{Router, UploadError};
 use super::{Trouble, interrupt};
-use crate::screen::Screen;
+use crate::screen::{Screen, Unwritten, say};
 
 pub(super) const EXAMPLES: &str = "\
 Rows are functions of the seed and their number: the same command makes the same rows, and makes them again over those
@@ -81,8 +81,9 @@ pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
     };
     bars.end();
     let done = done?;
-    show(&done, &plan, began, screen);
-    done.judged(plan.rows(), screen)
+    let shown = show(&done, &plan, began, screen);
+    done.judged(plan.rows(), screen)?;
+    Ok(shown?)
 }
 
 fn capped(users: u64) -> Result<u64, Trouble> {
@@ -92,7 +93,7 @@ fn capped(users: u64) -> Result<u64, Trouble> {
         Trouble::Refused(format!("MAX_GEN_USERS must be a whole number, not `{text}`"))
     })?;
     if cap < users {
-        eprintln!("MAX_GEN_USERS caps {users} users at {cap}");
+        say(format_args!("MAX_GEN_USERS caps {users} users at {cap}"));
     }
     Ok(users.min(cap))
 }
@@ -132,7 +133,7 @@ impl Stored {
         // To programs the document tells them.
         let what = if self.by_line { "line" } else { "row" };
         for row in self.first_failed.iter().filter(|_| !screen.is_json()) {
-            eprintln!("{what} {}: {}", row.index, row.cause);
+            say(format_args!("{what} {}: {}", row.index, row.cause));
         }
         let stored = self.total();
         if self.cancelled {
@@ -148,7 +149,7 @@ impl Stored {
     }
 }
 
-fn show(done: &Stored, plan: &Plan, began: Instant, screen: &Screen) {
+fn show(done: &Stored, plan: &Plan, began: Instant, screen: &Screen) -> Result<(), Unwritten> {
     let seconds = began.elapsed().as_secs_f64();
     let per_second = (plan.users() as f64 / seconds).round();
     let shards: HashMap<&str, u64> =
@@ -173,7 +174,7 @@ fn show(done: &Stored, plan: &Plan, began: Instant, screen: &Screen) {
             .collect();
         let table = screen.table(&["shard", "rows", "share", ""], &rows);
         format!("{table}\n{} users in {seconds:.1} s: {per_second} users/s", plan.users())
-    });
+    })
 }
 
 /// Straight into the files.

@@ -90,10 +90,11 @@ pub(super) fn run(options: Options, screen: &Screen) -> Result<(), Trouble> {
         "table": options.table, "stored": total, "failed": failed, "seconds": seconds,
         "first_failed": stored.first_failed,
     });
-    screen.show(&document, |_| {
+    let shown = screen.show(&document, |_| {
         format!("{total} rows of {} are stored, {failed} failed, in {seconds:.1} s", options.table)
     });
-    stored.judged(total + failed, screen)
+    stored.judged(total + failed, screen)?;
+    Ok(shown?)
 }
 
 fn open(input: &Path) -> Result<Box<dyn Read + Send>, Trouble> {

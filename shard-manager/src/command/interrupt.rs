@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::screen::say;
+
 static ASKED: AtomicBool = AtomicBool::new(false);
 /// As shells count a process that was ended by SIGINT.
 const ENDED: i32 = 130;
@@ -28,7 +30,7 @@ pub(super) fn watch() {
             let (Ok(mut interrupt), Ok(mut terminate)) = both else { return };
             next(&mut interrupt, &mut terminate).await;
             ASKED.store(true, Ordering::SeqCst);
-            eprintln!("ending in good order; once more ends at once");
+            say("ending in good order; once more ends at once");
             next(&mut interrupt, &mut terminate).await;
             exit(ENDED);
         });

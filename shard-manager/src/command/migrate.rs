@@ -34,22 +34,23 @@ struct FileDone<'m> {
 pub(super) fn run(args: &MigrateArgs, screen: &Screen) -> Result<(), Trouble> {
     let dir = &args.place.data_dir;
     if args.dry_run {
-        show(&plan(dir)?, screen);
-        return Ok(());
+        return show(&plan(dir)?, screen);
     }
     let mut done = Vec::new();
     let ended = migrate(dir, |file| done.push(file.clone()));
     // Also of a run that failed half-way: what was migrated stays so.
-    if ended.is_ok() || !done.is_empty() {
-        show(&done, screen);
-    }
-    Ok(ended?)
+    let shown = match ended.is_ok() || !done.is_empty() {
+        true => show(&done, screen),
+        false => Ok(()),
+    };
+    ended?;
+    shown
 }
 
-fn show(files: &[Migrated], screen: &Screen) {
+fn show(files: &[Migrated], screen: &Screen) -> Result<(), Trouble> {
     let documents: Vec<FileDone<'_>> =
         files.iter().map(|file| FileDone { file: &file.file, migrations: &file.applied }).collect();
-    screen.show(&documents, |screen| {
+    let shown = screen.show(&documents, |screen| {
         let rows: Vec<Vec<String>> = files
             .iter()
             .map(|file| {
@@ -60,4 +61,5 @@ fn show(files: &[Migrated], screen: &Screen) {
             .collect();
         screen.table(&["file", "migrations"], &rows)
     });
+    Ok(shown?)
 }

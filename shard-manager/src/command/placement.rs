@@ -134,8 +134,7 @@ fn show(args: &ShowArgs, screen: &Screen) -> Result<(), Trouble> {
         Some(url) => ask(&Router::at(url))?,
         None => look(&DirView::open(&args.source.place.data_dir)?),
     };
-    screen.show(&shown, |screen| text(&shown, args.ranges, screen));
-    Ok(())
+    Ok(screen.show(&shown, |screen| text(&shown, args.ranges, screen))?)
 }
 
 fn look(view: &DirView) -> Shown {
@@ -273,8 +272,7 @@ fn try_all(args: &SimulateArgs, screen: &Screen) -> Result<(), Trouble> {
     let algorithms = algorithms.map_err(|error| refused(&error))?;
     let unit = if args.keys.is_some() { "keys" } else { "slots" };
     let compared = Compared { unit, total: load.total(), algorithms };
-    screen.show(&compared, |screen| compared_text(&compared, screen));
-    Ok(())
+    Ok(screen.show(&compared, |screen| compared_text(&compared, screen))?)
 }
 
 fn changes(args: &SimulateArgs, topology: &Topology) -> Vec<Change> {

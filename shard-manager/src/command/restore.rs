@@ -41,9 +41,9 @@ pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
     let data_dir = &options.cluster.data_dir;
     let restored = with_bars(screen, |watch| restore::restore(&options.from, data_dir, watch));
     let manifest = restored.map_err(|error| judged(&error))?;
-    screen.show(&manifest, |_| {
+    let shown = screen.show(&manifest, |_| {
         let (rows, at) = (manifest.rows(), &manifest.at);
         format!("{} holds {rows} rows as of {at}; start the router over it", data_dir.display())
     });
-    Ok(())
+    Ok(shown?)
 }

@@ -9,7 +9,7 @@ use shard_manager::store::sqlite::view::DirView;
 
 use super::router::Router;
 use super::{Source, Trouble};
-use crate::screen::Screen;
+use crate::screen::{Screen, Unwritten};
 
 /// Which keys.
 #[derive(Args, Debug)]
@@ -53,11 +53,11 @@ pub(super) fn run(args: &RouteArgs, screen: &Screen) -> Result<(), Trouble> {
     }
     let routed: Result<Vec<Routed>, Trouble> = args.keys.iter().map(|key| map.route(key)).collect();
     let routed = routed?;
-    screen.show(&routed, |screen| {
+    let shown = screen.show(&routed, |screen| {
         let rows: Vec<Vec<String>> = routed.iter().map(Routed::cells).collect();
         screen.table(&HEADS, &rows)
     });
-    Ok(())
+    Ok(shown?)
 }
 
 /// There may be any number of keys: each is told as it comes.
@@ -78,7 +78,7 @@ fn stream(map: &Map, keys: &[String], screen: &Screen) -> Result<(), Trouble> {
         } else {
             routed.cells().join("\t") + "\n"
         };
-        written.and_then(|()| out.write_all(line.as_bytes())).map_err(|_| Trouble::Unread)
+        Ok::<(), Trouble>(written.and_then(|()| out.write_all(line.as_bytes())).map_err(Unwritten)?)
     };
     for key in keys {
         if key != "-" {
@@ -99,7 +99,7 @@ fn stream(map: &Map, keys: &[String], screen: &Screen) -> Result<(), Trouble> {
         (true, _) => b"]\n",
         (false, _) => b"",
     };
-    out.write_all(end).and_then(|()| out.flush()).map_err(|_| Trouble::Unread)
+    Ok(out.write_all(end).and_then(|()| out.flush()).map_err(Unwritten)?)
 }
 
 const HEADS: [&str; 5] = ["key", "slot", "shard", "primary", "replicas"];

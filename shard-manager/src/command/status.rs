@@ -77,9 +77,9 @@ pub(super) fn run(args: &StatusArgs, screen: &Screen) -> Result<(), Trouble> {
         Some(url) => ask(url)?,
         None => look(&DirView::open(&args.source.place.data_dir)?)?,
     };
-    screen.show(&status, |screen| text(&status, screen));
+    let shown = screen.show(&status, |screen| text(&status, screen));
     if status.ok {
-        return Ok(());
+        return Ok(shown?);
     }
     let nodes = status.shards.iter().flat_map(|shard| &shard.nodes);
     let down: Vec<&str> = nodes.filter(|node| !node.up).map(|node| &*node.node).collect();

@@ -6,5 +6,6 @@ mod damage;
 mod export;
 mod migrate;
 mod placement;
+mod results;
 mod speed;
 mod status;

@@ -1,0 +1,59 @@
+//! What becomes of results that nobody can take.
+
+use std::fs::File;
+use std::process::{Output, Stdio};
+
+use crate::cluster::{Cluster, program};
+
+/// Every command that only looks, and what makes it look.
+const LOOKS: [&[&str]; 7] = [
+    &["status"],
+    &["route", "user_1"],
+    &["route", "user_1", "-", "--json"],
+    &["placement", "show"],
+    &["placement", "simulate", "--shards", "2"],
+    &["check", "--json"],
+    &["completions", "bash"],
+];
+
+fn run_into(dir: &Cluster, args: &[&str], out: impl Into<Stdio>) -> Output {
+    let mut command = program(args);
+    command.env("TESSERA_DATA_DIR", dir.path()).stdout(out).stderr(Stdio::piped());
+    command.spawn().expect("the program starts").wait_with_output().expect("it ends")
+}
+
+#[test]
+fn results_that_could_not_be_written_are_no_success() {
+    let cluster = Cluster::new(1, 0);
+    for args in LOOKS.iter().chain(&[&["--help"][..]]) {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let ended = run_into(&cluster, args, full);
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(2), "{args:?}: {said}");
+        assert!(said.contains("No space left on device"), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn a_reader_that_is_gone_ends_every_command_quietly() {
+    let cluster = Cluster::new(1, 0);
+    for args in LOOKS {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = run_into(&cluster, args, writer);
+        assert_eq!(ended.status.code(), Some(1), "{args:?}: {ended:?}");
+        // How fast a check was is no result.
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(said.is_empty() || args[0] == "check", "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn what_is_said_where_nobody_listens_ends_nothing() {
+    let cluster = Cluster::new(1, 0);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = program(&["export", "--table", "users"]);
+    let ended = command.env("TESSERA_DATA_DIR", cluster.path()).stderr(writer).output().unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+}
