@@ -12,6 +12,7 @@ mod generate;
 mod import;
 mod interrupt;
 mod migrate;
+mod part;
 mod placement;
 mod restore;
 mod route;

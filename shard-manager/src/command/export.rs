@@ -1,6 +1,6 @@
 //! `export`: all rows of a table as lines.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,15 @@ use serde::Serialize;
 use shard_manager::store::sqlite::export::{Export, ExportError, Format};
 use shard_manager::store::sqlite::view::DirView;
 
-use super::{Trouble, Where};
+use super::part::{Target, refused};
+use super::{Trouble, Where, interrupt};
 use crate::screen::{Screen, say};
 
 /// What to export.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Each shard is read in one snapshot, beside a running router too. A file gets its name when it is complete. Lines
-without --system are what a bulk write takes back:
+without --system are what a bulk write, and `import`, take back:
 
   shard-manager export --table users --output users.ndjson
   curl --data-binary @users.ndjson -H 'Content-Type: application/x-ndjson' \\
@@ -98,6 +99,7 @@ pub(super) fn run(args: &ExportArgs, screen: &Screen) -> Result<(), Trouble> {
         say(format_args!("{rows} rows of {table}"));
         return Ok(());
     };
+    interrupt::watch();
     let tables: Vec<(String, PathBuf)> = match &args.table {
         Some(table) => vec![(table.clone(), output.to_owned())],
         None => {
@@ -140,25 +142,17 @@ fn write_file(
     (table, file): (&str, &Path),
     screen: &Screen,
 ) -> Result<u64, Trouble> {
-    let mut part = file.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    let mut written = || -> Result<u64, Trouble> {
-        let mut out = File::create(&part).map_err(|error| refused(&part, &error))?;
-        let rows = write(args, export, table, &mut out, screen)?;
-        out.sync_all().map_err(|error| refused(&part, &error))?;
-        fs::rename(&part, file).map_err(|error| refused(file, &error))?;
-        Ok(rows)
-    };
-    written().inspect_err(|_| drop(fs::remove_file(&part)))
-}
-
-fn refused(path: &Path, error: &dyn std::fmt::Display) -> Trouble {
-    Trouble::Refused(format!("{}: {error}", path.display()))
+    let mut out = Target::begin(file)?;
+    let rows = write(args, export, table, &mut out, screen)?;
+    out.finish()?;
+    Ok(rows)
 }
 
 fn trouble(error: ExportError) -> Trouble {
     match error {
+        ExportError::Output(_) if interrupt::asked() => {
+            Trouble::Refused("cancelled; what was not complete is removed".to_owned())
+        }
         ExportError::Output(error) if error.kind() == ErrorKind::BrokenPipe => Trouble::Unread,
         ExportError::Short { .. } => Trouble::Found(format!("error: {error}")),
         ExportError::Open(_)

@@ -4,8 +4,10 @@
 //!
 //! **Not here:** what is left behind in good order (each command).
 
+use std::io;
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -20,14 +22,25 @@ pub(super) fn asked() -> bool {
     ASKED.load(Ordering::SeqCst)
 }
 
-/// Begins to look for Ctrl-C and SIGTERM.
+/// An error that ends reading or writing once the command has been asked to end.
+///
+/// # Errors
+/// Nothing else.
+pub(super) fn check() -> io::Result<()> {
+    // Not `Interrupted`, which whoever reads or writes all takes for a reason to go on.
+    if asked() { Err(io::Error::other("cancelled")) } else { Ok(()) }
+}
+
+/// Begins to look for Ctrl-C and SIGTERM. From its return on neither cuts the command off.
 pub(super) fn watch() {
-    let listening = std::thread::Builder::new().name("signals".to_owned()).spawn(|| {
+    let (looks, begun) = mpsc::channel::<()>();
+    let listening = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let Ok(runtime) = runtime else { return };
         runtime.block_on(async {
             let both = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
             let (Ok(mut interrupt), Ok(mut terminate)) = both else { return };
+            drop(looks);
             next(&mut interrupt, &mut terminate).await;
             ASKED.store(true, Ordering::SeqCst);
             say("ending in good order; once more ends at once");
@@ -36,7 +49,10 @@ pub(super) fn watch() {
         });
     });
     // Without the thread Ctrl-C ends the process, as it does by itself.
-    drop(listening);
+    if listening.is_ok() {
+        // It only ends: by the thread that looks now, or that has ended because it cannot.
+        let _ = begun.recv();
+    }
 }
 
 async fn next(interrupt: &mut Signal, terminate: &mut Signal) {

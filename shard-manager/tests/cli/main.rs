@@ -4,6 +4,7 @@ mod check;
 mod cluster;
 mod damage;
 mod export;
+mod files;
 mod migrate;
 mod placement;
 mod results;
