@@ -10,6 +10,7 @@ mod completions;
 mod export;
 mod generate;
 mod import;
+mod input;
 mod interrupt;
 mod migrate;
 mod part;

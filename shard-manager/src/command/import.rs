@@ -2,9 +2,7 @@
 //!
 //! **Not here:** reading them (`shard_manager::fill::reading`), storing them (`shard_manager::fill`, `upload`).
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
@@ -15,6 +13,7 @@ use shard_manager::manager::Manager;
 use shard_manager::row::Operation;
 
 use super::generate::{Bars, Stored, URL_DEFAULT};
+use super::input::Input;
 use super::upload::Router;
 use super::{Trouble, backup, interrupt};
 use crate::screen::Screen;
@@ -71,7 +70,7 @@ enum OperationName {
 pub(super) fn run(options: Options, screen: &Screen) -> Result<(), Trouble> {
     interrupt::watch();
     let began = Instant::now();
-    let input = open(&options.input)?;
+    let input = Input::open(&options.input)?;
     let bars = Bars::new(screen);
     let stored = match &options.data_dir {
         Some(data_dir) => {
@@ -97,22 +96,10 @@ pub(super) fn run(options: Options, screen: &Screen) -> Result<(), Trouble> {
     Ok(shown?)
 }
 
-fn open(input: &Path) -> Result<Box<dyn Read + Send>, Trouble> {
-    if input == Path::new("-") {
-        return Ok(Box::new(io::stdin()));
-    }
-    let told = |error| Trouble::Refused(format!("{}: {error}", input.display()));
-    let file = File::open(input).map_err(told)?;
-    if file.metadata().map_err(told)?.is_dir() {
-        return Err(told(io::ErrorKind::IsADirectory.into()));
-    }
-    Ok(Box::new(file))
-}
-
 fn straight(
     manager: &Manager,
     options: &Options,
-    input: impl Read,
+    input: Input,
     bars: &Bars<'_>,
 ) -> Result<Stored, Trouble> {
     let table = manager.table(&options.table);
@@ -137,6 +124,7 @@ fn straight(
         ))
     };
     match read {
+        Err(ReadError::Io(_)) if interrupt::asked() => Err(reached("cancelled".to_owned())),
         Err(error @ ReadError::Columns { .. }) => Err(Trouble::Refused(error.to_string())),
         Err(error) => Err(reached(error.to_string())),
         Ok(()) if cancelled => Err(reached("cancelled".to_owned())),
@@ -144,7 +132,7 @@ fn straight(
     }
 }
 
-fn through(options: &Options, input: impl Read) -> Result<Stored, Trouble> {
+fn through(options: &Options, input: Input) -> Result<Stored, Trouble> {
     let refused = |error: &dyn std::fmt::Display| Trouble::Refused(error.to_string());
     let router = Router::at(&options.url).map_err(|error| refused(&error))?;
     let content_type = match options.format {
@@ -152,7 +140,7 @@ fn through(options: &Options, input: impl Read) -> Result<Stored, Trouble> {
         FormatName::Csv => "text/csv",
     };
     let what = (options.table.as_str(), options.operation().name());
-    let answer = router.stream(what, content_type, Interruptible(input));
+    let answer = router.stream(what, content_type, input);
     let answer = answer.map_err(|error| refused(&error))?;
     let (failed, first_failed) = answer.failures();
     let shards = answer.shards.into_iter().map(|shard| (shard.shard, shard.rows)).collect();
@@ -165,17 +153,5 @@ impl Options {
             OperationName::Upsert => Operation::Upsert,
             OperationName::Insert => Operation::Insert,
         }
-    }
-}
-
-/// An input that breaks off when the command is asked to end.
-struct Interruptible<R>(R);
-
-impl<R: Read> Read for Interruptible<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if interrupt::asked() {
-            return Err(io::Error::other("cancelled"));
-        }
-        self.0.read(buffer)
     }
 }

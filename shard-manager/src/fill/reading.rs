@@ -1,15 +1,18 @@
 //! Reading: rows from lines of JSON or of CSV, a piece at a time.
 //!
-//! Lines are what `export` writes and a bulk write takes: of NDJSON the columns of a row; of CSV the first line names
-//! the columns, and an empty field is null unless it is quoted. Both may name the `shard_key` as well.
+//! Lines are what `export` writes and a bulk write takes: of NDJSON the columns of a row, or an object that has them in
+//! `data`; of CSV the first line names the columns, and an empty field is null unless it is quoted. Both may name the
+//! `shard_key` as well.
 //!
 //! **Invariant:** it holds one piece of rows and one row that is not whole yet, however long the input is.
 //! **Not here:** storing them (`fill`).
 
+use std::borrow::Cow;
 use std::io::{self, Read};
 use std::sync::Arc;
 
 use memchr::{memchr, memchr_iter};
+use serde_json::value::RawValue;
 
 use super::{PIECE_ROWS_PER_SHARD, Piece};
 use crate::csv::{Kind, Record};
@@ -17,7 +20,7 @@ use crate::error::Error;
 use crate::keyspace::ShardKey;
 use crate::manager::{BulkRow, Manager};
 use crate::members::Members;
-use crate::row::{Operation, RowError, RowWrite};
+use crate::row::{Operation, Precondition, RowError, RowWrite};
 use crate::shard_map::ShardMap;
 use crate::table::Table;
 use crate::value::{Misfit, Value};
@@ -31,6 +34,8 @@ const STEP: usize = 256 << 10;
 /// What a text may begin with though it means nothing.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const SHARD_KEY: &str = "shard_key";
+const DATA: &str = "data";
+const IF_VERSION: &str = "if_version";
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +88,15 @@ pub struct Reading<R> {
 enum CsvColumn {
     ShardKey,
     Own(usize),
+}
+
+/// A row of JSON before it is read.
+struct JsonRow<'t> {
+    /// The key that it names beside its columns.
+    own: Option<String>,
+    /// The version that a row which is there must have.
+    version: Option<i64>,
+    members: Vec<(Cow<'t, str>, &'t RawValue)>,
 }
 
 /// What a line became.
@@ -229,13 +243,7 @@ impl<R: Read> Reading<R> {
 
     fn of_json(&self, line: usize, text: &[u8]) -> Routed {
         let text = std::str::from_utf8(text).map_err(|_| "the line is not UTF-8".to_owned())?;
-        let Members(mut members) = serde_json::from_str(text)
-            .map_err(|error| format!("this is no JSON object: {error}"))?;
-        let own = members.iter().position(|(name, _)| name == SHARD_KEY);
-        let own: Option<String> = own
-            .map(|at| serde_json::from_str(members.remove(at).1.get()))
-            .transpose()
-            .map_err(|_| "shard_key must be a string".to_owned())?;
+        let JsonRow { own, version, members } = self.parts(text)?;
         let routing = self.table.routing().map(|routing| self.table.column(routing));
         let spelled = routing.and_then(|column| {
             let raw = members.iter().find(|(name, _)| *name == column.name)?.1;
@@ -245,7 +253,43 @@ impl<R: Read> Reading<R> {
         let routed =
             Manager::prepare(&self.map, &self.table, self.operation, parsed(&key)?, &members);
         let (place, row) = routed.map_err(|error| error.to_string())?;
-        Ok(BulkRow { index: line, place, row: RowWrite { wants_row: false, ..row } })
+        let precondition = version.map(|version| Precondition::Versions(vec![version]));
+        let row = RowWrite { wants_row: false, precondition, ..row };
+        Ok(BulkRow { index: line, place, row })
+    }
+
+    /// The columns of a row, and what stands beside them. As in a bulk write a member `data` that is an object holds
+    /// the columns, unless the table has a column of this name.
+    fn parts<'t>(&self, text: &'t str) -> Result<JsonRow<'t>, String> {
+        let Members(mut members) = serde_json::from_str(text)
+            .map_err(|error| format!("this is no JSON object: {error}"))?;
+        let mut take = |wanted: &str| {
+            let at = members.iter().position(|(name, _)| name == wanted)?;
+            Some(members.remove(at).1)
+        };
+        let own = take(SHARD_KEY).map(|raw| serde_json::from_str(raw.get()));
+        let own = own.transpose().map_err(|_| "shard_key must be a string".to_owned())?;
+        let is_wrapped = |(name, raw): &(Cow<'_, str>, &RawValue)| {
+            name == DATA && raw.get().starts_with('{') && self.table.find(DATA).is_none()
+        };
+        let Some(at) = members.iter().position(is_wrapped) else {
+            return Ok(JsonRow { own, version: None, members });
+        };
+        let data = members.remove(at).1;
+        let mut version = None;
+        for (name, raw) in members {
+            if name != IF_VERSION || version.is_some() {
+                return Err(format!("`{name}` means nothing beside data"));
+            }
+            if self.operation == Operation::Insert {
+                return Err("if_version must be left out of an insert".to_owned());
+            }
+            let number = serde_json::from_str(raw.get());
+            version = Some(number.map_err(|_| "if_version must be a whole number".to_owned())?);
+        }
+        let Members(members) =
+            serde_json::from_str(data.get()).map_err(|error| format!("data: {error}"))?;
+        Ok(JsonRow { own, version, members })
     }
 
     fn of_fields(&self, line: usize) -> Routed {

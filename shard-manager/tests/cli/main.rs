@@ -5,6 +5,7 @@ mod cluster;
 mod damage;
 mod export;
 mod files;
+mod import;
 mod migrate;
 mod placement;
 mod results;

@@ -1,0 +1,112 @@
+//! Input: what a command reads, so that it can be asked to end meanwhile.
+//!
+//! A pipe may be quiet for ever, and a thread that waits for it sees nothing else. So what is no plain file is read by
+//! a thread of its own, and the command looks up between what comes from it.
+//!
+//! **Invariant:** no more than [`PIECES`] pieces are read ahead, however slowly they are taken.
+//! **Not here:** what is made of it (`import`).
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+use super::part::refused;
+use super::{Trouble, interrupt};
+
+/// Bytes of a piece.
+const PIECE: usize = 64 << 10;
+/// Pieces that wait to be taken.
+const PIECES: usize = 4;
+/// How often it looks whether the command has been asked to end.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// An input; it breaks off when the command is asked to end.
+pub(super) enum Input {
+    /// A file: it never makes anybody wait.
+    File(File),
+    /// Anything else.
+    Stream(Stream),
+}
+
+/// What a thread reads.
+pub(super) struct Stream {
+    pieces: Receiver<io::Result<Vec<u8>>>,
+    piece: Vec<u8>,
+    taken: usize,
+}
+
+impl Input {
+    /// Opens a file; `-` is standard input.
+    pub(super) fn open(path: &Path) -> Result<Self, Trouble> {
+        if path == Path::new("-") {
+            return Ok(Self::Stream(Stream::begin(|| Ok(io::stdin()))));
+        }
+        let told = |error: io::Error| refused(path, &error);
+        let found = fs::metadata(path).map_err(told)?;
+        if found.is_file() {
+            return File::open(path).map(Self::File).map_err(told);
+        }
+        if found.is_dir() {
+            return Err(told(ErrorKind::IsADirectory.into()));
+        }
+        // A pipe waits for its writer when it is opened already.
+        let path = PathBuf::from(path);
+        Ok(Self::Stream(Stream::begin(move || File::open(&path))))
+    }
+}
+
+impl Stream {
+    fn begin<R: Read>(open: impl FnOnce() -> io::Result<R> + Send + 'static) -> Self {
+        let (pieces, taken) = sync_channel(PIECES);
+        // It ends with its input, when nobody takes the pieces any more, or with the process.
+        std::thread::spawn(move || {
+            let ended = open().and_then(|mut input| read_all(&mut input, &pieces));
+            if let Err(error) = ended {
+                let _ = pieces.send(Err(error));
+            }
+        });
+        Self { pieces: taken, piece: Vec::new(), taken: 0 }
+    }
+}
+
+fn read_all(input: &mut impl Read, pieces: &SyncSender<io::Result<Vec<u8>>>) -> io::Result<()> {
+    loop {
+        let mut piece = vec![0; PIECE];
+        let read = match input.read(&mut piece) {
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        piece.truncate(read);
+        if read == 0 || pieces.send(Ok(piece)).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        interrupt::check()?;
+        match self {
+            Self::File(file) => file.read(buffer),
+            Self::Stream(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.taken == self.piece.len() {
+            match self.pieces.recv_timeout(LOOK) {
+                Ok(piece) => (self.piece, self.taken) = (piece?, 0),
+                Err(RecvTimeoutError::Timeout) => interrupt::check()?,
+                Err(RecvTimeoutError::Disconnected) => return Ok(0),
+            }
+        }
+        let read = (&self.piece[self.taken..]).read(buffer)?;
+        self.taken += read;
+        Ok(read)
+    }
+}

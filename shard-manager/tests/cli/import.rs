@@ -1,0 +1,105 @@
+//! `import`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use shard_manager::declaration::Declaration;
+use shard_manager::store::sqlite::view::{DirView, Holder};
+use shard_manager::table::Column;
+use shard_manager::value::ColumnType;
+
+use crate::cluster::{Cluster, block_on, program, run_in, run_reading, write};
+
+/// A cluster with a table whose rows do not tell under which key they lie.
+fn with_notes(shards: usize) -> Cluster {
+    let cluster = Cluster::new(shards, 0);
+    let column = |name: &str, kind, nullable| Column { name: name.to_owned(), kind, nullable };
+    let declared = Declaration {
+        name: "notes".to_owned(),
+        columns: vec![
+            column("number", ColumnType::Bigint, false),
+            column("note", ColumnType::Json, true),
+        ],
+        id: vec!["number".to_owned()],
+        routing: None,
+    };
+    let table = declared.check().expect("a good table");
+    let deadline = Instant::now() + Duration::from_secs(600);
+    block_on(cluster.manager.make_table(table, deadline)).expect("the table is made");
+    cluster
+}
+
+#[test]
+fn rows_that_do_not_spell_their_key_go_from_export_to_import() {
+    let cluster = with_notes(3);
+    let rows = (0..40).map(|number| {
+        let note = if number % 2 == 0 { "null" } else { r#"{"data":{"a":"\""}}"# };
+        (format!("key {}", number % 7), format!(r#"{{"number":{number},"note":{note}}}"#))
+    });
+    write(&cluster.manager, "notes", rows);
+    let exported = |dir: &std::path::Path, format: &str| -> BTreeSet<String> {
+        let lines = run_in(dir, &["export", "--table", "notes", "--format", format]).expect(0).out;
+        assert!(lines.lines().next().is_some_and(|line| line.contains("shard_key")));
+        lines.lines().map(str::to_owned).collect()
+    };
+    for format in ["ndjson", "csv"] {
+        let args = ["export", "--table", "notes", "--format", format];
+        let lines = run_in(cluster.path(), &args).expect(0).out;
+        let dir = with_notes(2).stop();
+        let args = ["import", "--table", "notes", "--format", format, "--json"];
+        let args = [&args[..], &["--data-dir", dir.path().to_str().unwrap()]].concat();
+        let stored = run_reading(dir.path(), &args, &lines).expect(0).json();
+        assert_eq!((&stored["stored"], &stored["failed"]), (&40.into(), &0.into()));
+        assert_eq!(exported(dir.path(), format), exported(cluster.path(), format), "{format}");
+    }
+}
+
+#[test]
+fn what_stands_beside_the_data_of_a_line_is_heeded_or_refused() {
+    let dir = Cluster::filled().stop();
+    let args = ["import", "--table", "users", "--data-dir", dir.path().to_str().unwrap()];
+    let row = r#""data":{"user_id":"user_1","name":"n","email":"e"}"#;
+    let lines = [
+        format!(r#"{{{row},"if_version":999999}}"#),
+        format!(r#"{{{row},"if_verison":1}}"#),
+        format!(r#"{{{row},"shard_key":"user_2"}}"#),
+        format!(r#"{{{row}}}"#),
+    ];
+    let ended = run_reading(dir.path(), &args, &lines.join("\n")).expect(1);
+    assert!(ended.out.starts_with("1 rows of users are stored, 3 failed"), "{ended:#?}");
+    for told in ["line 1: ", "line 2: `if_verison` means nothing", "line 3: user_id contradicts"] {
+        assert!(ended.err.contains(told), "{told}: {ended:#?}");
+    }
+}
+
+#[test]
+fn ctrl_c_ends_an_import_that_waits_for_its_input() {
+    let dir = Cluster::new(2, 0).stop();
+    let pipe = dir.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for input in ["-", pipe.to_str().unwrap()] {
+        let args = ["import", "--table", "users", "--input", input, "--data-dir"];
+        let mut command = program(&args);
+        command.arg(dir.path()).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        // It goes on holding the directory; of the pipe, nobody ever opens the other end.
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(b"{\"user_id\":\"u\",\"name\":\"n\",\"email\":\"e\"}\n").unwrap();
+        let holder = || DirView::open(dir.path()).unwrap().holder().unwrap();
+        while !matches!(holder(), Holder::Process { .. }) {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it was asked to");
+            std::thread::yield_now();
+        }
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
+        let ended = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(2), "{said}");
+        assert!(said.contains("error: cancelled; 0 rows before line 1 are stored"), "{said}");
+        drop(stdin);
+    }
+    fs::remove_file(&pipe).unwrap();
+}
