@@ -62,6 +62,40 @@ pub(crate) struct Source {
     pub(crate) url: Option<String>,
 }
 
+/// Where rows are stored: by a router that runs, or straight in a data directory.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Destination {
+    /// The router to send them to [default: http://127.0.0.1:3000]
+    #[arg(long, value_name = "URL", conflicts_with = "data_dir")]
+    url: Option<String>,
+    /// Stores them without a router [env, where there is no --url: TESSERA_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+/// Who stores rows.
+#[derive(Debug)]
+pub(crate) enum Store {
+    /// The router at this address.
+    Router(String),
+    /// This command, in this data directory.
+    Files(PathBuf),
+}
+
+impl Destination {
+    /// What the flags say, else the environment. The parser cannot tell these apart: it would find them in conflict.
+    pub(crate) fn store(&self) -> Store {
+        if let Some(url) = &self.url {
+            return Store::Router(url.clone());
+        }
+        let set = || std::env::var_os("TESSERA_DATA_DIR").filter(|dir| !dir.is_empty());
+        match self.data_dir.clone().or_else(|| set().map(PathBuf::from)) {
+            Some(data_dir) => Store::Files(data_dir),
+            None => Store::Router("http://127.0.0.1:3000".to_owned()),
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Shows the shards, their nodes, and whether a router runs

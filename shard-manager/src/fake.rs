@@ -3,15 +3,27 @@
 //! Each row is a function of the plan and of its number alone: so they can be made in any order, by any number of
 //! threads, again after a failure, and without a list of them.
 //!
-//! **Invariant:** no two users have the same id or the same e-mail; an order lies under the key of its user.
+//! Ids are spelled as the cluster's keyspace demands: `user_A_17`, or `A:user_17` in a list, `17` in numeric ranges,
+//! `@user_A_17:s3.example.org` in a matrix.
+//!
+//! **Invariant:** no two users have the same id or the same e-mail; an order lies under the key of its user; a keyspace
+//! has a place for every id that is made for it.
 //! **Not here:** where they go (`fill`, the command line).
 
+use std::str::FromStr;
+
+use crate::keyspace::list::NAMES_SHOWN_MAX;
+use crate::keyspace::{Keyspace, ShardKey};
 use crate::value::{Value, push_json_number, push_json_string};
 
 /// Shares of the users of each partition key when nobody says others.
 pub const WEIGHTS_DEFAULT: &str = "A=30,B=20,C=15,D=25,E=10";
-/// Partition keys of one plan.
+/// Partition keys of one list of weights.
 const PARTS_MAX: usize = 64;
+/// Users of one plan: with their orders they are numbered in 64 bits.
+pub const USERS_MAX: u64 = 1 << 40;
+/// Servers whose users there are in a matrix.
+const SERVERS: u64 = 100;
 /// Orders of one user.
 pub const ORDERS_MAX: u32 = 1_000;
 
@@ -55,14 +67,63 @@ const STATUSES: [&str; 5] = ["pending", "paid", "shipped", "delivered", "cancell
 /// Smallest and largest amount of an order, in cents.
 const AMOUNTS: (u64, u64) = (199, 99_999);
 
-/// What is to be made.
+/// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    parts: Vec<Part>,
+pub struct Wanted {
+    /// How many users, at most [`USERS_MAX`].
+    pub users: u64,
+    /// Their shares of the partition keys; if nobody says, [`WEIGHTS_DEFAULT`], or those of the keyspace.
+    pub weights: Option<Weights>,
     /// How many orders each user has.
     pub orders_per_user: u32,
     /// Another seed makes other rows.
     pub seed: u64,
+}
+
+/// Shares of partition keys, such as `A=30,B=20`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Weights(Vec<(String, u32)>);
+
+/// What is to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    parts: Vec<Part>,
+    /// For each part the number of the first user behind it.
+    ends: Vec<u64>,
+    ids: Ids,
+    /// How many orders each user has.
+    pub orders_per_user: u32,
+    /// Another seed makes other rows.
+    pub seed: u64,
+}
+
+/// How ids are spelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ids {
+    /// `user_A_17`.
+    Plain,
+    /// `17`, counted over all parts.
+    Integer,
+    /// `A:user_17`.
+    Partition,
+    /// `@user_A_17:s3.example.org`.
+    Matrix,
+}
+
+impl Ids {
+    fn of(keyspace: &Keyspace) -> Self {
+        match keyspace {
+            Keyspace::Hash | Keyspace::Modulo => Self::Plain,
+            Keyspace::List(_) => Self::Partition,
+            Keyspace::Matrix(_) => Self::Matrix,
+            Keyspace::Range(_) => {
+                // Ranges of text have a place for any key.
+                let plain =
+                    ShardKey::parse("user_A_0").is_ok_and(|key| keyspace.slot_of(key).is_ok());
+                if plain { Self::Plain } else { Self::Integer }
+            }
+        }
+    }
 }
 
 /// The users of one partition key.
@@ -79,7 +140,7 @@ pub struct Part {
 pub struct FakeUser<'p> {
     partition: &'p str,
     number: u64,
-    /// `user_A_17`: the shard key of all its rows.
+    /// The shard key of all its rows.
     pub id: String,
     chance: u64,
 }
@@ -88,28 +149,26 @@ pub struct FakeUser<'p> {
 pub type FakeRow = Vec<(&'static str, Value)>;
 
 impl Plan {
-    /// A plan for so many users, shared out by weights such as `A=30,B=20`.
+    /// A plan for a cluster of this keyspace.
     ///
     /// # Errors
-    /// [`PlanError`] names what is wrong with the weights.
-    pub fn new(
-        users: u64,
-        weights: &str,
-        orders_per_user: u32,
-        seed: u64,
-    ) -> Result<Self, PlanError> {
-        let weights = parse_weights(weights)?;
+    /// [`PlanError`] if its weights are not of this keyspace.
+    pub fn new(wanted: &Wanted, keyspace: &Keyspace) -> Result<Self, PlanError> {
+        let Wanted { users, orders_per_user, seed, .. } = *wanted;
+        let weights = weights_of(wanted, keyspace)?;
         let total: u64 = weights.iter().map(|(_, weight)| u64::from(*weight)).sum();
         let mut parts = Vec::with_capacity(weights.len());
+        let mut ends = Vec::with_capacity(weights.len());
         let (mut passed, mut given) = (0, 0);
         for (name, weight) in weights {
             passed += u64::from(weight);
             // By running sums: so the shares are exact together, and each is off by less than one.
             let until = (u128::from(users) * u128::from(passed) / u128::from(total)) as u64;
             parts.push(Part { name, users: until - given });
+            ends.push(until);
             given = until;
         }
-        Ok(Self { parts, orders_per_user, seed })
+        Ok(Self { parts, ends, ids: Ids::of(keyspace), orders_per_user, seed })
     }
 
     /// The users of each partition key.
@@ -119,26 +178,27 @@ impl Plan {
 
     /// How many users there are.
     pub fn users(&self) -> u64 {
-        self.parts.iter().map(|part| part.users).sum()
+        self.ends.last().copied().unwrap_or_default()
     }
 
     /// How many rows there are, orders included.
     pub fn rows(&self) -> u64 {
-        self.users() * (1 + u64::from(self.orders_per_user))
+        self.users().saturating_mul(1 + u64::from(self.orders_per_user))
     }
 
     /// The user of this number, `0..users()`; `None` beyond.
     pub fn user(&self, number: u64) -> Option<FakeUser<'_>> {
-        let mut number = number;
-        for (index, part) in (0_u64..).zip(&self.parts) {
-            if number < part.users {
-                let chance = mix(mix(self.seed ^ mix(index)) ^ number);
-                let id = format!("user_{}_{number}", part.name);
-                return Some(FakeUser { partition: &part.name, number, id, chance });
-            }
-            number -= part.users;
-        }
-        None
+        let index = self.ends.partition_point(|end| *end <= number);
+        let Part { name, users } = self.parts.get(index)?;
+        let own = number - (self.ends[index] - users);
+        let chance = mix(mix(self.seed ^ mix(index as u64)) ^ own);
+        let id = match self.ids {
+            Ids::Plain => format!("user_{name}_{own}"),
+            Ids::Integer => number.to_string(),
+            Ids::Partition => format!("{name}:user_{own}"),
+            Ids::Matrix => format!("@user_{name}_{own}:s{}.example.org", (chance >> 8) % SERVERS),
+        };
+        Some(FakeUser { partition: name, number: own, id, chance })
     }
 }
 
@@ -210,6 +270,32 @@ fn mix(number: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
+/// The shares that were asked for, if the keyspace has these partitions, or else its own.
+fn weights_of(wanted: &Wanted, keyspace: &Keyspace) -> Result<Vec<(String, u32)>, PlanError> {
+    let given = wanted.weights.as_ref().map(|Weights(weights)| weights.clone());
+    let Keyspace::List(list) = keyspace else {
+        return given.map_or_else(|| parse_weights(WEIGHTS_DEFAULT), Ok);
+    };
+    let own = list.partitions().iter().map(|part| (part.name.to_string(), part.weight));
+    let Some(given) = given else { return Ok(own.collect()) };
+    let known: Vec<String> = own.map(|(name, _)| name).collect();
+    match given.iter().find(|(name, _)| !known.contains(name)) {
+        Some((name, _)) => {
+            let shown = &known[..known.len().min(NAMES_SHOWN_MAX)];
+            Err(PlanError::NoSuchPartition { name: name.clone(), known: shown.join(", ") })
+        }
+        None => Ok(given),
+    }
+}
+
+impl FromStr for Weights {
+    type Err = PlanError;
+
+    fn from_str(text: &str) -> Result<Self, PlanError> {
+        parse_weights(text).map(Self)
+    }
+}
+
 fn parse_weights(text: &str) -> Result<Vec<(String, u32)>, PlanError> {
     let mut weights: Vec<(String, u32)> = Vec::new();
     for part in text.split(',') {
@@ -248,6 +334,14 @@ pub enum PlanError {
     Twice {
         /// The key.
         name: String,
+    },
+    /// A key that no user can have.
+    #[error("the cluster's keyspace has no partition {name}; there are: {known}")]
+    NoSuchPartition {
+        /// The key.
+        name: String,
+        /// Those that there are, as many as an error lists.
+        known: String,
     },
     /// More than a plan has.
     #[error("{count} partition keys are more than {PARTS_MAX}")]

@@ -38,7 +38,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR", required_unless_present = "verify")]
     to: Option<PathBuf>,
     /// Proves that a copy is whole, and changes nothing
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["to", "data_dir"])]
+    #[arg(long, value_name = "DIR", conflicts_with = "to")]
     verify: Option<PathBuf>,
 }
 

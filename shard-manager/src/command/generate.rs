@@ -3,7 +3,6 @@
 //! **Not here:** what they look like (`shard_manager::fake`), storing them (`shard_manager::fill`, `upload`).
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -11,50 +10,47 @@ use std::time::Instant;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
-use shard_manager::fake::{FakeRow, ORDERS_MAX, Plan, WEIGHTS_DEFAULT, push_line};
+use shard_manager::fake::{self, FakeRow, ORDERS_MAX, Plan, USERS_MAX, Weights, push_line};
 use shard_manager::fill::{FailedRow, Filled, Making, fill};
+use shard_manager::keyspace::Keyspace;
 use shard_manager::manager::{EmbeddedCluster, Manager};
 use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::topology::ShardIndex;
 
 use super::upload::{Router, UploadError};
-use super::{Trouble, interrupt};
+use super::{Destination, Store, Trouble, interrupt};
 use crate::screen::{Screen, Unwritten, say};
 
 pub(super) const EXAMPLES: &str = "\
 Rows are functions of the seed and their number: the same command makes the same rows, and makes them again over those
-that are there. With --data-dir nobody else may hold the directory; it is made if it is not there.
+that are there. Ids are spelled as the cluster's keyspace demands: user_A_17, or A:user_17 in a list, 17 in numeric
+ranges, @user_A_17:s3.example.org in a matrix. With --data-dir nobody else may hold the directory; it is made if it is
+not there.
 
 Examples:
   shard-manager generate --url http://127.0.0.1:3000
   shard-manager generate --users 1000000 --data-dir ./data
   shard-manager generate --users 50000 --orders-per-user 3 --weights 'A=70,B=30' --seed 7";
 
-/// Where a router listens when nobody says.
-pub(super) const URL_DEFAULT: &str = "http://127.0.0.1:3000";
 /// Rows of one request.
 const REQUEST_ROWS: u64 = 20_000;
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     /// How many users; the variable MAX_GEN_USERS caps it
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(..=USERS_MAX))]
     users: u64,
     /// How many orders each user has
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=i64::from(ORDERS_MAX)))]
     orders_per_user: u32,
-    /// Shares of the users of each partition key
-    #[arg(long, value_name = "KEY=SHARE,…", default_value = WEIGHTS_DEFAULT)]
-    weights: String,
+    /// Shares of the users of each partition key [default: A=30,B=20,C=15,D=25,E=10; in keyspace list its own]
+    #[arg(long, value_name = "KEY=SHARE,…")]
+    weights: Option<Weights>,
     /// Other seeds make other rows
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
-    /// The router to send them to
-    #[arg(long, value_name = "URL", default_value = URL_DEFAULT, conflicts_with = "data_dir")]
-    url: String,
-    /// Stores them without a router
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    destination: Destination,
     /// How many requests at a time, with --url
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     connections: u16,
@@ -62,28 +58,43 @@ pub(crate) struct Options {
 
 /// Makes them.
 pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
-    let users = capped(options.users)?;
-    let plan = Plan::new(users, &options.weights, options.orders_per_user, options.seed);
-    let plan = plan.map_err(|error| Trouble::Refused(format!("--weights: {error}")))?;
+    let wanted = fake::Wanted {
+        users: capped(options.users)?,
+        weights: options.weights.clone(),
+        orders_per_user: options.orders_per_user,
+        seed: options.seed,
+    };
     interrupt::watch();
     let began = Instant::now();
     let bars = Bars::new(screen);
-    let done = match &options.data_dir {
-        Some(dir) => {
-            let cluster = EmbeddedCluster { data_dir: dir.clone(), wanted: Wanted::default() };
+    let done = match options.destination.store() {
+        Store::Files(data_dir) => {
+            let cluster = EmbeddedCluster { data_dir, wanted: Wanted::default() };
             let manager = Manager::open_primaries(&cluster);
             let manager = manager.map_err(|error| Trouble::Refused(error.to_string()))?;
-            let done = straight(&manager, &plan, &bars);
+            let done = planned(&wanted, manager.map().keyspace())
+                .and_then(|plan| Ok((straight(&manager, &plan, &bars)?, plan)));
             manager.close();
             done
         }
-        None => through(options, &plan, &bars),
+        Store::Router(url) => {
+            let keyspace = Router::at(&url).and_then(|router| router.keyspace());
+            let keyspace = keyspace.map_err(|error| Trouble::Refused(error.to_string()))?;
+            planned(&wanted, &keyspace)
+                .and_then(|plan| Ok((through(&url, options.connections, &plan, &bars)?, plan)))
+        }
     };
     bars.end();
-    let done = done?;
+    let (done, plan) = done?;
     let shown = show(&done, &plan, began, screen);
     done.judged(plan.rows(), screen)?;
     Ok(shown?)
+}
+
+/// What is to be made for a cluster of this keyspace.
+fn planned(wanted: &fake::Wanted, keyspace: &Keyspace) -> Result<Plan, Trouble> {
+    let plan = Plan::new(wanted, keyspace);
+    plan.map_err(|error| Trouble::Refused(format!("--weights: {error}")))
 }
 
 fn capped(users: u64) -> Result<u64, Trouble> {
@@ -151,19 +162,23 @@ impl Stored {
 
 fn show(done: &Stored, plan: &Plan, began: Instant, screen: &Screen) -> Result<(), Unwritten> {
     let seconds = began.elapsed().as_secs_f64();
-    let per_second = (plan.users() as f64 / seconds).round();
+    let (stored, rows) = (done.total(), plan.rows());
+    // Users are counted by the plan, so that only what is complete tells how many there are.
+    let complete = stored == rows && done.failed == 0;
+    let per_second = |count: u64| (count as f64 / seconds).round();
     let shards: HashMap<&str, u64> =
         done.shards.iter().map(|(shard, rows)| (shard.as_str(), *rows)).collect();
     let parts: HashMap<&str, u64> =
         plan.parts().iter().map(|part| (part.name.as_str(), part.users)).collect();
     let document = json!({
-        "users": plan.users(), "rows": plan.rows(), "stored": done.total(), "failed": done.failed,
-        "first_failed": done.first_failed,
-        "shards": shards, "partitions": parts, "seconds": seconds, "users_per_second": per_second,
+        "wanted": {"users": plan.users(), "rows": rows, "partitions": parts},
+        "stored": stored, "failed": done.failed, "first_failed": done.first_failed,
+        "cancelled": done.cancelled, "shards": shards,
+        "seconds": seconds, "rows_per_second": per_second(stored),
     });
     screen.show(&document, |screen| {
-        let total = done.total().max(1) as f64;
-        let rows: Vec<Vec<String>> = done
+        let total = stored.max(1) as f64;
+        let lines: Vec<Vec<String>> = done
             .shards
             .iter()
             .map(|(shard, rows)| {
@@ -172,8 +187,12 @@ fn show(done: &Stored, plan: &Plan, began: Instant, screen: &Screen) -> Result<(
                 vec![shard.clone(), rows.to_string(), percent, screen.bar(share, 30)]
             })
             .collect();
-        let table = screen.table(&["shard", "rows", "share", ""], &rows);
-        format!("{table}\n{} users in {seconds:.1} s: {per_second} users/s", plan.users())
+        let table = screen.table(&["shard", "rows", "share", ""], &lines);
+        let (users, speed) = (plan.users(), per_second(plan.users()));
+        if complete {
+            return format!("{table}\n{users} users in {seconds:.1} s: {speed} users/s");
+        }
+        format!("{table}\n{stored} of {rows} rows in {seconds:.1} s")
     })
 }
 
@@ -196,7 +215,7 @@ fn straight(manager: &Manager, plan: &Plan, bars: &Bars) -> Result<Stored, Troub
 }
 
 /// Through a router: some requests at a time, each a part of the users or of the orders.
-fn through(options: &Options, plan: &Plan, bars: &Bars) -> Result<Stored, Trouble> {
+fn through(url: &str, connections: u16, plan: &Plan, bars: &Bars) -> Result<Stored, Trouble> {
     let refused = |error: UploadError| Trouble::Refused(error.to_string());
     let stored = Mutex::new(Stored::default());
     let trouble = Mutex::new(None);
@@ -209,7 +228,7 @@ fn through(options: &Options, plan: &Plan, bars: &Bars) -> Result<Stored, Troubl
         let next = AtomicU64::new(0);
         let users = (REQUEST_ROWS / per_user).max(1);
         let work = || -> Result<(), UploadError> {
-            let router = Router::at(&options.url)?;
+            let router = Router::at(url)?;
             let mut lines = Vec::new();
             loop {
                 let first = next.fetch_add(users, Ordering::SeqCst);
@@ -232,7 +251,7 @@ fn through(options: &Options, plan: &Plan, bars: &Bars) -> Result<Stored, Troubl
             }
         };
         std::thread::scope(|scope| {
-            for _ in 0..options.connections {
+            for _ in 0..connections {
                 scope.spawn(|| {
                     if let Err(error) = work() {
                         locked(&trouble).get_or_insert(error);

@@ -12,10 +12,10 @@ use shard_manager::fill::reading::{Format, ReadError, Reading};
 use shard_manager::manager::Manager;
 use shard_manager::row::Operation;
 
-use super::generate::{Bars, Stored, URL_DEFAULT};
+use super::generate::{Bars, Stored};
 use super::input::Input;
 use super::upload::Router;
-use super::{Trouble, backup, interrupt};
+use super::{Destination, Store, Trouble, backup, interrupt};
 use crate::screen::Screen;
 
 pub(super) const EXAMPLES: &str = "\
@@ -42,12 +42,8 @@ pub(crate) struct Options {
     /// What is done with a row that is there
     #[arg(long, value_enum, default_value_t = OperationName::Upsert)]
     op: OperationName,
-    /// The router to send them to
-    #[arg(long, value_name = "URL", default_value = URL_DEFAULT, conflicts_with = "data_dir")]
-    url: String,
-    /// Stores them without a router
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    destination: Destination,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -72,14 +68,14 @@ pub(super) fn run(options: Options, screen: &Screen) -> Result<(), Trouble> {
     let began = Instant::now();
     let input = Input::open(&options.input)?;
     let bars = Bars::new(screen);
-    let stored = match &options.data_dir {
-        Some(data_dir) => {
-            let manager = backup::hold(data_dir)?;
+    let stored = match options.destination.store() {
+        Store::Files(data_dir) => {
+            let manager = backup::hold(&data_dir)?;
             let stored = straight(&manager, &options, input, &bars);
             manager.close();
             stored
         }
-        None => through(&options, input),
+        Store::Router(url) => through(&url, &options, input),
     };
     bars.end();
     let stored = stored?;
@@ -132,9 +128,9 @@ fn straight(
     }
 }
 
-fn through(options: &Options, input: Input) -> Result<Stored, Trouble> {
+fn through(url: &str, options: &Options, input: Input) -> Result<Stored, Trouble> {
     let refused = |error: &dyn std::fmt::Display| Trouble::Refused(error.to_string());
-    let router = Router::at(&options.url).map_err(|error| refused(&error))?;
+    let router = Router::at(url).map_err(|error| refused(&error))?;
     let content_type = match options.format {
         FormatName::Ndjson => "application/x-ndjson",
         FormatName::Csv => "text/csv",

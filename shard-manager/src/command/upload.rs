@@ -7,7 +7,9 @@ use std::io::Read;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use shard_manager::fill::FailedRow;
+use shard_manager::keyspace::Keyspace;
 use ureq::http::Response;
 use ureq::{Agent, AsSendBody, Body, SendBody};
 
@@ -35,6 +37,14 @@ pub(super) struct Answer {
     failed: Vec<Failed>,
     #[serde(default)]
     pub(super) shards: Vec<ShardRows>,
+}
+
+/// The map of a cluster, as far as it tells which keys it has a place for.
+#[derive(Debug, Deserialize)]
+struct KeyMap {
+    keyspace: String,
+    /// Word by word: the keyspace takes no other spelling.
+    parameters: Box<RawValue>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -118,6 +128,24 @@ impl Router {
         Ok(Self { agent, url })
     }
 
+    /// How the keys of its cluster become slots.
+    pub(super) fn keyspace(&self) -> Result<Keyspace, UploadError> {
+        let no_answer = |error: ureq::Error| UploadError::NoAnswer(error.to_string());
+        let no_map = |error: &dyn std::fmt::Display| {
+            UploadError::Refused(format!("the router's map cannot be read: {error}"))
+        };
+        let sent = self.agent.get(format!("{}/api/shard-map", self.url)).call();
+        let mut response = sent.map_err(no_answer)?;
+        let body = response.body_mut().with_config().limit(BODY_MAX).read_to_vec();
+        let body = body.map_err(no_answer)?;
+        let status = response.status().as_u16();
+        if status != 200 {
+            return Err(UploadError::Refused(Problem::cause(status, &body)));
+        }
+        let map: KeyMap = serde_json::from_slice(&body).map_err(|error| no_map(&error))?;
+        Keyspace::restore(&map.keyspace, map.parameters.get()).map_err(|error| no_map(&error))
+    }
+
     /// Sends lines of JSON that are at hand, again if need be: they are upserts.
     pub(super) fn upsert(&self, table: &str, lines: &[u8]) -> Result<Answer, UploadError> {
         let mut wait = Duration::from_millis(100);
@@ -199,6 +227,14 @@ impl Answer {
 }
 
 impl Problem {
+    fn cause(status: u16, body: &[u8]) -> String {
+        let problem: Self = serde_json::from_slice(body).unwrap_or_default();
+        match problem.code.is_empty() {
+            true => format!("the answer is {status}, and not one of a router"),
+            false => problem.sentence(),
+        }
+    }
+
     fn sentence(&self) -> String {
         let text = if self.detail.is_empty() { &self.title } else { &self.detail };
         format!("{text} ({})", self.code)
@@ -230,11 +266,8 @@ fn next(sent: Result<Response<Body>, ureq::Error>) -> Result<Next, UploadError> 
             .map(Next::Done)
             .map_err(|error| UploadError::NoAnswer(format!("no answer of a router: {error}")));
     }
+    let cause = Problem::cause(status, &body);
     let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
-    let cause = match problem.code.is_empty() {
-        true => format!("the answer is {status}, and not one of a router"),
-        false => problem.sentence(),
-    };
     if let Some(next_index) = problem.next_index.filter(|next_index| *next_index > 0) {
         return Err(UploadError::Partial { cause, next_index });
     }

@@ -73,7 +73,7 @@ fn users_are_shared_out_by_weight_and_have_ids_and_mails_of_their_own() {
     for (key, share) in [("A", 300), ("B", 200), ("C", 150), ("D", 250), ("E", 100)] {
         let users = keys.iter().filter(|found| **found == format!(r#"["{key}"]"#)).count();
         assert!(users.abs_diff(share) <= 1, "{users} of {key}");
-        assert_eq!(told["partitions"][key], users);
+        assert_eq!(told["wanted"]["partitions"][key], users);
     }
     for file in primaries(dir.path()) {
         let stray = "SELECT count(*) AS value FROM orders WHERE user_id <> shard_key";
@@ -263,8 +263,8 @@ fn who_presses_ctrl_c_is_told_what_is_stored_and_it_is() {
     };
     let child = program()
         .args(["generate", "--users", "3000000", "--orders-per-user", "0"])
-        .args(["--data-dir", text(dir.path())])
-        .stdout(Stdio::null())
+        .args(["--json", "--data-dir", text(dir.path())])
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("the program starts");
@@ -280,4 +280,9 @@ fn who_presses_ctrl_c_is_told_what_is_stored_and_it_is() {
     let stored = count();
     let line = format!("cancelled; {stored} of 3000000 rows are stored, and stay");
     assert!(told.contains(&line), "{told} and not {stored}");
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one document");
+    assert_eq!((&told["stored"], &told["cancelled"]), (&stored.into(), &true.into()), "{told}");
+    let shards = told["shards"].as_object().expect("shards").values();
+    assert_eq!(shards.map(|rows| rows.as_i64().expect("a number")).sum::<i64>(), stored);
+    assert!(told.get("users").is_none(), "how many users that are nobody knows: {told}");
 }

@@ -7,4 +7,5 @@ mod cluster;
 mod command;
 mod control;
 mod filling;
+mod ids;
 mod restore;
