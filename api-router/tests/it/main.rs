@@ -6,6 +6,7 @@ mod aliases;
 mod bad_input;
 mod bulk;
 mod client;
+mod commands;
 mod compression;
 mod conditions;
 mod config;
