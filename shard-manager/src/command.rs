@@ -12,6 +12,7 @@ mod generate;
 mod import;
 mod input;
 mod interrupt;
+mod keys;
 mod migrate;
 mod part;
 mod placement;

@@ -5,6 +5,7 @@
 //! **Invariant:** a slot counts as moved exactly if the name of its owner changes.
 //! **Not here:** the map of a real cluster (`shard_map`); moving anything; no I/O, no clock, no `async`.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use crate::keyspace::{SLOT_COUNT, Slot};
@@ -43,7 +44,7 @@ impl Change {
             Self::Remove(name) => drop(shards.remove(find(name)?)),
             Self::Reweight(name, weight) => shards[find(name)?].weight = *weight,
         }
-        Ok(Topology::new(shards)?)
+        Ok(Topology::simulated(shards)?)
     }
 }
 
@@ -205,29 +206,25 @@ pub struct Simulated {
     pub changes: Vec<Moved>,
 }
 
-/// Tries every algorithm with every change.
+/// Tries an algorithm with every change.
 ///
 /// # Errors
-/// [`ChangeError`] of the first change that cannot be.
+/// [`ChangeError`] of the first change that cannot be, or that the algorithm cannot deal with.
 pub fn simulate(
     topology: &Topology,
-    algorithms: &[Algorithm],
+    algorithm: &Algorithm,
     changes: &[Change],
     load: &Load,
-) -> Result<Vec<Simulated>, ChangeError> {
-    let mut simulated = Vec::with_capacity(algorithms.len());
-    for algorithm in algorithms {
-        let owners = algorithm.owners(topology)?;
-        let mut moves = Vec::with_capacity(changes.len());
-        for change in changes {
-            let after = change.apply(topology)?;
-            let next = algorithm.owners_after(topology, &after)?;
-            moves.push(moved(change, (topology, &owners), (&after, &next), load));
-        }
-        let before = dealt(topology, &owners, load);
-        simulated.push(Simulated { algorithm: algorithm.name(), before, changes: moves });
+) -> Result<Simulated, ChangeError> {
+    let owners = algorithm.owners(topology)?;
+    let mut moves = Vec::with_capacity(changes.len());
+    for change in changes {
+        let after = change.apply(topology)?;
+        let next = algorithm.owners_after(topology, &after)?;
+        moves.push(moved(change, (topology, &owners), (&after, &next), load));
     }
-    Ok(simulated)
+    let before = dealt(topology, &owners, load);
+    Ok(Simulated { algorithm: algorithm.name(), before, changes: moves })
 }
 
 fn moved(
@@ -259,8 +256,10 @@ fn needed(old: &Topology, new: &Topology) -> f64 {
         topology.shards().iter().map(|shard| f64::from(shard.weight)).sum()
     };
     let (total_old, total_new) = (total(old), total(new));
+    let had: HashMap<&str, u32> =
+        old.shards().iter().map(|shard| (&*shard.name, shard.weight)).collect();
     let lacks = new.shards().iter().map(|shard| {
-        let had = old.find(&shard.name).map_or(0, |index| old.shards()[index.index()].weight);
+        let had = had.get(&*shard.name).copied().unwrap_or_default();
         (f64::from(shard.weight) / total_new - f64::from(had) / total_old).max(0.0)
     });
     lacks.sum()

@@ -4,6 +4,7 @@
 //! positive.
 //! **Not here:** which slots a shard owns (`placement`); where its files or servers are (`store`).
 
+use std::collections::HashSet;
 use std::fmt;
 
 /// Position of a shard in its topology: what slot tables hold instead of names.
@@ -47,11 +48,15 @@ impl Topology {
     /// # Errors
     /// [`TopologyError`] if there are none or too many, or a weight is out of range.
     pub fn with_weights(weights: &[u32]) -> Result<Self, TopologyError> {
-        let shards = weights
-            .iter()
-            .enumerate()
-            .map(|(index, &weight)| ShardSpec { name: format!("shard{}", index + 1), weight });
-        Self::new(shards.collect())
+        Self::new(named(weights))
+    }
+
+    /// The same to try placements out on, of up to [`Topology::SIMULATED_SHARDS_MAX`] shards.
+    ///
+    /// # Errors
+    /// As [`Topology::with_weights`].
+    pub fn simulated_with_weights(weights: &[u32]) -> Result<Self, TopologyError> {
+        Self::simulated(named(weights))
     }
 
     /// A topology of these shards.
@@ -59,10 +64,7 @@ impl Topology {
     /// # Errors
     /// [`TopologyError`] if there are none or too many, names repeat or a weight is out of range.
     pub fn new(shards: Vec<ShardSpec>) -> Result<Self, TopologyError> {
-        if shards.len() > Self::SHARDS_MAX {
-            return Err(TopologyError::Count { count: shards.len() });
-        }
-        Self::simulated(shards)
+        Self::checked(shards, Self::SHARDS_MAX)
     }
 
     /// A topology to try placements out on: as [`Topology::new`], of up to [`Topology::SIMULATED_SHARDS_MAX`] shards.
@@ -70,17 +72,22 @@ impl Topology {
     /// # Errors
     /// As [`Topology::new`].
     pub fn simulated(shards: Vec<ShardSpec>) -> Result<Self, TopologyError> {
-        if shards.is_empty() || shards.len() > Self::SIMULATED_SHARDS_MAX {
-            return Err(TopologyError::Count { count: shards.len() });
+        Self::checked(shards, Self::SIMULATED_SHARDS_MAX)
+    }
+
+    fn checked(shards: Vec<ShardSpec>, most: usize) -> Result<Self, TopologyError> {
+        if shards.is_empty() || shards.len() > most {
+            return Err(TopologyError::Count { count: shards.len(), most });
         }
-        for (index, shard) in shards.iter().enumerate() {
+        let mut names = HashSet::with_capacity(shards.len());
+        for shard in &shards {
             if shard.weight == 0 || shard.weight > Self::WEIGHT_MAX {
                 return Err(TopologyError::Weight {
                     shard: shard.name.clone(),
                     weight: shard.weight,
                 });
             }
-            if shards[..index].iter().any(|other| other.name == shard.name) {
+            if !names.insert(&*shard.name) {
                 return Err(TopologyError::NameTwice { shard: shard.name.clone() });
             }
         }
@@ -118,14 +125,25 @@ impl Topology {
     }
 }
 
+fn named(weights: &[u32]) -> Vec<ShardSpec> {
+    let numbered = (1..).zip(weights);
+    let spec = |(number, weight): (usize, &u32)| {
+        let name = format!("shard{number}");
+        ShardSpec { name, weight: *weight }
+    };
+    numbered.map(spec).collect()
+}
+
 /// Why a list of shards is no topology.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopologyError {
-    /// None, or more than [`Topology::SHARDS_MAX`].
-    #[error("a cluster has 1 to {} shards, not {count}", Topology::SHARDS_MAX)]
+    /// None, or too many.
+    #[error("there may be 1 to {most} shards, not {count}")]
     Count {
         /// Shards asked for.
         count: usize,
+        /// Most that there may be.
+        most: usize,
     },
     /// Zero, or more than [`Topology::WEIGHT_MAX`].
     #[error("the weight of {shard} must be 1 to {}, not {weight}", Topology::WEIGHT_MAX)]

@@ -1,7 +1,7 @@
 //! `placement`: who owns which slots, and what other placements would do.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -9,10 +9,12 @@ use serde::Serialize;
 use serde_json::Value;
 use shard_manager::keyspace::{Keyspace, SLOT_COUNT, ShardKey, Slot};
 use shard_manager::placement::Placement;
-use shard_manager::simulation::{Algorithm, Change, Load, Simulated, simulate};
+use shard_manager::simulation::{Algorithm, Change, ChangeError, Load, Simulated, simulate};
 use shard_manager::store::sqlite::view::DirView;
 use shard_manager::topology::Topology;
 
+use super::keys::Keys;
+use super::part::refused;
 use super::router::Router;
 use super::{Source, Trouble};
 use crate::screen::Screen;
@@ -36,7 +38,7 @@ Examples:
     /// Compares all placements: how even they are, and what would move
     #[command(after_help = "\
 Without --add, --remove and --reweight three changes are tried: a shard more, the last one gone, the first one
-with twice its weight. Each placement is dealt out anew and compared with itself before; `rebalance` keeps what it
+with twice its weight. What cannot be tried and was not asked for is left out, with a note. Each placement is dealt out anew and compared with itself before; `rebalance` keeps what it
 can of the cluster in --data-dir, or of a weighted placement. Skew is the load of the fullest shard as a multiple of what its weight demands.
 
 Examples:
@@ -232,26 +234,42 @@ struct Compared {
     unit: &'static str,
     total: u64,
     algorithms: Vec<Simulated>,
+    left_out: Vec<LeftOut>,
+}
+
+/// What nobody asked for by name, and cannot be tried.
+#[derive(Debug, Serialize)]
+struct LeftOut {
+    /// The algorithm or the change.
+    what: String,
+    cause: String,
+}
+
+impl LeftOut {
+    fn new(what: &impl ToString, cause: &ChangeError) -> Self {
+        Self { what: what.to_string(), cause: cause.to_string() }
+    }
 }
 
 fn try_all(args: &SimulateArgs, screen: &Screen) -> Result<(), Trouble> {
-    let refused = |error: &dyn std::fmt::Display| Trouble::Refused(error.to_string());
+    let told = |error: &dyn std::fmt::Display| Trouble::Refused(error.to_string());
     let view = match &args.data_dir {
         Some(dir) => Some(DirView::open(dir)?),
         None => None,
     };
     let weights = match (&args.weights, args.shards) {
         (Some(weights), _) => Some(weights.clone()),
-        (None, Some(shards)) => Some(vec![1; shards.min(Topology::SHARDS_MAX + 1)]),
+        // One too many is refused as any more would be.
+        (None, Some(shards)) => Some(vec![1; shards.min(Topology::SIMULATED_SHARDS_MAX + 1)]),
         (None, None) => None,
     };
     let topology = match (weights, &view) {
-        (Some(weights), _) => Topology::with_weights(&weights),
+        (Some(weights), _) => Topology::simulated_with_weights(&weights),
         (None, Some(view)) => Ok(view.map.topology().clone()),
         (None, None) => Topology::with_weights(&[1, 1, 1]),
     };
-    let topology = topology.map_err(|error| refused(&error))?;
-    let changes = changes(args, &topology);
+    let topology = topology.map_err(|error| told(&error))?;
+    let (changes, mut left_out) = changes(args, &topology)?;
     let load = match &args.keys {
         None => Load::of_slots(),
         Some(file) => match (&args.keyspace, &view) {
@@ -266,24 +284,38 @@ fn try_all(args: &SimulateArgs, screen: &Screen) -> Result<(), Trouble> {
     let current = view.as_ref().map(|view| &view.map).filter(|map| *map.topology() == topology);
     let current = current.map(|map| (0..SLOT_COUNT).filter_map(Slot::new).map(|s| map.owner(s)));
     let algorithms = Algorithm::all(&topology, current.map(Iterator::collect));
-    let mut algorithms = algorithms.map_err(|error| refused(&error))?;
-    algorithms.splice(0..0, args.placement.iter().cloned().map(Algorithm::Dealt));
-    let algorithms = simulate(&topology, &algorithms, &changes, &load);
-    let algorithms = algorithms.map_err(|error| refused(&error))?;
+    let algorithms = algorithms.map_err(|error| told(&error))?;
+    let asked = args.placement.iter().cloned().map(Algorithm::Dealt);
+    let asked = asked.map(|algorithm| simulate(&topology, &algorithm, &changes, &load));
+    let asked: Result<Vec<Simulated>, _> = asked.collect();
+    let mut simulated = asked.map_err(|error| told(&error))?;
+    for algorithm in &algorithms {
+        match simulate(&topology, algorithm, &changes, &load) {
+            Ok(one) => simulated.push(one),
+            Err(cause) => left_out.push(LeftOut::new(&algorithm.name(), &cause)),
+        }
+    }
     let unit = if args.keys.is_some() { "keys" } else { "slots" };
-    let compared = Compared { unit, total: load.total(), algorithms };
+    let compared = Compared { unit, total: load.total(), algorithms: simulated, left_out };
     Ok(screen.show(&compared, |screen| compared_text(&compared, screen))?)
 }
 
-fn changes(args: &SimulateArgs, topology: &Topology) -> Vec<Change> {
+/// The changes that are tried, and those of the usual ones that cannot be.
+fn changes(
+    args: &SimulateArgs,
+    topology: &Topology,
+) -> Result<(Vec<Change>, Vec<LeftOut>), Trouble> {
     let asked = args.add.iter().map(|weight| Change::Add(*weight));
     let asked = asked.chain(args.remove.iter().map(|name| Change::Remove(name.clone())));
     let reweighted = args.reweight.iter();
     let asked = asked
         .chain(reweighted.map(|(name, weight)| Change::Reweight(name.clone(), *weight)))
         .collect::<Vec<_>>();
+    for change in &asked {
+        change.apply(topology).map_err(|error| Trouble::Refused(error.to_string()))?;
+    }
     if !asked.is_empty() {
-        return asked;
+        return Ok((asked, Vec::new()));
     }
     let shards = topology.shards();
     let (first, last) = (&shards[0], &shards[shards.len() - 1]);
@@ -293,7 +325,13 @@ fn changes(args: &SimulateArgs, topology: &Topology) -> Vec<Change> {
         let doubled = first.weight.saturating_mul(2).min(Topology::WEIGHT_MAX);
         usual.push(Change::Reweight(first.name.clone(), doubled));
     }
-    usual
+    let mut left_out = Vec::new();
+    usual.retain(|change| {
+        let applied = change.apply(topology);
+        left_out.extend(applied.as_ref().err().map(|cause| LeftOut::new(change, cause)));
+        applied.is_ok()
+    });
+    Ok((usual, left_out))
 }
 
 /// Counts the keys of a file by slot.
@@ -301,29 +339,24 @@ fn count<E: std::fmt::Display>(
     file: &Path,
     slot_of: impl Fn(ShardKey<'_>) -> Result<Slot, E>,
 ) -> Result<Load, Trouble> {
-    let refused =
-        |error: &dyn std::fmt::Display| Trouble::Refused(format!("{}: {error}", file.display()));
-    let opened = File::open(file).map_err(|error| refused(&error))?;
+    let opened = File::open(file).map_err(|error| refused(file, &error))?;
     let mut load = Load::of_keys();
-    for (line, text) in (1..).zip(BufReader::new(opened).lines()) {
-        let text = text.map_err(|error| refused(&error))?;
-        let key = text.strip_suffix('\r').unwrap_or(&text);
-        if key.is_empty() {
-            continue;
-        }
-        let told = |error: &dyn std::fmt::Display| refused(&format!("line {line}: {error}"));
-        let key = ShardKey::parse(key).map_err(|error| told(&error))?;
-        load.add(slot_of(key).map_err(|error| told(&error))?);
+    let mut keys = Keys::new(file.display(), BufReader::new(opened));
+    while let Some(key) = keys.next()? {
+        let key = ShardKey::parse(&key).map_err(|error| keys.refused(&error))?;
+        load.add(slot_of(key).map_err(|error| keys.refused(&error))?);
     }
     if load.total() == 0 {
-        return Err(refused(&"it holds no keys"));
+        return Err(refused(file, &"it holds no keys"));
     }
     Ok(load)
 }
 
 fn compared_text(compared: &Compared, screen: &Screen) -> String {
-    let Compared { unit, total, algorithms } = compared;
+    let Compared { unit, total, algorithms, left_out } = compared;
     let mut lines = vec![format!("{total} {unit}; skew 1 is ideal")];
+    let note = |out: &LeftOut| format!("note: {} is left out: {}", out.what, out.cause);
+    lines.extend(left_out.iter().map(note));
     let mut rows = Vec::new();
     for algorithm in algorithms {
         for share in &algorithm.before.shards {

@@ -1,12 +1,13 @@
 //! `route`: where keys live.
 
-use std::io::{BufRead, BufWriter, Write};
+use std::io::{BufWriter, Write};
 
 use clap::Args;
 use serde::Serialize;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::store::sqlite::view::DirView;
 
+use super::keys::Keys;
 use super::router::Router;
 use super::{Source, Trouble};
 use crate::screen::{Screen, Unwritten};
@@ -62,47 +63,63 @@ pub(super) fn run(args: &RouteArgs, screen: &Screen) -> Result<(), Trouble> {
 
 /// There may be any number of keys: each is told as it comes.
 fn stream(map: &Map, keys: &[String], screen: &Screen) -> Result<(), Trouble> {
-    let mut out = BufWriter::new(std::io::stdout().lock());
-    let mut told = 0_u64;
-    let mut tell = |routed: &Routed| {
-        let json = screen.is_json();
-        let written = match (json, told) {
-            (true, 0) => out.write_all(b"["),
-            (true, _) => out.write_all(b",\n"),
-            (false, 0) => writeln!(out, "{}", HEADS.join("\t")),
-            (false, _) => Ok(()),
-        };
-        told += 1;
-        let line = if json {
-            serde_json::to_string(routed).unwrap_or_default()
-        } else {
-            routed.cells().join("\t") + "\n"
-        };
-        Ok::<(), Trouble>(written.and_then(|()| out.write_all(line.as_bytes())).map_err(Unwritten)?)
-    };
-    for key in keys {
-        if key != "-" {
-            tell(&map.route(key)?)?;
-            continue;
-        }
-        for line in std::io::stdin().lock().lines() {
-            let line =
-                line.map_err(|error| Trouble::Refused(format!("standard input: {error}")))?;
-            let key = line.strip_suffix('\r').unwrap_or(&line);
-            if !key.is_empty() {
-                tell(&map.route(key)?)?;
-            }
-        }
-    }
-    let end: &[u8] = match (screen.is_json(), told) {
-        (true, 0) => b"[]\n",
-        (true, _) => b"]\n",
-        (false, _) => b"",
-    };
-    Ok(out.write_all(end).and_then(|()| out.flush()).map_err(Unwritten)?)
+    let out = BufWriter::new(std::io::stdout().lock());
+    let mut list = List { out, json: screen.is_json(), told: 0 };
+    let ended = list.tell_all(map, keys);
+    // Also of keys the last of which was none: those before it were told.
+    let closed = list.close();
+    ended?;
+    Ok(closed?)
+}
+const HEADS: [&str; 5] = ["key", "slot", "shard", "primary", "replicas"];
+
+/// What is told of keys, in one document.
+struct List<W> {
+    out: W,
+    json: bool,
+    told: u64,
 }
 
-const HEADS: [&str; 5] = ["key", "slot", "shard", "primary", "replicas"];
+impl<W: Write> List<W> {
+    fn tell_all(&mut self, map: &Map, keys: &[String]) -> Result<(), Trouble> {
+        for key in keys {
+            if key != "-" {
+                self.tell(&map.route(key)?)?;
+                continue;
+            }
+            let mut lines = Keys::new("standard input", std::io::stdin().lock());
+            while let Some(key) = lines.next()? {
+                let routed = map.route(&key).map_err(|error| lines.refused(&error))?;
+                self.tell(&routed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, routed: &Routed) -> Result<(), Unwritten> {
+        let begin = match (self.json, self.told) {
+            (true, 0) => "[".to_owned(),
+            (true, _) => ",\n".to_owned(),
+            (false, 0) => HEADS.join("\t") + "\n",
+            (false, _) => String::new(),
+        };
+        self.told += 1;
+        let line = match self.json {
+            true => serde_json::to_string(routed).map_err(|error| Unwritten(error.into()))?,
+            false => routed.cells().join("\t") + "\n",
+        };
+        write!(self.out, "{begin}{line}").map_err(Unwritten)
+    }
+
+    fn close(mut self) -> Result<(), Unwritten> {
+        let end = match (self.json, self.told) {
+            (true, 0) => "[]\n",
+            (true, _) => "]\n",
+            (false, _) => "",
+        };
+        self.out.write_all(end.as_bytes()).and_then(|()| self.out.flush()).map_err(Unwritten)
+    }
+}
 
 impl Routed {
     fn cells(&self) -> Vec<String> {

@@ -103,5 +103,54 @@ fn a_change_of_a_shard_that_is_not_there_is_refused() {
     run(&["placement", "simulate", "--remove", "shard9"]).refused("there is no shard shard9");
     run(&["placement", "simulate", "--reweight", "shard1"]).refused("NAME=WEIGHT");
     run(&["placement", "simulate", "--keys", "/nowhere"]).refused("/nowhere");
-    run(&["placement", "simulate", "--shards", "1", "--remove", "shard1"]).refused("1 to 256");
+    run(&["placement", "simulate", "--shards", "1", "--remove", "shard1"]).refused("1 to 4096");
+    run(&["placement", "simulate", "--shards", "5000"]).refused("1 to 4096 shards, not 4097");
+}
+
+#[test]
+fn more_shards_than_a_router_serves_can_be_tried() {
+    for shards in ["256", "300"] {
+        let compared = run(&["placement", "simulate", "--shards", shards, "--json"]);
+        let compared = compared.expect(0).json();
+        assert_eq!(compared["left_out"], serde_json::json!([]));
+        assert_eq!(compared["algorithms"][0]["changes"][0]["change"], "add a shard");
+    }
+}
+
+#[test]
+fn what_cannot_be_tried_is_left_out_unless_it_was_asked_for() {
+    let args = ["placement", "simulate", "--weights", "10000,5000"];
+    let ended = run(&args).expect(0);
+    assert!(ended.out.contains("note: ring:160 is left out: "), "{ended:#?}");
+    assert!(ended.out.contains("rendezvous"), "{ended:#?}");
+    let compared = run(&[&args[..], &["--json"]].concat()).expect(0).json();
+    assert_eq!(compared["left_out"].as_array().unwrap().len(), 1);
+    assert_eq!(compared["left_out"][0]["what"], "ring:160");
+    run(&[&args[..], &["--placement", "ring"]].concat()).refused("points");
+    // A usual change that cannot be is none of the operator's mistakes.
+    let most = vec!["1"; 4096].join(",");
+    let args = ["placement", "simulate", "--weights", &most, "--json"];
+    let compared = run(&args).expect(0).json();
+    assert_eq!(compared["left_out"][0]["what"], "add a shard");
+    assert_eq!(compared["algorithms"][0]["changes"][0]["change"], "remove shard4096");
+    run(&[&args[..], &["--add"]].concat()).refused("not 4097");
+}
+
+#[test]
+fn a_file_of_keys_may_come_from_elsewhere_and_a_line_of_it_is_no_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("keys");
+    let path = file.to_str().unwrap();
+    let count = |text: &[u8]| {
+        std::fs::write(&file, text).unwrap();
+        run(&["placement", "simulate", "--keys", path, "--keyspace", "range:5", "--json"])
+    };
+    let compared = count(b"\xef\xbb\xbf1\r\n\r\n2\r\n7").expect(0).json();
+    assert_eq!(compared["total"], 3);
+    count(b"1\n\xff\n").refused("line 2: the line is not UTF-8");
+    count(b"1\nx\n").refused("line 2: in keyspace range");
+    let long = |bytes: usize| [&b"1\n"[..], &vec![b'7'; bytes]].concat();
+    count(&long(257)).refused("line 2: a shard key has at most 256 bytes, this one has 257");
+    // Of a line without an end no more is read than it takes to know that.
+    count(&long(8 << 20)).refused("line 2: a shard key has at most 256 bytes, this line has more");
 }

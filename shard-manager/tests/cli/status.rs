@@ -108,7 +108,7 @@ fn wrong_use_is_one_line_and_exit_code_2() {
     run(&["status", "--nonsense"]).refused("--nonsense");
     run(&["route"]).refused("required");
     run(&["export", "--table", "users", "--all", "--output", "x"]).refused("cannot be used with");
-    run(&["placement", "simulate", "--shards", "0"]).refused("1 to 256 shards");
+    run(&["placement", "simulate", "--shards", "0"]).refused("1 to 4096 shards");
 }
 
 #[test]
@@ -160,7 +160,28 @@ fn keys_are_read_from_standard_input_too() {
     assert_eq!(ended.json()[1]["key"], "user_2");
     let ended = run_reading(cluster.path(), &["route", "-", "--json"], "").expect(0);
     assert_eq!(ended.out, "[]\n");
+    let text = "\u{feff}user_1\r\nuser_2\r\n";
+    let ended = run_reading(cluster.path(), &["route", "-", "--json"], text).expect(0);
+    assert_eq!(
+        (&ended.json()[0]["key"], &ended.json()[1]["key"]),
+        (&"user_1".into(), &"user_2".into())
+    );
     run_in(cluster.path(), &["route", ""]).refused("at least one byte");
+}
+
+#[test]
+fn a_bad_key_ends_the_list_of_those_before_it() {
+    let cluster = Cluster::new(1, 0);
+    for bad in ["a\u{7}b", &"k".repeat(300)] {
+        let text = format!("user_1\nuser_2\n{bad}\nuser_3\n");
+        let ended = run_reading(cluster.path(), &["route", "-", "--json"], &text).expect(2);
+        assert_eq!(ended.json().as_array().unwrap().len(), 2);
+        assert!(ended.err.starts_with("error: standard input: line 3: "), "{ended:#?}");
+        let ended = run_reading(cluster.path(), &["route", "-"], &text).expect(2);
+        assert_eq!(ended.out.lines().count(), 3, "{ended:#?}");
+    }
+    let ended = run_reading(cluster.path(), &["route", "-", "--json"], "\u{7}\n").expect(2);
+    assert_eq!(ended.json(), serde_json::json!([]));
 }
 
 #[test]

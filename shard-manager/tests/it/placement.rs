@@ -60,8 +60,8 @@ fn a_placement_is_found_by_its_own_name_only() {
 #[test]
 fn a_topology_has_1_to_256_shards_with_names_of_their_own_and_positive_weights() {
     let refused = |weights: &[u32]| Topology::with_weights(weights).expect_err("refused");
-    assert_eq!(refused(&[]), TopologyError::Count { count: 0 });
-    assert_eq!(refused(&[1; 257]), TopologyError::Count { count: 257 });
+    assert_eq!(refused(&[]), TopologyError::Count { count: 0, most: 256 });
+    assert_eq!(refused(&[1; 257]), TopologyError::Count { count: 257, most: 256 });
     assert!(
         matches!(refused(&[1, 0]), TopologyError::Weight { shard, weight: 0 } if shard == "shard2")
     );
