@@ -93,7 +93,11 @@ fn a_router_that_is_killed_while_it_is_saved_leaves_nothing_under_the_final_name
                 std::fs::remove_dir_all(&copy).unwrap();
             }
         }
-        Err(error @ (ControlError::NobodyListens | ControlError::Refused(_))) => panic!("{error}"),
+        Err(
+            error @ (ControlError::NobodyListens
+            | ControlError::Unreachable(_)
+            | ControlError::Refused(_)),
+        ) => panic!("{error}"),
     }
     let _router = Router::start_in(&data, &[]);
     ask(&data, &request, &ALONE).unwrap();

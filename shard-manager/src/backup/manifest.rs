@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -89,16 +89,21 @@ impl Manifest {
     /// Reads the manifest of a folder.
     ///
     /// # Errors
-    /// [`SaveError::Unfit`] if there is none, or it means nothing to this program.
+    /// [`SaveError::Unfit`] if the folder has none, or it means nothing to this program; [`SaveError::Io`] if nobody
+    /// can tell, because there is no such folder or it cannot be read.
     pub fn read(folder: &Path) -> Result<Self, SaveError> {
         let path = folder.join(FILE);
         let unfit = |cause: String| SaveError::unfit(&path, cause);
-        let mut text = String::new();
-        let opened = File::open(&path).map_err(|error| unfit(error.to_string()))?;
-        let read = opened.take(BYTES_MAX).read_to_string(&mut text);
-        read.map_err(|error| unfit(error.to_string()))?;
-        let manifest: Self =
-            serde_json::from_str(&text).map_err(|error| unfit(format!("no manifest: {error}")))?;
+        let opened = File::open(&path).map_err(|error| {
+            // What is not finished has none.
+            let unfinished = error.kind() == ErrorKind::NotFound && folder.is_dir();
+            if unfinished { unfit(error.to_string()) } else { SaveError::io(&path, error) }
+        })?;
+        let mut text = Vec::new();
+        let read = opened.take(BYTES_MAX).read_to_end(&mut text);
+        read.map_err(|error| SaveError::io(&path, error))?;
+        let manifest: Self = serde_json::from_slice(&text)
+            .map_err(|error| unfit(format!("no manifest: {error}")))?;
         if manifest.format != FORMAT {
             return Err(unfit(format!("format {} is not known here", manifest.format)));
         }

@@ -6,6 +6,7 @@
 //! **Not here:** making it (`shard_manager::backup`).
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -88,9 +89,18 @@ fn make(data_dir: &Path, to: &Path, screen: &Screen) -> Result<Manifest, Trouble
     match with_bars(screen, |watch| ask(data_dir, &request, watch)) {
         Ok(manifest) => return Ok(manifest),
         Err(ControlError::NobodyListens) => {}
-        Err(error @ (ControlError::Refused(_) | ControlError::Broken(_))) => {
-            return Err(refused(&error));
+        Err(ControlError::Unreachable(error)) if error.kind() == ErrorKind::PermissionDenied => {
+            let line = format_args!(
+                "{} belongs to another user: only who runs the router may have it saved ({error})",
+                data_dir.display()
+            );
+            return Err(refused(&line));
         }
+        Err(
+            error @ (ControlError::Unreachable(_)
+            | ControlError::Refused(_)
+            | ControlError::Broken(_)),
+        ) => return Err(refused(&error)),
     }
     let manager = hold(data_dir)?;
     let saved = with_bars(screen, |watch| manager.saved().save(&to, watch));

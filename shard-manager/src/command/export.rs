@@ -16,8 +16,9 @@ use crate::screen::{Screen, say};
 /// What to export.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Each shard is read in one snapshot, beside a running router too. A file gets its name when it is complete. Lines
-without --system are what a bulk write, and `import`, take back:
+Each shard is read in one snapshot of its files, beside a running router too: so there is no --url. It is complete, or
+an error says that it is not; a file gets its name when it is complete. Lines without --system are what `import` and a
+bulk write take back:
 
   shard-manager export --table users --output users.ndjson
   curl --data-binary @users.ndjson -H 'Content-Type: application/x-ndjson' \\

@@ -19,6 +19,9 @@ pub enum ControlError {
     /// Nobody listens there.
     #[error("no router or command listens in this data directory")]
     NobodyListens,
+    /// Somebody may listen there, but not to this user, or not to this program.
+    #[error("whoever holds the data directory cannot be asked through its control.sock: {0}")]
+    Unreachable(io::Error),
     /// It was refused, or failed.
     #[error("{0}")]
     Refused(String),
@@ -41,7 +44,7 @@ pub fn ask(
         matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
     };
     let mut stream = connect(data_dir).map_err(|error| {
-        if nobody(&error) { ControlError::NobodyListens } else { broken(error) }
+        if nobody(&error) { ControlError::NobodyListens } else { ControlError::Unreachable(error) }
     })?;
     let mut line = serde_json::to_vec(request).map_err(|error| broken(error.into()))?;
     line.push(b'\n');

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -73,6 +74,23 @@ fn what_stands_beside_the_data_of_a_line_is_heeded_or_refused() {
     for told in ["line 1: ", "line 2: `if_verison` means nothing", "line 3: user_id contradicts"] {
         assert!(ended.err.contains(told), "{told}: {ended:#?}");
     }
+}
+
+#[test]
+fn ctrl_c_ends_an_import_that_waits_for_its_input_and_has_a_router_wait_too() {
+    let router = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", router.local_addr().unwrap());
+    let mut command = program(&["import", "--table", "users", "--url", &url]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let _stdin = child.stdin.take().unwrap();
+    let _client = router.accept().unwrap();
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(2), "{said}");
+    assert!(said.contains("error: cancelled"), "{said}");
 }
 
 #[test]

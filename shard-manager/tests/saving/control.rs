@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use shard_manager::backup::restore::verify;
@@ -14,7 +14,7 @@ use shard_manager::store::sqlite::catalog::Wanted;
 
 use crate::backup::ALONE;
 use crate::cluster::{Cluster, open, shards};
-use crate::command::{succeed, text};
+use crate::command::{fail, succeed, text};
 
 #[test]
 fn a_running_cluster_is_saved_by_the_command() {
@@ -49,6 +49,19 @@ fn only_its_owner_may_use_the_socket_and_it_goes_with_the_cluster() {
 }
 
 #[test]
+fn whom_it_cannot_reach_is_told_from_one_who_went_away() {
+    let dir = Cluster::with_shards(1).stop();
+    let copies = tempfile::tempdir().expect("a folder");
+    // A socket that takes no connections stands for one that this user may not open.
+    let _socket = UnixDatagram::bind(dir.path().join(SOCKET)).expect("a socket");
+    let copy = copies.path().join("copy");
+    let told = ask(dir.path(), &Request::Backup { to: copy.clone() }, &ALONE);
+    assert!(matches!(told, Err(ControlError::Unreachable(_))), "{told:?}");
+    let (code, told) = fail(&["backup", "--data-dir", text(dir.path()), "--to", text(&copy)]);
+    assert!(code == 2 && told.contains("cannot be asked"), "{told}");
+}
+
+#[test]
 fn a_folder_may_have_a_long_name() {
     let dir = tempfile::tempdir().expect("a folder");
     let home = dir.path().join("long/".repeat(40));
@@ -76,7 +89,11 @@ fn who_gives_up_leaves_nothing_behind() {
             assert!(told.contains("cancelled"), "{told}");
             assert_eq!(fs::read_dir(copies.path()).expect("a folder").count(), 0);
         }
-        Err(error @ (ControlError::NobodyListens | ControlError::Broken(_))) => panic!("{error}"),
+        Err(
+            error @ (ControlError::NobodyListens
+            | ControlError::Unreachable(_)
+            | ControlError::Broken(_)),
+        ) => panic!("{error}"),
     }
 }
 

@@ -191,3 +191,21 @@ fn a_place_that_is_taken_is_refused_in_one_line() {
     assert!(!inside.exists() && !nowhere.exists(), "nothing was made");
     assert_eq!(fs::read_dir(&full).expect("a folder").count(), 1, "nothing was changed");
 }
+
+#[test]
+fn a_copy_that_cannot_be_looked_at_is_told_from_one_that_is_not_whole() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (nowhere, home) = (dir.path().join("nowhere"), dir.path().join("data"));
+    let uses = |copy: &Path| {
+        let verified = fail(&["backup", "--verify", text(copy)]);
+        let restored = fail(&["restore", "--from", text(copy), "--data-dir", text(&home)]);
+        assert!(!home.exists());
+        [verified, restored]
+    };
+    for (code, told) in uses(&nowhere) {
+        assert!(code == 2 && told.contains("No such file"), "{told}");
+    }
+    for (code, told) in uses(dir.path()) {
+        assert!(code == 1 && told.contains("this is no copy"), "{told}");
+    }
+}
