@@ -48,12 +48,14 @@ fn targets(topology: &Topology, counts: &[u16]) -> Vec<u16> {
     let total: u64 = topology.shards().iter().map(|shard| u64::from(shard.weight)).sum();
     let shares =
         topology.shards().iter().map(|shard| u64::from(SLOT_COUNT) * u64::from(shard.weight));
-    let (mut targets, is_whole): (Vec<u16>, Vec<bool>) =
+    let (floors, is_whole): (Vec<u16>, Vec<bool>) =
         shares.map(|share| ((share / total) as u16, share % total == 0)).unzip();
-    let mut left = SLOT_COUNT - targets.iter().sum::<u16>();
+    let mut left = SLOT_COUNT - floors.iter().sum::<u16>();
+    let mut targets = floors.clone();
+    // Who has more is told by the floors: a share that was rounded up in the first turn has had its slot.
     for wants_more in [true, false] {
         for (index, target) in targets.iter_mut().enumerate() {
-            let fits = !is_whole[index] && (counts[index] > *target) == wants_more;
+            let fits = !is_whole[index] && (counts[index] > floors[index]) == wants_more;
             if fits && left > 0 {
                 *target += 1;
                 left -= 1;

@@ -1,6 +1,7 @@
 //! Rebalance: what the weights demand moves, and not a slot more.
 
 use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
 use shard_manager::placement::{Placement, rebalance};
 use shard_manager::topology::{ShardIndex, ShardSpec, Topology};
 
@@ -57,11 +58,69 @@ fn a_shard_that_goes_leaves_its_slots_to_the_others() {
     assert_eq!(moved((&before, &old), (&after, &new)), 5461);
 }
 
+#[test]
+fn a_share_is_rounded_up_once() {
+    let shards = [("shard1", 1), ("shard2", 1), ("shard3", 1), ("shard4", 1), ("shard5", 1)];
+    let (old, new) = (topology(&shards[..4]), topology(&shards));
+    // 16384 = 5 * 3276 + 4, and the first has one more than 3276 already.
+    let text = "manual:0-3276=shard1,3277-6552=shard2,6553-9828=shard3,9829-16383=shard4";
+    let before = text.parse::<Placement>().expect("a placement").assign(&old).expect("it fits");
+    let after = rebalance(&before, &old, &new);
+    assert_eq!(counts(&after, 5), [3277, 3277, 3277, 3277, 3276]);
+    assert_eq!(moved((&before, &old), (&after, &new)), 3278);
+}
+
 fn shards() -> impl Strategy<Value = Vec<(String, u32)>> {
     let weight = prop_oneof![1_u32..10, 1..=Topology::WEIGHT_MAX];
     proptest::collection::btree_map("[a-f]", weight, 1..6)
         .prop_map(|shards| shards.into_iter().collect::<Vec<_>>())
         .prop_shuffle()
+}
+
+fn named(shards: &[(String, u32)]) -> Topology {
+    let shards: Vec<(&str, u32)> = shards.iter().map(|(name, weight)| (&**name, *weight)).collect();
+    topology(&shards)
+}
+
+/// A table in which each shard has nearly what it is to have: its new share rounded down, and so many more or
+/// fewer. The last has what is left.
+fn nearly_settled(old: &Topology, new: &Topology, off: &[i32]) -> Vec<ShardIndex> {
+    let total: u64 = new.shards().iter().map(|shard| u64::from(shard.weight)).sum();
+    let mut owners = Vec::new();
+    for (shard, off) in old.indices().zip(off) {
+        let weight =
+            new.find(old.name(shard)).map_or(0, |found| new.shards()[found.index()].weight);
+        let floor = (16_384 * u64::from(weight) / total) as i32;
+        owners.extend(std::iter::repeat_n(shard, (floor + off).max(0) as usize));
+    }
+    owners.resize(16_384, ShardIndex(old.len() as u16 - 1));
+    owners
+}
+
+/// Shares are met within a slot, and no fewer moves could meet them.
+fn check(before: &[ShardIndex], old: &Topology, new: &Topology) -> Result<(), TestCaseError> {
+    let after = rebalance(before, old, new);
+    prop_assert_eq!(after.len(), 16_384);
+    let total: f64 = new.shards().iter().map(|shard| f64::from(shard.weight)).sum();
+    let mut kept = vec![0_u32; new.len()];
+    for owner in before {
+        if let Some(shard) = new.find(old.name(*owner)) {
+            kept[shard.index()] += 1;
+        }
+    }
+    let (mut demanded, mut lacking) = (0.0, 0);
+    for ((count, had), shard) in counts(&after, new.len()).into_iter().zip(&kept).zip(new.shards())
+    {
+        let share = SLOTS * f64::from(shard.weight) / total;
+        prop_assert!((f64::from(count) - share).abs() < 1.0, "{count} of {share}");
+        demanded += (share - f64::from(*had)).max(0.0);
+        lacking += count.saturating_sub(*had);
+    }
+    let moved = moved((before, old), (&after, new));
+    prop_assert_eq!(moved, lacking as usize, "only what a shard lacks moves");
+    prop_assert!(moved as f64 <= (demanded - 1e-6).ceil(), "{moved} moved, {demanded} demanded");
+    prop_assert_eq!(rebalance(&after, new, new), after, "and then it is settled");
+    Ok(())
 }
 
 proptest! {
@@ -74,35 +133,22 @@ proptest! {
         seed in any::<u64>(),
         runs in 1_u64..400,
     ) {
-        let named = |shards: &[(String, u32)]| {
-            let shards: Vec<(&str, u32)> = shards.iter().map(|(name, weight)| (&**name, *weight)).collect();
-            topology(&shards)
-        };
         let (old, new) = (named(&old), named(&new));
         // Any table: runs of slots with owners drawn from the seed.
         let draw = |slot: u64| (slot / (16_384 / runs)).wrapping_mul(seed | 1) >> 7;
         let before: Vec<ShardIndex> =
             (0..16_384).map(|slot| ShardIndex((draw(slot) % old.len() as u64) as u16)).collect();
-        let after = rebalance(&before, &old, &new);
-        prop_assert_eq!(after.len(), 16_384);
+        check(&before, &old, &new)?;
+    }
 
-        let total: f64 = new.shards().iter().map(|shard| f64::from(shard.weight)).sum();
-        let mut kept = vec![0_u32; new.len()];
-        for owner in &before {
-            if let Some(shard) = new.find(old.name(*owner)) {
-                kept[shard.index()] += 1;
-            }
-        }
-        let (mut demanded, mut lacking) = (0.0, 0);
-        for ((count, had), shard) in counts(&after, new.len()).into_iter().zip(&kept).zip(new.shards()) {
-            let share = SLOTS * f64::from(shard.weight) / total;
-            prop_assert!((f64::from(count) - share).abs() < 1.0, "{count} of {share}");
-            demanded += (share - f64::from(*had)).max(0.0);
-            lacking += count.saturating_sub(*had);
-        }
-        let moved = moved((&before, &old), (&after, &new));
-        prop_assert_eq!(moved, lacking as usize, "only what a shard lacks moves");
-        prop_assert!(moved as f64 <= (demanded - 1e-6).ceil(), "{moved} moved, {demanded} demanded");
-        prop_assert_eq!(rebalance(&after, &new, &new), after, "and then it is settled");
+    #[test]
+    fn the_same_holds_where_shards_lack_or_have_a_slot_or_two(
+        shards in proptest::collection::btree_map("[a-z]", 1_u32..10, 2..20),
+        off in proptest::collection::vec(prop_oneof![3 => -1_i32..1, 1 => 1_i32..3], 20),
+    ) {
+        // A shard comes to many who have made room for it already, but for a slot or two.
+        let shards: Vec<_> = shards.into_iter().collect();
+        let (old, new) = (named(&shards[1..]), named(&shards));
+        check(&nearly_settled(&old, &new, &off), &old, &new)?;
     }
 }
