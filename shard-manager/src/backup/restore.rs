@@ -7,11 +7,11 @@
 //! **Not here:** what a copy is (`manifest`), how it is made (`backup`).
 
 use std::fs::{self, File, TryLockError};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use super::folder::{Unfinished, check_free, check_room};
-use super::manifest::{Manifest, SavedFile, bytes_of, look};
+use super::manifest::{Manifest, SavedFile, look};
 use super::{SaveError, Step, Watch};
 use crate::store::sqlite::check;
 use crate::store::sqlite::copy::{CatalogFacts, ShardFacts, catalog_facts, shard_facts};
@@ -20,24 +20,22 @@ use crate::store::sqlite::copy::{CatalogFacts, ShardFacts, catalog_facts, shard_
 /// says of itself what the manifest says of it. Changes nothing. Blocks.
 ///
 /// # Errors
-/// [`SaveError::Unfit`] names the file and what is wrong; [`SaveError::Cancelled`].
+/// [`SaveError::Unfit`] names the file and what is wrong with it; the others if it could not be looked at.
 pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
     let manifest = Manifest::read(folder)?;
     let total = manifest.bytes();
     let mut done = 0;
     for file in manifest.files() {
         let path = folder.join(&file.file);
-        if bytes_of(&path) != file.bytes {
-            return Err(SaveError::unfit(&path, "it is missing, or of another length"));
-        }
+        check_length(&path, file.bytes)?;
         let found = look(folder, &file.file, |piece| {
             done += piece.len() as u64;
             watch.tell(&Step::Checking { bytes: done, of: total })
         })?;
         check_bits(&path, &found, file)?;
-        let unfit =
-            |error: crate::store::sqlite::OpenError| SaveError::unfit(&path, error.to_string());
-        check::quick_unchanging(&path).map_err(unfit)?;
+        if let Some(defect) = check::defect(&path)? {
+            return Err(SaveError::unfit(&path, defect));
+        }
     }
     check_facts(folder, &manifest)?;
     Ok(manifest)
@@ -70,6 +68,17 @@ pub fn restore(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Manife
     }
     unfinished.finish()?;
     Ok(manifest)
+}
+
+fn check_length(path: &Path, saved: u64) -> Result<(), SaveError> {
+    match fs::metadata(path) {
+        Ok(file) if file.len() == saved => Ok(()),
+        Ok(_) => Err(SaveError::unfit(path, "it is of another length")),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(SaveError::unfit(path, "it is missing"))
+        }
+        Err(error) => Err(SaveError::io(path, error)),
+    }
 }
 
 fn check_bits(path: &Path, found: &SavedFile, saved: &SavedFile) -> Result<(), SaveError> {

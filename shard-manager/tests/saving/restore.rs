@@ -140,6 +140,51 @@ fn a_copy_that_differs_in_one_bit_is_refused() {
 }
 
 #[test]
+fn a_copy_is_whole_whatever_its_folder_is_called() {
+    let cluster = Cluster::with_shards(1);
+    let dir = tempfile::tempdir().expect("a folder");
+    for name in ["a?mode=memory", "b#c", "d%20e", "grüße an \u{1f388}", "f//g", "file:h"] {
+        let copy = dir.path().join(name);
+        save(&cluster, &copy);
+        verify(&copy, &ALONE).expect(name);
+        let home = dir.path().join(format!("home of {name}"));
+        restore(&copy, &home, &ALONE).expect(name);
+        succeed(&["status", "--data-dir", text(&home)]);
+    }
+    // After two slashes a URI has the name of a host.
+    let twice = format!("/{}/b#c", text(dir.path()));
+    succeed(&["backup", "--verify", &twice]);
+    succeed(&["status", "--data-dir", &format!("/{}", text(cluster.dir.path()))]);
+}
+
+#[test]
+fn a_copy_that_cannot_be_looked_at_is_not_called_unfit() {
+    let cluster = Cluster::with_shards(1);
+    let dir = tempfile::tempdir().expect("a folder");
+    let copy = dir.path().join("copy");
+    save(&cluster, &copy);
+    // Longer than SQLite opens: the bits are right, but what they mean cannot be told.
+    let far = dir.path().join("far away ".repeat(20)).join("from here ".repeat(20));
+    let far = far.join("and further ".repeat(15));
+    fs::create_dir_all(&far).expect("a folder");
+    for entry in fs::read_dir(&copy).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        fs::copy(&path, far.join(path.file_name().expect("a name"))).expect("a copy");
+    }
+    let could_not = |folder: &Path| {
+        let (code, told) = fail(&["backup", "--verify", text(folder)]);
+        assert_eq!((code, told.lines().count()), (2, 1), "{told}");
+    };
+    could_not(&far);
+    for file in ["shard1-primary.db", "manifest.json"] {
+        let path = copy.join(file);
+        fs::remove_file(&path).expect("it was there");
+        std::os::unix::fs::symlink(&path, &path).expect("a link that leads nowhere");
+        could_not(&copy);
+    }
+}
+
+#[test]
 fn a_copy_whose_manifest_was_made_up_is_refused() {
     let cluster = Cluster::with_shards(1);
     let dir = tempfile::tempdir().expect("a folder");

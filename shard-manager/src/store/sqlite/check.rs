@@ -16,19 +16,29 @@ pub fn quick(path: &Path) -> Result<(), OpenError> {
     if std::fs::metadata(path).map_or(0, |file| file.len()) == 0 {
         return Err(OpenError::file(path, "it is missing or empty"));
     }
-    let connection = open(path, "PRAGMA query_only=ON")?;
-    look(connection, path)
+    let found = look(open(path, "PRAGMA query_only=ON")?, path)?;
+    found.map_or(Ok(()), |defect| Err(OpenError::file(path, defect)))
 }
 
-/// The same for a file that nobody changes, of a copy: nothing is made beside it.
+/// The first defect of a file that nobody changes, of a copy: nothing is made beside it. Blocks.
 ///
 /// # Errors
-/// [`OpenError::Database`] with the first defect found.
-pub fn quick_unchanging(path: &Path) -> Result<(), OpenError> {
-    look(open_unchanging(path)?, path)
+/// [`OpenError`] if it could not be looked at, which tells nothing of the file.
+pub fn defect(path: &Path) -> Result<Option<String>, OpenError> {
+    let found = open_unchanging(path).and_then(|connection| look(connection, path));
+    match found {
+        Err(OpenError::Database { cause, .. }) if tells_damage(&cause) => Ok(Some(cause)),
+        found => found,
+    }
 }
 
-fn look(mut connection: SqliteConnection, path: &Path) -> Result<(), OpenError> {
+/// Whether what SQLite said is about the bytes of the file, not about getting at them. Its own sentences
+/// (sqlite3ErrStr): diesel tells no codes for these.
+fn tells_damage(cause: &str) -> bool {
+    ["malformed", "not a database"].iter().any(|sentence| cause.contains(sentence))
+}
+
+fn look(mut connection: SqliteConnection, path: &Path) -> Result<Option<String>, OpenError> {
     let mut found = String::new();
     let statement = Statement { sql: "PRAGMA quick_check(1)", binds: &[], cached: false };
     for_each_row(&mut connection, statement, |row| {
@@ -36,5 +46,5 @@ fn look(mut connection: SqliteConnection, path: &Path) -> Result<(), OpenError> 
         Ok(())
     })
     .map_err(|error| OpenError::file(path, error))?;
-    if found == "ok" { Ok(()) } else { Err(OpenError::file(path, found)) }
+    Ok(Some(found).filter(|found| found != "ok"))
 }

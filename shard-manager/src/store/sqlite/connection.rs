@@ -4,6 +4,7 @@
 //! **Not here:** the texts themselves (`sql`).
 
 use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,20 +45,30 @@ pub(super) fn open(path: &Path, pragmas: &str) -> Result<SqliteConnection, OpenE
 
 /// Opens a file that nobody changes, and changes nothing: neither in it nor beside it.
 pub(super) fn open_unchanging(path: &Path) -> Result<SqliteConnection, OpenError> {
-    let mut uri = String::from("file:");
-    for c in path.to_string_lossy().chars() {
-        match c {
-            // What ends a path, or begins an escape, in a URI.
-            '%' | '?' | '#' => uri.push_str(&format!("%{:02X}", u32::from(c))),
-            _ => uri.push(c),
-        }
-    }
-    uri.push_str("?mode=ro&immutable=1");
     let told = |error: &dyn std::fmt::Display| OpenError::file(path, error);
+    let uri = uri(path, "mode=ro&immutable=1")?;
     let mut connection = SqliteConnection::establish(&uri).map_err(|error| told(&error))?;
     let pragmas = "PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA mmap_size=0";
     connection.batch_execute(pragmas).map_err(|error| told(&error))?;
     Ok(connection)
+}
+
+/// The URI of a file, which tells how it is to be opened.
+///
+/// The path is absolute, and stands after an empty host: SQLite would take what follows two slashes for a host.
+pub(super) fn uri(path: &Path, mode: &str) -> Result<String, OpenError> {
+    let absolute = std::path::absolute(path).map_err(|error| OpenError::io(path, error))?;
+    let mut uri = "file://".to_owned();
+    for &byte in absolute.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => {
+                uri.push(char::from(byte));
+            }
+            // Among them what ends a path (? and #) or begins an escape (%), and what is no UTF-8.
+            _ => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    Ok(uri + "?" + mode)
 }
 
 /// The version of the SQLite that is linked in, such as `3.53.2`: asked of the library, not of its bindings.

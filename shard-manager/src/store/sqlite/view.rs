@@ -17,6 +17,7 @@ use diesel::sqlite::SqliteConnection;
 use diesel_migrations::EmbeddedMigrations;
 
 use super::OpenError;
+use super::connection::uri;
 use super::data_dir::{catalog_file, lock_file, primary_file, replica_file};
 use super::migrate::SchemaState;
 use super::node_view::NodeView;
@@ -201,30 +202,14 @@ fn cannot_make(cause: &str) -> bool {
 }
 
 fn connect(path: &Path, mode: &str) -> Result<SqliteConnection, String> {
-    let mut connection =
-        SqliteConnection::establish(&uri(path, mode)).map_err(|error| error.to_string())?;
+    let uri = uri(path, mode).map_err(|error| error.to_string())?;
+    let mut connection = SqliteConnection::establish(&uri).map_err(|error| error.to_string())?;
     connection.batch_execute(PRAGMAS).map_err(|error| error.to_string())?;
     // SQLite opens a file when it is first read.
     connection
         .batch_execute("SELECT count(*) FROM sqlite_schema")
         .map_err(|error| error.to_string())?;
     Ok(connection)
-}
-
-fn uri(path: &Path, mode: &str) -> String {
-    let mut uri = "file:".to_owned();
-    for c in path.to_string_lossy().chars() {
-        match c {
-            // What ends a path, or begins an escape.
-            '%' => uri.push_str("%25"),
-            '?' => uri.push_str("%3F"),
-            '#' => uri.push_str("%23"),
-            c => uri.push(c),
-        }
-    }
-    uri.push('?');
-    uri.push_str(mode);
-    uri
 }
 
 fn wal(path: &Path) -> PathBuf {
