@@ -154,8 +154,7 @@ impl Source {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(SaveError::Busy),
         };
-        self.check_target(to)?;
-        let unfinished = Unfinished::begin(to, true)?;
+        let unfinished = Unfinished::begin(&self.place(to)?, true)?;
         let folder = unfinished.path();
         let _kept: Vec<_> = self.shards.iter().map(|shard| shard.progress.keep_log()).collect();
         let mut copies = self.snapshots(folder, watch)?;
@@ -171,20 +170,21 @@ impl Source {
         Ok(manifest)
     }
 
-    fn check_target(&self, to: &Path) -> Result<(), SaveError> {
-        folder::check_free(to)?;
-        let told = |error| SaveError::io(to, error);
-        let target = std::path::absolute(to).map_err(told)?;
-        let home = self.data_dir.canonicalize().map_err(told)?;
+    /// Where the copy is to stand.
+    fn place(&self, to: &Path) -> Result<PathBuf, SaveError> {
+        let place = folder::free_place(to)?;
+        let home = self.data_dir.canonicalize();
+        let home = home.map_err(|error| SaveError::io(&self.data_dir, error))?;
         // Of what is not there yet, the part that is decides.
-        let exists = target.ancestors().find_map(|folder| folder.canonicalize().ok());
+        let exists = place.ancestors().find_map(|folder| folder.canonicalize().ok());
         if exists.is_some_and(|folder| folder.starts_with(&home)) {
             return Err(SaveError::target(
                 to,
                 "it lies in the data directory that it is a copy of",
             ));
         }
-        folder::check_room(to, self.shards.iter().map(SavedShard::bytes).sum())
+        folder::check_room(&place, self.shards.iter().map(SavedShard::bytes).sum())?;
+        Ok(place)
     }
 
     /// Copies every primary, some at a time.

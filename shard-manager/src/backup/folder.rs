@@ -1,15 +1,17 @@
 //! Folder: a folder that is not there before it is whole.
 //!
-//! It is filled beside its place, as `<name>-unfinished`, and renamed when all of it is synced. What a process that
+//! It is filled beside its place, as `<name>-unfinished`, so on the same disk, and renamed when all of it is synced. What a process that
 //! died has left of one is told by the lock that nobody holds any more, and removed by the next that wants the place.
 //!
 //! **Invariant:** under the final name there is a whole folder or none.
 //! **Not here:** what is put into it.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 
 use super::SaveError;
 
@@ -26,11 +28,9 @@ pub(super) struct Unfinished {
 }
 
 impl Unfinished {
-    /// Begins a folder that is to stand at `target`, where nothing or an empty folder may be. With `private`, nobody
-    /// else may look into it.
+    /// Begins a folder that is to stand at `target`, a [`free_place`]. With `private`, nobody else may look into it.
     pub(super) fn begin(target: &Path, private: bool) -> Result<Self, SaveError> {
-        let target = std::path::absolute(target).map_err(|error| SaveError::io(target, error))?;
-        check_free(&target)?;
+        let target = free_place(target)?;
         let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
             return Err(SaveError::target(&target, "this is no folder that can be made"));
         };
@@ -82,20 +82,46 @@ impl Drop for Unfinished {
     }
 }
 
-/// Refuses a place where something is.
-pub(super) fn check_free(target: &Path) -> Result<(), SaveError> {
-    let mut entries = match fs::read_dir(target) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotADirectory => {
-            return Err(SaveError::target(target, "there is a file of this name"));
+/// Where a folder of this name is to stand, links followed: nothing is there, or an empty folder that another can
+/// replace.
+pub(super) fn free_place(target: &Path) -> Result<PathBuf, SaveError> {
+    let told = |error| SaveError::io(target, error);
+    let target = std::path::absolute(target).map_err(told)?;
+    let place = match target.canonicalize() {
+        Ok(place) => place,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            if target.is_symlink() {
+                return Err(SaveError::target(&target, "this link leads to where nothing is"));
+            }
+            return Ok(target);
         }
-        Err(error) => return Err(SaveError::io(target, error)),
+        Err(error) => return Err(told(error)),
     };
-    if entries.next().is_some() {
-        return Err(SaveError::target(target, "the folder is not empty"));
+    if !place.is_dir() {
+        return Err(SaveError::target(&target, "there is a file of this name"));
     }
-    Ok(())
+    // Nothing can take the place of a mount point, and what is beside it lies on another disk.
+    if is_mount_point(&place).map_err(told)? {
+        let cause = "this is a mount point, which nothing can replace; name a folder inside it";
+        return Err(SaveError::target(&target, cause));
+    }
+    if fs::read_dir(&place).map_err(told)?.next().is_some() {
+        return Err(SaveError::target(&target, "the folder is not empty"));
+    }
+    Ok(place)
+}
+
+fn is_mount_point(place: &Path) -> io::Result<bool> {
+    let Some(parent) = place.parent() else { return Ok(true) };
+    if fs::metadata(place)?.dev() != fs::metadata(parent)?.dev() {
+        return Ok(true);
+    }
+    // A folder that is mounted elsewhere on its own disk is seen by this alone; where the kernel does not tell, it is
+    // taken for none.
+    match statx(CWD, place, AtFlags::empty(), StatxFlags::empty()) {
+        Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
+        Err(_) => Ok(false),
+    }
 }
 
 fn remove_left_over(path: &Path) -> Result<(), SaveError> {
@@ -119,13 +145,12 @@ pub(super) fn sync_folder(path: &Path) -> Result<(), SaveError> {
     synced.map_err(|error| SaveError::io(path, error))
 }
 
-/// Refuses a place whose disk has no room for so many bytes.
-pub(super) fn check_room(target: &Path, needed: u64) -> Result<(), SaveError> {
+/// Refuses a [`free_place`] whose disk has no room for so many bytes.
+pub(super) fn check_room(place: &Path, needed: u64) -> Result<(), SaveError> {
     /// Logs, catalogs and the last writes beside it.
     const SPARE: u64 = 16 << 20;
     let needed = needed + SPARE;
-    let target = std::path::absolute(target).map_err(|error| SaveError::io(target, error))?;
-    let exists = target.ancestors().find(|folder| folder.exists());
+    let exists = place.ancestors().find(|folder| folder.exists());
     let folder = exists.unwrap_or(Path::new("/"));
     let disk = rustix::fs::statvfs(folder);
     let disk = disk.map_err(|error| SaveError::io(folder, error.into()))?;

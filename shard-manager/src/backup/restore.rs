@@ -10,7 +10,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-use super::folder::{Unfinished, check_free, check_room};
+use super::folder::{Unfinished, check_room, free_place};
 use super::manifest::{Manifest, SavedFile, look};
 use super::{SaveError, Step, Watch};
 use crate::store::sqlite::check;
@@ -47,10 +47,10 @@ pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
 /// As [`verify`], and if the directory is not free.
 pub fn restore(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
     check_not_locked(data_dir)?;
-    check_free(data_dir)?;
+    let place = free_place(data_dir)?;
     let manifest = verify(from, watch)?;
-    check_room(data_dir, manifest.bytes())?;
-    let unfinished = Unfinished::begin(data_dir, false)?;
+    check_room(&place, manifest.bytes())?;
+    let unfinished = Unfinished::begin(&place, false)?;
     let total = manifest.bytes();
     let mut done = 0;
     for file in manifest.files() {

@@ -254,3 +254,43 @@ fn a_copy_that_cannot_be_looked_at_is_told_from_one_that_is_not_whole() {
         assert!(code == 1 && told.contains("this is no copy"), "{told}");
     }
 }
+
+#[test]
+fn a_link_to_an_empty_folder_is_as_good_as_the_folder() {
+    let cluster = Cluster::with_shards(1);
+    let dir = tempfile::tempdir().expect("a folder");
+    let linked = |name: &str| {
+        let (folder, link) = (dir.path().join("far").join(name), dir.path().join(name));
+        fs::create_dir_all(&folder).expect("a folder");
+        std::os::unix::fs::symlink(&folder, &link).expect("a link");
+        (folder, link)
+    };
+    let ((copy, to), (home, data)) = (linked("copy"), linked("data"));
+    succeed(&["backup", "--data-dir", text(cluster.dir.path()), "--to", text(&to)]);
+    succeed(&["restore", "--from", text(&to), "--data-dir", text(&data)]);
+    assert!(to.is_symlink() && data.is_symlink(), "the links stay");
+    assert!(copy.join("manifest.json").exists() && home.join("catalog.db").exists());
+    assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 3, "nothing is left beside");
+    fs::remove_dir_all(&copy).expect("a folder");
+    let (code, told) = fail(&["backup", "--data-dir", text(&data), "--to", text(&to)]);
+    assert!(code == 2 && told.contains("where nothing is"), "{told}");
+}
+
+#[test]
+fn a_mount_point_is_refused_before_anything_is_copied() {
+    let cluster = Cluster::with_shards(1);
+    let dir = tempfile::tempdir().expect("a folder");
+    let copy = dir.path().join("copy");
+    save(&cluster, &copy);
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink("/proc", &link).expect("a link");
+    for place in ["/proc", text(&link), "/"] {
+        let told = |arguments: &[&str]| {
+            let (code, told) = fail(arguments);
+            assert_eq!((code, told.lines().count()), (2, 1), "{told}");
+            assert!(told.contains("name a folder inside it"), "{told}");
+        };
+        told(&["backup", "--data-dir", text(cluster.dir.path()), "--to", place]);
+        told(&["restore", "--from", text(&copy), "--data-dir", place]);
+    }
+}
