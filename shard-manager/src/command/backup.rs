@@ -1,7 +1,7 @@
 //! `backup`: a copy of a cluster as it is at one moment.
 //!
 //! Whoever holds the data directory makes it: a router that runs is asked through its socket, else the command holds
-//! the directory itself.
+//! the directory itself, and copies the files as they are.
 //!
 //! **Not here:** making it (`shard_manager::backup`).
 
@@ -14,18 +14,18 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
 use shard_manager::backup::manifest::Manifest;
-use shard_manager::backup::{SaveError, Step, Watch, restore};
+use shard_manager::backup::{SaveError, Step, Watch, restore, stopped};
 use shard_manager::control::Request;
 use shard_manager::control::client::{ControlError, ask};
-use shard_manager::manager::{EmbeddedCluster, Manager};
-use shard_manager::store::sqlite::catalog::Wanted;
 
 use super::{Trouble, Where, interrupt};
 use crate::screen::Screen;
 
 pub(super) const EXAMPLES: &str = "\
 The copy is of one moment: every write that was acknowledged before it is in it, on all shards, and none that came
-after. A router that runs goes on serving. The copy holds the key of the session tokens: keep it as safe as the data.
+after. A router that runs goes on serving. The files of a stopped cluster are copied as they are, also those of an
+older program: this is the copy to make before `migrate`. A copy holds the key of the session tokens: keep it as safe
+as the data.
 
 Examples:
   shard-manager backup --data-dir ./data --to /backups/monday
@@ -102,22 +102,8 @@ fn make(data_dir: &Path, to: &Path, screen: &Screen) -> Result<Manifest, Trouble
             | ControlError::Broken(_)),
         ) => return Err(refused(&error)),
     }
-    let manager = hold(data_dir)?;
-    let saved = with_bars(screen, |watch| manager.saved().save(&to, watch));
-    manager.close();
+    let saved = with_bars(screen, |watch| stopped::save(data_dir, &to, watch));
     saved.map_err(|error| refused(&error))
-}
-
-/// Opens a cluster that is there, for a command alone.
-pub(super) fn hold(data_dir: &Path) -> Result<Manager, Trouble> {
-    if !data_dir.join("catalog.db").exists() {
-        let dir = data_dir.display();
-        return Err(Trouble::Refused(format!(
-            "{dir} is no data directory: there is no catalog.db"
-        )));
-    }
-    let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: Wanted::default() };
-    Manager::open_primaries(&cluster).map_err(|error| Trouble::Refused(error.to_string()))
 }
 
 /// Carries out what tells how far it is: shown as bars, and ended by Ctrl-C.

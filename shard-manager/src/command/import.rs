@@ -2,20 +2,21 @@
 //!
 //! **Not here:** reading them (`shard_manager::fill::reading`), storing them (`shard_manager::fill`, `upload`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use shard_manager::fill::fill;
 use shard_manager::fill::reading::{Format, ReadError, Reading};
-use shard_manager::manager::Manager;
+use shard_manager::manager::{EmbeddedCluster, Manager};
 use shard_manager::row::Operation;
+use shard_manager::store::sqlite::catalog::Wanted;
 
 use super::generate::{Bars, Stored};
 use super::input::Input;
 use super::upload::Router;
-use super::{Destination, Store, Trouble, backup, interrupt};
+use super::{Destination, Store, Trouble, interrupt};
 use crate::screen::Screen;
 
 pub(super) const EXAMPLES: &str = "\
@@ -70,7 +71,7 @@ pub(super) fn run(options: Options, screen: &Screen) -> Result<(), Trouble> {
     let bars = Bars::new(screen);
     let stored = match options.destination.store() {
         Store::Files(data_dir) => {
-            let manager = backup::hold(&data_dir)?;
+            let manager = hold(&data_dir)?;
             let stored = straight(&manager, &options, input, &bars);
             manager.close();
             stored
@@ -90,6 +91,18 @@ pub(super) fn run(options: Options, screen: &Screen) -> Result<(), Trouble> {
     });
     stored.judged(total + failed, screen)?;
     Ok(shown?)
+}
+
+/// Opens a cluster that is there, for this command alone.
+fn hold(data_dir: &Path) -> Result<Manager, Trouble> {
+    if !data_dir.join("catalog.db").exists() {
+        let dir = data_dir.display();
+        return Err(Trouble::Refused(format!(
+            "{dir} is no data directory: there is no catalog.db"
+        )));
+    }
+    let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: Wanted::default() };
+    Manager::open_primaries(&cluster).map_err(|error| Trouble::Refused(error.to_string()))
 }
 
 fn straight(

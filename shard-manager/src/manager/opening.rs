@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 
 use super::Manager;
 use super::agreement::{Agreement, Declared, agree};
-use crate::backup::{SavedShard, Source};
+use crate::backup::{Original, SavedShard, Source};
 use crate::control::Door;
 use crate::progress::Progress;
 use crate::shard::{Shard, ShardSpec, Suspect};
@@ -131,8 +131,10 @@ impl Manager {
 
 fn saved(data_dir: &DataDir, shards: &[Shard]) -> Source {
     let shards = shards.iter().map(|shard| SavedShard {
-        name: shard.name().to_owned(),
-        primary: data_dir.primary(shard.name()),
+        original: Original {
+            shard: shard.name().to_owned(),
+            primary: data_dir.primary(shard.name()),
+        },
         gate: Arc::clone(shard.gate()),
         progress: Arc::clone(&shard.progress),
     });

@@ -1,17 +1,66 @@
 //! `migrate`.
 
 use std::fs;
+use std::path::Path;
 
-use crate::cluster::{Cluster, file, meddle, run_in};
+use crate::cluster::{Cluster, file, meddle, open, run_in, write_users};
 
 /// As a program made it that knew the first migration alone.
-fn make_old(path: &std::path::Path) {
+fn make_old(path: &Path) {
     meddle(
         path,
         "DROP TABLE tessera_idempotency; DROP TABLE tessera_timelines;
          ALTER TABLE tessera_shard DROP COLUMN syncs; ALTER TABLE tessera_shard DROP COLUMN timeline;
          DELETE FROM __diesel_schema_migrations WHERE version = '20261121000002'",
     );
+}
+
+/// As the first program made it, all of it.
+fn make_oldest(dir: &Path) {
+    for shard in 1..=3 {
+        for node in ["primary", "replica1"] {
+            let path = file(dir, &format!("shard{shard}-{node}"));
+            make_old(&path);
+            meddle(
+                &path,
+                "ALTER TABLE tessera_tables DROP COLUMN made_at;
+                 DELETE FROM __diesel_schema_migrations WHERE version > '20261121000001'",
+            );
+        }
+    }
+    meddle(
+        &file(dir, "catalog"),
+        "DROP TABLE tessera_intents; ALTER TABLE tessera_cluster DROP COLUMN replicas;
+         ALTER TABLE tessera_cluster DROP COLUMN timelines;
+         ALTER TABLE tessera_cluster DROP COLUMN secret;
+         ALTER TABLE tessera_cluster DROP COLUMN placement_parameters;
+         DELETE FROM __diesel_schema_migrations WHERE version > '20261121000001'",
+    );
+}
+
+#[test]
+fn a_cluster_is_saved_as_it_is_before_it_is_migrated() {
+    let dir = Cluster::filled().stop();
+    make_oldest(dir.path());
+    let names = ["catalog", "shard1-primary", "shard2-primary", "shard3-primary"];
+    let files = || names.map(|name| fs::read(file(dir.path(), name)).unwrap());
+    let (old, pending) = (files(), run_in(dir.path(), &["migrate", "--dry-run"]).expect(0).out);
+    let copies = tempfile::tempdir().unwrap();
+    let (copy, home) = (copies.path().join("copy"), copies.path().join("data"));
+    run_in(dir.path(), &["backup", "--to", copy.to_str().unwrap()]).expect(0);
+    assert!(files() == old, "no byte has changed");
+    assert_eq!(run_in(dir.path(), &["migrate", "--dry-run"]).expect(0).out, pending);
+    run_in(dir.path(), &["backup", "--verify", copy.to_str().unwrap()]).expect(0);
+    run_in(&home, &["restore", "--from", copy.to_str().unwrap()]).expect(0);
+    // The copy is of the old schema; its first start migrates it.
+    run_in(&home, &["status"]).refused("run `shard-manager migrate`");
+    let manager = open(&home, 3, 1);
+    write_users(&manager, 60..61);
+    manager.close();
+    let report = run_in(&home, &["check", "--json"]).expect(0).json();
+    assert_eq!(report["findings"], serde_json::json!([]));
+    let ended = run_in(&home, &["export", "--table", "users"]).expect(0);
+    assert_eq!(ended.out.lines().count(), 61);
 }
 
 #[test]

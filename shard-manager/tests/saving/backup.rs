@@ -1,5 +1,6 @@
 //! Copies of a cluster that is written to.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Mutex;
@@ -157,6 +158,31 @@ fn all_lanes_are_held_at_the_same_instant() {
         saving.join().expect("a backup is made");
     });
     assert!(shards.iter().all(|shard| !shard.gate.is_closed()), "nothing stays held");
+}
+
+#[test]
+fn nothing_is_written_to_the_disk_of_the_copy_while_lanes_are_held() {
+    let cluster = Cluster::with_shards(2);
+    let copies = tempfile::tempdir().expect("a folder");
+    let names = || -> BTreeSet<String> {
+        let unfinished = copies.path().join("copy-unfinished");
+        let entries = std::fs::read_dir(unfinished).expect("a folder that is filled");
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        names.map(|name| name.to_string_lossy().into_owned()).collect()
+    };
+    let (before, after) = (Mutex::new(None), Mutex::new(None));
+    let step = |step: &Step| match step {
+        Step::Following { .. } => *before.lock().expect("nobody panicked") = Some(names()),
+        // Told as soon as they are let go.
+        Step::Held { .. } => *after.lock().expect("nobody panicked") = Some(names()),
+        Step::Copying { .. } | Step::Checking { .. } | Step::Writing { .. } => {}
+    };
+    let watch = Watch { step: &step, cancelled: &|| false };
+    cluster.manager.saved().save(&copies.path().join("copy"), &watch).expect("a backup is made");
+    let seen = |names: Mutex<Option<_>>| names.into_inner().expect("nobody panicked");
+    let (before, after) = (seen(before), seen(after));
+    assert!(before.is_some() && before == after, "{before:?} {after:?}");
+    verify(&copies.path().join("copy"), &ALONE).expect("the catalog is written afterwards");
 }
 
 #[tokio::test]

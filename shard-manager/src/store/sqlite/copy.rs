@@ -1,7 +1,7 @@
 //! Copy: a shard's file as a backup has it, and the catalog beside it.
 //!
-//! A copy begins as a snapshot, follows the primary's log like a replica, and stops at the position it is told. It
-//! ends as one file without a log: a start takes it for what it is, a copy whose primary may have gone on, and leaves
+//! A copy begins as a snapshot, follows the primary's log like a replica, and stops at the position it is told; of a
+//! primary that nobody writes to the snapshot is all of it, whatever its schema. It ends as one file without a log: a start takes it for what it is, a copy whose primary may have gone on, and leaves
 //! out the versions that the lost life may have given.
 //!
 //! **Invariant:** a copy that was finished is one synced file with nothing beside it.
@@ -16,9 +16,9 @@ use diesel::sqlite::SqliteConnection;
 
 use super::applier::{Applier, ApplyError};
 use super::batch::run;
-use super::connection::{Bind, open, open_unchanging};
+use super::connection::{Bind, Statement, for_each_row, open, open_unchanging};
 use super::schema::{tessera_cluster, tessera_counts, tessera_shard};
-use super::{OpenError, snapshot};
+use super::{OpenError, snapshot, sql};
 
 /// The copy of one shard while it is made.
 pub struct ShardCopy {
@@ -68,10 +68,17 @@ impl ShardCopy {
     pub fn finish(self) -> Result<(), OpenError> {
         let Self { path, applier } = self;
         applier.close();
-        // Without the WAL it can be read where nothing can be written.
-        drop(open(&path, "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE")?);
-        sync(&path)
+        into_one_file(&path)
     }
+}
+
+/// Copies a primary that nobody writes to, into one synced file. Blocks.
+///
+/// # Errors
+/// [`OpenError`] if one of the files cannot be used.
+pub fn copy_at_rest(primary: &Path, path: &Path) -> Result<(), OpenError> {
+    snapshot::make(primary, path)?;
+    into_one_file(path)
 }
 
 /// What the file of a copy says of itself.
@@ -106,38 +113,83 @@ pub fn shard_facts(path: &Path) -> Result<ShardFacts, OpenError> {
     Ok(ShardFacts { cluster_id, shard, position: position as u64, rows })
 }
 
-/// Copies the catalog as it is now. It is small: this takes about a millisecond.
-///
-/// # Errors
-/// [`OpenError`] if one of the files cannot be used.
-pub fn copy_catalog(catalog: &Path, path: &Path) -> Result<(), OpenError> {
-    let mut source = open(catalog, "")?;
-    let to = path.to_string_lossy();
-    let copied = run(&mut source, "VACUUM INTO ?1", &[Bind::Text(&to)]);
-    copied.map_err(|error| OpenError::file(path, error))
+/// The copy of a catalog, in memory until it is written: so nobody waits for the disk that it goes to.
+pub struct CatalogCopy {
+    path: PathBuf,
+    connection: SqliteConnection,
+    /// Where the copy is in memory, as SQLite calls it.
+    name: String,
+}
+
+impl CatalogCopy {
+    /// Opens both ends.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the catalog cannot be used.
+    pub fn open(catalog: &Path) -> Result<Self, OpenError> {
+        let mut connection = open(catalog, "")?;
+        // A memory whose name begins with a slash can be reached by that name.
+        let name = format!("file:/catalog-{}?vfs=memdb", uuid::Uuid::new_v4().simple());
+        let attached = run(&mut connection, sql::ATTACH_TAKEN, &[Bind::Text(&name)]);
+        attached.map_err(|error| OpenError::file(catalog, error))?;
+        Ok(Self { path: catalog.to_owned(), connection, name })
+    }
+
+    /// Copies the catalog as it is now. It is small: this takes less than a millisecond.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it cannot be read.
+    pub fn take(&mut self) -> Result<(), OpenError> {
+        let taken = run(&mut self.connection, sql::VACUUM_INTO, &[Bind::Text(&self.name)]);
+        taken.map_err(|error| OpenError::file(&self.path, error))
+    }
+
+    /// Writes what was taken to a file.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it cannot be written.
+    pub fn write(mut self, path: &Path) -> Result<(), OpenError> {
+        let to = path.to_string_lossy();
+        let written = run(&mut self.connection, sql::VACUUM_TAKEN_INTO, &[Bind::Text(&to)]);
+        written.map_err(|error| OpenError::file(path, error))
+    }
 }
 
 /// Notes in the copy of a catalog that its cluster may have gone on, and makes it one synced file.
 ///
-/// To the next start each shard's file is an older copy then, also if it is empty: see `timeline`.
+/// To the next start each shard's file is an older copy then, also if it is empty: see `timeline`. A catalog of the
+/// oldest schema has no room for the note: the programs that wrote it knew no timelines.
 ///
 /// # Errors
 /// [`OpenError`] if it cannot be written.
 pub fn finish_catalog(path: &Path, shards: &[&str]) -> Result<CatalogFacts, OpenError> {
     let told = |error| OpenError::file(path, error);
-    let unknown = || uuid::Uuid::new_v4().as_u128() as u32;
-    let timelines: BTreeMap<&str, u32> = shards.iter().map(|shard| (*shard, unknown())).collect();
-    let timelines = serde_json::to_string(&timelines).expect("names and numbers always serialise");
     let mut connection = open(path, "")?;
-    let noted = diesel::update(tessera_cluster::table)
-        .set(tessera_cluster::timelines.eq(timelines))
-        .execute(&mut connection);
-    noted.map_err(told)?;
+    if knows_timelines(&mut connection).map_err(told)? {
+        let unknown = || uuid::Uuid::new_v4().as_u128() as u32;
+        let timelines: BTreeMap<&str, u32> =
+            shards.iter().map(|shard| (*shard, unknown())).collect();
+        let timelines =
+            serde_json::to_string(&timelines).expect("names and numbers always serialise");
+        let noted = diesel::update(tessera_cluster::table)
+            .set(tessera_cluster::timelines.eq(timelines))
+            .execute(&mut connection);
+        noted.map_err(told)?;
+    }
     let facts = read_catalog(&mut connection).map_err(told)?;
     drop(connection);
-    drop(open(path, "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE")?);
-    sync(path)?;
+    into_one_file(path)?;
     Ok(facts)
+}
+
+fn knows_timelines(connection: &mut SqliteConnection) -> QueryResult<bool> {
+    let mut knows = false;
+    let statement = Statement { sql: sql::HAS_TIMELINES, binds: &[], cached: false };
+    for_each_row(connection, statement, |_| {
+        knows = true;
+        Ok(())
+    })?;
+    Ok(knows)
 }
 
 /// What a catalog says of its cluster.
@@ -172,7 +224,9 @@ fn read_catalog(connection: &mut SqliteConnection) -> QueryResult<CatalogFacts> 
     Ok(CatalogFacts { cluster_id, epoch: epoch as u64, shards })
 }
 
-fn sync(path: &Path) -> Result<(), OpenError> {
+/// Without the WAL it can be read where nothing can be written.
+fn into_one_file(path: &Path) -> Result<(), OpenError> {
+    drop(open(path, "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE")?);
     let synced = File::open(path).and_then(|file| file.sync_all());
     synced.map_err(|error| OpenError::io(path, error))
 }

@@ -138,6 +138,33 @@ pub fn migrate(folder: &Path, mut done: impl FnMut(&Migrated)) -> Result<(), Ope
     migrated
 }
 
+/// A shard's primary that was found to be its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Primary {
+    /// The shard.
+    pub shard: String,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// The primaries of a cluster whatever its schema, so that it can be saved before it is migrated; changes nothing.
+///
+/// # Errors
+/// [`OpenError`] if a file is missing, foreign or newer than this program.
+pub fn primaries(folder: &Path) -> Result<Vec<Primary>, OpenError> {
+    check_version()?;
+    let (cluster, _) = Cluster::of(folder)?;
+    let files = cluster.shards.iter().map(|shard| {
+        let path = primary_file(folder, shard);
+        if !path.exists() && !cluster.ready {
+            let cause = "the cluster was not made to its end; a start of the router does that";
+            return Err(OpenError::foreign(&path, cause));
+        }
+        cluster.target(path, shard).map(|found| Primary { shard: shard.clone(), path: found.path })
+    });
+    files.collect()
+}
+
 fn migrate_file(path: &Path, migrations: EmbeddedMigrations) -> Result<Vec<String>, OpenError> {
     let mut connection = open(path, "")?;
     let mut state = SchemaState::read(&mut connection, path, &migrations)?;
@@ -153,14 +180,8 @@ fn name(path: &Path) -> String {
 
 /// Every file of the cluster, all of them looked at.
 fn targets(folder: &Path) -> Result<Vec<Target>, OpenError> {
-    let path = catalog_file(folder);
-    if !path.exists() {
-        return Err(OpenError::io(folder, "there is no cluster here (no catalog.db)"));
-    }
-    let mut connection = connect_to_look(&path)?;
-    let target = target(&mut connection, &path, catalog::MIGRATIONS)?;
-    let cluster = Cluster::read(&mut connection, &path)?;
-    let mut targets = vec![target];
+    let (cluster, catalog) = Cluster::of(folder)?;
+    let mut targets = vec![catalog];
     for shard in &cluster.shards {
         let primary = primary_file(folder, shard);
         if primary.exists() || cluster.ready {
@@ -194,6 +215,17 @@ struct Cluster {
 }
 
 impl Cluster {
+    /// Reads the catalog of a folder.
+    fn of(folder: &Path) -> Result<(Self, Target), OpenError> {
+        let path = catalog_file(folder);
+        if !path.exists() {
+            return Err(OpenError::io(folder, "there is no cluster here (no catalog.db)"));
+        }
+        let mut connection = connect_to_look(&path)?;
+        let target = target(&mut connection, &path, catalog::MIGRATIONS)?;
+        Ok((Self::read(&mut connection, &path)?, target))
+    }
+
     fn read(connection: &mut SqliteConnection, path: &Path) -> Result<Self, OpenError> {
         let (mut id, mut shards, mut ready) = (None, String::new(), false);
         let statement = Statement { sql: sql::CLUSTER, binds: &[], cached: false };

@@ -13,6 +13,7 @@ use diesel::connection::SimpleConnection;
 
 use super::batch::run;
 use super::connection::{Bind, OpenError, open};
+use super::sql;
 
 /// Makes the file of a replica. Nobody may have the old one open. Blocks for as long as it takes to read and
 /// write the whole primary.
@@ -29,7 +30,7 @@ pub fn make(primary: &Path, replica: &Path) -> Result<(), OpenError> {
 fn copy_and_rename(primary: &Path, replica: &Path, copy: &Path) -> Result<(), OpenError> {
     let mut source = open(primary, "")?;
     let path = copy.to_string_lossy();
-    run(&mut source, "VACUUM INTO ?1", &[Bind::Text(&path)])
+    run(&mut source, sql::VACUUM_INTO, &[Bind::Text(&path)])
         .map_err(|error| OpenError::file(copy, error))?;
     drop(source);
     // The log is the primary's; a replica reads it there.

@@ -187,3 +187,14 @@ pub(super) const SIGNED: &str = "SELECT cluster_id, shard FROM tessera_shard";
 
 /// Who a cluster is and the names of its shards; of every schema that there was.
 pub(super) const CLUSTER: &str = "SELECT cluster_id, shards, ready FROM tessera_cluster";
+
+/// One row, if a catalog is of a schema that notes the timelines of its shards.
+pub(super) const HAS_TIMELINES: &str =
+    "SELECT name FROM pragma_table_info('tessera_cluster') WHERE name = 'timelines'";
+
+/// Writes one snapshot of all that the file holds into a new one.
+pub(super) const VACUUM_INTO: &str = "VACUUM INTO ?1";
+
+/// A second database beside the file, and one snapshot of it written into a new file.
+pub(super) const ATTACH_TAKEN: &str = "ATTACH ?1 AS taken";
+pub(super) const VACUUM_TAKEN_INTO: &str = "VACUUM taken INTO ?1";

@@ -1,0 +1,160 @@
+//! Originals: what every copy of a cluster is made of, whether the cluster runs or not.
+//!
+//! **Invariant:** a copy is sealed only when each file says of itself that it stands where it should.
+//! **Not here:** what keeps the files of one moment (`backup`, `stopped`).
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+
+use super::manifest::{Manifest, SavedShardFile, bytes_of, look};
+use super::{AT_A_TIME, Moment, SaveError, Step, TELL_EVERY, Watch, folder};
+use crate::store::sqlite::{OpenError, copy};
+
+/// The primary of a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Original {
+    /// The shard's name.
+    pub shard: String,
+    /// The primary's file.
+    pub primary: PathBuf,
+}
+
+impl Original {
+    /// The name of its file, also in a copy.
+    pub(super) fn file_name(&self) -> String {
+        file_of(&self.primary)
+    }
+
+    /// About the bytes of its copy.
+    pub(super) fn bytes(&self) -> u64 {
+        let mut wal = self.primary.as_os_str().to_owned();
+        wal.push("-wal");
+        bytes_of(&self.primary) + bytes_of(Path::new(&wal))
+    }
+}
+
+/// The files that a copy is made of.
+pub(super) struct Originals<'o> {
+    pub(super) data_dir: &'o Path,
+    pub(super) catalog: &'o Path,
+    /// In the cluster's order.
+    pub(super) shards: Vec<&'o Original>,
+}
+
+impl Originals<'_> {
+    /// Where a copy of them is to stand.
+    pub(super) fn place(&self, to: &Path) -> Result<PathBuf, SaveError> {
+        let place = folder::free_place(to)?;
+        let home = self.data_dir.canonicalize();
+        let home = home.map_err(|error| SaveError::io(self.data_dir, error))?;
+        // Of what is not there yet, the part that is decides.
+        let exists = place.ancestors().find_map(|folder| folder.canonicalize().ok());
+        if exists.is_some_and(|folder| folder.starts_with(&home)) {
+            return Err(SaveError::target(
+                to,
+                "it lies in the data directory that it is a copy of",
+            ));
+        }
+        folder::check_room(&place, self.bytes())?;
+        Ok(place)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.bytes()).sum()
+    }
+
+    /// The catalog's file in a folder.
+    pub(super) fn catalog_in(&self, folder: &Path) -> PathBuf {
+        folder.join(file_of(self.catalog))
+    }
+
+    /// Copies every primary, some at a time: `make` is given the number of the shard and the new file.
+    pub(super) fn copy<T: Send>(
+        &self,
+        folder: &Path,
+        watch: &Watch<'_>,
+        make: impl Fn(usize, &Path) -> Result<T, OpenError> + Sync,
+    ) -> Result<Vec<T>, SaveError> {
+        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let path = |shard: &Original| folder.join(shard.file_name());
+        let mut copies: Vec<Option<T>> = self.shards.iter().map(|_| None).collect();
+        std::thread::scope(|scope| {
+            let (done, made) = channel();
+            for _ in 0..AT_A_TIME.min(self.shards.len()) {
+                let (done, next, stop, make) = (done.clone(), &next, &stop, &make);
+                scope.spawn(move || {
+                    while !stop.load(Ordering::SeqCst) {
+                        let index = next.fetch_add(1, Ordering::SeqCst);
+                        let Some(shard) = self.shards.get(index) else { break };
+                        // Whoever does not receive it has given up.
+                        let _ = done.send((index, make(index, &path(shard))));
+                    }
+                });
+            }
+            drop(done);
+            let mut waited = || -> Result<(), SaveError> {
+                loop {
+                    match made.recv_timeout(TELL_EVERY) {
+                        Ok((index, copy)) => copies[index] = Some(copy?),
+                        Err(RecvTimeoutError::Timeout) => watch.check()?,
+                        Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                    }
+                    for (shard, copy) in self.shards.iter().zip(&copies) {
+                        let of = shard.bytes();
+                        let bytes = match copy {
+                            Some(_) => of,
+                            None => copied_bytes(&path(shard)).min(of),
+                        };
+                        watch.tell(&Step::Copying { shard: shard.shard.clone(), bytes, of })?;
+                    }
+                }
+            };
+            waited().inspect_err(|_| stop.store(true, Ordering::SeqCst))
+        })?;
+        Ok(copies.into_iter().flatten().collect())
+    }
+
+    /// Notes what the finished files of a copy are.
+    pub(super) fn seal(
+        &self,
+        moment: Moment,
+        folder: &Path,
+        watch: &Watch<'_>,
+    ) -> Result<Manifest, SaveError> {
+        let mut shards = Vec::with_capacity(self.shards.len());
+        let total = self.bytes();
+        let mut done = 0;
+        let mut check = |piece: &[u8]| {
+            done += piece.len() as u64;
+            watch.tell(&Step::Checking { bytes: done, of: total })
+        };
+        for (original, position) in self.shards.iter().zip(moment.positions) {
+            let (name, shard) = (original.file_name(), original.shard.clone());
+            let path = folder.join(&name);
+            let facts = copy::shard_facts(&path)?;
+            if facts.position != position {
+                let cause = format!("it stands at {}, not at {position}", facts.position);
+                return Err(SaveError::unfit(&path, cause));
+            }
+            let (rows, file) = (facts.rows, look(folder, &name, &mut check)?);
+            shards.push(SavedShardFile { shard, position, rows, file });
+        }
+        let names: Vec<&str> = self.shards.iter().map(|shard| &*shard.shard).collect();
+        let facts = copy::finish_catalog(&self.catalog_in(folder), &names)?;
+        let catalog = look(folder, &file_of(self.catalog), &mut check)?;
+        let held = moment.held.as_micros() as u64;
+        Ok(Manifest::new((facts.cluster_id, facts.epoch), (moment.at, held), catalog, shards))
+    }
+}
+
+fn file_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// A snapshot is made under another name beside its own.
+fn copied_bytes(path: &Path) -> u64 {
+    let mut building = path.as_os_str().to_owned();
+    building.push("-building");
+    bytes_of(path).max(bytes_of(Path::new(&building)))
+}

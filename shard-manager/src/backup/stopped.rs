@@ -1,0 +1,65 @@
+//! Stopped: a copy of a cluster that nobody has open.
+//!
+//! The files are copied as they are, whatever their schema: so an older cluster can be saved before it is migrated, and
+//! the copy is one of that schema, which the first start after a restore migrates. No timeline begins, and a stop in
+//! bad order is left for the next start to look after.
+//!
+//! **Invariant:** what the files hold is not changed.
+//! **Not here:** a copy beside a router (`backup`).
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono::Utc;
+
+use super::folder::Unfinished;
+use super::manifest::Manifest;
+use super::originals::{Original, Originals};
+use super::{Moment, SaveError, Watch};
+use crate::store::sqlite::data_dir::DataDir;
+use crate::store::sqlite::{copy, migrate};
+use crate::value::format_timestamp;
+
+/// Makes a copy of a cluster in a folder that is not there, or empty, and keeps routers from starting meanwhile.
+/// Blocks.
+///
+/// # Errors
+/// [`SaveError`]; there is nothing in the folder then.
+pub fn save(data_dir: &Path, to: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
+    // Before the lock, which would make a folder.
+    if !data_dir.join("catalog.db").exists() {
+        let cause = "this is no data directory: there is no catalog.db";
+        return Err(SaveError::target(data_dir, cause));
+    }
+    let held = DataDir::open(data_dir)?;
+    let saved = copy_files(&held, to, watch);
+    // A stop in bad order before this one is still to be looked after by the next start.
+    if !held.unclean {
+        held.close();
+    }
+    saved
+}
+
+fn copy_files(held: &DataDir, to: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
+    let primaries = migrate::primaries(held.path())?.into_iter();
+    let primaries: Vec<Original> =
+        primaries.map(|found| Original { shard: found.shard, primary: found.path }).collect();
+    let catalog: PathBuf = held.catalog();
+    let originals =
+        Originals { data_dir: held.path(), catalog: &catalog, shards: primaries.iter().collect() };
+    let unfinished = Unfinished::begin(&originals.place(to)?, true)?;
+    let folder = unfinished.path();
+    let positions = originals.copy(folder, watch, |index, path| {
+        copy::copy_at_rest(&primaries[index].primary, path)?;
+        copy::shard_facts(path).map(|facts| facts.position)
+    })?;
+    let mut catalog_copy = copy::CatalogCopy::open(&catalog)?;
+    catalog_copy.take()?;
+    catalog_copy.write(&originals.catalog_in(folder))?;
+    let moment = Moment { positions, at: format_timestamp(Utc::now()), held: Duration::ZERO };
+    let manifest = originals.seal(moment, folder, watch)?;
+    manifest.write(folder)?;
+    watch.check()?;
+    unfinished.finish()?;
+    Ok(manifest)
+}
