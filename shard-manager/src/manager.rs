@@ -436,6 +436,11 @@ impl Manager {
         &self.saved
     }
 
+    /// Whether a process before ended in bad order, and not every file has been found well since.
+    pub fn is_unclean(&self) -> bool {
+        self.data_dir.is_unclean()
+    }
+
     /// Finishes what is queued and closes the files. Blocks.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);

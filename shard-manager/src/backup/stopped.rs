@@ -33,10 +33,7 @@ pub fn save(data_dir: &Path, to: &Path, watch: &Watch<'_>) -> Result<Manifest, S
     }
     let held = DataDir::open(data_dir)?;
     let saved = copy_files(&held, to, watch);
-    // A stop in bad order before this one is still to be looked after by the next start.
-    if !held.unclean {
-        held.close();
-    }
+    held.close();
     saved
 }
 

@@ -25,7 +25,7 @@ use crate::store::sqlite::reader::Housekeeping;
 use crate::store::sqlite::shard_file::{self, Identity, Prepared};
 use crate::store::sqlite::{OpenError, check, check_version, ddl};
 use crate::table::Registry;
-use crate::topology::ShardIndex;
+use crate::topology::{ShardIndex, Topology};
 
 /// Where an embedded cluster is and what it must be.
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ impl Manager {
         Self::open_as(cluster, true)
     }
 
-    /// The same without replicas: for a command that fills or saves a cluster that nobody reads meanwhile. What the
+    /// The same without replicas: for a command that fills a cluster that nobody reads meanwhile. What the
     /// replicas then lack they get at the next start, from the log or from a snapshot. Blocks.
     ///
     /// # Errors
@@ -84,7 +84,7 @@ impl Manager {
             closed: Arc::default(),
         };
         manager.wait_for_replicas();
-        if manager.data_dir.unclean {
+        if manager.is_unclean() {
             manager.check_files();
         }
         Ok(manager)
@@ -100,17 +100,24 @@ impl Manager {
     }
 
     /// After a stop in bad order: looks at every page of every file, on a thread of its own. SQLite recovers
-    /// from a crash by itself; this is for disks that do not keep what they synced.
+    /// from a crash by itself; this is for disks that do not keep what they synced. Until all were found well, the stop
+    /// stays noted: a damaged replica that is mended now is looked at once more by the next start, and one that is not
+    /// attached is mended when it is.
     fn check_files(&self) {
         let mut checks: Vec<(PathBuf, Suspect)> = Vec::new();
         for shard in &self.shards {
             checks.push((self.data_dir.primary(shard.name()), shard.primary_suspect()));
-            let replicas = shard.replica_suspects().enumerate();
-            let file = |index| self.data_dir.replica(shard.name(), index);
-            checks.extend(replicas.map(|(index, suspect)| (file(index), suspect)));
+            let attached = shard.replica_suspects();
+            let suspects = attached.chain(std::iter::repeat_with(|| Box::new(|| ()) as Suspect));
+            let files =
+                (0..Topology::REPLICAS_MAX).map(|index| self.data_dir.replica(shard.name(), index));
+            checks.extend(files.zip(suspects));
         }
-        let closed = Arc::clone(&self.closed);
+        // What is not there is made anew, or was never made.
+        checks.retain(|(file, _)| std::fs::metadata(file).is_ok_and(|file| file.len() > 0));
+        let (closed, found_well) = (Arc::clone(&self.closed), self.data_dir.found_well());
         let work = move || {
+            let mut well = true;
             for (file, damaged) in &checks {
                 if closed.load(Ordering::Acquire) {
                     return;
@@ -118,7 +125,11 @@ impl Manager {
                 if let Err(error) = check::quick(file) {
                     tracing::error!(%error, "a file is damaged");
                     damaged();
+                    well = false;
                 }
+            }
+            if well {
+                found_well();
             }
             let files = checks.len();
             tracing::info!(files, "the files were checked after a stop in bad order");

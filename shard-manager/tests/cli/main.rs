@@ -11,3 +11,4 @@ mod placement;
 mod results;
 mod speed;
 mod status;
+mod unclean;

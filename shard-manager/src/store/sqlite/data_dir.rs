@@ -7,12 +7,17 @@
 //! data/shard1-replica1.db  the same rows, a moment later
 //! ```
 //!
+//! The lock's file holds the number of the process, and is emptied when all files were closed: so a stop in bad order is
+//! known to the next, and to all after it until the files were found well.
+//!
 //! **Invariant:** while a [`DataDir`] lives, no other process has one for the same folder.
 //! **Not here:** what the files hold (`catalog`, `shard_file`).
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::OpenError;
@@ -23,8 +28,8 @@ pub struct DataDir {
     path: PathBuf,
     /// The lock goes with the file handle, also when the process dies.
     lock: File,
-    /// Whether the process before ended without closing its files.
-    pub unclean: bool,
+    /// Whether a process before ended without closing its files, and nobody has found them well since.
+    unclean: Arc<AtomicBool>,
 }
 
 impl DataDir {
@@ -56,15 +61,31 @@ impl DataDir {
             Err(TryLockError::Error(error)) => return Err(OpenError::io(&lock_path, error)),
         }
         let unclean = lock.metadata().is_ok_and(|file| file.len() > 0);
-        let noted = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
+        // Never empty in between: whoever is killed now leaves the note that it found.
+        let pid = std::process::id().to_string();
+        let noted = lock.write_all(pid.as_bytes()).and_then(|()| lock.set_len(pid.len() as u64));
         noted.map_err(|error| OpenError::io(&lock_path, error))?;
-        Ok(Self { path: path.to_owned(), lock, unclean })
+        Ok(Self { path: path.to_owned(), lock, unclean: Arc::new(unclean.into()) })
     }
 
-    /// Notes that all files were closed in good order.
+    /// Whether a process before ended without closing its files, and nobody has found them well since.
+    pub fn is_unclean(&self) -> bool {
+        self.unclean.load(Ordering::Acquire)
+    }
+
+    /// What to call when every file of the folder has been looked at and is well.
+    pub fn found_well(&self) -> impl FnOnce() + Send + use<> {
+        let unclean = Arc::clone(&self.unclean);
+        move || unclean.store(false, Ordering::Release)
+    }
+
+    /// Notes that all files were closed in good order. After a stop in bad order before this one that is known only of
+    /// files that were found well: else the next start is still to look at them.
     pub fn close(&self) {
-        // Best effort: without the note the next start checks the files once more.
-        let _ = self.lock.set_len(0);
+        if !self.is_unclean() {
+            // Best effort: without the note the next start checks the files once more.
+            let _ = self.lock.set_len(0);
+        }
     }
 
     /// The folder.

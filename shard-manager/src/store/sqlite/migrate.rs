@@ -131,10 +131,7 @@ pub fn migrate(folder: &Path, mut done: impl FnMut(&Migrated)) -> Result<(), Ope
         }
         Ok(())
     });
-    // A stop in bad order before this one is still to be looked after by the next start.
-    if !data_dir.unclean {
-        data_dir.close();
-    }
+    data_dir.close();
     migrated
 }
 
