@@ -14,8 +14,10 @@ use crate::screen::{Screen, say};
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Each row must lie in the slot and on the shard of its key, spell its key, and be no newer than its shard; the
-shards' counters must be right, their slots those of the map, and replicas equal to their primaries. That a row
-is in the cluster only once follows from these. Works beside a running router.
+shards' counters must be right, their slots those of the map, and replicas equal to their primaries, also in tables,
+slots and counters. That a row
+is in the cluster only once follows from these. Works beside a running router. Of a stopped cluster a replica that is
+missing or behind is no fault, and is noted: the next start of the router makes it, or brings it up.
 
 Examples:
   shard-manager check

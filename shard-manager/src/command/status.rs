@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 use shard_manager::keyspace::SLOT_COUNT;
-use shard_manager::store::sqlite::view::{DirView, Holder};
+use shard_manager::store::sqlite::view::{DirView, Holder, NodeFile};
 use shard_manager::topology::{Role, ShardIndex};
 
 use super::router::Router;
@@ -19,7 +19,8 @@ Examples:
   shard-manager status --data-dir /var/lib/tessera --json
   shard-manager status --url http://127.0.0.1:3000
 
-Exit code 1: a node is down, or its file is missing or cannot be used.")]
+Exit code 1: a node is down, or its file is missing or cannot be used. Of a stopped cluster a replica that is missing
+or behind is no fault, and is noted: the next start of the router makes it, or brings it up.")]
 pub(super) struct StatusArgs {
     #[command(flatten)]
     source: Source,
@@ -37,6 +38,8 @@ struct Status {
     placement: Option<String>,
     router: RouterState,
     shards: Vec<ShardStatus>,
+    /// What is no fault, and the next start of a router looks after.
+    notes: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -59,6 +62,7 @@ struct ShardStatus {
 struct NodeStatus {
     node: String,
     role: String,
+    /// Whether it can be used; one that is not, without trouble, is still to be made.
     up: bool,
     /// What is wrong with it.
     trouble: Option<String>,
@@ -69,6 +73,22 @@ struct NodeStatus {
     lag_ms: Option<f64>,
     rows: Option<i64>,
     bytes: Option<u64>,
+}
+
+impl NodeStatus {
+    fn is_to_be_made(&self) -> bool {
+        !self.up && self.trouble.is_none()
+    }
+
+    fn state(&self) -> &'static str {
+        if self.is_to_be_made() {
+            "to be made"
+        } else if self.up {
+            "up"
+        } else {
+            "DOWN"
+        }
+    }
 }
 
 /// Shows how a cluster is.
@@ -82,7 +102,8 @@ pub(super) fn run(args: &StatusArgs, screen: &Screen) -> Result<(), Trouble> {
         return Ok(shown?);
     }
     let nodes = status.shards.iter().flat_map(|shard| &shard.nodes);
-    let down: Vec<&str> = nodes.filter(|node| !node.up).map(|node| &*node.node).collect();
+    let down = nodes.filter(|node| node.trouble.is_some()).map(|node| &*node.node);
+    let down: Vec<&str> = down.collect();
     Err(Trouble::Found(format!("not well: {}", down.join(", "))))
 }
 
@@ -92,52 +113,68 @@ fn look(view: &DirView) -> Result<Status, Trouble> {
         Holder::Nobody => RouterState { running: false, pid: None, clean: Some(true) },
         Holder::Gone => RouterState { running: false, pid: None, clean: Some(false) },
     };
+    let (running, mut notes) = (router.running, Vec::new());
+    let shards = view.map.topology().indices();
     let shards: Vec<ShardStatus> =
-        view.map.topology().indices().map(|shard| look_at_shard(view, shard)).collect();
+        shards.map(|shard| look_at_shard(view, shard, running, &mut notes)).collect();
     Ok(Status {
-        ok: shards.iter().all(|shard| shard.nodes.iter().all(|node| node.up)),
+        ok: shards.iter().all(|shard| shard.nodes.iter().all(|node| node.trouble.is_none())),
         source: view.path().display().to_string(),
         epoch: view.map.epoch(),
         keyspace: Some(view.map.keyspace().name().to_owned()),
         placement: Some(view.map.placement().name().to_owned()),
         router,
         shards,
+        notes,
     })
 }
 
-fn look_at_shard(view: &DirView, shard: ShardIndex) -> ShardStatus {
+fn look_at_shard(
+    view: &DirView,
+    shard: ShardIndex,
+    running: bool,
+    notes: &mut Vec<String>,
+) -> ShardStatus {
     let spec = &view.map.topology().shards()[shard.index()];
     let files = view.nodes(shard);
     // Replicas first: so none seems to be ahead of its primary.
-    let mut nodes: Vec<NodeStatus> = files
-        .iter()
-        .rev()
-        .map(|file| {
-            let looked = view.node(file).and_then(|mut node| node.standing());
-            let node = NodeStatus {
-                node: file.node.clone(),
-                role: file.role.name().to_owned(),
-                bytes: file.bytes(),
-                ..NodeStatus::default()
-            };
-            match looked {
-                Ok(standing) => NodeStatus {
-                    up: true,
-                    position: Some(standing.position.at),
-                    rows: Some(standing.rows()),
-                    ..node
-                },
-                Err(error) => NodeStatus { trouble: Some(error.to_string()), ..node },
-            }
-        })
-        .collect();
+    let mut nodes: Vec<NodeStatus> =
+        files.iter().rev().map(|file| look_at_node(view, file, running)).collect();
     nodes.reverse();
     let primary = nodes[0].position;
     for node in nodes.iter_mut().skip(1) {
         node.lag = primary.zip(node.position).map(|(primary, own)| primary.saturating_sub(own));
     }
+    for (file, node) in files.iter().zip(&nodes).filter(|_| !running) {
+        if node.is_to_be_made() {
+            notes.push(file.unmade());
+        }
+        notes.extend(node.lag.filter(|lag| *lag > 0).map(|lag| file.behind(lag)));
+    }
     let slots = view.map.slots_of(shard).count() as u64;
     ShardStatus { shard: spec.name.clone(), weight: u64::from(spec.weight), slots, nodes }
+}
+
+fn look_at_node(view: &DirView, file: &NodeFile, running: bool) -> NodeStatus {
+    let node = NodeStatus {
+        node: file.node.clone(),
+        role: file.role.name().to_owned(),
+        bytes: file.bytes(),
+        ..NodeStatus::default()
+    };
+    let is_no_loss = file.role == Role::Replica || !view.is_ready();
+    if node.bytes.is_none() && is_no_loss && !running {
+        return node;
+    }
+    match view.node(file).and_then(|mut node| node.standing()) {
+        Ok(standing) => NodeStatus {
+            up: true,
+            position: Some(standing.position.at),
+            rows: Some(standing.rows()),
+            ..node
+        },
+        Err(error) => NodeStatus { trouble: Some(error.to_string()), ..node },
+    }
 }
 
 fn ask(url: &str) -> Result<Status, Trouble> {
@@ -181,6 +218,7 @@ fn ask(url: &str) -> Result<Status, Trouble> {
         placement: None,
         router: RouterState { running: true, pid: None, clean: None },
         shards: shards.collect(),
+        notes: Vec::new(),
     })
 }
 
@@ -208,7 +246,7 @@ fn text(status: &Status, screen: &Screen) -> String {
             let lag = lag.or_else(|| node.lag_ms.map(|lag| format!("{lag} ms")));
             rows.push(vec![
                 node.node.clone(),
-                if node.up { "up".to_owned() } else { "DOWN".to_owned() },
+                node.state().to_owned(),
                 format!("{} ({share:.1} %)", shard.slots),
                 number(node.position),
                 lag.unwrap_or_else(|| "-".to_owned()),
@@ -223,5 +261,6 @@ fn text(status: &Status, screen: &Screen) -> String {
     lines.extend(
         nodes.filter_map(|node| Some(format!("{}: {}", node.node, node.trouble.as_ref()?))),
     );
+    lines.extend(status.notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")
 }

@@ -1,10 +1,12 @@
 //! `check` of clusters that are well.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use shard_manager::brake::{Gear, Hold};
 
-use crate::cluster::{Cluster, run_in, write, write_users};
+use crate::cluster::{Cluster, file, meddle, open, run_in, write, write_users};
 
 #[test]
 fn a_good_cluster_is_well_while_it_runs_and_after() {
@@ -83,4 +85,77 @@ fn a_new_cluster_without_rows_is_well() {
     let dir = Cluster::new(2, 0).stop();
     let report = run_in(dir.path(), &["check", "--json"]).expect(0).json();
     assert_eq!(report["rows"], 0);
+}
+
+/// What `status` and `check` note of a cluster that is well.
+#[track_caller]
+fn notes(dir: &Path) -> [Vec<String>; 2] {
+    ["status", "check"].map(|command| {
+        let told = run_in(dir, &[command, "--json"]).expect(0).json();
+        let notes = told["notes"].as_array().expect("notes").iter();
+        let notes: Vec<_> = notes.map(|note| note.as_str().expect("a text").to_owned()).collect();
+        let ended = run_in(dir, &[command]).expect(0);
+        for note in &notes {
+            assert!(ended.out.contains(&format!("note: {note}")), "{ended:#?}");
+        }
+        assert!(!ended.out.contains("DOWN"), "{ended:#?}");
+        notes
+    })
+}
+
+/// The same notes of both commands, one of each shard.
+#[track_caller]
+fn assert_noted(dir: &Path, says: &str) {
+    for mut notes in notes(dir) {
+        notes.retain(|note| note.contains(says));
+        let nodes: BTreeSet<_> = notes.iter().filter_map(|note| note.split(' ').next()).collect();
+        let expected = ["shard1-replica1", "shard2-replica1", "shard3-replica1"];
+        assert_eq!(nodes, BTreeSet::from(expected), "{notes:?}");
+    }
+}
+
+#[test]
+fn replicas_that_a_stopped_cluster_has_not_made_yet_or_that_lag_there_are_noted_and_no_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let (home, copy) = (dir.path().join("data"), dir.path().join("copy"));
+    let restored = dir.path().join("restored");
+    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    run_in(&home, &["generate", "--users", "60", "--data-dir", &text(&home)]).expect(0);
+    assert_noted(&home, "has not been made yet; the next start of the router makes it");
+    open(&home, 3, 1).close();
+    assert!(notes(&home).concat().is_empty(), "a start has looked after them");
+    run_in(&home, &["generate", "--users", "80", "--data-dir", &text(&home)]).expect(0);
+    assert_noted(&home, "the next start of the router brings it up");
+    run_in(&home, &["backup", "--to", &text(&copy)]).expect(0);
+    run_in(&restored, &["restore", "--from", &text(&copy)]).expect(0);
+    assert_noted(&restored, "the next start of the router makes it");
+    open(&home, 3, 1).close();
+    assert!(notes(&home).concat().is_empty(), "a start has looked after them");
+}
+
+#[test]
+fn a_replica_that_lags_further_than_the_log_reaches_is_no_fault_either() {
+    let dir = Cluster::filled().stop();
+    for shard in 1..=3 {
+        let primary = file(dir.path(), &format!("shard{shard}-primary"));
+        meddle(
+            &primary,
+            "DELETE FROM tessera_log; UPDATE tessera_shard SET position = position + 9",
+        );
+    }
+    assert_noted(dir.path(), "the next start of the router brings it up");
+}
+
+#[test]
+fn a_row_that_is_missing_on_a_replica_that_lags_is_a_fault() {
+    let dir = Cluster::filled().stop();
+    let home = dir.path().to_str().unwrap();
+    run_in(dir.path(), &["generate", "--users", "80", "--data-dir", home]).expect(0);
+    assert_noted(dir.path(), "the next start of the router brings it up");
+    let sql = "DELETE FROM users WHERE shard_key = (SELECT min(shard_key) FROM users)";
+    meddle(&file(dir.path(), "shard1-replica1"), sql);
+    let report = run_in(dir.path(), &["check", "--json"]).expect(1).json();
+    let found = report["findings"].as_array().unwrap();
+    assert!(found.iter().all(|finding| finding["node"] == "shard1-replica1"), "{report}");
+    assert!(found.iter().any(|finding| finding["what"] == "the row is missing on the replica"));
 }

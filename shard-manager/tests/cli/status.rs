@@ -71,10 +71,10 @@ fn a_router_that_did_not_close_its_files_is_told() {
 #[test]
 fn a_missing_file_is_named_and_makes_the_command_fail() {
     let dir = Cluster::filled().stop();
-    fs::remove_file(file(dir.path(), "shard2-replica1")).unwrap();
+    fs::remove_file(file(dir.path(), "shard2-primary")).unwrap();
     let ended = run_in(dir.path(), &["status"]).expect(1);
-    assert!(ended.out.contains("shard2-replica1\tDOWN"), "{ended:#?}");
-    assert_eq!(ended.err, "not well: shard2-replica1\n");
+    assert!(ended.out.contains("shard2-primary\tDOWN"), "{ended:#?}");
+    assert_eq!(ended.err, "not well: shard2-primary\n");
 }
 
 #[test]

@@ -6,8 +6,10 @@
 //! shard apart.
 //!
 //! **Invariant:** looking changes nothing; a report without findings means that every row was looked at.
-//! **Not here:** mending; what a single row must be like (`audit/rows`), how replicas are compared (`audit/replicas`).
+//! **Not here:** mending; what a single row must be like (`audit/rows`), what a file says beside its rows (`audit/books`),
+//! how replicas are compared (`audit/replicas`).
 
+mod books;
 mod replicas;
 mod rows;
 
@@ -22,6 +24,7 @@ use super::view::{DirView, Holder, NodeFile};
 use crate::idempotency;
 use crate::table::{Registry, Table};
 use crate::topology::ShardIndex;
+use books::Books;
 use replicas::Replicas;
 use rows::{RowRules, Scan};
 
@@ -208,15 +211,11 @@ impl Audit<'_> {
         replicas: &mut Replicas<'_>,
     ) -> Result<Registry, OpenError> {
         primary.begin()?;
-        let standing = primary.standing()?;
-        for name in primary.strange_tables()? {
-            let table = Some(name);
-            let found = self.about(file, "the table is there", "only tables that were declared");
-            self.find(Finding { table, ..found });
-        }
-        self.slots(file, primary)?;
-        let tables = primary.tables()?;
+        let books = Books::read(primary)?;
+        books.check(self, file);
+        let (tables, standing) = (primary.tables()?, &books.standing);
         replicas.align(self, primary, standing.position)?;
+        replicas.compare_books(self, &books, &tables);
         let mut audited = ShardAudit {
             shard: self.view.map.topology().name(file.shard).to_owned(),
             position: standing.position.at,
@@ -227,7 +226,7 @@ impl Audit<'_> {
             let rules = RowRules::of(self, file, table, standing.version);
             let left_out = replicas.left_out(table);
             let scan = Scan::run(self, (primary, table), left_out, |row| rules.check(row))?;
-            self.counts(file, table, &standing.counts, scan.rows);
+            books.check_count(self, file, (table, scan.rows));
             audited.tables.insert(table.name().to_owned(), scan.rows);
             replicas.compare(self, table, &scan, primary);
         }
@@ -236,38 +235,6 @@ impl Audit<'_> {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         report.shards.push(audited);
         Ok(tables)
-    }
-
-    /// The shard's own books must say of each slot what the map says.
-    fn slots(&self, file: &NodeFile, primary: &mut NodeView) -> Result<(), OpenError> {
-        let mut known: BTreeMap<u16, String> = primary.slots()?.into_iter().collect();
-        for slot in self.view.map.slots_of(file.shard) {
-            let state = known.remove(&slot);
-            if state.as_deref() != Some("owned") {
-                let state = state.as_deref().unwrap_or("missing");
-                let what = format!("slot {slot} is {state} in the shard's tessera_slots");
-                self.find(self.about(file, what, "owned, as the map says"));
-            }
-        }
-        for (slot, state) in known {
-            if state == "owned" {
-                let what = format!("slot {slot} is owned in the shard's tessera_slots");
-                self.find(self.about(file, what, "owned by another shard, as the map says"));
-            }
-        }
-        Ok(())
-    }
-
-    fn counts(&self, file: &NodeFile, table: &Table, counts: &[(String, i64)], rows: u64) {
-        let Some((_, counted)) = counts.iter().find(|(name, _)| name == table.name()) else {
-            return;
-        };
-        if *counted != rows as i64 {
-            let table = Some(table.name().to_owned());
-            let what = format!("tessera_counts says {counted} rows");
-            let found = self.about(file, what, "");
-            self.find(Finding { table, expected: format!("{rows}, as there are"), ..found });
-        }
     }
 
     /// Every shard must have the same tables. While a router makes one, they differ for a moment.
@@ -295,6 +262,11 @@ impl Audit<'_> {
             }
         }
     }
+}
+
+/// Whether clients see a table: the records of idempotency keys are in every file, in no registry, and not counted.
+fn is_declared(table: &Table) -> bool {
+    table.name() != idempotency::TABLE.name()
 }
 
 /// How often tables that differ are looked at again, and how long after each time.

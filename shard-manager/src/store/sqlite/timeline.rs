@@ -13,7 +13,7 @@ use crate::position::{History, Position};
 use crate::value::format_timestamp;
 
 /// More than a life gives between a copy and its loss, and little of the 2^53 that every client can count.
-const VERSIONS_LEFT_OUT: i64 = 1 << 32;
+pub(super) const VERSIONS_LEFT_OUT: i64 = 1 << 32;
 
 /// Begins a timeline where the file stands, and tells all of them; `None` if they make no history.
 ///

@@ -70,6 +70,19 @@ impl NodeFile {
         let bytes = len(&self.path);
         (bytes > 0).then(|| bytes + len(&wal(&self.path)))
     }
+
+    /// Told of a node of a stopped cluster whose file was not made yet.
+    pub fn unmade(&self) -> String {
+        format!("{} has not been made yet; the next start of the router makes it", self.node)
+    }
+
+    /// Told of a replica of a stopped cluster that lags.
+    pub fn behind(&self, lag: u64) -> String {
+        let node = &self.node;
+        format!(
+            "{node} is {lag} entries of the log behind; the next start of the router brings it up"
+        )
+    }
 }
 
 impl DirView {

@@ -12,10 +12,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::super::OpenError;
 use super::super::log::{self, Line};
-use super::super::node_view::{NodeView, Standing};
+use super::super::node_view::NodeView;
 use super::super::view::NodeFile;
+use super::books::Books;
 use super::rows::{LeftOut, Scan, SlotSum, key_hash, slot_rows};
-use super::{Audit, Finding};
+use super::{Audit, Finding, is_declared};
 use crate::position::Position;
 use crate::table::{Registry, Table};
 
@@ -35,7 +36,7 @@ pub(super) struct Replicas<'a> {
 struct Replica<'a> {
     file: &'a NodeFile,
     node: NodeView,
-    standing: Standing,
+    books: Books,
     tables: Registry,
     comparable: bool,
     /// It has not all that the primary has.
@@ -48,8 +49,9 @@ impl<'a> Replicas<'a> {
     pub(super) fn look(audit: &Audit<'_>, files: &'a [NodeFile]) -> Self {
         let mut opened = Vec::new();
         for file in files {
-            if file.bytes().is_none() && audit.running {
-                audit.note(format!("{} is being made", file.node));
+            if file.bytes().is_none() {
+                let being_made = || format!("{} is being made", file.node);
+                audit.note(if audit.running { being_made() } else { file.unmade() });
                 continue;
             }
             opened.extend(audit.open(file).map(|node| (file, node)));
@@ -76,7 +78,7 @@ impl<'a> Replicas<'a> {
         let history = primary.history()?;
         let mut oldest = at.at;
         for replica in &mut self.replicas {
-            let position = replica.standing.position;
+            let position = replica.books.standing.position;
             if !history.holds(position) || position.at > at.at {
                 let what = format!("it holds changes up to {}", position.at);
                 let expected = format!("nothing beyond its primary, which stands at {}", at.at);
@@ -85,16 +87,14 @@ impl<'a> Replicas<'a> {
             }
             let lag = at.at - position.at;
             if lag > 0 && !audit.running {
-                let what = format!("it is {lag} entries of the log behind");
-                let expected = "caught up; a start of the router does that";
-                audit.find(audit.about(replica.file, what, expected));
+                audit.note(replica.file.behind(lag));
             }
             (replica.comparable, replica.behind) = (true, lag > 0);
             oldest = oldest.min(position.at);
         }
         if oldest < at.at && !self.leave_out(primary, oldest, at.at)? {
             for replica in &mut self.replicas {
-                if replica.standing.position.at < at.at && replica.comparable {
+                if replica.books.standing.position.at < at.at && replica.comparable {
                     replica.comparable = false;
                     audit.note(format!("{} lags too far to be compared", replica.file.node));
                 }
@@ -148,6 +148,24 @@ impl<'a> Replicas<'a> {
         compares.then(|| self.left_out.get(table.name()).unwrap_or(&self.nothing))
     }
 
+    /// Compares what the files say of themselves, of those that stand where their primary does.
+    pub(super) fn compare_books(&mut self, audit: &Audit<'_>, primary: &Books, tables: &Registry) {
+        let level = |replica: &&mut Replica<'_>| replica.comparable && !replica.behind;
+        for replica in self.replicas.iter_mut().filter(level) {
+            replica.equal &= replica.books.compare(audit, replica.file, primary);
+            // Those that it lacks are told when their rows are compared.
+            for table in replica.tables.tables() {
+                if tables.find(table.name()).is_none() {
+                    let what = "it declares the table, and its primary does not";
+                    let found = audit.about(replica.file, what, "the same tables");
+                    let table = Some(table.name().to_owned());
+                    audit.find(Finding { table, ..found });
+                    replica.equal = false;
+                }
+            }
+        }
+    }
+
     /// Compares a table with what the primary's snapshot has of it.
     pub(super) fn compare(
         &mut self,
@@ -180,9 +198,9 @@ impl<'a> Replicas<'a> {
 impl<'a> Replica<'a> {
     fn look(file: &'a NodeFile, mut node: NodeView) -> Result<Self, OpenError> {
         node.begin()?;
-        let standing = node.standing()?;
+        let books = Books::read(&mut node)?;
         let tables = node.tables()?;
-        Ok(Self { file, node, standing, tables, comparable: false, behind: false, equal: true })
+        Ok(Self { file, node, books, tables, comparable: false, behind: false, equal: true })
     }
 
     fn compare(
@@ -193,22 +211,20 @@ impl<'a> Replica<'a> {
         primary: &mut NodeView,
     ) -> Result<bool, OpenError> {
         let known = self.tables.find(table.name());
-        // The records of idempotency keys are in every file and in no registry.
-        let is_data = !table.name().starts_with("tessera_");
-        if is_data && known.is_none() && self.behind && audit.running {
+        if is_declared(table) && known.is_none() && self.behind {
             audit.note(format!("{} does not know the table {} yet", self.file.node, table.name()));
             return Ok(false);
         }
-        if is_data && known.is_none_or(|known| **known != *table) {
+        if is_declared(table) && known.is_none_or(|known| **known != *table) {
             let what = "it does not declare the table as its primary does";
             let found = audit.about(self.file, what, "the same tables");
             audit.find(Finding { table: Some(table.name().to_owned()), ..found });
             return Ok(false);
         }
         let scan = Scan::run(audit, (&mut self.node, table), Some(left_out), |_| ())?;
-        audit.counts(self.file, table, &self.standing.counts, scan.rows);
+        let counted = self.books.check_count(audit, self.file, (table, scan.rows));
         if scan.slots == expected.slots {
-            return Ok(true);
+            return Ok(counted);
         }
         let mut named = 0;
         for slot in differing(&expected.slots, &scan.slots) {
