@@ -10,6 +10,7 @@ mod idempotency;
 mod keyspace;
 mod keyspaces;
 mod lane;
+mod movement;
 mod placement;
 mod placements;
 mod rebalance;
