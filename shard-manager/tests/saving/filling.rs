@@ -82,31 +82,52 @@ fn users_are_shared_out_by_weight_and_have_ids_and_mails_of_their_own() {
     open(dir.path(), Wanted::default()).expect("a router can start over it").close();
 }
 
+/// A program that does not outlive the test.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn many_users_take_no_more_memory_than_few() {
-    /// A piece of rows for each shard, what is being stored, and SQLite's caches. A list of a million users and
-    /// their orders takes more than twice this.
-    const KIB_MAX: u64 = 256 << 10;
-    let users = if std::env::var_os("LONG_TESTS").is_some() { "1000000" } else { "50000" };
+    // A piece of rows for each shard, what is being stored, and SQLite's caches, which grow with the files. Of so many
+    // users a list of their numbers alone takes more, and one of a million users and their orders more than 512 MiB.
+    let to_the_end = std::env::var_os("LONG_TESTS").is_some();
+    let (users, enough, kib_max) =
+        if to_the_end { (1_000_000, 2_000_000, 256 << 10) } else { (20_000_000, 10_000, 96 << 10) };
     let dir = tempfile::tempdir().expect("a folder");
-    let mut child = program()
-        .args(["generate", "--users", users, "--data-dir", text(dir.path())])
+    made(dir.path(), 3);
+    let child = program()
+        .args(["generate", "--users", &users.to_string(), "--data-dir", text(dir.path())])
         .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .expect("the program starts");
-    let (status, mut peak) = (format!("/proc/{}/status", child.id()), 0);
-    while child.try_wait().expect("a status").is_none() {
+    let mut child = Running(child);
+    let sql = "SELECT sum(rows) AS value FROM tessera_counts WHERE name IN ('users','orders')";
+    let stored = || primaries(dir.path()).iter().map(|file| ints(file, sql)[0]).sum::<i64>();
+    let status = format!("/proc/{}/status", child.0.id());
+    let mut peak = 0;
+    loop {
+        let ended = child.0.try_wait().expect("a status");
+        if stored() >= enough {
+            break;
+        }
+        assert_eq!(ended, None, "it ends when all are stored");
         let told = fs::read_to_string(&status).unwrap_or_default();
         let line = told.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
+        let kib: Option<u64> =
+            line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
         peak = peak.max(kib.unwrap_or(0));
+        assert!(peak < kib_max, "{peak} KiB for {users} users");
         std::thread::yield_now();
     }
-    assert!(child.wait().expect("it ends").success());
-    let sql = "SELECT sum(rows) AS value FROM tessera_counts WHERE name IN ('users','orders')";
-    let stored: i64 = primaries(dir.path()).iter().map(|file| ints(file, sql)[0]).sum();
-    assert_eq!(stored, 2 * users.parse::<i64>().expect("a number"));
-    assert!(peak > 0 && peak < KIB_MAX, "{peak} KiB for {users} users");
+    assert!(peak > 0, "it was looked at");
 }
 
 #[test]
