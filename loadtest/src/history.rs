@@ -1,0 +1,95 @@
+//! History: everything a run sent and was answered, kept small enough to be judged as a whole.
+//!
+//! An [`Operation`] is what happened to one row. Beside operations there are a few [records]
+//! about many rows at once: the sum of a bank, its ledger, pages of the final walk, faults made on
+//! purpose. A [`Recorder`] collects them while many tasks run; [`lines`] writes them down and
+//! reads them again.
+//!
+//! **Invariant:** every key and node of a record is named in the same history; times are
+//! nanoseconds on one monotonic clock since the history's start.
+//! **Not here:** any judgement. That is [`checker`](crate::checker).
+
+mod names;
+mod nodes;
+mod operation;
+mod recorder;
+
+pub mod lines;
+pub mod records;
+
+pub use self::names::{Key, Names};
+pub use self::nodes::{Node, NodeId, Nodes, Role};
+pub use self::operation::{Kind, Level, NEVER, Operation, Outcome, Value};
+pub use self::recorder::{Recorder, SessionLog};
+pub use self::records::{Fault, Ledger, Page, Total};
+
+/// The form of a history's lines that this program writes and reads.
+pub const FORMAT: u32 = 1;
+
+/// What a run says of itself before its first record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// The run's name; request ids begin with it.
+    pub run: String,
+    /// When the clock of the history was at nought: RFC 3339, UTC.
+    pub started: String,
+    /// The routers that were asked, as `http://127.0.0.1:3000`.
+    pub hosts: Vec<String>,
+    /// What must hold of every bank; `None` when the run had none.
+    pub bank: Option<BankConstants>,
+}
+
+/// What no transfer may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BankConstants {
+    /// The sum over all accounts of one bank.
+    pub total: i64,
+    /// How many accounts one bank has.
+    pub accounts: u32,
+}
+
+impl Header {
+    /// The header of a run that starts now.
+    pub fn now(run: &str, hosts: Vec<String>) -> Self {
+        let started = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+        Self { run: run.to_owned(), started, hosts, bank: None }
+    }
+}
+
+/// A whole run, in no order.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// What the run says of itself.
+    pub header: Header,
+    /// The names of keys.
+    pub keys: Names,
+    /// Who answered.
+    pub nodes: Nodes,
+    /// What happened to single rows.
+    pub operations: Vec<Operation>,
+    /// Sums of banks.
+    pub totals: Vec<Total>,
+    /// Counters and ledgers of banks at the end.
+    pub ledgers: Vec<Ledger>,
+    /// The final walk over whole tables.
+    pub pages: Vec<Page>,
+    /// What was broken on purpose.
+    pub faults: Vec<Fault>,
+}
+
+impl History {
+    /// The id a request carried as `x-request-id`.
+    pub fn request_id(&self, operation: &Operation) -> String {
+        request_id(&self.header.run, operation.session, operation.request)
+    }
+
+    /// The operations that `indices` name.
+    pub fn select(&self, indices: &[u32]) -> Vec<&Operation> {
+        indices.iter().map(|&index| &self.operations[index as usize]).collect()
+    }
+}
+
+/// The id of a session's request: one rule for who sends it and who tells of it later.
+pub(crate) fn request_id(run: &str, session: u32, request: u32) -> String {
+    format!("{run}-{session}-{request}")
+}

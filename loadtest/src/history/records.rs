@@ -1,0 +1,84 @@
+//! Records about many rows at once.
+//!
+//! **Invariant:** a record says what one answer said; nothing in it was computed from two.
+//! **Not here:** single rows (`operation`).
+
+use super::{Key, Level, NodeId};
+
+/// A read of all accounts of one bank (all rows of one shard key) at one moment. The rows it found
+/// are also recorded as reads of their keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Total {
+    /// The bank's name.
+    pub bank: String,
+    /// Who asked.
+    pub session: u32,
+    /// The number of the request within its session.
+    pub request: u32,
+    /// When it was sent.
+    pub start: u64,
+    /// When the answer was there.
+    pub end: u64,
+    /// Who answered.
+    pub node: NodeId,
+    /// The level asked for.
+    pub level: Level,
+    /// The sum over the accounts that came back.
+    pub sum: i64,
+    /// How many accounts came back.
+    pub accounts: u32,
+}
+
+/// A bank after the run: a counter raised, and a row inserted, in one transaction each time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ledger {
+    /// The bank's name.
+    pub bank: String,
+    /// Who asked.
+    pub session: u32,
+    /// The number of the request within its session.
+    pub request: u32,
+    /// When it was sent.
+    pub start: u64,
+    /// When the answer was there.
+    pub end: u64,
+    /// Who answered.
+    pub node: NodeId,
+    /// What the counter says.
+    pub counter: u64,
+    /// How many rows the ledger has.
+    pub rows: u64,
+    /// How many such transactions were acknowledged.
+    pub acknowledged: u64,
+    /// How many were sent at all, rejected ones left out.
+    pub attempted: u64,
+}
+
+/// One page of the walk over a whole table after the run, by cursor. Rows of other runs are left
+/// out; keys are named as those of operations, `table/…`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The table walked over. It covers every key whose name begins with this and a slash.
+    pub table: String,
+    /// Who asked.
+    pub session: u32,
+    /// The number of the request within its session.
+    pub request: u32,
+    /// When it was sent.
+    pub start: u64,
+    /// When the answer was there.
+    pub end: u64,
+    /// The rows met, in order.
+    pub keys: Vec<Key>,
+    /// Whether the walk ended here: no further cursor.
+    pub complete: bool,
+}
+
+/// Something broken, frozen or restarted on purpose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// When.
+    pub at: u64,
+    /// What, in words: `kill -9 of the router`.
+    pub what: String,
+}
