@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use goose::client::GooseClientBuilder;
-use goose::goose::{GooseUser, TransactionError};
+use goose::goose::{GooseUser, Scenario, TransactionError};
 use goose::{GooseAttack, GooseError};
 
 pub(crate) use plan::Plan;
@@ -41,22 +41,27 @@ pub(crate) async fn fill(plan: &Plan) -> anyhow::Result<()> {
     fill::run(plan).await
 }
 
-/// Runs the load test to its end.
-pub(crate) async fn run(options: &Options, plan: Arc<Plan>) -> anyhow::Result<Attacked> {
+/// What goose lets users do for a plan.
+pub(crate) fn scenario(options: &Options, plan: Arc<Plan>) -> anyhow::Result<Scenario> {
+    match options.load.rate {
+        None => closed::scenario(plan),
+        Some(rate) => Ok(open::scenario(plan, rate, options.load.in_flight)),
+    }
+}
+
+/// Runs a scenario to its end.
+pub(crate) async fn run(options: &Options, scenario: Scenario) -> anyhow::Result<Attacked> {
     if !goose_may_speak(options) {
         silence_goose();
     }
     let mut goose = options.goose.clone();
     // What it would print is told by our own report; its files are written as asked.
     goose.no_print_metrics = true;
-    let scenario = match options.load.rate {
-        None => closed::scenario(plan)?,
-        Some(rate) => {
-            goose.users = Some(1);
-            goose.increase_rate = Some("10".to_owned());
-            open::scenario(plan, rate, options.load.in_flight)
-        }
-    };
+    if options.load.rate.is_some() {
+        // One user sends for all.
+        goose.users = Some(1);
+        goose.increase_rate = Some("10".to_owned());
+    }
     let attack = GooseAttack::initialize_with_config(goose)
         // Goose would build a client with a TLS store for each user; nobody uses it.
         .and_then(|attack| {
@@ -75,7 +80,7 @@ pub(crate) async fn run(options: &Options, plan: Arc<Plan>) -> anyhow::Result<At
 }
 
 /// Counts an operation with goose as well.
-async fn tell_goose(
+pub(crate) async fn tell_goose(
     user: &mut GooseUser,
     operation: Operation,
     sample: &Sample,

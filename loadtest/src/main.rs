@@ -22,11 +22,14 @@ mod requests;
 mod scenario;
 mod tally;
 mod verdict;
+mod verify;
 mod wire;
 
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
+
+use goose::goose::Scenario;
 
 use crate::cpu::Watch;
 use crate::load::Plan;
@@ -34,6 +37,7 @@ use crate::options::Options;
 use crate::progress::Progress;
 use crate::report::{Ran, Report};
 use crate::tally::Tally;
+use crate::verify::Verification;
 use crate::wire::Pool;
 
 /// Every request was answered as promised.
@@ -78,13 +82,39 @@ async fn run(options: &Options) -> anyhow::Result<Report> {
         wire::check_ready(pool).await?;
     }
     let tally = Arc::new(Tally::default());
+    if options.load.verify {
+        return verify(options, pools, tally).await;
+    }
     let plan = Arc::new(Plan::new(options, pools, Arc::clone(&tally))?);
     load::fill(&plan).await?;
-    let progress = Progress::start(Arc::clone(&tally));
+    let ran = attack(options, load::scenario(options, plan)?, &tally).await?;
+    Ok(Report::new(options, &tally.counts(), ran))
+}
+
+/// Runs the verifying workload, and judges what it recorded.
+async fn verify(
+    options: &Options,
+    pools: Vec<Arc<Pool>>,
+    tally: Arc<Tally>,
+) -> anyhow::Result<Report> {
+    let verification = Arc::new(Verification::new(options, pools, Arc::clone(&tally))?);
+    verification.open_banks().await?;
+    let ran = attack(options, Arc::clone(&verification).scenario()?, &tally).await?;
+    let history = verification.finish().await?;
+    if let Some(file) = &options.load.history {
+        let file = std::fs::File::create(file)?;
+        loadtest::history::lines::write(&history, &mut std::io::BufWriter::new(file))?;
+    }
+    eprintln!("{} operations", history.operations.len());
+    Ok(Report::new(options, &tally.counts(), ran))
+}
+
+/// Lets goose run a scenario, and watches.
+async fn attack(options: &Options, scenario: Scenario, tally: &Arc<Tally>) -> anyhow::Result<Ran> {
+    let progress = Progress::start(Arc::clone(tally));
     let watch = Watch::start();
-    let ran = load::run(options, plan).await;
+    let ran = load::run(options, scenario).await;
     let cpu = watch.stop();
     progress.stop();
-    let thresholds_failed = ran?.thresholds_failed;
-    Ok(Report::new(options, &tally.counts(), Ran { thresholds_failed, cpu }))
+    Ok(Ran { thresholds_failed: ran?.thresholds_failed, cpu })
 }

@@ -96,6 +96,14 @@ pub(crate) struct Load {
         value_parser = clap::value_parser!(u32).range(1..=IN_FLIGHT_MAX))]
     pub(crate) in_flight: u32,
 
+    /// Prove the promises: a workload of its own (no mix) whose every answer is recorded and judged afterwards
+    #[arg(long, conflicts_with_all = ["rate", "mix", "dist"])]
+    pub(crate) verify: bool,
+
+    /// Write what was sent and answered to a file, as JSON lines, for `loadtest check FILE`
+    #[arg(long, value_name = "FILE", requires = "verify")]
+    pub(crate) history: Option<std::path::PathBuf>,
+
     /// Start of the random keys: the same seed makes each user ask the same things in the same order
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,

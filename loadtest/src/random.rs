@@ -14,7 +14,7 @@ pub(crate) struct Random(u64);
 impl Random {
     /// The stream of one user of a run.
     pub(crate) fn of_user(seed: u64, user: usize) -> Self {
-        Self(mix(seed ^ mix(user as u64 + 1)))
+        Self(mix(seed ^ mix((user as u64).wrapping_add(1))))
     }
 
     /// A number from 0 to `bound` - 1, each as likely; 0 when `bound` is 0.

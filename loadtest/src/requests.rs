@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH};
-use hyper::{Method, Request};
+use hyper::{Method, Request, Uri};
 use serde::Serialize;
 
 use crate::verdict::Failure;
@@ -24,6 +24,7 @@ const SCATTER_LIMIT: u32 = 100;
 const PARTITIONS: [&str; 5] = ["A", "B", "C", "D", "E"];
 
 const SHARD_KEY: HeaderName = HeaderName::from_static("x-shard-key");
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(crate) const SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token");
 
 /// What has been seen so far, in the router's words: sent back, so that a user reads its own writes.
@@ -119,7 +120,31 @@ pub(crate) fn with_token(mut asked: Asked, token: Option<&SessionToken>) -> Aske
     asked
 }
 
-fn get(path: &str) -> Result<Asked, Failure> {
+/// A request with a body of JSON, or none, and a shard key, or none.
+pub(crate) fn plain(method: Method, path: &'static str, body: Bytes, key: Option<&str>) -> Asked {
+    let mut asked = Asked::new(Full::new(body));
+    *asked.method_mut() = method;
+    *asked.uri_mut() = Uri::from_static(path);
+    let headers = asked.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(key) = key.and_then(id_header) {
+        headers.insert(SHARD_KEY, key);
+    }
+    asked
+}
+
+/// A read of one shard key.
+pub(crate) fn keyed_get(path: &'static str, key: &str) -> Asked {
+    plain(Method::GET, path, Bytes::new(), Some(key))
+}
+
+/// A text as a header's value; `None` if it has letters that a header cannot hold, which no name of ours has.
+pub(crate) fn id_header(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(text).ok()
+}
+
+/// A read of a path made at run time.
+pub(crate) fn get(path: &str) -> Result<Asked, Failure> {
     Request::get(path).body(Full::default()).map_err(|error| unsendable(&error))
 }
 

@@ -46,6 +46,12 @@ pub(crate) enum Operation {
     KvGet,
     /// A read of all shards.
     Scatter,
+    /// A row removed.
+    Delete,
+    /// An acknowledged write sent again.
+    Replay,
+    /// Several rows of one shard key, changed together.
+    Transfer,
 }
 
 impl Operation {
@@ -61,13 +67,22 @@ impl Operation {
             Self::KvPut => "kv-put",
             Self::KvGet => "kv-get",
             Self::Scatter => "scatter",
+            Self::Delete => "delete",
+            Self::Replay => "replay",
+            Self::Transfer => "transfer",
         }
     }
 
     /// The method that goose's metrics are grouped by.
     pub(crate) fn method(self) -> &'static str {
         match self {
-            Self::Write | Self::Insert | Self::Bulk | Self::Modify => "POST",
+            Self::Write
+            | Self::Insert
+            | Self::Bulk
+            | Self::Modify
+            | Self::Delete
+            | Self::Replay
+            | Self::Transfer => "POST",
             Self::Read | Self::Scan | Self::KvGet | Self::Scatter => "GET",
             Self::KvPut => "PUT",
         }

@@ -28,6 +28,9 @@ const SHARD: HeaderName = HeaderName::from_static("x-shard");
 const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
 const CACHE: HeaderName = HeaderName::from_static("x-cache");
 
+/// The code of a failure before anything was sent.
+pub(crate) const NOT_CONNECTED: &str = "not connected";
+
 /// A whole request; the path is the rest of its URL.
 pub(crate) type Asked = Request<http_body_util::Full<Bytes>>;
 

@@ -62,6 +62,13 @@ impl Recorder {
         self.names.write().unwrap_or_else(PoisonError::into_inner).intern(name)
     }
 
+    /// All keys that were named so far.
+    pub fn names(&self) -> Vec<(Key, String)> {
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        let keys = (0..names.len() as u32).map(Key);
+        keys.map(|key| (key, names.name(key).to_owned())).collect()
+    }
+
     /// A new session, numbered from 1.
     pub fn session(self: &Arc<Self>) -> SessionLog {
         SessionLog {

@@ -85,7 +85,10 @@ impl Plan {
             | Operation::Bulk
             | Operation::KvPut
             | Operation::KvGet
-            | Operation::Scatter => self.draw(random),
+            | Operation::Scatter
+            | Operation::Delete
+            | Operation::Replay
+            | Operation::Transfer => self.draw(random),
         };
         let bulk = operation == Operation::Bulk;
         let more = if bulk { self.draw_different(random, key) } else { Vec::new() };

@@ -42,7 +42,10 @@ impl Visitor {
             | Operation::Scan
             | Operation::Modify
             | Operation::KvGet
-            | Operation::Scatter => false,
+            | Operation::Scatter
+            | Operation::Delete
+            | Operation::Replay
+            | Operation::Transfer => false,
         };
         if written && !(self.plan.filled && step.key < self.plan.keys_filled) {
             self.written.insert(step.key);

@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::target::Target;
-use super::{ANSWER_BYTES_MAX, Answer, Asked, broken};
+use super::{ANSWER_BYTES_MAX, Answer, Asked, NOT_CONNECTED, broken};
 use crate::verdict::Failure;
 
 /// Ends when it is dropped.
@@ -17,12 +17,12 @@ pub(super) struct Connection(SendRequest<Full<Bytes>>);
 
 impl Connection {
     pub(super) async fn open(target: &Target) -> Result<Self, Failure> {
-        let refused = |error: io::Error| Failure::new(None, "not connected", &reason(&error));
+        let refused = |error: io::Error| Failure::new(None, NOT_CONNECTED, &reason(&error));
         let stream = TcpStream::connect(target.address()).await.map_err(refused)?;
         stream.set_nodelay(true).map_err(refused)?;
         let (sender, driver) = http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| Failure::new(None, "not connected", &error.to_string()))?;
+            .map_err(|error| Failure::new(None, NOT_CONNECTED, &error.to_string()))?;
         // What goes wrong on it is told to who waits for an answer.
         tokio::spawn(async move { drop(driver.await) });
         Ok(Self(sender))

@@ -1,0 +1,162 @@
+//! Verify: a workload that leaves evidence, and the evidence of it.
+//!
+//! Sessions write unique values to rows under unique names, read them back at every level and with every guarantee the
+//! API offers, send acknowledged writes again, move money between rows of one shard key, delete and insert again.
+//! Everything sent and answered is recorded; after the run all rows are read once more. What the record proves is for
+//! the checker to say (`loadtest::checker`).
+//!
+//! Source: the registers, sets, banks and ledgers of Jepsen's tests (Kingsbury); that a version told with every write
+//! makes checking cheap is explained in `loadtest::checker`.
+//!
+//! **Invariant:** an answer that did not come is recorded as unknown, never as done or refused; a value is sent to one
+//! row only, and under one idempotency key.
+//! **Not here:** judging.
+
+mod attempt;
+mod bank;
+mod batch;
+mod names;
+mod read_back;
+mod register;
+mod session;
+mod workload;
+
+use std::future::ready;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use goose::prelude::*;
+use loadtest::history::{BankConstants, Header, History, Recorder};
+use tokio::sync::Mutex;
+
+use self::names::RowNames;
+use self::session::Session;
+use crate::keys::{Dist, KeyChooser};
+use crate::options::Options;
+use crate::tally::Tally;
+use crate::wire::Pool;
+
+/// Rows that everybody meets.
+const HOT_ROWS: u32 = 64;
+/// Rows beside them.
+const COLD_ROWS: u32 = 100_000;
+/// How rows are drawn, hot and cold together: row 0 is the hottest.
+const SKEW: f64 = 1.1;
+/// Shard keys with accounts.
+const BANKS: u32 = 8;
+/// Accounts of a bank, and what each has at first.
+const ACCOUNTS: u32 = 4;
+const DEPOSIT: i64 = 1_000;
+/// Pause of a session after an outcome that stayed unknown, so that a dead router is not called a million times.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What all sessions of a run have in common.
+pub(crate) struct Verification {
+    recorder: Arc<Recorder>,
+    pools: Vec<Arc<Pool>>,
+    tally: Arc<Tally>,
+    names: RowNames,
+    chooser: KeyChooser,
+    seed: u64,
+    transfers: [Transfers; BANKS as usize],
+}
+
+/// Transfers within one bank.
+#[derive(Debug, Default)]
+struct Transfers {
+    acknowledged: AtomicU64,
+    /// Rejected ones left out.
+    attempted: AtomicU64,
+}
+
+impl Verification {
+    /// Starts the clock of the history.
+    pub(crate) fn new(
+        options: &Options,
+        pools: Vec<Arc<Pool>>,
+        tally: Arc<Tally>,
+    ) -> anyhow::Result<Self> {
+        let run = names::run_name();
+        let hosts = options.targets.iter().map(ToString::to_string).collect();
+        let bank = BankConstants { total: DEPOSIT * i64::from(ACCOUNTS), accounts: ACCOUNTS };
+        let header = Header { bank: Some(bank), ..Header::now(&run, hosts) };
+        Ok(Self {
+            recorder: Recorder::start(header),
+            pools,
+            tally,
+            names: RowNames::new(run),
+            chooser: KeyChooser::new(Dist::Zipf(SKEW), HOT_ROWS + COLD_ROWS)?,
+            seed: options.load.seed,
+            transfers: Default::default(),
+        })
+    }
+
+    /// Opens the banks.
+    ///
+    /// # Errors
+    /// No router takes them within its time.
+    pub(crate) async fn open_banks(self: &Arc<Self>) -> anyhow::Result<()> {
+        let mut session = Session::new(Arc::clone(self), usize::MAX);
+        bank::open(&mut session).await
+    }
+
+    /// What goose lets each session do.
+    pub(crate) fn scenario(self: Arc<Self>) -> anyhow::Result<Scenario> {
+        let enter = Transaction::new(Arc::new(move |user: &mut GooseUser| {
+            self.tally.start(Instant::now());
+            let session = Session::new(Arc::clone(&self), user.weighted_users_index);
+            user.set_session_data(Shared(Arc::new(Mutex::new(session))));
+            Box::pin(ready(Ok(())))
+        }));
+        Ok(Scenario::new("verify")
+            .register_transaction(enter.set_name("enter").set_on_start())
+            .register_transaction(transaction!(act).set_name("act"))
+            .register_transaction(transaction!(leave).set_name("leave").set_on_stop()))
+    }
+
+    /// Reads everything once more, and gives the record out.
+    ///
+    /// # Errors
+    /// The routers do not answer any more.
+    pub(crate) async fn finish(self: &Arc<Self>) -> anyhow::Result<History> {
+        let mut session = Session::new(Arc::clone(self), usize::MAX - 1);
+        let read = read_back::all(&mut session).await;
+        session.log.flush();
+        read?;
+        Ok(self.recorder.finish())
+    }
+
+    /// Keeps the time of something that was broken on purpose.
+    pub(crate) fn recorder(&self) -> &Arc<Recorder> {
+        &self.recorder
+    }
+}
+
+/// Goose clones what its users know.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Session>>);
+
+async fn act(user: &mut GooseUser) -> TransactionResult {
+    let session = session(user)?;
+    let mut session = session.lock().await;
+    for done in workload::next(&mut session).await {
+        let pause = done.sample.verdict.as_ref().is_err_and(|failure| failure.status.is_none());
+        crate::load::tell_goose(user, done.sample.operation, &done.sample, done.status).await?;
+        session.of.tally.add(done.sample);
+        if pause {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    Ok(())
+}
+
+async fn leave(user: &mut GooseUser) -> TransactionResult {
+    session(user)?.lock().await.log.flush();
+    Ok(())
+}
+
+fn session(user: &GooseUser) -> Result<Arc<Mutex<Session>>, Box<TransactionError>> {
+    let shared = user.get_session_data::<Shared>();
+    shared.map(|shared| Arc::clone(&shared.0)).ok_or_else(|| "a session did not enter".into())
+}

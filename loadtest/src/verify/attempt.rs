@@ -1,0 +1,138 @@
+//! Attempt: one request sent until its outcome is known, or nobody will know it.
+//!
+//! **Invariant:** a request is sent again only with the idempotency key it had, or if it changes nothing; once an attempt
+//! is without an answer, no later refusal proves that nothing happened.
+
+use std::time::{Duration, Instant};
+
+use hyper::header::{HeaderName, HeaderValue};
+use loadtest::history::{Kind, Level, Operation, Outcome};
+use serde::Deserialize;
+
+use super::session::{Session, consistency};
+use crate::requests::{SESSION_TOKEN, id_header};
+use crate::tally::{Operation as Counted, Sample, Source};
+use crate::verdict::{self, Failure};
+use crate::wire::{Answer, Asked, NOT_CONNECTED};
+
+/// How often a write is sent whose outcome is unknown.
+const ATTEMPTS_MAX: u8 = 6;
+/// Before the second attempt; doubled before each further one.
+const BACK_OFF: Duration = Duration::from_millis(50);
+/// How long an answer is waited for. Longer than the deadline asked for below.
+const PATIENCE: Duration = Duration::from_secs(4);
+const DEADLINE_MS: HeaderValue = HeaderValue::from_static("3000");
+
+const CONSISTENCY: HeaderName = HeaderName::from_static("x-consistency");
+const MAX_STALENESS: HeaderName = HeaderName::from_static("x-max-staleness-ms");
+const DEADLINE: HeaderName = HeaderName::from_static("x-deadline-ms");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// An operation as goose and the tally count it.
+pub(super) struct Done {
+    pub(super) sample: Sample,
+    pub(super) status: Option<u16>,
+}
+
+/// What came of a request.
+pub(super) struct Attempted {
+    pub(super) outcome: Outcome,
+    /// The last answer.
+    pub(super) answer: Option<Answer>,
+    pub(super) done: Done,
+}
+
+/// The part of a problem that tells the outcome of a write.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Told {
+    outcome: Option<String>,
+}
+
+/// Sends a request as `operation` says, and fills in when, to whom and how often.
+///
+/// `other` asks another router than the session's own, if there is one.
+pub(super) async fn send(
+    session: &mut Session,
+    mut asked: Asked,
+    operation: &mut Operation,
+    counted: Counted,
+    other: bool,
+) -> Attempted {
+    let (host, pool) = session.router(other);
+    head(session, &mut asked, operation);
+    let began = Instant::now();
+    operation.start = session.of.recorder.at(began);
+    let mut may_have_happened = false;
+    let (outcome, answer) = loop {
+        let sent = pool.send(asked.clone(), PATIENCE).await;
+        let outcome = outcome(operation, &sent);
+        // What found no connection has not happened.
+        let arrived = !sent.as_ref().is_err_and(|failure| failure.code == NOT_CONNECTED);
+        may_have_happened |= outcome == Outcome::Unknown && arrived;
+        let again = outcome == Outcome::Unknown && operation.changes();
+        if again && operation.attempts < ATTEMPTS_MAX {
+            tokio::time::sleep(BACK_OFF * (1 << (operation.attempts - 1))).await;
+            operation.attempts += 1;
+            continue;
+        }
+        break match outcome {
+            Outcome::Ok | Outcome::Committed => (outcome, sent),
+            Outcome::Rejected | Outcome::Unknown if may_have_happened => (Outcome::Unknown, sent),
+            Outcome::Rejected | Outcome::Unknown => (Outcome::Rejected, sent),
+        };
+    };
+    let ended = Instant::now();
+    operation.end = session.of.recorder.at(ended);
+    operation.outcome = outcome;
+    let (answer, verdict, status) = match answer {
+        Ok(answer) => {
+            operation.node = session.node(&answer, host);
+            if operation.token {
+                session.saw(&answer);
+            }
+            let verdict = verdict::of_any(answer.status, &answer.body);
+            let status = answer.status;
+            (Some(answer), verdict, Some(status))
+        }
+        Err(failure) => {
+            let status = failure.status;
+            (None, Err::<(), Failure>(failure), status)
+        }
+    };
+    let source = answer.as_ref().map(Source::of);
+    let sample = Sample { operation: counted, intended: began, sent: began, ended, source, verdict };
+    Attempted { outcome, answer, done: Done { sample, status } }
+}
+
+/// The headers that every request of the workload has.
+fn head(session: &Session, asked: &mut Asked, operation: &Operation) {
+    let headers = asked.headers_mut();
+    if let Some(token) = session.token.clone().filter(|_| operation.token) {
+        headers.insert(SESSION_TOKEN, token);
+    }
+    if operation.level != Level::One {
+        headers.insert(CONSISTENCY, consistency(operation.level));
+    }
+    if operation.bound_ms > 0 {
+        headers.insert(MAX_STALENESS, HeaderValue::from(operation.bound_ms));
+    }
+    headers.insert(DEADLINE, DEADLINE_MS);
+    if let Some(id) = id_header(&session.log.request_id(operation.request)) {
+        headers.insert(REQUEST_ID, id);
+    }
+}
+
+fn outcome(operation: &Operation, sent: &Result<Answer, Failure>) -> Outcome {
+    let Ok(answer) = sent else { return Outcome::Unknown };
+    match answer.status {
+        200..=299 => Outcome::Ok,
+        _ if operation.kind == Kind::Read => Outcome::Rejected,
+        _ => match serde_json::from_slice::<Told>(&answer.body).unwrap_or_default().outcome.as_deref() {
+            Some("rejected") => Outcome::Rejected,
+            Some("committed") => Outcome::Committed,
+            // A refusal that says nothing of the outcome proves nothing.
+            Some(_) | None => Outcome::Unknown,
+        },
+    }
+}

@@ -1,0 +1,201 @@
+//! Bank: accounts under one shard key, whose sum no transfer changes.
+//!
+//! A transfer is one transaction: two accounts and a counter change if each still has the version that was read, and a
+//! row of the ledger is made.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use hyper::Method;
+use loadtest::history::{Kind, Level, Operation, Outcome, Total, Value};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::attempt::{self, Attempted, Done};
+use super::batch::outcomes;
+use super::names::{account, counter, entry};
+use super::session::Session;
+use super::{ACCOUNTS, BANKS, DEPOSIT};
+use crate::requests::{self, IDEMPOTENCY_KEY};
+use crate::tally::Operation as Counted;
+use crate::verdict::Failure;
+use crate::wire::Asked;
+
+#[derive(Deserialize)]
+struct Rows {
+    data: Vec<Row>,
+}
+
+/// A row of `transactions`: an account, a counter, or an entry of the ledger.
+#[derive(Clone, Deserialize)]
+pub(super) struct Row {
+    pub(super) tx_id: String,
+    pub(super) amount: i64,
+    memo: Option<String>,
+    pub(super) version: u64,
+}
+
+impl Row {
+    pub(super) fn value(&self) -> Value {
+        self.memo.as_deref().map_or(Value::FOREIGN, Value::from_wire)
+    }
+}
+
+/// What is to become of a row.
+struct Change {
+    id: String,
+    amount: i64,
+    based_on: u64,
+}
+
+/// The name of a row in the history.
+pub(super) fn name(id: &str) -> String {
+    format!("transactions/{id}")
+}
+
+/// Opens all banks.
+pub(super) async fn open(session: &mut Session) -> anyhow::Result<()> {
+    for number in 0..BANKS {
+        let bank = session.of.names.bank(number);
+        let deposit = |number| Change { id: account(&bank, number), amount: DEPOSIT, based_on: 0 };
+        let mut changes: Vec<_> = (0..ACCOUNTS).map(deposit).collect();
+        changes.push(Change { id: counter(&bank), amount: 0, based_on: 0 });
+        let sent = together(session, &bank, changes, Level::All).await;
+        // A cluster with too few replicas for `all` still has its primaries.
+        anyhow::ensure!(
+            matches!(sent.outcome, Outcome::Ok | Outcome::Committed),
+            "a bank cannot be opened: {}",
+            sent.done.sample.verdict.err().map(|failure: Failure| failure.detail).unwrap_or_default()
+        );
+    }
+    session.log.flush();
+    Ok(())
+}
+
+/// Reads a bank, from wherever a read at `one` goes.
+pub(super) async fn read(session: &mut Session) -> Done {
+    let number = session.random.below(BANKS);
+    let bank = session.of.names.bank(number);
+    let token = session.percent(50);
+    look(session, &bank, Level::One, token).await.0
+}
+
+/// Moves money between two accounts, and counts it.
+pub(super) async fn transfer(session: &mut Session) -> Vec<Done> {
+    let number = session.random.below(BANKS);
+    let bank = session.of.names.bank(number);
+    let (seen, rows) = look(session, &bank, Level::Quorum, true).await;
+    let from = session.random.below(ACCOUNTS);
+    let to = (from + 1 + session.random.below(ACCOUNTS - 1)) % ACCOUNTS;
+    let amount = i64::from(session.random.below(20)) + 1;
+    let row = |id: String| rows.iter().find(|row| row.tx_id == id);
+    let (Some(from), Some(to), Some(count)) =
+        (row(account(&bank, from)), row(account(&bank, to)), row(counter(&bank)))
+    else {
+        return vec![seen];
+    };
+    let change = |row: &Row, by: i64| Change {
+        id: row.tx_id.clone(),
+        amount: row.amount + by,
+        based_on: row.version,
+    };
+    let ledger = entry(&bank, session.log.number(), session.log.draw());
+    let changes = vec![
+        change(from, -amount),
+        change(to, amount),
+        change(count, 1),
+        Change { id: ledger, amount, based_on: 0 },
+    ];
+    let level = session.write_level();
+    let sent = together(session, &bank, changes, level).await;
+    let transfers = &session.of.transfers[number as usize];
+    if sent.outcome != Outcome::Rejected {
+        transfers.attempted.fetch_add(1, Ordering::Relaxed);
+    }
+    if matches!(sent.outcome, Outcome::Ok | Outcome::Committed) {
+        transfers.acknowledged.fetch_add(1, Ordering::Relaxed);
+    }
+    vec![seen, sent.done]
+}
+
+/// Reads accounts and counter of a bank in one answer.
+async fn look(session: &mut Session, bank: &str, level: Level, token: bool) -> (Done, Vec<Row>) {
+    let mut request = session.operation(Kind::Read, &name(&counter(bank)));
+    request.level = level;
+    request.token = token;
+    let other = session.percent(50);
+    let asked = accounts_of(bank);
+    let sent = attempt::send(session, asked, &mut request, Counted::Read, other).await;
+    let answer = sent.answer.filter(|_| sent.outcome == Outcome::Ok);
+    let rows = answer.and_then(|answer| serde_json::from_slice::<Rows>(&answer.body).ok());
+    let rows = rows.map(|rows| rows.data).unwrap_or_default();
+    if request.outcome == Outcome::Ok {
+        let accounts = rows.iter().filter(|row| row.tx_id != counter(bank));
+        session.of.recorder.total(Total {
+            bank: bank.to_owned(),
+            session: request.session,
+            request: request.request,
+            start: request.start,
+            end: request.end,
+            node: request.node,
+            level,
+            sum: accounts.clone().map(|row| row.amount).sum(),
+            accounts: accounts.count() as u32,
+        });
+        for row in &rows {
+            let key = session.of.recorder.key(&name(&row.tx_id));
+            session.log.push(Operation { key, value: row.value(), version: row.version, ..request });
+        }
+    }
+    (sent.done, rows)
+}
+
+fn accounts_of(bank: &str) -> Asked {
+    let path = format!("/api/read?table=transactions&tx_id=like.{bank}-a*&limit=100");
+    let mut asked = requests::keyed_get("/", bank);
+    // A name of ours is part of a path as it is.
+    if let Ok(path) = path.parse() {
+        *asked.uri_mut() = path;
+    }
+    asked
+}
+
+/// Changes rows of one bank in one transaction.
+async fn together(
+    session: &mut Session,
+    bank: &str,
+    changes: Vec<Change>,
+    level: Level,
+) -> Attempted {
+    let mut request = session.operation(Kind::Write, &name(&counter(bank)));
+    request.level = level;
+    request.token = true;
+    let mut operations: Vec<Operation> = Vec::new();
+    let mut rows = Vec::new();
+    for Change { id, amount, based_on } in changes {
+        let value = session.log.draw();
+        let value = session.log.value(value);
+        let mut row = json!({"data": {"tx_id": id, "account": bank, "amount": amount, "memo": value.to_string()}});
+        if based_on > 0 {
+            row["if_version"] = json!(based_on);
+        }
+        rows.push(row);
+        let key = session.of.recorder.key(&name(&id));
+        operations.push(Operation { key, value, based_on, ..request });
+    }
+    let body = Bytes::from(json!({"table": "transactions", "rows": rows}).to_string());
+    let mut asked = requests::plain(Method::POST, "/api/bulk-write", body, None);
+    let headers = asked.headers_mut();
+    headers.insert("prefer", hyper::header::HeaderValue::from_static("tx=per-shard"));
+    if let Some(key) = requests::id_header(&session.log.value(request.request).to_string()) {
+        headers.insert(IDEMPOTENCY_KEY, key);
+    }
+    let mut sent = attempt::send(session, asked, &mut request, Counted::Transfer, false).await;
+    let outcomes = outcomes(request.outcome, sent.answer.as_ref(), operations.len());
+    for (operation, &outcome) in operations.into_iter().zip(&outcomes) {
+        let Operation { key, value, based_on, .. } = operation;
+        session.log.push(Operation { key, value, based_on, outcome, ..request });
+    }
+    sent.outcome = outcomes.into_iter().next().unwrap_or(sent.outcome);
+    sent
+}

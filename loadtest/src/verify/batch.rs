@@ -1,0 +1,83 @@
+//! Batch: a bulk write of rows that are written once, over all shards.
+
+use bytes::Bytes;
+use hyper::Method;
+use loadtest::history::{Kind, Operation, Outcome};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::attempt::{self, Done};
+use super::register::name;
+use super::session::Session;
+use crate::requests::{self, IDEMPOTENCY_KEY};
+use crate::tally::Operation as Counted;
+use crate::wire::Answer;
+
+/// Rows of a bulk write.
+const ROWS: u32 = 20;
+
+/// Which rows of a bulk write are not stored.
+#[derive(Deserialize)]
+struct Parts {
+    failed: Vec<Failed>,
+    failed_total: usize,
+}
+
+#[derive(Deserialize)]
+struct Failed {
+    index: usize,
+    outcome: String,
+}
+
+/// Writes rows that nobody ever wrote.
+pub(super) async fn write(session: &mut Session) -> Done {
+    let mut request = session.operation(Kind::Write, &format!("users/{}", session.of.names.run));
+    request.token = true;
+    request.level = session.write_level();
+    let mut operations: Vec<Operation> = Vec::new();
+    let mut rows = Vec::new();
+    for _ in 0..ROWS {
+        let number = session.log.draw();
+        let row = session.of.names.once(session.log.number(), number);
+        let key = session.of.recorder.key(&name(&row));
+        let value = session.log.value(number);
+        rows.push(json!({"data": {"user_id": row, "name": value.to_string(), "email": "verify"}}));
+        operations.push(Operation { key, value, ..request });
+    }
+    let body = Bytes::from(json!({"table": "users", "rows": rows}).to_string());
+    let mut asked = requests::plain(Method::POST, "/api/bulk-write", body, None);
+    let idempotency = session.log.value(request.request).to_string();
+    if let Some(key) = requests::id_header(&idempotency) {
+        asked.headers_mut().insert(IDEMPOTENCY_KEY, key);
+    }
+    let sent = attempt::send(session, asked, &mut request, Counted::Bulk, false).await;
+    let outcomes = outcomes(request.outcome, sent.answer.as_ref(), operations.len());
+    for (operation, outcome) in operations.into_iter().zip(outcomes) {
+        let Operation { key, value, .. } = operation;
+        session.log.push(Operation { key, value, outcome, ..request });
+    }
+    sent.done
+}
+
+/// What became of each row.
+pub(super) fn outcomes(whole: Outcome, answer: Option<&Answer>, rows: usize) -> Vec<Outcome> {
+    let mut outcomes = vec![whole; rows];
+    let Some(answer) = answer.filter(|answer| whole == Outcome::Ok && answer.status == 207) else {
+        return outcomes;
+    };
+    match serde_json::from_slice::<Parts>(&answer.body) {
+        // Each failed row is told: there are fewer than the first 1000.
+        Ok(parts) if parts.failed.len() == parts.failed_total => {
+            for Failed { index, outcome } in parts.failed {
+                let Some(row) = outcomes.get_mut(index) else { continue };
+                *row = match outcome.as_str() {
+                    "rejected" => Outcome::Rejected,
+                    "committed" => Outcome::Committed,
+                    _ => Outcome::Unknown,
+                };
+            }
+            outcomes
+        }
+        Ok(_) | Err(_) => vec![Outcome::Unknown; rows],
+    }
+}

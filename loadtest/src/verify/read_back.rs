@@ -1,0 +1,133 @@
+//! Read-back: everything read once more when nothing is written any more, from the primaries.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, bail};
+use loadtest::history::{Key, Kind, Ledger, Level, NodeId, Operation, Outcome, Page, Value};
+use serde::Deserialize;
+
+use super::attempt;
+use super::names::counter;
+use super::session::Session;
+use super::{BANKS, bank, register};
+use crate::requests;
+use crate::tally::Operation as Counted;
+
+/// Rows of a page.
+const PAGE: usize = 1_000;
+/// How often a page is asked for before a router counts as gone.
+const ATTEMPTS_MAX: u32 = 20;
+
+#[derive(Deserialize)]
+struct Rows {
+    data: Vec<serde_json::Value>,
+    next_cursor: Option<String>,
+}
+
+/// Walks over both tables, and asks once more for every row that was not met.
+pub(super) async fn all(session: &mut Session) -> anyhow::Result<()> {
+    let users = walk(session, "users", "user_id", "name").await?;
+    let transactions = walk(session, "transactions", "tx_id", "memo").await?;
+    ledgers(session, &transactions);
+    let met: HashSet<Key> = users.keys().chain(transactions.keys()).copied().collect();
+    for (key, row) in session.of.recorder.names() {
+        let missing = !met.contains(&key);
+        let Some(row) = row.strip_prefix("users/").filter(|_| missing) else { continue };
+        // The name of the whole run stands for bulk writes, and is no row.
+        if *row == *session.of.names.run {
+            continue;
+        }
+        let how = register::Read { level: Level::All, token: false, bound_ms: 0, other: false };
+        register::read_last(session, row, how).await;
+    }
+    Ok(())
+}
+
+/// Reads a whole table by cursor, as far as its rows are of this run.
+async fn walk(
+    session: &mut Session,
+    table: &str,
+    id: &str,
+    value: &str,
+) -> anyhow::Result<HashMap<Key, i64>> {
+    let run = session.of.names.run.clone();
+    let mut met = HashMap::new();
+    let mut cursor = String::new();
+    loop {
+        let path = format!(
+            "/api/read?table={table}&{id}=like.{run}-*&order={id}&limit={PAGE}{cursor}"
+        );
+        let (request, rows) = page(session, table, &path).await?;
+        let mut keys = Vec::with_capacity(rows.data.len());
+        for row in &rows.data {
+            let text = |member: &str| row[member].as_str().unwrap_or_default();
+            let key = session.of.recorder.key(&format!("{table}/{}", text(id)));
+            let version = row["version"].as_u64().unwrap_or_default();
+            let value = Value::from_wire(text(value));
+            session.log.push(Operation { key, value, version, ..request });
+            met.insert(key, row["amount"].as_i64().unwrap_or_default());
+            keys.push(key);
+        }
+        let complete = rows.next_cursor.is_none();
+        session.of.recorder.page(Page {
+            table: table.to_owned(),
+            session: request.session,
+            request: request.request,
+            start: request.start,
+            end: request.end,
+            keys,
+            complete,
+        });
+        match rows.next_cursor {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return Ok(met),
+        }
+    }
+}
+
+/// One page; a router that was just started again may need several tries.
+async fn page(session: &mut Session, table: &str, path: &str) -> anyhow::Result<(Operation, Rows)> {
+    let mut told = String::new();
+    for _ in 0..ATTEMPTS_MAX {
+        let mut request = session.operation(Kind::Read, &format!("{table}/{}", session.of.names.run));
+        request.level = Level::All;
+        request.last = true;
+        let asked = requests::get(path).map_err(|failure| anyhow::anyhow!(failure.detail))?;
+        let sent = attempt::send(session, asked, &mut request, Counted::Scatter, false).await;
+        match sent.answer.filter(|_| sent.outcome == Outcome::Ok) {
+            Some(answer) => {
+                let rows = serde_json::from_slice(&answer.body);
+                return Ok((request, rows.context("a page without rows")?));
+            }
+            None => told = sent.done.sample.verdict.err().map(|f| f.detail).unwrap_or_default(),
+        }
+        tokio::time::sleep(super::PAUSE).await;
+    }
+    bail!("{table} cannot be read back after the run: {told}")
+}
+
+/// What counters and ledgers say.
+fn ledgers(session: &Session, rows: &HashMap<Key, i64>) {
+    let names: Vec<_> = session.of.recorder.names();
+    for number in 0..BANKS {
+        let bank = session.of.names.bank(number);
+        let counted = session.of.recorder.key(&bank::name(&counter(&bank)));
+        let entries = format!("transactions/{bank}-l");
+        let count = names.iter().filter(|(key, name)| name.starts_with(&entries) && rows.contains_key(key));
+        let transfers = &session.of.transfers[number as usize];
+        let now = session.of.recorder.now();
+        session.of.recorder.ledger(Ledger {
+            bank,
+            session: session.log.number(),
+            request: 0,
+            start: now,
+            end: now,
+            node: NodeId::NONE,
+            counter: rows.get(&counted).copied().unwrap_or_default().max(0) as u64,
+            rows: count.count() as u64,
+            acknowledged: transfers.acknowledged.load(Ordering::Relaxed),
+            attempted: transfers.attempted.load(Ordering::Relaxed),
+        });
+    }
+}

@@ -1,0 +1,155 @@
+//! Register: one row of `users` whose `name` is the value written last.
+
+use bytes::Bytes;
+use hyper::Method;
+use loadtest::history::{Kind, Level, Operation, Outcome, Value};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::attempt::{self, Attempted, Done};
+use super::session::Session;
+use crate::requests::{self, IDEMPOTENCY_KEY};
+use crate::tally::Operation as Counted;
+use crate::wire::{Answer, Asked};
+
+/// A write that was promised to be stored.
+#[derive(Clone)]
+pub(super) struct Acknowledged {
+    pub(super) row: String,
+    asked: Asked,
+    value: Value,
+    level: Level,
+}
+
+/// How a row is read.
+#[derive(Clone, Copy)]
+pub(super) struct Read {
+    pub(super) level: Level,
+    pub(super) token: bool,
+    pub(super) bound_ms: u32,
+    pub(super) other: bool,
+}
+
+#[derive(Deserialize)]
+struct Written {
+    version: u64,
+}
+
+#[derive(Deserialize)]
+struct Rows {
+    data: Vec<Row>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    user_id: String,
+    name: String,
+    version: u64,
+}
+
+/// The name of a register in the history.
+pub(super) fn name(row: &str) -> String {
+    format!("users/{row}")
+}
+
+/// Writes a value that nobody ever wrote.
+pub(super) async fn write(session: &mut Session, row: &str) -> Done {
+    let mut operation = session.operation(Kind::Write, &name(row));
+    let value = session.log.value(operation.request);
+    let body = json!({"table": "users", "data": {"user_id": row, "name": value.to_string(), "email": "verify"}});
+    change(session, row, &body, value, &mut operation).await
+}
+
+/// Removes a row; a later write makes it anew.
+pub(super) async fn delete(session: &mut Session, row: &str) -> Done {
+    let mut operation = session.operation(Kind::Delete, &name(row));
+    let value = session.log.value(operation.request);
+    let body = json!({"table": "users", "op": "delete", "data": {"user_id": row}});
+    change(session, row, &body, value, &mut operation).await
+}
+
+async fn change(
+    session: &mut Session,
+    row: &str,
+    body: &serde_json::Value,
+    value: Value,
+    operation: &mut Operation,
+) -> Done {
+    operation.value = value;
+    operation.token = true;
+    operation.level = session.write_level();
+    let asked = asked(row, body, value);
+    let counted =
+        if operation.kind == Kind::Delete { Counted::Delete } else { Counted::Write };
+    let Attempted { outcome, answer, done } =
+        attempt::send(session, asked.clone(), operation, counted, false).await;
+    operation.version = answer.as_ref().and_then(version).unwrap_or_default();
+    if outcome == Outcome::Ok && operation.kind == Kind::Write {
+        let level = operation.level;
+        session.last = Some(Acknowledged { row: row.to_owned(), asked, value, level });
+    }
+    session.log.push(*operation);
+    done
+}
+
+/// Sends the last acknowledged write again: it must change nothing, and be answered as before.
+pub(super) async fn replay(session: &mut Session) -> Option<Done> {
+    let Acknowledged { row, asked, value, level } = session.last.clone()?;
+    let mut operation = session.operation(Kind::Replay, &name(&row));
+    operation.value = value;
+    operation.level = level;
+    operation.token = true;
+    let other = session.percent(50);
+    let sent = attempt::send(session, asked, &mut operation, Counted::Replay, other).await;
+    operation.version = sent.answer.as_ref().and_then(version).unwrap_or_default();
+    session.log.push(operation);
+    Some(sent.done)
+}
+
+/// Reads a row.
+pub(super) async fn read(session: &mut Session, row: &str, how: Read) -> Done {
+    let operation = session.operation(Kind::Read, &name(row));
+    read_as(session, row, how, operation).await
+}
+
+/// Reads a row when nothing is written any more.
+pub(super) async fn read_last(session: &mut Session, row: &str, how: Read) -> Done {
+    let operation = Operation { last: true, ..session.operation(Kind::Read, &name(row)) };
+    read_as(session, row, how, operation).await
+}
+
+async fn read_as(session: &mut Session, row: &str, how: Read, mut operation: Operation) -> Done {
+    operation.level = how.level;
+    operation.token = how.token;
+    operation.bound_ms = how.bound_ms;
+    let asked = requests::keyed_get("/api/read?table=users&limit=2", row);
+    let sent = attempt::send(session, asked, &mut operation, Counted::Read, how.other).await;
+    if sent.outcome == Outcome::Ok {
+        (operation.value, operation.version) = found(sent.answer.as_ref(), row);
+    }
+    session.log.push(operation);
+    sent.done
+}
+
+/// A row that is not this one is worse than none: it is told as a value of nobody.
+fn found(answer: Option<&Answer>, row: &str) -> (Value, u64) {
+    let rows = answer.and_then(|answer| serde_json::from_slice::<Rows>(&answer.body).ok());
+    match rows.as_ref().map(|rows| &rows.data[..]) {
+        Some([]) => (Value::NONE, 0),
+        Some([one]) if one.user_id == row => (Value::from_wire(&one.name), one.version),
+        Some(_) | None => (Value::FOREIGN, 0),
+    }
+}
+
+fn asked(row: &str, body: &serde_json::Value, value: Value) -> Asked {
+    let body = Bytes::from(body.to_string());
+    let mut asked = requests::plain(Method::POST, "/api/write", body, Some(row));
+    if let Some(key) = requests::id_header(&value.to_string()) {
+        asked.headers_mut().insert(IDEMPOTENCY_KEY, key);
+    }
+    asked
+}
+
+fn version(answer: &Answer) -> Option<u64> {
+    serde_json::from_slice::<Written>(&answer.body).ok().map(|written| written.version)
+}

@@ -1,0 +1,83 @@
+//! Session: one client, that remembers what it has seen by a token and does one thing after the other.
+
+use std::sync::Arc;
+
+use hyper::header::HeaderValue;
+use loadtest::history::{Kind, Level, NodeId, Operation, Role, SessionLog};
+
+use super::Verification;
+use super::register::Acknowledged;
+use crate::random::Random;
+use crate::requests::{SESSION_TOKEN, SessionToken};
+use crate::wire::{Answer, Pool};
+
+pub(super) struct Session {
+    pub(super) of: Arc<Verification>,
+    pub(super) log: SessionLog,
+    pub(super) random: Random,
+    pub(super) token: Option<SessionToken>,
+    /// The router it usually asks.
+    home: usize,
+    /// The last acknowledged write, to be sent again or read back.
+    pub(super) last: Option<Acknowledged>,
+}
+
+impl Session {
+    pub(super) fn new(of: Arc<Verification>, number: usize) -> Self {
+        let log = of.recorder.session();
+        let random = Random::of_user(of.seed, number);
+        Self { of, log, random, token: None, home: number, last: None }
+    }
+
+    /// The router it asks, and its number among the hosts; with `other` another one, if there is one.
+    pub(super) fn router(&self, other: bool) -> (u16, Arc<Pool>) {
+        let index = (self.home.wrapping_add(usize::from(other))) % self.of.pools.len();
+        (index as u16, Arc::clone(&self.of.pools[index]))
+    }
+
+    /// A record of what is sent next, as far as it is known before.
+    pub(super) fn operation(&mut self, kind: Kind, name: &str) -> Operation {
+        let key = self.of.recorder.key(name);
+        let request = self.log.draw();
+        Operation::new(kind, key, self.log.number(), request)
+    }
+
+    /// Who answered.
+    pub(super) fn node(&mut self, answer: &Answer, host: u16) -> NodeId {
+        let role = answer.served_by().map_or(Role::Unknown, Role::from_wire);
+        self.log.node(answer.shard().unwrap_or_default(), role, host)
+    }
+
+    /// Takes note of what an answer has shown.
+    pub(super) fn saw(&mut self, answer: &Answer) {
+        if let Some(token) = answer.headers.get(SESSION_TOKEN) {
+            self.token = Some(token.clone());
+        }
+    }
+
+    /// True so many times in a hundred.
+    pub(super) fn percent(&mut self, share: u32) -> bool {
+        self.random.below(100) < share
+    }
+
+    /// A level of a write: mostly `one`, for the others wait.
+    pub(super) fn write_level(&mut self) -> Level {
+        match self.random.below(20) {
+            0 => Level::All,
+            1 | 2 => Level::Quorum,
+            _ => Level::One,
+        }
+    }
+
+    /// A register: the hot ones often.
+    pub(super) fn register(&mut self) -> String {
+        let rows = super::HOT_ROWS + super::COLD_ROWS;
+        let rank = self.of.chooser.next(&mut self.random, rows);
+        self.of.names.register(rank)
+    }
+}
+
+/// What the header `x-consistency` says for a level.
+pub(super) fn consistency(level: Level) -> HeaderValue {
+    HeaderValue::from_static(level.name())
+}

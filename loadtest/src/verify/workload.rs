@@ -1,0 +1,63 @@
+//! Workload: what a session does next, and how often.
+//!
+//! | share | act | what it makes visible |
+//! |---|---|---|
+//! | 30 % | write of a register | lost updates, duplicates |
+//! | 15 % | the session reads its last write back, with its token | read your writes, monotonic reads |
+//! | 15 % | strong read, by way of another router | a stale primary, a stale router, split brain |
+//! | 10 % | read with bounded staleness | the bound |
+//! | 5 % | eventual read | values that nobody wrote |
+//! | 10 % | an acknowledged write sent again | a second effect of a retry |
+//! | 5 % | bulk write of 20 rows over all shards | honesty about parts |
+//! | 7 % | transfer, or read of a whole bank | torn transactions |
+//! | 3 % | delete | rows that come back |
+
+use loadtest::history::Level;
+
+use super::attempt::Done;
+use super::register::Read;
+use super::session::Session;
+use super::{bank, batch, register};
+
+/// What a bounded read allows.
+const BOUND_MS: u32 = 500;
+
+/// Does one thing, and tells what was sent for it.
+pub(super) async fn next(session: &mut Session) -> Vec<Done> {
+    let act = session.random.below(100);
+    let plain = Read { level: Level::One, token: false, bound_ms: 0, other: false };
+    match act {
+        0..30 => {
+            let row = session.register();
+            vec![register::write(session, &row).await]
+        }
+        30..45 => {
+            let row = session.last.as_ref().map(|last| last.row.clone());
+            let row = row.unwrap_or_else(|| session.register());
+            vec![register::read(session, &row, Read { token: true, ..plain }).await]
+        }
+        45..60 => {
+            let row = session.register();
+            let level = if session.percent(50) { Level::Quorum } else { Level::All };
+            vec![register::read(session, &row, Read { level, other: true, ..plain }).await]
+        }
+        60..70 => {
+            let row = session.register();
+            let other = session.percent(50);
+            vec![register::read(session, &row, Read { bound_ms: BOUND_MS, other, ..plain }).await]
+        }
+        70..75 => {
+            let row = session.register();
+            let other = session.percent(50);
+            vec![register::read(session, &row, Read { other, ..plain }).await]
+        }
+        75..85 => register::replay(session).await.into_iter().collect(),
+        85..90 => vec![batch::write(session).await],
+        90..95 => bank::transfer(session).await,
+        95..97 => vec![bank::read(session).await],
+        _ => {
+            let row = session.register();
+            vec![register::delete(session, &row).await]
+        }
+    }
+}
