@@ -6,4 +6,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod checker;
 pub mod history;

@@ -33,7 +33,7 @@ use goose::goose::Scenario;
 
 use crate::cpu::Watch;
 use crate::load::Plan;
-use crate::options::Options;
+use crate::options::{Command, Options};
 use crate::progress::Progress;
 use crate::report::{Ran, Report};
 use crate::tally::Tally;
@@ -56,6 +56,9 @@ async fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { EXIT_UNUSABLE } else { EXIT_PASSED });
         }
     };
+    if let Some(Command::Check(check)) = &options.command {
+        return check.run();
+    }
     if options.goose.version {
         let _ = writeln!(std::io::stdout(), "loadtest {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::from(EXIT_PASSED);

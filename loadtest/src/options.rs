@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use goose::config::GooseConfiguration;
 
 use crate::keys::Dist;
@@ -35,8 +35,17 @@ const RUN_TIME: &str = "15s";
 /// Exit code: 0 every request was answered as promised, 1 some were not, 2 nothing was tested
 /// (wrong usage, or no router).
 #[derive(Clone, Parser)]
-#[command(name = "loadtest", disable_version_flag = true, args_override_self = true)]
+#[command(
+    name = "loadtest",
+    disable_version_flag = true,
+    args_override_self = true,
+    args_conflicts_with_subcommands = true
+)]
 pub(crate) struct Options {
+    /// Something else than a run
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
     #[command(flatten)]
     pub(crate) goose: GooseConfiguration,
 
@@ -50,6 +59,12 @@ pub(crate) struct Options {
     /// Whether `--test-plan` says how many users run, and how long.
     #[arg(skip)]
     planned: bool,
+}
+
+/// What else there is to do.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Command {
+    Check(loadtest::check::CheckOptions),
 }
 
 /// What is asked of the router, and how often.

@@ -12,8 +12,10 @@ mod reading;
 
 use std::io::{self, Write};
 
+use serde_json::Value as Json;
+
 use self::line::{HeaderLine, Line};
-use super::{FORMAT, History};
+use super::{FORMAT, History, Ledger, Operation, Page, Total};
 
 pub use self::reading::{BadHistory, LINE_BYTES_MAX, read};
 
@@ -36,6 +38,31 @@ pub fn write(history: &History, out: &mut impl Write) -> io::Result<()> {
         one(out, &Line::of_fault(fault))?;
     }
     out.flush()
+}
+
+/// An operation as the object its line is.
+pub(crate) fn operation_json(history: &History, operation: &Operation) -> Json {
+    object(&Line::of_operation(history, operation))
+}
+
+/// A total as the object its line is.
+pub(crate) fn total_json(history: &History, total: &Total) -> Json {
+    object(&Line::of_total(history, total))
+}
+
+/// A ledger as the object its line is.
+pub(crate) fn ledger_json(history: &History, ledger: &Ledger) -> Json {
+    object(&Line::of_ledger(history, ledger))
+}
+
+/// A page as the object its line is, without the rows it met: there may be a thousand.
+pub(crate) fn page_json(history: &History, page: &Page) -> Json {
+    object(&Line { keys: None, ..Line::of_page(history, page) })
+}
+
+fn object(line: &Line<'_>) -> Json {
+    // Texts and numbers always become JSON.
+    serde_json::to_value(line).unwrap_or_default()
 }
 
 fn one(out: &mut impl Write, line: &impl serde::Serialize) -> io::Result<()> {

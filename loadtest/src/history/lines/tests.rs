@@ -1,8 +1,7 @@
 //! What is promised of a history's lines.
 
 use super::*;
-use crate::history::{BankConstants, Header, Kind, Level, Operation, Outcome, Role, Value};
-use crate::history::{Fault, Ledger, NodeId, Page, Total};
+use crate::history::{BankConstants, Fault, Header, Kind, Level, NodeId, Outcome, Role, Value};
 
 fn everything() -> History {
     let mut header = Header::now("run \"1\"", vec!["http://127.0.0.1:3000".to_owned()]);

@@ -1,0 +1,70 @@
+//! Check: the command `loadtest check FILE`, which judges a history recorded before.
+//!
+//! **Invariant:** the report is on stdout, whatever went wrong on stderr; the exit code is 0 when
+//! no promise was broken, 1 when one was, 2 when the file is no history.
+//! **Not here:** the checks (`checker`), and the form of the file (`history::lines`).
+
+use std::fs::File;
+use std::io::{BufReader, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use crate::checker::{self, Report};
+use crate::history::{History, lines};
+
+/// No promise was broken.
+const EXIT_PASSED: u8 = 0;
+/// Some promise was.
+const EXIT_FAILED: u8 = 1;
+/// There was nothing to judge. Clap uses the same number for wrong usage.
+const EXIT_UNUSABLE: u8 = 2;
+
+/// What is read at once: a line is some 250 bytes.
+const BUFFER_BYTES: usize = 1 << 18;
+
+/// Judges a history written before: JSON lines, as loadtest/docs/history.md describes them.
+///
+/// Exit code: 0 no promise was broken, 1 some were, 2 the file cannot be read.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CheckOptions {
+    /// The history
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// Print the report as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl CheckOptions {
+    /// Reads, judges, tells.
+    pub fn run(&self) -> ExitCode {
+        match self.judge() {
+            Ok((history, report)) => {
+                let text = if self.json {
+                    format!("{:#}\n", report.json(&history))
+                } else {
+                    report.text(&history)
+                };
+                // A reader that went away (`| head`) changes nothing about the verdict.
+                let _ = std::io::stdout().write_all(text.as_bytes());
+                ExitCode::from(if report.passed() { EXIT_PASSED } else { EXIT_FAILED })
+            }
+            Err(error) => {
+                let _ = writeln!(std::io::stderr(), "loadtest: {error:#}");
+                ExitCode::from(EXIT_UNUSABLE)
+            }
+        }
+    }
+
+    fn judge(&self) -> anyhow::Result<(History, Report)> {
+        let name = || self.file.display().to_string();
+        let file = File::open(&self.file).with_context(name)?;
+        let mut input = BufReader::with_capacity(BUFFER_BYTES, file);
+        let history = lines::read(&mut input).with_context(name)?;
+        let report = checker::check(&history);
+        Ok((history, report))
+    }
+}

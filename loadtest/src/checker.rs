@@ -1,0 +1,103 @@
+//! Checker: whether a history keeps the promises of `api.md`, and which records say that it does
+//! not.
+//!
+//! Nine checks judge, a tenth reports:
+//!
+//! | | Promise | File |
+//! |---|---|---|
+//! | C1 | a change happens once, at a version of its own | `identity` |
+//! | C2 | what is read was sent to that row, and not refused | `corruption` |
+//! | C3 | each row is linearizable for changes and strong reads | `linearizable` |
+//! | C4 | a session reads its own writes, and never backwards | `sessions` |
+//! | C5 | a bounded read is no older than its bound | `bounded` |
+//! | C6 | what was acknowledged is kept, or something after it | `final_state` |
+//! | C7 | at the end exactly the rows that were written are there, once | `sets` |
+//! | C8 | transfers change no total, and nobody sees half of one | `bank` |
+//! | C9 | counters and conditions count | `ledger` |
+//! | C10 | how long nothing succeeded | `availability` |
+//!
+//! Doubt is for the accused: where an unanswered request leaves two readings open, the harmless one
+//! holds. Each file says what it therefore does not see. Rows must be new: a value written before
+//! the run is one that nobody sent.
+//!
+//! **Invariant:** O(n log n) in the records; beside the history, some 30 bytes an operation.
+//! **Not here:** recording (`history`), and any network.
+
+mod acknowledged;
+mod availability;
+mod bank;
+mod bounded;
+mod corruption;
+mod deletes;
+mod final_state;
+mod findings;
+mod identity;
+mod ledger;
+mod linearizable;
+mod mark;
+mod row;
+mod sessions;
+mod sets;
+mod story;
+
+pub use self::availability::{Availability, Gap, Lane, Outcomes};
+pub use self::findings::{Check, Evidence, TOLD_MAX, Violation};
+
+use self::findings::Findings;
+use self::row::{ByKey, Row};
+use self::sets::Walks;
+use crate::history::History;
+
+/// What the checks found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// How many violations each check found, in the order of [`Check::ALL`].
+    pub counts: [u64; Check::ALL.len()],
+    /// The earliest of each, at most [`TOLD_MAX`].
+    pub violations: Vec<Violation>,
+    /// C10.
+    pub availability: Availability,
+    /// Rows that were written and not read at the end: C6 says nothing of them.
+    pub rows_not_read_back: u64,
+}
+
+impl Report {
+    /// Whether no promise was broken.
+    pub fn passed(&self) -> bool {
+        self.counts.iter().all(|&count| count == 0)
+    }
+
+    /// How many violations a check found.
+    pub fn count(&self, check: Check) -> u64 {
+        self.counts[check as usize]
+    }
+}
+
+/// Judges a history.
+pub fn check(history: &History) -> Report {
+    let mut found = Findings::default();
+    let mut rows_not_read_back = 0;
+    let walks = Walks::new(history, &mut found);
+    for (key, indices) in ByKey::new(history).rows() {
+        let row = Row::new(history, key, indices);
+        identity::check(&row, &mut found);
+        corruption::check(&row, &mut found);
+        linearizable::check(&row, &mut found);
+        sessions::check(&row, &mut found);
+        bounded::check(&row, &mut found);
+        final_state::check(&row, &mut found);
+        sets::check(&row, &walks, &mut found);
+        ledger::check(&row, &mut found);
+        rows_not_read_back += u64::from(is_not_read_back(&row));
+    }
+    bank::check(history, &mut found);
+    ledger::check_counters(history, &mut found);
+    let (counts, violations) = found.into_parts();
+    let availability = availability::of(history);
+    Report { counts, violations, availability, rows_not_read_back }
+}
+
+fn is_not_read_back(row: &Row<'_>) -> bool {
+    let written = row.operations().any(|(_, one)| one.changes());
+    written && !row.operations().any(|(_, one)| one.last && one.is_answered_read())
+}

@@ -1,0 +1,36 @@
+//! Acknowledged: the highest version that had been acknowledged at any moment.
+//!
+//! **Invariant:** only changes whose version is known, and who were told that they are stored.
+//! **Not here:** reads; to hold a server to what it showed is C3's and C4's.
+
+use super::mark::{Low, Mark};
+use super::row::Row;
+
+/// Ends of acknowledged changes of one row, each with the highest mark so far.
+pub(super) struct Acknowledged(Vec<(u64, Low)>);
+
+impl Acknowledged {
+    pub(super) fn of(row: &Row<'_>) -> Self {
+        let mut ends: Vec<(u64, Low)> = Vec::new();
+        for (place, change) in row.operations().filter(|(_, one)| one.is_acknowledged()) {
+            if let Some(version) = row.version(place) {
+                ends.push((change.end, Low { mark: Mark::at(version), by: Some(place) }));
+            }
+        }
+        ends.sort_unstable_by_key(|&(end, low)| (end, low.mark));
+        let mut highest = Low::default();
+        for (_, low) in &mut ends {
+            if low.mark > highest.mark {
+                highest = *low;
+            }
+            *low = highest;
+        }
+        Self(ends)
+    }
+
+    /// The highest mark of all that had been acknowledged before `moment`.
+    pub(super) fn before(&self, moment: u64) -> Low {
+        let earlier = self.0.partition_point(|&(end, _)| end < moment);
+        earlier.checked_sub(1).map_or_else(Low::default, |last| self.0[last].1)
+    }
+}

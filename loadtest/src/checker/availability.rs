@@ -1,0 +1,154 @@
+//! C10, availability: how long nothing succeeded, and how operations ended. A report, no verdict.
+//!
+//! **Invariant:** what was not answered counts for the shard that answers for its key elsewhere.
+//! **Not here:** latency; that is what plain runs measure.
+
+use std::collections::BTreeMap;
+
+use crate::history::{History, Level, NEVER, NodeId, Operation, Outcome};
+
+/// What each shard gave at each level, reads and changes apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Availability {
+    /// By shard, reads after changes, by level.
+    pub lanes: Vec<Lane>,
+}
+
+/// Operations of one kind, at one level, of one shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// The shard; empty where no answer ever told it.
+    pub shard: String,
+    /// Reads, or changes.
+    pub reads: bool,
+    /// The level asked for.
+    pub level: Level,
+    /// How many ended how.
+    pub outcomes: Outcomes,
+    /// The longest time from one success to the next, or to the last failure.
+    pub gap: Option<Gap>,
+}
+
+/// A time in which nothing succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The end of the success before.
+    pub from: u64,
+    /// The end of the success after, or of the last failure.
+    pub to: u64,
+}
+
+impl Gap {
+    /// How long it was.
+    pub fn nanos(self) -> u64 {
+        self.to - self.from
+    }
+}
+
+/// Operations by their end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// Done as asked.
+    pub ok: u64,
+    /// Stored at a lower level than asked.
+    pub committed: u64,
+    /// Refused.
+    pub rejected: u64,
+    /// Nobody knows.
+    pub unknown: u64,
+}
+
+impl Outcomes {
+    fn count(&mut self, outcome: Outcome) {
+        *match outcome {
+            Outcome::Ok => &mut self.ok,
+            Outcome::Committed => &mut self.committed,
+            Outcome::Rejected => &mut self.rejected,
+            Outcome::Unknown => &mut self.unknown,
+        } += 1;
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.ok + self.committed + self.rejected + self.unknown
+    }
+
+    /// The share of those nobody knows the end of; 0 of none.
+    pub fn unknown_ratio(&self) -> f64 {
+        self.unknown as f64 / self.total().max(1) as f64
+    }
+}
+
+impl Availability {
+    /// How all operations ended.
+    pub fn outcomes(&self) -> Outcomes {
+        self.lanes.iter().fold(Outcomes::default(), |sum, lane| Outcomes {
+            ok: sum.ok + lane.outcomes.ok,
+            committed: sum.committed + lane.outcomes.committed,
+            rejected: sum.rejected + lane.outcomes.rejected,
+            unknown: sum.unknown + lane.outcomes.unknown,
+        })
+    }
+}
+
+/// Reports on a history.
+pub(super) fn of(history: &History) -> Availability {
+    let answering = answering(history);
+    let mut order: Vec<u32> = (0..history.operations.len() as u32).collect();
+    order.sort_unstable_by_key(|&index| history.operations[index as usize].end);
+    let mut lanes: BTreeMap<(&str, bool, Level), (Outcomes, Longest)> = BTreeMap::new();
+    for index in order {
+        let one = &history.operations[index as usize];
+        let node = if one.node == NodeId::NONE { answering[one.key.0 as usize] } else { one.node };
+        let shard = history.nodes.get(node).map_or("", |node| node.shard.as_str());
+        let (outcomes, longest) = lanes.entry((shard, !changes(one), one.level)).or_default();
+        outcomes.count(one.outcome);
+        longest.meet(one);
+    }
+    let lane = |((shard, reads, level), (outcomes, longest)): ((&str, _, _), (_, Longest))| Lane {
+        shard: shard.to_owned(),
+        reads,
+        level,
+        outcomes,
+        gap: longest.gap,
+    };
+    Availability { lanes: lanes.into_iter().map(lane).collect() }
+}
+
+fn changes(one: &Operation) -> bool {
+    one.changes() || one.kind == crate::history::Kind::Replay
+}
+
+/// Some node that answered for each key. A key that moves has had two; one of them is near enough.
+fn answering(history: &History) -> Vec<NodeId> {
+    let mut nodes = vec![NodeId::NONE; history.keys.len()];
+    for one in history.operations.iter().filter(|one| one.node != NodeId::NONE) {
+        nodes[one.key.0 as usize] = one.node;
+    }
+    nodes
+}
+
+/// The longest gap so far of operations met in order of their end.
+#[derive(Default)]
+struct Longest {
+    succeeded: Option<u64>,
+    gap: Option<Gap>,
+}
+
+impl Longest {
+    fn meet(&mut self, one: &Operation) {
+        if one.end == NEVER {
+            return;
+        }
+        if let Some(from) = self.succeeded {
+            let gap = Gap { from, to: one.end };
+            if self.gap.is_none_or(|longest| gap.nanos() > longest.nanos()) {
+                self.gap = Some(gap);
+            }
+        }
+        match one.outcome {
+            Outcome::Ok | Outcome::Committed => self.succeeded = Some(one.end),
+            Outcome::Rejected | Outcome::Unknown => {}
+        }
+    }
+}

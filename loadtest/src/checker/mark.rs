@@ -1,0 +1,114 @@
+//! Mark: how far a row had come, to a version or to somewhere after one.
+//!
+//! A write that nobody told the version of still took place after something and before something.
+//! Versions are doubled to make room: an even mark is a version, the odd one above it is anywhere
+//! between that version and the next.
+//!
+//! **Invariant:** marks compare as the moments they stand for, except within one odd mark.
+//! **Not here:** who set a mark, except as a [`Low`]; and why.
+
+use super::row::Place;
+
+/// A place in the order of one row's versions. The default is before the first write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Mark(u64);
+
+impl Mark {
+    /// No mark is higher.
+    pub(super) const HIGHEST: Self = Self(u64::MAX);
+
+    /// At a version. Versions are 63 bits on the wire; a bigger one is as high as any.
+    pub(super) fn at(version: u64) -> Self {
+        Self(version.saturating_mul(2))
+    }
+
+    /// After this mark, before the next version.
+    pub(super) fn after(self) -> Self {
+        Self(self.0 | 1)
+    }
+
+    /// The version's own mark at or below this one.
+    pub(super) fn before(self) -> Self {
+        Self(self.0 & !1)
+    }
+
+    /// Whether nothing needs to have happened.
+    pub(super) fn is_start(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The version at or below this mark.
+    pub(super) fn version(self) -> u64 {
+        self.0 / 2
+    }
+}
+
+/// The highest mark of all that ended before some moment, and who set it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Low {
+    pub(super) mark: Mark,
+    pub(super) by: Option<Place>,
+}
+
+impl Low {
+    /// Raises the mark, if `mark` is higher.
+    pub(super) fn raise(&mut self, mark: Mark, by: Place) {
+        if mark > self.mark {
+            *self = Self { mark, by: Some(by) };
+        }
+    }
+}
+
+/// Something began or ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    Began(u32),
+    Ended(u32),
+}
+
+/// The bit of a numbered moment that says it is an end.
+const END: u32 = 1 << 31;
+
+/// Beginnings and ends of intervals in order of time; at one time beginnings come first, so that
+/// two operations that touch count as overlapping. What never ends has no end. Intervals are
+/// numbered as they come.
+pub(super) fn moments(intervals: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, Moment)> {
+    let mut tagged = Vec::with_capacity(2 * intervals.size_hint().0);
+    for (number, (start, end)) in (0..END).zip(intervals) {
+        tagged.push((start, number));
+        if end != u64::MAX {
+            tagged.push((end, number | END));
+        }
+    }
+    tagged.sort_unstable();
+    let moment = |tag: u32| {
+        if tag & END == 0 { Moment::Began(tag) } else { Moment::Ended(tag & !END) }
+    };
+    tagged.into_iter().map(|(time, tag)| (time, moment(tag))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_touches_overlaps_and_what_never_ends_has_no_end() {
+        let moments = moments([(5, 9), (9, u64::MAX), (1, 5)].into_iter());
+        let order: Vec<_> = moments.into_iter().map(|(_, moment)| moment).collect();
+        let wanted = [
+            Moment::Began(2),
+            Moment::Began(0),
+            Moment::Ended(2),
+            Moment::Began(1),
+            Moment::Ended(0),
+        ];
+        assert_eq!(order, wanted);
+    }
+
+    #[test]
+    fn after_a_version_is_before_the_next() {
+        assert!(Mark::at(3) < Mark::at(3).after() && Mark::at(3).after() < Mark::at(4));
+        assert_eq!(Mark::at(3).after().after(), Mark::at(3).after());
+        assert!(Mark::default().is_start() && !Mark::default().after().is_start());
+    }
+}

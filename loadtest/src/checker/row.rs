@@ -1,0 +1,153 @@
+//! Row: the operations of one key, with what they teach about each other.
+//!
+//! Versions make checking cheap only where they are known. A write whose answer told none (a row
+//! of a bulk, an answer that never came) is given the version at which its value was read.
+//!
+//! **Invariant:** operations stand in order of their start, and are named by their place in it.
+//! **Not here:** judgement. A value seen at two versions has the first here; `identity` says more.
+
+use super::deletes::Deletes;
+use crate::history::{History, Key, Kind, Operation, Outcome, Value};
+
+/// The place of an operation within its [`Row`].
+pub(super) type Place = u32;
+
+/// The indices of a history's operations in order of key, then start.
+pub(super) struct ByKey {
+    order: Vec<u32>,
+    /// Where each key begins in `order`; one more than there are keys.
+    bounds: Vec<u32>,
+}
+
+impl ByKey {
+    /// Sorts indices, not operations: 4 bytes instead of 64.
+    pub(super) fn new(history: &History) -> Self {
+        let operations = &history.operations;
+        let mut bounds = vec![0_u32; history.keys.len() + 1];
+        for operation in operations {
+            bounds[operation.key.0 as usize + 1] += 1;
+        }
+        for key in 1..bounds.len() {
+            bounds[key] += bounds[key - 1];
+        }
+        let mut next = bounds.clone();
+        let mut order = vec![0_u32; operations.len()];
+        for (index, operation) in operations.iter().enumerate() {
+            let place = &mut next[operation.key.0 as usize];
+            order[*place as usize] = index as u32;
+            *place += 1;
+        }
+        for key in 1..bounds.len() {
+            let range = bounds[key - 1] as usize..bounds[key] as usize;
+            order[range].sort_unstable_by_key(|&index| (operations[index as usize].start, index));
+        }
+        Self { order, bounds }
+    }
+
+    /// Every key with its indices, keys without operations included.
+    pub(super) fn rows(&self) -> impl Iterator<Item = (Key, &[u32])> {
+        self.bounds.windows(2).enumerate().map(|(key, bounds)| {
+            (Key(key as u32), &self.order[bounds[0] as usize..bounds[1] as usize])
+        })
+    }
+}
+
+/// The operations of one key.
+pub(super) struct Row<'a> {
+    pub(super) history: &'a History,
+    pub(super) key: Key,
+    /// Indices into the history's operations.
+    pub(super) indices: &'a [u32],
+    /// The version each operation stands for; 0 when nobody learnt it.
+    pub(super) versions: Vec<u64>,
+    /// Whose value each read or replay carries.
+    owners: Vec<Option<Place>>,
+    /// What may explain that the row was absent.
+    pub(super) deletes: Deletes,
+}
+
+impl<'a> Row<'a> {
+    pub(super) fn new(history: &'a History, key: Key, indices: &'a [u32]) -> Self {
+        let owners = owners(history, indices);
+        let versions = versions(history, indices, &owners);
+        let mut row = Self { history, key, indices, versions, owners, deletes: Deletes::default() };
+        row.deletes = Deletes::of(&row);
+        row
+    }
+
+    /// The operation at a place.
+    pub(super) fn at(&self, place: Place) -> &'a Operation {
+        &self.history.operations[self.indices[place as usize] as usize]
+    }
+
+    /// The version an operation stands for, if it is known.
+    pub(super) fn version(&self, place: Place) -> Option<u64> {
+        Some(self.versions[place as usize]).filter(|&version| version != 0)
+    }
+
+    /// The write or delete whose value a read or replay carries.
+    pub(super) fn owner(&self, place: Place) -> Option<Place> {
+        self.owners[place as usize]
+    }
+
+    /// Every operation with its place.
+    pub(super) fn operations(&self) -> impl Iterator<Item = (Place, &'a Operation)> + '_ {
+        (0..self.indices.len() as Place).map(|place| (place, self.at(place)))
+    }
+
+    /// The history's indices of some places, for a story.
+    pub(super) fn evidence(&self, places: impl IntoIterator<Item = Place>) -> Vec<u32> {
+        let mut places: Vec<Place> = places.into_iter().collect();
+        places.sort_unstable();
+        places.dedup();
+        places.into_iter().map(|place| self.indices[place as usize]).collect()
+    }
+}
+
+/// Whose value each read and replay carries: one sorted list of the values sent, looked up.
+fn owners(history: &History, indices: &[u32]) -> Vec<Option<Place>> {
+    let at = |place: usize| &history.operations[indices[place] as usize];
+    let mut sent: Vec<(Value, Place)> = (0..indices.len())
+        .filter(|&place| at(place).changes())
+        .map(|place| (at(place).value, place as Place))
+        .collect();
+    sent.sort_unstable();
+    let owner = |operation: &Operation| {
+        if operation.changes() || operation.value == Value::NONE {
+            return None;
+        }
+        let first = sent.partition_point(|(value, _)| *value < operation.value);
+        sent.get(first).filter(|(value, _)| *value == operation.value).map(|(_, place)| *place)
+    };
+    (0..indices.len()).map(|place| owner(at(place))).collect()
+}
+
+/// What was told, then what reads teach their writes, then what writes teach reads without one.
+fn versions(history: &History, indices: &[u32], owners: &[Option<Place>]) -> Vec<u64> {
+    let at = |place: usize| &history.operations[indices[place] as usize];
+    let told = |operation: &Operation| match operation.outcome {
+        // The version of an absent row, or of a refusal, is not one this operation stands for.
+        _ if operation.is_absent_read() => 0,
+        Outcome::Ok | Outcome::Committed | Outcome::Unknown => operation.version,
+        Outcome::Rejected => 0,
+    };
+    let mut versions: Vec<u64> = (0..indices.len()).map(|place| told(at(place))).collect();
+    for (place, owner) in owners.iter().enumerate() {
+        let answered = matches!(at(place).outcome, Outcome::Ok | Outcome::Committed);
+        if let Some(owner) = owner.map(|owner| owner as usize)
+            && answered
+            && versions[owner] == 0
+        {
+            versions[owner] = versions[place];
+        }
+    }
+    for (place, owner) in owners.iter().enumerate() {
+        if let Some(owner) = owner
+            && versions[place] == 0
+            && at(place).kind == Kind::Read
+        {
+            versions[place] = versions[*owner as usize];
+        }
+    }
+    versions
+}

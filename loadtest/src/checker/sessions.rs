@@ -1,0 +1,82 @@
+//! C4, sessions: who keeps a token sees no less than it has seen, and what it has written itself.
+//!
+//! The guarantees are those of Terry et al. 1994: read your writes, monotonic reads, and writes
+//! follow reads. Operations count that carried the session's token and kept that of the answer; one
+//! that had not been answered when the next was sent does not bind the next.
+//!
+//! **Invariant:** a session is held only to what it had been answered before it asked.
+//! **Not here:** what other sessions did; that is C3 for strong reads.
+//!
+//! What is not seen: see `deletes`; and guarantees over several rows, which a token gives too.
+
+use super::findings::{Check, Findings, Violation};
+use super::mark::{Low, Mark, Moment, moments};
+use super::row::{Place, Row};
+use crate::history::Operation;
+
+pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
+    let binds = |one: &Operation| one.token && (one.is_answered_read() || one.is_acknowledged());
+    let mut places: Vec<Place> =
+        row.operations().filter(|(_, one)| binds(one)).map(|(place, _)| place).collect();
+    // Stable, so that operations of a session stay in order of their start.
+    places.sort_by_key(|&place| row.at(place).session);
+    for session in places.chunk_by(|&one, &other| row.at(one).session == row.at(other).session) {
+        if session.len() > 1 {
+            check_session(row, session, found);
+        }
+    }
+}
+
+/// One sweep, as in C3, over what one session did to one row.
+fn check_session(row: &Row<'_>, session: &[Place], found: &mut Findings) {
+    let mut low = Low::default();
+    let mut began = vec![Low::default(); session.len()];
+    let intervals = session.iter().map(|&place| (row.at(place).start, row.at(place).end));
+    for (_, moment) in moments(intervals) {
+        match moment {
+            Moment::Began(number) => began[number as usize] = low,
+            Moment::Ended(number) => {
+                let (place, before) = (session[number as usize], began[number as usize]);
+                if let Some(mark) = judge(row, place, before, found) {
+                    low.raise(mark, place);
+                }
+            }
+        }
+    }
+}
+
+/// Where the operation stands, if it may stand there.
+fn judge(row: &Row<'_>, place: Place, before: Low, found: &mut Findings) -> Option<Mark> {
+    let one = row.at(place);
+    let mark = match row.version(place) {
+        Some(version) => Some(Mark::at(version)),
+        None if one.is_absent_read() => {
+            row.deletes.explain(before.mark, one.end).map(|(mark, _)| mark)
+        }
+        // A row of a bulk is above all its session knew, and a read of unknown version anywhere.
+        None => return one.changes().then(|| before.mark.after()),
+    };
+    let fits = |mark: Mark| mark > before.mark || mark == before.mark && !one.changes();
+    if mark.is_some_and(fits) {
+        return mark;
+    }
+    found.add(Check::Sessions, one.start, || {
+        let (promise, seen) = match before.by {
+            _ if one.changes() => ("writes follow reads in a session", "seen or written"),
+            Some(by) if row.at(by).changes() => ("a session reads its own writes", "written"),
+            Some(_) | None => ("a session's reads are monotonic", "read"),
+        };
+        let known = before.mark.version();
+        let got = match row.version(place) {
+            Some(version) if one.changes() => format!("its write got version {version}"),
+            Some(version) => format!("it then read version {version}"),
+            None => "it then found no row, and no delete explains it".to_owned(),
+        };
+        let since =
+            if mark == Some(before.mark.before()) { "a change after version" } else { "version" };
+        let what = format!("the session had {seen} {since} {known}; {got}");
+        let evidence = row.evidence(before.by.into_iter().chain([place]));
+        Violation { promise, what, ..Violation::of_row(row, evidence) }
+    });
+    None
+}

@@ -1,0 +1,5 @@
+//! The checker is checked: against brute force on small histories, against a simulated server that
+//! keeps its promises, and against ones that break each.
+
+mod brute;
+mod small;
