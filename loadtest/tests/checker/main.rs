@@ -2,4 +2,6 @@
 //! keeps its promises, and against ones that break each.
 
 mod brute;
+mod promises;
+mod server;
 mod small;
