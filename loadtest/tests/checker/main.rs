@@ -1,7 +1,8 @@
-//! The checker is checked: against brute force on small histories, against a simulated server that
-//! keeps its promises, and against ones that break each.
+//! The checker is checked: rule by rule, against brute force on small histories, against a simulated
+//! server that keeps its promises, and against ones that break each.
 
 mod brute;
 mod promises;
+mod rules;
 mod server;
 mod small;

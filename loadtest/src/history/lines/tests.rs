@@ -128,3 +128,14 @@ fn another_format_is_refused_for_its_number() {
         assert_eq!(read(&mut &nothing[..]).unwrap_err().line, 1);
     }
 }
+
+#[test]
+fn the_example_in_the_document_is_a_history_that_passes() {
+    let document = include_str!("../../../docs/history.md");
+    let example = document.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+    let history = read(&mut example.as_bytes()).unwrap();
+    assert_eq!(history.operations.len(), 5);
+    assert_eq!(written(&history).lines().count(), example.lines().count());
+    let report = crate::checker::check(&history);
+    assert!(report.passed(), "{}", report.text(&history));
+}

@@ -1,0 +1,81 @@
+//! Stories about `loadtest check FILE`.
+
+use std::io::Write;
+use std::process::Command;
+
+use tempfile::NamedTempFile;
+
+const HEADER: &str = r#"{"format":1,"run":"r1","started":"2026-11-21T10:00:00.000Z","hosts":["http://127.0.0.1:3000"]}"#;
+const WRITES: [&str; 2] = [
+    r#"{"is":"write","key":"kv/a","session":1,"request":1,"start":1000000,"end":2000000,"value":"1:1","version":7,"shard":"shard1","role":"primary","host":0}"#,
+    r#"{"is":"write","key":"kv/a","session":2,"request":1,"start":1003000000,"end":1004500000,"value":"2:1","version":9,"attempts":2,"shard":"shard1","role":"primary","host":0}"#,
+];
+const STALE: &str = r#"{"is":"read","key":"kv/a","session":3,"request":5,"start":1005000000,"end":1006000000,"value":"1:1","version":7,"level":"quorum","shard":"shard1","role":"replica","host":0}"#;
+
+/// Exit code, stdout, stderr.
+fn check(lines: &[&str], more: &[&str]) -> (Option<i32>, String, String) {
+    let mut file = NamedTempFile::new().unwrap();
+    for line in lines {
+        writeln!(file, "{line}").unwrap();
+    }
+    let program = env!("CARGO_BIN_EXE_loadtest");
+    let output = Command::new(program).arg("check").arg(file.path()).args(more).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_history_that_keeps_its_promises_passes() {
+    let (code, stdout, stderr) = check(&[HEADER, WRITES[0], WRITES[1]], &[]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "{stdout}");
+    assert!(stdout.starts_with("history r1: 2 operations, 1 rows\n  C1  identity"), "{stdout}");
+    let lane = "  C10 shard1 changes at one: 2 ok, 0 committed, 0 rejected, 0 unknown (0.00 %), \
+                longest gap 1.002500 s from 0.002000 s";
+    assert!(stdout.contains(lane), "{stdout}");
+    assert!(stdout.ends_with("PASS: no promise was broken\n"), "{stdout}");
+}
+
+#[test]
+fn a_broken_promise_is_told_as_a_story() {
+    let (code, stdout, _) = check(&[HEADER, WRITES[0], WRITES[1], STALE], &[]);
+    assert_eq!(code, Some(1), "{stdout}");
+    let story = "
+C3 linearizability: kv/a: version 7 was read although version 9 was known before
+  promised: a strong read shows all that was acknowledged or strongly read before it began
+  1.003000 .. 1.004500 s  session 2  write 2:1 of kv/a at one -> ok, version 9, sent 2 times, shard1 primary via http://127.0.0.1:3000, request r1-2-1
+  1.005000 .. 1.006000 s  session 3  read of kv/a at quorum -> ok 1:1, version 7, shard1 replica via http://127.0.0.1:3000, request r1-3-5
+";
+    assert!(stdout.contains(story), "{stdout}");
+    assert!(stdout.ends_with("FAIL: promises were broken\n"), "{stdout}");
+}
+
+#[test]
+fn json_is_all_there_is_on_stdout() {
+    let (code, stdout, _) = check(&[HEADER, WRITES[0], WRITES[1], STALE], &["--json"]);
+    assert_eq!(code, Some(1), "{stdout}");
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(report["passed"], false);
+    assert_eq!(report["checks"][2]["check"], "C3");
+    assert_eq!(report["checks"][2]["violations"], 1);
+    let records = &report["violations"][0]["records"];
+    assert_eq!(records[0]["request_id"], "r1-2-1");
+    assert_eq!(records[1]["level"], "quorum");
+    assert_eq!(report["availability"][0]["shard"], "shard1");
+}
+
+#[test]
+fn what_is_no_history_is_named_by_line_and_ends_with_2() {
+    for (lines, said) in [
+        (&[HEADER, WRITES[0], "{"][..], "line 3: EOF while parsing"),
+        (&[], "line 1: nothing here"),
+        (&[r#"{"format":2}"#], "line 1: this is format 2 of a history; format 1 is understood"),
+    ] {
+        let (code, stdout, stderr) = check(lines, &[]);
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{stderr}");
+        assert!(stderr.contains(said), "{stderr}");
+    }
+    let mut missing = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    let output = missing.args(["check", "/no/such/file"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("/no/such/file"));
+}
