@@ -29,7 +29,7 @@ fn main() {
     let made = Instant::now();
     let settings = Settings {
         seed: 1,
-        operations: 800_000,
+        operations: 900_000,
         sessions: 64,
         hot: 64,
         cold: 100_000,
@@ -47,6 +47,12 @@ fn main() {
     lines::write(&history, &mut BufWriter::with_capacity(1 << 18, file)).expect("room");
     let bytes = path.metadata().expect("a file").len();
     println!("written {} MB in {:.2} s", bytes / 1_000_000, writing.elapsed().as_secs_f64());
+
+    // All on two rows: what is not O(n log n) in the operations of a row would show.
+    let two = server::run(Settings { hot: 1, cold: 1, ..settings });
+    println!("made {}", size(&two));
+    judge(&two);
+    drop(two);
 
     history.operations = Vec::new();
     let program = std::env::current_exe().expect("a program");

@@ -1,4 +1,4 @@
-//! Checker: whether a history keeps the promises of `api.md`, and which records say that it does
+//! Checker: whether a history keeps what the router promises, and which records say that it does
 //! not.
 //!
 //! Nine checks judge, a tenth reports:
@@ -40,13 +40,13 @@ mod sessions;
 mod sets;
 mod story;
 
-pub use self::availability::{Availability, Gap, Lane, Outcomes};
+pub use self::availability::{Availability, Gap, Lane, Outcomes, Summary};
 pub use self::findings::{Check, Evidence, TOLD_MAX, Violation};
 
 use self::findings::Findings;
 use self::row::{ByKey, Row};
 use self::sets::Walks;
-use crate::history::History;
+use crate::history::{History, Outcome};
 
 /// What the checks found.
 #[derive(Clone, Debug)]
@@ -98,6 +98,7 @@ pub fn check(history: &History) -> Report {
 }
 
 fn is_not_read_back(row: &Row<'_>) -> bool {
-    let written = row.operations().any(|(_, one)| one.changes());
+    let written =
+        row.operations().any(|(_, one)| one.changes() && one.outcome != Outcome::Rejected);
     written && !row.operations().any(|(_, one)| one.last && one.is_answered_read())
 }

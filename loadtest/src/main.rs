@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod chaos;
 mod cpu;
 mod keys;
 mod load;
@@ -22,6 +23,7 @@ mod requests;
 mod scenario;
 mod tally;
 mod verdict;
+mod verified;
 mod verify;
 mod wire;
 
@@ -37,7 +39,6 @@ use crate::options::{Command, Options};
 use crate::progress::Progress;
 use crate::report::{Ran, Report};
 use crate::tally::Tally;
-use crate::verify::Verification;
 use crate::wire::Pool;
 
 /// Every request was answered as promised.
@@ -79,37 +80,25 @@ async fn main() -> ExitCode {
 
 /// Looks for the routers, puts them under load, and sums up.
 async fn run(options: &Options) -> anyhow::Result<Report> {
-    let pools: Vec<_> =
-        options.targets.iter().map(|target| Arc::new(Pool::new(target.clone()))).collect();
+    if options.load.chaos {
+        return verified::under_chaos(options).await;
+    }
+    let pools = pools(options);
     for pool in &pools {
         wire::check_ready(pool).await?;
     }
-    let tally = Arc::new(Tally::default());
     if options.load.verify {
-        return verify(options, pools, tally).await;
+        return verified::run(options, pools).await;
     }
+    let tally = Arc::new(Tally::default());
     let plan = Arc::new(Plan::new(options, pools, Arc::clone(&tally))?);
     load::fill(&plan).await?;
     let ran = attack(options, load::scenario(options, plan)?, &tally).await?;
     Ok(Report::new(options, &tally.counts(), ran))
 }
 
-/// Runs the verifying workload, and judges what it recorded.
-async fn verify(
-    options: &Options,
-    pools: Vec<Arc<Pool>>,
-    tally: Arc<Tally>,
-) -> anyhow::Result<Report> {
-    let verification = Arc::new(Verification::new(options, pools, Arc::clone(&tally))?);
-    verification.open_banks().await?;
-    let ran = attack(options, Arc::clone(&verification).scenario()?, &tally).await?;
-    let history = verification.finish().await?;
-    if let Some(file) = &options.load.history {
-        let file = std::fs::File::create(file)?;
-        loadtest::history::lines::write(&history, &mut std::io::BufWriter::new(file))?;
-    }
-    eprintln!("{} operations", history.operations.len());
-    Ok(Report::new(options, &tally.counts(), ran))
+fn pools(options: &Options) -> Vec<Arc<Pool>> {
+    options.targets.iter().map(|target| Arc::new(Pool::new(target.clone()))).collect()
 }
 
 /// Lets goose run a scenario, and watches.
@@ -119,5 +108,6 @@ async fn attack(options: &Options, scenario: Scenario, tally: &Arc<Tally>) -> an
     let ran = load::run(options, scenario).await;
     let cpu = watch.stop();
     progress.stop();
-    Ok(Ran { thresholds_failed: ran?.thresholds_failed, cpu })
+    let thresholds_failed = ran?.thresholds_failed;
+    Ok(Ran { thresholds_failed, cpu, faults: Vec::new(), verified: None })
 }

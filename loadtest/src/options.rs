@@ -61,7 +61,7 @@ pub(crate) struct Options {
     planned: bool,
 }
 
-/// What else there is to do.
+/// What does not need a router.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
     Check(loadtest::check::CheckOptions),
@@ -114,6 +114,18 @@ pub(crate) struct Load {
     /// Prove the promises: a workload of its own (no mix) whose every answer is recorded and judged afterwards
     #[arg(long, conflicts_with_all = ["rate", "mix", "dist"])]
     pub(crate) verify: bool,
+
+    /// Start a router over a directory of its own, and kill, freeze and restart it while the workload runs
+    #[arg(long, requires = "verify", conflicts_with = "host")]
+    pub(crate) chaos: bool,
+
+    /// The router's program for --chaos [default: api-router beside this program]
+    #[arg(long, value_name = "FILE", requires = "chaos")]
+    pub(crate) router: Option<std::path::PathBuf>,
+
+    /// Further options of that router, as one text: "--shards 3 --replicas 2"
+    #[arg(long, value_name = "OPTIONS", requires = "chaos", allow_hyphen_values = true)]
+    pub(crate) router_options: Option<String>,
 
     /// Write what was sent and answered to a file, as JSON lines, for `loadtest check FILE`
     #[arg(long, value_name = "FILE", requires = "verify")]
@@ -224,10 +236,17 @@ impl Options {
         self.load.dist.unwrap_or_else(|| self.load.mix.dist())
     }
 
+    /// Takes another router than the one that was named.
+    pub(crate) fn aim_at(&mut self, url: &str) -> Result<(), String> {
+        self.targets = vec![url.parse()?];
+        self.goose.host = Some(url.to_owned());
+        Ok(())
+    }
+
     /// What the run is called in a report: as it was asked for.
     pub(crate) fn told(&self) -> String {
         let goose = &self.goose;
-        let Load { mix, writes, keys, seed, rate, .. } = &self.load;
+        let Load { mix, writes, keys, seed, rate, verify, chaos, .. } = &self.load;
         let load = match (rate, &goose.users) {
             (Some(rate), _) => format!("{rate} requests/s"),
             (None, Some(users)) => format!("{users} users"),
@@ -240,6 +259,10 @@ impl Options {
         let time = time.unwrap_or_default();
         let share =
             if mix.has_writes_share() { format!(" ({writes} % writes)") } else { String::new() };
+        if *verify {
+            let chaos = if *chaos { ", the router killed and frozen on the way" } else { "" };
+            return format!("{load}{time}, verifying workload, seed {seed}{chaos}");
+        }
         format!("{load}{time}, mix {mix}{share}, {keys} keys, {}, seed {seed}", self.dist())
     }
 }

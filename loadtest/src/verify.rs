@@ -127,6 +127,38 @@ impl Verification {
         Ok(self.recorder.finish())
     }
 
+    /// Writes to rows of every shard, until each is acknowledged.
+    ///
+    /// # Errors
+    /// One is not within `patience`.
+    pub(crate) async fn write_everywhere(
+        self: &Arc<Self>,
+        patience: Duration,
+    ) -> anyhow::Result<()> {
+        let mut session = Session::new(Arc::clone(self), usize::MAX - 2);
+        let began = Instant::now();
+        // The hot rows are spread over all shards.
+        for rank in 0..HOT_ROWS {
+            let row = self.names.register(rank);
+            loop {
+                let done = register::write(&mut session, &row).await;
+                match done.sample.verdict {
+                    Ok(()) => break,
+                    Err(failure) if began.elapsed() > patience => {
+                        session.log.flush();
+                        anyhow::bail!(
+                            "a new write is not taken after {patience:?}: {}",
+                            failure.detail
+                        );
+                    }
+                    Err(_) => tokio::time::sleep(PAUSE).await,
+                }
+            }
+        }
+        session.log.flush();
+        Ok(())
+    }
+
     /// Keeps the time of something that was broken on purpose.
     pub(crate) fn recorder(&self) -> &Arc<Recorder> {
         &self.recorder

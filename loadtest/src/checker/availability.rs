@@ -68,6 +68,16 @@ impl Outcomes {
         } += 1;
     }
 
+    /// These and others.
+    fn and(self, other: Self) -> Self {
+        Self {
+            ok: self.ok + other.ok,
+            committed: self.committed + other.committed,
+            rejected: self.rejected + other.rejected,
+            unknown: self.unknown + other.unknown,
+        }
+    }
+
     /// All of them.
     pub fn total(&self) -> u64 {
         self.ok + self.committed + self.rejected + self.unknown
@@ -82,12 +92,42 @@ impl Outcomes {
 impl Availability {
     /// How all operations ended.
     pub fn outcomes(&self) -> Outcomes {
-        self.lanes.iter().fold(Outcomes::default(), |sum, lane| Outcomes {
-            ok: sum.ok + lane.outcomes.ok,
-            committed: sum.committed + lane.outcomes.committed,
-            rejected: sum.rejected + lane.outcomes.rejected,
-            unknown: sum.unknown + lane.outcomes.unknown,
-        })
+        self.lanes.iter().fold(Outcomes::default(), |sum, lane| sum.and(lane.outcomes))
+    }
+}
+
+/// All shards together, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary<'a> {
+    /// Reads, or changes.
+    pub reads: bool,
+    /// The level asked for.
+    pub level: Level,
+    /// How many ended how.
+    pub outcomes: Outcomes,
+    /// The longest gap of one shard, and which.
+    pub worst: Option<(Gap, &'a str)>,
+}
+
+impl Availability {
+    /// Changes and reads at each level, over all shards.
+    pub fn summaries(&self) -> Vec<Summary<'_>> {
+        let mut sums: BTreeMap<(bool, Level), Summary<'_>> = BTreeMap::new();
+        for Lane { shard, reads, level, outcomes, gap } in &self.lanes {
+            let sum = sums.entry((*reads, *level)).or_insert_with(|| Summary {
+                reads: *reads,
+                level: *level,
+                outcomes: Outcomes::default(),
+                worst: None,
+            });
+            sum.outcomes = sum.outcomes.and(*outcomes);
+            let longest = sum.worst.map_or(0, |(gap, _)| gap.nanos());
+            sum.worst = match gap {
+                Some(gap) if gap.nanos() > longest => Some((*gap, shard)),
+                Some(_) | None => sum.worst,
+            };
+        }
+        sums.into_values().collect()
     }
 }
 
@@ -99,8 +139,10 @@ pub(super) fn of(history: &History) -> Availability {
     let mut lanes: BTreeMap<(&str, bool, Level), (Outcomes, Longest)> = BTreeMap::new();
     for index in order {
         let one = &history.operations[index as usize];
-        let node = if one.node == NodeId::NONE { answering[one.key.0 as usize] } else { one.node };
-        let shard = history.nodes.get(node).map_or("", |node| node.shard.as_str());
+        let shard = match shard_of(history, one.node) {
+            "" => shard_of(history, answering[one.key.0 as usize]),
+            shard => shard,
+        };
         let (outcomes, longest) = lanes.entry((shard, !changes(one), one.level)).or_default();
         outcomes.count(one.outcome);
         longest.meet(one);
@@ -115,6 +157,11 @@ pub(super) fn of(history: &History) -> Availability {
     Availability { lanes: lanes.into_iter().map(lane).collect() }
 }
 
+/// The shard of a node; empty where several answered together, or none.
+fn shard_of(history: &History, node: NodeId) -> &str {
+    history.nodes.get(node).map_or("", |node| node.shard.as_str())
+}
+
 fn changes(one: &Operation) -> bool {
     one.changes() || one.kind == crate::history::Kind::Replay
 }
@@ -122,7 +169,8 @@ fn changes(one: &Operation) -> bool {
 /// Some node that answered for each key. A key that moves has had two; one of them is near enough.
 fn answering(history: &History) -> Vec<NodeId> {
     let mut nodes = vec![NodeId::NONE; history.keys.len()];
-    for one in history.operations.iter().filter(|one| one.node != NodeId::NONE) {
+    let told = |one: &&Operation| !shard_of(history, one.node).is_empty();
+    for one in history.operations.iter().filter(told) {
         nodes[one.key.0 as usize] = one.node;
     }
     nodes

@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use serde_json::{Value as Json, json};
 
-use super::{Check, Evidence, Lane, Report, TOLD_MAX, Violation};
+use super::{Check, Evidence, Lane, Outcomes, Report, Summary, TOLD_MAX, Violation};
 use crate::history::{History, Kind, NEVER, NodeId, Operation, Outcome, Value};
 
 impl Report {
@@ -22,8 +22,11 @@ impl Report {
             let word = if count == 0 { "ok".to_owned() } else { format!("{count} violations") };
             line(&mut text, &format!("  {:<4}{:<24}{word}", check.id(), check.name()));
         }
-        for lane in &self.availability.lanes {
-            line(&mut text, &format!("  C10 {}", lane_text(lane)));
+        for lane in self.availability_lines() {
+            line(&mut text, &format!("  C10 {lane}"));
+        }
+        for fault in &history.faults {
+            line(&mut text, &format!("  fault at {} s: {}", seconds(fault.at), fault.what));
         }
         if self.rows_not_read_back > 0 {
             line(
@@ -52,11 +55,21 @@ impl Report {
         text
     }
 
+    /// C10 for people: a line for reads and one for changes at each level.
+    pub fn availability_lines(&self) -> Vec<String> {
+        self.availability.summaries().iter().map(summary_text).collect()
+    }
+
     /// The report as one JSON object.
     pub fn json(&self, history: &History) -> Json {
         let checks: Vec<Json> = Check::ALL
             .iter()
             .map(|&check| json!({"check": check.id(), "name": check.name(), "violations": self.count(check)}))
+            .collect();
+        let faults: Vec<Json> = history
+            .faults
+            .iter()
+            .map(|fault| json!({"at_ns": fault.at, "what": fault.what}))
             .collect();
         let violations: Vec<Json> = self.violations.iter().map(|one| one.json(history)).collect();
         let lanes: Vec<Json> = self.availability.lanes.iter().map(lane_json).collect();
@@ -69,6 +82,7 @@ impl Report {
             "checks": checks,
             "violations": violations,
             "availability": lanes,
+            "faults": faults,
         })
     }
 }
@@ -226,22 +240,24 @@ fn evidence_json(history: &History, evidence: Evidence) -> Json {
     record
 }
 
-fn lane_text(lane: &Lane) -> String {
-    let shard = if lane.shard.is_empty() { "unknown shard" } else { &lane.shard };
-    let what = if lane.reads { "reads" } else { "changes" };
-    let outcomes = &lane.outcomes;
-    let gap = lane.gap.map_or("no gap".to_owned(), |gap| {
-        format!("longest gap {} s from {} s", seconds(gap.nanos()), seconds(gap.from))
-    });
-    format!(
-        "{shard} {what} at {}: {} ok, {} committed, {} rejected, {} unknown ({:.2} %), {gap}",
-        lane.level.name(),
-        outcomes.ok,
-        outcomes.committed,
-        outcomes.rejected,
-        outcomes.unknown,
-        outcomes.unknown_ratio() * 100.0
-    )
+fn summary_text(summary: &Summary<'_>) -> String {
+    let what = if summary.reads { "reads" } else { "changes" };
+    let Outcomes { ok, committed, rejected, unknown } = summary.outcomes;
+    let mut told = format!("{what} at {}: {ok} ok", summary.level.name());
+    for (count, name) in [(committed, "committed"), (rejected, "rejected")] {
+        if count > 0 {
+            told += &format!(", {count} {name}");
+        }
+    }
+    if unknown > 0 {
+        told += &format!(", {unknown} unknown ({:.2} %)", summary.outcomes.unknown_ratio() * 100.0);
+    }
+    if let Some((gap, shard)) = summary.worst {
+        let shard = if shard.is_empty() { "some shard" } else { shard };
+        told += &format!("; none on {shard} for {:.2} s", gap.nanos() as f64 / 1e9);
+        told += &format!(", from {:.2} s", gap.from as f64 / 1e9);
+    }
+    told
 }
 
 fn lane_json(lane: &Lane) -> Json {

@@ -60,7 +60,9 @@ async fn ask(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure>
         Operation::KvGet => requests::kv_get(step.key),
         Operation::Scatter => requests::scatter(step.key),
         // Of the verifying workload alone.
-        Operation::Delete | Operation::Replay | Operation::Transfer => return Err(Failure::new(None, "not sent", "no mix has it")),
+        Operation::Delete | Operation::Replay | Operation::Transfer => {
+            return Err(Failure::new(None, "not sent", "no mix has it"));
+        }
     };
     send(pool, asked?, known).await
 }
@@ -90,7 +92,9 @@ fn judge(step: &Step, known: &Known, answer: &Answer) -> Result<(), Failure> {
         }
         Operation::Bulk => verdict::of_bulk(status, body),
         Operation::Scan | Operation::Scatter => verdict::of_page(status, body),
-        Operation::Delete | Operation::Replay | Operation::Transfer => verdict::of_any(status, body),
+        Operation::Delete | Operation::Replay | Operation::Transfer => {
+            verdict::of_any(status, body)
+        }
         Operation::KvPut => match status {
             204 => Ok(()),
             _ => verdict::of_write(status, body),

@@ -14,7 +14,7 @@ fn options(args: &[&str]) -> Options {
 }
 
 fn ran() -> Ran {
-    Ran { thresholds_failed: Vec::new(), cpu: IDLE }
+    Ran { thresholds_failed: Vec::new(), cpu: IDLE, faults: Vec::new(), verified: None }
 }
 
 /// Operations that each took 2 ms, a millisecond after another, and were sent so late.
@@ -113,7 +113,7 @@ fn what_was_sent_late_or_never_is_told() {
 #[test]
 fn a_threshold_that_failed_fails_the_run() {
     let counts = tally(&[(Operation::Read, "shard1", Ok(()))], Duration::ZERO);
-    let ran = Ran { thresholds_failed: vec!["p95<1ms (was 2)".to_owned()], cpu: IDLE };
+    let ran = Ran { thresholds_failed: vec!["p95<1ms (was 2)".to_owned()], ..ran() };
     let report = Report::new(&options(&[]), &counts, ran);
     assert!(
         report.text().ends_with("threshold failed: p95<1ms (was 2)\nFAIL: 1 thresholds failed\n")

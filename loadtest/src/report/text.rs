@@ -2,7 +2,7 @@
 
 use std::fmt::{Result, Write};
 
-use super::{FailureLine, Latency, Load, Report, Share};
+use super::{Checked, FailureLine, Finding, Latency, Load, Report, Share, Verified};
 
 pub(super) fn write(report: &Report, out: &mut String) -> Result {
     let Report { told, hosts, elapsed_s, requests, requests_per_s, failed, dropped, .. } = report;
@@ -51,7 +51,30 @@ pub(super) fn write(report: &Report, out: &mut String) -> Result {
         write!(out, "  {count:>18}  {operation:<5}  {status}{code}")?;
         writeln!(out, "{}{example}", if example.is_empty() { "" } else { ": " })?;
     }
+    if let Some(verified) = &report.verified {
+        findings(verified, out)?;
+    }
     verdict(report, out)
+}
+
+fn findings(verified: &Verified, out: &mut String) -> Result {
+    let Verified { operations, checks, findings, notes } = verified;
+    writeln!(out, "  verified {operations} operations")?;
+    for Checked { check, violations } in checks {
+        match violations {
+            0 => writeln!(out, "    {check:<28} ok")?,
+            1 => writeln!(out, "    {check:<28} 1 violation")?,
+            _ => writeln!(out, "    {check:<28} {violations} violations")?,
+        }
+    }
+    for note in notes {
+        writeln!(out, "    {note}")?;
+    }
+    for Finding { lines, .. } in findings {
+        writeln!(out)?;
+        lines.iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    }
+    Ok(())
 }
 
 fn verdict(report: &Report, out: &mut String) -> Result {
@@ -59,8 +82,14 @@ fn verdict(report: &Report, out: &mut String) -> Result {
         writeln!(out, "  threshold failed: {rule}")?;
     }
     match (report.passed, report.requests) {
+        (true, _) if report.verified.is_some() => {
+            writeln!(out, "PASS: no promise was broken")
+        }
         (true, _) => writeln!(out, "PASS: every request was answered as promised"),
         (false, 0) => writeln!(out, "FAIL: no request was made"),
+        (false, _) if report.violations() > 0 => {
+            writeln!(out, "FAIL: promises were broken, {} times", report.violations())
+        }
         (false, requests) if report.failed > 0 => {
             writeln!(out, "FAIL: {} of {requests} requests failed", report.failed)
         }

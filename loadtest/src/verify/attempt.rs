@@ -101,7 +101,8 @@ pub(super) async fn send(
         }
     };
     let source = answer.as_ref().map(Source::of);
-    let sample = Sample { operation: counted, intended: began, sent: began, ended, source, verdict };
+    let sample =
+        Sample { operation: counted, intended: began, sent: began, ended, source, verdict };
     Attempted { outcome, answer, done: Done { sample, status } }
 }
 
@@ -128,7 +129,11 @@ fn outcome(operation: &Operation, sent: &Result<Answer, Failure>) -> Outcome {
     match answer.status {
         200..=299 => Outcome::Ok,
         _ if operation.kind == Kind::Read => Outcome::Rejected,
-        _ => match serde_json::from_slice::<Told>(&answer.body).unwrap_or_default().outcome.as_deref() {
+        _ => match serde_json::from_slice::<Told>(&answer.body)
+            .unwrap_or_default()
+            .outcome
+            .as_deref()
+        {
             Some("rejected") => Outcome::Rejected,
             Some("committed") => Outcome::Committed,
             // A refusal that says nothing of the outcome proves nothing.

@@ -65,7 +65,12 @@ pub(super) async fn open(session: &mut Session) -> anyhow::Result<()> {
         anyhow::ensure!(
             matches!(sent.outcome, Outcome::Ok | Outcome::Committed),
             "a bank cannot be opened: {}",
-            sent.done.sample.verdict.err().map(|failure: Failure| failure.detail).unwrap_or_default()
+            sent.done
+                .sample
+                .verdict
+                .err()
+                .map(|failure: Failure| failure.detail)
+                .unwrap_or_default()
         );
     }
     session.log.flush();
@@ -144,7 +149,12 @@ async fn look(session: &mut Session, bank: &str, level: Level, token: bool) -> (
         });
         for row in &rows {
             let key = session.of.recorder.key(&name(&row.tx_id));
-            session.log.push(Operation { key, value: row.value(), version: row.version, ..request });
+            session.log.push(Operation {
+                key,
+                value: row.value(),
+                version: row.version,
+                ..request
+            });
         }
     }
     (sent.done, rows)

@@ -55,9 +55,8 @@ async fn walk(
     let mut met = HashMap::new();
     let mut cursor = String::new();
     loop {
-        let path = format!(
-            "/api/read?table={table}&{id}=like.{run}-*&order={id}&limit={PAGE}{cursor}"
-        );
+        let path =
+            format!("/api/read?table={table}&{id}=like.{run}-*&order={id}&limit={PAGE}{cursor}");
         let (request, rows) = page(session, table, &path).await?;
         let mut keys = Vec::with_capacity(rows.data.len());
         for row in &rows.data {
@@ -90,7 +89,8 @@ async fn walk(
 async fn page(session: &mut Session, table: &str, path: &str) -> anyhow::Result<(Operation, Rows)> {
     let mut told = String::new();
     for _ in 0..ATTEMPTS_MAX {
-        let mut request = session.operation(Kind::Read, &format!("{table}/{}", session.of.names.run));
+        let mut request =
+            session.operation(Kind::Read, &format!("{table}/{}", session.of.names.run));
         request.level = Level::All;
         request.last = true;
         let asked = requests::get(path).map_err(|failure| anyhow::anyhow!(failure.detail))?;
@@ -114,7 +114,8 @@ fn ledgers(session: &Session, rows: &HashMap<Key, i64>) {
         let bank = session.of.names.bank(number);
         let counted = session.of.recorder.key(&bank::name(&counter(&bank)));
         let entries = format!("transactions/{bank}-l");
-        let count = names.iter().filter(|(key, name)| name.starts_with(&entries) && rows.contains_key(key));
+        let count =
+            names.iter().filter(|(key, name)| name.starts_with(&entries) && rows.contains_key(key));
         let transfers = &session.of.transfers[number as usize];
         let now = session.of.recorder.now();
         session.of.recorder.ledger(Ledger {

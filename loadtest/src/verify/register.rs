@@ -79,8 +79,7 @@ async fn change(
     operation.token = true;
     operation.level = session.write_level();
     let asked = asked(row, body, value);
-    let counted =
-        if operation.kind == Kind::Delete { Counted::Delete } else { Counted::Write };
+    let counted = if operation.kind == Kind::Delete { Counted::Delete } else { Counted::Write };
     let Attempted { outcome, answer, done } =
         attempt::send(session, asked.clone(), operation, counted, false).await;
     operation.version = answer.as_ref().and_then(version).unwrap_or_default();

@@ -1,5 +1,7 @@
 //! What is promised of a history's lines.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::history::{BankConstants, Fault, Header, Kind, Level, NodeId, Outcome, Role, Value};
 
@@ -138,4 +140,25 @@ fn the_example_in_the_document_is_a_history_that_passes() {
     assert_eq!(written(&history).lines().count(), example.lines().count());
     let report = crate::checker::check(&history);
     assert!(report.passed(), "{}", report.text(&history));
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_read_is_a_history_or_a_sentence(
+        noise in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut lines = written(&everything()).into_bytes();
+        for (place, byte) in noise {
+            let place = place.index(lines.len());
+            lines[place] = byte;
+        }
+        match read(&mut lines.as_slice()) {
+            Ok(history) => {
+                let report = crate::checker::check(&history);
+                report.text(&history);
+                report.json(&history);
+            }
+            Err(bad) => prop_assert!((1..=12).contains(&bad.line) && !bad.what.is_empty()),
+        }
+    }
 }

@@ -1,0 +1,122 @@
+//! Process: one router as a child of the tester, over a directory of its own.
+//!
+//! **Invariant:** signals go to the process id of a child that has not been waited for, so never to a stranger.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// Longest time that an orderly end may take: it drains for some seconds.
+const END_PATIENCE: Duration = Duration::from_secs(30);
+/// How often the end is looked for.
+const POLL: Duration = Duration::from_millis(5);
+
+pub(crate) struct RouterProcess {
+    program: PathBuf,
+    flags: Vec<String>,
+    address: SocketAddr,
+    dir: Option<TempDir>,
+    path: PathBuf,
+    child: Option<Child>,
+}
+
+impl RouterProcess {
+    /// Starts a router over a new directory, on a port that was free.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub(crate) fn new(program: PathBuf, flags: Vec<String>) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("tessera-chaos-").tempdir()?;
+        // The port must be the same after each start, so it is looked for here.
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let path = dir.path().to_owned();
+        let mut router = Self { program, flags, address, dir: Some(dir), path, child: None };
+        router.start()?;
+        Ok(router)
+    }
+
+    /// Where it answers.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Starts it over its directory; its output is appended to `router.log` there.
+    pub(super) fn start(&mut self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.child.is_none(), "one router runs already");
+        let log = File::options().create(true).append(true).open(self.path.join("router.log"))?;
+        let child = Command::new(&self.program)
+            .current_dir(&self.path)
+            .args(["--bind", &self.address.to_string(), "--data-dir"])
+            .arg(self.path.join("data"))
+            .args(&self.flags)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("{} cannot be started", self.program.display()))?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// kill -9, and waits until it is gone.
+    pub(super) fn kill(&mut self) -> anyhow::Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// SIGTERM, and waits until it has ended.
+    pub(super) async fn end(&mut self) -> anyhow::Result<()> {
+        self.signal(Signal::TERM)?;
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        let began = Instant::now();
+        loop {
+            if child.try_wait()?.is_some() {
+                return Ok(());
+            }
+            if began.elapsed() > END_PATIENCE {
+                self.child = Some(child);
+                bail!("the router does not end within {END_PATIENCE:?} after SIGTERM");
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    pub(super) fn freeze(&self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    pub(super) fn thaw(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// Leaves the directory where it is, and tells where.
+    pub(crate) fn keep(&mut self) -> &Path {
+        if let Some(dir) = self.dir.take() {
+            let _ = dir.keep();
+        }
+        &self.path
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let Some(child) = &self.child else { return Ok(()) };
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("a process without a number")?, signal)?;
+        Ok(())
+    }
+}
+
+impl Drop for RouterProcess {
+    fn drop(&mut self) {
+        // Also one that is frozen: SIGKILL does not wait for SIGCONT.
+        let _ = self.kill();
+    }
+}
