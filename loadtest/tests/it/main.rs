@@ -4,6 +4,8 @@
 
 mod check;
 mod fake;
+mod router;
+mod verify;
 
 use std::process::{Command, Output};
 

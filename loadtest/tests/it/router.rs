@@ -1,0 +1,43 @@
+//! The real router, as the tester's user would start it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+use std::time::SystemTime;
+
+/// The router's program, which is another package's: cargo makes it before a test of the whole workspace only.
+pub(crate) static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+    let tester = Path::new(env!("CARGO_BIN_EXE_loadtest"));
+    let folder = tester.parent().unwrap();
+    let program = folder.join("api-router");
+    if made(&program).is_none_or(|made| made < last_change()) {
+        let profile = folder.file_name().unwrap().to_str().unwrap();
+        let profile = if profile == "debug" { "dev" } else { profile };
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--package", "api-router", "--bin", "api-router"]);
+        build.args(["--profile", profile, "--target-dir"]).arg(folder.parent().unwrap());
+        build.current_dir(env!("CARGO_MANIFEST_DIR"));
+        assert!(build.status().unwrap().success(), "the router is made");
+    }
+    program
+});
+
+fn made(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|file| file.modified()).ok()
+}
+
+/// When a source of the router was changed last.
+fn last_change() -> SystemTime {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut folders = vec![root.join("api-router/src"), root.join("shard-manager/src")];
+    let mut latest = SystemTime::UNIX_EPOCH;
+    while let Some(folder) = folders.pop() {
+        for entry in folder.read_dir().unwrap().map(Result::unwrap) {
+            match entry.file_type().unwrap().is_dir() {
+                true => folders.push(entry.path()),
+                false => latest = latest.max(made(&entry.path()).unwrap()),
+            }
+        }
+    }
+    latest
+}

@@ -1,0 +1,79 @@
+//! Stories about `--verify`: the real router keeps its promises, also when it is killed and frozen.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::router::PROGRAM;
+use crate::text;
+
+/// Runs the verifying workload against a router of its own that is broken on the way, and judges.
+fn under_chaos(seed: u32, seconds: u32, more: &[&str]) -> Output {
+    let (seed, seconds) = (seed.to_string(), seconds.to_string());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    command.env_remove("TESSERA_LOADTEST_HOST").args(["--verify", "--chaos", "--users", "8"]);
+    command.args(["--seed", &seed, "--run-time", &seconds, "--router"]).arg(&*PROGRAM);
+    command.args(["--router-options", "--replicas 2"]).args(more).output().unwrap()
+}
+
+fn report(output: &Output) -> Value {
+    let stdout = text(&output.stdout);
+    serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout} {}", text(&output.stderr)))
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_router_is_killed_and_frozen() {
+    let long = std::env::var("LONG_TESTS").is_ok_and(|value| value == "1");
+    let (seeds, seconds) = if long { (1..=20, 30) } else { (1..=2, 6) };
+    for seed in seeds {
+        let output = under_chaos(seed, seconds, &["--json"]);
+        let report = report(&output);
+        assert_eq!(output.status.code(), Some(0), "seed {seed}: {report:#}");
+        assert!(
+            report["verified"]["operations"].as_u64().unwrap() > 500,
+            "seed {seed}: {report:#}"
+        );
+        let faults = report["faults"].as_array().unwrap();
+        assert!(faults.len() >= 2, "seed {seed}: {report:#}");
+        let notes = report["verified"]["notes"].to_string();
+        assert!(notes.contains("new ones written within"), "seed {seed}: {notes}");
+    }
+}
+
+#[test]
+fn a_history_is_judged_the_same_when_it_is_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("history.ndjson");
+    let output = under_chaos(3, 2, &["--history", file.to_str().unwrap()]);
+    let stdout = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{stdout} {}", text(&output.stderr));
+    assert!(stdout.ends_with("PASS: no promise was broken\n"), "{stdout}");
+    let told = stdout.lines().find(|line| line.contains("verified ")).unwrap();
+    let count = told.split_whitespace().nth(1).unwrap();
+
+    let check = Command::new(env!("CARGO_BIN_EXE_loadtest")).arg("check").arg(&file).output();
+    let check = check.unwrap();
+    let stdout = text(&check.stdout);
+    assert_eq!(check.status.code(), Some(0), "{stdout}");
+    assert!(stdout.contains(&format!("{count} operations")), "{count}: {stdout}");
+    assert!(stdout.contains("fault at "), "{stdout}");
+}
+
+#[test]
+fn what_cannot_be_started_or_written_is_told_before_the_run() {
+    for (args, message) in [
+        (&["--router", "/nonexistent/api-router"][..], "there is no router at /nonexistent/"),
+        (&["--history", "/nonexistent/history"], "/nonexistent/history cannot be written"),
+        (&["--router-options", "--no-such-option"], "the router is not there"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+        command.env_remove("TESSERA_LOADTEST_HOST").args(["--verify", "--chaos"]);
+        if args[0] != "--router" {
+            command.arg("--router").arg(&*PROGRAM);
+        }
+        let output = command.args(args).output().unwrap();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(stderr.contains(message), "{args:?}: {stderr}");
+    }
+}
