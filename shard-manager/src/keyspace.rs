@@ -72,7 +72,7 @@ impl<'k> ShardKey<'k> {
         if text.len() > Self::LEN_MAX {
             return Err(KeyError::TooLong { len: text.len() });
         }
-        if text.chars().any(char::is_control) {
+        if has_control_characters(text) {
             return Err(KeyError::ControlCharacter);
         }
         Ok(Self(text))
@@ -82,6 +82,15 @@ impl<'k> ShardKey<'k> {
     pub fn as_str(self) -> &'k str {
         self.0
     }
+}
+
+/// Whether there is a U+0000..U+001F, U+007F or U+0080..U+009F. Most keys are ASCII, and those are looked at many bytes
+/// at a time: that is why no byte ends the loop.
+fn has_control_characters(text: &str) -> bool {
+    if !text.is_ascii() {
+        return text.chars().any(char::is_control);
+    }
+    text.bytes().fold(false, |found, byte| found | byte.is_ascii_control())
 }
 
 /// Why a text is no shard key, or why the keyspace has no slot for it.

@@ -33,7 +33,9 @@ pub struct RangeSpace {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Splits {
-    Numeric(Vec<i128>),
+    /// All fit into 64 bits, as is usual: half the memory to search, so more of it in the processor's cache.
+    Short(Vec<i64>),
+    Long(Vec<i128>),
     Text(Vec<TextSplit>),
 }
 
@@ -80,7 +82,7 @@ impl RangeSpace {
     /// contiguous placement deals them out evenly, neighbours together.
     pub(super) fn numeric(text: &str) -> Result<Self, String> {
         let splits: Result<_, _> = text.split(',').map(|split| parse_split(split.trim())).collect();
-        Self::spread(Splits::Numeric(splits?))
+        Self::spread(Splits::numeric(splits?))
     }
 
     /// Ranges of text between split points such as `g,n`.
@@ -101,7 +103,7 @@ impl RangeSpace {
             Order::Numeric => {
                 let splits: Result<_, _> =
                     read.splits.iter().map(|split| parse_split(split)).collect();
-                Splits::Numeric(splits?)
+                Splits::numeric(splits?)
             }
             Order::Text => {
                 Splits::Text(read.splits.iter().map(|split| (&**split).into()).collect())
@@ -122,7 +124,7 @@ impl RangeSpace {
     pub(super) fn parameters(&self) -> String {
         let parameters = Parameters {
             order: match self.splits {
-                Splits::Numeric(_) => Order::Numeric,
+                Splits::Short(_) | Splits::Long(_) => Order::Numeric,
                 Splits::Text(_) => Order::Text,
             },
             splits: (0..self.splits.len()).map(|index| self.splits.tell(index)).collect(),
@@ -142,8 +144,13 @@ impl RangeSpace {
         let free = used.iter().position(|used| !used).ok_or("every slot has a range")?;
         let mut next = self.clone();
         let found = match &mut next.splits {
-            Splits::Numeric(splits) => insert(splits, parse_split(at)?),
             Splits::Text(splits) => insert(splits, at.into()),
+            numeric @ (Splits::Short(_) | Splits::Long(_)) => {
+                let mut splits = numeric.numbers();
+                let found = insert(&mut splits, parse_split(at)?);
+                *numeric = Splits::numeric(splits);
+                found
+            }
         };
         let index = found.ok_or_else(|| format!("`{at}` is a split point already"))?;
         next.slots.insert(index + 1, Slot(free as u16));
@@ -169,16 +176,32 @@ impl RangeSpace {
 }
 
 impl Splits {
+    fn numeric(splits: Vec<i128>) -> Self {
+        let short: Result<_, _> = splits.iter().map(|&split| i64::try_from(split)).collect();
+        short.map_or(Self::Long(splits), Self::Short)
+    }
+
+    /// Numeric split points.
+    fn numbers(&self) -> Vec<i128> {
+        match self {
+            Self::Short(splits) => splits.iter().copied().map(i128::from).collect(),
+            Self::Long(splits) => splits.clone(),
+            Self::Text(_) => Vec::new(),
+        }
+    }
+
     fn len(&self) -> usize {
         match self {
-            Self::Numeric(splits) => splits.len(),
+            Self::Short(splits) => splits.len(),
+            Self::Long(splits) => splits.len(),
             Self::Text(splits) => splits.len(),
         }
     }
 
     fn tell(&self, index: usize) -> String {
         match self {
-            Self::Numeric(splits) => splits[index].to_string(),
+            Self::Short(splits) => splits[index].to_string(),
+            Self::Long(splits) => splits[index].to_string(),
             Self::Text(splits) => splits[index].text.to_string(),
         }
     }
@@ -186,7 +209,16 @@ impl Splits {
     /// Which range a key lies in: as many split points are not above it.
     fn range_of(&self, key: &str) -> Result<usize, KeyError> {
         match self {
-            Self::Numeric(splits) => {
+            Self::Short(splits) => {
+                let number = integer(key).ok_or(KeyError::NotAnInteger)?;
+                Ok(match i64::try_from(number) {
+                    Ok(number) => splits.partition_point(|split| *split <= number),
+                    // Beyond all of them, on either side.
+                    Err(_) if number < 0 => 0,
+                    Err(_) => splits.len(),
+                })
+            }
+            Self::Long(splits) => {
                 let number = integer(key).ok_or(KeyError::NotAnInteger)?;
                 Ok(splits.partition_point(|split| *split <= number))
             }
@@ -203,7 +235,8 @@ impl Splits {
             return Err(format!("there must be 1 to {SPLITS_MAX} split points, not {count}"));
         }
         let ascend = match self {
-            Self::Numeric(splits) => splits.is_sorted_by(|a, b| a < b),
+            Self::Short(splits) => splits.is_sorted_by(|a, b| a < b),
+            Self::Long(splits) => splits.is_sorted_by(|a, b| a < b),
             Self::Text(splits) => {
                 if let Some(bad) = splits.iter().find(|split| !is_text_split(&split.text)) {
                     let bad = &bad.text;
@@ -251,7 +284,7 @@ fn insert<T: Ord>(sorted: &mut Vec<T>, value: T) -> Option<usize> {
 impl fmt::Display for RangeSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.splits {
-            Splits::Numeric(_) => "range:",
+            Splits::Short(_) | Splits::Long(_) => "range:",
             Splits::Text(_) => "range-text:",
         })?;
         for index in 0..self.splits.len() {

@@ -161,6 +161,10 @@ fn a_split_point_begins_the_range_above_it() {
             assert_eq!(keyspace(text).slot_of(parsed), Err(KeyError::NotAnInteger), "{key}");
         }
     }
+    // Split points beyond 64 bits are as good as others.
+    let far = format!("range:0,{most}");
+    assert_ne!(place(&far, &most), place(&far, &(i128::MAX - 1).to_string()));
+    assert_ne!(place(&far, "-1"), place(&far, "0"));
     // Texts are compared byte by byte: capitals come before small letters.
     let text = "range-text:g,n";
     for (key, index) in [("a", 0), ("fzz", 0), ("G", 0), ("g", 1), ("mz", 1), ("n", 2), ("Ω", 2)] {
