@@ -3,7 +3,8 @@
 //! ## Inside
 //! `options` and `scenario` are what may be asked, `mix`, `keys` and `random` what comes next, `requests` how it is put,
 //! `wire` how it goes over, `load` who sends it when, `verdict` what counts as a failure, `tally` what was counted,
-//! `report` what is said about it.
+//! `report` what is said about it. `verify` is the workload that leaves evidence, `chaos` what is broken meanwhile, and
+//! `verified` such a run from start to end; the library keeps the evidence (`history`) and judges it (`checker`).
 //!
 //! **Invariant:** no crate of the workspace is imported; what is tested is the wire.
 //! **Not here:** nothing that knows how the router works inside.
