@@ -38,7 +38,7 @@ use crate::cpu::Watch;
 use crate::load::Plan;
 use crate::options::{Command, Options};
 use crate::progress::Progress;
-use crate::report::{Ran, Report};
+use crate::report::{Files, Ran, Report};
 use crate::tally::Tally;
 use crate::wire::Pool;
 
@@ -46,7 +46,7 @@ use crate::wire::Pool;
 const EXIT_PASSED: u8 = 0;
 /// Some request was not, or none was made.
 const EXIT_FAILED: u8 = 1;
-/// Nothing was tested: wrong usage, or no router. Clap uses the same number.
+/// Nothing was tested: wrong usage, or no router; or a report could not be written. Clap uses the same number.
 const EXIT_UNUSABLE: u8 = 2;
 
 #[tokio::main]
@@ -65,18 +65,25 @@ async fn main() -> ExitCode {
         let _ = writeln!(std::io::stdout(), "loadtest {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::from(EXIT_PASSED);
     }
-    match run(&options).await {
-        Ok(report) => {
-            let text = if options.load.json { report.json() } else { report.text() };
-            // A reader that went away (`| head`) changes nothing about the verdict.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::from(if report.passed { EXIT_PASSED } else { EXIT_FAILED })
-        }
+    match report(&options).await {
+        Ok(passed) => ExitCode::from(if passed { EXIT_PASSED } else { EXIT_FAILED }),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "loadtest: {error:#}");
             ExitCode::from(EXIT_UNUSABLE)
         }
     }
+}
+
+/// Runs, and says how it went on stdout and in files; whether it passed.
+async fn report(options: &Options) -> anyhow::Result<bool> {
+    let files = Files::open(&options.load)?;
+    let mut report = run(options).await?;
+    report.comparison = files.compare(&report);
+    let text = if options.load.json { report.json() } else { report.text() };
+    // A reader that went away (`| head`) changes nothing about the verdict.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    files.write(&report)?;
+    Ok(report.passed)
 }
 
 /// Looks for the routers, puts them under load, and sums up.

@@ -5,6 +5,7 @@
 //! **Invariant:** an [`Options`] is within its limits; [`Options::check`] holds the rules that need several at once.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -138,6 +139,14 @@ pub(crate) struct Load {
     /// Print the report as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+
+    /// Write the report to a file as JSON, for --compare
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save: Option<PathBuf>,
+
+    /// Say what is better or worse than in an earlier run: a file that --save or --json wrote
+    #[arg(long, value_name = "RUN")]
+    pub(crate) compare: Option<PathBuf>,
 
     /// Allow a host that is not this machine; ask its owner first
     #[arg(long)]
@@ -286,6 +295,12 @@ fn command() -> clap::Command {
 pub(crate) struct ValueSize {
     pub(crate) least: u32,
     pub(crate) most: u32,
+}
+
+impl std::fmt::Display for ValueSize {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}..{}", self.least, self.most)
+    }
 }
 
 impl std::str::FromStr for ValueSize {

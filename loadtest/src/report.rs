@@ -4,12 +4,20 @@
 //! passed.
 //! **Not here:** counting (`tally`).
 
+mod asked;
+mod compare;
+mod files;
 mod text;
 
-use std::cmp::Reverse;
+pub(crate) use files::Files;
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use chrono::{SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
+use self::compare::Comparison;
 use crate::cpu::Cpu;
 use crate::options::{Options, parse_time};
 use crate::tally::{Counts, Source, Times};
@@ -29,6 +37,10 @@ pub(crate) struct Report {
     pub(crate) format: u32,
     /// What was asked for, for people.
     pub(crate) told: String,
+    /// The same by option, for those who compare runs.
+    pub(crate) asked: BTreeMap<String, String>,
+    /// RFC 3339, UTC.
+    pub(crate) ended_at: String,
     pub(crate) hosts: Vec<String>,
     pub(crate) mix: String,
     pub(crate) seed: u64,
@@ -61,6 +73,8 @@ pub(crate) struct Report {
     pub(crate) faults: Vec<Fault>,
     /// What the verifying workload found, if it ran.
     pub(crate) verified: Option<Verified>,
+    /// With an earlier run, if one was named.
+    pub(crate) comparison: Option<Comparison>,
     /// Whether something was asked, every answer was as promised, and no promise was broken.
     pub(crate) passed: bool,
 }
@@ -167,7 +181,7 @@ impl Verified {
 
 impl Report {
     /// The number in `format`.
-    pub(crate) const FORMAT: u32 = 1;
+    pub(crate) const FORMAT: u32 = 2;
 
     /// Sums up a run.
     pub(crate) fn new(options: &Options, counts: &Counts, ran: Ran) -> Self {
@@ -180,6 +194,8 @@ impl Report {
         let mut report = Self {
             format: Self::FORMAT,
             told: options.told(),
+            asked: asked::of(options),
+            ended_at: Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true),
             hosts: options.targets.iter().map(ToString::to_string).collect(),
             mix: options.load.mix.to_string(),
             seed: options.load.seed,
@@ -204,6 +220,7 @@ impl Report {
             series: series(counts),
             faults: ran.faults,
             verified: ran.verified,
+            comparison: None,
             passed: false,
         };
         // Who breaks the router on purpose gets errors; what counts then is that none was a lie.
@@ -245,6 +262,21 @@ impl Report {
     /// How often the verifying workload found a promise broken.
     fn violations(&self) -> u64 {
         self.verified.as_ref().map_or(0, Verified::violations)
+    }
+
+    /// Whether it passed, in a sentence.
+    fn verdict(&self) -> String {
+        let Self { passed, requests, failed, thresholds_failed, .. } = self;
+        match (passed, requests, failed) {
+            (true, ..) if self.verified.is_some() => "no promise was broken".to_owned(),
+            (true, ..) => "every request was answered as promised".to_owned(),
+            (false, 0, _) => "no request was made".to_owned(),
+            (false, ..) if self.violations() > 0 => {
+                format!("promises were broken, {} times", self.violations())
+            }
+            (false, _, 1..) => format!("{failed} of {requests} requests failed"),
+            (false, _, 0) => format!("{} thresholds failed", thresholds_failed.len()),
+        }
     }
 
     /// For programs: one object on one line.

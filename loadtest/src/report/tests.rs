@@ -17,6 +17,30 @@ fn ran() -> Ran {
     Ran { thresholds_failed: Vec::new(), cpu: IDLE, faults: Vec::new(), verified: None }
 }
 
+/// A report of a run of so many seconds in which each had 100 reads of 2 ms, and one that failed.
+pub(super) fn report_of(seconds: usize, elapsed_s: f64) -> Report {
+    let mut report = Report::new(&options(&[]), &Counts::default(), ran());
+    let mut classes = vec![0; 40];
+    classes[9] = 99;
+    classes[20] = 1;
+    let second =
+        || Second { requests: 100, failed: 1, p50_ms: 2.2, p99_ms: 2.2, classes: classes.clone() };
+    report.series = std::iter::repeat_with(second).take(seconds).collect();
+    (report.elapsed_s, report.stopped_early) = (elapsed_s, false);
+    report.requests = 100 * seconds as u64;
+    report.failed = seconds as u64;
+    report.requests_per_s = rate(report.requests, elapsed_s);
+    report.response_ms =
+        Latency { p50: 2.0, p90: 2.1, p95: 2.1, p99: 2.2, p999: 100.0, max: 101.0 };
+    let latency_ms = report.response_ms;
+    let Report { requests, requests_per_s, failed, .. } = report;
+    let name = "read".to_owned();
+    report.operations = vec![Load { name, requests, requests_per_s, failed, latency_ms }];
+    report.ended_at = "2026-01-02T03:04:05Z".to_owned();
+    report.asked.remove("hosts");
+    report
+}
+
 /// Operations that each took 2 ms, a millisecond after another, and were sent so late.
 fn tally(operations: &[(Operation, &str, Result<(), Failure>)], late: Duration) -> Counts {
     let tally = Tally::default();
@@ -127,4 +151,50 @@ fn no_request_is_no_pass_and_no_number_is_strange() {
     assert!(report.text().ends_with("FAIL: no request was made\n"));
     let read: Report = serde_json::from_str(&report.json()).unwrap();
     assert_eq!((read.requests, read.passed, read.requests_per_s), (0, false, 0.0));
+}
+
+#[test]
+fn a_long_list_of_shards_is_broken_into_lines_and_cut() {
+    let mut report = report_of(1, 1.0);
+    let share = |n: usize| Share {
+        name: format!("shard{n}"),
+        answers: 10,
+        percent: 0.98,
+        p50_ms: 1.0,
+        p99_ms: 2.0,
+    };
+    report.shards = (1..=1_024).map(share).collect();
+    let text = report.text();
+    let from = text.find("  shards").unwrap();
+    let lines: Vec<_> = text[from..].lines().take_while(|line| !line.contains("model")).collect();
+    assert!(lines.iter().all(|line| line.len() <= 115), "{text}");
+    assert!(lines[1].starts_with("           shard4 1.0 % (p99 2.0 ms)  shard5 "), "{text}");
+    assert!(lines.last().unwrap().ends_with("shard32 1.0 % (p99 2.0 ms)  and 992 more"), "{text}");
+}
+
+#[test]
+fn a_broken_promise_fails_the_run_and_is_told_line_by_line() {
+    let counts = tally(&[(Operation::Read, "shard1", Ok(()))], Duration::ZERO);
+    let lines = vec!["12:00:01 wrote version 7".to_owned(), "12:00:02 read version 6".to_owned()];
+    let checked = |check: &str, violations| Checked { check: check.to_owned(), violations };
+    let promise = "what was acknowledged is kept".to_owned();
+    let verified = Verified {
+        operations: 10,
+        checks: vec![checked("C1 identity", 0), checked("C6 final state", 3)],
+        findings: vec![Finding { check: "C6 final state".to_owned(), promise, lines }],
+    };
+    let faults = vec![Fault { at_s: 1.25, what: "kill -9 of the router".to_owned() }];
+    let ran = Ran { faults, verified: Some(verified), ..ran() };
+    let report = Report::new(&options(&[]), &counts, ran);
+    assert!(!report.passed);
+    let end = "  fault        1.2 s  kill -9 of the router
+  promises 10 operations checked, 3 violations
+                   3  C6 final state
+  broken   C6 final state: what was acknowledged is kept
+           12:00:01 wrote version 7
+           12:00:02 read version 6
+FAIL: 3 violations of promises
+";
+    let text = report.text();
+    assert!(text.ends_with(end), "{text}");
 }

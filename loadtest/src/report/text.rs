@@ -2,7 +2,14 @@
 
 use std::fmt::{Result, Write};
 
-use super::{Checked, FailureLine, Finding, Latency, Load, Report, Share, Verified};
+use super::{
+    Checked, FailureLine, Fault, Finding, Latency, Load, Report, Share, Verified, compare,
+};
+
+/// A line of shares is no longer.
+const LINE_CHARS: usize = 100;
+/// Shares of one kind that are told; the JSON has all.
+const SHARES_MAX: usize = 32;
 
 pub(super) fn write(report: &Report, out: &mut String) -> Result {
     let Report { told, hosts, elapsed_s, requests, requests_per_s, failed, dropped, .. } = report;
@@ -51,13 +58,24 @@ pub(super) fn write(report: &Report, out: &mut String) -> Result {
         write!(out, "  {count:>18}  {operation:<5}  {status}{code}")?;
         writeln!(out, "{}{example}", if example.is_empty() { "" } else { ": " })?;
     }
-    if let Some(verified) = &report.verified {
-        findings(verified, out)?;
+    for Fault { at_s, what } in &report.faults {
+        writeln!(out, "  fault    {at_s:>7.1} s  {what}")?;
     }
-    verdict(report, out)
+    if let Some(verified) = &report.verified {
+        promises(verified, out)?;
+    }
+    if let Some(comparison) = &report.comparison {
+        compare::write(comparison, out)?;
+    }
+    for rule in &report.thresholds_failed {
+        writeln!(out, "  threshold failed: {rule}")?;
+    }
+    let word = if report.passed { "PASS" } else { "FAIL" };
+    writeln!(out, "{word}: {}", report.verdict())
 }
 
-fn findings(verified: &Verified, out: &mut String) -> Result {
+/// What the verifying workload found.
+fn promises(verified: &Verified, out: &mut String) -> Result {
     let Verified { operations, checks, findings, notes } = verified;
     writeln!(out, "  verified {operations} operations")?;
     for Checked { check, violations } in checks {
@@ -77,26 +95,6 @@ fn findings(verified: &Verified, out: &mut String) -> Result {
     Ok(())
 }
 
-fn verdict(report: &Report, out: &mut String) -> Result {
-    for rule in &report.thresholds_failed {
-        writeln!(out, "  threshold failed: {rule}")?;
-    }
-    match (report.passed, report.requests) {
-        (true, _) if report.verified.is_some() => {
-            writeln!(out, "PASS: no promise was broken")
-        }
-        (true, _) => writeln!(out, "PASS: every request was answered as promised"),
-        (false, 0) => writeln!(out, "FAIL: no request was made"),
-        (false, _) if report.violations() > 0 => {
-            writeln!(out, "FAIL: promises were broken, {} times", report.violations())
-        }
-        (false, requests) if report.failed > 0 => {
-            writeln!(out, "FAIL: {} of {requests} requests failed", report.failed)
-        }
-        (false, _) => writeln!(out, "FAIL: {} thresholds failed", report.thresholds_failed.len()),
-    }
-}
-
 fn shares(name: &str, shares: &[Share], out: &mut String) -> Result {
     if shares.is_empty() {
         return match name {
@@ -104,13 +102,21 @@ fn shares(name: &str, shares: &[Share], out: &mut String) -> Result {
             _ => Ok(()),
         };
     }
-    let told: Vec<_> = shares
-        .iter()
-        .map(|share| {
-            format!("{} {:.1} % (p99 {})", share.name, share.percent, milliseconds(share.p99_ms))
-        })
-        .collect();
-    writeln!(out, "  {name:<8} {}", told.join("  "))
+    let told = shares.iter().take(SHARES_MAX).map(|share| {
+        format!("{} {:.1} % (p99 {})", share.name, share.percent, milliseconds(share.p99_ms))
+    });
+    let more = shares.len().checked_sub(SHARES_MAX).filter(|more| *more > 0);
+    let (mut head, mut line) = (name, String::new());
+    for told in told.chain(more.map(|more| format!("and {more} more"))) {
+        if line.chars().count() + told.chars().count() > LINE_CHARS {
+            writeln!(out, "  {head:<8} {line}")?;
+            head = "";
+            line.clear();
+        }
+        line += if line.is_empty() { "" } else { "  " };
+        line += &told;
+    }
+    writeln!(out, "  {head:<8} {line}")
 }
 
 fn latency(latency: &Latency) -> String {

@@ -1,0 +1,118 @@
+//! Files: the reports that are written beside the console, and the earlier run that is read.
+//!
+//! **Invariant:** what cannot be read or written is told before any load; a file at its place is whole, the one that was
+//! there before or the new one.
+//! **Not here:** what is in them (`Report::json`, `compare`).
+
+use std::fs::{File, Permissions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use serde::Deserialize;
+use tempfile::NamedTempFile;
+
+use super::Report;
+use super::compare::Comparison;
+use crate::options::Load;
+
+/// Longest report read. A run of a day has some 10 MB.
+const REPORT_BYTES_MAX: u64 = 64 << 20;
+/// As a file made without further thought; the umask takes from it.
+const MODE: u32 = 0o666;
+
+/// What `--save` and `--compare` name.
+pub(crate) struct Files {
+    save: Option<Draft>,
+    before: Option<(String, Report)>,
+}
+
+impl Files {
+    /// Reads what is to be compared with, and makes sure that the others can be written.
+    pub(crate) fn open(load: &Load) -> anyhow::Result<Self> {
+        let Load { save, compare, .. } = load;
+        let before = compare.as_deref().map(|path| {
+            let name = path.display().to_string();
+            let report = read(path).with_context(|| format!("--compare {name}"))?;
+            anyhow::Ok((name, report))
+        });
+        let before = before.transpose()?;
+        let draft = save
+            .as_deref()
+            .map(|path| Draft::new(path).with_context(|| format!("--save {}", path.display())));
+        Ok(Self { save: draft.transpose()?, before })
+    }
+
+    /// What got better or worse since the run that is compared with, if there is one.
+    pub(crate) fn compare(&self, now: &Report) -> Option<Comparison> {
+        self.before.as_ref().map(|(name, before)| Comparison::new(name, before, now))
+    }
+
+    pub(crate) fn write(self, report: &Report) -> anyhow::Result<()> {
+        if let Some(draft) = self.save {
+            draft.finish(&report.json())?;
+        }
+        Ok(())
+    }
+}
+
+/// A file that is to appear at a place; until then it stands beside it, and goes if the program ends before.
+struct Draft {
+    file: NamedTempFile,
+    place: PathBuf,
+}
+
+impl Draft {
+    fn new(path: &Path) -> anyhow::Result<Self> {
+        let place = match std::fs::canonicalize(path) {
+            Ok(place) => {
+                // Something put in the place of a device or a directory would do harm.
+                ensure!(place.is_file(), "cannot be written: not a file");
+                // Whoever made a file read-only did not mean it to be replaced.
+                File::options().write(true).open(&place).context("cannot be written")?;
+                place
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let name = path.file_name().context("cannot be written: not a file's name")?;
+                let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                let parent = parent.unwrap_or(Path::new("."));
+                std::fs::canonicalize(parent).context("cannot be written")?.join(name)
+            }
+            Err(error) => return Err(error).context("cannot be written"),
+        };
+        let directory = place.parent().context("cannot be written: not a file's name")?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".loadtest-").permissions(Permissions::from_mode(MODE));
+        let file = builder.tempfile_in(directory).context("cannot be written")?;
+        Ok(Self { file, place })
+    }
+
+    fn finish(mut self, text: &str) -> anyhow::Result<()> {
+        let about = || format!("the report was not written to {}", self.place.display());
+        let written = self.file.write_all(text.as_bytes());
+        written.and_then(|()| self.file.as_file().sync_all()).with_context(about)?;
+        self.file.persist(&self.place).map(drop).with_context(about)
+    }
+}
+
+/// The one member that reports of all formats have.
+#[derive(Deserialize)]
+struct Form {
+    format: u32,
+}
+
+fn read(path: &Path) -> anyhow::Result<Report> {
+    let mut text = Vec::new();
+    let file = File::open(path).context("cannot be read")?;
+    file.take(REPORT_BYTES_MAX + 1).read_to_end(&mut text).context("cannot be read")?;
+    ensure!(text.len() as u64 <= REPORT_BYTES_MAX, "longer than {REPORT_BYTES_MAX} bytes");
+    let Form { format } =
+        serde_json::from_slice(&text).context("not a report of this program (--save, --json)")?;
+    ensure!(
+        format == Report::FORMAT,
+        "a report of format {format}; this program reads and writes {}",
+        Report::FORMAT
+    );
+    serde_json::from_slice(&text).context("a report that was changed or cut")
+}
