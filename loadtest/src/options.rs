@@ -140,6 +140,10 @@ pub(crate) struct Load {
     #[arg(long)]
     pub(crate) json: bool,
 
+    /// Write the report to a file as one page of HTML, with graphs over time
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+
     /// Write the report to a file as JSON, for --compare
     #[arg(long, value_name = "FILE")]
     pub(crate) save: Option<PathBuf>,

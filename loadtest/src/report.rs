@@ -7,6 +7,7 @@
 mod asked;
 mod compare;
 mod files;
+mod html;
 mod text;
 
 pub(crate) use files::Files;
@@ -284,6 +285,11 @@ impl Report {
         let mut text = serde_json::to_string(self).expect("a report has only text keys");
         text.push('\n');
         text
+    }
+
+    /// For people with a browser: one page.
+    pub(crate) fn html(&self) -> String {
+        html::page(self)
     }
 
     /// For people.

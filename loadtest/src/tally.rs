@@ -8,7 +8,7 @@ mod series;
 mod times;
 
 pub(crate) use failures::Failures;
-pub(crate) use series::{Second, Series};
+pub(crate) use series::{Second, Series, class_end_ms};
 pub(crate) use times::Times;
 
 use std::collections::BTreeMap;

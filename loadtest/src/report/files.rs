@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** what cannot be read or written is told before any load; a file at its place is whole, the one that was
 //! there before or the new one.
-//! **Not here:** what is in them (`Report::json`, `compare`).
+//! **Not here:** what is in them (`html`, `Report::json`, `compare`).
 
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Read, Write};
@@ -22,8 +22,9 @@ const REPORT_BYTES_MAX: u64 = 64 << 20;
 /// As a file made without further thought; the umask takes from it.
 const MODE: u32 = 0o666;
 
-/// What `--save` and `--compare` name.
+/// What `--html`, `--save` and `--compare` name.
 pub(crate) struct Files {
+    html: Option<Draft>,
     save: Option<Draft>,
     before: Option<(String, Report)>,
 }
@@ -31,17 +32,23 @@ pub(crate) struct Files {
 impl Files {
     /// Reads what is to be compared with, and makes sure that the others can be written.
     pub(crate) fn open(load: &Load) -> anyhow::Result<Self> {
-        let Load { save, compare, .. } = load;
+        let Load { html, save, compare, .. } = load;
         let before = compare.as_deref().map(|path| {
             let name = path.display().to_string();
             let report = read(path).with_context(|| format!("--compare {name}"))?;
             anyhow::Ok((name, report))
         });
         let before = before.transpose()?;
-        let draft = save
-            .as_deref()
-            .map(|path| Draft::new(path).with_context(|| format!("--save {}", path.display())));
-        Ok(Self { save: draft.transpose()?, before })
+        let draft = |option: &str, path: &Option<PathBuf>| {
+            let draft = path.as_deref().map(|path| {
+                Draft::new(path).with_context(|| format!("{option} {}", path.display()))
+            });
+            draft.transpose()
+        };
+        let (html, save) = (draft("--html", html)?, draft("--save", save)?);
+        let same = matches!((&html, &save), (Some(a), Some(b)) if a.place == b.place);
+        ensure!(!same, "--html and --save name the same file: one report would replace the other");
+        Ok(Self { html, save, before })
     }
 
     /// What got better or worse since the run that is compared with, if there is one.
@@ -50,6 +57,9 @@ impl Files {
     }
 
     pub(crate) fn write(self, report: &Report) -> anyhow::Result<()> {
+        if let Some(draft) = self.html {
+            draft.finish(&report.html())?;
+        }
         if let Some(draft) = self.save {
             draft.finish(&report.json())?;
         }

@@ -44,7 +44,7 @@ impl Second {
         for (bucket, &count) in self.buckets.iter().enumerate() {
             counted += u64::from(count);
             if counted >= wanted {
-                return bucket_end_ms(bucket);
+                return class_end_ms(bucket);
             }
         }
         0.0
@@ -52,7 +52,7 @@ impl Second {
 }
 
 /// Where a class of times ends, in milliseconds; the last one has no end.
-fn bucket_end_ms(bucket: usize) -> f64 {
+pub(crate) fn class_end_ms(bucket: usize) -> f64 {
     FIRST_US / 1_000.0 * (bucket as f64 / PER_DOUBLING).exp2()
 }
 
@@ -91,7 +91,7 @@ mod tests {
         for (us, end_ms) in [(1, 0.1), (100, 0.1), (101, 0.1414), (1_600, 1.6), (1_601, 2.2627)] {
             series.add(0, Duration::from_micros(us), false);
             let bucket = series.seconds[0].buckets.iter().position(|&count| count > 0).unwrap();
-            assert!((bucket_end_ms(bucket) - end_ms).abs() < 1e-3, "{us}");
+            assert!((class_end_ms(bucket) - end_ms).abs() < 1e-3, "{us}");
             series = Series::default();
         }
         series.add(3, Duration::from_secs(1_000_000), true);

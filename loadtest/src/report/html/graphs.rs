@@ -1,0 +1,216 @@
+//! Graphs: throughput and response times over the run.
+//!
+//! **Invariant:** where nothing was asked nothing is drawn: a gap is a gap.
+
+use std::fmt::Write;
+
+use super::axis::Scale;
+use super::columns::Column;
+use super::frame::{Frame, Run, px};
+use super::markup::Markup;
+use super::words::grouped;
+use crate::report::Report;
+use crate::report::text::milliseconds;
+
+/// What failed is seen, however little it was.
+const FAILED_LEAST: f64 = 3.0;
+
+/// Requests per second, and those that failed.
+pub(super) fn throughput(report: &Report, run: &Run<'_>, page: &mut Markup) {
+    let columns = run.columns;
+    let most = columns.iter().map(|column| column.most_per_s.max(column.rate()));
+    let scale = Scale::linear(most.fold(report.target_per_s.unwrap_or(0.0), f64::max));
+    let frame = Frame {
+        id: "throughput",
+        title: "Throughput",
+        about: format!(
+            "Requests per second over {:.0} seconds: {} on average; {} failed.",
+            run.seconds,
+            grouped(report.requests_per_s),
+            report.failed
+        ),
+        height: 180.0,
+    };
+    let merged = columns.first().is_some_and(|column| column.width_s > 1.9);
+    let legend = |legend: &mut Markup| {
+        key(legend, "rate", "requests/s");
+        if merged {
+            key(legend, "band", "slowest to fastest second");
+        }
+        key(legend, "failed", "failed/s");
+        if report.target_per_s.is_some() {
+            key(legend, "target", "asked for");
+        }
+    };
+    frame.write(run, page, legend, |svg| {
+        frame.value_axis(scale, rate_tick, svg);
+        if merged {
+            let path = band(&frame, run, scale);
+            svg.void("path", &[("class", &"band"), ("d", &path)]);
+        }
+        if let Some(target) = report.target_per_s {
+            let path = format!(
+                "M{} {}H{}",
+                px(run.x(0.0)),
+                px(frame.y(scale, target)),
+                px(run.x(run.seconds))
+            );
+            svg.void("path", &[("class", &"target"), ("d", &path)]);
+        }
+        let path = steps(&frame, run, scale, |column| Some(column.rate()));
+        svg.void("path", &[("class", &"rate"), ("d", &path)]);
+        let path = failed(&frame, run, scale);
+        svg.void("path", &[("class", &"failed"), ("d", &path)]);
+    });
+}
+
+/// Quantiles of the response times.
+pub(super) fn latency(report: &Report, run: &Run<'_>, page: &mut Markup) {
+    let quantiles = [("max", 1.0), ("p99", 0.99), ("p50", 0.5)];
+    let time = |column: &Column, share| column.quantile_ms(share, run.max_ms);
+    let values =
+        run.columns.iter().flat_map(|column| [1.0, 0.99, 0.5].map(|share| time(column, share)));
+    let scale = Scale::fitting(values.flatten());
+    let frame = Frame {
+        id: "latency",
+        title: "Response times",
+        about: format!(
+            "Median, 99th percentile and longest response time over {:.0} seconds; over the whole run {}, {} and {}.",
+            run.seconds,
+            milliseconds(report.response_ms.p50),
+            milliseconds(report.response_ms.p99),
+            milliseconds(report.response_ms.max)
+        ),
+        height: 200.0,
+    };
+    let legend = |legend: &mut Markup| {
+        key(legend, "p50", "p50");
+        key(legend, "p99", "p99");
+        key(legend, "max", "longest");
+        if scale.is_logarithmic() {
+            legend.leaf("span", &[], "logarithmic: equal steps are equal ratios");
+        }
+    };
+    frame.write(run, page, legend, |svg| {
+        frame.value_axis(scale, tick, svg);
+        for (class, share) in quantiles {
+            let path = match class {
+                // The longest swing: joined they would hide the others.
+                "max" => levels(&frame, run, scale, |column| time(column, share)),
+                _ => steps(&frame, run, scale, |column| time(column, share)),
+            };
+            svg.void("path", &[("class", &class), ("d", &path)]);
+        }
+    });
+}
+
+/// A rate beside an axis: `0/s`, `2,500/s`, `1.5 M/s`.
+fn rate_tick(per_s: f64) -> String {
+    match per_s {
+        1e6.. => format!("{} M/s", trimmed(per_s / 1e6)),
+        _ => format!("{}/s", grouped(per_s)),
+    }
+}
+
+/// A time beside an axis: `0.1 ms`, `100 ms`, `10 s`.
+pub(super) fn tick(ms: f64) -> String {
+    match ms {
+        1_000.0.. => format!("{} s", trimmed(ms / 1_000.0)),
+        _ => format!("{} ms", trimmed(ms)),
+    }
+}
+
+/// Two digits that count, without zeros at the end.
+pub(super) fn trimmed(value: f64) -> String {
+    let places: usize = if value >= 10.0 {
+        0
+    } else if value >= 1.0 {
+        1
+    } else {
+        2
+    };
+    let told = format!("{value:.places$}");
+    if places == 0 {
+        return told;
+    }
+    told.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// A sample of what is drawn, and what it means.
+pub(super) fn key(legend: &mut Markup, class: &str, text: &str) {
+    legend.node("span", &[("class", &"key")], |key| {
+        key.node("svg", &[("viewBox", &"0 0 22 10"), ("aria-hidden", &"true")], |sample| {
+            let path =
+                if class == "band" || class == "failed" { "M0 1h22v8H0z" } else { "M0 5h22" };
+            sample.void("path", &[("class", &class), ("d", &path)]);
+        });
+        key.text(text);
+    });
+}
+
+/// A line that is level within each column.
+fn steps(
+    frame: &Frame,
+    run: &Run<'_>,
+    scale: Scale,
+    value: impl Fn(&Column) -> Option<f64>,
+) -> String {
+    let mut path = String::new();
+    let mut goes_on = false;
+    for column in run.columns {
+        let Some(value) = value(column) else {
+            goes_on = false;
+            continue;
+        };
+        let y = px(frame.y(scale, value));
+        let end = px(run.x(column.from_s + column.width_s));
+        // Writing to a String cannot fail.
+        let _ = match goes_on {
+            true => write!(path, "V{y}H{end}"),
+            false => write!(path, "M{} {y}H{end}", px(run.x(column.from_s))),
+        };
+        goes_on = true;
+    }
+    path
+}
+
+/// A level for each column.
+fn levels(
+    frame: &Frame,
+    run: &Run<'_>,
+    scale: Scale,
+    value: impl Fn(&Column) -> Option<f64>,
+) -> String {
+    let mut path = String::new();
+    for column in run.columns {
+        if let Some(value) = value(column) {
+            let (from, to) = (run.x(column.from_s), run.x(column.from_s + column.width_s));
+            let _ = write!(path, "M{} {}H{}", px(from), px(frame.y(scale, value)), px(to));
+        }
+    }
+    path
+}
+
+/// Between the slowest and the fastest second of each column.
+fn band(frame: &Frame, run: &Run<'_>, scale: Scale) -> String {
+    let mut path = String::new();
+    for column in run.columns {
+        let (from, to) = (run.x(column.from_s), run.x(column.from_s + column.width_s));
+        let (least, most) = (frame.y(scale, column.least_per_s), frame.y(scale, column.most_per_s));
+        let _ = write!(path, "M{} {}H{}V{}H{}z", px(from), px(most), px(to), px(least), px(from));
+    }
+    path
+}
+
+/// Bars from the bottom.
+fn failed(frame: &Frame, run: &Run<'_>, scale: Scale) -> String {
+    let mut path = String::new();
+    let bottom = frame.bottom();
+    for column in run.columns.iter().filter(|column| column.failed > 0) {
+        let (from, to) = (run.x(column.from_s), run.x(column.from_s + column.width_s));
+        let top = frame.y(scale, column.failed_per_s()).min(bottom - FAILED_LEAST);
+        let _ =
+            write!(path, "M{} {bottom}V{}H{}V{bottom}z", px(from), px(top), px(to.max(from + 1.0)));
+    }
+    path
+}

@@ -1,0 +1,115 @@
+//! Heatmap: how the response times of each moment were spread.
+//!
+//! **Invariant:** a class with a single request is seen.
+
+use std::fmt::Write;
+
+use super::columns::Column;
+use super::frame::{Frame, LEFT, Run, TOP, WIDTH, px};
+use super::graphs::tick;
+use super::markup::Markup;
+use crate::tally::class_end_ms;
+
+/// Shares of a column's requests, in percent, up to which a cell has each shade.
+const SHADES: [(f64, &str); 6] = [
+    (0.1, "up to 0.1 %"),
+    (1.0, "1 %"),
+    (3.0, "3 %"),
+    (10.0, "10 %"),
+    (30.0, "30 %"),
+    (100.0, "100 % of the requests of that time"),
+];
+/// A class is this high, or less if there are many.
+const ROW: f64 = 14.0;
+const HEIGHT: f64 = 240.0;
+/// Numbers at the left are this far apart at least.
+const LABEL_LEAST: f64 = 15.0;
+
+pub(super) fn write(run: &Run<'_>, page: &mut Markup) {
+    let used = |class: usize| run.columns.iter().any(|column| count(column, class) > 0);
+    let classes = run.columns.iter().map(|column| column.classes.len()).max().unwrap_or(0);
+    let Some(lowest) = (0..classes).find(|&class| used(class)) else { return };
+    let highest = (0..classes).rev().find(|&class| used(class)).unwrap_or(lowest);
+    let rows = highest - lowest + 1;
+    let row = (HEIGHT / rows as f64).min(ROW);
+    let frame = Frame {
+        id: "heatmap",
+        title: "All response times",
+        about: format!(
+            "How the response times of each moment were spread, from {} to {}; the darker, the more.",
+            class_begin(lowest),
+            tick(class_end_ms(highest)),
+        ),
+        height: row * rows as f64,
+    };
+    let legend = |legend: &mut Markup| {
+        for (shade, (_, told)) in SHADES.iter().enumerate() {
+            let class = format!("h{shade}");
+            legend.node("span", &[("class", &"key")], |key| {
+                key.node("svg", &[("viewBox", &"0 0 14 10"), ("aria-hidden", &"true")], |sample| {
+                    sample.void("path", &[("class", &class), ("d", &"M0 0h14v10H0z")]);
+                });
+                key.text(told);
+            });
+        }
+    };
+    frame.write(run, page, legend, |svg| {
+        let scale = format!("translate({LEFT} {TOP}) scale({} {row})", WIDTH / run.seconds,);
+        svg.node("g", &[("transform", &scale), ("class", &"cells")], |cells| {
+            for (shade, path) in shades(run.columns, lowest, highest).iter().enumerate() {
+                if !path.is_empty() {
+                    cells.void("path", &[("class", &format!("h{shade}")), ("d", path)]);
+                }
+            }
+        });
+        labels(&frame, row, lowest, highest, svg);
+    });
+}
+
+/// The bounds of the classes, as many as there is room for.
+fn labels(frame: &Frame, row: f64, lowest: usize, highest: usize, svg: &mut Markup) {
+    let every = (LABEL_LEAST / row).ceil().max(1.0) as usize;
+    for class in (lowest..=highest).step_by(every) {
+        let y = frame.bottom() - row * (class - lowest + 1) as f64;
+        frame.label_left(y, &tick(class_end_ms(class)), svg);
+    }
+}
+
+/// A path for each shade, in seconds and rows; neighbours of the same shade are one.
+fn shades(columns: &[Column], lowest: usize, highest: usize) -> [String; SHADES.len()] {
+    let mut paths: [String; SHADES.len()] = Default::default();
+    for class in lowest..=highest {
+        let top = highest - class;
+        let mut start = 0;
+        while let Some(column) = columns.get(start) {
+            let shade = shade(column, class);
+            let same = |column: &&Column| self::shade(column, class) == shade;
+            let end = start + columns[start..].iter().take_while(same).count();
+            if let Some(path) = shade.and_then(|shade| paths.get_mut(shade)) {
+                let width: f64 = columns[start..end].iter().map(|column| column.width_s).sum();
+                let (from, width) = (px(column.from_s), px(width.max(0.1)));
+                // Writing to a String cannot fail.
+                let _ = write!(path, "M{from} {top}h{width}v1h-{width}z");
+            }
+            start = end;
+        }
+    }
+    paths
+}
+
+/// How dark a class is in a column; none where there is nothing.
+fn shade(column: &Column, class: usize) -> Option<usize> {
+    let count = count(column, class);
+    let percent = count as f64 * 100.0 / column.requests.max(1) as f64;
+    let darkest = SHADES.len() - 1;
+    let shade = SHADES.iter().position(|(most, _)| percent <= *most).unwrap_or(darkest);
+    (count > 0).then_some(shade)
+}
+
+fn count(column: &Column, class: usize) -> u64 {
+    column.classes.get(class).copied().unwrap_or(0)
+}
+
+fn class_begin(class: usize) -> String {
+    class.checked_sub(1).map_or_else(|| "0 ms".to_owned(), |before| tick(class_end_ms(before)))
+}
