@@ -4,6 +4,7 @@
 
 mod check;
 mod fake;
+mod reports;
 mod router;
 mod verify;
 
