@@ -8,13 +8,16 @@ use std::collections::BTreeMap;
 use crate::options::{Load, Options};
 
 pub(super) fn of(options: &Options) -> BTreeMap<String, String> {
-    let Load { mix, writes, keys, value_size, no_fill, rate, in_flight, .. } = &options.load;
+    let Load { mix, writes, keys, value_size, no_fill, rate, in_flight, verify, chaos, .. } =
+        &options.load;
     let goose = &options.goose;
     let hosts: Vec<_> = options.targets.iter().map(ToString::to_string).collect();
     let writes = mix.has_writes_share().then(|| writes.to_string());
     let entries = [
         ("hosts", Some(hosts.join(", "))),
         ("mix", Some(mix.to_string())),
+        ("verify", verify.then(|| "yes".to_owned())),
+        ("chaos", chaos.then(|| "yes".to_owned())),
         ("writes", writes),
         ("dist", Some(options.dist().to_string())),
         ("keys", Some(keys.to_string())),

@@ -182,18 +182,21 @@ fn a_broken_promise_fails_the_run_and_is_told_line_by_line() {
         operations: 10,
         checks: vec![checked("C1 identity", 0), checked("C6 final state", 3)],
         findings: vec![Finding { check: "C6 final state".to_owned(), promise, lines }],
+        notes: vec!["C10 reads at one: 10 ok".to_owned()],
     };
     let faults = vec![Fault { at_s: 1.25, what: "kill -9 of the router".to_owned() }];
     let ran = Ran { faults, verified: Some(verified), ..ran() };
     let report = Report::new(&options(&[]), &counts, ran);
     assert!(!report.passed);
     let end = "  fault        1.2 s  kill -9 of the router
-  promises 10 operations checked, 3 violations
-                   3  C6 final state
-  broken   C6 final state: what was acknowledged is kept
-           12:00:01 wrote version 7
-           12:00:02 read version 6
-FAIL: 3 violations of promises
+  verified 10 operations
+    C1 identity                  ok
+    C6 final state               3 violations
+    C10 reads at one: 10 ok
+
+12:00:01 wrote version 7
+12:00:02 read version 6
+FAIL: promises were broken, 3 times
 ";
     let text = report.text();
     assert!(text.ends_with(end), "{text}");

@@ -22,7 +22,7 @@ pub(super) fn write(report: &Report, page: &mut Markup) {
 }
 
 fn checks(verified: &Verified, page: &mut Markup) {
-    let Verified { operations, checks, findings } = verified;
+    let Verified { operations, checks, findings, notes } = verified;
     page.node("section", &[], |section| {
         section.leaf("h2", &[], "Promises");
         let told = match verified.violations() {
@@ -45,6 +45,11 @@ fn checks(verified: &Verified, page: &mut Markup) {
                 });
             }
         });
+        if !notes.is_empty() {
+            section.node("ul", &[], |list| {
+                notes.iter().take(TOLD_MAX).for_each(|note| list.leaf("li", &[], note));
+            });
+        }
         stories(findings, section);
     });
 }

@@ -93,6 +93,7 @@ fn full(seconds: usize, elapsed_s: f64) -> Report {
         operations: 5,
         checks: vec![Checked { check: hostile(), violations: 5 }; 10],
         findings: vec![finding; 90],
+        notes: vec![hostile(); 200],
     });
     report.thresholds_failed = vec![hostile(); 200];
     report.warnings = vec![hostile(); 200];
