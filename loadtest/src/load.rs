@@ -15,7 +15,6 @@ mod plan;
 mod visitor;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use goose::client::GooseClientBuilder;
@@ -26,9 +25,6 @@ pub(crate) use plan::Plan;
 
 use crate::options::Options;
 use crate::tally::{Operation, Sample};
-
-/// A request without an answer by then has failed. Twice the router's own deadline of 5 s.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whether goose's own rules were kept.
 pub(crate) struct Attacked {

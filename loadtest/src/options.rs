@@ -26,6 +26,10 @@ const VALUE_BYTES_MAX: u32 = 1 << 20;
 const RATE_MAX: f64 = 1e6;
 /// Most requests under way in the open model: each has a connection.
 const IN_FLIGHT_MAX: i64 = 10_000;
+/// A request without an answer by then has failed. Twice the router's own deadline of 5 s.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// As long as times are told apart.
+const PATIENCE_MAX: Duration = Duration::from_secs(600);
 const HOST: &str = "http://127.0.0.1:3000";
 const HOST_VARIABLE: &str = "TESSERA_LOADTEST_HOST";
 const USERS: usize = 20;
@@ -72,7 +76,7 @@ pub(crate) enum Command {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Tessera")]
 pub(crate) struct Load {
-    /// Options from a file, or from one that comes with it: read-heavy, write-heavy, bulk-import, hot-key, replica-lag
+    /// Options from a file, or from one that comes with it: read-heavy, write-heavy, bulk-import, hot-key, replica-lag, crash
     #[arg(long, value_name = "NAME|FILE")]
     pub(crate) scenario: Option<String>,
 
@@ -229,6 +233,7 @@ impl Options {
             "--keys: the mix bulk writes {} different keys at once",
             crate::requests::BULK_ROWS
         );
+        self.patience()?;
         self.check_reach()
     }
 
@@ -242,6 +247,16 @@ impl Options {
             );
         }
         Ok(())
+    }
+
+    /// How long an answer is waited for: `--timeout`, in seconds.
+    pub(crate) fn patience(&self) -> anyhow::Result<Duration> {
+        let Some(text) = &self.goose.timeout else { return Ok(PATIENCE) };
+        let seconds = text.parse::<f64>().ok().filter(|seconds| *seconds > 0.0);
+        let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        time.filter(|time| *time <= PATIENCE_MAX).ok_or_else(|| {
+            anyhow::anyhow!("--timeout: seconds, above 0 and at most 600, not {text}")
+        })
     }
 
     /// How keys are drawn.

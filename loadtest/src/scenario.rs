@@ -27,7 +27,7 @@ macro_rules! scenarios {
     };
 }
 
-scenarios!("read-heavy", "write-heavy", "bulk-import", "hot-key", "replica-lag");
+scenarios!("read-heavy", "write-heavy", "bulk-import", "hot-key", "replica-lag", "crash");
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

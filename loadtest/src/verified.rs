@@ -18,6 +18,9 @@ use crate::tally::Tally;
 use crate::verify::Verification;
 use crate::wire::Pool;
 
+/// What no check of a history can tell.
+const LIVENESS: &str = "liveness";
+
 /// Runs the workload against routers that are there.
 pub(crate) async fn run(options: &Options, pools: Vec<Arc<Pool>>) -> anyhow::Result<Report> {
     let file = open_history(options)?;
@@ -25,8 +28,13 @@ pub(crate) async fn run(options: &Options, pools: Vec<Arc<Pool>>) -> anyhow::Res
     let verification = Arc::new(Verification::new(options, pools, Arc::clone(&tally))?);
     verification.open_banks().await?;
     let ran = crate::attack(options, Arc::clone(&verification).scenario()?, &tally).await?;
-    let history = verification.finish().await?;
-    conclude(options, &tally, ran, &history, Vec::new(), file)
+    let read_back = verification.finish().await;
+    let history = verification.recorder().finish();
+    let mut verified = judge(&history, file)?;
+    if let Err(error) = read_back {
+        verified.accuse("what was written can be read after the run", format!("{error:#}"));
+    }
+    Ok(conclude(options, &tally, ran, &history, verified))
 }
 
 /// Runs the workload against a router of its own, which is killed and frozen meanwhile; then everything must work
@@ -53,22 +61,28 @@ pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     let ran = ran?;
 
     let began = Instant::now();
-    let alive = alive(&pool, &verification).await;
-    let history = match alive {
+    let works = match alive(&pool, &verification).await {
         Ok(()) => verification.finish().await,
         Err(error) => Err(error),
     };
-    let history = history.with_context(|| {
-        format!(
-            "after the last fault the router does not work any more: see {}",
-            router.keep().display()
-        )
-    })?;
-    let note = format!(
-        "after the last fault all rows were read and new ones written within {} ms",
-        began.elapsed().as_millis()
-    );
-    let report = conclude(&options, &tally, ran, &history, vec![note], file)?;
+    let took = began.elapsed().as_millis();
+    let history = recorder.finish();
+    let mut verified = judge(&history, file)?;
+    match works {
+        Ok(()) => verified.notes.insert(
+            0,
+            format!(
+                "after the last fault all rows were read and new ones written within {took} ms"
+            ),
+        ),
+        Err(error) => {
+            verified.accuse(
+                "after the last fault everything works again in time",
+                format!("{error:#}"),
+            );
+        }
+    }
+    let report = conclude(&options, &tally, ran, &history, verified);
     if !report.passed {
         let kept = router.keep().display().to_string();
         let _ = writeln!(std::io::stderr(), "loadtest: the router's directory is kept: {kept}");
@@ -89,23 +103,35 @@ fn open_history(options: &Options) -> anyhow::Result<Option<File>> {
     file.map(Some).with_context(|| format!("{} cannot be written", path.display()))
 }
 
+/// Writes the history down, if that was asked for, and judges it.
+fn judge(history: &History, file: Option<File>) -> anyhow::Result<Verified> {
+    if let Some(file) = file {
+        let mut out = BufWriter::new(file);
+        let written = lines::write(history, &mut out).and_then(|()| out.flush());
+        written.context("the history cannot be written")?;
+    }
+    Ok(told(history, &checker::check(history)))
+}
+
 fn conclude(
     options: &Options,
     tally: &Tally,
     ran: Ran,
     history: &History,
-    notes: Vec<String>,
-    file: Option<File>,
-) -> anyhow::Result<Report> {
-    if let Some(file) = file {
-        let mut out = BufWriter::new(file);
-        lines::write(history, &mut out)
-            .and_then(|()| out.flush())
-            .context("the history cannot be written")?;
+    verified: Verified,
+) -> Report {
+    let ran = Ran { faults: faults(history), verified: Some(verified), ..ran };
+    Report::new(options, &tally.counts(), ran)
+}
+
+impl Verified {
+    /// Adds a promise that was broken before the history could show it.
+    fn accuse(&mut self, promise: &str, what: String) {
+        self.checks.push(Checked { check: LIVENESS.to_owned(), violations: 1 });
+        let lines = vec![format!("{LIVENESS}: {what}"), format!("  promised: {promise}")];
+        let finding = Finding { check: LIVENESS.to_owned(), promise: promise.to_owned(), lines };
+        self.findings.push(finding);
     }
-    let judged = checker::check(history);
-    let ran = Ran { faults: faults(history), verified: Some(told(history, &judged, notes)), ..ran };
-    Ok(Report::new(options, &tally.counts(), ran))
 }
 
 fn faults(history: &History) -> Vec<Fault> {
@@ -118,7 +144,8 @@ fn faults(history: &History) -> Vec<Fault> {
         .collect()
 }
 
-fn told(history: &History, judged: &checker::Report, mut notes: Vec<String>) -> Verified {
+fn told(history: &History, judged: &checker::Report) -> Verified {
+    let mut notes = Vec::new();
     let checks = Check::ALL.iter().map(|&check| Checked {
         check: format!("{} {}", check.id(), check.name()),
         violations: judged.count(check),

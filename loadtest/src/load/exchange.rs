@@ -1,8 +1,7 @@
 //! Exchange: one operation sent, answered and judged.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::PATIENCE;
 use super::plan::Step;
 use crate::requests::{self, SESSION_TOKEN, SessionToken};
 use crate::tally::{Operation, Sample, Source};
@@ -15,6 +14,8 @@ pub(super) struct Known {
     pub(super) token: Option<SessionToken>,
     /// The row is there: its write was acknowledged.
     pub(super) acknowledged: bool,
+    /// How long an answer is waited for.
+    pub(super) patience: Duration,
 }
 
 /// How an operation went.
@@ -79,7 +80,7 @@ async fn modify(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failu
 }
 
 async fn send(pool: &Pool, asked: Asked, known: &Known) -> Result<Answer, Failure> {
-    pool.send(requests::with_token(asked, known.token.as_ref()), PATIENCE).await
+    pool.send(requests::with_token(asked, known.token.as_ref()), known.patience).await
 }
 
 fn judge(step: &Step, known: &Known, answer: &Answer) -> Result<(), Failure> {

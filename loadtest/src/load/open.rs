@@ -64,7 +64,7 @@ impl Sender {
     fn new(plan: Arc<Plan>, random: Random, rate: f64, in_flight_max: u32) -> Self {
         // Bounded by the requests under way.
         let (tell, done) = mpsc::unbounded_channel();
-        let known = Known { token: plan.token(), acknowledged: false };
+        let known = Known { token: plan.token(), acknowledged: false, patience: plan.patience };
         let start = Instant::now();
         plan.tally.start(start);
         Self { plan, random, known, rate, in_flight_max, start, due: 0, in_flight: 0, done, tell }

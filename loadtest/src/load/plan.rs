@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hyper::header::HeaderValue;
 
@@ -17,6 +18,8 @@ pub(crate) struct Plan {
     pub(crate) pools: Vec<Arc<Pool>>,
     pub(crate) tally: Arc<Tally>,
     pub(super) seed: u64,
+    /// How long an answer is waited for.
+    pub(super) patience: Duration,
     /// Keys that there were at the start.
     pub(super) keys_filled: u32,
     /// Whether every one of those is there.
@@ -56,6 +59,7 @@ impl Plan {
             pools,
             tally,
             seed: load.seed,
+            patience: options.patience()?,
             keys_filled: load.keys,
             filled: !load.no_fill && load.mix != Mix::Kv,
             keys: AtomicU32::new(load.keys),

@@ -30,7 +30,7 @@ impl Visitor {
         let step = self.plan.next_step(&mut self.random);
         let filled = self.plan.filled && step.key < self.plan.keys_filled;
         let acknowledged = filled || self.written.contains(&step.key);
-        (step, Known { token: self.token.clone(), acknowledged })
+        (step, Known { token: self.token.clone(), acknowledged, patience: self.plan.patience })
     }
 
     /// Takes note of an answer.

@@ -23,6 +23,7 @@ fn the_limits_are_what_the_help_says() {
         ["--host", "http://[::1]:3000/"],
         ["--threshold", "p95<250ms"],
         ["--test-plan", "10,1s;10,5s;0,1s"],
+        ["--timeout", "2.5"],
         ["--scenario", "read-heavy"],
     ] {
         assert!(read(&good).is_ok(), "{good:?}");
@@ -43,6 +44,8 @@ fn the_limits_are_what_the_help_says() {
         ["--host", "localhost:3000"],
         ["--host", "http://127.0.0.1:3000/api"],
         ["--host", "http://10.0.0.1:3000"],
+        ["--timeout", "0"],
+        ["--timeout", "601"],
         ["--scenario", "no-such-scenario"],
     ] {
         assert!(read(&bad).is_err(), "{bad:?}");

@@ -1,5 +1,6 @@
 //! Stories about `--verify`: the real router keeps its promises, also when it is killed and frozen.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -57,6 +58,26 @@ fn a_history_is_judged_the_same_when_it_is_read_again() {
     assert_eq!(check.status.code(), Some(0), "{stdout}");
     assert!(stdout.contains(&format!("{count} operations")), "{count}: {stdout}");
     assert!(stdout.contains("fault at "), "{stdout}");
+}
+
+#[test]
+fn a_router_that_does_not_come_back_has_broken_a_promise() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("starts-once");
+    let script = format!(
+        "#!/bin/sh\n[ -e started ] && exit 1\n: > started\nexec {} \"$@\"\n",
+        PROGRAM.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    command.env_remove("TESSERA_LOADTEST_HOST").args(["--verify", "--chaos", "--users", "2"]);
+    command.env("TMPDIR", dir.path());
+    let output = command.args(["--run-time", "3", "--router"]).arg(&program).output().unwrap();
+    let stdout = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{stdout} {}", text(&output.stderr));
+    assert!(stdout.contains("promised: after the last fault everything works again"), "{stdout}");
+    assert!(text(&output.stderr).contains("the router's directory is kept: "));
 }
 
 #[test]
