@@ -174,6 +174,9 @@ impl Config {
                 text.map_err(|_| ConfigError(format!("{name} (from environment) is no text")))?;
             environment.push((name.to_owned(), text));
         }
+        // No setting, and read where promises are broken.
+        #[cfg(feature = "sabotage")]
+        environment.retain(|(name, _)| name != shard_manager::sabotage::VARIABLE);
         let environment = variables(Origin::Environment, environment.into_iter())?;
         let dot_env = read_dot_env(Path::new(".env"))?;
         Self::from_sources(flags, environment, dot_env)

@@ -13,6 +13,8 @@ use api_router::config::{Config, Flags};
 use api_router::server;
 use clap::Parser;
 use shard_manager::manager::{EmbeddedCluster, Manager};
+#[cfg(feature = "sabotage")]
+use shard_manager::sabotage::{self, Switch, UnknownSwitch};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -31,6 +33,11 @@ const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
+    #[cfg(feature = "sabotage")]
+    if let Err(error) = warn_of_sabotage() {
+        eprintln!("error: {error}");
+        return ExitCode::from(USAGE);
+    }
     let config = match Config::read(&flags).and_then(|config| {
         let exposed = if flags.print_config { Ok(()) } else { config.check_exposure() };
         exposed.map(|()| config)
@@ -53,6 +60,19 @@ fn main() -> ExitCode {
             ExitCode::from(USAGE)
         }
     }
+}
+
+/// Nobody may take a router that breaks promises for one that keeps them.
+#[cfg(feature = "sabotage")]
+fn warn_of_sabotage() -> Result<(), UnknownSwitch> {
+    let broken = sabotage::thrown()?;
+    let broken = broken.into_iter().map(Switch::name).collect::<Vec<_>>().join(", ");
+    let broken = if broken.is_empty() { "none is broken now" } else { &broken };
+    eprintln!(
+        "WARNING: THIS ROUTER IS BUILT TO BREAK PROMISES ON PURPOSE. IT WILL LOSE DATA. Broken by {}: {broken}",
+        sabotage::VARIABLE
+    );
+    Ok(())
 }
 
 /// One line an event on standard error. What the framework says of its workers, and of bytes that are no

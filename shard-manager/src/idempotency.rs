@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::row::{Change, Operation, RowDone, RowError, RowWrite};
+use crate::sabotage::{Switch, is_on};
 use crate::table::{Column, Table};
 use crate::value::{ColumnType, Value, push_json};
 
@@ -67,9 +68,14 @@ enum Answer<'a> {
     },
 }
 
+/// The key that a write is recognised by when it is sent again.
+pub fn key(change: &RowWrite) -> Option<&str> {
+    change.idempotency_key.as_deref().filter(|_| !is_on(Switch::NoIdempotency))
+}
+
 /// A record for what became of a write, ready to be written beside it; `None` if nothing is to be kept of it.
 pub fn record(change: &RowWrite, outcome: &Result<RowDone, Error>) -> Option<RowWrite> {
-    let key = change.idempotency_key.as_ref()?;
+    let key = key(change)?;
     let answer = serde_json::to_string(&answer(outcome)?).ok()?;
     let table = &*TABLE;
     let column = |name| table.find(name).expect("declared above");
@@ -78,7 +84,7 @@ pub fn record(change: &RowWrite, outcome: &Result<RowDone, Error>) -> Option<Row
         operation: Operation::Insert,
         slot: change.slot,
         key: change.key.clone(),
-        id: vec![Value::Text(key.clone())],
+        id: vec![Value::Text(key.to_owned())],
         set: vec![
             (column("fingerprint"), Value::Text(fingerprint(change))),
             (column("answer"), Value::Text(answer)),
@@ -148,6 +154,7 @@ pub fn replay(change: &RowWrite, of: &str, answer: &str) -> Result<RowDone, Erro
         return Err(Error::KeyReused);
     }
     let made = |change, version, row: Cow<'_, str>| {
+        let version = version + i64::from(is_on(Switch::IdempotencyOtherAnswer));
         Ok(RowDone { change, version, json: row.into_owned().into_bytes(), replayed: true })
     };
     match serde_json::from_str(answer).map_err(|_| Error::Internal)? {

@@ -253,6 +253,8 @@ impl<W: Writer> Worker<W> {
             let mut schema = None;
             let batch = self.gather(first, &mut schema, &mut stopping);
             self.execute(batch);
+            #[cfg(feature = "sabotage")]
+            self.writer.commit_owed();
             if let Some(operation) = schema {
                 self.change_schema(operation);
             }

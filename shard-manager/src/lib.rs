@@ -8,6 +8,7 @@ pub mod csv;
 pub mod keyspace;
 pub mod members;
 pub mod position;
+pub mod sabotage;
 pub mod topology;
 
 pub mod placement;

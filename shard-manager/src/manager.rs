@@ -234,7 +234,7 @@ impl Manager {
         let failed = |error, outcome, seen| Failure { error, place: Some(place), outcome, seen };
         let done = shard.write(vec![row], wish.level, wish.deadline).await;
         let done = done.map_err(|failure| failed(failure.error, failure.outcome, None))?;
-        let position = shard.progress.position(done.applied.position);
+        let position = shard.seen_by_writer(done.applied.position);
         let seen = Some(position);
         let times = done.applied.times;
         match (done.applied.rows.into_iter().next(), done.shortfall) {

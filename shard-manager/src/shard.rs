@@ -19,10 +19,12 @@ use crate::consistency::Level;
 use crate::error::{Error, Outcome};
 use crate::keyspace::Slot;
 use crate::lane::{Applied, Lane, LaneFailure};
+use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::replica_set::{Chosen, Demand, ReplicaSet};
 use crate::row::Part;
+use crate::sabotage::{Switch, is_on};
 use crate::store::sqlite::OpenError;
 use crate::store::sqlite::reader::{Housekeeping, NodeRows, Readers, Scope, Witness};
 use crate::store::sqlite::replica::{Replica, ReplicaSpec};
@@ -239,13 +241,20 @@ impl Shard {
         let position = applied.position;
         let confirmed =
             |progress: &Progress| (progress.confirmed(position) >= needed).then_some(());
-        if self.progress.until(deadline, confirmed).await.is_some() {
+        let unconfirmed = is_on(Switch::QuorumWithoutWaiting);
+        if unconfirmed || self.progress.until(deadline, confirmed).await.is_some() {
             return Ok(WriteDone { applied, shortfall: None });
         }
         let achieved = Level::reached(self.progress.confirmed(position), replicas);
         let shard = self.name.clone();
         let shortfall = Error::NotConfirmed { shard, requested: level, achieved };
         Ok(WriteDone { applied, shortfall: Some(shortfall) })
+    }
+
+    /// What a client has seen whose write this position holds.
+    pub fn seen_by_writer(&self, at: u64) -> Position {
+        let unseen = u64::from(is_on(Switch::TokenBeforeCommit));
+        self.progress.position(at.saturating_sub(unseen))
     }
 
     /// Makes or drops a table on the primary; the replicas learn of it from the log, and are not read before.
@@ -333,14 +342,18 @@ impl Shard {
 
     async fn choose(&self, demand: &ReadDemand) -> Option<Chosen> {
         let floor = match demand.level {
+            Level::One if is_on(Switch::NoTokenWait) => 0,
             Level::One => demand.seen,
+            Level::Quorum if is_on(Switch::QuorumFromAny) => demand.seen,
             // The writer itself is the proof: it is the only one, and has told what it acknowledged.
             Level::Quorum => demand.seen.max(self.progress.committed()),
             Level::All => return None,
         };
         // A replica must know every table before it is asked for rows of any.
         let floor = floor.max(self.progress.schema_position());
-        let wanted = Demand { floor, staleness: demand.staleness };
+        let unbound = is_on(Switch::NoStalenessBound);
+        let staleness = if unbound { Duration::MAX } else { demand.staleness };
+        let wanted = Demand { floor, staleness };
         if let Some(chosen) = self.replicas.choose(&wanted) {
             return Some(chosen);
         }

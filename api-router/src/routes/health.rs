@@ -10,6 +10,8 @@ use actix_web::{HttpRequest, HttpResponse, get};
 use serde::Serialize;
 use shard_manager::consistency::Level;
 use shard_manager::manager::ShardReport;
+#[cfg(feature = "sabotage")]
+use shard_manager::sabotage::{self, Switch};
 use shard_manager::topology::Role;
 use utoipa::ToSchema;
 
@@ -42,6 +44,9 @@ pub struct HealthAnswer {
     uptime_s: u64,
     /// What the consistency levels mean here.
     levels: String,
+    /// The promises that this router breaks on purpose.
+    #[cfg(feature = "sabotage")]
+    sabotage: Vec<&'static str>,
 }
 
 /// Whether a shard's nodes are up.
@@ -165,12 +170,20 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: app.started.elapsed().as_secs(),
         levels: levels(app.manager.replicas()),
+        #[cfg(feature = "sabotage")]
+        sabotage: broken_promises(),
     };
     let mut response = HttpResponse::build(code);
     if code == StatusCode::SERVICE_UNAVAILABLE {
         response.insert_header((RETRY_AFTER, "1"));
     }
     Ok(response.json(answer))
+}
+
+#[cfg(feature = "sabotage")]
+fn broken_promises() -> Vec<&'static str> {
+    // A name that is unknown has ended the process long ago.
+    sabotage::thrown().unwrap_or_default().into_iter().map(Switch::name).collect()
 }
 
 /// Whether a process or router is well.

@@ -5,7 +5,17 @@ use std::path::{Path, PathBuf};
 
 /// Lowest first. A module may import only from lines above its own, and from its own children.
 const SHARD_MANAGER: &[&[&str]] = &[
-    &["barrier", "brake", "consistency", "csv", "keyspace", "members", "position", "topology"],
+    &[
+        "barrier",
+        "brake",
+        "consistency",
+        "csv",
+        "keyspace",
+        "members",
+        "position",
+        "sabotage",
+        "topology",
+    ],
     &["placement", "progress", "token", "value"],
     &["shard_map", "simulation", "table"],
     &["declaration", "fake", "query", "row"],

@@ -30,6 +30,8 @@ mod problems;
 mod random;
 mod reads;
 mod replicas;
+#[cfg(not(feature = "sabotage"))]
+mod sabotage;
 mod saving;
 mod sockets;
 mod strategies;

@@ -4,6 +4,8 @@
 
 mod chance;
 mod disk;
+#[cfg(feature = "sabotage")]
+mod sabotaged;
 mod story;
 mod vfs;
 

@@ -23,6 +23,7 @@ use super::log::{self, Entry, Line};
 use super::{ddl, shard_file, sql, timeline};
 use crate::idempotency;
 use crate::row::Change;
+use crate::sabotage::{Switch, is_on};
 use crate::store::SchemaChange;
 use crate::table::Table;
 
@@ -278,7 +279,9 @@ impl Replay<'_> {
         binds.extend([Bind::Int(i64::from(line.slot)), Bind::Text(&line.key)]);
         if line.change == Change::Removed {
             binds.extend(values.iter().map(Bind::from));
-            run(self.connection, &replayed.remove, &binds)?;
+            if !is_on(Switch::Resurrect) {
+                run(self.connection, &replayed.remove, &binds)?;
+            }
             self.version = self.version.max(line.version);
         } else {
             binds.extend(values.iter().map(Bind::from));

@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::idempotency;
 use crate::keyspace::Slot;
 use crate::row::{Change, IMAGES_BYTES_MAX, Operation, Precondition, RowDone, RowError, RowWrite};
+use crate::sabotage::{Switch, is_on};
 use crate::store::Unit;
 use crate::value::{Value, format_timestamp, push_json_number};
 
@@ -84,7 +85,7 @@ impl<'t> Batch<'t> {
         let mut rows = Vec::with_capacity(count);
         let mut answered = 0;
         for unit in units {
-            if let Some(places) = unit.whole {
+            if let Some(places) = unit.whole.filter(|_| !is_on(Switch::TornTransaction)) {
                 let done = self.whole(unit.rows, places, &foreign)?;
                 answered += done.iter().map(answered_bytes).sum::<usize>();
                 rows.extend(done);
@@ -209,7 +210,7 @@ impl<'t> Batch<'t> {
 
     /// The answer of the first time, if the change came before under its idempotency key.
     fn replayed(&mut self, change: &RowWrite) -> QueryResult<Option<Result<RowDone, Error>>> {
-        let Some(key) = &change.idempotency_key else { return Ok(None) };
+        let Some(key) = idempotency::key(change) else { return Ok(None) };
         let found = self.remembered(change, key)?;
         Ok(found.map(|(fingerprint, answer)| idempotency::replay(change, &fingerprint, &answer)))
     }
@@ -359,7 +360,11 @@ impl<'t> Batch<'t> {
             row[column - table.answered().start].clone_from(value);
         }
         row[table.version() + 1 - table.answered().start] = Value::Text(self.now.clone());
-        self.changed(change, row)
+        let mut row = self.changed(change, row);
+        if is_on(Switch::VersionFromOne) {
+            row[table.version() - table.answered().start] = Value::Int(1);
+        }
+        row
     }
 
     /// Tells how many rows that made: none, if `may_exist` and it does.
@@ -398,7 +403,8 @@ impl<'t> Batch<'t> {
     /// Notes an applied change: version, log, number of rows.
     fn note(&mut self, change: &RowWrite, mut done: RowDone) -> RowDone {
         self.counters.version += 1;
-        done.version = self.counters.version;
+        let restarts = is_on(Switch::VersionFromOne) && done.change == Change::Created;
+        done.version = if restarts { 1 } else { self.counters.version };
         log::push_line(&mut self.log, change, &done);
         let added = done.change.rows_added();
         if added != 0 {
@@ -463,7 +469,8 @@ fn push_row_binds<'c>(binds: &mut Vec<Bind<'c>>, change: &'c RowWrite) {
 
 /// What becomes of a row, or why it must not.
 fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Change, Error> {
-    if let Some(precondition) = &change.precondition {
+    let precondition = &change.precondition;
+    if let Some(precondition) = precondition.as_ref().filter(|_| !is_on(Switch::IgnoreIfVersion)) {
         let at = change.table.version() - change.table.answered().start;
         let version = current.and_then(|row| match &row[at] {
             Value::Int(version) => Some(*version),

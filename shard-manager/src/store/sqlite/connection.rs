@@ -18,6 +18,7 @@ use diesel::{Connection, QueryResult, RunQueryDsl};
 
 use super::sql;
 use crate::error::Error;
+use crate::sabotage::{Switch, is_on};
 use crate::table::Table;
 use crate::value::Value;
 
@@ -29,15 +30,18 @@ use crate::value::Value;
 pub(super) fn open(path: &Path, pragmas: &str) -> Result<SqliteConnection, OpenError> {
     let opened = || -> Result<SqliteConnection, diesel::ConnectionError> {
         let mut connection = SqliteConnection::establish(&path.to_string_lossy())?;
-        connection
-            .batch_execute(
-                "PRAGMA busy_timeout=2000; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;
+        let mut set = |pragmas: &str| {
+            let set = connection.batch_execute(pragmas);
+            set.map_err(diesel::ConnectionError::CouldntSetupConfiguration)
+        };
+        set("PRAGMA busy_timeout=2000; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;
                  PRAGMA foreign_keys=ON; PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON;
                  PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY; PRAGMA wal_autocheckpoint=16000;
-                 PRAGMA journal_size_limit=67108864;",
-            )
-            .and_then(|()| connection.batch_execute(pragmas))
-            .map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
+                 PRAGMA journal_size_limit=67108864;")?;
+        set(pragmas)?;
+        if is_on(Switch::SqliteSyncOff) {
+            set("PRAGMA synchronous=OFF")?;
+        }
         Ok(connection)
     };
     opened().map_err(|error| OpenError::file(path, error))

@@ -12,6 +12,7 @@ use std::fmt::Write as _;
 use super::connection::Bind;
 use super::reader::Scope;
 use crate::query::{Comparison, Condition, OrderBy, Pattern, Piece, ReadQuery, State, Test};
+use crate::sabotage::{Switch, is_due, is_on};
 use crate::table::Table;
 use crate::value::{Value, push_json_number, push_json_string};
 
@@ -123,9 +124,10 @@ impl<'q> Select<'q> {
         }
         if let Scope::Key(slot, key) = scope {
             self.push(joint.next());
-            self.push("slot=");
+            let wrong = is_due(Switch::WrongRow, 128);
+            self.push(if wrong { "slot>=" } else { "slot=" });
             self.bind(Bind::Int(i64::from(slot.number())));
-            self.push(" AND shard_key=");
+            self.push(if wrong { " AND shard_key<>" } else { " AND shard_key=" });
             self.bind(Bind::Text(key));
         }
         if let Some((order, after)) = after {
@@ -197,7 +199,9 @@ impl<'q> Select<'q> {
             // One range of the index, if it is that of the primary key.
             self.push("(");
             self.push_list(order, |select, by| select.push(&table.column(by.column).name));
-            self.push(if order[0].descending { ")<(" } else { ")>(" });
+            let again = is_on(Switch::DuplicatePages);
+            self.push(if order[0].descending { ")<" } else { ")>" });
+            self.push(if again { "=(" } else { "(" });
             self.push_list(after, |select, value| select.bind(Bind::from(value)));
             self.push(")");
             return;

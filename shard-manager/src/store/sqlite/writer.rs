@@ -5,6 +5,8 @@
 //! **Not here:** what happens inside a transaction (`batch`), who waits for one (`lane`).
 
 mod altering;
+#[cfg(feature = "sabotage")]
+mod pretending;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,6 +48,8 @@ pub struct SqliteWriter {
     log: LogExtent,
     /// `None`: not since the file was opened.
     forgot_at: Option<Instant>,
+    #[cfg(feature = "sabotage")]
+    owed: Option<pretending::Owed>,
 }
 
 /// How much of the log is there.
@@ -82,6 +86,8 @@ impl SqliteWriter {
             progress: Arc::clone(progress),
             log: LogExtent { trimmed, bytes },
             forgot_at: None,
+            #[cfg(feature = "sabotage")]
+            owed: None,
         })
     }
 
@@ -182,6 +188,10 @@ impl Writer for SqliteWriter {
         if units.iter().all(|unit| unit.rows.is_empty()) {
             return Ok(BatchDone { rows: Vec::new(), position });
         }
+        #[cfg(feature = "sabotage")]
+        if let Some(done) = self.pretend(units) {
+            return Ok(done);
+        }
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.reopen()?,
@@ -221,6 +231,11 @@ impl Writer for SqliteWriter {
 
     fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
         self.alter(change)
+    }
+
+    #[cfg(feature = "sabotage")]
+    fn commit_owed(&mut self) {
+        self.commit_owed_batch();
     }
 
     fn close(&mut self) {

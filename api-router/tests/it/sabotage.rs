@@ -1,0 +1,105 @@
+//! The default program cannot break promises on purpose: nothing of the feature `sabotage` is in it, and nobody enables
+//! it in passing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use memchr::memmem;
+
+use crate::harness::command;
+
+const VARIABLE: &str = "TESSERA_SABOTAGE";
+/// The packages that have the feature.
+const SABOTAGED: [&str; 2] = ["api-router", "shard-manager"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The names of all switches, from the table that describes them.
+fn switches() -> Vec<String> {
+    let table = fs::read_to_string(root().join("shard-manager/src/sabotage.rs")).unwrap();
+    let lines = table.lines().filter_map(|line| line.strip_prefix("//! | `"));
+    let names: Vec<String> = lines.map(|line| line.split('`').next().unwrap().to_owned()).collect();
+    assert!(names.len() >= 10 && names.contains(&"lost_batch".to_owned()), "{names:?}");
+    names
+}
+
+#[test]
+fn the_default_program_knows_no_switch() {
+    let program = fs::read(env!("CARGO_BIN_EXE_api-router")).unwrap();
+    let holds = |text: &str| memmem::find(&program, text.as_bytes()).is_some();
+    assert!(holds("TESSERA_"), "or this would find nothing");
+    assert!(!holds(VARIABLE));
+    for switch in switches() {
+        assert!(!holds(&switch), "{switch} is in the default program");
+    }
+}
+
+#[test]
+fn the_default_program_does_not_start_when_a_promise_is_to_be_broken() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut router: Command = command(&folder.path().join("data"));
+    // Better than not to hear it: nobody believes that a router is sabotaged which is not.
+    let ended = router.env(VARIABLE, "lost_batch").stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(2), "{said}");
+    assert!(said.contains("TESSERA_SABOTAGE (from environment) is no setting"), "{said}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Every feature list of a manifest, with its name, and every list of features of a dependency.
+fn feature_lists(manifest: &toml::Table) -> Vec<(String, Vec<String>)> {
+    let mut lists = Vec::new();
+    for (name, value) in manifest {
+        match value {
+            toml::Value::Table(table) if name == "features" => {
+                lists.extend(table.iter().map(|(name, list)| (name.clone(), texts(list))));
+            }
+            toml::Value::Table(table) => lists.extend(feature_lists(table)),
+            toml::Value::Array(_) if name == "features" => {
+                lists.push(("a dependency".to_owned(), texts(value)));
+            }
+            toml::Value::Array(tables) => {
+                let tables = tables.iter().filter_map(toml::Value::as_table);
+                lists.extend(tables.flat_map(feature_lists));
+            }
+            toml::Value::String(_)
+            | toml::Value::Integer(_)
+            | toml::Value::Float(_)
+            | toml::Value::Boolean(_)
+            | toml::Value::Datetime(_) => {}
+        }
+    }
+    lists
+}
+
+fn texts(list: &toml::Value) -> Vec<String> {
+    let list = list.as_array().unwrap().iter();
+    list.map(|text| text.as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn no_manifest_enables_sabotage() {
+    let packages = ["", "api-router", "shard-manager", "analytics", "loadtest"];
+    let mut having = BTreeSet::new();
+    for package in packages {
+        let manifest = root().join(package).join("Cargo.toml");
+        let manifest: toml::Table = fs::read_to_string(manifest).unwrap().parse().unwrap();
+        for (name, list) in feature_lists(&manifest) {
+            if name == "sabotage" {
+                having.insert(package);
+            } else {
+                let enables = list.iter().any(|feature| feature.contains("sabotage"));
+                assert!(!enables, "{package}: {name} enables it");
+            }
+        }
+    }
+    assert_eq!(having, BTreeSet::from(SABOTAGED));
+    for file in [".cargo/config.toml", "setup.sh"] {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        assert!(!text.contains("sabotage"), "{file}");
+    }
+}
