@@ -6,6 +6,7 @@ mod check;
 mod fake;
 mod reports;
 mod router;
+mod sabotage;
 mod verify;
 
 use std::process::{Command, Output};

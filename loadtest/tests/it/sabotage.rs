@@ -1,0 +1,197 @@
+//! The tester is tested: a router that breaks one promise is found out, and one that keeps them is never accused.
+//!
+//! The router is built once with its feature `sabotage`, into a folder of its own beside the other programs, so that
+//! nobody takes it for the real one.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+
+use tempfile::TempDir;
+
+/// How many operations it may take to find a broken promise.
+const OPERATIONS_MAX: u64 = 100_000;
+/// Seconds of one run; it is repeated with other seeds until the promise is found broken, or too late.
+const RUN_TIME: &str = "4";
+/// Seeds of routers that break nothing.
+const CLEAN_SEEDS: u64 = 10;
+
+/// A promise to break, how many milliseconds replicas lag meanwhile, and the check that finds it.
+const BROKEN: [(&str, u64, &str); 16] = [
+    ("ack_before_commit", 0, "C3"),
+    ("lost_batch", 0, "C7"),
+    ("no_token_wait", 200, "C4"),
+    ("token_before_commit", 0, "C4"),
+    ("no_staleness_bound", 1_000, "C5"),
+    ("quorum_from_any", 200, "C3"),
+    ("quorum_without_waiting", 1_000, "C8"),
+    ("no_idempotency", 0, "C1"),
+    ("idempotency_other_answer", 0, "C1"),
+    ("bulk_report_all_ok", 0, "C9"),
+    ("torn_transaction", 0, "C8"),
+    ("ignore_if_version", 0, "C9"),
+    ("version_from_one", 0, "C1"),
+    ("resurrect", 0, "C3"),
+    ("duplicate_pages", 0, "C7"),
+    ("wrong_row", 0, "C2"),
+];
+
+/// The router that can break promises; cargo makes it when it is asked for first.
+static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_BIN_EXE_loadtest")).parent().unwrap().parent().unwrap();
+    let folder = folder.join("sabotage");
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--package", "api-router", "--features", "sabotage"]);
+    build.arg("--target-dir").arg(&folder).current_dir(env!("CARGO_MANIFEST_DIR"));
+    assert!(build.status().unwrap().success(), "the sabotaged router is made");
+    folder.join("debug/api-router")
+});
+
+/// A router with two replicas a shard, in a folder of its own; it goes with this.
+struct Router {
+    child: Child,
+    host: String,
+    _folder: TempDir,
+}
+
+impl Router {
+    /// Starts it with one promise broken, or with none (an empty name).
+    fn start(switch: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let mut command = Command::new(&*PROGRAM);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("TESSERA_") {
+                command.env_remove(name);
+            }
+        }
+        command.env("TESSERA_SABOTAGE", switch).current_dir(folder.path());
+        command.args(["--bind", "127.0.0.1:0", "--data-dir", "data", "--replicas", "2", "--lab"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        let mut child = command.spawn().unwrap();
+        let banner = BufReader::new(child.stdout.take().unwrap());
+        let told = banner.lines().map(Result::unwrap).find_map(|line| {
+            let (_, address) = line.split_once("http://")?;
+            address.split('/').next().map(str::to_owned)
+        });
+        let Some(host) = told else {
+            let _ = child.wait();
+            panic!("{}", std::fs::read_to_string(folder.path().join("log")).unwrap());
+        };
+        let router = Self { child, host, _folder: folder };
+        let health = router.ask("GET", "/api/health", "");
+        let told = if switch.is_empty() { "[]".to_owned() } else { format!("[\"{switch}\"]") };
+        assert!(health.contains(&format!("\"sabotage\":{told}")), "{health}");
+        router
+    }
+
+    /// One request, and all that came back.
+    fn ask(&self, method: &str, path: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(&self.host).unwrap();
+        let (host, length) = (&self.host, body.len());
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+        answer
+    }
+
+    /// Lets all replicas lag by so much.
+    fn delay_replicas(&self, milliseconds: u64) {
+        let nodes = self.ask("GET", "/api/lab/nodes", "");
+        let names = nodes.split('"').filter(|text| text.contains("-replica"));
+        for name in names {
+            let hold = format!("{{\"delay_ms\":{milliseconds}}}");
+            self.ask("PUT", &format!("/api/lab/nodes/{name}"), &hold);
+        }
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The verdict on a router.
+struct Judged {
+    code: Option<i32>,
+    report: String,
+    operations: u64,
+}
+
+impl Judged {
+    /// Whether a check tells violations.
+    fn has_found(&self, check: &str) -> bool {
+        let told = |line: &str| line.trim().starts_with(check) && line.contains(" violation");
+        self.report.lines().any(told)
+    }
+}
+
+/// Runs the verifying workload against a router of its own.
+fn judge(switch: &str, lag_ms: u64, seed: u64) -> Judged {
+    let router = Router::start(switch);
+    router.delay_replicas(lag_ms);
+    let (host, seed) = (format!("http://{}", router.host), seed.to_string());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    command.env_remove("TESSERA_LOADTEST_HOST").args(["--verify", "--host", &host]);
+    let ended = command.args(["--run-time", RUN_TIME, "--seed", &seed]).output().unwrap();
+    let report = crate::text(&ended.stdout);
+    let mut words = report.split_whitespace().skip_while(|word| *word != "verified");
+    let operations = words.nth(1).and_then(|count| count.parse().ok());
+    let operations = operations.unwrap_or_else(|| panic!("{report}{}", crate::text(&ended.stderr)));
+    Judged { code: ended.status.code(), report, operations }
+}
+
+/// Whether this load tester judges at all.
+fn verifies() -> bool {
+    let help = Command::new(env!("CARGO_BIN_EXE_loadtest")).arg("--help").output().unwrap();
+    let verifies = crate::text(&help.stdout).contains("--verify");
+    if !verifies {
+        eprintln!("SKIPPED: this load tester has no --verify");
+    }
+    verifies
+}
+
+#[test]
+fn a_broken_promise_is_found_within_100_000_operations() {
+    if !verifies() {
+        return;
+    }
+    for (switch, lag_ms, check) in BROKEN {
+        let mut operations = 0;
+        for seed in 1.. {
+            let judged = judge(switch, lag_ms, seed);
+            operations += judged.operations;
+            let report = &judged.report;
+            assert!(operations <= OPERATIONS_MAX, "{switch} is not found by {check}: {report}");
+            if judged.has_found(check) {
+                assert_eq!(judged.code, Some(1), "{switch}: {report}");
+                break;
+            }
+        }
+        eprintln!("{switch}: found by {check} in {operations} operations");
+    }
+}
+
+#[test]
+fn a_router_that_keeps_its_promises_is_never_accused() {
+    if !verifies() {
+        return;
+    }
+    for seed in 1..=CLEAN_SEEDS {
+        // Under every lag that broken promises are looked for.
+        let lag_ms = [0, 200, 1_000][seed as usize % 3];
+        let judged = judge("", lag_ms, seed);
+        let Judged { code, report, .. } = &judged;
+        assert_eq!(*code, Some(0), "seed {seed}, replicas {lag_ms} ms behind: {report}");
+    }
+}
