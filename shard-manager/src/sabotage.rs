@@ -6,7 +6,7 @@
 //!
 //! | Switch | What it does | Promise broken | Found by |
 //! |---|---|---|---|
-//! | `ack_before_commit` | a batch is answered and committed a little later | a success is durable | C3, and C6 after a crash |
+//! | `ack_before_commit` | a batch is answered and committed a little later | a success is durable | C3 |
 //! | `lost_batch` | a batch of 64 is answered and rolled back | a success is durable | C1, C3, C7 |
 //! | `no_token_wait` | reads at `one` take any replica, whatever the token has seen | a session sees what it has seen | C4 |
 //! | `token_before_commit` | the token of a write tells the position before it | a session reads its own writes | C4 |
