@@ -39,6 +39,8 @@ pub struct Progress {
     epoch: Instant,
     begun: AtomicU64,
     committed: AtomicU64,
+    /// Up to where strong reads of the primary have shown its changes.
+    shown: AtomicU64,
     /// Where the last change of the tables stands.
     schema: AtomicU64,
     replicas: Box<[ReplicaProgress]>,
@@ -84,6 +86,7 @@ impl Progress {
             epoch: Instant::now(),
             begun: AtomicU64::new(position),
             committed: AtomicU64::new(position),
+            shown: AtomicU64::new(position),
             schema: AtomicU64::new(0),
             replicas: (0..replicas).map(|_| replica()).collect(),
             kept_after: AtomicU64::new(u64::MAX),
@@ -157,6 +160,17 @@ impl Progress {
         // In this order: of a batch that the read saw, `begun` tells even if `committed` does not yet.
         let committed = self.committed();
         (self.begun.load(Ordering::SeqCst) == committed).then_some(committed)
+    }
+
+    /// Told before a strong read of the primary is answered: up to where it has seen. A commit can be seen a moment
+    /// before the writer tells of it.
+    pub fn show(&self, position: u64) {
+        self.shown.fetch_max(position, Ordering::SeqCst);
+    }
+
+    /// What a strong read must not miss: everything acknowledged, and everything that a strong read before it has shown.
+    pub fn strong_floor(&self) -> u64 {
+        self.committed().max(self.shown.load(Ordering::SeqCst))
     }
 
     // --- replicas --------------------------------------------------------------------------------------------

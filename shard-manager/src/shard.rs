@@ -329,7 +329,11 @@ impl Shard {
             }
         }
         self.check_reachable()?;
-        self.finish(start(&self.primary, Role::Primary), demand.deadline).await
+        let read = self.finish(start(&self.primary, Role::Primary), demand.deadline).await?;
+        if demand.level != Level::One {
+            self.progress.show(read.read.position);
+        }
+        Ok(read)
     }
 
     /// A brake may have cut the primary off.
@@ -346,7 +350,7 @@ impl Shard {
             Level::One => demand.seen,
             Level::Quorum if is_on(Switch::QuorumFromAny) => demand.seen,
             // The writer itself is the proof: it is the only one, and has told what it acknowledged.
-            Level::Quorum => demand.seen.max(self.progress.committed()),
+            Level::Quorum => demand.seen.max(self.progress.strong_floor()),
             Level::All => return None,
         };
         // A replica must know every table before it is asked for rows of any.

@@ -284,3 +284,20 @@ fn a_replica_that_the_log_does_not_reach_any_more_is_told_so() {
     assert!(!pair.apply(true));
     assert_eq!(digest(&pair.primary).expect("read"), digest(&pair.replica).expect("read"));
 }
+
+#[test]
+fn what_a_strong_read_has_shown_no_later_one_misses() {
+    let progress = Progress::new(
+        shard_manager::position::History::new(vec![(1, 0)]).expect("a history"),
+        7,
+        1,
+    );
+    assert_eq!(progress.strong_floor(), 7);
+    // A reader of the primary has seen a commit that the writer is about to tell of.
+    progress.begin(9);
+    progress.show(9);
+    assert_eq!((progress.committed(), progress.strong_floor()), (7, 9));
+    progress.commit(9, std::time::Instant::now());
+    progress.show(8);
+    assert_eq!(progress.strong_floor(), 9);
+}
