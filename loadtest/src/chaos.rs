@@ -45,7 +45,7 @@ impl Chaos {
                 }
                 recorder.fault(&fault.to_string());
                 commit(&mut router, fault).await?;
-                recorder.fault(&format!("the router runs again after {fault}"));
+                recorder.fault(&format!("over: {fault}"));
             }
             Ok(router)
         });

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use goose::config::GooseConfiguration;
 
@@ -22,6 +23,8 @@ const USERS_MAX: usize = 1_000;
 const KEYS_MAX: i64 = 10_000_000;
 /// Longest value: what a write may carry.
 const VALUE_BYTES_MAX: u32 = 1 << 20;
+/// Slowest rate: one request in a quarter of an hour.
+const RATE_MIN: f64 = 0.001;
 /// Fastest rate. Far above what one process sends.
 const RATE_MAX: f64 = 1e6;
 /// Most requests under way in the open model: each has a connection.
@@ -121,7 +124,7 @@ pub(crate) struct Load {
     pub(crate) verify: bool,
 
     /// Start a router over a directory of its own, and kill, freeze and restart it while the workload runs
-    #[arg(long, requires = "verify", conflicts_with = "host")]
+    #[arg(long, requires = "verify")]
     pub(crate) chaos: bool,
 
     /// The router's program for --chaos [default: api-router beside this program]
@@ -168,11 +171,20 @@ impl Options {
     /// What clap tells, help among it; a scenario that is not there or has other options.
     pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let args: Vec<OsString> = args.into_iter().collect();
-        let given = Self::matches(&args)?;
-        let Some(name) = given.get_one::<String>("scenario") else { return Self::of(&given) };
-        let lines = scenario::arguments(name).map_err(|error| {
+        // Rules are checked once, when the scenario's options stand beside those of the command line.
+        let given = command().ignore_errors(true).try_get_matches_from(&args);
+        let name = given.ok().and_then(|given| given.get_one::<String>("scenario").cloned());
+        let Some(name) = name else { return Self::of(&Self::matches(&args)?) };
+        let given_hosts = command()
+            .ignore_errors(true)
+            .try_get_matches_from(&args)
+            .is_ok_and(|given| given.value_source("host") == Some(ValueSource::CommandLine));
+        let mut lines = scenario::arguments(&name).map_err(|error| {
             command().error(clap::error::ErrorKind::ValueValidation, format!("{error:#}"))
         })?;
+        if given_hosts {
+            lines.retain(|line| !line.starts_with("--host="));
+        }
         let program = args.iter().take(1).cloned();
         let rest = args.iter().skip(1).cloned();
         let all: Vec<OsString> =
@@ -191,6 +203,9 @@ impl Options {
         options.planned = matches.contains_id("test_plan");
         let refused =
             |message: String| command().error(clap::error::ErrorKind::ValueValidation, message);
+        if options.load.chaos && matches.value_source("host") == Some(ValueSource::CommandLine) {
+            return Err(refused("--chaos starts a router of its own: leave --host out".to_owned()));
+        }
         for host in hosts {
             let target =
                 host.parse().map_err(|error| refused(format!("--host {host}: {error}")))?;
@@ -239,7 +254,7 @@ impl Options {
 
     /// Refuses another machine unless that was asked for: load on a stranger is an attack.
     fn check_reach(&self) -> anyhow::Result<()> {
-        for target in &self.targets {
+        for target in self.targets.iter().filter(|_| !self.load.chaos) {
             anyhow::ensure!(
                 self.load.allow_remote || target.is_loopback(),
                 "{target} is not this machine, and a load test can take a server down: \
@@ -337,8 +352,8 @@ impl std::str::FromStr for ValueSize {
 
 fn parse_rate(raw: &str) -> Result<f64, String> {
     match raw.parse::<f64>() {
-        Ok(rate) if rate > 0.0 && rate <= RATE_MAX => Ok(rate),
-        _ => Err(format!("requests per second, above 0 and at most {RATE_MAX}")),
+        Ok(rate) if (RATE_MIN..=RATE_MAX).contains(&rate) => Ok(rate),
+        _ => Err(format!("requests per second, from {RATE_MIN} to {RATE_MAX}")),
     }
 }
 

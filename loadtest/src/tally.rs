@@ -217,6 +217,11 @@ impl Tally {
         self.lock().started.get_or_insert(now);
     }
 
+    /// When the first user started.
+    pub(crate) fn started(&self) -> Option<Instant> {
+        self.lock().started
+    }
+
     /// One operation is over.
     pub(crate) fn add(&self, sample: Sample) {
         self.lock().add(sample);

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use loadtest::checker::{self, Check};
-use loadtest::history::{History, lines};
+use loadtest::history::{History, Recorder, lines};
 
 use crate::chaos::{self, Chaos, RouterProcess};
 use crate::options::Options;
@@ -34,7 +34,8 @@ pub(crate) async fn run(options: &Options, pools: Vec<Arc<Pool>>) -> anyhow::Res
     if let Err(error) = read_back {
         verified.accuse("what was written can be read after the run", format!("{error:#}"));
     }
-    Ok(conclude(options, &tally, ran, &history, verified))
+    let start = start(&tally, verification.recorder());
+    Ok(conclude(options, &tally, ran, &history, (verified, start)))
 }
 
 /// Runs the workload against a router of its own, which is killed and frozen meanwhile; then everything must work
@@ -57,24 +58,43 @@ pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     let recorder = Arc::clone(verification.recorder());
     let chaos = Chaos::start(router, Arc::clone(&recorder), options.load.seed);
     let ran = crate::attack(&options, Arc::clone(&verification).scenario()?, &tally).await;
-    let mut router = chaos.stop().await?;
+    let stopped = chaos.stop().await;
     let ran = ran?;
+    let mut router = match stopped {
+        Ok(router) => router,
+        Err(error) => {
+            let history = recorder.finish();
+            let mut verified = judge(&history, file)?;
+            verified.accuse("a router can be ended and started again", format!("{error:#}"));
+            return Ok(conclude(
+                &options,
+                &tally,
+                ran,
+                &history,
+                (verified, start(&tally, &recorder)),
+            ));
+        }
+    };
 
     let began = Instant::now();
-    let works = match alive(&pool, &verification).await {
-        Ok(()) => verification.finish().await,
+    let works = match tokio::time::timeout(chaos::LIVENESS, alive(&pool, &verification)).await {
+        Ok(Ok(())) => Ok(began.elapsed().as_millis()),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(anyhow::anyhow!("new writes are not taken within {:?}", chaos::LIVENESS)),
+    };
+    let works = match works {
+        Ok(took) => verification.finish().await.map(|()| took),
         Err(error) => Err(error),
     };
-    let took = began.elapsed().as_millis();
     let history = recorder.finish();
     let mut verified = judge(&history, file)?;
     match works {
-        Ok(()) => verified.notes.insert(
-            0,
-            format!(
-                "after the last fault all rows were read and new ones written within {took} ms"
-            ),
-        ),
+        Ok(took) => {
+            let note = format!(
+                "after the last fault rows of all shards were written within {took} ms, and then all read"
+            );
+            verified.notes.insert(0, note);
+        }
         Err(error) => {
             verified.accuse(
                 "after the last fault everything works again in time",
@@ -82,7 +102,7 @@ pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
             );
         }
     }
-    let report = conclude(&options, &tally, ran, &history, verified);
+    let report = conclude(&options, &tally, ran, &history, (verified, start(&tally, &recorder)));
     if !report.passed {
         let kept = router.keep().display().to_string();
         let _ = writeln!(std::io::stderr(), "loadtest: the router's directory is kept: {kept}");
@@ -118,9 +138,9 @@ fn conclude(
     tally: &Tally,
     ran: Ran,
     history: &History,
-    verified: Verified,
+    (verified, start): (Verified, u64),
 ) -> Report {
-    let ran = Ran { faults: faults(history), verified: Some(verified), ..ran };
+    let ran = Ran { faults: faults(history, start), verified: Some(verified), ..ran };
     Report::new(options, &tally.counts(), ran)
 }
 
@@ -134,9 +154,13 @@ impl Verified {
     }
 }
 
-fn faults(history: &History) -> Vec<Fault> {
-    let first = history.operations.iter().map(|one| one.start).min().unwrap_or_default();
-    let at_s = |at: u64| at.saturating_sub(first) as f64 / 1e9;
+/// When the first user started, on the history's clock.
+fn start(tally: &Tally, recorder: &Recorder) -> u64 {
+    tally.started().map_or(0, |started| recorder.at(started))
+}
+
+fn faults(history: &History, start: u64) -> Vec<Fault> {
+    let at_s = |at: u64| at.saturating_sub(start) as f64 / 1e9;
     history
         .faults
         .iter()

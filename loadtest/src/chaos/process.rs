@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -55,6 +56,8 @@ impl RouterProcess {
             .args(["--bind", &self.address.to_string(), "--data-dir"])
             .arg(self.path.join("data"))
             .args(&self.flags)
+            // A Ctrl-C at the terminal is for the tester.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -39,6 +39,7 @@ fn the_limits_are_what_the_help_says() {
         ["--value-size", "1048577"],
         ["--rate", "0"],
         ["--rate", "NaN"],
+        ["--rate", "1e-20"],
         ["--mix", "g"],
         ["--seed", "x"],
         ["--host", "localhost:3000"],
@@ -69,6 +70,23 @@ fn what_the_command_line_says_goes_before_the_scenario() {
     assert_eq!(plain.load.mix, Mix::B);
     let other = read(&["--mix", "c", "--scenario", "read-heavy", "--users", "3"]).unwrap();
     assert_eq!((other.load.mix, other.goose.users), (Mix::C, Some(3)));
+}
+
+#[test]
+fn a_scenario_can_be_completed_on_the_command_line() {
+    let options = read(&["--scenario", "crash", "--router", "/r", "--history", "h"]).unwrap();
+    assert!(options.load.chaos && options.load.history.is_some());
+    assert!(read(&["--router", "/r"]).is_err());
+    assert!(read(&["--scenario", "crash", "--host", "http://127.0.0.1:1"]).is_err());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let text = "about = 'x'\n[options]\nhost = 'http://127.0.0.1:9'\nusers = 2";
+    std::fs::write(file.path(), text).unwrap();
+    let path = file.path().to_str().unwrap();
+    let told = |args: &[&str]| read(args).unwrap().targets[0].to_string();
+    assert_eq!(told(&["--scenario", path]), "http://127.0.0.1:9");
+    let other = read(&["--scenario", path, "--host", "http://127.0.0.1:10"]).unwrap();
+    assert_eq!(other.targets.len(), 1);
+    assert_eq!(other.targets[0].to_string(), "http://127.0.0.1:10");
 }
 
 #[test]

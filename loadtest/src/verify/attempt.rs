@@ -37,6 +37,8 @@ pub(super) struct Done {
 /// What came of a request.
 pub(super) struct Attempted {
     pub(super) outcome: Outcome,
+    /// An attempt before the last one is without an answer, and may still arrive.
+    pub(super) may_have_happened: bool,
     /// The last answer.
     pub(super) answer: Option<Answer>,
     pub(super) done: Done,
@@ -103,7 +105,7 @@ pub(super) async fn send(
     let source = answer.as_ref().map(Source::of);
     let sample =
         Sample { operation: counted, intended: began, sent: began, ended, source, verdict };
-    Attempted { outcome, answer, done: Done { sample, status } }
+    Attempted { outcome, may_have_happened, answer, done: Done { sample, status } }
 }
 
 /// The headers that every request of the workload has.

@@ -6,7 +6,7 @@ use loadtest::history::{Kind, Operation, Outcome};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::attempt::{self, Done};
+use super::attempt::{self, Attempted, Done};
 use super::register::name;
 use super::session::Session;
 use crate::requests::{self, IDEMPOTENCY_KEY};
@@ -51,7 +51,7 @@ pub(super) async fn write(session: &mut Session) -> Done {
         asked.headers_mut().insert(IDEMPOTENCY_KEY, key);
     }
     let sent = attempt::send(session, asked, &mut request, Counted::Bulk, false).await;
-    let outcomes = outcomes(request.outcome, sent.answer.as_ref(), operations.len());
+    let outcomes = outcomes(&sent, operations.len());
     for (operation, outcome) in operations.into_iter().zip(outcomes) {
         let Operation { key, value, .. } = operation;
         session.log.push(Operation { key, value, outcome, ..request });
@@ -60,17 +60,19 @@ pub(super) async fn write(session: &mut Session) -> Done {
 }
 
 /// What became of each row.
-pub(super) fn outcomes(whole: Outcome, answer: Option<&Answer>, rows: usize) -> Vec<Outcome> {
+pub(super) fn outcomes(sent: &Attempted, rows: usize) -> Vec<Outcome> {
+    let whole = sent.outcome;
     let mut outcomes = vec![whole; rows];
-    let Some(answer) = answer.filter(|answer| whole == Outcome::Ok && answer.status == 207) else {
-        return outcomes;
-    };
+    let parts = |answer: &&Answer| whole == Outcome::Ok && answer.status == 207;
+    let Some(answer) = sent.answer.as_ref().filter(parts) else { return outcomes };
     match serde_json::from_slice::<Parts>(&answer.body) {
         // Each failed row is told: there are fewer than the first 1000.
         Ok(parts) if parts.failed.len() == parts.failed_total => {
             for Failed { index, outcome } in parts.failed {
                 let Some(row) = outcomes.get_mut(index) else { continue };
                 *row = match outcome.as_str() {
+                    // An earlier attempt may still store it.
+                    "rejected" if sent.may_have_happened => Outcome::Unknown,
                     "rejected" => Outcome::Rejected,
                     "committed" => Outcome::Committed,
                     _ => Outcome::Unknown,

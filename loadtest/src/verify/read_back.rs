@@ -58,6 +58,7 @@ async fn walk(
         let path =
             format!("/api/read?table={table}&{id}=like.{run}-*&order={id}&limit={PAGE}{cursor}");
         let (request, rows) = page(session, table, &path).await?;
+        let before = met.len();
         let mut keys = Vec::with_capacity(rows.data.len());
         for row in &rows.data {
             let text = |member: &str| row[member].as_str().unwrap_or_default();
@@ -79,6 +80,8 @@ async fn walk(
             complete,
         });
         match rows.next_cursor {
+            // A cursor that goes nowhere would be followed for ever.
+            Some(_) if met.len() == before => bail!("a page of {table} brings nothing new"),
             Some(next) => cursor = format!("&cursor={next}"),
             None => return Ok(met),
         }

@@ -80,7 +80,7 @@ async fn change(
     operation.level = session.write_level();
     let asked = asked(row, body, value);
     let counted = if operation.kind == Kind::Delete { Counted::Delete } else { Counted::Write };
-    let Attempted { outcome, answer, done } =
+    let Attempted { outcome, answer, done, .. } =
         attempt::send(session, asked.clone(), operation, counted, false).await;
     operation.version = answer.as_ref().and_then(version).unwrap_or_default();
     if outcome == Outcome::Ok && operation.kind == Kind::Write {
