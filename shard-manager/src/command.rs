@@ -8,6 +8,7 @@ mod backup;
 mod check;
 mod completions;
 mod export;
+mod format;
 mod generate;
 mod import;
 mod input;

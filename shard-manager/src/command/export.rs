@@ -4,11 +4,12 @@ use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 use shard_manager::store::sqlite::export::{Export, ExportError, Format};
 use shard_manager::store::sqlite::view::DirView;
 
+use super::format::FormatName;
 use super::part::{Target, refused};
 use super::{Trouble, Where, interrupt};
 use crate::screen::{Screen, say};
@@ -26,7 +27,7 @@ bulk write take back:
 
 Examples:
   shard-manager export --table users | head
-  shard-manager export --table orders --format csv --output orders.csv
+  shard-manager export --table orders --output orders.csv
   shard-manager export --all --output /backup/tessera")]
 pub(super) struct ExportArgs {
     #[command(flatten)]
@@ -37,9 +38,9 @@ pub(super) struct ExportArgs {
     /// All tables, a file each, in the folder --output
     #[arg(long, requires = "output")]
     all: bool,
-    /// How rows are written
-    #[arg(long, value_enum, default_value_t = FormatName::Ndjson)]
-    format: FormatName,
+    /// How rows are written [default: csv if --output ends so, else ndjson]
+    #[arg(long, value_enum)]
+    format: Option<FormatName>,
     /// Where to; `-`, or nothing, is standard output
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -48,27 +49,10 @@ pub(super) struct ExportArgs {
     system: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum FormatName {
-    /// A JSON object a line
-    Ndjson,
-    /// Comma-separated values, the first line being the names of the columns
-    Csv,
-}
-
-impl FormatName {
-    fn format(self) -> Format {
-        match self {
-            Self::Ndjson => Format::Ndjson,
-            Self::Csv => Format::Csv,
-        }
-    }
-
-    fn extension(self) -> &'static str {
-        match self {
-            Self::Ndjson => "ndjson",
-            Self::Csv => "csv",
-        }
+impl ExportArgs {
+    /// A file of each table has no name to go by yet.
+    fn format(&self) -> FormatName {
+        FormatName::of(self.format, self.output.as_deref().filter(|_| !self.all))
     }
 }
 
@@ -105,7 +89,7 @@ pub(super) fn run(args: &ExportArgs, screen: &Screen) -> Result<(), Trouble> {
         Some(table) => vec![(table.clone(), output.to_owned())],
         None => {
             fs::create_dir_all(output).map_err(|error| refused(output, &error))?;
-            let file = |name: &str| output.join(format!("{name}.{}", args.format.extension()));
+            let file = |name: &str| output.join(format!("{name}.{}", args.format().ending()));
             let names = export.tables().tables().map(|table| table.name());
             names.map(|name| (name.to_owned(), file(name))).collect()
         }
@@ -130,7 +114,11 @@ fn write(
     screen: &Screen,
 ) -> Result<u64, Trouble> {
     let bar = screen.progress(table, export.counted(table) as u64);
-    let format = (args.format.format(), args.system);
+    let format = match args.format() {
+        FormatName::Ndjson => Format::Ndjson,
+        FormatName::Csv => Format::Csv,
+    };
+    let format = (format, args.system);
     let written = export.write(table, format, out, &|rows| bar.set_position(rows));
     bar.finish_and_clear();
     written.map_err(trouble)

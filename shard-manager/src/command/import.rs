@@ -13,6 +13,7 @@ use shard_manager::manager::{EmbeddedCluster, Manager};
 use shard_manager::row::Operation;
 use shard_manager::store::sqlite::catalog::Wanted;
 
+use super::format::FormatName;
 use super::generate::{Bars, Stored};
 use super::input::Input;
 use super::upload::Router;
@@ -26,7 +27,7 @@ Rows that fail are shown: by their lines, or through a router by their numbers f
 
 Examples:
   shard-manager import --table users --input users.ndjson
-  shard-manager import --table orders --format csv --input orders.csv --data-dir ./data
+  shard-manager import --table orders --input orders.csv --data-dir ./data
   zcat users.ndjson.gz | shard-manager import --table users --op insert";
 
 #[derive(Args, Clone, Debug)]
@@ -34,9 +35,9 @@ pub(crate) struct Options {
     /// The table of all rows
     #[arg(long, value_name = "T")]
     table: String,
-    /// How rows are written
-    #[arg(long, value_enum, default_value_t = FormatName::Ndjson)]
-    format: FormatName,
+    /// How rows are written [default: csv if --input ends so, else ndjson]
+    #[arg(long, value_enum)]
+    format: Option<FormatName>,
     /// The file; - is standard input
     #[arg(long, value_name = "FILE", default_value = "-")]
     input: PathBuf,
@@ -45,14 +46,6 @@ pub(crate) struct Options {
     op: OperationName,
     #[command(flatten)]
     destination: Destination,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum FormatName {
-    /// A JSON object a line
-    Ndjson,
-    /// Comma-separated values with names in the first line
-    Csv,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -113,7 +106,7 @@ fn straight(
 ) -> Result<Stored, Trouble> {
     let table = manager.table(&options.table);
     let table = table.map_err(|error| Trouble::Refused(error.to_string()))?;
-    let format = match options.format {
+    let format = match options.format() {
         FormatName::Ndjson => Format::Ndjson,
         FormatName::Csv => Format::Csv,
     };
@@ -144,7 +137,7 @@ fn straight(
 fn through(url: &str, options: &Options, input: Input) -> Result<Stored, Trouble> {
     let refused = |error: &dyn std::fmt::Display| Trouble::Refused(error.to_string());
     let router = Router::at(url).map_err(|error| refused(&error))?;
-    let content_type = match options.format {
+    let content_type = match options.format() {
         FormatName::Ndjson => "application/x-ndjson",
         FormatName::Csv => "text/csv",
     };
@@ -157,6 +150,10 @@ fn through(url: &str, options: &Options, input: Input) -> Result<Stored, Trouble
 }
 
 impl Options {
+    fn format(&self) -> FormatName {
+        FormatName::of(self.format, Some(&self.input))
+    }
+
     fn operation(&self) -> Operation {
         match self.op {
             OperationName::Upsert => Operation::Upsert,
