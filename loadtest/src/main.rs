@@ -33,6 +33,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use goose::goose::Scenario;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cpu::Watch;
 use crate::load::Plan;
@@ -65,12 +66,30 @@ async fn main() -> ExitCode {
         let _ = writeln!(std::io::stdout(), "loadtest {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::from(EXIT_PASSED);
     }
-    match report(&options).await {
+    // Dropped half way, a run takes the router with it that it started.
+    let ended = tokio::select! {
+        ended = report(&options) => ended,
+        signal = terminated() => Err(anyhow::anyhow!("ended by {signal}")),
+    };
+    match ended {
         Ok(passed) => ExitCode::from(if passed { EXIT_PASSED } else { EXIT_FAILED }),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "loadtest: {error:#}");
             ExitCode::from(EXIT_UNUSABLE)
         }
+    }
+}
+
+/// Waits for a signal that asks the process to end. Ctrl-C is goose's: it ends the run early, with its report.
+async fn terminated() -> &'static str {
+    let (Ok(mut term), Ok(mut hangup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::hangup()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => "SIGTERM",
+        _ = hangup.recv() => "SIGHUP",
     }
 }
 

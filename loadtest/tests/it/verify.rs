@@ -1,7 +1,8 @@
 //! Stories about `--verify`: the real router keeps its promises, also when it is killed and frozen.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -78,6 +79,25 @@ fn a_router_that_does_not_come_back_has_broken_a_promise() {
     assert_eq!(output.status.code(), Some(1), "{stdout} {}", text(&output.stderr));
     assert!(stdout.contains("promised: after the last fault everything works again"), "{stdout}");
     assert!(text(&output.stderr).contains("the router's directory is kept: "));
+}
+
+#[test]
+fn a_tester_that_is_ended_leaves_no_router_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    command.env_remove("TESSERA_LOADTEST_HOST").env("TMPDIR", dir.path());
+    command.args(["--verify", "--chaos", "--run-time", "60", "--router"]).arg(&*PROGRAM);
+    let mut tester = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    // The first line of progress: the router runs, and is broken now and then.
+    let mut stderr = BufReader::new(tester.stderr.take().unwrap());
+    let mut line = String::new();
+    stderr.read_line(&mut line).unwrap();
+    assert!(line.contains("requests"), "{line}");
+    let pid = tester.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert_eq!(tester.wait().unwrap().code(), Some(2));
+    // The folder goes after the process that writes into it.
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0);
 }
 
 #[test]
