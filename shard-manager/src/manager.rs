@@ -6,12 +6,12 @@
 //! **Not here:** HTTP, metrics (the caller records the receipt), SQL.
 
 mod agreement;
+mod backing;
 mod bulk;
-mod opening;
+mod embedded;
 mod tables;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -19,7 +19,6 @@ use arc_swap::ArcSwap;
 use crate::backup::Source;
 use crate::brake::{Brake, Hold};
 use crate::consistency::Level;
-use crate::control::Door;
 use crate::cursor::{self, CursorError};
 use crate::error::{Error, Failure, Outcome};
 use crate::keyspace::ShardKey;
@@ -31,14 +30,14 @@ use crate::rows::Rows;
 use crate::shard::{NodeHealth, ReadDemand, Shard, ShardRows};
 use crate::shard_map::{Place, ShardMap};
 use crate::store::TableSize;
-use crate::store::sqlite::data_dir::DataDir;
 use crate::table::{Registry, Table};
 use crate::token::{SessionToken, TokenError, TokenKey};
 use crate::topology::{Role, ShardIndex};
 use crate::value::Value;
 
+use backing::Backing;
 pub use bulk::{BulkDone, BulkRow, BulkRowDone};
-pub use opening::EmbeddedCluster;
+pub use embedded::EmbeddedCluster;
 pub use tables::Made;
 
 /// The cluster, as a router uses it.
@@ -49,14 +48,7 @@ pub struct Manager {
     schema_turn: Arc<tokio::sync::Mutex<()>>,
     shards: Vec<Shard>,
     token_key: TokenKey,
-    /// What a backup copies.
-    saved: Arc<Source>,
-    /// Where it is told to.
-    door: Door,
-    /// Held as long as anything may write.
-    data_dir: DataDir,
-    /// Tells what works behind the back of requests to end.
-    closed: Arc<AtomicBool>,
+    backing: Backing,
 }
 
 /// What a client asks of a request, whatever it is about.
@@ -147,6 +139,23 @@ pub struct ShardReport {
 }
 
 impl Manager {
+    fn new(
+        map: ShardMap,
+        registry: Registry,
+        shards: Vec<Shard>,
+        token_key: TokenKey,
+        backing: Backing,
+    ) -> Self {
+        Self {
+            map: ArcSwap::from_pointee(map),
+            registry: ArcSwap::from_pointee(registry),
+            schema_turn: Arc::default(),
+            shards,
+            token_key,
+            backing,
+        }
+    }
+
     /// The map in force.
     pub fn map(&self) -> Arc<ShardMap> {
         self.map.load_full()
@@ -431,28 +440,25 @@ impl Manager {
         self.shards.iter().find_map(|shard| shard.brake(node))
     }
 
-    /// The cluster, as a backup copies it.
-    pub fn saved(&self) -> &Arc<Source> {
-        &self.saved
+    /// The cluster, as a backup copies it; `None` if its files are not this process's.
+    pub fn saved(&self) -> Option<&Arc<Source>> {
+        match &self.backing {
+            Backing::Files(files) => Some(&files.saved),
+        }
     }
 
     /// Whether a process before ended in bad order, and not every file has been found well since.
     pub fn is_unclean(&self) -> bool {
-        self.data_dir.is_unclean()
+        match &self.backing {
+            Backing::Files(files) => files.data_dir.is_unclean(),
+        }
     }
 
     /// Finishes what is queued and closes the files. Blocks.
     pub fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        self.door.close();
+        self.backing.end();
         self.shards.iter().for_each(Shard::close);
-        self.data_dir.close();
-    }
-}
-
-impl Drop for Manager {
-    fn drop(&mut self) {
-        self.closed.store(true, Ordering::Release);
+        self.backing.close();
     }
 }
 

@@ -7,9 +7,9 @@
 //! **Invariant:** each node's positions only grow; `durable <= applied <= applying` on a replica.
 //! **Not here:** which node answers a read (`replica_set`), how rows get to a replica (`store`).
 
+use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -63,8 +63,8 @@ struct ReplicaProgress {
     durable: AtomicU64,
     /// Microseconds since `epoch` at which it had all there was.
     current_at: AtomicU64,
-    /// Its applier, to be woken.
-    applier: OnceLock<Thread>,
+    /// Wakes what follows it.
+    waker: OnceLock<Waker>,
     /// Whether the applier gathers what comes, and is not woken for it.
     gathering: AtomicBool,
 }
@@ -78,7 +78,7 @@ impl Progress {
             applied: AtomicU64::new(0),
             durable: AtomicU64::new(0),
             current_at: AtomicU64::new(0),
-            applier: OnceLock::new(),
+            waker: OnceLock::new(),
             gathering: AtomicBool::new(false),
         };
         Self {
@@ -190,10 +190,10 @@ impl Progress {
             .unwrap_or(ReplicaState::Down)
     }
 
-    /// Registers the thread to wake when there is something to apply.
-    pub fn set_applier(&self, replica: usize, applier: Thread) {
-        // Set once, by the one thread that a replica has.
-        let _ = self.replicas[replica].applier.set(applier);
+    /// Registers how to wake what follows a replica, when there is something to apply or somebody waits.
+    pub fn set_waker(&self, replica: usize, wake: impl Fn() + Send + Sync + 'static) {
+        // Set once, by the one thread or task that a replica has.
+        let _ = self.replicas[replica].waker.set(Waker(Box::new(wake)));
     }
 
     /// Told before a transaction of an applier is committed.
@@ -333,9 +333,18 @@ impl Progress {
 
 impl ReplicaProgress {
     fn wake(&self) {
-        if let Some(applier) = self.applier.get() {
-            applier.unpark();
+        if let Some(Waker(wake)) = self.waker.get() {
+            wake();
         }
+    }
+}
+
+/// How what follows a replica is woken.
+struct Waker(Box<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Waker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Waker")
     }
 }
 

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::progress::{Progress, ReplicaState};
-use crate::store::sqlite::reader::Readers;
-use crate::store::sqlite::replica::Replica;
+use crate::store::readers::Readers;
+use crate::store::replica::Replica;
 
 /// A replica that is further behind is out of the rotation.
 const STALENESS_MAX: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ pub struct ReplicaSet {
 
 /// A replica and how it does.
 struct Member {
-    replica: Arc<Replica>,
+    replica: Replica,
     in_flight: AtomicU32,
     failures: AtomicU32,
     epoch: Instant,
@@ -55,12 +55,12 @@ pub struct Demand {
 pub struct Chosen {
     member: Arc<Member>,
     /// Its connections.
-    pub readers: Arc<Readers>,
+    pub readers: Readers,
 }
 
 impl ReplicaSet {
     /// A set of these replicas, in the order of the progress.
-    pub fn new(replicas: Vec<Arc<Replica>>, progress: &Arc<Progress>) -> Self {
+    pub fn new(replicas: Vec<Replica>, progress: &Arc<Progress>) -> Self {
         let member = |replica| Member {
             replica,
             in_flight: AtomicU32::new(0),
@@ -73,7 +73,7 @@ impl ReplicaSet {
     }
 
     /// The replicas, in order.
-    pub fn replicas(&self) -> impl Iterator<Item = &Arc<Replica>> {
+    pub fn replicas(&self) -> impl Iterator<Item = &Replica> {
         self.members.iter().map(|member| &member.replica)
     }
 
@@ -148,14 +148,17 @@ impl Member {
             let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
             if self.out_until.compare_exchange(until, later, set, seen).is_ok() {
                 let member = Arc::clone(self);
-                tokio::task::spawn_blocking(move || member.probe());
+                tokio::spawn(async move { member.probe().await });
             }
         }
         true
     }
 
-    fn probe(&self) {
-        let probed = self.replica.readers().map(|readers| readers.probe(PROBE_WAIT));
+    async fn probe(&self) {
+        let probed = match self.replica.readers() {
+            Some(readers) => Some(readers.probe(Instant::now() + PROBE_WAIT).await),
+            None => None,
+        };
         // Busy is not down.
         if matches!(probed, Some(Ok(()) | Err(Error::PoolExhausted { .. }))) {
             self.failures.store(0, Ordering::Release);

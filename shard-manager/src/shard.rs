@@ -6,7 +6,6 @@
 //! **Invariant:** an answer is never older than what its read must not miss.
 //! **Not here:** which shard (`manager`), which replica (`replica_set`).
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -25,35 +24,18 @@ use crate::query::ReadQuery;
 use crate::replica_set::{Chosen, Demand, ReplicaSet};
 use crate::row::Part;
 use crate::sabotage::{Switch, is_on};
-use crate::store::sqlite::OpenError;
-use crate::store::sqlite::reader::{Housekeeping, NodeRows, Readers, Scope, Witness};
-use crate::store::sqlite::replica::{Replica, ReplicaSpec};
-use crate::store::sqlite::writer::SqliteWriter;
-use crate::store::{SchemaChange, TableSize};
+use crate::store::readers::Readers;
+use crate::store::replica::Replica;
+use crate::store::{NodeRows, SchemaChange, TableSize};
 use crate::topology::Role;
 
-/// Rows of a point read that may be read on the caller's own thread; more is work for another.
-const INLINE_ROWS_MAX: u32 = 100;
-/// Share of the time left that a read may wait for a connection: some must remain to read, and to tell that
-/// there was no connection rather than no time.
-const POOL_WAIT: f64 = 0.75;
 /// How long a read waits for a replica to catch up before it takes the primary.
 const CATCH_UP_MAX: Duration = Duration::from_millis(50);
 
 /// Called when a file is found damaged.
 pub type Suspect = Box<dyn Fn() + Send>;
 
-/// What a shard on embedded files is made of.
-pub struct ShardSpec<'s> {
-    /// The shard's name.
-    pub name: &'s str,
-    /// The primary's file.
-    pub primary: &'s Path,
-    /// The files of the replicas, and whether each may be used as it is.
-    pub replicas: Vec<(PathBuf, bool)>,
-}
-
-/// A shard on embedded files.
+/// A shard.
 pub struct Shard {
     name: String,
     primary_name: String,
@@ -61,7 +43,7 @@ pub struct Shard {
     lane: Lane,
     /// How far its nodes have come.
     pub progress: Arc<Progress>,
-    primary: Arc<Readers>,
+    primary: Readers,
     replicas: ReplicaSet,
     sizing: Arc<Semaphore>,
     /// Whether a check found the primary's file damaged.
@@ -115,44 +97,16 @@ pub struct NodeHealth {
 }
 
 impl Shard {
-    /// Opens a shard's files for writing and reading, and starts its replicas.
-    ///
-    /// # Errors
-    /// [`OpenError`] if a file cannot be opened or no thread can be started.
-    pub fn open(
-        spec: &ShardSpec<'_>,
-        progress: Progress,
-        housekeeping: &Housekeeping,
-    ) -> Result<Self, OpenError> {
-        let (name, progress) = (spec.name, Arc::new(progress));
-        let no_thread = |error: std::io::Error| OpenError::Io {
-            path: name.to_owned(),
-            cause: error.to_string(),
-        };
-        let writer = SqliteWriter::open(name, spec.primary, &progress)?;
-        let lane = Lane::start(name, writer).map_err(no_thread)?;
-        let witness = Witness::primary(&progress);
-        let primary = Arc::new(Readers::open(name, spec.primary, witness, housekeeping)?);
-        let mut replicas = Vec::with_capacity(spec.replicas.len());
-        for (index, (file, usable)) in spec.replicas.iter().enumerate() {
-            let replica = ReplicaSpec {
-                node: format!("{name}-replica{}", index + 1),
-                shard: name.to_owned(),
-                primary: spec.primary.to_owned(),
-                file: file.clone(),
-                usable: *usable,
-                index,
-            };
-            match Replica::start(replica, &progress, housekeeping) {
-                Ok(replica) => replicas.push(replica),
-                Err(error) => {
-                    replicas.iter().for_each(|replica: &Arc<Replica>| replica.stop());
-                    return Err(no_thread(error));
-                }
-            }
-        }
+    /// A shard of this lane to its primary, and of these readers and replicas.
+    pub fn new(
+        name: &str,
+        progress: Arc<Progress>,
+        lane: Lane,
+        primary: Readers,
+        replicas: Vec<Replica>,
+    ) -> Self {
         let replicas = ReplicaSet::new(replicas, &progress);
-        Ok(Self {
+        Self {
             name: name.to_owned(),
             primary_name: format!("{name}-primary"),
             replica_names: replicas.replicas().map(|replica| replica.node().to_owned()).collect(),
@@ -162,7 +116,7 @@ impl Shard {
             replicas,
             sizing: Arc::new(Semaphore::new(1)),
             damaged: Arc::new(AtomicBool::new(false)),
-        })
+        }
     }
 
     /// The shard's name.
@@ -180,10 +134,7 @@ impl Shard {
         if node == self.primary_name {
             return Some(&self.lane.brake);
         }
-        self.replicas
-            .replicas()
-            .find(|replica| replica.node() == node)
-            .map(|replica| &replica.brake)
+        self.replicas.replicas().find(|replica| replica.node() == node).and_then(Replica::brake)
     }
 
     /// What its writes pass between two batches.
@@ -201,7 +152,7 @@ impl Shard {
     /// The same for each replica, in order: it is made anew.
     pub fn replica_suspects(&self) -> impl Iterator<Item = Suspect> + '_ {
         self.replicas.replicas().map(|replica| {
-            let replica = Arc::clone(replica);
+            let replica = replica.clone();
             Box::new(move || replica.suspect()) as Suspect
         })
     }
@@ -269,8 +220,7 @@ impl Shard {
         self.lane.change_schema(change, deadline).await
     }
 
-    /// The rows of one shard key. A plain read by key runs on this thread, where it is fastest: it is one
-    /// short range of one index. Anything else runs on a thread that may block.
+    /// The rows of one shard key.
     ///
     /// # Errors
     /// [`Error::DeadlinePassed`], [`Error::PoolExhausted`] or [`Error::ShardUnavailable`].
@@ -281,18 +231,8 @@ impl Shard {
         demand: &ReadDemand,
     ) -> Result<ShardRows, Error> {
         let deadline = demand.deadline;
-        let inline = query.is_point_read() && query.limit <= INLINE_ROWS_MAX;
-        self.read(demand, |readers, role| {
-            if inline && let Some(rows) = readers.try_read(query, Scope::Key(slot, key)) {
-                return Started::Ended(rows.map(|read| ShardRows { read, role }));
-            }
-            let (readers, query, key) = (Arc::clone(readers), query.clone(), key.to_owned());
-            Started::Blocking(Box::new(move |wait| {
-                let read = readers.read(&query, Scope::Key(slot, &key), (wait, deadline))?;
-                Ok(ShardRows { read, role })
-            }))
-        })
-        .await
+        self.read(demand, async |readers| readers.read_key(query, (slot, key), deadline).await)
+            .await
     }
 
     /// Rows of all keys, each with the values it is merged by.
@@ -305,35 +245,28 @@ impl Shard {
         demand: &ReadDemand,
     ) -> Result<ShardRows, Error> {
         let deadline = demand.deadline;
-        self.read(demand, |readers, role| {
-            let (readers, query) = (Arc::clone(readers), Arc::clone(query));
-            Started::Blocking(Box::new(move |wait| {
-                let read = readers.read(&query, Scope::Shard, (wait, deadline))?;
-                Ok(ShardRows { read, role })
-            }))
-        })
-        .await
+        self.read(demand, async |readers| readers.read_all(query, deadline).await).await
     }
 
     /// Reads from a replica that meets the demand, or from the primary: also if the replica fails.
     async fn read(
         &self,
         demand: &ReadDemand,
-        start: impl Fn(&Arc<Readers>, Role) -> Started,
+        read: impl AsyncFn(&Readers) -> Result<NodeRows, Error>,
     ) -> Result<ShardRows, Error> {
         if let Some(replica) = self.choose(demand).await {
-            let read = self.finish(start(&replica.readers, Role::Replica), demand.deadline).await;
-            match &read {
-                Err(error) if replica.is_to_blame(error) => {}
-                Ok(_) | Err(_) => return read,
+            match read(&replica.readers).await {
+                Err(error) if replica.is_to_blame(&error) => {}
+                Err(error) => return Err(error),
+                Ok(read) => return Ok(ShardRows { read, role: Role::Replica }),
             }
         }
         self.check_reachable()?;
-        let read = self.finish(start(&self.primary, Role::Primary), demand.deadline).await?;
+        let read = read(&self.primary).await?;
         if demand.level != Level::One {
-            self.progress.show(read.read.position);
+            self.progress.show(read.position);
         }
-        Ok(read)
+        Ok(ShardRows { read, role: Role::Primary })
     }
 
     /// A brake may have cut the primary off.
@@ -371,13 +304,6 @@ impl Shard {
         self.replicas.choose(&wanted)
     }
 
-    async fn finish(&self, started: Started, deadline: Instant) -> Result<ShardRows, Error> {
-        match started {
-            Started::Ended(rows) => rows,
-            Started::Blocking(work) => self.blocking(deadline, work).await,
-        }
-    }
-
     /// Rows and bytes of each table. It visits every page, so one call at a time does; the others wait.
     ///
     /// # Errors
@@ -386,28 +312,21 @@ impl Shard {
         let turn = Arc::clone(&self.sizing).acquire_owned();
         let turn = tokio::time::timeout_at(deadline.into(), turn).await;
         let Ok(Ok(turn)) = turn else { return Err(Error::DeadlinePassed) };
-        let readers = Arc::clone(&self.primary);
-        self.blocking(deadline, move |wait| {
-            // Kept until the work ends, also if nobody waits for it any more.
-            let _turn = turn;
-            readers.sizes(wait)
-        })
-        .await
+        self.primary.sizes(turn, deadline).await
     }
 
-    /// Rows of each table. Cheap: the writer counts them.
+    /// Rows of each table.
     ///
     /// # Errors
     /// As [`Shard::read_key`].
     pub async fn counts(&self, deadline: Instant) -> Result<Vec<(String, i64)>, Error> {
-        let readers = Arc::clone(&self.primary);
-        self.blocking(deadline, move |wait| readers.counts(wait)).await
+        self.primary.counts(deadline).await
     }
 
     /// Asks the readers of each node, and looks after the writer.
     pub async fn probe(&self, deadline: Instant) -> Vec<NodeHealth> {
         let primary = async {
-            let (answers, latency) = self.answers(Some(Arc::clone(&self.primary)), deadline).await;
+            let (answers, latency) = self.answers(Some(self.primary.clone()), deadline).await;
             let whole = self.lane.is_up() && !self.damaged.load(Ordering::Acquire);
             let up = answers && whole && self.check_reachable().is_ok();
             let (node, role) = (self.primary_name.clone(), Role::Primary);
@@ -427,10 +346,10 @@ impl Shard {
         replicas
     }
 
-    async fn answers(&self, readers: Option<Arc<Readers>>, deadline: Instant) -> (bool, Duration) {
+    async fn answers(&self, readers: Option<Readers>, deadline: Instant) -> (bool, Duration) {
         let Some(readers) = readers else { return (false, Duration::ZERO) };
         let began = Instant::now();
-        let probed = self.blocking(deadline, move |wait| readers.probe(wait)).await;
+        let probed = readers.probe(deadline).await;
         // Busy is not down.
         (matches!(probed, Ok(()) | Err(Error::PoolExhausted { .. })), began.elapsed())
     }
@@ -440,25 +359,6 @@ impl Shard {
         self.lane.stop();
         self.replicas.replicas().for_each(|replica| replica.stop());
     }
-
-    async fn blocking<T: Send + 'static>(
-        &self,
-        deadline: Instant,
-        work: impl FnOnce(Duration) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let task = tokio::task::spawn_blocking(move || {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() { Err(Error::DeadlinePassed) } else { work(left.mul_f64(POOL_WAIT)) }
-        });
-        match tokio::time::timeout_at(deadline.into(), task).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(panic)) => {
-                tracing::error!(shard = %self.name, %panic, "a read did not finish");
-                Err(Error::Internal)
-            }
-            Err(_elapsed) => Err(Error::DeadlinePassed),
-        }
-    }
 }
 
 /// Threads of a shard must not outlive the lock of its folder.
@@ -466,10 +366,4 @@ impl Drop for Shard {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-/// A read that has ended on the caller's thread, or that needs one which may block.
-enum Started {
-    Ended(Result<ShardRows, Error>),
-    Blocking(Box<dyn FnOnce(Duration) -> Result<ShardRows, Error> + Send>),
 }

@@ -5,12 +5,22 @@
 //!
 //! **Not here:** queues and batching (`lane`), which shard (`manager`).
 
+pub mod cluster;
+mod declared;
+mod image;
+pub mod intent;
+pub mod open_error;
+pub mod readers;
+pub mod replica;
+mod schema;
 pub mod sqlite;
 
 use std::sync::Arc;
 
 use crate::error::{Error, Outcome};
+use crate::keyspace::Slot;
 use crate::row::{RowDone, RowWrite};
+use crate::rows::Rows;
 use crate::table::Table;
 
 /// The writing half of one node.
@@ -86,6 +96,31 @@ pub struct BatchFailure {
     pub outcome: Outcome,
     /// Whether one of its changes may be the culprit: then smaller batches may succeed.
     pub divisible: bool,
+}
+
+/// Rows, and up to where the read may have seen the shard's changes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeRows {
+    /// The rows.
+    pub rows: Rows,
+    /// The position.
+    pub position: u64,
+}
+
+/// One row scope of a read: all rows, or those of one shard key.
+#[derive(Clone, Copy, Debug)]
+pub enum Scope<'k> {
+    /// The rows of one key.
+    Key(Slot, &'k str),
+    /// All rows of the shard.
+    Shard,
+}
+
+impl Scope<'_> {
+    /// Whether it is that of one key.
+    pub(crate) fn is_keyed(self) -> bool {
+        matches!(self, Self::Key(..))
+    }
 }
 
 /// Rows and bytes of one table on one shard.

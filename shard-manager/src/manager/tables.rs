@@ -15,19 +15,14 @@
 //! **Not here:** what a shard does (`store`), what may be declared (`declaration`).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tokio::sync::OwnedMutexGuard;
-
 use super::Manager;
+use super::backing::Turn;
 use crate::error::{Error, Failure, Outcome};
 use crate::store::SchemaChange;
-use crate::store::sqlite::intents::{self, Intent, Intents, State};
+use crate::store::intent::{Intent, State};
 use crate::table::{Registry, Table};
-
-/// The right to change the tables, until its last copy is dropped.
-type Turn = Arc<OwnedMutexGuard<()>>;
 
 /// A table that is there, on every shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +57,7 @@ impl Manager {
         if let Some(known) = self.known(&table).map_err(rejected)? {
             return Ok(known);
         }
-        let pending = self.intents(&turn, Intents::list).await.map_err(rejected)?;
+        let pending = turn.list().await.map_err(rejected)?;
         let (same, others): (Vec<Intent>, Vec<Intent>) =
             pending.into_iter().partition(|intent| intent.table.name() == table.name());
         let mut noted = false;
@@ -77,9 +72,7 @@ impl Manager {
             return Err(rejected(Error::TooManyTables));
         }
         if !noted {
-            let intent = table.clone();
-            let noted = self.intents(&turn, move |intents| intents.note(&intent)).await;
-            noted.map_err(|error| doubtful(error, Outcome::Rejected))?;
+            turn.note(&table).await.map_err(|error| doubtful(error, Outcome::Rejected))?;
         }
         self.make_everywhere(&turn, Arc::new(table), deadline).await
     }
@@ -92,18 +85,16 @@ impl Manager {
         deadline: Instant,
     ) -> Result<Made, Failure> {
         let change = SchemaChange::Make(Arc::clone(&table));
-        let name = table.name().to_owned();
+        let name = table.name();
         let Err(error) = self.change_everywhere(&change, deadline).await else {
-            let removed = self.intents(turn, move |intents| intents.remove(&name)).await;
-            removed.map_err(|error| doubtful(error, Outcome::Unknown))?;
+            turn.remove(name).await.map_err(|error| doubtful(error, Outcome::Unknown))?;
             self.registry.rcu(|registry| registry.with(Arc::clone(&table)));
-            tracing::info!(table = table.name(), "a table was made");
-            return Ok(Made::New(table));
+            tracing::info!(table = name, "a table was made");
+            return Ok(Made::New(Arc::clone(&table)));
         };
-        tracing::warn!(%error, table = %name, "a table could not be made on every shard");
-        let turned = self.intents(turn, move |intents| intents.turn_to_undo(&name)).await;
+        tracing::warn!(%error, table = name, "a table could not be made on every shard");
         // As long as the intent says "make", the next start makes it.
-        turned.map_err(|_| doubtful(error.clone(), Outcome::Unknown))?;
+        turn.turn_to_undo(name).await.map_err(|_| doubtful(error.clone(), Outcome::Unknown))?;
         let intent = Intent { state: State::Undo, table: Table::clone(&table) };
         if let Err(later) = self.undo(turn, intent, deadline).await {
             tracing::warn!(error = %later, table = table.name(), "it is not dropped everywhere yet");
@@ -117,7 +108,7 @@ impl Manager {
     /// Why something is left; the next call, or the next start, tries again.
     pub async fn undo_tables(&self, deadline: Instant) -> Result<(), Error> {
         let turn = self.turn(deadline).await?;
-        let pending = self.intents(&turn, Intents::list).await?;
+        let pending = turn.list().await?;
         for intent in pending.into_iter().filter(|intent| intent.state == State::Undo) {
             self.undo(&turn, intent, deadline).await?;
         }
@@ -128,11 +119,10 @@ impl Manager {
     async fn undo(&self, turn: &Turn, intent: Intent, deadline: Instant) -> Result<(), Error> {
         let name = intent.table.name().to_owned();
         if intent.state == State::Make {
-            let turned = name.clone();
-            self.intents(turn, move |intents| intents.turn_to_undo(&turned)).await?;
+            turn.turn_to_undo(&name).await?;
         }
         self.change_everywhere(&SchemaChange::Drop(Arc::new(intent.table)), deadline).await?;
-        self.intents(turn, move |intents| intents.remove(&name)).await
+        turn.remove(&name).await
     }
 
     /// Every shard in parallel; the first error in the order of the shards.
@@ -148,9 +138,9 @@ impl Manager {
 
     /// One change of the tables at a time.
     async fn turn(&self, deadline: Instant) -> Result<Turn, Error> {
-        let turn = Arc::clone(&self.schema_turn).lock_owned();
-        let turn = tokio::time::timeout_at(deadline.into(), turn).await;
-        turn.map(Arc::new).map_err(|_elapsed| Error::DeadlinePassed)
+        let guard = Arc::clone(&self.schema_turn).lock_owned();
+        let guard = tokio::time::timeout_at(deadline.into(), guard).await;
+        self.backing.turn(guard.map_err(|_elapsed| Error::DeadlinePassed)?, deadline).await
     }
 
     /// The table of this name, if it is the same.
@@ -163,27 +153,6 @@ impl Manager {
                 Err(Error::TableDiffers { table: table.name().to_owned(), difference })
             }
         }
-    }
-
-    /// Works on the intents, on a thread that may block.
-    async fn intents<T: Send + 'static>(
-        &self,
-        turn: &Turn,
-        work: impl FnOnce(&mut Intents) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let catalog = self.data_dir.catalog();
-        let closed = Arc::clone(&self.closed);
-        // Also if nobody waits for it any more, the next one's turn comes after it.
-        let turn = Arc::clone(turn);
-        let task = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            if closed.load(Ordering::Acquire) {
-                // The catalog may be another process's by now.
-                return Err(intents::unavailable(&"the router ends"));
-            }
-            work(&mut Intents::open(&catalog).map_err(|error| intents::unavailable(&error))?)
-        });
-        task.await.unwrap_or(Err(Error::Internal))
     }
 }
 

@@ -24,17 +24,17 @@ mod node_view;
 pub mod reader;
 pub mod replica;
 mod row_json;
-mod schema;
 mod select;
 pub mod shard_file;
 pub mod snapshot;
 mod sql;
+pub(super) mod threads;
 mod timeline;
 pub mod view;
 mod watch;
 pub mod writer;
 
-pub use connection::OpenError;
+pub use crate::store::open_error::OpenError;
 
 /// SQLite before this version can corrupt a WAL that is reset while it is read.
 const SQLITE_VERSION_MIN: [u32; 3] = [3, 51, 3];

@@ -20,7 +20,7 @@ use crate::command::{program, succeed, text};
 pub(crate) const ALONE: Watch<'_> = Watch { step: &|_| {}, cancelled: &|| false };
 
 pub(crate) fn save(cluster: &Cluster, to: &Path) -> Manifest {
-    cluster.manager.saved().save(to, &ALONE).expect("a backup is made")
+    cluster.manager.saved().expect("its files").save(to, &ALONE).expect("a backup is made")
 }
 
 /// Shards are asked where they stand one after the other; between the two of a transfer there are some.
@@ -144,7 +144,7 @@ fn all_lanes_are_held_at_the_same_instant() {
     let cluster = Cluster::with_shards(3);
     let copies = tempfile::tempdir().expect("a folder");
     let to = copies.path().join("copy");
-    let shards = &cluster.manager.saved().shards;
+    let shards = &cluster.manager.saved().expect("its files").shards;
     // As if a batch of the last shard took long: the others are held, and wait for it.
     let batch = shards[2].gate.enter();
     std::thread::scope(|scope| {
@@ -178,7 +178,12 @@ fn nothing_is_written_to_the_disk_of_the_copy_while_lanes_are_held() {
         Step::Copying { .. } | Step::Checking { .. } | Step::Writing { .. } => {}
     };
     let watch = Watch { step: &step, cancelled: &|| false };
-    cluster.manager.saved().save(&copies.path().join("copy"), &watch).expect("a backup is made");
+    cluster
+        .manager
+        .saved()
+        .expect("its files")
+        .save(&copies.path().join("copy"), &watch)
+        .expect("a backup is made");
     let seen = |names: Mutex<Option<_>>| names.into_inner().expect("nobody panicked");
     let (before, after) = (seen(before), seen(after));
     assert!(before.is_some() && before == after, "{before:?} {after:?}");
@@ -188,7 +193,7 @@ fn nothing_is_written_to_the_disk_of_the_copy_while_lanes_are_held() {
 #[tokio::test]
 async fn a_lane_that_is_held_stores_nothing_and_then_goes_on() {
     let cluster = Cluster::with_shards(1);
-    let shard = &cluster.manager.saved().shards[0];
+    let shard = &cluster.manager.saved().expect("its files").shards[0];
     let row = r#"{"user_id":"a","name":"n","email":"e"}"#;
     cluster.write("users", Operation::Insert, "a", row).await.expect("a write");
     let closed = shard.gate.close();
@@ -246,8 +251,11 @@ fn a_backup_that_is_cancelled_leaves_nothing() {
             reached.fetch_or(name == cancelled_at, Ordering::SeqCst);
         };
         let cancelled = || reached.load(Ordering::SeqCst);
-        let saved =
-            cluster.manager.saved().save(&to, &Watch { step: &step, cancelled: &cancelled });
+        let saved = cluster
+            .manager
+            .saved()
+            .expect("its files")
+            .save(&to, &Watch { step: &step, cancelled: &cancelled });
         assert!(matches!(saved, Err(SaveError::Cancelled)), "{cancelled_at}: {saved:?}");
         assert_eq!(std::fs::read_dir(copies.path()).expect("a folder").count(), 0);
     }
@@ -295,11 +303,16 @@ fn two_backups_at_a_time_are_refused() {
     let step = |_: &Step| {
         let mut second = second.lock().expect("nobody panicked");
         second.get_or_insert_with(|| {
-            cluster.manager.saved().save(&copies.path().join("second"), &ALONE)
+            cluster.manager.saved().expect("its files").save(&copies.path().join("second"), &ALONE)
         });
     };
     let watch = Watch { step: &step, cancelled: &|| false };
-    cluster.manager.saved().save(&copies.path().join("first"), &watch).expect("the first is made");
+    cluster
+        .manager
+        .saved()
+        .expect("its files")
+        .save(&copies.path().join("first"), &watch)
+        .expect("the first is made");
     let second = second.into_inner().expect("nobody panicked").expect("it was tried");
     assert!(matches!(second, Err(SaveError::Busy)), "{second:?}");
     assert!(!copies.path().join("second").exists());

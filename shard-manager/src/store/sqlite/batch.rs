@@ -16,15 +16,16 @@ use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 
 use super::connection::{Bind, Shapes, Statement, Trouble, for_each_row};
-use super::row_json::{push_row, value};
-use super::schema::tessera_shard;
+use super::row_json::value;
 use super::{log, sql};
 use crate::error::Error;
 use crate::idempotency;
 use crate::keyspace::Slot;
-use crate::row::{Change, IMAGES_BYTES_MAX, Operation, Precondition, RowDone, RowError, RowWrite};
+use crate::row::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
 use crate::sabotage::{Switch, is_on};
 use crate::store::Unit;
+use crate::store::image::{self, Stamp, push_row};
+use crate::store::schema::tessera_shard;
 use crate::value::{Value, format_timestamp, push_json_number};
 
 /// Records of idempotency keys that one batch forgets.
@@ -283,7 +284,7 @@ impl<'t> Batch<'t> {
             && matches!(change.operation, Operation::Upsert | Operation::Insert)
             && change.missing().is_none()
         {
-            let image = self.made(change);
+            let image = image::made(change, &self.stamp());
             match self.insert(change, &image, true) {
                 Ok(0) => self.expects_new = false,
                 Ok(_) => return Ok(Ok(self.finish(change, Change::Created, &image))),
@@ -292,14 +293,16 @@ impl<'t> Batch<'t> {
         }
         let current = self.current(change)?;
         self.expects_new = current.is_none();
-        let kind = match outcome(change, current.as_deref()) {
+        let kind = match image::outcome(change, current.as_deref()) {
             Ok(kind) => kind,
             Err(refused) => return Ok(Err(refused)),
         };
         let image = match (kind, current) {
             (Change::Removed, Some(row)) => row,
-            (Change::Changed, Some(row)) => self.changed(change, row),
-            (Change::Created | Change::Changed | Change::Removed, _) => self.made(change),
+            (Change::Changed, Some(row)) => image::changed(change, row, &self.stamp()),
+            (Change::Created | Change::Changed | Change::Removed, _) => {
+                image::made(change, &self.stamp())
+            }
         };
         let ran = match kind {
             Change::Created => self.insert(change, &image, false).map(drop),
@@ -340,31 +343,8 @@ impl<'t> Batch<'t> {
         Ok(current)
     }
 
-    /// The row with the columns of the change.
-    fn changed(&self, change: &RowWrite, mut row: Vec<Value>) -> Vec<Value> {
-        let table = &change.table;
-        let at = |column: usize| column - table.answered().start;
-        for (column, value) in &change.set {
-            row[at(*column)].clone_from(value);
-        }
-        row[at(table.version())] = Value::Int(self.counters.version + 1);
-        row[at(table.version() + 2)] = Value::Text(self.now.clone());
-        row
-    }
-
-    /// A new row: what is not given is null.
-    fn made(&self, change: &RowWrite) -> Vec<Value> {
-        let table = &change.table;
-        let mut row = vec![Value::Null; table.answered().len()];
-        for (column, value) in table.id().iter().zip(&change.id) {
-            row[column - table.answered().start].clone_from(value);
-        }
-        row[table.version() + 1 - table.answered().start] = Value::Text(self.now.clone());
-        let mut row = self.changed(change, row);
-        if is_on(Switch::VersionFromOne) {
-            row[table.version() - table.answered().start] = Value::Int(1);
-        }
-        row
+    fn stamp(&self) -> Stamp<'_> {
+        Stamp { version: self.counters.version + 1, now: &self.now }
     }
 
     /// Tells how many rows that made: none, if `may_exist` and it does.
@@ -465,35 +445,4 @@ fn forgotten_before() -> String {
 fn push_row_binds<'c>(binds: &mut Vec<Bind<'c>>, change: &'c RowWrite) {
     binds.extend([Bind::Int(i64::from(change.slot.number())), Bind::Text(&change.key)]);
     binds.extend(change.id.iter().map(Bind::from));
-}
-
-/// What becomes of a row, or why it must not.
-fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Change, Error> {
-    let precondition = &change.precondition;
-    if let Some(precondition) = precondition.as_ref().filter(|_| !is_on(Switch::IgnoreIfVersion)) {
-        let at = change.table.version() - change.table.answered().start;
-        let version = current.and_then(|row| match &row[at] {
-            Value::Int(version) => Some(*version),
-            Value::Null | Value::Bool(_) | Value::Double(_) | Value::Text(_) => None,
-        });
-        if !precondition.holds(version) {
-            return Err(match precondition {
-                Precondition::Absent => Error::Exists,
-                Precondition::Present | Precondition::Versions(_) => Error::VersionDiffers,
-            });
-        }
-    }
-    match (change.operation, current) {
-        (Operation::Upsert | Operation::Update, Some(_)) => Ok(Change::Changed),
-        (Operation::Delete, Some(_)) => Ok(Change::Removed),
-        (Operation::Insert, Some(_)) => Err(Error::Exists),
-        (Operation::Update | Operation::Delete, None) => Err(Error::NoSuchRow),
-        (Operation::Upsert | Operation::Insert, None) => match change.missing() {
-            None => Ok(Change::Created),
-            Some(column) => {
-                let (table, column) = (change.table.name().to_owned(), column.to_owned());
-                Err(RowError::MissingColumn { table, column }.into())
-            }
-        },
-    }
 }

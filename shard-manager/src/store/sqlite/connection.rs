@@ -19,6 +19,7 @@ use diesel::{Connection, QueryResult, RunQueryDsl};
 use super::sql;
 use crate::error::Error;
 use crate::sabotage::{Switch, is_on};
+pub(super) use crate::store::open_error::OpenError;
 use crate::table::Table;
 use crate::value::Value;
 
@@ -87,69 +88,6 @@ pub(super) fn sqlite_version() -> Result<String, OpenError> {
     })
     .map_err(|error| told(&error))?;
     Ok(version)
-}
-
-/// Why a data directory or one of its files cannot be used. Shown to the operator at start, never to a
-/// client.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The linked SQLite has a known defect.
-    #[error(
-        "SQLite {found} is too old: 3.51.3 or later is needed (it fixes a corruption of the WAL)"
-    )]
-    SqliteTooOld {
-        /// The version found.
-        found: String,
-    },
-    /// Another process writes here.
-    #[error("{dir} is in use by another router or command (process {pid}); stop it first")]
-    Locked {
-        /// The data directory.
-        dir: String,
-        /// The process that holds the lock, as its lock file says.
-        pid: String,
-    },
-    /// The file system said no.
-    #[error("{path}: {cause}")]
-    Io {
-        /// File or folder.
-        path: String,
-        /// What the system said.
-        cause: String,
-    },
-    /// The database said no.
-    #[error("{path}: {cause}")]
-    Database {
-        /// The file.
-        path: String,
-        /// What SQLite said.
-        cause: String,
-    },
-    /// The file is not the one that the catalog means.
-    #[error("{path}: {cause}")]
-    Foreign {
-        /// The file.
-        path: String,
-        /// What differs.
-        cause: String,
-    },
-    /// The cluster in the directory is not the one that was asked for.
-    #[error("{0}")]
-    Conflict(String),
-}
-
-impl OpenError {
-    pub(crate) fn file(path: &Path, cause: impl std::fmt::Display) -> Self {
-        Self::Database { path: path.display().to_string(), cause: cause.to_string() }
-    }
-
-    pub(super) fn io(path: &Path, cause: impl std::fmt::Display) -> Self {
-        Self::Io { path: path.display().to_string(), cause: cause.to_string() }
-    }
-
-    pub(super) fn foreign(path: &Path, cause: impl Into<String>) -> Self {
-        Self::Foreign { path: path.display().to_string(), cause: cause.into() }
-    }
 }
 
 /// A bound value.

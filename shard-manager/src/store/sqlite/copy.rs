@@ -17,8 +17,8 @@ use diesel::sqlite::SqliteConnection;
 use super::applier::{Applier, ApplyError};
 use super::batch::run;
 use super::connection::{Bind, Statement, for_each_row, open, open_unchanging};
-use super::schema::{tessera_cluster, tessera_counts, tessera_shard};
 use super::{OpenError, snapshot, sql};
+use crate::store::schema::{tessera_cluster, tessera_counts, tessera_shard};
 
 /// The copy of one shard while it is made.
 pub struct ShardCopy {

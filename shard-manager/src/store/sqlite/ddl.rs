@@ -23,11 +23,12 @@ use diesel::sqlite::SqliteConnection;
 
 use super::batch::{Counters, run};
 use super::connection::{Bind, OpenError, open};
-use super::declared::{self, Declared, unreadable};
-use super::schema::tessera_counts;
+use super::declared::{self, unreadable};
 use super::sql::{self, declared_type};
 use super::timeline;
 use crate::store::SchemaChange;
+use crate::store::declared::Declared;
+use crate::store::schema::tessera_counts;
 use crate::table::{Column, Table};
 use crate::value::{ColumnType, format_timestamp};
 

@@ -1,77 +1,15 @@
-//! Declared: how files spell what a table is: in `tessera_tables`, in the change log, among the intents.
+//! Declared: the tables that a file declares, in `tessera_tables`.
 //!
-//! **Invariant:** what is read is checked as any other table; what is written reads as the same table.
-//! **Not here:** whether the table in the file is as declared (`shard_file`); its SQL (`ddl`).
+//! **Not here:** how a declaration is spelled (`store::declared`); whether the table in the file is as declared (`shard_file`); its SQL (`ddl`).
 
 use std::collections::BTreeSet;
 
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
-use serde::{Deserialize, Serialize};
 
-use super::schema::tessera_tables;
-use crate::table::{Column, Table};
-use crate::value::ColumnType;
-
-/// A table, as a file declares it.
-#[derive(Debug, Deserialize, Serialize)]
-pub(super) struct Declared {
-    pub(super) name: String,
-    columns: Vec<DeclaredColumn>,
-    id: Vec<String>,
-    routing: Option<String>,
-}
-
-#[derive(Debug, Deserialize, Serialize)]
-struct DeclaredColumn {
-    name: String,
-    #[serde(rename = "type")]
-    kind: ColumnType,
-    null: bool,
-}
-
-impl Declared {
-    /// The declaration of a table.
-    pub(super) fn of(table: &Table) -> Self {
-        let name = |column: usize| table.column(column).name.clone();
-        let columns = table.own().map(|column| table.column(column)).map(|column| DeclaredColumn {
-            name: column.name.clone(),
-            kind: column.kind,
-            null: column.nullable,
-        });
-        Self {
-            name: table.name().to_owned(),
-            columns: columns.collect(),
-            id: table.id().iter().map(|column| name(*column)).collect(),
-            routing: table.routing().map(name),
-        }
-    }
-
-    /// The table that it declares, or what is wrong with it.
-    pub(super) fn into_table(self) -> Result<Table, String> {
-        let columns = self.columns.into_iter().map(|declared| Column {
-            name: declared.name,
-            kind: declared.kind,
-            nullable: declared.null,
-        });
-        Table::new(&self.name, columns.collect(), &self.id, self.routing.as_deref())
-            .map_err(|error| error.to_string())
-    }
-
-    /// All of it as one line of JSON.
-    pub(super) fn json(&self) -> String {
-        serde_json::to_string(self).expect("names always serialise")
-    }
-
-    /// What [`Declared::json`] wrote.
-    pub(super) fn parse(json: &str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(json)
-    }
-}
-
-/// The columns of a declaration in a file.
-type Row = (String, String, String, Option<String>);
+use crate::store::declared::{Declared, Row};
+use crate::store::schema::tessera_tables;
 
 /// What the file declares, by name.
 pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Vec<Declared>> {
@@ -92,13 +30,13 @@ pub(super) fn store(
     declared: &Declared,
     made_at: i64,
 ) -> QueryResult<()> {
-    let json = |list: Result<String, _>| list.map_err(|error| unreadable(&error));
+    let (name, columns, id, routing) = declared.row();
     diesel::insert_into(tessera_tables::table)
         .values((
-            tessera_tables::name.eq(&declared.name),
-            tessera_tables::column_list.eq(json(serde_json::to_string(&declared.columns))?),
-            tessera_tables::id.eq(json(serde_json::to_string(&declared.id))?),
-            tessera_tables::routing.eq(&declared.routing),
+            tessera_tables::name.eq(name),
+            tessera_tables::column_list.eq(columns),
+            tessera_tables::id.eq(id),
+            tessera_tables::routing.eq(routing),
             tessera_tables::made_at.eq(made_at),
         ))
         .execute(connection)
@@ -136,10 +74,8 @@ fn columns() -> _ {
     ))
 }
 
-fn read((name, columns, id, routing): Row) -> QueryResult<Declared> {
-    let columns = serde_json::from_str(&columns).map_err(|error| unreadable(&error))?;
-    let id = serde_json::from_str(&id).map_err(|error| unreadable(&error))?;
-    Ok(Declared { name, columns, id, routing })
+fn read(row: Row) -> QueryResult<Declared> {
+    Declared::of_row(row).map_err(|error| unreadable(&error))
 }
 
 /// A file says what no table is.

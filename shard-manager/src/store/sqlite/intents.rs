@@ -10,10 +10,11 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
 use super::connection::{OpenError, Trouble, open};
-use super::declared::{Declared, unreadable};
-use super::schema::tessera_intents::{self, dsl};
+use super::declared::unreadable;
 use crate::error::Error;
-use crate::store::SchemaChange;
+use crate::store::declared::Declared;
+pub use crate::store::intent::{Intent, State};
+use crate::store::schema::tessera_intents::{self, dsl};
 use crate::table::Table;
 use crate::value::format_timestamp;
 
@@ -22,46 +23,6 @@ const CATALOG: &str = "the catalog";
 
 /// A connection to the catalog, for a moment: changes of tables are rare.
 pub struct Intents(SqliteConnection);
-
-/// What is to become of a table that is on some shards perhaps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It is made on every shard.
-    Make,
-    /// It is dropped on every shard.
-    Undo,
-}
-
-impl State {
-    const ALL: [Self; 2] = [Self::Make, Self::Undo];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Make => "make",
-            Self::Undo => "undo",
-        }
-    }
-}
-
-/// A table that is on its way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Intent {
-    /// Where to.
-    pub state: State,
-    /// The table.
-    pub table: Table,
-}
-
-impl Intent {
-    /// What each shard has to do.
-    pub fn change(&self) -> SchemaChange {
-        let table = std::sync::Arc::new(self.table.clone());
-        match self.state {
-            State::Make => SchemaChange::Make(table),
-            State::Undo => SchemaChange::Drop(table),
-        }
-    }
-}
 
 impl Intents {
     /// Opens the catalog, which must have been migrated.
@@ -120,11 +81,7 @@ impl Intents {
 }
 
 fn read((state, declaration): &(String, String)) -> QueryResult<Intent> {
-    let state = State::ALL.into_iter().find(|known| known.name() == state);
-    let state = state.ok_or_else(|| unreadable(&"an intent of an unknown state"))?;
-    let declared = Declared::parse(declaration).map_err(|error| unreadable(&error))?;
-    let table = declared.into_table().map_err(|cause| unreadable(&cause))?;
-    Ok(Intent { state, table })
+    Intent::read(state, declaration).map_err(|cause| unreadable(&cause))
 }
 
 fn told(error: &diesel::result::Error) -> Error {

@@ -11,10 +11,10 @@ use diesel::sqlite::SqliteConnection;
 
 use super::connection::{OpenError, RowView, Statement, for_each_row};
 use super::log::{self, Entry};
-use super::schema::{tessera_counts, tessera_shard};
 use super::view::open_to_look;
 use super::{shard_file, sql, timeline};
 use crate::position::{History, Position};
+use crate::store::schema::{tessera_counts, tessera_shard};
 use crate::table::Registry;
 
 /// The file of a node that is looked at.

@@ -17,16 +17,16 @@ use super::connection::{
     Bind, OpenError, Shapes, Statement, Trouble, for_each_row, for_each_row_while, open,
 };
 use super::row_json::{push_object, value};
-use super::schema::tessera_counts;
 use super::select::Select;
 use super::sql;
 use super::watch::Watch;
 use crate::error::Error;
-use crate::keyspace::Slot;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::rows::Rows;
 use crate::store::TableSize;
+use crate::store::schema::tessera_counts;
+pub use crate::store::{NodeRows, Scope};
 
 /// Connections of one node for the rows of a key as they lie, and as many for reads that may look at many rows:
 /// without connections of their own the short reads would wait for those.
@@ -61,15 +61,6 @@ pub struct Readers {
     scans: r2d2::Pool<Connector>,
 }
 
-/// Rows, and up to where the read may have seen the shard's changes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NodeRows {
-    /// The rows.
-    pub rows: Rows,
-    /// The position.
-    pub position: u64,
-}
-
 /// Who knows up to where a read of this node may have seen.
 #[derive(Clone)]
 pub struct Witness {
@@ -94,22 +85,6 @@ impl Witness {
             Some(index) => Some(self.progress.seen_on(index)),
             None => self.progress.seen_on_primary(),
         }
-    }
-}
-
-/// One row scope of a read: all rows, or those of one shard key.
-#[derive(Clone, Copy, Debug)]
-pub enum Scope<'k> {
-    /// The rows of one key.
-    Key(Slot, &'k str),
-    /// All rows of the shard.
-    Shard,
-}
-
-impl Scope<'_> {
-    /// Whether it is that of one key.
-    pub(super) fn is_keyed(self) -> bool {
-        matches!(self, Self::Key(..))
     }
 }
 

@@ -173,7 +173,8 @@ enum Next {
 
 impl Keeper {
     fn run(mut self) {
-        self.progress.set_applier(self.spec.index, std::thread::current());
+        let applier = std::thread::current();
+        self.progress.set_waker(self.spec.index, move || applier.unpark());
         while !self.replica.stopping.load(Ordering::SeqCst) {
             match self.turn() {
                 Next::Work => {}

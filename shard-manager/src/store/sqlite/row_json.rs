@@ -6,8 +6,7 @@
 use diesel::QueryResult;
 
 use super::connection::RowView;
-use crate::table::Table;
-use crate::value::{ColumnType, Value, push_json, push_json_number, push_json_string};
+use crate::value::{ColumnType, Value, push_json_number, push_json_string};
 
 /// Appends `{"name":value,…}` for the outputs, which are the row's first columns.
 pub(super) fn push_object<'n>(
@@ -27,21 +26,6 @@ pub(super) fn push_object<'n>(
     }
     out.push(b'}');
     Ok(())
-}
-
-/// Appends the same for the answered columns of a table, from their values.
-pub(super) fn push_row(out: &mut Vec<u8>, table: &Table, row: &[Value]) {
-    for (index, (column, value)) in table.answered().zip(row).enumerate() {
-        let column = table.column(column);
-        out.extend_from_slice(if index == 0 { b"{\"" } else { b",\"" });
-        out.extend_from_slice(column.name.as_bytes());
-        out.extend_from_slice(b"\":");
-        match (column.kind, value) {
-            (ColumnType::Json, Value::Text(json)) => out.extend_from_slice(json.as_bytes()),
-            (_, value) => push_json(out, value),
-        }
-    }
-    out.push(b'}');
 }
 
 fn push_value(out: &mut Vec<u8>, row: &RowView<'_, '_>, column: usize, kind: ColumnType) {

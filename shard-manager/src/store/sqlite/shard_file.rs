@@ -14,10 +14,10 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::OpenError;
 use super::connection::{Bind, Statement, for_each_row, open};
-use super::schema::tessera_shard;
 use super::sql::declared_type;
 use super::{declared, timeline};
 use crate::position::History;
+use crate::store::schema::tessera_shard;
 use crate::table::{Registry, Table};
 
 pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/sqlite/shard");

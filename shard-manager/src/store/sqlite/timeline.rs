@@ -8,8 +8,8 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
 use super::log;
-use super::schema::{tessera_shard, tessera_timelines};
 use crate::position::{History, Position};
+use crate::store::schema::{tessera_shard, tessera_timelines};
 use crate::value::format_timestamp;
 
 /// More than a life gives between a copy and its loss, and little of the 2^53 that every client can count.

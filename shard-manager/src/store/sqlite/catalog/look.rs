@@ -9,7 +9,7 @@ use diesel::prelude::*;
 
 use super::super::OpenError;
 use super::super::view::open_to_look;
-use super::{ClusterRow, MIGRATIONS, check_hash, dsl, restore};
+use super::{ClusterRow, MIGRATIONS, PLACE, dsl};
 use crate::shard_map::ShardMap;
 
 /// What a catalog says.
@@ -35,8 +35,8 @@ pub(in super::super) fn look(path: &Path) -> Result<Looked, OpenError> {
         .optional()
         .map_err(|error| OpenError::file(path, error))?;
     let row = row.ok_or_else(|| OpenError::foreign(path, "no cluster was made here yet"))?;
-    check_hash(&row)?;
-    let map = restore(&row).map_err(|cause| OpenError::foreign(path, cause))?;
+    row.check_hash(PLACE)?;
+    let map = row.map().map_err(|cause| OpenError::foreign(path, cause))?;
     let (ready, replicas) = (row.ready == 1, row.replicas as usize);
     Ok(Looked { cluster_id: row.cluster_id, map, ready, replicas })
 }

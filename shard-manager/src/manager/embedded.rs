@@ -1,29 +1,35 @@
-//! Opening: from a data directory to a cluster that serves.
+//! Embedded: from a data directory to a cluster that serves.
 //!
 //! Tables that were being made when a process died (`tables`) are finished, or taken back, before anything is served.
 //!
 //! **Invariant:** a cluster that opens has every file that it should have, each its own, and the same tables in each.
 //! **Not here:** what is asked of an open cluster.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-
 use super::Manager;
 use super::agreement::{Agreement, Declared, agree};
+use super::backing::{Backing, Files};
 use crate::backup::{Original, SavedShard, Source};
-use crate::control::Door;
+use crate::lane::Lane;
 use crate::progress::Progress;
-use crate::shard::{Shard, ShardSpec, Suspect};
-use crate::store::sqlite::catalog::{Catalog, Wanted};
+use crate::shard::{Shard, Suspect};
+use crate::store::cluster::Wanted;
+use crate::store::intent::Intent;
+use crate::store::open_error::OpenError;
+use crate::store::readers::Readers;
+use crate::store::replica::Replica;
+use crate::store::sqlite::catalog::Catalog;
 use crate::store::sqlite::data_dir::DataDir;
-use crate::store::sqlite::intents::{Intent, Intents};
-use crate::store::sqlite::reader::Housekeeping;
+use crate::store::sqlite::intents::Intents;
+use crate::store::sqlite::reader::{Housekeeping, Readers as FileReaders, Witness};
+use crate::store::sqlite::replica::{Replica as FileReplica, ReplicaSpec};
 use crate::store::sqlite::shard_file::{self, Identity, Prepared};
-use crate::store::sqlite::{OpenError, check, check_version, ddl};
+use crate::store::sqlite::writer::SqliteWriter;
+use crate::store::sqlite::{check, check_version, ddl};
 use crate::table::Registry;
 use crate::topology::{ShardIndex, Topology};
 
@@ -72,26 +78,25 @@ impl Manager {
         let current = |shard: &Shard| (shard.name().to_owned(), shard.progress.history().current());
         catalog.set_ready(&data_dir.catalog(), shards.iter().map(current).collect())?;
         let saved = Arc::new(saved(&data_dir, &shards));
-        let manager = Self {
-            map: ArcSwap::from_pointee(catalog.map.clone()),
-            registry: ArcSwap::from_pointee(registry),
-            schema_turn: Arc::default(),
+        let files = Files::new(saved, data_dir);
+        let manager = Self::new(
+            catalog.map.clone(),
+            registry,
             shards,
-            token_key: catalog.token_key.clone(),
-            door: Door::open(&saved),
-            saved,
-            data_dir,
-            closed: Arc::default(),
-        };
+            catalog.token_key.clone(),
+            Backing::Files(files),
+        );
         manager.wait_for_replicas();
-        if manager.is_unclean() {
-            manager.check_files();
+        if let Backing::Files(files) = &manager.backing
+            && files.data_dir.is_unclean()
+        {
+            manager.check_files(files);
         }
         Ok(manager)
     }
 
     /// A router that serves should have its replicas; one that takes long to be made is not waited for.
-    fn wait_for_replicas(&self) {
+    pub(super) fn wait_for_replicas(&self) {
         let deadline = Instant::now() + REPLICAS_WAIT;
         let ready = |shard: &Shard| shard.following() == shard.progress.replicas();
         while !self.shards.iter().all(ready) && Instant::now() < deadline {
@@ -103,19 +108,19 @@ impl Manager {
     /// from a crash by itself; this is for disks that do not keep what they synced. Until all were found well, the stop
     /// stays noted: a damaged replica that is mended now is looked at once more by the next start, and one that is not
     /// attached is mended when it is.
-    fn check_files(&self) {
+    fn check_files(&self, files: &Files) {
         let mut checks: Vec<(PathBuf, Suspect)> = Vec::new();
         for shard in &self.shards {
-            checks.push((self.data_dir.primary(shard.name()), shard.primary_suspect()));
+            checks.push((files.data_dir.primary(shard.name()), shard.primary_suspect()));
             let attached = shard.replica_suspects();
             let suspects = attached.chain(std::iter::repeat_with(|| Box::new(|| ()) as Suspect));
-            let files =
-                (0..Topology::REPLICAS_MAX).map(|index| self.data_dir.replica(shard.name(), index));
+            let files = (0..Topology::REPLICAS_MAX)
+                .map(|index| files.data_dir.replica(shard.name(), index));
             checks.extend(files.zip(suspects));
         }
         // What is not there is made anew, or was never made.
         checks.retain(|(file, _)| std::fs::metadata(file).is_ok_and(|file| file.len() > 0));
-        let (closed, found_well) = (Arc::clone(&self.closed), self.data_dir.found_well());
+        let (closed, found_well) = (Arc::clone(&files.closed), files.data_dir.found_well());
         let work = move || {
             let mut well = true;
             for (file, damaged) in &checks {
@@ -195,10 +200,40 @@ fn open_shards(
     let mut shards = Vec::with_capacity(begun.len());
     for (Found { name, primary, replicas, .. }, history, position) in begun {
         let progress = Progress::new(history, position, replicas.len());
-        let spec = ShardSpec { name, primary: &primary, replicas };
-        shards.push(Shard::open(&spec, progress, &housekeeping)?);
+        shards.push(open_shard(name, &primary, replicas, progress, &housekeeping)?);
     }
     Ok((registry, shards))
+}
+
+/// Opens a shard's files for writing and reading, and starts its replicas: of each the file, and whether it may be
+/// used as it is.
+fn open_shard(
+    name: &str,
+    primary: &Path,
+    replicas: Vec<(PathBuf, bool)>,
+    progress: Progress,
+    housekeeping: &Housekeeping,
+) -> Result<Shard, OpenError> {
+    let progress = Arc::new(progress);
+    let no_thread =
+        |error: std::io::Error| OpenError::Io { path: name.to_owned(), cause: error.to_string() };
+    let writer = SqliteWriter::open(name, primary, &progress)?;
+    let lane = Lane::start(name, writer).map_err(no_thread)?;
+    let witness = Witness::primary(&progress);
+    let readers = Arc::new(FileReaders::open(name, primary, witness, housekeeping)?);
+    let mut started: Vec<Replica> = Vec::with_capacity(replicas.len());
+    for (index, (file, usable)) in replicas.into_iter().enumerate() {
+        let (node, shard) = (format!("{name}-replica{}", index + 1), name.to_owned());
+        let spec = ReplicaSpec { node, shard, primary: primary.to_owned(), file, usable, index };
+        match FileReplica::start(spec, &progress, housekeeping) {
+            Ok(replica) => started.push(Replica::Sqlite(replica)),
+            Err(error) => {
+                started.iter().for_each(Replica::stop);
+                return Err(no_thread(error));
+            }
+        }
+    }
+    Ok(Shard::new(name, progress, lane, Readers::Sqlite(readers), started))
 }
 
 /// What a process that died was doing with the tables.

@@ -1,0 +1,166 @@
+//! Backing: what stands behind a manager beside its shards: the catalog, and what holds it all together.
+//!
+//! **Invariant:** the tables are changed by whoever holds a [`Turn`], and by nobody else meanwhile.
+//! **Not here:** what is changed (`tables`), how a cluster is opened (`embedded`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use tokio::sync::OwnedMutexGuard;
+
+use crate::backup::Source;
+use crate::control::Door;
+use crate::error::Error;
+use crate::store::intent::Intent;
+use crate::store::sqlite::data_dir::DataDir;
+use crate::store::sqlite::intents::{self, Intents};
+use crate::table::Table;
+
+/// What stands behind a manager.
+pub(super) enum Backing {
+    /// A data directory.
+    Files(Files),
+}
+
+impl Backing {
+    /// The right to change the tables.
+    ///
+    /// # Errors
+    /// [`Error::DeadlinePassed`], or what the catalog said.
+    pub(super) async fn turn(
+        &self,
+        guard: OwnedMutexGuard<()>,
+        _deadline: Instant,
+    ) -> Result<Turn, Error> {
+        match self {
+            Self::Files(files) => Ok(Turn::Files {
+                catalog: files.data_dir.catalog(),
+                closed: Arc::clone(&files.closed),
+                guard: Arc::new(guard),
+            }),
+        }
+    }
+
+    /// Ends what works behind the back of requests, before the shards are closed.
+    pub(super) fn end(&self) {
+        match self {
+            Self::Files(files) => {
+                files.closed.store(true, Ordering::Release);
+                files.door.close();
+            }
+        }
+    }
+
+    /// Lets go of everything, after the shards were closed.
+    pub(super) fn close(&self) {
+        match self {
+            Self::Files(files) => files.data_dir.close(),
+        }
+    }
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        match self {
+            Self::Files(files) => files.closed.store(true, Ordering::Release),
+        }
+    }
+}
+
+/// The files of an embedded cluster.
+pub(super) struct Files {
+    /// What a backup copies.
+    pub(super) saved: Arc<Source>,
+    /// Where it is told to.
+    door: Door,
+    /// Held as long as anything may write.
+    pub(super) data_dir: DataDir,
+    /// Tells what works behind the back of requests to end.
+    pub(super) closed: Arc<AtomicBool>,
+}
+
+impl Files {
+    /// The files of this data directory.
+    pub(super) fn new(saved: Arc<Source>, data_dir: DataDir) -> Self {
+        Self { door: Door::open(&saved), saved, data_dir, closed: Arc::default() }
+    }
+}
+
+/// The right to change the tables, until it is dropped, and the catalog that is told of it.
+pub(super) enum Turn {
+    /// In this process: nobody else may write.
+    Files { catalog: PathBuf, closed: Arc<AtomicBool>, guard: Arc<OwnedMutexGuard<()>> },
+}
+
+impl Turn {
+    /// What is on its way.
+    ///
+    /// # Errors
+    /// What the catalog said.
+    pub(super) async fn list(&self) -> Result<Vec<Intent>, Error> {
+        match self {
+            Self::Files { .. } => self.with_file(Intents::list).await,
+        }
+    }
+
+    /// Notes durably that a table is to be made.
+    ///
+    /// # Errors
+    /// What the catalog said; [`Error::StorageFull`] alone means for certain that nothing was noted.
+    pub(super) async fn note(&self, table: &Table) -> Result<(), Error> {
+        match self {
+            Self::Files { .. } => {
+                let table = table.clone();
+                self.with_file(move |intents| intents.note(&table)).await
+            }
+        }
+    }
+
+    /// Decides durably that a table is not to be made after all.
+    ///
+    /// # Errors
+    /// As [`Turn::note`].
+    pub(super) async fn turn_to_undo(&self, name: &str) -> Result<(), Error> {
+        match self {
+            Self::Files { .. } => {
+                let name = name.to_owned();
+                self.with_file(move |intents| intents.turn_to_undo(&name)).await
+            }
+        }
+    }
+
+    /// Forgets an intent that was carried out.
+    ///
+    /// # Errors
+    /// As [`Turn::note`].
+    pub(super) async fn remove(&self, name: &str) -> Result<(), Error> {
+        match self {
+            Self::Files { .. } => {
+                let name = name.to_owned();
+                self.with_file(move |intents| intents.remove(&name)).await
+            }
+        }
+    }
+
+    /// Works on the file, on a thread that may block.
+    async fn with_file<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Intents) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let Self::Files { catalog, closed, guard } = self;
+        let (catalog, closed) = (catalog.clone(), Arc::clone(closed));
+        // Also if nobody waits for it any more, the next one's turn comes after it.
+        let guard = Arc::clone(guard);
+        let task = tokio::task::spawn_blocking(move || {
+            let _guard = guard;
+            if closed.load(Ordering::Acquire) {
+                // The catalog may be another process's by now.
+                return Err(intents::unavailable(&"the router ends"));
+            }
+            work(&mut Intents::open(&catalog).map_err(|error| intents::unavailable(&error))?)
+        });
+        task.await.unwrap_or(Err(Error::Internal))
+    }
+}

@@ -1,0 +1,107 @@
+//! Readers: the reading half of one node, whatever its engine.
+//!
+//! **Invariant:** what is answered was read from one snapshot of the node; when the deadline passes, nobody waits
+//! any more.
+//! **Not here:** which node (`shard`, `replica_set`).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::sqlite::reader::Readers as FileReaders;
+use super::sqlite::threads;
+use super::{NodeRows, Scope, TableSize};
+use crate::error::Error;
+use crate::keyspace::Slot;
+use crate::query::ReadQuery;
+
+/// Who reads a node.
+#[derive(Clone)]
+pub enum Readers {
+    /// Connections to a file.
+    Sqlite(Arc<FileReaders>),
+}
+
+impl Readers {
+    /// The rows of one shard key.
+    ///
+    /// # Errors
+    /// [`Error::DeadlinePassed`], [`Error::PoolExhausted`], [`Error::ShardUnavailable`] or [`Error::AnswerTooLarge`].
+    pub async fn read_key(
+        &self,
+        query: &ReadQuery,
+        (slot, key): (Slot, &str),
+        deadline: Instant,
+    ) -> Result<NodeRows, Error> {
+        match self {
+            Self::Sqlite(readers) => threads::read_key(readers, query, (slot, key), deadline).await,
+        }
+    }
+
+    /// Rows of all keys, each with the values it is merged by.
+    ///
+    /// # Errors
+    /// As [`Readers::read_key`].
+    pub async fn read_all(
+        &self,
+        query: &Arc<ReadQuery>,
+        deadline: Instant,
+    ) -> Result<NodeRows, Error> {
+        match self {
+            Self::Sqlite(readers) => {
+                let (readers, query) = (Arc::clone(readers), Arc::clone(query));
+                let read = move |wait| readers.read(&query, Scope::Shard, (wait, deadline));
+                threads::blocking(deadline, read).await
+            }
+        }
+    }
+
+    /// Asks the node for next to nothing. That it is busy is told as such: busy is not down.
+    ///
+    /// # Errors
+    /// As [`Readers::read_key`].
+    pub async fn probe(&self, deadline: Instant) -> Result<(), Error> {
+        match self {
+            Self::Sqlite(readers) => {
+                let readers = Arc::clone(readers);
+                threads::blocking(deadline, move |wait| readers.probe(wait)).await
+            }
+        }
+    }
+
+    /// Rows and bytes of each table. The turn is given back when the work has ended, also if nobody waits for it any
+    /// more.
+    ///
+    /// # Errors
+    /// As [`Readers::read_key`].
+    pub async fn sizes(
+        &self,
+        turn: OwnedSemaphorePermit,
+        deadline: Instant,
+    ) -> Result<Vec<TableSize>, Error> {
+        match self {
+            Self::Sqlite(readers) => {
+                let readers = Arc::clone(readers);
+                let sizes = move |wait| {
+                    let _turn = turn;
+                    readers.sizes(wait)
+                };
+                threads::blocking(deadline, sizes).await
+            }
+        }
+    }
+
+    /// Rows of each table.
+    ///
+    /// # Errors
+    /// As [`Readers::read_key`].
+    pub async fn counts(&self, deadline: Instant) -> Result<Vec<(String, i64)>, Error> {
+        match self {
+            Self::Sqlite(readers) => {
+                let readers = Arc::clone(readers);
+                threads::blocking(deadline, move |wait| readers.counts(wait)).await
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Replica: one replica of a shard, whatever its engine.
+//!
+//! **Not here:** which replica answers a read (`replica_set`), how it gets its rows (the engines).
+
+use std::sync::Arc;
+
+use super::readers::Readers;
+use super::sqlite::replica::Replica as FileReplica;
+use crate::brake::Brake;
+
+/// A replica.
+#[derive(Clone)]
+pub enum Replica {
+    /// A file that this process keeps.
+    Sqlite(Arc<FileReplica>),
+}
+
+impl Replica {
+    /// The node's name.
+    pub fn node(&self) -> &str {
+        match self {
+            Self::Sqlite(replica) => replica.node(),
+        }
+    }
+
+    /// Who reads it, while it can be read.
+    pub fn readers(&self) -> Option<Readers> {
+        match self {
+            Self::Sqlite(replica) => replica.readers().map(Readers::Sqlite),
+        }
+    }
+
+    /// What holds it back, if that can be done here.
+    pub fn brake(&self) -> Option<&Brake> {
+        match self {
+            Self::Sqlite(replica) => Some(&replica.brake),
+        }
+    }
+
+    /// Whether it can be reached, as far as is known.
+    pub fn is_reachable(&self) -> bool {
+        match self {
+            Self::Sqlite(replica) => replica.is_reachable(),
+        }
+    }
+
+    /// Told when a read failed: it is looked at before it is used again.
+    pub fn suspect(&self) {
+        match self {
+            Self::Sqlite(replica) => replica.suspect(),
+        }
+    }
+
+    /// Ends what follows it. Blocks.
+    pub fn stop(&self) {
+        match self {
+            Self::Sqlite(replica) => replica.stop(),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Threads: where reads of files run, which may block.
+//!
+//! A plain read by key runs on the caller's own thread, where it is fastest: it is one short range of one index.
+//! Anything else runs on a thread that may block.
+//!
+//! **Not here:** the reads (`reader`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::reader::{NodeRows, Readers, Scope};
+use crate::error::Error;
+use crate::keyspace::Slot;
+use crate::query::ReadQuery;
+
+/// Rows of a point read that may be read on the caller's own thread; more is work for another.
+const INLINE_ROWS_MAX: u32 = 100;
+/// Share of the time left that a read may wait for a connection: some must remain to read, and to tell that
+/// there was no connection rather than no time.
+const POOL_WAIT: f64 = 0.75;
+
+/// The rows of one shard key.
+pub(in crate::store) async fn read_key(
+    readers: &Arc<Readers>,
+    query: &ReadQuery,
+    (slot, key): (Slot, &str),
+    deadline: Instant,
+) -> Result<NodeRows, Error> {
+    let inline = query.is_point_read() && query.limit <= INLINE_ROWS_MAX;
+    if inline && let Some(rows) = readers.try_read(query, Scope::Key(slot, key)) {
+        return rows;
+    }
+    let (readers, query, key) = (Arc::clone(readers), query.clone(), key.to_owned());
+    blocking(deadline, move |wait| readers.read(&query, Scope::Key(slot, &key), (wait, deadline)))
+        .await
+}
+
+/// Runs what may block, and tells it how long it may wait for a connection.
+pub(in crate::store) async fn blocking<T: Send + 'static>(
+    deadline: Instant,
+    work: impl FnOnce(Duration) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let task = tokio::task::spawn_blocking(move || {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(Error::DeadlinePassed) } else { work(left.mul_f64(POOL_WAIT)) }
+    });
+    match tokio::time::timeout_at(deadline.into(), task).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(panic)) => {
+            tracing::error!(%panic, "a read did not finish");
+            Err(Error::Internal)
+        }
+        Err(_elapsed) => Err(Error::DeadlinePassed),
+    }
+}
