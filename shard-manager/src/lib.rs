@@ -20,6 +20,7 @@ pub mod value;
 
 pub mod table;
 
+pub mod address;
 pub mod declaration;
 pub mod fake;
 pub mod query;

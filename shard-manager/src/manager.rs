@@ -8,7 +8,9 @@
 mod agreement;
 mod backing;
 mod bulk;
+mod connected;
 mod embedded;
+mod following;
 mod tables;
 
 use std::sync::Arc;
@@ -37,13 +39,14 @@ use crate::value::Value;
 
 use backing::Backing;
 pub use bulk::{BulkDone, BulkRow, BulkRowDone};
+pub use connected::ConnectedCluster;
 pub use embedded::EmbeddedCluster;
 pub use tables::Made;
 
 /// The cluster, as a router uses it.
 pub struct Manager {
-    map: ArcSwap<ShardMap>,
-    registry: ArcSwap<Registry>,
+    map: Arc<ArcSwap<ShardMap>>,
+    registry: Arc<ArcSwap<Registry>>,
     /// Held by whoever changes the tables.
     schema_turn: Arc<tokio::sync::Mutex<()>>,
     shards: Vec<Shard>,
@@ -146,14 +149,19 @@ impl Manager {
         token_key: TokenKey,
         backing: Backing,
     ) -> Self {
-        Self {
-            map: ArcSwap::from_pointee(map),
-            registry: ArcSwap::from_pointee(registry),
-            schema_turn: Arc::default(),
-            shards,
-            token_key,
-            backing,
-        }
+        let map = Arc::new(ArcSwap::from_pointee(map));
+        let registry = Arc::new(ArcSwap::from_pointee(registry));
+        Self::of(map, registry, shards, token_key, backing)
+    }
+
+    fn of(
+        map: Arc<ArcSwap<ShardMap>>,
+        registry: Arc<ArcSwap<Registry>>,
+        shards: Vec<Shard>,
+        token_key: TokenKey,
+        backing: Backing,
+    ) -> Self {
+        Self { map, registry, schema_turn: Arc::default(), shards, token_key, backing }
     }
 
     /// The map in force.
@@ -444,6 +452,7 @@ impl Manager {
     pub fn saved(&self) -> Option<&Arc<Source>> {
         match &self.backing {
             Backing::Files(files) => Some(&files.saved),
+            Backing::Servers(_) => None,
         }
     }
 
@@ -451,6 +460,7 @@ impl Manager {
     pub fn is_unclean(&self) -> bool {
         match &self.backing {
             Backing::Files(files) => files.data_dir.is_unclean(),
+            Backing::Servers(_) => false,
         }
     }
 

@@ -48,6 +48,8 @@ pub struct Progress {
     kept_after: AtomicU64,
     /// Told whenever a replica has come further.
     advanced: Notify,
+    /// Whether replicas are asked where they stand, now and then, instead of telling it: others may have written since.
+    is_asked: bool,
     /// Writes that wait until replicas have made them durable.
     confirmations: AtomicUsize,
     /// Reads and writes that wait for a replica to come further.
@@ -91,9 +93,16 @@ impl Progress {
             replicas: (0..replicas).map(|_| replica()).collect(),
             kept_after: AtomicU64::new(u64::MAX),
             advanced: Notify::new(),
+            is_asked: false,
             confirmations: AtomicUsize::new(0),
             awaiting: AtomicUsize::new(0),
         }
+    }
+
+    /// The same of a shard whose replicas are asked where they stand.
+    #[must_use]
+    pub fn asked(self) -> Self {
+        Self { is_asked: true, ..self }
     }
 
     /// The timelines of the shard.
@@ -130,6 +139,13 @@ impl Progress {
         self.committed.store(position, Ordering::SeqCst);
         let idle = |replica: &&ReplicaProgress| !replica.gathering.load(Ordering::SeqCst);
         self.replicas.iter().filter(idle).for_each(ReplicaProgress::wake);
+    }
+
+    /// Told after a batch is durable, and by who asks the primary where it stands, where others may write as well: it
+    /// has at least this.
+    pub fn observe(&self, position: u64) {
+        self.begun.fetch_max(position, Ordering::SeqCst);
+        self.committed.fetch_max(position, Ordering::SeqCst);
     }
 
     /// Told after a batch failed, or after the file was opened again: what the primary has.
@@ -255,7 +271,7 @@ impl Progress {
     /// How long ago a replica had everything that was committed; zero if it has it now.
     pub fn staleness(&self, replica: usize) -> Duration {
         let state = &self.replicas[replica];
-        if state.applied.load(Ordering::SeqCst) >= self.committed() {
+        if !self.is_asked && state.applied.load(Ordering::SeqCst) >= self.committed() {
             return Duration::ZERO;
         }
         let current_at = Duration::from_micros(state.current_at.load(Ordering::Acquire));

@@ -10,6 +10,7 @@ mod declared;
 mod image;
 pub mod intent;
 pub mod open_error;
+pub mod postgres;
 pub mod readers;
 pub mod replica;
 mod schema;

@@ -18,7 +18,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
     ],
     &["placement", "progress", "token", "value"],
     &["shard_map", "simulation", "table"],
-    &["declaration", "fake", "query", "row"],
+    &["address", "declaration", "fake", "query", "row"],
     &["cursor", "rows"],
     &["error"],
     &["idempotency"],

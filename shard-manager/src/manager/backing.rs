@@ -3,17 +3,20 @@
 //! **Invariant:** the tables are changed by whoever holds a [`Turn`], and by nobody else meanwhile.
 //! **Not here:** what is changed (`tables`), how a cluster is opened (`embedded`).
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use tokio::runtime::Runtime;
 use tokio::sync::OwnedMutexGuard;
 
+use super::following::Following;
 use crate::backup::Source;
 use crate::control::Door;
 use crate::error::Error;
 use crate::store::intent::Intent;
+use crate::store::postgres::catalog::{self, Catalog};
 use crate::store::sqlite::data_dir::DataDir;
 use crate::store::sqlite::intents::{self, Intents};
 use crate::table::Table;
@@ -22,6 +25,8 @@ use crate::table::Table;
 pub(super) enum Backing {
     /// A data directory.
     Files(Files),
+    /// Databases of others.
+    Servers(Servers),
 }
 
 impl Backing {
@@ -32,7 +37,7 @@ impl Backing {
     pub(super) async fn turn(
         &self,
         guard: OwnedMutexGuard<()>,
-        _deadline: Instant,
+        deadline: Instant,
     ) -> Result<Turn, Error> {
         match self {
             Self::Files(files) => Ok(Turn::Files {
@@ -40,6 +45,7 @@ impl Backing {
                 closed: Arc::clone(&files.closed),
                 guard: Arc::new(guard),
             }),
+            Self::Servers(servers) => servers.turn(guard, deadline).await,
         }
     }
 
@@ -50,6 +56,7 @@ impl Backing {
                 files.closed.store(true, Ordering::Release);
                 files.door.close();
             }
+            Self::Servers(servers) => servers.following.closed.store(true, Ordering::Release),
         }
     }
 
@@ -57,6 +64,7 @@ impl Backing {
     pub(super) fn close(&self) {
         match self {
             Self::Files(files) => files.data_dir.close(),
+            Self::Servers(servers) => servers.close(),
         }
     }
 }
@@ -65,6 +73,7 @@ impl Drop for Backing {
     fn drop(&mut self) {
         match self {
             Self::Files(files) => files.closed.store(true, Ordering::Release),
+            Self::Servers(servers) => servers.close(),
         }
     }
 }
@@ -88,10 +97,47 @@ impl Files {
     }
 }
 
+/// What is shared by the connections of a cluster of servers.
+pub(super) struct Servers {
+    following: Arc<Following>,
+    /// Drives the connections of readers and watchers.
+    runtime: Mutex<Option<Runtime>>,
+}
+
+impl Servers {
+    /// What these connections share.
+    pub(super) fn new(following: Arc<Following>, runtime: Runtime) -> Self {
+        Self { following, runtime: Mutex::new(Some(runtime)) }
+    }
+
+    /// Among all routers: the lock of the catalog, and what they have changed before.
+    async fn turn(&self, guard: OwnedMutexGuard<()>, deadline: Instant) -> Result<Turn, Error> {
+        let told = |error: String| catalog::unavailable(&error);
+        let turn = async {
+            let catalog = self.following.connect("tables").await.map_err(told)?;
+            let catalog = catalog.lock_to_change().await?;
+            self.following.refresh_from(&catalog).await.map_err(told)?;
+            Ok(Turn::Servers { catalog, _guard: guard })
+        };
+        let turn = tokio::time::timeout_at(deadline.into(), turn).await;
+        turn.unwrap_or(Err(Error::DeadlinePassed))
+    }
+
+    fn close(&self) {
+        self.following.closed.store(true, Ordering::Release);
+        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(runtime) = runtime {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// The right to change the tables, until it is dropped, and the catalog that is told of it.
 pub(super) enum Turn {
     /// In this process: nobody else may write.
     Files { catalog: PathBuf, closed: Arc<AtomicBool>, guard: Arc<OwnedMutexGuard<()>> },
+    /// Among all routers: the session holds a lock.
+    Servers { catalog: Catalog, _guard: OwnedMutexGuard<()> },
 }
 
 impl Turn {
@@ -101,7 +147,10 @@ impl Turn {
     /// What the catalog said.
     pub(super) async fn list(&self) -> Result<Vec<Intent>, Error> {
         match self {
-            Self::Files { .. } => self.with_file(Intents::list).await,
+            Self::Files { catalog, closed, guard } => {
+                with_file((catalog, closed, guard), Intents::list).await
+            }
+            Self::Servers { catalog, .. } => catalog.intents().await,
         }
     }
 
@@ -111,10 +160,11 @@ impl Turn {
     /// What the catalog said; [`Error::StorageFull`] alone means for certain that nothing was noted.
     pub(super) async fn note(&self, table: &Table) -> Result<(), Error> {
         match self {
-            Self::Files { .. } => {
+            Self::Files { catalog, closed, guard } => {
                 let table = table.clone();
-                self.with_file(move |intents| intents.note(&table)).await
+                with_file((catalog, closed, guard), move |intents| intents.note(&table)).await
             }
+            Self::Servers { catalog, .. } => catalog.note(table).await,
         }
     }
 
@@ -124,10 +174,12 @@ impl Turn {
     /// As [`Turn::note`].
     pub(super) async fn turn_to_undo(&self, name: &str) -> Result<(), Error> {
         match self {
-            Self::Files { .. } => {
+            Self::Files { catalog, closed, guard } => {
                 let name = name.to_owned();
-                self.with_file(move |intents| intents.turn_to_undo(&name)).await
+                with_file((catalog, closed, guard), move |intents| intents.turn_to_undo(&name))
+                    .await
             }
+            Self::Servers { catalog, .. } => catalog.turn_to_undo(name).await,
         }
     }
 
@@ -137,30 +189,30 @@ impl Turn {
     /// As [`Turn::note`].
     pub(super) async fn remove(&self, name: &str) -> Result<(), Error> {
         match self {
-            Self::Files { .. } => {
+            Self::Files { catalog, closed, guard } => {
                 let name = name.to_owned();
-                self.with_file(move |intents| intents.remove(&name)).await
+                with_file((catalog, closed, guard), move |intents| intents.remove(&name)).await
             }
+            Self::Servers { catalog, .. } => catalog.remove(name).await,
         }
     }
+}
 
-    /// Works on the file, on a thread that may block.
-    async fn with_file<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Intents) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let Self::Files { catalog, closed, guard } = self;
-        let (catalog, closed) = (catalog.clone(), Arc::clone(closed));
-        // Also if nobody waits for it any more, the next one's turn comes after it.
-        let guard = Arc::clone(guard);
-        let task = tokio::task::spawn_blocking(move || {
-            let _guard = guard;
-            if closed.load(Ordering::Acquire) {
-                // The catalog may be another process's by now.
-                return Err(intents::unavailable(&"the router ends"));
-            }
-            work(&mut Intents::open(&catalog).map_err(|error| intents::unavailable(&error))?)
-        });
-        task.await.unwrap_or(Err(Error::Internal))
-    }
+/// Works on the file of intents, on a thread that may block.
+async fn with_file<T: Send + 'static>(
+    (catalog, closed, guard): (&Path, &Arc<AtomicBool>, &Arc<OwnedMutexGuard<()>>),
+    work: impl FnOnce(&mut Intents) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let (catalog, closed) = (catalog.to_owned(), Arc::clone(closed));
+    // Also if nobody waits for it any more, the next one's turn comes after it.
+    let guard = Arc::clone(guard);
+    let task = tokio::task::spawn_blocking(move || {
+        let _guard = guard;
+        if closed.load(Ordering::Acquire) {
+            // The catalog may be another process's by now.
+            return Err(intents::unavailable(&"the router ends"));
+        }
+        work(&mut Intents::open(&catalog).map_err(|error| intents::unavailable(&error))?)
+    });
+    task.await.unwrap_or(Err(Error::Internal))
 }

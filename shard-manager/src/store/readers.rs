@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::postgres::readers::Readers as NodeReaders;
 use super::sqlite::reader::Readers as FileReaders;
 use super::sqlite::threads;
 use super::{NodeRows, Scope, TableSize};
@@ -21,6 +22,8 @@ use crate::query::ReadQuery;
 pub enum Readers {
     /// Connections to a file.
     Sqlite(Arc<FileReaders>),
+    /// Connections to a server.
+    Postgres(Arc<NodeReaders>),
 }
 
 impl Readers {
@@ -36,6 +39,7 @@ impl Readers {
     ) -> Result<NodeRows, Error> {
         match self {
             Self::Sqlite(readers) => threads::read_key(readers, query, (slot, key), deadline).await,
+            Self::Postgres(readers) => readers.read_key(query, (slot, key), deadline).await,
         }
     }
 
@@ -54,6 +58,7 @@ impl Readers {
                 let read = move |wait| readers.read(&query, Scope::Shard, (wait, deadline));
                 threads::blocking(deadline, read).await
             }
+            Self::Postgres(readers) => readers.read_all(query, deadline).await,
         }
     }
 
@@ -67,6 +72,7 @@ impl Readers {
                 let readers = Arc::clone(readers);
                 threads::blocking(deadline, move |wait| readers.probe(wait)).await
             }
+            Self::Postgres(readers) => readers.probe(deadline).await,
         }
     }
 
@@ -89,6 +95,7 @@ impl Readers {
                 };
                 threads::blocking(deadline, sizes).await
             }
+            Self::Postgres(readers) => readers.sizes(turn, deadline).await,
         }
     }
 
@@ -101,6 +108,10 @@ impl Readers {
             Self::Sqlite(readers) => {
                 let readers = Arc::clone(readers);
                 threads::blocking(deadline, move |wait| readers.counts(wait)).await
+            }
+            Self::Postgres(readers) => {
+                let sizes = readers.sizes((), deadline).await?;
+                Ok(sizes.into_iter().map(|size| (size.table, size.rows)).collect())
             }
         }
     }

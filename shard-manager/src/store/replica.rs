@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::postgres::replica::Replica as StreamingReplica;
 use super::readers::Readers;
 use super::sqlite::replica::Replica as FileReplica;
 use crate::brake::Brake;
@@ -13,6 +14,8 @@ use crate::brake::Brake;
 pub enum Replica {
     /// A file that this process keeps.
     Sqlite(Arc<FileReplica>),
+    /// A server that follows its primary.
+    Postgres(Arc<StreamingReplica>),
 }
 
 impl Replica {
@@ -20,6 +23,7 @@ impl Replica {
     pub fn node(&self) -> &str {
         match self {
             Self::Sqlite(replica) => replica.node(),
+            Self::Postgres(replica) => replica.node(),
         }
     }
 
@@ -27,6 +31,7 @@ impl Replica {
     pub fn readers(&self) -> Option<Readers> {
         match self {
             Self::Sqlite(replica) => replica.readers().map(Readers::Sqlite),
+            Self::Postgres(replica) => Some(Readers::Postgres(replica.readers())),
         }
     }
 
@@ -34,6 +39,7 @@ impl Replica {
     pub fn brake(&self) -> Option<&Brake> {
         match self {
             Self::Sqlite(replica) => Some(&replica.brake),
+            Self::Postgres(_) => None,
         }
     }
 
@@ -41,6 +47,7 @@ impl Replica {
     pub fn is_reachable(&self) -> bool {
         match self {
             Self::Sqlite(replica) => replica.is_reachable(),
+            Self::Postgres(replica) => replica.is_reachable(),
         }
     }
 
@@ -48,6 +55,7 @@ impl Replica {
     pub fn suspect(&self) {
         match self {
             Self::Sqlite(replica) => replica.suspect(),
+            Self::Postgres(replica) => replica.suspect(),
         }
     }
 
@@ -55,6 +63,7 @@ impl Replica {
     pub fn stop(&self) {
         match self {
             Self::Sqlite(replica) => replica.stop(),
+            Self::Postgres(replica) => replica.stop(),
         }
     }
 }

@@ -150,9 +150,7 @@ fn push_bind<'b>(out: &mut AstPass<'_, 'b, Pg>, kind: Kind, bytes: &'b Encoded) 
             ColumnType::Bigint => out.push_bind_param_value_only::<Array<BigInt>, _>(bytes),
             ColumnType::Double => out.push_bind_param_value_only::<Array<Double>, _>(bytes),
             ColumnType::Boolean => out.push_bind_param_value_only::<Array<Bool>, _>(bytes),
-            ColumnType::Timestamp => {
-                out.push_bind_param_value_only::<Array<Timestamptz>, _>(bytes)
-            }
+            ColumnType::Timestamp => out.push_bind_param_value_only::<Array<Timestamptz>, _>(bytes),
             ColumnType::Json => out.push_bind_param_value_only::<Array<Json>, _>(bytes),
             ColumnType::Uuid => out.push_bind_param_value_only::<Array<Uuid>, _>(bytes),
         },
@@ -246,7 +244,10 @@ pub(super) fn plain<'s>(connection: &'s AsyncPgConnection, sql: &'s str) -> Step
 /// prepared already (`warm`). If one is not, each step waits for the one before it.
 ///
 /// The results of all steps, in order: after one that failed those of its transaction fail as well.
-pub(super) async fn pipeline(mut steps: Vec<Step<'_>>, warm: bool) -> Vec<QueryResult<Vec<RowView>>> {
+pub(super) async fn pipeline(
+    mut steps: Vec<Step<'_>>,
+    warm: bool,
+) -> Vec<QueryResult<Vec<RowView>>> {
     let mut results: Vec<Option<_>> = steps.iter().map(|_| None).collect();
     if !warm {
         for (step, result) in steps.iter_mut().zip(&mut results) {

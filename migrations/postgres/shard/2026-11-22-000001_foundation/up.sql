@@ -1,0 +1,163 @@
+-- What every shard keeps for itself (in the schema tessera), and the tables that come with Tessera (in public).
+
+-- Who this database is.
+CREATE TABLE tessera_shard (
+    id         BIGINT NOT NULL PRIMARY KEY CHECK (id = 1),
+    cluster_id TEXT   NOT NULL,
+    shard      TEXT   NOT NULL
+);
+
+-- Versions of rows. Without a cache: two sessions would draw from different blocks, and versions go back.
+CREATE SEQUENCE tessera_version CACHE 1;
+
+-- Which slots may be written here. The truth about ownership: a write checks it in its transaction.
+CREATE TABLE tessera_slots (
+    slot     INTEGER NOT NULL PRIMARY KEY CHECK (slot BETWEEN 0 AND 16383),
+    state    TEXT    NOT NULL CHECK (state IN ('owned', 'importing', 'fenced', 'moved')),
+    until    TIMESTAMPTZ,
+    moved_to TEXT,
+    move_id  TEXT
+);
+
+-- Lets a transaction write: takes the shard's fence lock until the transaction ends, and only then looks, with a
+-- snapshot of its own, which of these slots may not be written here. VOLATILE, because only such a function sees what
+-- was committed before the lock was granted; READ COMMITTED, because under the others it would not either. `alone`
+-- is for transactions that remove rows: no version may be drawn for a row before it is removed and stored after.
+CREATE FUNCTION tessera_enter(slots INTEGER[], alone BOOLEAN) RETURNS INTEGER[]
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    strange INTEGER[];
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'tessera_enter needs READ COMMITTED';
+    END IF;
+    IF alone THEN
+        PERFORM pg_advisory_xact_lock(1950, 1);
+    ELSE
+        PERFORM pg_advisory_xact_lock_shared(1950, 1);
+    END IF;
+    SELECT array_agg(asked.slot) INTO strange
+    FROM unnest(slots) AS asked (slot)
+    WHERE NOT EXISTS (
+        SELECT FROM tessera_slots AS own
+        WHERE own.slot = asked.slot
+        AND (own.state = 'owned' OR (own.state = 'fenced' AND own.until < clock_timestamp())));
+    RETURN coalesce(strange, '{}');
+END $$;
+
+-- What the API knows of a table beyond its SQL: the types of its columns, its id, its routing column.
+CREATE TABLE tessera_tables (
+    name        TEXT NOT NULL PRIMARY KEY,
+    column_list TEXT NOT NULL,
+    id          TEXT NOT NULL,
+    routing     TEXT,
+    -- 0: it came with the database.
+    made_at     BIGINT NOT NULL DEFAULT 0
+);
+
+-- What was answered to a write with an idempotency key, kept in the write's own transaction for 24 hours. A
+-- table like those of the clients, so that it moves with its slot.
+CREATE TABLE tessera_idempotency (
+    slot            INTEGER     NOT NULL,
+    shard_key       TEXT        COLLATE "C" NOT NULL,
+    idempotency_key TEXT        COLLATE "C" NOT NULL,
+    fingerprint     TEXT        COLLATE "C" NOT NULL,
+    answer          JSON        NOT NULL,
+    version         BIGINT      NOT NULL,
+    created_at      TIMESTAMPTZ NOT NULL,
+    updated_at      TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (slot, shard_key, idempotency_key)
+);
+CREATE INDEX tessera_idempotency_age ON tessera_idempotency (created_at);
+
+CREATE TABLE public.users (
+    slot          INTEGER     NOT NULL,
+    shard_key     TEXT        COLLATE "C" NOT NULL,
+    user_id       TEXT        COLLATE "C" NOT NULL,
+    name          TEXT        COLLATE "C" NOT NULL,
+    email         TEXT        COLLATE "C" NOT NULL,
+    partition_key TEXT        COLLATE "C",
+    version       BIGINT      NOT NULL,
+    created_at    TIMESTAMPTZ NOT NULL,
+    updated_at    TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (slot, shard_key, user_id)
+);
+
+CREATE TABLE public.orders (
+    slot       INTEGER     NOT NULL,
+    shard_key  TEXT        COLLATE "C" NOT NULL,
+    order_id   TEXT        COLLATE "C" NOT NULL,
+    user_id    TEXT        COLLATE "C" NOT NULL,
+    amount     BIGINT      NOT NULL,
+    status     TEXT        COLLATE "C",
+    note       TEXT        COLLATE "C",
+    version    BIGINT      NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    updated_at TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (slot, shard_key, order_id)
+);
+
+CREATE TABLE public.products (
+    slot       INTEGER     NOT NULL,
+    shard_key  TEXT        COLLATE "C" NOT NULL,
+    product_id TEXT        COLLATE "C" NOT NULL,
+    name       TEXT        COLLATE "C" NOT NULL,
+    price      BIGINT      NOT NULL,
+    stock      BIGINT      NOT NULL,
+    attributes JSON,
+    version    BIGINT      NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    updated_at TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (slot, shard_key, product_id)
+);
+
+CREATE TABLE public.transactions (
+    slot       INTEGER     NOT NULL,
+    shard_key  TEXT        COLLATE "C" NOT NULL,
+    tx_id      TEXT        COLLATE "C" NOT NULL,
+    account    TEXT        COLLATE "C" NOT NULL,
+    amount     BIGINT      NOT NULL,
+    memo       TEXT        COLLATE "C",
+    version    BIGINT      NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    updated_at TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (slot, shard_key, tx_id)
+);
+
+CREATE TABLE public.kv (
+    slot       INTEGER     NOT NULL,
+    shard_key  TEXT        COLLATE "C" NOT NULL,
+    key        TEXT        COLLATE "C" NOT NULL,
+    value      JSON        NOT NULL,
+    version    BIGINT      NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    updated_at TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (slot, shard_key, key)
+);
+
+INSERT INTO tessera_tables (name, column_list, id, routing) VALUES
+('users', '[
+    {"name":"user_id","type":"text","null":false},
+    {"name":"name","type":"text","null":false},
+    {"name":"email","type":"text","null":false},
+    {"name":"partition_key","type":"text","null":true}]', '["user_id"]', 'user_id'),
+('orders', '[
+    {"name":"order_id","type":"text","null":false},
+    {"name":"user_id","type":"text","null":false},
+    {"name":"amount","type":"bigint","null":false},
+    {"name":"status","type":"text","null":true},
+    {"name":"note","type":"text","null":true}]', '["order_id"]', 'user_id'),
+('products', '[
+    {"name":"product_id","type":"text","null":false},
+    {"name":"name","type":"text","null":false},
+    {"name":"price","type":"bigint","null":false},
+    {"name":"stock","type":"bigint","null":false},
+    {"name":"attributes","type":"json","null":true}]', '["product_id"]', 'product_id'),
+('transactions', '[
+    {"name":"tx_id","type":"text","null":false},
+    {"name":"account","type":"text","null":false},
+    {"name":"amount","type":"bigint","null":false},
+    {"name":"memo","type":"text","null":true}]', '["tx_id"]', 'account'),
+('kv', '[
+    {"name":"key","type":"text","null":false},
+    {"name":"value","type":"json","null":false}]', '["key"]', 'key');

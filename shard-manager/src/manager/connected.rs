@@ -1,0 +1,296 @@
+//! Connected: from the addresses of PostgreSQL nodes to a cluster that serves.
+//!
+//! One router opens at a time: the others wait for the lock of the catalog. What one has done, the next finds done; what
+//! one that died has begun, the next finishes.
+//!
+//! **Invariant:** a cluster that opens has every shard, each its own, the same tables on each, and none that differs
+//! from its declaration.
+//! **Not here:** what is asked of an open cluster.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use arc_swap::ArcSwap;
+use futures_util::future::join_all;
+use tokio::runtime::Runtime;
+
+use super::Manager;
+use super::agreement::{Agreement, Declared, agree};
+use super::backing::{Backing, Servers};
+use super::following::Following;
+use crate::address::{ClusterAddress, NodeAddress, ShardAddress};
+use crate::lane::Lane;
+use crate::position::History;
+use crate::progress::Progress;
+use crate::shard::Shard;
+use crate::store::cluster::Wanted;
+use crate::store::open_error::OpenError;
+use crate::store::postgres::catalog::{Catalog, Cluster};
+use crate::store::postgres::node::Node;
+use crate::store::postgres::readers::Readers as NodeReaders;
+use crate::store::postgres::replica::Replica as StreamingReplica;
+use crate::store::postgres::session::{self, Identity, Session, Wanted as Role};
+use crate::store::postgres::shard_database::{Claim, Found, ShardDatabase};
+use crate::store::postgres::writer::PgWriter;
+use crate::store::readers::Readers;
+use crate::store::replica::Replica;
+use crate::table::Registry;
+use crate::topology;
+
+/// Where a cluster of PostgreSQL nodes is and what it must be.
+#[derive(Clone, Debug)]
+pub struct ConnectedCluster {
+    /// Its nodes.
+    pub address: ClusterAddress,
+    /// What the operator asks for.
+    pub wanted: Wanted,
+}
+
+/// A shard whose database has been found good.
+struct Opened {
+    primary: Node,
+    replicas: Vec<Node>,
+    position: u64,
+}
+
+impl Manager {
+    /// Opens a cluster of PostgreSQL nodes, making what is new and migrating what is old. Blocks.
+    ///
+    /// # Errors
+    /// [`OpenError`], with a sentence that tells the operator what to do.
+    pub fn connect(cluster: &ConnectedCluster) -> Result<Self, OpenError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("postgres")
+            .enable_all()
+            .build();
+        let runtime = runtime.map_err(|error| OpenError::node("the router", error))?;
+        let (opened, registry, found, catalog) = runtime.block_on(open(cluster))?;
+        let manager = assemble(runtime, opened, registry, found, catalog)?;
+        manager.wait_for_replicas();
+        Ok(manager)
+    }
+}
+
+/// Checks every node, and makes all shards alike.
+async fn open(
+    cluster: &ConnectedCluster,
+) -> Result<(Vec<Opened>, Registry, Cluster, Node), OpenError> {
+    let ConnectedCluster { address, wanted } = cluster;
+    let wanted = Wanted {
+        shards: Some(address.shards.len()),
+        weights: wanted.weights.clone().or_else(|| weights(&address.shards)),
+        ..wanted.clone()
+    };
+    let names: Vec<String> = address.shards.iter().enumerate().map(name).collect();
+    let connected = address.shards.iter().zip(&names).map(async |(shard, name)| {
+        connect(&shard.primary, &format!("{name}-primary"), Role::Primary, address).await
+    });
+    let sessions: Vec<Session> = join_all(connected).await.into_iter().collect::<Result<_, _>>()?;
+    check_distinct(&sessions, &names)?;
+    let at = address.catalog.as_ref().unwrap_or(&address.shards[0].primary);
+    let session = connect(at, "catalog", Role::Primary, address).await?;
+    let catalog_node = node("catalog", at, address, &session.identity);
+    let catalog = Catalog::on(session.connection).lock_to_open().await?;
+    let found = catalog.cluster(&wanted, &names).await?;
+    check_names(&found, &names)?;
+    let pending = catalog.intents().await.map_err(|error| OpenError::node("catalog", error))?;
+    let mut databases = Vec::with_capacity(sessions.len());
+    let mut prepared = Vec::with_capacity(sessions.len());
+    for ((index, session), (shard, name)) in
+        found.map.topology().indices().zip(sessions).zip(address.shards.iter().zip(&names))
+    {
+        let slots: Vec<u16> = found.map.slots_of(index).collect();
+        let is_new = !found.ready;
+        let claim = Claim { cluster_id: &found.cluster_id, shard: name, slots: &slots, is_new };
+        let primary = node(&format!("{name}-primary"), &shard.primary, address, &session.identity);
+        let database =
+            ShardDatabase::on(primary.name.clone(), session.connection, session.identity);
+        let (database, ready) = database.prepare(&claim).await?;
+        databases.push((database, primary));
+        prepared.push(ready);
+    }
+    let declared: Vec<Declared<'_>> = prepared
+        .into_iter()
+        .zip(&names)
+        .map(|(Found { tables, made, .. }, shard)| Declared { shard, tables, made })
+        .collect();
+    let Agreement { registry, changes } = agree(&declared, &pending)?;
+    let mut opened = Vec::with_capacity(databases.len());
+    for ((mut database, primary), changes) in databases.into_iter().zip(changes) {
+        database.settle(&changes).await?;
+        let position = database.position().await;
+        let position = position.map_err(|error| OpenError::node(&primary.name, error))?;
+        opened.push(Opened { primary, replicas: Vec::new(), position });
+    }
+    catalog.set_ready().await?;
+    for intent in &pending {
+        let removed = catalog.remove(intent.table.name()).await;
+        removed.map_err(|error| OpenError::node("catalog", error))?;
+    }
+    catalog.unlock().await?;
+    find_replicas(&mut opened, &names, address).await?;
+    Ok((opened, registry, found, catalog_node))
+}
+
+fn name((index, shard): (usize, &ShardAddress)) -> String {
+    shard.name.clone().unwrap_or_else(|| format!("shard{}", index + 1))
+}
+
+/// Weights, if any is said.
+fn weights(shards: &[ShardAddress]) -> Option<Vec<u32>> {
+    let said = shards.iter().any(|shard| shard.weight.is_some());
+    said.then(|| shards.iter().map(|shard| shard.weight.unwrap_or(1)).collect())
+}
+
+fn node(name: &str, at: &NodeAddress, cluster: &ClusterAddress, identity: &Identity) -> Node {
+    let (name, address, timeouts) = (name.to_owned(), at.clone(), cluster.timeouts.clone());
+    Node { name, address, timeouts, identity: identity.clone() }
+}
+
+async fn connect(
+    at: &NodeAddress,
+    name: &str,
+    role: Role,
+    cluster: &ClusterAddress,
+) -> Result<Session, OpenError> {
+    let session = session::connect(at, "tessera opening", role, &cluster.timeouts).await;
+    session.map_err(|error| OpenError::node(name, error))
+}
+
+/// Two shards in one database would each hold half of what the other looks for.
+fn check_distinct(sessions: &[Session], names: &[String]) -> Result<(), OpenError> {
+    let place = |session: &Session| (session.identity.system, session.identity.database.clone());
+    for (index, session) in sessions.iter().enumerate() {
+        let before = sessions[..index].iter().position(|other| place(other) == place(session));
+        if let Some(before) = before {
+            return Err(OpenError::Conflict(format!(
+                "{} and {} are the same database: give each shard its own",
+                names[before], names[index]
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_names(found: &Cluster, names: &[String]) -> Result<(), OpenError> {
+    let known: Vec<&str> =
+        found.map.topology().shards().iter().map(|shard| shard.name.as_str()).collect();
+    if known != names {
+        return Err(OpenError::Conflict(format!(
+            "the cluster has the shards {}, and these were given: {}",
+            known.join(", "),
+            names.join(", ")
+        )));
+    }
+    Ok(())
+}
+
+/// Matches replicas to their primaries: those named with a shard by that, the others by the system identifier and the
+/// database. One that does not answer now is left out unless its shard is named.
+async fn find_replicas(
+    opened: &mut [Opened],
+    names: &[String],
+    address: &ClusterAddress,
+) -> Result<(), OpenError> {
+    for ((shard, opened), name) in address.shards.iter().zip(opened.iter_mut()).zip(names) {
+        for at in &shard.replicas {
+            let replica = format!("{name}-replica{}", opened.replicas.len() + 1);
+            let identity = match connect(at, &replica, Role::Replica, address).await {
+                Ok(session) => session.identity,
+                Err(error) => {
+                    tracing::warn!(%error, "a replica does not answer");
+                    opened.primary.identity.clone()
+                }
+            };
+            if identity.system != opened.primary.identity.system {
+                let cause = format!("it is no replica of {name}: it copies another server");
+                return Err(OpenError::node(&replica, cause));
+            }
+            opened.replicas.push(node(&replica, at, address, &identity));
+        }
+    }
+    let asked = address.replicas.iter().map(|at| connect(at, "a replica", Role::Replica, address));
+    for (at, session) in address.replicas.iter().zip(join_all(asked).await) {
+        let session = match session {
+            Ok(session) => session,
+            Err(error) => {
+                tracing::warn!(%error, "a replica does not answer, and is left out until the next start");
+                continue;
+            }
+        };
+        let found = &session.identity;
+        let copies = |opened: &&mut Opened| {
+            let primary = &opened.primary.identity;
+            primary.system == found.system && primary.database == found.database
+        };
+        let Some((opened, name)) = opened.iter_mut().zip(names).find(|(opened, _)| copies(&opened))
+        else {
+            return Err(OpenError::node(
+                &at.to_string(),
+                "it is a replica of none of the shards: look at REPLICA_URLS and SHARD_URLS",
+            ));
+        };
+        let replica = format!("{name}-replica{}", opened.replicas.len() + 1);
+        opened.replicas.push(node(&replica, at, address, found));
+    }
+    Ok(())
+}
+
+/// Starts the lanes, the readers and the watchers.
+fn assemble(
+    runtime: Runtime,
+    opened: Vec<Opened>,
+    registry: Registry,
+    found: Cluster,
+    catalog: Node,
+) -> Result<Manager, OpenError> {
+    let entered = runtime.enter();
+    let mut shards = Vec::with_capacity(opened.len());
+    let mut followed = Vec::with_capacity(opened.len());
+    for (index, opened) in found.map.topology().indices().zip(opened) {
+        let name = found.map.topology().name(index);
+        let Opened { primary, replicas, position } = opened;
+        let history = history(&primary.identity);
+        let progress = Progress::new(history, position, replicas.len()).asked();
+        let progress = Arc::new(progress);
+        progress.schema_changed(position);
+        let no_thread = |error: std::io::Error| OpenError::node(&primary.name, error);
+        let writer = PgWriter::new(name, primary.clone(), &progress).map_err(no_thread)?;
+        let lane = Lane::start(name, writer).map_err(no_thread)?;
+        let readers = NodeReaders::start(&primary, topology::Role::Primary, name);
+        let numbered = replicas.into_iter().enumerate();
+        let replicas = numbered.map(|(index, replica)| {
+            let followed = (index, &progress);
+            let watched = StreamingReplica::start(replica, primary.clone(), name, followed);
+            Replica::Postgres(watched)
+        });
+        let replicas = replicas.collect();
+        let readers = Readers::Postgres(Arc::new(readers));
+        shards.push(Shard::new(name, Arc::clone(&progress), lane, readers, replicas));
+        followed.push((primary, progress));
+    }
+    let map = Arc::new(ArcSwap::from_pointee(found.map));
+    let registry = Arc::new(ArcSwap::from_pointee(registry));
+    let following = Arc::new(Following {
+        catalog,
+        shards: followed,
+        map: Arc::clone(&map),
+        registry: Arc::clone(&registry),
+        closed: AtomicBool::new(false),
+    });
+    tokio::spawn(Arc::clone(&following).run());
+    drop(entered);
+    let backing = Backing::Servers(Servers::new(following, runtime));
+    Ok(Manager::of(map, registry, shards, found.token_key, backing))
+}
+
+/// The timelines of a shard. Only the current one is known: what was seen on an older one may be lost.
+fn history(identity: &Identity) -> History {
+    let mut timeline = [0; 12];
+    timeline[..8].copy_from_slice(&identity.system.to_be_bytes());
+    timeline[8..].copy_from_slice(&identity.timeline.to_be_bytes());
+    // Two of one cluster that differ are told apart but for one chance in four billions.
+    let timeline = xxhash_rust::xxh3::xxh3_64(&timeline) as u32;
+    History::new(vec![(timeline, 0)]).unwrap_or_else(|| unreachable!("one timeline is in order"))
+}

@@ -1,0 +1,114 @@
+//! Following: what other routers change, seen by this one.
+//!
+//! The catalog is asked once a second, and tells of a change at once (`LISTEN`). What it says then is read anew: a
+//! table is shown once every shard has it and no intent is left, as by the router that made it.
+//!
+//! **Invariant:** the registry never shows a table that may still be taken back; a table that is known stays the same
+//! object, so that what is prepared for it goes on being used.
+//! **Not here:** changing tables (`tables`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_util::future::{join_all, select};
+
+use crate::progress::Progress;
+use crate::shard_map::ShardMap;
+use crate::store::postgres::catalog::{Catalog, Stamp};
+use crate::store::postgres::node::Node;
+use crate::store::postgres::shard_database::ShardDatabase;
+use crate::table::{Registry, Table};
+
+/// How often the catalog is asked.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What is needed to see what others have changed.
+pub(super) struct Following {
+    /// Where the catalog is.
+    pub(super) catalog: Node,
+    /// The primaries, and how far the nodes of each shard have come.
+    pub(super) shards: Vec<(Node, Arc<Progress>)>,
+    pub(super) map: Arc<ArcSwap<ShardMap>>,
+    pub(super) registry: Arc<ArcSwap<Registry>>,
+    pub(super) closed: AtomicBool,
+}
+
+impl Following {
+    /// Follows until it is closed.
+    pub(super) async fn run(self: Arc<Self>) {
+        let mut seen: Option<Stamp> = None;
+        while !self.closed.load(Ordering::Acquire) {
+            if let Err(error) = self.follow(&mut seen).await {
+                tracing::warn!(%error, "the catalog cannot be followed");
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+
+    async fn follow(&self, seen: &mut Option<Stamp>) -> Result<(), String> {
+        let mut catalog = self.connect("follower").await?;
+        catalog.listen().await.map_err(|error| error.to_string())?;
+        while !self.closed.load(Ordering::Acquire) {
+            let stamp = catalog.stamp().await.map_err(|error| error.to_string())?;
+            if *seen != Some(stamp) {
+                self.refresh_from(&catalog).await?;
+                *seen = Some(stamp);
+            }
+            let pause = std::pin::pin!(tokio::time::sleep(EVERY));
+            let told = std::pin::pin!(catalog.told_of_change());
+            select(pause, told).await;
+        }
+        Ok(())
+    }
+
+    /// A session with the catalog.
+    pub(super) async fn connect(&self, purpose: &str) -> Result<Catalog, String> {
+        let session = self.catalog.primary(purpose).await;
+        Ok(Catalog::on(session.map_err(|error| error.to_string())?.connection))
+    }
+
+    /// Reads everything anew.
+    ///
+    /// # Errors
+    /// Why it cannot be; nothing has changed then.
+    pub(super) async fn refresh_from(&self, catalog: &Catalog) -> Result<(), String> {
+        let told = |error: &dyn std::fmt::Display| error.to_string();
+        let map = catalog.map().await.map_err(|error| told(&error))?;
+        if map.epoch() > self.map.load().epoch() {
+            tracing::info!(epoch = map.epoch(), "the shard map has changed");
+            self.map.store(Arc::new(map));
+        }
+        // Before the tables: what is on its way afterwards was not on every shard before.
+        let pending = catalog.intents().await.map_err(|error| told(&error))?;
+        let pending: Vec<&str> = pending.iter().map(|intent| intent.table.name()).collect();
+        let shards = join_all(self.shards.iter().map(|(node, _)| declared(node))).await;
+        let shards: Vec<(Registry, u64)> = shards.into_iter().collect::<Result<_, _>>()?;
+        let known = self.registry.load_full();
+        let Some((first, _)) = shards.first() else { return Ok(()) };
+        let everywhere = |table: &&Arc<Table>| {
+            !pending.contains(&table.name())
+                && shards.iter().all(|(tables, _)| tables.find(table.name()) == Some(*table))
+        };
+        let same = |table: &Arc<Table>| known.find(table.name()).filter(|same| *same == table);
+        let tables = first.tables().filter(everywhere);
+        let tables: Vec<Arc<Table>> =
+            tables.map(|table| Arc::clone(same(table).unwrap_or(table))).collect();
+        if tables.iter().any(|table| known.find(table.name()).is_none()) {
+            // A replica is not asked for a table before it knows it.
+            for ((_, progress), (_, position)) in self.shards.iter().zip(&shards) {
+                progress.schema_changed(*position);
+            }
+        }
+        let registry = tables.into_iter().fold(Registry::default(), |all, table| all.with(table));
+        self.registry.store(Arc::new(registry));
+        Ok(())
+    }
+}
+
+async fn declared(node: &Node) -> Result<(Registry, u64), String> {
+    let session = node.primary("tables").await.map_err(|error| error.to_string())?;
+    let database = ShardDatabase::on(node.name.clone(), session.connection, session.identity);
+    database.tables().await.map_err(|error| format!("{}: {error}", node.name))
+}

@@ -1,0 +1,31 @@
+//! PostgreSQL: the engine whose nodes are servers, reached by diesel-async without libpq.
+//!
+//! **Invariant:** a session is in the role that was asked for when it is handed out, and a commit on it is durable.
+//! **Not here:** how nodes are named (`address`); the SQLite engine; the choice of node.
+
+mod batch;
+pub mod catalog;
+mod cell;
+mod connect_error;
+mod ddl;
+mod declared;
+pub mod node;
+mod point;
+pub mod readers;
+pub mod replica;
+mod scan;
+mod select;
+pub mod session;
+pub mod shard_database;
+mod sql;
+mod statement;
+mod texts;
+mod timestamp;
+mod tls;
+mod transaction;
+mod trouble;
+mod upsert;
+mod witness;
+pub mod writer;
+
+pub use connect_error::ConnectError;

@@ -1,0 +1,314 @@
+//! Batch: what changes make of rows that are locked, found out before anything is stored.
+//!
+//! The rows that a batch may touch are read and locked first; what becomes of each change is then decided here, in
+//! order, on images in memory, by the same rules as in the embedded engine; and what the rows are in the end is stored
+//! at once. So a change that is refused costs the others nothing, and nothing has to be undone in the database.
+//!
+//! **Invariant:** each change sees what those before it made; a whole leaves a trace only if all of it succeeded.
+//! **Not here:** SQL, transactions (`transaction`).
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use chrono::Utc;
+
+use super::cell;
+use crate::error::Error;
+use crate::idempotency;
+use crate::keyspace::Slot;
+use crate::row::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
+use crate::sabotage::{Switch, is_on};
+use crate::store::Unit;
+use crate::store::image::{self, Stamp, push_row};
+use crate::table::Table;
+use crate::value::{ColumnType, Value, format_timestamp};
+
+/// The rows that are more than one transaction carries; smaller batches may succeed.
+#[derive(Debug)]
+pub(super) struct TooLarge;
+
+/// One row that a batch may touch.
+pub(super) struct Row {
+    pub(super) table: Arc<Table>,
+    pub(super) slot: Slot,
+    pub(super) key: String,
+    pub(super) id: Vec<Value>,
+    /// As it was when the batch began.
+    pub(super) before: Option<Vec<Value>>,
+    /// As it is now.
+    pub(super) after: Option<Vec<Value>>,
+    touched: bool,
+}
+
+/// How a row is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Store {
+    Insert,
+    Update,
+    Remove,
+}
+
+impl Row {
+    /// How it is stored; `None` if there is nothing to store.
+    pub(super) fn store(&self) -> Option<Store> {
+        if !self.touched {
+            return None;
+        }
+        match (&self.before, &self.after) {
+            (None, None) => None,
+            (None, Some(_)) => Some(Store::Insert),
+            (Some(_), Some(_)) => Some(Store::Update),
+            (Some(_), None) => Some(Store::Remove),
+        }
+    }
+}
+
+/// A batch while it is worked out.
+pub(super) struct Batch {
+    rows: Vec<Row>,
+    places: HashMap<Vec<u8>, usize>,
+    strange: BTreeSet<i64>,
+    versions: std::vec::IntoIter<i64>,
+    now: String,
+    forgotten_before: String,
+    /// Bytes of the images so far.
+    images: usize,
+    /// What rows were before a whole touched them.
+    journal: Vec<(usize, Option<Vec<Value>>, bool)>,
+}
+
+impl Batch {
+    /// The rows that these changes may touch, none of them read yet.
+    pub(super) fn new(units: &[Unit<'_>]) -> Self {
+        let now = Utc::now();
+        let mut batch = Self {
+            rows: Vec::new(),
+            places: HashMap::new(),
+            strange: BTreeSet::new(),
+            versions: Vec::new().into_iter(),
+            now: format_timestamp(now),
+            forgotten_before: format_timestamp(now - idempotency::KEPT),
+            images: 0,
+            journal: Vec::new(),
+        };
+        for change in units.iter().flat_map(|unit| unit.rows) {
+            batch.add(&change.table, change.slot, &change.key, &change.id);
+            if let Some(key) = idempotency::key(change) {
+                let id = [Value::Text(key.to_owned())];
+                batch.add(&idempotency::TABLE, change.slot, &change.key, &id);
+            }
+        }
+        batch
+    }
+
+    fn add(&mut self, table: &Arc<Table>, slot: Slot, key: &str, id: &[Value]) {
+        let next = self.rows.len();
+        if *self.places.entry(place(table, key, id)).or_insert(next) == next {
+            let (table, key, id) = (Arc::clone(table), key.to_owned(), id.to_vec());
+            let (before, after, touched) = (None, None, false);
+            self.rows.push(Row { table, slot, key, id, before, after, touched });
+        }
+    }
+
+    /// The rows, those of a table together, each table's in one order for all routers: whoever locks them so never
+    /// waits in a circle.
+    pub(super) fn sort(&mut self) {
+        let sorted = |row: &Row| {
+            (row.table.name().to_owned(), row.slot.number(), place(&row.table, &row.key, &row.id))
+        };
+        self.rows.sort_by_cached_key(sorted);
+        let numbered = self.rows.iter().enumerate();
+        self.places =
+            numbered.map(|(at, row)| (place(&row.table, &row.key, &row.id), at)).collect();
+    }
+
+    /// All of them.
+    pub(super) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// A row was found.
+    pub(super) fn found(&mut self, at: usize, image: Vec<Value>) {
+        self.rows[at].before = Some(image.clone());
+        self.rows[at].after = Some(image);
+    }
+
+    /// Works out what becomes of the changes, with the slots that may not be written here, and as many versions as
+    /// there may be changes.
+    ///
+    /// # Errors
+    /// [`TooLarge`] if the batch must be smaller.
+    pub(super) fn run(
+        &mut self,
+        units: &[Unit<'_>],
+        strange: BTreeSet<i64>,
+        versions: Vec<i64>,
+    ) -> Result<Vec<Result<RowDone, Error>>, TooLarge> {
+        (self.strange, self.versions) = (strange, versions.into_iter());
+        let count: usize = units.iter().map(|unit| unit.rows.len()).sum();
+        let mut done = Vec::with_capacity(count);
+        for unit in units {
+            match unit.whole.filter(|_| !is_on(Switch::TornTransaction)) {
+                Some(places) => done.extend(self.whole(unit.rows, places)),
+                None => done.extend(unit.rows.iter().map(|change| self.apply_owned(change))),
+            }
+            // A unit that is too large by itself is refused in parts, or as the whole that it is.
+            if self.images > IMAGES_BYTES_MAX
+                && count > 1
+                && (unit.whole.is_none() || units.len() > 1)
+            {
+                return Err(TooLarge);
+            }
+        }
+        Ok(done)
+    }
+
+    /// Applies all of these changes, or undoes them and says so of each.
+    fn whole(&mut self, changes: &[RowWrite], places: &[usize]) -> Vec<Result<RowDone, Error>> {
+        let images = self.images;
+        self.journal.clear();
+        let mut done = Vec::with_capacity(changes.len());
+        let mut refused = None;
+        for (at, change) in changes.iter().enumerate() {
+            let row = self.apply_owned(change);
+            let error = match &row {
+                Err(error) => Some(error.clone()),
+                Ok(_) if self.images - images > IMAGES_BYTES_MAX => {
+                    Some(Error::TransactionTooLarge)
+                }
+                Ok(_) => None,
+            };
+            if let Some(error) = error {
+                refused = Some((at, error));
+                break;
+            }
+            done.push(row);
+        }
+        let Some((culprit, error)) = refused else { return done };
+        for (row, after, touched) in std::mem::take(&mut self.journal).into_iter().rev() {
+            (self.rows[row].after, self.rows[row].touched) = (after, touched);
+        }
+        self.images = images;
+        let verdict = |at: usize| match (&error, at == culprit) {
+            (error, true) | (error @ Error::TransactionTooLarge, false) => error.clone(),
+            (error, false) => {
+                Error::Undone { row: places[culprit], cause: Box::new(error.clone()) }
+            }
+        };
+        let numbered = changes.iter().enumerate();
+        numbered.map(|(at, change)| self.undone(change, verdict(at))).collect()
+    }
+
+    /// What is answered of a change that was undone: what was answered the first time, if it came before.
+    fn undone(&mut self, change: &RowWrite, error: Error) -> Result<RowDone, Error> {
+        if let Some(answer) = self.replayed(change) {
+            return answer;
+        }
+        let outcome = Err(error);
+        self.remember(change, &outcome);
+        outcome
+    }
+
+    fn apply_owned(&mut self, change: &RowWrite) -> Result<RowDone, Error> {
+        if self.strange.contains(&i64::from(change.slot.number())) {
+            return Err(Error::SlotNotOwned);
+        }
+        if let Some(answer) = self.replayed(change) {
+            return answer;
+        }
+        let mut outcome = self.apply(change);
+        self.remember(change, &outcome);
+        if let (Ok(done), false) = (&mut outcome, change.wants_row) {
+            done.json = Vec::new();
+        }
+        // Rows are held twice: as images, and as answers.
+        self.images += outcome.as_ref().map_or(0, |done| done.json.len());
+        outcome
+    }
+
+    /// The answer of the first time, if the change came before under its idempotency key and not too long ago.
+    fn replayed(&mut self, change: &RowWrite) -> Option<Result<RowDone, Error>> {
+        let id = [Value::Text(idempotency::key(change)?.to_owned())];
+        let at = *self.places.get(&place(&idempotency::TABLE, &change.key, &id))?;
+        let record = self.rows[at].after.as_ref()?;
+        let text = |column: usize| match record.get(column) {
+            Some(Value::Text(text)) => text.as_str(),
+            Some(Value::Null | Value::Bool(_) | Value::Int(_) | Value::Double(_)) | None => "",
+        };
+        let (fingerprint, answer, made_at) = (text(1), text(2), text(4));
+        if made_at < self.forgotten_before.as_str() {
+            self.set(at, None);
+            return None;
+        }
+        Some(idempotency::replay(change, fingerprint, answer))
+    }
+
+    /// Keeps the answer under the idempotency key.
+    fn remember(&mut self, change: &RowWrite, outcome: &Result<RowDone, Error>) {
+        if let Some(record) = idempotency::record(change, outcome) {
+            // Its row is one of the batch's, and was not there: it is made.
+            let _ = self.apply(&record);
+        }
+    }
+
+    fn apply(&mut self, change: &RowWrite) -> Result<RowDone, Error> {
+        let at = self.places.get(&place(&change.table, &change.key, &change.id));
+        let at = *at.ok_or(Error::Internal)?;
+        let current = self.rows[at].after.clone();
+        let kind = image::outcome(change, current.as_deref())?;
+        let drawn = self.versions.next().ok_or(Error::Internal)?;
+        let restarts = is_on(Switch::VersionFromOne) && kind == Change::Created;
+        let version = if restarts { 1 } else { drawn };
+        let stamp = Stamp { version, now: &self.now };
+        let image = match (kind, current) {
+            (Change::Removed, Some(row)) => row,
+            (Change::Changed, Some(row)) => image::changed(change, row, &stamp),
+            (Change::Created | Change::Changed | Change::Removed, _) => image::made(change, &stamp),
+        };
+        let mut json = Vec::new();
+        if kind != Change::Removed || change.wants_row || change.idempotency_key.is_some() {
+            json.reserve(256);
+            push_row(&mut json, &change.table, &image);
+        }
+        self.images += json.len();
+        self.set(at, (kind != Change::Removed).then_some(image));
+        Ok(RowDone { change: kind, version, json, replayed: false })
+    }
+
+    fn set(&mut self, at: usize, after: Option<Vec<Value>>) {
+        let row = &mut self.rows[at];
+        let before = std::mem::replace(&mut row.after, after);
+        self.journal.push((at, before, row.touched));
+        row.touched = true;
+    }
+}
+
+/// Whether a change removes rows, or may: an idempotency key that is too old is.
+pub(super) fn removes(units: &[Unit<'_>]) -> bool {
+    let changes = || units.iter().flat_map(|unit| unit.rows);
+    changes().any(|change| change.operation == Operation::Delete)
+}
+
+/// How many versions the changes may need: their own, and those of the records of their idempotency keys.
+pub(super) fn versions_needed(units: &[Unit<'_>]) -> usize {
+    let changes = units.iter().flat_map(|unit| unit.rows);
+    changes.map(|change| 1 + usize::from(change.idempotency_key.is_some())).sum()
+}
+
+/// What tells a row from all others of a batch.
+fn place(table: &Table, key: &str, id: &[Value]) -> Vec<u8> {
+    let mut place = Vec::with_capacity(table.name().len() + key.len() + 16 * id.len() + 2);
+    place.extend_from_slice(table.name().as_bytes());
+    place.push(0);
+    place.extend_from_slice(key.as_bytes());
+    for (column, value) in table.id().iter().zip(id) {
+        place.push(0);
+        let kind = match table.column(*column).kind {
+            // In their texts, which are as good and need not be read.
+            ColumnType::Timestamp | ColumnType::Uuid => ColumnType::Text,
+            kind => kind,
+        };
+        cell::encode(&mut place, kind, value);
+    }
+    place
+}

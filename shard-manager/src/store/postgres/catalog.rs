@@ -1,0 +1,246 @@
+//! Catalog: the durable shard map of a cluster, in a database that all routers know.
+//!
+//! A router that opens a cluster, or changes its tables, holds a lock of the catalog until it has done so: others wait.
+//! Locks belong to sessions, so that of a router that died is free.
+//!
+//! **Invariant:** whoever reads the catalog to change it holds one of its locks.
+//! **Not here:** what it says (`store::cluster`), the rows (`shard_database`).
+
+use chrono::Utc;
+use diesel::prelude::*;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+
+use super::ddl::unreadable;
+use super::shard_database::migrate;
+use super::statement::{Statement, load, run};
+use crate::error::Error;
+use crate::shard_map::ShardMap;
+use crate::store::cluster::{ClusterRow, Wanted, check_wanted};
+use crate::store::declared::Declared;
+use crate::store::intent::{Intent, State};
+use crate::store::open_error::OpenError;
+use crate::store::schema::tessera_cluster::dsl;
+use crate::store::schema::tessera_intents;
+use crate::table::Table;
+use crate::token::TokenKey;
+use crate::value::format_timestamp;
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/postgres/catalog");
+
+/// How operators and errors name it.
+const PLACE: &str = "the catalog";
+
+/// Of whom a router holds the lock that opens a cluster.
+const OPENING: &str = "SELECT pg_advisory_lock(1950, 3)";
+/// Of whom a router holds the lock that changes tables.
+const CHANGING: &str = "SELECT pg_advisory_lock(1950, 4)";
+
+/// A session with the catalog.
+pub struct Catalog {
+    connection: AsyncPgConnection,
+}
+
+/// What a catalog says.
+pub struct Cluster {
+    /// Who this cluster is: every shard of it says the same.
+    pub cluster_id: String,
+    /// The map in force.
+    pub map: ShardMap,
+    /// Whether every shard was claimed.
+    pub ready: bool,
+    /// What session tokens are signed with.
+    pub token_key: TokenKey,
+}
+
+/// What routers look at, again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Version of the map.
+    pub epoch: i64,
+    /// Grows whenever the tables have changed.
+    pub tables: i64,
+}
+
+impl Catalog {
+    /// A catalog on this connection.
+    pub fn on(connection: AsyncPgConnection) -> Self {
+        Self { connection }
+    }
+
+    /// Holds the lock of whoever opens the cluster, as long as this lives, and brings the schema up to date.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it cannot be had in time, or the schema cannot be made.
+    pub async fn lock_to_open(mut self) -> Result<Self, OpenError> {
+        let lock = Statement { sql: OPENING, binds: &[], cached: false };
+        let locked = load(&self.connection, lock).await;
+        locked
+            .map_err(|error| OpenError::node(PLACE, format!("another router opens it: {error}")))?;
+        self.connection = migrate(self.connection, MIGRATIONS, PLACE).await?;
+        Ok(self)
+    }
+
+    /// Gives the lock back.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the connection is lost.
+    pub async fn unlock(&self) -> Result<(), OpenError> {
+        run(&self.connection, "SELECT pg_advisory_unlock_all()")
+            .await
+            .map_err(|error| OpenError::node(PLACE, error))
+    }
+
+    /// Reads the cluster, or makes it as wanted, its shards called so.
+    ///
+    /// # Errors
+    /// [`OpenError::Conflict`] if the cluster is another than wanted.
+    pub async fn cluster(&self, wanted: &Wanted, names: &[String]) -> Result<Cluster, OpenError> {
+        let told = |error| OpenError::node(PLACE, error);
+        let mut connection = &self.connection;
+        let found: Option<ClusterRow> =
+            dsl::tessera_cluster.first(&mut connection).await.optional().map_err(told)?;
+        let row = match found {
+            Some(row) => row,
+            None => {
+                let row = ClusterRow::new(wanted, Some(names))?;
+                let stored = diesel::insert_into(dsl::tessera_cluster).values(&row);
+                stored.execute(&mut connection).await.map_err(told)?;
+                row
+            }
+        };
+        row.check_hash(PLACE)?;
+        let damaged = |cause: String| OpenError::node(PLACE, cause);
+        let map = row.map().map_err(damaged)?;
+        check_wanted(&map, wanted, PLACE)?;
+        let token_key = row.token_key().map_err(damaged)?;
+        Ok(Cluster { cluster_id: row.cluster_id, map, ready: row.ready == 1, token_key })
+    }
+
+    /// Notes that every shard was claimed.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it cannot be written.
+    pub async fn set_ready(&self) -> Result<(), OpenError> {
+        let noted = diesel::update(dsl::tessera_cluster).set(dsl::ready.eq(1_i64));
+        let noted = noted.execute(&mut &self.connection).await;
+        noted.map(drop).map_err(|error| OpenError::node(PLACE, error))
+    }
+
+    /// The map in force.
+    ///
+    /// # Errors
+    /// That it cannot be read.
+    pub async fn map(&self) -> QueryResult<ShardMap> {
+        let row: ClusterRow = dsl::tessera_cluster.first(&mut &self.connection).await?;
+        row.map().map_err(|cause| unreadable(&cause))
+    }
+
+    /// What changes when anything does.
+    ///
+    /// # Errors
+    /// That it cannot be read.
+    pub async fn stamp(&self) -> QueryResult<Stamp> {
+        const STAMP: &str =
+            "SELECT epoch, (SELECT last_value FROM tessera_tables_changed) FROM tessera_cluster";
+        let rows =
+            load(&self.connection, Statement { sql: STAMP, binds: &[], cached: true }).await?;
+        let number = |column| rows.as_slice().first().and_then(|row| row.bigint(column));
+        let stamp = number(0).zip(number(1)).map(|(epoch, tables)| Stamp { epoch, tables });
+        stamp.ok_or(diesel::result::Error::NotFound)
+    }
+
+    /// Holds the lock of whoever changes the tables, as long as this lives.
+    ///
+    /// # Errors
+    /// That it cannot be had in time.
+    pub async fn lock_to_change(self) -> Result<Self, Error> {
+        let locked =
+            load(&self.connection, Statement { sql: CHANGING, binds: &[], cached: false }).await;
+        locked.map_err(|error| told(&error))?;
+        Ok(self)
+    }
+
+    /// All intents, by name.
+    ///
+    /// # Errors
+    /// What the catalog said.
+    pub async fn intents(&self) -> Result<Vec<Intent>, Error> {
+        let rows: QueryResult<Vec<(String, String)>> = tessera_intents::table
+            .select((tessera_intents::state, tessera_intents::declaration))
+            .order(tessera_intents::name)
+            .load(&mut &self.connection)
+            .await;
+        let read = |(state, declaration): &(String, String)| {
+            Intent::read(state, declaration).map_err(|cause| unreadable(&cause))
+        };
+        let intents = rows.and_then(|rows| rows.iter().map(read).collect());
+        intents.map_err(|error| told(&error))
+    }
+
+    /// Notes durably that a table is to be made.
+    ///
+    /// # Errors
+    /// What the catalog said; [`Error::StorageFull`] alone means for certain that nothing was noted.
+    pub async fn note(&self, table: &Table) -> Result<(), Error> {
+        let noted = diesel::insert_into(tessera_intents::table).values((
+            tessera_intents::name.eq(table.name()),
+            tessera_intents::state.eq(State::Make.name()),
+            tessera_intents::declaration.eq(Declared::of(table).json()),
+            tessera_intents::at.eq(format_timestamp(Utc::now())),
+        ));
+        noted.execute(&mut &self.connection).await.map(drop).map_err(|error| told(&error))
+    }
+
+    /// Decides durably that a table is not to be made after all.
+    ///
+    /// # Errors
+    /// As [`Catalog::note`].
+    pub async fn turn_to_undo(&self, name: &str) -> Result<(), Error> {
+        let row = tessera_intents::table.filter(tessera_intents::name.eq(name));
+        let turned = diesel::update(row).set(tessera_intents::state.eq(State::Undo.name()));
+        turned.execute(&mut &self.connection).await.map(drop).map_err(|error| told(&error))
+    }
+
+    /// Forgets an intent that was carried out, and tells all routers that the tables have changed.
+    ///
+    /// # Errors
+    /// As [`Catalog::note`].
+    pub async fn remove(&self, name: &str) -> Result<(), Error> {
+        let done = async {
+            let connection = &self.connection;
+            run(connection, "BEGIN").await?;
+            let row = tessera_intents::table.filter(tessera_intents::name.eq(name));
+            diesel::delete(row).execute(&mut &*connection).await?;
+            run(connection, "SELECT nextval('tessera_tables_changed'); NOTIFY tessera").await?;
+            run(connection, "COMMIT").await
+        };
+        done.await.map_err(|error| told(&error))
+    }
+
+    /// From now on, the session is told when the tables change.
+    ///
+    /// # Errors
+    /// That the connection is lost.
+    pub async fn listen(&mut self) -> QueryResult<()> {
+        run(&self.connection, "LISTEN tessera").await
+    }
+
+    /// Waits until somebody tells of a change, or the connection is lost.
+    pub async fn told_of_change(&mut self) -> bool {
+        use futures_util::StreamExt;
+        let mut told = std::pin::pin!(self.connection.notifications_stream());
+        matches!(told.next().await, Some(Ok(_)))
+    }
+}
+
+fn told(error: &diesel::result::Error) -> Error {
+    tracing::error!(%error, "the catalog cannot be used");
+    super::trouble::Trouble::of(error).error(PLACE)
+}
+
+/// The catalog cannot even be reached.
+pub fn unavailable(cause: &dyn std::fmt::Display) -> Error {
+    tracing::error!(%cause, "the catalog cannot be reached");
+    Error::ShardUnavailable { shard: PLACE.to_owned() }
+}

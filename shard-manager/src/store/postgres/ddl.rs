@@ -1,0 +1,77 @@
+//! DDL: the tables of clients, made and dropped on a primary, each in one transaction with its declaration.
+//!
+//! **Invariant:** names come from a checked [`Table`]; a change that was made already changes nothing, so each may
+//! be tried again; a table that holds rows is never dropped.
+//! **Not here:** what becomes of the other shards (`manager`), statements on rows (`sql`).
+
+use diesel::QueryResult;
+use diesel::result::Error as DieselError;
+use diesel_async::AsyncPgConnection;
+
+use super::declared;
+use super::sql;
+use super::statement::{Statement, load, run};
+use super::transaction::{Broken, LaneSession};
+use crate::store::SchemaChange;
+use crate::table::Table;
+
+/// Only one router changes tables here at a time; whoever writes rows does not wait for it.
+const SCHEMA_LOCK: &str = "SELECT pg_advisory_xact_lock(1950, 2)";
+
+/// Carries out a change, and tells the position after it.
+pub(super) async fn change(
+    session: &mut LaneSession,
+    change: &SchemaChange,
+) -> Result<u64, Broken> {
+    let connection = &session.connection;
+    let prepared = async {
+        run(connection, "BEGIN").await?;
+        load(connection, Statement { sql: SCHEMA_LOCK, binds: &[], cached: false }).await?;
+        apply(connection, change).await
+    };
+    if let Err(error) = prepared.await {
+        let usable = run(connection, "ROLLBACK").await.is_ok();
+        return Err(Broken { usable, ..Broken::before_commit(&error) });
+    }
+    let committed = run(connection, "COMMIT").await;
+    let position = load(connection, Statement { sql: sql::POSITION, binds: &[], cached: true });
+    let position = position.await;
+    match (committed, position) {
+        (Ok(()), Ok(rows)) => {
+            Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).cast_unsigned())
+        }
+        (Err(error), position) => Err(Broken::after_commit(&error, position.is_ok())),
+        (Ok(()), Err(error)) => Err(Broken::after_commit(&error, false)),
+    }
+}
+
+async fn apply(connection: &AsyncPgConnection, change: &SchemaChange) -> QueryResult<()> {
+    let table = change.table();
+    let known = declared::find(connection, table.name()).await?;
+    if known.as_ref().is_some_and(|known| known != &**table) {
+        return Err(unreadable(&"the table is there with another shape"));
+    }
+    match (change, known.is_some()) {
+        (SchemaChange::Make(_), true) | (SchemaChange::Drop(_), false) => Ok(()),
+        (SchemaChange::Make(table), false) => {
+            run(connection, &sql::create(table)).await?;
+            declared::store(connection, table).await
+        }
+        (SchemaChange::Drop(table), true) => drop_empty(connection, table).await,
+    }
+}
+
+async fn drop_empty(connection: &AsyncPgConnection, table: &Table) -> QueryResult<()> {
+    let sql = format!("SELECT FROM public.{} LIMIT 1", table.name());
+    let rows = load(connection, Statement { sql: &sql, binds: &[], cached: false }).await?;
+    if !rows.is_empty() {
+        return Err(unreadable(&"the table holds rows"));
+    }
+    run(connection, &format!("DROP TABLE public.{}", table.name())).await?;
+    declared::remove(connection, table.name()).await
+}
+
+/// A database says what cannot be.
+pub(super) fn unreadable(cause: &dyn std::fmt::Display) -> DieselError {
+    DieselError::DeserializationError(cause.to_string().into())
+}

@@ -1,0 +1,355 @@
+//! Point: reads of the rows of one key, many of them in one statement.
+//!
+//! Whatever waits when a connection becomes free goes to the server together, as one array of keys: planning, round
+//! trip and wake-ups are shared by all who wait. Nothing waits on a timer: a read that comes alone goes alone.
+//!
+//! **Invariant:** each read sees one snapshot; the position that is told of it is read after it, on the same session.
+//! **Not here:** all other reads (`scan`), which node (`shard`).
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use diesel::QueryResult;
+use diesel::result::Error as DieselError;
+use diesel_async::AsyncPgConnection;
+use diesel_async::pooled_connection::PoolableConnection;
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use super::cell;
+use super::node::Node;
+use super::sql;
+use super::statement::{Bind, Prepared, RowView, Statement, for_each_row, load, run};
+use super::trouble::Trouble;
+use super::witness::{self, Witness};
+use crate::error::Error;
+use crate::keyspace::Slot;
+use crate::query::{Output, ReadQuery};
+use crate::rows::Rows;
+use crate::store::NodeRows;
+use crate::table::Table;
+use crate::topology::Role;
+use crate::value::{ColumnType, Value};
+
+/// Reads that may wait for one node. More would only wait past their deadlines.
+const QUEUE_MAX: usize = 4_096;
+/// Reads of one statement: enough to share its price, few enough to answer soon.
+const BATCH_MAX: usize = 128;
+/// Texts that one connection keeps.
+const TEXTS_MAX: usize = 256;
+/// How long nobody tries again after a node could not be reached: whoever comes meanwhile is told at once.
+const OUT: Duration = Duration::from_millis(250);
+/// How long one batch may take.
+const PATIENCE: Duration = Duration::from_secs(35);
+
+/// A read that waits.
+pub(super) struct PointRead {
+    pub(super) query: ReadQuery,
+    pub(super) slot: Slot,
+    pub(super) key: String,
+    pub(super) deadline: Instant,
+    pub(super) reply: oneshot::Sender<Result<NodeRows, Error>>,
+}
+
+/// The way to the connections of one node.
+pub(super) struct Points {
+    queue: mpsc::Sender<PointRead>,
+}
+
+impl Points {
+    /// Starts the tasks of this many connections on the runtime that this is called in. They end when this is dropped.
+    pub(super) fn start(node: &Node, role: Role, shard: &str, connections: usize) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        let waiting = Arc::new(Mutex::new(waiting));
+        for _ in 0..connections {
+            let server = Server {
+                node: node.clone(),
+                shard: shard.to_owned(),
+                witness: Witness::of(role),
+                role,
+                open: None,
+                out_until: None,
+            };
+            tokio::spawn(server.run(Arc::clone(&waiting)));
+        }
+        Self { queue }
+    }
+
+    /// Queues a read; `false` if too many wait already.
+    pub(super) fn send(&self, read: PointRead) -> bool {
+        self.queue.try_send(read).is_ok()
+    }
+}
+
+/// One connection and its task.
+struct Server {
+    node: Node,
+    shard: String,
+    witness: Witness,
+    role: Role,
+    open: Option<Open>,
+    out_until: Option<Instant>,
+}
+
+struct Open {
+    connection: AsyncPgConnection,
+    prepared: Prepared,
+    texts: VecDeque<(Arc<Table>, Vec<Output>, Arc<str>)>,
+}
+
+impl Server {
+    async fn run(mut self, waiting: Arc<Mutex<mpsc::Receiver<PointRead>>>) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        loop {
+            let taken = waiting.lock().await.recv_many(&mut batch, BATCH_MAX).await;
+            if taken == 0 {
+                return;
+            }
+            let now = Instant::now();
+            // Nobody waits any more for what is too late.
+            batch.retain(|read: &PointRead| read.deadline > now && !read.reply.is_closed());
+            self.answer(&mut batch).await;
+        }
+    }
+
+    async fn answer(&mut self, batch: &mut Vec<PointRead>) {
+        let mut rest = std::mem::take(batch);
+        while let Some(first) = rest.first() {
+            let query = first.query.clone();
+            let same = |read: &PointRead| {
+                Arc::ptr_eq(&read.query.table, &query.table) && read.query.outputs == query.outputs
+            };
+            let (group, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(same);
+            rest = others;
+            match self.read(&query, &group).await {
+                Ok((rows, position)) => {
+                    for (read, rows) in group.into_iter().zip(rows) {
+                        let _ = read.reply.send(rows.map(|rows| NodeRows { rows, position }));
+                    }
+                }
+                Err(error) => {
+                    for read in group {
+                        let _ = read.reply.send(Err(error.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads, and once more on a new connection if the old one was found closed.
+    async fn read(
+        &mut self,
+        query: &ReadQuery,
+        group: &[PointRead],
+    ) -> Result<(Vec<Result<Rows, Error>>, u64), Error> {
+        let lost = || Error::ShardUnavailable { shard: self.shard.clone() };
+        if self.out_until.is_some_and(|until| Instant::now() < until) {
+            return Err(lost());
+        }
+        for _ in 0..2 {
+            let kept = self.open.take().and_then(|mut open| {
+                let usable = !open.connection.is_broken();
+                usable.then_some(open)
+            });
+            let was_kept = kept.is_some();
+            let mut open = match kept {
+                Some(open) => open,
+                None => match connect(&self.node, self.role).await {
+                    Some(open) => open,
+                    None => break,
+                },
+            };
+            let reading = read(&mut open, self.witness, query, group);
+            match tokio::time::timeout(PATIENCE, reading).await {
+                Ok(Ok(done)) => {
+                    self.open = Some(open);
+                    self.out_until = None;
+                    return Ok(done);
+                }
+                Ok(Err(error)) => {
+                    let trouble = Trouble::of(&error);
+                    if was_kept && trouble == Trouble::Lost {
+                        continue;
+                    }
+                    tracing::warn!(node = %self.node.name, %error, "a read failed");
+                    return Err(match trouble {
+                        Trouble::Late => Error::DeadlinePassed,
+                        Trouble::Other => Error::Internal,
+                        _trouble @ (Trouble::Constraint(_)
+                        | Trouble::Crossed
+                        | Trouble::ReadOnly
+                        | Trouble::Full
+                        | Trouble::Lost) => lost(),
+                    });
+                }
+                Err(_elapsed) => return Err(lost()),
+            }
+        }
+        self.out_until = Some(Instant::now() + OUT);
+        Err(lost())
+    }
+}
+
+async fn connect(node: &Node, role: Role) -> Option<Open> {
+    let session = match role {
+        Role::Primary => node.primary("reads").await,
+        Role::Replica => node.replica("reads").await,
+    };
+    let connection = match session {
+        Ok(session) => session.connection,
+        Err(error) => {
+            tracing::warn!(%error, "a node cannot be read");
+            return None;
+        }
+    };
+    run(&connection, sql::LANE_SETTINGS).await.ok()?;
+    Some(Open { connection, prepared: Prepared::default(), texts: VecDeque::new() })
+}
+
+/// Reads the rows of all these keys, and then up to where the node shows the shard's changes.
+async fn read(
+    open: &mut Open,
+    witness: Witness,
+    query: &ReadQuery,
+    group: &[PointRead],
+) -> QueryResult<(Vec<Result<Rows, Error>>, u64)> {
+    let sql = open.text(query);
+    let warm = open.prepared.knows(&sql) & open.prepared.knows(witness.sql());
+    let connection = &open.connection;
+    let binds = [
+        Bind::integers(group.iter().map(|read| i32::from(read.slot.number()))),
+        Bind::texts(group.iter().map(|read| read.key.as_str())),
+        limits(group),
+    ];
+    let mut pages: Vec<Page> = group.iter().map(|read| Page::new(&read.query)).collect();
+    let rows = async {
+        let statement = Statement { sql: &sql, binds: &binds, cached: true };
+        for_each_row(connection, statement, |row| {
+            let number = row.bigint(0).unwrap_or(0) as usize;
+            match number.checked_sub(1).and_then(|at| pages.get_mut(at)) {
+                Some(page) => page.push(row),
+                None => Err(DieselError::NotFound),
+            }
+        })
+        .await
+    };
+    let seen = load(connection, Statement { sql: witness.sql(), binds: &[], cached: true });
+    let (read, seen) =
+        if warm { futures_util::future::join(rows, seen).await } else { (rows.await, seen.await) };
+    read?;
+    let position = witness::position(witness, &seen?)?;
+    Ok((pages.into_iter().map(Page::finish).collect(), position))
+}
+
+fn limits(group: &[PointRead]) -> Bind {
+    let limits: Vec<Value> =
+        group.iter().map(|read| Value::Int(i64::from(read.query.limit) + 1)).collect();
+    Bind::values(ColumnType::Bigint, limits.iter())
+}
+
+impl Open {
+    /// The statement of a query, by its table and outputs.
+    fn text(&mut self, query: &ReadQuery) -> Arc<str> {
+        let known = self.texts.iter().find(|(table, outputs, _)| {
+            Arc::ptr_eq(table, &query.table) && *outputs == query.outputs
+        });
+        if let Some((_, _, sql)) = known {
+            return Arc::clone(sql);
+        }
+        if self.texts.len() == TEXTS_MAX {
+            self.texts.pop_front();
+        }
+        let sql: Arc<str> = text(query).into();
+        self.texts.push_back((Arc::clone(&query.table), query.outputs.clone(), Arc::clone(&sql)));
+        sql
+    }
+}
+
+/// Parameters: slots, shard keys, one row more than each wants. Columns: the number of the key, then what [`Page`]
+/// reads.
+fn text(query: &ReadQuery) -> String {
+    let table = &query.table;
+    let mut columns: Vec<usize> = query.outputs.iter().map(|output| output.column).collect();
+    columns.push(table.version());
+    columns.extend(table.id());
+    let mut sql = "SELECT k.n,".to_owned();
+    sql::push_names(&mut sql, "t.", table, columns.iter().copied());
+    sql.push_str(
+        " FROM unnest($1::integer[],$2::text[],$3::bigint[]) WITH ORDINALITY \
+         AS k(slot,shard_key,most,n) CROSS JOIN LATERAL (SELECT ",
+    );
+    columns.sort_unstable();
+    columns.dedup();
+    sql::push_names(&mut sql, "r.", table, columns.into_iter());
+    let _ = write!(
+        sql,
+        " FROM {} r WHERE r.slot=k.slot AND r.shard_key=k.shard_key ORDER BY ",
+        table.name()
+    );
+    sql::push_names(&mut sql, "r.", table, table.id().iter().copied());
+    sql.push_str(" LIMIT k.most) t");
+    sql
+}
+
+/// The rows of one key while they come.
+struct Page<'q> {
+    query: &'q ReadQuery,
+    rows: Rows,
+    last: Vec<Value>,
+}
+
+impl<'q> Page<'q> {
+    fn new(query: &'q ReadQuery) -> Self {
+        Self { query, rows: Rows::with_capacity(256), last: Vec::new() }
+    }
+
+    /// Columns: a number, the outputs, the version, the id.
+    fn push(&mut self, row: &RowView) -> QueryResult<()> {
+        let Self { query, rows, last } = self;
+        if rows.len() == query.limit as usize {
+            rows.more_after = Some(std::mem::take(last));
+            return Ok(());
+        }
+        if rows.is_too_large() {
+            return Ok(());
+        }
+        rows.push(|out| {
+            push_object(out, row, query, 1);
+            Ok::<(), DieselError>(())
+        })?;
+        let version = 1 + query.outputs.len();
+        if rows.len() == 1 {
+            rows.version = row.bigint(version);
+        }
+        if rows.len() == query.limit as usize {
+            let id = query.table.id().iter().zip(version + 1..);
+            *last =
+                id.map(|(column, at)| value(row, at, query.table.column(*column).kind)).collect();
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Rows, Error> {
+        if self.rows.is_too_large() { Err(Error::AnswerTooLarge) } else { Ok(self.rows) }
+    }
+}
+
+/// Appends the outputs of a query, which begin at column `first`, as a JSON object.
+pub(super) fn push_object(out: &mut Vec<u8>, row: &RowView, query: &ReadQuery, first: usize) {
+    for (at, output) in query.outputs.iter().enumerate() {
+        let column = query.table.column(output.column);
+        out.extend_from_slice(if at == 0 { b"{\"" } else { b",\"" });
+        out.extend_from_slice(output.alias.as_deref().unwrap_or(&column.name).as_bytes());
+        out.extend_from_slice(b"\":");
+        if row.cell(first + at, |bytes| cell::push_json(out, column.kind, bytes)).is_none() {
+            out.extend_from_slice(b"null");
+        }
+    }
+    out.extend_from_slice(if query.outputs.is_empty() { b"{}" } else { b"}" });
+}
+
+/// The value of a column.
+pub(super) fn value(row: &RowView, column: usize, kind: ColumnType) -> Value {
+    row.cell(column, |bytes| cell::decode(kind, bytes)).unwrap_or(Value::Null)
+}

@@ -1,0 +1,93 @@
+//! Readers: the reading half of one node.
+//!
+//! **Invariant:** a node sees at most [`Readers::CONNECTIONS`] connections for reads, however many clients there are.
+//! **Not here:** how reads run (`point`, `scan`), which node (`shard`).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::node::Node;
+use super::point::{PointRead, Points};
+use super::scan::Scans;
+use crate::error::Error;
+use crate::keyspace::Slot;
+use crate::query::ReadQuery;
+use crate::store::{NodeRows, TableSize};
+use crate::topology::Role;
+
+/// Rows of a read by key that shares a statement with others; for more they would wait too long.
+const POINT_ROWS_MAX: u32 = 100;
+/// Connections for such reads.
+const POINTS: usize = 2;
+
+/// Connections to one node.
+pub struct Readers {
+    shard: String,
+    points: Points,
+    scans: Scans,
+}
+
+impl Readers {
+    /// Connections of one node, those for short reads and those for long ones.
+    pub const CONNECTIONS: usize = POINTS + 2;
+
+    /// Readers of a node; what they do runs on the runtime that this is called in.
+    pub fn start(node: &Node, role: Role, shard: &str) -> Self {
+        Self {
+            shard: shard.to_owned(),
+            points: Points::start(node, role, shard, POINTS),
+            scans: Scans::new(node, role, shard),
+        }
+    }
+
+    /// The rows of one shard key.
+    pub(in crate::store) async fn read_key(
+        &self,
+        query: &ReadQuery,
+        (slot, key): (Slot, &str),
+        deadline: Instant,
+    ) -> Result<NodeRows, Error> {
+        let is_point = query.is_point_read()
+            && query.after.is_none()
+            && (1..=POINT_ROWS_MAX).contains(&query.limit);
+        if !is_point {
+            let key = Some((slot, key.to_owned()));
+            return self.scans.read(Arc::new(query.clone()), key, deadline).await;
+        }
+        let (reply, answer) = oneshot::channel();
+        let (query, key) = (query.clone(), key.to_owned());
+        if !self.points.send(PointRead { query, slot, key, deadline, reply }) {
+            return Err(Error::PoolExhausted { shard: self.shard.clone() });
+        }
+        match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(Ok(rows)) => rows,
+            Ok(Err(_gone)) => Err(Error::ShardUnavailable { shard: self.shard.clone() }),
+            Err(_elapsed) => Err(Error::DeadlinePassed),
+        }
+    }
+
+    /// Rows of all keys.
+    pub(in crate::store) async fn read_all(
+        &self,
+        query: &Arc<ReadQuery>,
+        deadline: Instant,
+    ) -> Result<NodeRows, Error> {
+        self.scans.read(Arc::clone(query), None, deadline).await
+    }
+
+    /// Asks for nothing.
+    pub(in crate::store) async fn probe(&self, deadline: Instant) -> Result<(), Error> {
+        self.scans.probe(deadline).await
+    }
+
+    /// Rows and bytes of each table.
+    pub(in crate::store) async fn sizes<K: Send + 'static>(
+        &self,
+        kept: K,
+        deadline: Instant,
+    ) -> Result<Vec<TableSize>, Error> {
+        self.scans.sizes(kept, deadline).await
+    }
+}

@@ -1,0 +1,295 @@
+//! Scan: reads that may look at many rows, on connections of their own, so that short reads never wait for them.
+//!
+//! Each runs in a task that owns its connection: a request that is dropped leaves nothing half-way, and the server ends
+//! by itself what takes longer than the deadline.
+//!
+//! **Invariant:** a connection goes back to the pool only after its work has ended in good order.
+//! **Not here:** reads of single keys (`point`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deadpool::Runtime as PoolRuntime;
+use deadpool::managed::{Metrics, Object, Pool, PoolError, RecycleError, RecycleResult};
+use diesel::QueryResult;
+use diesel::result::Error as DieselError;
+use diesel_async::AsyncPgConnection;
+use diesel_async::pooled_connection::PoolableConnection;
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
+
+use super::node::{Node, NodeError};
+use super::point::{push_object, value};
+use super::select::{Select, keys};
+use super::statement::{Prepared, Statement, for_each_row, load, run};
+use super::trouble::Trouble;
+use super::witness::{self, Witness};
+use crate::error::Error;
+use crate::query::ReadQuery;
+use crate::rows::Rows;
+use crate::store::{NodeRows, Scope, TableSize};
+use crate::topology::Role;
+
+/// Connections of one node for such reads.
+const CONNECTIONS_MAX: usize = 2;
+/// Share of the time left that a read may wait for a connection.
+const POOL_WAIT: f64 = 0.75;
+/// What a session is set to: its statements are many and different, and each is planned for its values.
+const SETTINGS: &str = "SET plan_cache_mode=force_custom_plan";
+
+/// The pool of one node.
+#[derive(Clone)]
+pub(super) struct Scans {
+    shard: String,
+    witness: Witness,
+    pool: Pool<Connector>,
+    /// Where the connections are driven.
+    runtime: Handle,
+}
+
+/// A connection and what is prepared on it.
+pub(super) struct ScanSession {
+    connection: AsyncPgConnection,
+    prepared: Prepared,
+}
+
+/// What is done on a connection.
+type Work<'s, T> = BoxFuture<'s, QueryResult<T>>;
+
+/// How the pool makes connections.
+pub(super) struct Connector {
+    node: Node,
+    role: Role,
+}
+
+impl deadpool::managed::Manager for Connector {
+    type Type = ScanSession;
+    type Error = NodeError;
+
+    async fn create(&self) -> Result<ScanSession, NodeError> {
+        let session = match self.role {
+            Role::Primary => self.node.primary("scans").await?,
+            Role::Replica => self.node.replica("scans").await?,
+        };
+        let connection = session.connection;
+        if let Err(error) = run(&connection, SETTINGS).await {
+            tracing::warn!(node = %self.node.name, %error, "a session cannot be set up");
+        }
+        Ok(ScanSession { connection, prepared: Prepared::default() })
+    }
+
+    async fn recycle(&self, session: &mut ScanSession, _: &Metrics) -> RecycleResult<NodeError> {
+        if session.connection.is_broken() {
+            return Err(RecycleError::message("the connection is closed"));
+        }
+        Ok(())
+    }
+}
+
+impl Scans {
+    /// A pool for this node; its connections are driven by the runtime that this is called in.
+    pub(super) fn new(node: &Node, role: Role, shard: &str) -> Self {
+        let builder = Pool::builder(Connector { node: node.clone(), role });
+        let builder = builder.max_size(CONNECTIONS_MAX).runtime(PoolRuntime::Tokio1);
+        let pool = builder.build().expect("a pool with a runtime can always be built");
+        let (shard, witness) = (shard.to_owned(), Witness::of(role));
+        Self { shard, witness, pool, runtime: Handle::current() }
+    }
+
+    /// Reads a page.
+    pub(super) async fn read(
+        &self,
+        query: Arc<ReadQuery>,
+        key: Option<(crate::keyspace::Slot, String)>,
+        deadline: Instant,
+    ) -> Result<NodeRows, Error> {
+        let witness = self.witness;
+        let rows = self.run(deadline, move |session| {
+            Box::pin(async move {
+                let scope = match &key {
+                    Some((slot, key)) => Scope::Key(*slot, key),
+                    None => Scope::Shard,
+                };
+                let rows = if query.counts {
+                    // Both see the same.
+                    run(&session.connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                        .await?;
+                    let mut rows = session.page(&query, scope).await?;
+                    rows.total = Some(session.count(&query, scope).await?);
+                    run(&session.connection, "COMMIT").await?;
+                    rows
+                } else {
+                    session.page(&query, scope).await?
+                };
+                let seen = Statement { sql: witness.sql(), binds: &[], cached: true };
+                let position = witness::position(witness, &load(&session.connection, seen).await?)?;
+                Ok(NodeRows { rows, position })
+            })
+        });
+        let read = rows.await?;
+        if read.rows.is_too_large() {
+            return Err(Error::AnswerTooLarge);
+        }
+        Ok(read)
+    }
+
+    /// Asks for nothing.
+    pub(super) async fn probe(&self, deadline: Instant) -> Result<(), Error> {
+        self.run(deadline, |session| Box::pin(run(&session.connection, ""))).await
+    }
+
+    /// Rows and bytes of each table. Counting looks at every row.
+    pub(super) async fn sizes<K: Send + 'static>(
+        &self,
+        kept: K,
+        deadline: Instant,
+    ) -> Result<Vec<TableSize>, Error> {
+        self.run(deadline, move |session| {
+            Box::pin(async move {
+                let _kept = kept;
+                session.sizes().await
+            })
+        })
+        .await
+    }
+
+    /// Runs work in a task that owns a connection.
+    async fn run<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        work: impl for<'s> FnOnce(&'s mut ScanSession) -> Work<'s, T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let scans = self.clone();
+        let task = self.runtime.spawn(async move { scans.owned(deadline, work).await });
+        match tokio::time::timeout_at(deadline.into(), task).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(panic)) => {
+                tracing::error!(%panic, "a read did not finish");
+                Err(Error::Internal)
+            }
+            Err(_elapsed) => Err(Error::DeadlinePassed),
+        }
+    }
+
+    async fn owned<T>(
+        &self,
+        deadline: Instant,
+        work: impl for<'s> FnOnce(&'s mut ScanSession) -> Work<'s, T>,
+    ) -> Result<T, Error> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let shard = || self.shard.clone();
+        let session = tokio::time::timeout(left.mul_f64(POOL_WAIT), self.pool.get()).await;
+        let mut session = match session {
+            Err(_elapsed) => return Err(Error::PoolExhausted { shard: shard() }),
+            Ok(Err(PoolError::Timeout(_))) => return Err(Error::PoolExhausted { shard: shard() }),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a node cannot be read");
+                return Err(Error::ShardUnavailable { shard: shard() });
+            }
+            Ok(Ok(session)) => session,
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left < Duration::from_millis(1) {
+            return Err(Error::DeadlinePassed);
+        }
+        let limit = format!("SET statement_timeout={}", left.as_millis());
+        let done = match run(&session.connection, &limit).await {
+            Ok(()) => work(&mut session).await,
+            Err(error) => Err(error),
+        };
+        done.map_err(|error| {
+            // Its transaction may be open still.
+            drop(Object::take(session));
+            self.told(&error, deadline)
+        })
+    }
+
+    fn told(&self, error: &DieselError, deadline: Instant) -> Error {
+        let trouble = Trouble::of(error);
+        if trouble == Trouble::Late || Instant::now() >= deadline {
+            return Error::DeadlinePassed;
+        }
+        tracing::warn!(shard = %self.shard, %error, ?trouble, "a read failed");
+        match trouble {
+            Trouble::Other => Error::Internal,
+            Trouble::Constraint(_)
+            | Trouble::Crossed
+            | Trouble::ReadOnly
+            | Trouble::Full
+            | Trouble::Late
+            | Trouble::Lost => Error::ShardUnavailable { shard: self.shard.clone() },
+        }
+    }
+}
+
+impl ScanSession {
+    /// Reads a page until there are no more rows, or too many bytes.
+    async fn page(&mut self, query: &ReadQuery, scope: Scope<'_>) -> QueryResult<Rows> {
+        if query.limit == 0 {
+            return Ok(Rows::default());
+        }
+        let keyed = scope.is_keyed();
+        let select = Select::page(query, scope);
+        let (table, order) = (&query.table, query.sort_keys(keyed));
+        debug_assert_eq!(keys(&order, table, keyed).count(), order.len() + usize::from(keyed));
+        let page = query.limit as usize + if keyed { 0 } else { query.offset as usize };
+        let outputs = query.outputs.len();
+        let cached = self.prepared.admit(&select.sql);
+        let statement = Statement { sql: &select.sql, binds: &select.binds, cached };
+        let mut rows = Rows::with_capacity(1_024);
+        let mut last = Vec::new();
+        for_each_row(&self.connection, statement, |row| {
+            if rows.len() == page {
+                rows.more_after = Some(std::mem::take(&mut last));
+                return Ok(());
+            }
+            if rows.is_too_large() {
+                return Ok(());
+            }
+            rows.push(|out| {
+                push_object(out, row, query, 0);
+                Ok::<(), DieselError>(())
+            })?;
+            if keyed && rows.len() == 1 {
+                rows.version = row.bigint(outputs);
+            }
+            let first_key = outputs + usize::from(keyed);
+            let keys = (first_key..).zip(&order);
+            let keys = keys.map(|(at, by)| value(row, at, table.column(by.column).kind));
+            if !keyed {
+                keys.for_each(|key| rows.push_key(key));
+            } else if rows.len() == page {
+                last = keys.collect();
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(rows)
+    }
+
+    async fn count(&mut self, query: &ReadQuery, scope: Scope<'_>) -> QueryResult<u64> {
+        let select = Select::count(query, scope);
+        let cached = self.prepared.admit(&select.sql);
+        let statement = Statement { sql: &select.sql, binds: &select.binds, cached };
+        let rows = load(&self.connection, statement).await?;
+        Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).cast_unsigned())
+    }
+
+    async fn sizes(&mut self) -> QueryResult<Vec<TableSize>> {
+        let names = "SELECT name FROM tessera_tables ORDER BY name";
+        let names = load(&self.connection, Statement { sql: names, binds: &[], cached: true });
+        let names: Vec<String> = names.await?.iter().filter_map(|row| row.text(0)).collect();
+        let mut sizes = Vec::with_capacity(names.len());
+        for table in names {
+            // Names of declared tables need no quoting.
+            let sql = format!(
+                "SELECT count(*),pg_total_relation_size('public.{table}') FROM public.{table}"
+            );
+            let statement = Statement { sql: &sql, binds: &[], cached: false };
+            let rows = load(&self.connection, statement).await?;
+            let number = |column| rows.first().and_then(|row| row.bigint(column)).unwrap_or(0);
+            sizes.push(TableSize { rows: number(0), bytes: number(1), table });
+        }
+        Ok(sizes)
+    }
+}

@@ -1,0 +1,172 @@
+//! Shard database: claimed, migrated, checked and read for its tables when a router starts.
+//!
+//! **Invariant:** after [`ShardDatabase::prepare`] the database belongs to this cluster and this shard, its schema is
+//! current, and the tables it declares are the tables it has.
+//! **Not here:** rows (`writer`, `readers`).
+
+use std::collections::BTreeSet;
+
+use diesel::QueryResult;
+use diesel_async::AsyncMigrationHarness;
+use diesel_async::AsyncPgConnection;
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+
+use super::session::Identity;
+use super::statement::{Bind, Prepared, Statement, load, run};
+use super::texts::Texts;
+use super::transaction::LaneSession;
+use super::{ddl, declared, sql};
+use crate::store::SchemaChange;
+use crate::store::open_error::OpenError;
+use crate::table::Registry;
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/postgres/shard");
+
+/// The database of a shard, while a cluster is opened.
+pub struct ShardDatabase {
+    name: String,
+    session: LaneSession,
+    /// Who its server is.
+    pub identity: Identity,
+}
+
+/// Who a database must be.
+#[derive(Clone, Debug)]
+pub struct Claim<'i> {
+    /// The cluster of the catalog.
+    pub cluster_id: &'i str,
+    /// The shard.
+    pub shard: &'i str,
+    /// The slots it owns if it is claimed now.
+    pub slots: &'i [u16],
+    /// Whether it may be claimed now.
+    pub is_new: bool,
+}
+
+/// A database that may be used.
+#[derive(Debug)]
+pub struct Found {
+    /// The tables that it declares.
+    pub tables: Registry,
+    /// The names of those that clients made; the others come with every database.
+    pub made: BTreeSet<String>,
+    /// Where its log ends.
+    pub position: u64,
+}
+
+impl ShardDatabase {
+    /// The database at the other end of this connection, which is named so in messages.
+    pub fn on(name: String, connection: AsyncPgConnection, identity: Identity) -> Self {
+        let (prepared, texts) = (Prepared::default(), Texts::default());
+        Self { name, session: LaneSession { connection, prepared, texts }, identity }
+    }
+
+    /// Brings it up to date, and claims it for the shard if it is new.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it is another's, has lost what it held, or declares tables that it does not have.
+    pub async fn prepare(mut self, claim: &Claim<'_>) -> Result<(Self, Found), OpenError> {
+        let LaneSession { connection, prepared, texts } = self.session;
+        let connection = migrate(connection, MIGRATIONS, &self.name).await?;
+        self.session = LaneSession { connection, prepared, texts };
+        let told = |error| OpenError::node(&self.name, error);
+        let connection = &self.session.connection;
+        let signed = signed(connection).await.map_err(told)?;
+        match signed {
+            None if claim.is_new => sign(connection, claim).await.map_err(told)?,
+            None => {
+                let cause = "the database is empty, and held rows: put it back (from a backup), rather than start without";
+                return Err(OpenError::node(&self.name, cause));
+            }
+            Some((cluster, _)) if cluster != claim.cluster_id => {
+                let cause = "the database belongs to another cluster: use an empty one, or the catalog of that cluster";
+                return Err(OpenError::node(&self.name, cause));
+            }
+            Some((_, shard)) if shard != claim.shard => {
+                let cause = format!("the database is that of {shard}, not of {}", claim.shard);
+                return Err(OpenError::node(&self.name, cause));
+            }
+            Some(_) => {}
+        }
+        let (tables, made) = declared::load(connection).await.map_err(told)?;
+        let tables = Registry::new(tables);
+        if let Some(difference) = declared::drift(connection, &tables).await.map_err(told)? {
+            return Err(OpenError::node(
+                &self.name,
+                format!(
+                    "{difference}. Somebody else has changed its schema: change it back, so that all shards are alike"
+                ),
+            ));
+        }
+        let position = self.position().await.map_err(told)?;
+        Ok((self, Found { tables, made, position }))
+    }
+
+    /// Finishes changes of the tables that were begun.
+    ///
+    /// # Errors
+    /// [`OpenError`] if one cannot be.
+    pub async fn settle(&mut self, changes: &[SchemaChange]) -> Result<(), OpenError> {
+        for change in changes {
+            let changed = ddl::change(&mut self.session, change).await;
+            changed.map_err(|broken| {
+                let table = change.table().name();
+                OpenError::node(&self.name, format!("table {table}: {:?}", broken.trouble))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The tables that it declares now, and a position at which a replica knows them.
+    ///
+    /// # Errors
+    /// That it cannot be read.
+    pub async fn tables(&self) -> QueryResult<(Registry, u64)> {
+        let (tables, _) = declared::load(&self.session.connection).await?;
+        Ok((Registry::new(tables), self.position().await?))
+    }
+
+    /// Where its log ends.
+    ///
+    /// # Errors
+    /// That it cannot be read.
+    pub async fn position(&self) -> QueryResult<u64> {
+        let statement = Statement { sql: sql::POSITION, binds: &[], cached: false };
+        let rows = load(&self.session.connection, statement).await?;
+        Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).cast_unsigned())
+    }
+}
+
+/// Makes the schema of Tessera and runs the migrations that the database has not had. What fails half-way is tried
+/// again by the next start: each migration is a transaction.
+pub(super) async fn migrate(
+    connection: AsyncPgConnection,
+    migrations: EmbeddedMigrations,
+    name: &str,
+) -> Result<AsyncPgConnection, OpenError> {
+    let made = run(&connection, "CREATE SCHEMA IF NOT EXISTS tessera").await;
+    made.map_err(|error| OpenError::node(name, error))?;
+    let mut harness = AsyncMigrationHarness::new(connection);
+    let migrated = harness.run_pending_migrations(migrations).map(drop);
+    migrated.map_err(|error| OpenError::node(name, format!("a migration failed: {error}")))?;
+    Ok(harness.into_inner())
+}
+
+async fn signed(connection: &AsyncPgConnection) -> QueryResult<Option<(String, String)>> {
+    let signed = "SELECT cluster_id, shard FROM tessera_shard";
+    let rows = load(connection, Statement { sql: signed, binds: &[], cached: false }).await?;
+    Ok(rows.first().and_then(|row| row.text(0).zip(row.text(1))))
+}
+
+/// Signs a new database, and gives it its slots, in one transaction.
+async fn sign(connection: &AsyncPgConnection, claim: &Claim<'_>) -> QueryResult<()> {
+    run(connection, "BEGIN").await?;
+    let binds = [Bind::text(claim.cluster_id), Bind::text(claim.shard)];
+    let sql = "INSERT INTO tessera_shard (id, cluster_id, shard) VALUES (1, $1, $2)";
+    load(connection, Statement { sql, binds: &binds, cached: false }).await?;
+    let slots = [Bind::integers(claim.slots.iter().map(|slot| i32::from(*slot)))];
+    let sql =
+        "INSERT INTO tessera_slots (slot, state) SELECT slot, 'owned' FROM unnest($1) AS s (slot)";
+    load(connection, Statement { sql, binds: &slots, cached: false }).await?;
+    run(connection, "COMMIT").await
+}

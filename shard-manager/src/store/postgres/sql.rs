@@ -1,0 +1,228 @@
+//! SQL: the texts of all statements but those of reads (`select`, `point`), in PostgreSQL's dialect.
+//!
+//! Rows come as one array for each column, whatever their number, so that each table has a handful of texts.
+//!
+//! **Invariant:** a text is made of constants and of names from the registry, never of a client's words;
+//! values are numbered parameters.
+//! **Not here:** running them.
+
+use std::fmt::Write as _;
+
+use crate::table::{Column, Table};
+use crate::value::ColumnType;
+
+/// What a lane's session is set to: rows are found by the primary key, however little the planner knows of a table
+/// that was made a moment ago.
+pub(super) const LANE_SETTINGS: &str = "SET enable_seqscan=off; SET enable_hashjoin=off; \
+    SET enable_mergejoin=off; SET enable_bitmapscan=off";
+
+/// Takes the fence lock and tells which of the slots `$1` may not be written here.
+pub(super) const ENTER: &str = "SELECT unnest(tessera_enter($1,$2))";
+
+/// Draws `$1` versions.
+pub(super) const VERSIONS: &str = "SELECT nextval('tessera_version') FROM generate_series(1,$1)";
+
+/// Up to where the primary's log is on disk: everything that was committed before this is.
+pub(super) const POSITION: &str = "SELECT (pg_current_wal_flush_lsn()-'0/0')::bigint";
+
+/// Removes up to `$2` records of idempotency keys made before `$1`, oldest first, but none that somebody is at.
+pub(super) const FORGET: &str = "DELETE FROM tessera_idempotency WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM tessera_idempotency WHERE created_at < $1 ORDER BY created_at LIMIT $2
+    FOR UPDATE SKIP LOCKED))";
+
+/// Locks the rows that there are of these, one after the other as they are given: parameters slots, shard keys, ids.
+/// Columns: the number of the row from 1, then its answered columns.
+pub(super) fn lock_rows(table: &Table) -> String {
+    let mut sql = "SELECT k.n".to_owned();
+    for column in table.answered() {
+        let _ = write!(sql, ",t.{}", table.column(column).name);
+    }
+    sql.push_str(" FROM ");
+    push_rows(&mut sql, table, &place(table), 1);
+    sql.pop();
+    sql.push_str(",n) CROSS JOIN LATERAL (SELECT ");
+    push_names(&mut sql, "", table, table.answered());
+    let _ = write!(sql, " FROM {} r", table.name());
+    push_where_row(&mut sql, "r", table);
+    sql.push_str(" FOR UPDATE) t");
+    // The number of a row is what its array calls it.
+    sql.replace(") AS k(", ") WITH ORDINALITY AS k(")
+}
+
+/// Stores new rows: parameters all columns.
+pub(super) fn insert(table: &Table) -> String {
+    let columns: Vec<usize> = (0..table.columns().len()).collect();
+    let mut sql = format!("INSERT INTO {} (", table.name());
+    push_names(&mut sql, "", table, columns.iter().copied());
+    sql.push_str(") SELECT ");
+    push_names(&mut sql, "k.", table, columns.iter().copied());
+    sql.push_str(" FROM ");
+    push_rows(&mut sql, table, &columns, 1);
+    sql
+}
+
+/// Stores what rows became that are there: parameters all columns.
+pub(super) fn update(table: &Table) -> String {
+    let columns: Vec<usize> = (0..table.columns().len()).collect();
+    let place = place(table);
+    let changed = columns.iter().copied().filter(|column| !place.contains(column));
+    let mut sql = format!("UPDATE {} r SET ", table.name());
+    push_list(&mut sql, changed, |sql, column| {
+        let name = &table.column(column).name;
+        let _ = write!(sql, "{name}=k.{name}");
+    });
+    sql.push_str(" FROM ");
+    push_rows(&mut sql, table, &columns, 1);
+    push_where_row(&mut sql, "r", table);
+    sql
+}
+
+/// Removes rows: parameters slots, shard keys, ids.
+pub(super) fn remove(table: &Table) -> String {
+    let mut sql = format!("DELETE FROM {} r USING ", table.name());
+    push_rows(&mut sql, table, &place(table), 1);
+    push_where_row(&mut sql, "r", table);
+    sql
+}
+
+/// Changes the columns `set` of rows, or makes them; those whose slots may not be written here are left alone.
+/// Parameters: the time, then slots, shard keys, ids, and the columns `set`. Columns: whether the row was made, slot,
+/// shard key, ids, then its answered columns.
+///
+/// The lock is taken before the first row is looked at: no row comes out of the join before its slot was looked for
+/// among the strange ones. A row that is there gets its version when it is locked.
+pub(super) fn upsert(table: &Table, set: &[usize]) -> String {
+    let given: Vec<usize> = place(table).into_iter().chain(set.iter().copied()).collect();
+    let version = table.version();
+    let stamps = [version, version + 1, version + 2];
+    let mut sql =
+        "WITH own AS MATERIALIZED (SELECT tessera_enter($2,false) AS strange) INSERT INTO "
+            .to_owned();
+    let _ = write!(sql, "{} AS r (", table.name());
+    push_names(&mut sql, "", table, given.iter().copied().chain(stamps));
+    sql.push_str(") SELECT ");
+    push_names(&mut sql, "k.", table, given.iter().copied());
+    sql.push_str(",nextval('tessera_version'),$1,$1 FROM own,");
+    push_rows(&mut sql, table, &given, 2);
+    sql.push_str(" WHERE k.slot<>ALL(own.strange) ON CONFLICT (slot,shard_key");
+    for column in table.id() {
+        let _ = write!(sql, ",{}", table.column(*column).name);
+    }
+    sql.push_str(") DO UPDATE SET ");
+    for column in set {
+        let name = &table.column(*column).name;
+        let _ = write!(sql, "{name}=excluded.{name},");
+    }
+    sql.push_str(
+        "version=nextval('tessera_version'),updated_at=excluded.updated_at RETURNING (r.xmax=0),",
+    );
+    push_names(&mut sql, "r.", table, place(table).into_iter().chain(table.answered()));
+    sql
+}
+
+/// The columns that say which row it is.
+pub(super) fn place(table: &Table) -> Vec<usize> {
+    [Table::SLOT, Table::SHARD_KEY].into_iter().chain(table.id().iter().copied()).collect()
+}
+
+/// `unnest($1::integer[],$2::text[],…) AS k(slot,shard_key,…)`
+fn push_rows(sql: &mut String, table: &Table, columns: &[usize], first: usize) {
+    sql.push_str("unnest(");
+    push_list(sql, columns.iter().zip(first..), |sql, (column, number)| {
+        let _ = write!(sql, "${number}::{}[]", column_type(table, *column));
+    });
+    sql.push_str(") AS k(");
+    push_names(sql, "", table, columns.iter().copied());
+    sql.push(')');
+}
+
+fn push_where_row(sql: &mut String, row: &str, table: &Table) {
+    for (index, column) in place(table).into_iter().enumerate() {
+        let name = &table.column(column).name;
+        let joint = if index == 0 { "WHERE" } else { "AND" };
+        let _ = write!(sql, " {joint} {row}.{name}=k.{name}");
+    }
+}
+
+pub(super) fn push_names(
+    sql: &mut String,
+    of: &str,
+    table: &Table,
+    columns: impl Iterator<Item = usize>,
+) {
+    push_list(sql, columns, |sql, column| {
+        let _ = write!(sql, "{of}{}", table.column(column).name);
+    });
+}
+
+fn push_list<T>(
+    sql: &mut String,
+    items: impl IntoIterator<Item = T>,
+    mut push: impl FnMut(&mut String, T),
+) {
+    for (index, item) in items.into_iter().enumerate() {
+        if index > 0 {
+            sql.push(',');
+        }
+        push(sql, item);
+    }
+}
+
+fn column_type(table: &Table, column: usize) -> &'static str {
+    if column == Table::SLOT { "integer" } else { type_name(table.column(column).kind) }
+}
+
+fn type_name(kind: ColumnType) -> &'static str {
+    match kind {
+        ColumnType::Text => "text",
+        ColumnType::Bigint => "bigint",
+        ColumnType::Double => "double precision",
+        ColumnType::Boolean => "boolean",
+        ColumnType::Timestamp => "timestamptz",
+        ColumnType::Json => "json",
+        ColumnType::Uuid => "uuid",
+    }
+}
+
+/// Makes a table, as `migrations/README.md` wants it.
+pub(super) fn create(table: &Table) -> String {
+    let mut sql = format!("CREATE TABLE public.{} (", table.name());
+    for column in columns(table) {
+        sql.push_str(&column);
+        sql.push(',');
+    }
+    sql.push_str("PRIMARY KEY (slot,shard_key");
+    for column in table.id() {
+        let _ = write!(sql, ",{}", table.column(*column).name);
+    }
+    sql + "))"
+}
+
+/// The columns of a table as they are declared in SQL.
+pub(super) fn columns(table: &Table) -> Vec<String> {
+    let column = |(index, Column { name, kind, nullable }): (usize, &Column)| {
+        let collation = if *kind == ColumnType::Text { " COLLATE \"C\"" } else { "" };
+        let null = if *nullable { "" } else { " NOT NULL" };
+        format!("{name} {}{collation}{null}", column_type(table, index))
+    };
+    table.columns().iter().enumerate().map(column).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::idempotency;
+
+    #[test]
+    fn rows_are_numbered_where_they_come_from() {
+        assert_eq!(
+            lock_rows(&idempotency::TABLE),
+            "SELECT k.n,t.idempotency_key,t.fingerprint,t.answer,t.version,t.created_at,t.updated_at \
+             FROM unnest($1::integer[],$2::text[],$3::text[]) WITH ORDINALITY AS \
+             k(slot,shard_key,idempotency_key,n) CROSS JOIN LATERAL (SELECT \
+             idempotency_key,fingerprint,answer,version,created_at,updated_at FROM tessera_idempotency r \
+             WHERE r.slot=k.slot AND r.shard_key=k.shard_key AND r.idempotency_key=k.idempotency_key \
+             FOR UPDATE) t"
+        );
+    }
+}

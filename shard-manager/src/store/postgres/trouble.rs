@@ -1,0 +1,81 @@
+//! Trouble: what an error of a node means for a batch, and for whoever waits for it.
+//!
+//! **Invariant:** nothing that a server says is told to a client.
+//! **Not here:** whether the transaction may have been committed all the same (`writer`).
+
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+
+use crate::error::Error;
+
+/// What an error of a node means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// A rule of the database forbids it.
+    Constraint(&'static str),
+    /// Another router was in the way: the same may succeed the next time.
+    Crossed,
+    /// The node takes no writes: it is a replica, or was told not to.
+    ReadOnly,
+    /// No space left.
+    Full,
+    /// It took too long.
+    Late,
+    /// The connection is gone, or goes.
+    Lost,
+    /// Anything else.
+    Other,
+}
+
+impl Trouble {
+    /// What this error means.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "diesel's enums may grow, and what is not known is other trouble"
+    )]
+    pub(super) fn of(error: &DieselError) -> Self {
+        let DieselError::DatabaseError(kind, information) = error else { return Self::Other };
+        match kind {
+            DatabaseErrorKind::UniqueViolation => Self::Constraint("unique"),
+            DatabaseErrorKind::ForeignKeyViolation => Self::Constraint("foreign key"),
+            DatabaseErrorKind::CheckViolation => Self::Constraint("check"),
+            DatabaseErrorKind::NotNullViolation => Self::Constraint("not null"),
+            DatabaseErrorKind::SerializationFailure => Self::Crossed,
+            DatabaseErrorKind::ReadOnlyTransaction => Self::ReadOnly,
+            DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection => {
+                Self::Lost
+            }
+            _ => Self::of_message(information.message()),
+        }
+    }
+
+    /// diesel tells no SQLSTATE, so these are told apart by what PostgreSQL says; in another language than English
+    /// they are other trouble.
+    fn of_message(message: &str) -> Self {
+        let says = |sentences: &[&str]| sentences.iter().any(|sentence| message.contains(sentence));
+        if says(&["deadlock detected", "could not serialize", "lock timeout"]) {
+            Self::Crossed
+        } else if says(&["No space left", "disk full"]) {
+            Self::Full
+        } else if says(&["statement timeout", "canceling statement due to conflict"]) {
+            Self::Late
+        } else if says(&["terminating connection", "the database system is", "connection"]) {
+            Self::Lost
+        } else {
+            Self::Other
+        }
+    }
+
+    /// The same, told to the domain.
+    pub(super) fn error(&self, shard: &str) -> Error {
+        let shard = || shard.to_owned();
+        match self {
+            Self::Constraint(rule) => Error::Constraint { rule },
+            Self::Full => Error::StorageFull { shard: shard() },
+            Self::Late => Error::DeadlinePassed,
+            Self::Crossed | Self::ReadOnly | Self::Lost => {
+                Error::ShardUnavailable { shard: shard() }
+            }
+            Self::Other => Error::Internal,
+        }
+    }
+}

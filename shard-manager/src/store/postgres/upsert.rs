@@ -1,0 +1,240 @@
+//! Upsert: batches of plain upserts, stored in one round trip.
+//!
+//! Most writes say what a row becomes whatever it was: no condition, no idempotency key, every column that a new row
+//! needs. Such rows need not be read first. They go to the server as arrays, one statement for each table and set of
+//! columns; one row occurs once in a statement, and what comes later for it goes into a later one.
+//!
+//! **Invariant:** what is answered, and what is stored, is what `transaction` would have answered and stored.
+//! **Not here:** all other changes (`transaction`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use chrono::Utc;
+
+use super::cell;
+use super::sql;
+use super::statement::{Bind, RowView, Statement, Step, pipeline, plain, step};
+use super::transaction::{Broken, LaneSession, Stored, ended};
+use crate::error::Error;
+use crate::row::{Change, Operation, RowDone, RowWrite};
+use crate::sabotage::{Switch, is_on};
+use crate::store::Unit;
+use crate::table::Table;
+use crate::value::{ColumnType, Value, format_timestamp};
+
+/// Statements of one transaction. Batches that fall into more parts are worked out in general.
+const GROUPS_MAX: usize = 8;
+
+/// Rows of one table that are given the same columns, each row once.
+struct Group<'u> {
+    table: &'u Arc<Table>,
+    /// Each with its place in the batch.
+    rows: Vec<(usize, &'u RowWrite)>,
+}
+
+/// Whether a change is a plain upsert.
+fn is_plain(change: &RowWrite) -> bool {
+    change.operation == Operation::Upsert
+        && change.precondition.is_none()
+        && change.idempotency_key.is_none()
+        && change.missing().is_none()
+}
+
+/// The statements that these units fall into; `None` if they are more than plain upserts.
+fn groups<'u>(units: &[Unit<'u>]) -> Option<Vec<Group<'u>>> {
+    let mut groups: Vec<Group<'u>> = Vec::new();
+    // In which group a row was last.
+    let mut last: HashMap<(&str, &[u8]), usize> = HashMap::new();
+    let changes = units.iter().flat_map(|unit| unit.rows).enumerate();
+    let mut keys: Vec<Vec<u8>> = Vec::new();
+    for change in units.iter().flat_map(|unit| unit.rows) {
+        if !is_plain(change) {
+            return None;
+        }
+        keys.push(row_key(change));
+    }
+    for ((place, change), key) in changes.zip(&keys) {
+        let after = last.get(&(change.table.name(), key.as_slice())).map_or(0, |group| group + 1);
+        let fits = |group: &Group<'_>| {
+            Arc::ptr_eq(group.table, &change.table) && same_columns(group.rows[0].1, change)
+        };
+        let found = groups.iter().skip(after).position(fits).map(|found| found + after);
+        let at = match found {
+            Some(at) => at,
+            None if groups.len() == GROUPS_MAX => return None,
+            None => {
+                groups.push(Group { table: &change.table, rows: Vec::new() });
+                groups.len() - 1
+            }
+        };
+        groups[at].rows.push((place, change));
+        last.insert((change.table.name(), key), at);
+    }
+    // All routers lock rows in one order, so that they do not wait for each other in a circle.
+    let order = |row: &(usize, &RowWrite)| (row.1.slot.number(), keys[row.0].clone());
+    groups.iter_mut().for_each(|group| group.rows.sort_by_cached_key(order));
+    Some(groups)
+}
+
+fn same_columns(a: &RowWrite, b: &RowWrite) -> bool {
+    a.set.len() == b.set.len() && a.set.iter().zip(&b.set).all(|(a, b)| a.0 == b.0)
+}
+
+/// What tells a row of a table from the others.
+fn row_key(change: &RowWrite) -> Vec<u8> {
+    let mut key = Vec::with_capacity(change.key.len() + 24);
+    key.extend_from_slice(change.key.as_bytes());
+    for (column, value) in change.table.id().iter().zip(&change.id) {
+        key.push(0);
+        cell::encode(&mut key, change.table.column(*column).kind, value);
+    }
+    key
+}
+
+/// Applies units that are plain upserts as one transaction; `None` if they are not.
+pub(super) async fn apply(
+    session: &mut LaneSession,
+    units: &[Unit<'_>],
+) -> Option<Result<Stored, Broken>> {
+    // A whole may be refused as such; and a sabotaged counter is kept where rows are read first.
+    if units.iter().any(|unit| unit.whole.is_some()) || is_on(Switch::VersionFromOne) {
+        return None;
+    }
+    let groups = groups(units)?;
+    let count = units.iter().map(|unit| unit.rows.len()).sum();
+    Some(store(session, &groups, count).await)
+}
+
+async fn store(
+    session: &mut LaneSession,
+    groups: &[Group<'_>],
+    count: usize,
+) -> Result<Stored, Broken> {
+    let LaneSession { connection, prepared, texts } = session;
+    let connection = &*connection;
+    let now = Bind::value(ColumnType::Timestamp, &Value::Text(format_timestamp(Utc::now())));
+    let mut work = Vec::with_capacity(groups.len());
+    let mut warm = prepared.knows(sql::POSITION);
+    for group in groups {
+        let columns = group.rows[0].1.set.iter().map(|(column, _)| *column);
+        let sql = texts.upsert(group.table, columns);
+        warm &= prepared.knows(&sql);
+        work.push((sql, binds(group, &now)));
+    }
+    // One statement is a transaction by itself.
+    let bracketed = work.len() > 1;
+    let mut steps: Vec<Step<'_>> = Vec::with_capacity(work.len() + 3);
+    if bracketed {
+        steps.push(plain(connection, "BEGIN"));
+    }
+    for (sql, binds) in &work {
+        steps.push(step(connection, Statement { sql, binds, cached: true }));
+    }
+    if bracketed {
+        steps.push(plain(connection, "COMMIT"));
+    }
+    steps.push(step(connection, Statement { sql: sql::POSITION, binds: &[], cached: true }));
+    let mut results = pipeline(steps, warm).await;
+    let first = usize::from(bracketed);
+    let mut loaded = Vec::with_capacity(groups.len());
+    for result in &mut results[first..first + groups.len()] {
+        if let Ok(rows) = result {
+            loaded.push(std::mem::take(rows));
+        }
+    }
+    let position = ended(results)?;
+    let mut rows: Vec<_> = (0..count).map(|_| Err(Error::SlotNotOwned)).collect();
+    for (group, loaded) in groups.iter().zip(&loaded) {
+        answer(group, loaded, &mut rows);
+    }
+    Ok(Stored { rows, position })
+}
+
+fn binds(group: &Group<'_>, now: &Bind) -> Vec<Bind> {
+    let rows = || group.rows.iter().map(|(_, row)| *row);
+    let mut binds = Vec::with_capacity(group.rows[0].1.set.len() + 6);
+    binds.push(now.clone());
+    binds.push(Bind::integers(rows().map(|row| i32::from(row.slot.number()))));
+    binds.push(Bind::texts(rows().map(|row| row.key.as_str())));
+    for (index, column) in group.table.id().iter().enumerate() {
+        let kind = group.table.column(*column).kind;
+        binds.push(Bind::values(kind, rows().map(|row| &row.id[index])));
+    }
+    for (index, (column, _)) in group.rows[0].1.set.iter().enumerate() {
+        let kind = group.table.column(*column).kind;
+        binds.push(Bind::values(kind, rows().map(|row| &row.set[index].1)));
+    }
+    binds
+}
+
+/// Puts what came back in its places. Rows come back as they were sent, but for those
+/// whose slot is not owned here, which do not; where that should not be so, they are found by what tells them apart.
+fn answer(group: &Group<'_>, loaded: &[RowView], rows: &mut [Result<RowDone, Error>]) {
+    let mut next = 0;
+    let mut by_key: Option<HashMap<Vec<u8>, usize>> = None;
+    for row in loaded {
+        let skipped = group.rows[next..].iter().position(|(_, change)| is_row(change, row));
+        let at = match skipped {
+            Some(skipped) => next + skipped,
+            None => {
+                let index =
+                    || group.rows.iter().enumerate().map(|(at, (_, row))| (row_key(row), at));
+                let known = by_key.get_or_insert_with(|| index().collect());
+                let Some(at) = known.get(&found_key(group.table, row)) else { continue };
+                *at
+            }
+        };
+        next = (at + 1).min(group.rows.len());
+        let (place, change) = group.rows[at];
+        rows[place] = Ok(done(change, row));
+    }
+}
+
+fn is_row(change: &RowWrite, row: &RowView) -> bool {
+    let table = &change.table;
+    row.cell(2, |bytes| bytes == change.key.as_bytes()).unwrap_or(false)
+        && table.id().iter().zip(&change.id).zip(3..).all(|((column, value), at)| {
+            let mut wanted = Vec::with_capacity(16);
+            match value {
+                Value::Text(text) if table.column(*column).kind == ColumnType::Text => {
+                    return row.cell(at, |bytes| bytes == text.as_bytes()).unwrap_or(false);
+                }
+                value => cell::encode(&mut wanted, table.column(*column).kind, value),
+            }
+            row.cell(at, |bytes| bytes == wanted).unwrap_or(false)
+        })
+}
+
+fn found_key(table: &Table, row: &RowView) -> Vec<u8> {
+    let mut key = row.cell(2, <[u8]>::to_vec).unwrap_or_default();
+    for at in 0..table.id().len() {
+        key.push(0);
+        row.cell(3 + at, |bytes| key.extend_from_slice(bytes));
+    }
+    key
+}
+
+fn done(change: &RowWrite, row: &RowView) -> RowDone {
+    let table = &change.table;
+    let first = 3 + table.id().len();
+    let made = row.boolean(0).unwrap_or(false);
+    let version = row.bigint(first + table.version() - table.answered().start).unwrap_or(0);
+    let mut json = Vec::new();
+    if change.wants_row {
+        json.reserve(256);
+        for (column, at) in table.answered().zip(first..) {
+            let column = table.column(column);
+            json.extend_from_slice(if json.is_empty() { b"{\"" } else { b",\"" });
+            json.extend_from_slice(column.name.as_bytes());
+            json.extend_from_slice(b"\":");
+            let written = row.cell(at, |bytes| cell::push_json(&mut json, column.kind, bytes));
+            if written.is_none() {
+                json.extend_from_slice(b"null");
+            }
+        }
+        json.push(b'}');
+    }
+    let change = if made { Change::Created } else { Change::Changed };
+    RowDone { change, version, json, replayed: false }
+}
