@@ -15,6 +15,7 @@ pub mod readers;
 pub mod replica;
 mod scan;
 mod select;
+pub mod requirements;
 pub mod session;
 pub mod shard_database;
 mod sql;

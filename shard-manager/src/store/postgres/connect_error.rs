@@ -12,6 +12,9 @@ use tokio_postgres::error::SqlState;
 use super::session::{VERSION_MIN, Wanted};
 use crate::address::{NodeAddress, TlsMode};
 
+/// As tokio-postgres says it.
+const PASSWORD_MISSING: &str = "password missing";
+
 /// Why there is no session with a node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
@@ -73,7 +76,9 @@ pub enum ConnectError {
         cause: String,
     },
     /// Something else listens there.
-    #[error("{node} does not speak PostgreSQL's protocol ({cause}): are host and port right?")]
+    #[error(
+        "{node} does not answer as PostgreSQL does ({cause}): is that one, and are host and port right?"
+    )]
     NotPostgres {
         /// Which node.
         node: String,
@@ -121,18 +126,19 @@ fn sentences(errors: &[ConnectError]) -> String {
 }
 
 impl ConnectError {
-    /// Whether it may be different in a moment without anybody changing a setting.
+    /// Whether it may be different in a moment without anybody changing a setting. A server that is killed closes
+    /// connections as one that is no PostgreSQL does.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. }
             | Self::TimedOut { .. }
             | Self::Busy { .. }
             | Self::WrongRole { .. }
+            | Self::NotPostgres { .. }
             | Self::Other { .. } => true,
             Self::Authentication { .. }
             | Self::NoDatabase { .. }
             | Self::Tls { .. }
-            | Self::NotPostgres { .. }
             | Self::TooOld { .. } => false,
             Self::NoneOfThem { tried, .. } => tried.iter().any(Self::is_transient),
         }
@@ -153,7 +159,7 @@ impl ConnectError {
             Self::Unreachable { node, cause }
         } else if is("error performing TLS handshake") {
             Self::Tls { node, mode: address.tls, cause: tls_cause(&cause) }
-        } else if is("authentication error") {
+        } else if is("authentication error") || cause == PASSWORD_MISSING {
             Self::Authentication { node, user: address.user.clone(), cause: method_cause(&cause) }
         } else if is("error parsing response") || is("unexpected message") || is("error encoding") {
             Self::NotPostgres { node, cause }
@@ -206,7 +212,7 @@ fn tls_cause(cause: &str) -> String {
 }
 
 fn method_cause(cause: &str) -> String {
-    if cause == "password missing" {
+    if cause == PASSWORD_MISSING {
         "it asks for a password, and there is none".to_owned()
     } else {
         cause.to_owned()

@@ -1,0 +1,420 @@
+//! Requirements: whether a node may serve, asked before it does.
+//!
+//! What would break a promise is a refusal, what only may hurt is a warning; each sentence says what to change.
+//!
+//! **Invariant:** looking changes nothing on the node.
+//! **Not here:** reaching it (`store/postgres/session`), the tables (the migrations).
+
+use std::time::{Duration, SystemTime};
+
+use diesel::QueryableByName;
+use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+use super::session::{Identity, Session};
+
+/// Most connections that one router takes of one node.
+pub const CONNECTIONS_OF_ROUTER: u32 = 8;
+
+/// As many routers should find room, or there is none for a second while the first one ends.
+const ROUTERS: u32 = 3;
+
+/// The oldest minor version, by the major one, that has no known defect that matters here.
+const MINORS: [(u32, u32); 3] = [(15, 14), (16, 10), (17, 6)];
+
+/// Clocks that differ by more than this are told of; by more than the second, the node is refused: routers give rows
+/// their times, and those of two routers would be in no order.
+const CLOCK_WARNING: Duration = Duration::from_millis(500);
+const CLOCK_REFUSAL: Duration = Duration::from_secs(10);
+
+/// What an operator should know of a node that may serve.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    /// A minor version with known defects.
+    #[error(
+        "{node} runs PostgreSQL {major}.{minor}, which has known defects: upgrade to {major}.{wanted}"
+    )]
+    Outdated {
+        /// Which node.
+        node: String,
+        /// Its major version.
+        major: u32,
+        /// Its minor version.
+        minor: u32,
+        /// What it should be.
+        wanted: u32,
+    },
+    /// A crash of the machine can cost everything.
+    #[error("{node} HAS fsync=off: A CRASH OF ITS MACHINE CAN COST EVERY ROW; set fsync=on")]
+    NoFsync {
+        /// Which node.
+        node: String,
+    },
+    /// A crash of the machine can tear a page.
+    #[error(
+        "{node} has full_page_writes=off: a crash of its machine can damage rows; set it to on"
+    )]
+    NoFullPages {
+        /// Which node.
+        node: String,
+    },
+    /// Others who write to this database may lose what was acknowledged.
+    #[error(
+        "{node} has synchronous_commit=off: Tessera says `on` for itself, but what others commit there may be lost"
+    )]
+    AsynchronousCommit {
+        /// Which node.
+        node: String,
+    },
+    /// Room for few routers.
+    #[error(
+        "{node} takes {room} connections, enough for {} router(s) of {CONNECTIONS_OF_ROUTER}: raise max_connections",
+        room / CONNECTIONS_OF_ROUTER
+    )]
+    FewConnections {
+        /// Which node.
+        node: String,
+        /// How many connections it takes of our user.
+        room: u32,
+    },
+    /// Tables can be used, but none can be made.
+    #[error(
+        "{node}: {user} may make no tables: POST /api/tables will fail; GRANT CREATE ON SCHEMA public TO {user}"
+    )]
+    NoNewTables {
+        /// Which node.
+        node: String,
+        /// Our user.
+        user: String,
+    },
+    /// A replica does not tell all of itself.
+    #[error("{node} hides from {user} what it receives: GRANT pg_monitor TO {user}")]
+    HiddenReceiver {
+        /// Which node.
+        node: String,
+        /// Our user.
+        user: String,
+    },
+    /// The clocks differ.
+    #[error("the clock of {node} is {} ms {} ours: run NTP on both", offset.as_millis(), side(*ahead))]
+    Clock {
+        /// Which node.
+        node: String,
+        /// By how much.
+        offset: Duration,
+        /// Whether the node's is ahead.
+        ahead: bool,
+    },
+}
+
+/// Why a node must not serve.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// Texts would come back as something else.
+    #[error("{node}: the database is encoded in {encoding}: make one with ENCODING 'UTF8'")]
+    Encoding {
+        /// Which node.
+        node: String,
+        /// What it is encoded in.
+        encoding: String,
+    },
+    /// There is no schema `tessera`, and we may not make it.
+    #[error(
+        "{node}: {user} may not make the schema tessera: GRANT CREATE ON DATABASE {database} TO {user}"
+    )]
+    NoSchema {
+        /// Which node.
+        node: String,
+        /// The database.
+        database: String,
+        /// Our user.
+        user: String,
+    },
+    /// There is a schema `tessera`, and we may not use it.
+    #[error(
+        "{node}: {user} may not use the schema tessera: GRANT USAGE ON SCHEMA tessera TO {user}"
+    )]
+    NoUsage {
+        /// Which node.
+        node: String,
+        /// Our user.
+        user: String,
+    },
+    /// We may make no tables where there are none yet.
+    #[error("{node}: {user} may make no tables: GRANT CREATE ON SCHEMA public TO {user}")]
+    NoTables {
+        /// Which node.
+        node: String,
+        /// Our user.
+        user: String,
+    },
+    /// A table that cannot be read.
+    #[error(
+        "{node}: {user} may not read {table}: GRANT SELECT ON {table} TO {user}, on the primary"
+    )]
+    Unreadable {
+        /// Which node.
+        node: String,
+        /// Our user.
+        user: String,
+        /// The first such table.
+        table: String,
+    },
+    /// It hides how far its replicas are.
+    #[error("{node} hides from {user} how far its replicas are: GRANT pg_monitor TO {user}")]
+    HiddenReplicas {
+        /// Which node.
+        node: String,
+        /// Our user.
+        user: String,
+    },
+    /// Not even one router has room.
+    #[error(
+        "{node} takes {room} connections of our user, and a router takes {CONNECTIONS_OF_ROUTER}: raise max_connections \
+         or the limit of the role or the database"
+    )]
+    Connections {
+        /// Which node.
+        node: String,
+        /// How many it takes.
+        room: u32,
+    },
+    /// A primary that takes no writes.
+    #[error(
+        "{node} has default_transaction_read_only=on and is to take writes: set it to off for this user"
+    )]
+    ReadOnly {
+        /// Which node.
+        node: String,
+    },
+    /// Its log is not enough for replicas.
+    #[error(
+        "{node} has wal_level={level} and is to have replicas: set wal_level=replica and restart it"
+    )]
+    WalLevel {
+        /// Which node.
+        node: String,
+        /// What it is.
+        level: String,
+    },
+    /// The clocks differ too much.
+    #[error(
+        "the clock of {node} is {} s {} ours, and rows get their times from ours: run NTP on both",
+        offset.as_secs(),
+        side(*ahead)
+    )]
+    Clock {
+        /// Which node.
+        node: String,
+        /// By how much.
+        offset: Duration,
+        /// Whether the node's is ahead.
+        ahead: bool,
+    },
+    /// It could not be asked.
+    #[error("{node} could not be asked whether it may serve: {cause}")]
+    Unasked {
+        /// Which node.
+        node: String,
+        /// What it says.
+        cause: String,
+    },
+}
+
+fn side(ahead: bool) -> &'static str {
+    if ahead { "ahead of" } else { "behind" }
+}
+
+/// Asks a node whether it may serve, in the role that it is in, for a shard of so many replicas.
+///
+/// # Errors
+/// [`Unfit`] with the first reason why it must not.
+pub async fn check(session: &mut Session, replicas: usize) -> Result<Vec<Warning>, Unfit> {
+    let node = session.address.to_string();
+    let unasked = |error: diesel::result::Error| Unfit::Unasked {
+        node: node.clone(),
+        cause: error.to_string(),
+    };
+    let facts = facts(&mut session.connection).await.map_err(unasked)?;
+    let mut warnings = versions(&node, &session.identity);
+    if facts.encoding != "UTF8" {
+        return Err(Unfit::Encoding { node, encoding: facts.encoding });
+    }
+    warnings.extend(room(&node, facts.room.cast_unsigned())?);
+    if session.identity.in_recovery {
+        warnings.extend(replica(&node, &facts)?);
+    } else {
+        warnings.extend(primary(&node, &facts, &session.identity, replicas)?);
+    }
+    let (offset, uncertainty) = clock(&mut session.connection).await.map_err(unasked)?;
+    warnings.extend(judge_clock(&node, offset, uncertainty)?);
+    Ok(warnings)
+}
+
+/// What a node says of itself.
+#[derive(QueryableByName)]
+struct Facts {
+    #[diesel(sql_type = Text)]
+    user: String,
+    #[diesel(sql_type = Text)]
+    encoding: String,
+    #[diesel(sql_type = Integer)]
+    room: i32,
+    #[diesel(sql_type = Bool)]
+    fsync: bool,
+    #[diesel(sql_type = Bool)]
+    full_page_writes: bool,
+    #[diesel(sql_type = Bool)]
+    asynchronous: bool,
+    #[diesel(sql_type = Bool)]
+    read_only: bool,
+    #[diesel(sql_type = Text)]
+    wal_level: String,
+    #[diesel(sql_type = Bool)]
+    sees_statistics: bool,
+    #[diesel(sql_type = Bool)]
+    may_create_schema: bool,
+    #[diesel(sql_type = Nullable<Bool>)]
+    may_use_schema: Option<bool>,
+    #[diesel(sql_type = Bool)]
+    may_create_tables: bool,
+    #[diesel(sql_type = Nullable<Text>)]
+    unreadable: Option<String>,
+}
+
+async fn facts(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Facts> {
+    diesel::sql_query(
+        "SELECT quote_ident(current_user) AS \"user\",
+                current_setting('server_encoding') AS encoding,
+                least(current_setting('max_connections')::integer
+                          - current_setting('superuser_reserved_connections')::integer
+                          - coalesce(current_setting('reserved_connections', true)::integer, 0),
+                      (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user),
+                      (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database())
+                     ) AS room,
+                current_setting('fsync')::boolean AS fsync,
+                current_setting('full_page_writes')::boolean AS full_page_writes,
+                (SELECT reset_val = 'off' FROM pg_settings WHERE name = 'synchronous_commit') AS asynchronous,
+                current_setting('default_transaction_read_only')::boolean AS read_only,
+                current_setting('wal_level') AS wal_level,
+                pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS sees_statistics,
+                has_database_privilege(current_database(), 'CREATE') AS may_create_schema,
+                (SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = 'tessera'
+                ) AS may_use_schema,
+                coalesce((SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = 'public'),
+                         false) AS may_create_tables,
+                (SELECT format('%I.%I', 'tessera', min(c.relname))
+                 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                 WHERE n.nspname = 'tessera' AND c.relkind IN ('r', 'p', 'v')
+                   AND NOT has_table_privilege(c.oid, 'SELECT')
+                 HAVING count(*) > 0) AS unreadable",
+    )
+    .get_result(connection)
+    .await
+}
+
+fn versions(node: &str, identity: &Identity) -> Vec<Warning> {
+    let (major, minor) = (identity.version / 10_000, identity.version % 10_000);
+    let known = MINORS.into_iter().find(|(known, wanted)| *known == major && minor < *wanted);
+    let outdated = |(_, wanted)| Warning::Outdated { node: node.to_owned(), major, minor, wanted };
+    known.map(outdated).into_iter().collect()
+}
+
+fn room(node: &str, room: u32) -> Result<Option<Warning>, Unfit> {
+    let node = node.to_owned();
+    if room < CONNECTIONS_OF_ROUTER {
+        return Err(Unfit::Connections { node, room });
+    }
+    Ok((room < ROUTERS * CONNECTIONS_OF_ROUTER).then_some(Warning::FewConnections { node, room }))
+}
+
+fn replica(node: &str, facts: &Facts) -> Result<Vec<Warning>, Unfit> {
+    let node = || node.to_owned();
+    let user = || facts.user.clone();
+    if facts.may_use_schema == Some(false) {
+        return Err(Unfit::NoUsage { node: node(), user: user() });
+    }
+    if let Some(table) = facts.unreadable.clone() {
+        return Err(Unfit::Unreadable { node: node(), user: user(), table });
+    }
+    let hidden = Warning::HiddenReceiver { node: node(), user: user() };
+    Ok(if facts.sees_statistics { Vec::new() } else { vec![hidden] })
+}
+
+fn primary(
+    node: &str,
+    facts: &Facts,
+    identity: &Identity,
+    replicas: usize,
+) -> Result<Vec<Warning>, Unfit> {
+    let node = || node.to_owned();
+    let user = || facts.user.clone();
+    if facts.read_only {
+        return Err(Unfit::ReadOnly { node: node() });
+    }
+    if facts.may_use_schema.is_none() && !facts.may_create_schema {
+        let database = identity.database.clone();
+        return Err(Unfit::NoSchema { node: node(), database, user: user() });
+    }
+    if facts.may_use_schema == Some(false) {
+        return Err(Unfit::NoUsage { node: node(), user: user() });
+    }
+    if facts.may_use_schema.is_none() && !facts.may_create_tables {
+        return Err(Unfit::NoTables { node: node(), user: user() });
+    }
+    if let Some(table) = facts.unreadable.clone() {
+        return Err(Unfit::Unreadable { node: node(), user: user(), table });
+    }
+    if replicas > 0 && facts.wal_level == "minimal" {
+        return Err(Unfit::WalLevel { node: node(), level: facts.wal_level.clone() });
+    }
+    if replicas > 0 && !facts.sees_statistics {
+        return Err(Unfit::HiddenReplicas { node: node(), user: user() });
+    }
+    let warnings = [
+        (!facts.fsync, Warning::NoFsync { node: node() }),
+        (!facts.full_page_writes, Warning::NoFullPages { node: node() }),
+        (facts.asynchronous, Warning::AsynchronousCommit { node: node() }),
+        (!facts.may_create_tables, Warning::NoNewTables { node: node(), user: user() }),
+    ];
+    Ok(warnings.into_iter().filter_map(|(so, warning)| so.then_some(warning)).collect())
+}
+
+#[derive(QueryableByName)]
+struct Clock {
+    #[diesel(sql_type = BigInt)]
+    micros: i64,
+}
+
+/// By how many microseconds the node's clock is ahead of ours, and how far that may be wrong.
+async fn clock(connection: &mut AsyncPgConnection) -> diesel::QueryResult<(i64, Duration)> {
+    let sent = SystemTime::now();
+    let waited = std::time::Instant::now();
+    let told: Clock = diesel::sql_query(
+        "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS micros",
+    )
+    .get_result(connection)
+    .await?;
+    let half = waited.elapsed() / 2;
+    let ours = (sent + half).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let ours = i64::try_from(ours.as_micros()).unwrap_or(i64::MAX);
+    Ok((told.micros.saturating_sub(ours), half))
+}
+
+/// What a difference of clocks in microseconds means; what the round trip may be to blame for is forgiven.
+///
+/// # Errors
+/// [`Unfit::Clock`].
+pub fn judge_clock(
+    node: &str,
+    offset: i64,
+    uncertainty: Duration,
+) -> Result<Option<Warning>, Unfit> {
+    let (node, ahead) = (node.to_owned(), offset > 0);
+    let offset = Duration::from_micros(offset.unsigned_abs());
+    let sure = offset.saturating_sub(uncertainty);
+    if sure > CLOCK_REFUSAL {
+        return Err(Unfit::Clock { node, offset, ahead });
+    }
+    Ok((sure > CLOCK_WARNING).then_some(Warning::Clock { node, offset, ahead }))
+}
