@@ -1,0 +1,236 @@
+//! Stories of connecting: who a node is, what a session is like, and what each failure says.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::time::Duration;
+
+use diesel::QueryableByName;
+use diesel::sql_types::Text;
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
+use shard_manager::address::{NodeAddress, Timeouts};
+use shard_manager::store::postgres::ConnectError;
+use shard_manager::store::postgres::session::{Session, Wanted, connect, identify};
+use shard_manager::topology::Role;
+
+use crate::server::{ADMIN, Server, patient, refusal, run};
+
+const PASSWORD_ONLY: &str = "local all all trust\nhost all admin 127.0.0.1/32 trust\n\
+                             host all all 127.0.0.1/32 scram-sha-256\n";
+
+#[derive(QueryableByName)]
+struct Setting {
+    #[diesel(sql_type = Text)]
+    value: String,
+}
+
+async fn setting(session: &mut Session, name: &str) -> String {
+    let query = format!("SELECT current_setting('{name}') AS value");
+    let row: Setting = diesel::sql_query(query).get_result(&mut session.connection).await.unwrap();
+    row.value
+}
+
+fn hosts(servers: &[&Server]) -> NodeAddress {
+    let hosts: Vec<String> =
+        servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
+    format!("postgres://{ADMIN}@{}/postgres", hosts.join(",")).parse().unwrap()
+}
+
+#[test]
+fn a_session_knows_its_node_and_is_set_as_tessera_needs_it() {
+    let Some(server) = Server::start("") else { return };
+    server
+        .perform(&["CREATE DATABASE shard1", "ALTER DATABASE shard1 SET synchronous_commit = off"]);
+    let address = server.address(ADMIN, "shard1?application_name=blue");
+    run(async {
+        let mut session =
+            connect(&address, "tessera lane", Wanted::Primary, &patient()).await.unwrap();
+        assert_eq!(session.identity.role(), Role::Primary);
+        assert_eq!((session.identity.timeline, &*session.identity.database), (1, "shard1"));
+        assert!(session.identity.system > 0 && session.identity.version >= 150_000);
+        for (name, value) in [
+            ("search_path", "tessera,public"),
+            ("TimeZone", "UTC"),
+            ("client_min_messages", "warning"),
+            ("jit", "off"),
+            ("plan_cache_mode", "force_generic_plan"),
+            ("default_transaction_isolation", "read committed"),
+            ("statement_timeout", "30s"),
+            ("idle_in_transaction_session_timeout", "5s"),
+            ("synchronous_commit", "on"),
+            ("application_name", "blue tessera lane"),
+        ] {
+            assert_eq!(setting(&mut session, name).await, value, "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_commit_that_is_stronger_than_durable_stays_so() {
+    let Some(server) = Server::start("synchronous_commit = remote_apply\n") else { return };
+    let address = server.address(ADMIN, "postgres");
+    run(async {
+        let mut session =
+            connect(&address, "tessera lane", Wanted::Primary, &patient()).await.unwrap();
+        assert_eq!(setting(&mut session, "synchronous_commit").await, "remote_apply");
+        let longer = Timeouts { statement: Duration::ZERO, ..patient() };
+        let mut session = connect(&address, "tessera x", Wanted::Any, &longer).await.unwrap();
+        assert_eq!(setting(&mut session, "statement_timeout").await, "0");
+        assert_eq!(setting(&mut session, "idle_in_transaction_session_timeout").await, "0");
+    });
+}
+
+#[test]
+fn of_several_hosts_the_one_in_the_wanted_role_is_taken() {
+    let Some(primary) = Server::start("") else { return };
+    let replica = primary.replica();
+    let both = hosts(&[&replica, &primary]);
+    run(async {
+        let found = |role| {
+            let both = &both;
+            async move { connect(both, "tessera test", role, &patient()).await.unwrap() }
+        };
+        let mut writer = found(Wanted::Primary).await;
+        let reader = found(Wanted::Replica).await;
+        assert_eq!(writer.address.hosts[0].port, primary.port);
+        assert_eq!(reader.address.hosts[0].port, replica.port);
+        assert_eq!(found(Wanted::Any).await.address.hosts[0].port, replica.port);
+        assert_eq!(writer.identity.system, reader.identity.system);
+        assert_eq!((writer.identity.timeline, reader.identity.timeline), (1, 1));
+        assert_eq!(reader.identity.role(), Role::Replica);
+        assert_eq!(identify(&mut writer.connection).await.unwrap(), writer.identity);
+    });
+    let error = refusal(&hosts(&[&replica]), Wanted::Primary, &patient());
+    assert!(matches!(error, ConnectError::WrongRole { in_recovery: true, .. }), "{error:?}");
+    assert!(error.to_string().contains("is no primary now: it is in recovery"), "{error}");
+    let error = refusal(&hosts(&[&primary]), Wanted::Replica, &patient());
+    assert!(error.to_string().contains("is no replica now: it is a primary"), "{error}");
+}
+
+/// A replica that takes over begins a timeline, and whoever asks is told.
+#[test]
+fn a_promoted_replica_tells_its_new_timeline() {
+    let Some(primary) = Server::start("") else { return };
+    let replica = primary.replica();
+    replica.perform(&["SELECT pg_promote()"]);
+    let session = run(connect(&hosts(&[&replica]), "tessera test", Wanted::Primary, &patient()));
+    assert_eq!(session.unwrap().identity.timeline, 2);
+}
+
+#[test]
+fn each_refusal_of_a_server_says_what_to_do_and_shows_no_password() {
+    let Some(server) = Server::start_with("", PASSWORD_ONLY, &[]) else { return };
+    server.perform(&["CREATE ROLE tessera LOGIN PASSWORD 'right'"]);
+    run(connect(&server.address("tessera:right", "postgres"), "t", Wanted::Any, &patient()))
+        .unwrap();
+    let stories = [
+        ("tessera:canary", "postgres", "password authentication failed"),
+        ("tessera", "postgres", "it asks for a password, and there is none"),
+        ("nobody:canary", "postgres", "does not let nobody in"),
+        ("tessera:right", "canary", "no such database"),
+    ];
+    for (login, database, told) in stories {
+        let error = refusal(&server.address(login, database), Wanted::Any, &patient());
+        let said = error.to_string();
+        let node = format!("127.0.0.1:{}/{database}", server.port);
+        assert!(said.starts_with(&node) && said.contains(told), "{said}");
+        let said = format!("{said} {error:?}").replace(&node, "");
+        assert!(!said.contains("canary") && !said.contains("right\""), "{said}");
+        assert!(!error.is_transient(), "{error:?}");
+    }
+}
+
+#[test]
+fn a_server_that_has_no_connection_left_is_busy() {
+    let settings = "max_connections = 4\nsuperuser_reserved_connections = 3\n\
+                    max_wal_senders = 0\nwal_level = minimal\n";
+    let Some(server) = Server::start(settings) else { return };
+    server.perform(&["CREATE ROLE tessera LOGIN"]);
+    let address = server.address("tessera", "postgres");
+    run(async {
+        let first = connect(&address, "tessera test", Wanted::Any, &patient()).await.unwrap();
+        let second = connect(&address, "tessera test", Wanted::Any, &patient()).await;
+        let error = second.err().unwrap();
+        assert!(matches!(error, ConnectError::Busy { .. }) && error.is_transient(), "{error:?}");
+        drop(first);
+    });
+}
+
+fn listener() -> (TcpListener, NodeAddress) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("postgres://u:canary@{}/shard1", listener.local_addr().unwrap());
+    (listener, address.parse().unwrap())
+}
+
+fn told(address: &NodeAddress, timeouts: &Timeouts) -> (ConnectError, String) {
+    let error = refusal(address, Wanted::Any, timeouts);
+    let said = error.to_string();
+    assert!(said.starts_with(&address.to_string()), "{said}");
+    assert!(!format!("{said} {error:?}").contains("canary"), "{error:?}");
+    (error, said)
+}
+
+#[test]
+fn where_nothing_listens_it_is_said() {
+    let (listener, address) = listener();
+    drop(listener);
+    let (error, said) = told(&address, &patient());
+    assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
+    assert!(said.contains("refused") && said.contains("is the server running"), "{said}");
+    let nowhere: NodeAddress = "postgres://u:canary@no-such-host.invalid/x".parse().unwrap();
+    let (error, _) = told(&nowhere, &patient());
+    assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
+}
+
+#[test]
+fn who_never_answers_is_waited_for_only_so_long() {
+    let (_listener, address) = listener();
+    let short = Timeouts { connect: Duration::from_millis(200), ..Timeouts::default() };
+    let (error, said) = told(&address, &short);
+    assert!(matches!(error, ConnectError::TimedOut { .. }), "{error:?}");
+    assert!(said.contains("did not answer within 200 ms"), "{said}");
+}
+
+#[test]
+fn a_server_of_another_kind_is_not_taken_for_a_database() {
+    for mode in ["disable", "prefer"] {
+        let (listener, address) = listener();
+        let address: NodeAddress = address.redacted().replace("***", "canary").parse().unwrap();
+        let text = address.redacted().replace("***", "canary");
+        let text = text.replace("sslmode=prefer", &format!("sslmode={mode}"));
+        let server = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            socket.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").unwrap();
+            let _ = socket.read(&mut [0; 512]);
+        });
+        let (error, said) = told(&text.parse().unwrap(), &patient());
+        assert!(matches!(error, ConnectError::NotPostgres { .. }), "{error:?}");
+        assert!(said.contains("does not answer as PostgreSQL does"), "{said}");
+        server.join().unwrap();
+    }
+}
+
+#[test]
+fn when_no_host_will_do_each_reason_is_told() {
+    let (one, _) = listener();
+    let (two, _) = listener();
+    let places = [&one, &two].map(|l| l.local_addr().unwrap().to_string());
+    drop((one, two));
+    let text = format!("postgres://u:canary@{}/shard1", places.join(","));
+    let error = refusal(&text.parse().unwrap(), Wanted::Primary, &patient());
+    let said = error.to_string();
+    assert!(places.iter().all(|place| said.contains(&format!("{place}/shard1 cannot"))), "{said}");
+    assert!(error.is_transient() && !said.contains("canary"));
+}
+
+/// The task that drives the socket belongs to the runtime that connected: that of a lane is a thread's own.
+#[test]
+fn a_session_ends_with_its_runtime_and_the_server_forgets_it() {
+    let Some(server) = Server::start("") else { return };
+    run(async {
+        let address = server.address(ADMIN, "postgres");
+        let mut session =
+            connect(&address, "tessera gone", Wanted::Primary, &patient()).await.unwrap();
+        session.connection.batch_execute("BEGIN; SELECT pg_advisory_xact_lock(1)").await.unwrap();
+    });
+    server.perform(&["SET lock_timeout = '20s'; SELECT pg_advisory_lock(1)"]);
+}

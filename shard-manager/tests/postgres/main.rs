@@ -1,0 +1,11 @@
+//! What is promised of nodes of PostgreSQL, told as stories of real servers. They need its programs (`initdb`,
+//! `pg_ctl`, `pg_basebackup`); where there are none, the stories say so and end.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
+mod addresses;
+mod certificates;
+mod connecting;
+mod requirements;
+mod server;
+mod tls;

@@ -1,0 +1,185 @@
+//! Servers for the stories: each one of its own in a folder of its own, gone afterwards.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use diesel_async::SimpleAsyncConnection;
+use shard_manager::address::{NodeAddress, Timeouts};
+use shard_manager::store::postgres::ConnectError;
+use shard_manager::store::postgres::session::{Wanted, connect};
+
+/// The superuser of every server.
+pub(crate) const ADMIN: &str = "admin";
+
+/// Lets everybody in.
+pub(crate) const TRUST: &str = "local all all trust\nhost all all 127.0.0.1/32 trust\n\
+                                host replication all 127.0.0.1/32 trust\n";
+
+pub(crate) struct Server {
+    folder: tempfile::TempDir,
+    bin: PathBuf,
+    pub(crate) port: u16,
+}
+
+impl Server {
+    /// A primary that lets everybody in.
+    pub(crate) fn start(settings: &str) -> Option<Self> {
+        Self::start_with(settings, TRUST, &[])
+    }
+
+    /// A primary with these settings, rules of access, and files in its data directory.
+    pub(crate) fn start_with(settings: &str, rules: &str, files: &[(&str, &str)]) -> Option<Self> {
+        let server = Self::new()?;
+        let data = server.data();
+        server.run("initdb", &["--no-sync", "-A", "trust", "-U", ADMIN, "-E", "UTF8", "-D", &data]);
+        for (name, text) in files {
+            server.write(name, text);
+        }
+        server.write("pg_hba.conf", rules);
+        server.go(settings);
+        Some(server)
+    }
+
+    /// A streaming replica of this one.
+    pub(crate) fn replica(&self) -> Self {
+        let replica = Self::new().unwrap();
+        let port = self.port.to_string();
+        let data = replica.data();
+        let from = ["-h", "127.0.0.1", "-p", &port, "-U", ADMIN, "-c", "fast", "--no-sync"];
+        replica.run("pg_basebackup", &[&from[..], &["-R", "-D", &data]].concat());
+        replica.go("");
+        replica
+    }
+
+    fn new() -> Option<Self> {
+        let Some(bin) = bin() else {
+            eprintln!("SKIPPED: there is no PostgreSQL on this machine");
+            return None;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let server = Self { folder, bin, port };
+        server.own(server.folder.path());
+        Some(server)
+    }
+
+    fn data(&self) -> String {
+        self.folder.path().join("data").to_str().unwrap().to_owned()
+    }
+
+    /// The folder of its Unix socket.
+    pub(crate) fn socket(&self) -> &str {
+        self.folder.path().to_str().unwrap()
+    }
+
+    fn go(&self, settings: &str) {
+        let socket = self.socket();
+        let all = format!(
+            "port = {}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{socket}'\n{settings}",
+            self.port
+        );
+        self.write("postgresql.auto.conf", &(self.read("postgresql.auto.conf") + &all));
+        let log = self.folder.path().join("log");
+        self.run("pg_ctl", &["start", "-w", "-D", &self.data(), "-l", log.to_str().unwrap()]);
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(Path::new(&self.data()).join(name)).unwrap_or_default()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = Path::new(&self.data()).join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        self.own(&path);
+    }
+
+    /// Servers refuse to be root's: to root's stories they are those of the user `postgres`.
+    fn own(&self, path: &Path) {
+        if is_root() {
+            assert!(Command::new("chown").arg("postgres:").arg(path).status().unwrap().success());
+        }
+    }
+
+    fn run(&self, program: &str, arguments: &[impl AsRef<OsStr>]) {
+        let program = self.bin.join(program);
+        let mut command = if is_root() {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(&program);
+            command
+        } else {
+            Command::new(&program)
+        };
+        command.args(arguments).current_dir(self.folder.path()).env("LC_ALL", "C.UTF-8");
+        // Into a file: a server would hold a pipe open for as long as it runs.
+        let told = self.folder.path().join("told");
+        let file = fs::File::create(&told).unwrap();
+        command.stdin(std::process::Stdio::null());
+        command.stdout(file.try_clone().unwrap()).stderr(file);
+        let done = command.status().unwrap().success();
+        let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        assert!(done, "{}: {}\n{log}", program.display(), fs::read_to_string(told).unwrap());
+    }
+
+    /// Its address, with what stands before the host and after it.
+    pub(crate) fn address(&self, login: &str, rest: &str) -> NodeAddress {
+        format!("postgres://{login}@127.0.0.1:{}/{rest}", self.port).parse().unwrap()
+    }
+
+    /// Runs statements as the superuser, each in a transaction of its own.
+    pub(crate) fn perform(&self, statements: &[&str]) {
+        runtime().block_on(async {
+            let address = self.address(ADMIN, "postgres");
+            let mut session =
+                connect(&address, "tessera test", Wanted::Any, &patient()).await.unwrap();
+            for statement in statements {
+                session.connection.batch_execute(statement).await.unwrap();
+            }
+        });
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.run("pg_ctl", &["stop", "-m", "immediate", "-D", &self.data()]);
+    }
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+/// Where the programs are: in the path, or where Debian puts them.
+fn bin() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let of_debian = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut folders: Vec<PathBuf> = of_debian.map(|entry| entry.path().join("bin")).collect();
+    folders.sort();
+    folders.extend(std::env::split_paths(&path));
+    folders.into_iter().find(|folder| folder.join("pg_ctl").exists())
+}
+
+/// Long enough for a busy machine.
+pub(crate) fn patient() -> Timeouts {
+    Timeouts { connect: std::time::Duration::from_secs(20), ..Timeouts::default() }
+}
+
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
+    runtime().block_on(future)
+}
+
+/// The error of a connection that must fail.
+pub(crate) fn refusal(address: &NodeAddress, role: Wanted, timeouts: &Timeouts) -> ConnectError {
+    match run(connect(address, "tessera test", role, timeouts)) {
+        Ok(_) => panic!("{address} let us in"),
+        Err(error) => error,
+    }
+}
