@@ -48,9 +48,7 @@ pub enum ConnectError {
         cause: String,
     },
     /// It does not let us in.
-    #[error(
-        "{node} does not let {user} in ({cause}): check the user, its password and the server's pg_hba.conf"
-    )]
+    #[error("{node} does not let {user} in ({cause}): {}", remedy(*by_rule))]
     Authentication {
         /// Which node.
         node: String,
@@ -58,6 +56,8 @@ pub enum ConnectError {
         user: String,
         /// What it says.
         cause: String,
+        /// Whether a rule of the server refuses the user or the way, whatever the password is.
+        by_rule: bool,
     },
     /// There is a server, but not this database.
     #[error("{node}: there is no such database on that server: create it, or correct the address")]
@@ -121,6 +121,14 @@ pub enum ConnectError {
     },
 }
 
+fn remedy(by_rule: bool) -> &'static str {
+    if by_rule {
+        "does that user exist, and does the server's pg_hba.conf let it in from here, in the clear or by TLS?"
+    } else {
+        "check the password"
+    }
+}
+
 fn sentences(errors: &[ConnectError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
@@ -160,7 +168,8 @@ impl ConnectError {
         } else if is("error performing TLS handshake") {
             Self::Tls { node, mode: address.tls, cause: tls_cause(&cause) }
         } else if is("authentication error") || cause == PASSWORD_MISSING {
-            Self::Authentication { node, user: address.user.clone(), cause: method_cause(&cause) }
+            let cause = method_cause(&cause);
+            Self::Authentication { node, user: address.user.clone(), cause, by_rule: false }
         } else if is("error parsing response") || is("unexpected message") || is("error encoding") {
             Self::NotPostgres { node, cause }
         } else if is("connection closed") || is("error communicating") {
@@ -175,20 +184,23 @@ impl ConnectError {
     fn said(address: &NodeAddress, code: &SqlState, message: &str) -> Self {
         let node = address.to_string();
         let cause = message.to_owned();
-        let states_of_login =
-            [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION];
         let states_of_a_while = [
             SqlState::CANNOT_CONNECT_NOW,
             SqlState::TOO_MANY_CONNECTIONS,
             SqlState::ADMIN_SHUTDOWN,
             SqlState::CRASH_SHUTDOWN,
         ];
-        if states_of_login.contains(code) {
-            Self::Authentication { node, user: address.user.clone(), cause }
+        let by_rule = *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION;
+        if by_rule || *code == SqlState::INVALID_PASSWORD {
+            Self::Authentication { node, user: address.user.clone(), cause, by_rule }
         } else if states_of_a_while.contains(code) {
             Self::Busy { node, cause }
         } else if *code == SqlState::INVALID_CATALOG_NAME {
             Self::NoDatabase { node }
+        } else if message.starts_with("unsupported startup parameter") {
+            // PgBouncer and its like; what a session is set to would be the next one's too.
+            let cause = format!("{cause}: name the server itself, not a pooler in front of it");
+            Self::Other { node, cause }
         } else {
             Self::Other { node, cause }
         }
@@ -196,7 +208,7 @@ impl ConnectError {
 
     /// Whether a way without TLS may lead there: the server has refused the one with it.
     pub(super) fn may_be_due_to_tls(&self) -> bool {
-        matches!(self, Self::Tls { .. } | Self::Authentication { .. })
+        matches!(self, Self::Tls { .. } | Self::Authentication { by_rule: true, .. })
     }
 }
 
