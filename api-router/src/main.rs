@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use actix_web::web::Data;
 use api_router::app::App;
-use api_router::config::{Config, Flags};
+use api_router::config::{Config, Engine, Flags};
 use api_router::server;
 use clap::Parser;
+use shard_manager::address::ClusterAddress;
 use shard_manager::manager::{EmbeddedCluster, Manager};
 #[cfg(feature = "sabotage")]
 use shard_manager::sabotage::{self, Switch, UnknownSwitch};
+use shard_manager::store::sqlite::catalog::Wanted;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -95,9 +97,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.bind)
         .map_err(|error| anyhow::anyhow!("cannot serve on {}: {error}", config.bind))?;
     let bound = listener.local_addr()?;
-    let cluster =
-        EmbeddedCluster { data_dir: config.data_dir.clone(), wanted: config.wanted.clone() };
-    let manager = Manager::open(&cluster)?;
+    let manager = open(config)?;
     let app = Data::new(App::new(manager, bound.ip().to_canonical().is_loopback(), config.lab));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -129,6 +129,21 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn open(config: &Config) -> anyhow::Result<Manager> {
+    match &config.engine {
+        Engine::Embedded { data_dir } => {
+            let (data_dir, wanted) = (data_dir.clone(), config.wanted.clone());
+            Ok(Manager::open(&EmbeddedCluster { data_dir, wanted })?)
+        }
+        Engine::Postgres(cluster) => open_postgres(cluster, &config.wanted),
+    }
+}
+
+fn open_postgres(cluster: &ClusterAddress, _wanted: &Wanted) -> anyhow::Result<Manager> {
+    let first = &cluster.shards[0].primary;
+    anyhow::bail!("{first}: shards on PostgreSQL are not built yet")
+}
+
 fn print_banner(app: &App, config: &Config, bound: std::net::SocketAddr) {
     let map = app.manager.map();
     let names: Vec<&str> = map.topology().shards().iter().map(|shard| &*shard.name).collect();
@@ -137,8 +152,14 @@ fn print_banner(app: &App, config: &Config, bound: std::net::SocketAddr) {
     } else {
         "EVERYBODY who reaches this address can read and write: there is no authentication"
     };
+    let (kind, place) = match &config.engine {
+        Engine::Embedded { data_dir } => {
+            ("embedded SQLite", format!(", in {}", data_dir.display()))
+        }
+        Engine::Postgres(_) => ("PostgreSQL", String::new()),
+    };
     let banner = format!(
-        "Tessera {version}, {count} embedded SQLite shards ({names}), {replicas} each, in {dir}
+        "Tessera {version}, {count} {kind} shards ({names}), {replicas} each{place}
   API        http://{bound}/            {exposed}
   try it     http://{bound}/swagger-ui/
   write      curl -X POST http://{bound}/api/write -H 'Content-Type: application/json' \\
@@ -155,7 +176,6 @@ fn print_banner(app: &App, config: &Config, bound: std::net::SocketAddr) {
             1 => "1 replica".to_owned(),
             count => format!("{count} replicas"),
         },
-        dir = config.data_dir.display(),
     );
     // A closed standard output is no reason to end.
     let _ = std::io::stdout().write_all(banner.as_bytes());

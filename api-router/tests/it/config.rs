@@ -26,8 +26,11 @@ const SETTINGS: [(&str, &str, &str); 11] = [
 /// Those that are true when their flag is given, and have no value there.
 const SWITCHES: [&str; 2] = ["insecure", "lab"];
 
+/// Those about servers; they have stories of their own.
+const OF_SERVERS: [&str; 4] = ["engine", "shard_urls", "replica_urls", "maindb_url"];
+
 /// What is in force: each setting's value and where it came from.
-fn shown(mut command: Command) -> BTreeMap<String, (String, String)> {
+pub(crate) fn shown(mut command: Command) -> BTreeMap<String, (String, String)> {
     let output = command.arg("--print-config").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -39,7 +42,7 @@ fn shown(mut command: Command) -> BTreeMap<String, (String, String)> {
     lines.collect()
 }
 
-fn said(value: &str, origin: &str) -> (String, String) {
+pub(crate) fn said(value: &str, origin: &str) -> (String, String) {
     (value.to_owned(), origin.to_owned())
 }
 
@@ -62,16 +65,16 @@ fn toml(name: &str, value: &str) -> String {
 }
 
 /// The folder of a test, as its working directory.
-fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
-fn write(folder: &Path, name: &str, text: &str) {
+pub(crate) fn write(folder: &Path, name: &str, text: &str) {
     std::fs::write(folder.join(name), text).unwrap();
 }
 
 /// The one line that a refused configuration prints.
-fn refusal(command: Command) -> String {
+pub(crate) fn refusal(command: Command) -> String {
     let (code, said) = refused_start(command);
     assert_eq!(code, Some(2), "{said}");
     assert!(!said.contains("panicked"), "{said}");
@@ -82,13 +85,17 @@ fn refusal(command: Command) -> String {
 fn without_a_word_the_defaults_are_in_force() {
     let folder = folder();
     let shown = shown(bare_command(folder.path()));
-    assert_eq!(shown.len(), SETTINGS.len(), "{shown:?}");
-    for (name, ..) in SETTINGS {
+    assert_eq!(shown.len(), SETTINGS.len() + OF_SERVERS.len(), "{shown:?}");
+    for name in SETTINGS.map(|(name, ..)| name).into_iter().chain(OF_SERVERS) {
         assert_eq!(shown[name].1, "default", "{name}");
     }
     for (name, value) in [
         ("bind", "127.0.0.1:3000"),
         ("data_dir", "./data"),
+        ("engine", "sqlite"),
+        ("shard_urls", "none"),
+        ("replica_urls", "none"),
+        ("maindb_url", "none"),
         ("log", "info"),
         ("insecure", "false"),
         ("lab", "false"),
@@ -331,12 +338,14 @@ fn example() -> String {
     std::fs::read_to_string(path).unwrap()
 }
 
-/// The settings of `.env.example`, in the order in which they stand.
-fn documented() -> Vec<(String, String)> {
+/// The settings of `.env.example`, in the order in which they stand; those about servers have no prefix.
+pub(crate) fn documented() -> Vec<(String, String)> {
     let text = example();
-    let lines = text.lines().filter_map(|line| line.strip_prefix("#TESSERA_"));
+    let lines = text.lines().filter_map(|line| line.strip_prefix('#')?.split_once('='));
+    let is_name = |name: &str| name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
     lines
-        .map(|line| line.split_once('=').unwrap())
+        .filter(|(name, _)| is_name(name))
+        .map(|(name, value)| (name.strip_prefix("TESSERA_").unwrap_or(name), value))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
         .collect()
 }
@@ -356,12 +365,14 @@ fn the_example_of_dot_env_is_accepted_with_every_line_in_force() {
     for left_out in ["weights", "placement"] {
         let folder = folder();
         write(folder.path(), "tessera.toml", "");
-        let kept = documented().into_iter().filter(|(name, _)| name != left_out);
+        let out =
+            |name: &str| name == left_out || OF_SERVERS.contains(&name) || name == "pgpassword";
+        let kept = documented().into_iter().filter(|(name, _)| !out(name));
         let lines: String =
             kept.map(|(name, value)| format!("{}={value}\n", variable(&name))).collect();
         write(folder.path(), ".env", &lines);
         let shown = shown(bare_command(folder.path()));
-        for (name, (_, origin)) in shown.iter().filter(|(name, _)| *name != left_out) {
+        for (name, (_, origin)) in shown.iter().filter(|(name, _)| !out(name)) {
             assert_eq!(origin, ".env", "{name}");
         }
     }
@@ -373,7 +384,8 @@ fn the_example_of_dot_env_shows_the_defaults() {
     let shown = shown(bare_command(folder.path()));
     for (name, value) in documented() {
         // The file says of these that they have another default, or none.
-        if ["weights", "workers", "config", "loadtest_host"].contains(&&*name) {
+        let other = ["weights", "workers", "config", "loadtest_host", "pgpassword"];
+        if other.contains(&&*name) || (OF_SERVERS.contains(&&*name) && name != "engine") {
             continue;
         }
         let (default, _) = &shown[&name];
@@ -388,11 +400,11 @@ fn help_tells_every_setting_and_where_it_may_stand() {
     let output = bare_command(folder.path()).arg("--help").output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success());
-    for (name, ..) in SETTINGS {
+    for name in SETTINGS.map(|(name, ..)| name).into_iter().chain(OF_SERVERS) {
         let flag = format!("--{}", name.replace('_', "-"));
         assert!(help.contains(&flag), "{flag} is not in\n{help}");
     }
-    for word in ["--config", "--print-config", "--version", "TESSERA_BIND", ".env"] {
+    for word in ["--config", "--print-config", "--version", "TESSERA_BIND", "SHARD_URLS", ".env"] {
         assert!(help.contains(word), "{word} is not in\n{help}");
     }
 }

@@ -74,10 +74,12 @@ pub(crate) fn bare_command(folder: &Path) -> Command {
     sightless(Command::new(env!("CARGO_BIN_EXE_api-router")), folder)
 }
 
-/// A command that knows no `TESSERA_` variable and runs in this folder.
+/// A command that knows none of our variables and runs in this folder.
 pub(crate) fn sightless(mut command: Command, folder: &Path) -> Command {
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("TESSERA_") {
+        let name = name.to_string_lossy().into_owned();
+        let plain = ["SHARD_URLS", "REPLICA_URLS", "MAINDB_URL", "PGPASSWORD"];
+        if name.starts_with("TESSERA_") || plain.contains(&&*name) {
             command.env_remove(name);
         }
     }

@@ -33,6 +33,7 @@ mod replicas;
 #[cfg(not(feature = "sabotage"))]
 mod sabotage;
 mod saving;
+mod servers;
 mod sockets;
 mod strategies;
 mod streams;

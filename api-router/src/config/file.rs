@@ -1,0 +1,220 @@
+//! File: the configuration file, its settings and its sections.
+//!
+//! **Invariant:** a name that nobody knows is an error, and a member of the wrong type is named with its path; no error
+//! repeats what stands there, because it may hold a password.
+//! **Not here:** what addresses mean (`config/postgres`).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use shard_manager::topology::Topology;
+use toml::{Table, Value};
+
+use super::ConfigError;
+use super::sources::{NAMES, unknown};
+
+/// The sections at the top.
+const SECTIONS: [&str; 2] = ["postgres", "shard"];
+
+const POSTGRES: [&str; 7] = [
+    "connect_timeout_ms",
+    "user",
+    "password_file",
+    "password_env",
+    "sslmode",
+    "sslrootcert",
+    "catalog",
+];
+const CATALOG: [&str; 1] = ["url"];
+const SHARD: [&str; 4] = ["name", "weight", "primary", "replicas"];
+
+/// Longest name of a shard.
+const NAME_LENGTH_MAX: usize = 40;
+
+/// How long one may wait for a node, in milliseconds.
+const CONNECT_TIMEOUT_MS: std::ops::RangeInclusive<i64> = 100..=600_000;
+
+/// What stands in the sections.
+#[derive(Default)]
+pub(super) struct Sections {
+    /// The file, if there is one.
+    pub(super) path: PathBuf,
+    /// `[postgres]`, if it is there.
+    pub(super) postgres: Option<PostgresSection>,
+    /// Each `[[shard]]`.
+    pub(super) shards: Vec<ShardSection>,
+}
+
+/// What holds for all nodes.
+#[derive(Default)]
+pub(super) struct PostgresSection {
+    pub(super) connect_timeout_ms: Option<u64>,
+    /// By their names; all but the timeout are texts.
+    pub(super) texts: BTreeMap<&'static str, String>,
+    pub(super) catalog: Option<String>,
+}
+
+/// One shard, its addresses as they are spelled.
+pub(super) struct ShardSection {
+    pub(super) name: Option<String>,
+    pub(super) weight: Option<u32>,
+    pub(super) primary: String,
+    pub(super) replicas: Vec<String>,
+}
+
+/// The settings and the sections of a file.
+pub(super) fn read(path: &Path) -> Result<(BTreeMap<String, String>, Sections), ConfigError> {
+    let bad = |cause: &str| ConfigError(format!("{}: {cause}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| bad(&error.to_string()))?;
+    let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        bad(&format!("line {line}: {}", error.message()))
+    })?;
+    let file = File { path };
+    let mut values = BTreeMap::new();
+    let mut sections = Sections { path: path.to_owned(), ..Sections::default() };
+    for (name, value) in &table {
+        match &**name {
+            "postgres" => sections.postgres = Some(file.postgres(value)?),
+            "shard" => sections.shards = file.shards(value)?,
+            name if NAMES.contains(&name) => {
+                let text = plain(value).ok_or_else(|| file.wrong(name, "a plain value"))?;
+                values.insert(name.to_owned(), text);
+            }
+            name => {
+                let known = NAMES.into_iter().chain(SECTIONS);
+                return Err(unknown(&file.named(name), name, known));
+            }
+        }
+    }
+    Ok((values, sections))
+}
+
+/// The text that a flag would have; a list of numbers becomes `50,25,25`.
+fn plain(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Integer(number) => Some(number.to_string()),
+        Value::Boolean(truth) => Some(truth.to_string()),
+        Value::Array(items) => {
+            let items: Option<Vec<String>> = items.iter().map(plain).collect();
+            items.map(|items| items.join(","))
+        }
+        Value::Float(_) | Value::Datetime(_) | Value::Table(_) => None,
+    }
+}
+
+struct File<'p> {
+    path: &'p Path,
+}
+
+impl File<'_> {
+    fn named(&self, member: &str) -> String {
+        format!("{member} (from {})", self.path.display())
+    }
+
+    fn wrong(&self, member: &str, allowed: &str) -> ConfigError {
+        ConfigError(format!("{} must be {allowed}", self.named(member)))
+    }
+
+    /// The members of a section, all of them known.
+    fn members<'v>(
+        &self,
+        at: &str,
+        value: &'v Value,
+        known: &[&'static str],
+    ) -> Result<&'v Table, ConfigError> {
+        let table = value.as_table().ok_or_else(|| self.wrong(at, "a section"))?;
+        if let Some(name) = table.keys().find(|name| !known.contains(&&***name)) {
+            let what = self.named(&format!("{at}.{name}"));
+            return Err(unknown(&what, name, known.iter().copied()));
+        }
+        Ok(table)
+    }
+
+    fn text(&self, at: &str, table: &Table, name: &str) -> Result<Option<String>, ConfigError> {
+        let wrong = || self.wrong(&format!("{at}.{name}"), "a text");
+        let text = |value: &Value| value.as_str().map(str::to_owned).ok_or_else(wrong);
+        table.get(name).map(text).transpose()
+    }
+
+    fn number(
+        &self,
+        at: &str,
+        table: &Table,
+        name: &str,
+        allowed: std::ops::RangeInclusive<i64>,
+    ) -> Result<Option<u64>, ConfigError> {
+        let Some(value) = table.get(name) else { return Ok(None) };
+        let number = value.as_integer().filter(|number| allowed.contains(number));
+        let words = format!("a number from {} to {}", allowed.start(), allowed.end());
+        let wrong = || self.wrong(&format!("{at}.{name}"), &words);
+        number.map(|number| Some(number.cast_unsigned())).ok_or_else(wrong)
+    }
+
+    fn postgres(&self, value: &Value) -> Result<PostgresSection, ConfigError> {
+        let at = "postgres";
+        let table = self.members(at, value, &POSTGRES)?;
+        let mut section = PostgresSection {
+            connect_timeout_ms: self.number(at, table, "connect_timeout_ms", CONNECT_TIMEOUT_MS)?,
+            ..PostgresSection::default()
+        };
+        for name in ["user", "password_file", "password_env", "sslmode", "sslrootcert"] {
+            if let Some(text) = self.text(at, table, name)? {
+                section.texts.insert(name, text);
+            }
+        }
+        if let Some(catalog) = table.get("catalog") {
+            let at = "postgres.catalog";
+            let table = self.members(at, catalog, &CATALOG)?;
+            let url = self.text(at, table, "url")?;
+            let none = || ConfigError(format!("{} names no url", self.named(at)));
+            section.catalog = Some(url.ok_or_else(none)?);
+        }
+        Ok(section)
+    }
+
+    fn shards(&self, value: &Value) -> Result<Vec<ShardSection>, ConfigError> {
+        let list =
+            value.as_array().ok_or_else(|| self.wrong("shard", "a list: write [[shard]]"))?;
+        (1..).zip(list).map(|(number, value)| self.shard(number, value)).collect()
+    }
+
+    fn shard(&self, number: usize, value: &Value) -> Result<ShardSection, ConfigError> {
+        let at = &*format!("shard[{number}]");
+        let table = self.members(at, value, &SHARD)?;
+        let name = self.text(at, table, "name")?;
+        if !name.as_deref().is_none_or(is_name) {
+            let allowed = "a lower-case letter, followed by at most 39 letters, digits, _ and -";
+            return Err(self.wrong(&format!("{at}.name"), allowed));
+        }
+        let weight = self.number(at, table, "weight", 1..=i64::from(Topology::WEIGHT_MAX))?;
+        let primary = self.text(at, table, "primary")?;
+        let none = || ConfigError(format!("{} names no primary", self.named(at)));
+        let primary = primary.ok_or_else(none)?;
+        Ok(ShardSection {
+            name,
+            weight: weight.and_then(|weight| u32::try_from(weight).ok()),
+            primary,
+            replicas: self.texts(&format!("{at}.replicas"), table.get("replicas"))?,
+        })
+    }
+
+    fn texts(&self, at: &str, value: Option<&Value>) -> Result<Vec<String>, ConfigError> {
+        let Some(value) = value else { return Ok(Vec::new()) };
+        let list = value.as_array().ok_or_else(|| self.wrong(at, "a list of texts"))?;
+        let text = |(number, value): (usize, &Value)| {
+            let wrong = || self.wrong(&format!("{at}[{number}]"), "a text");
+            value.as_str().map(str::to_owned).ok_or_else(wrong)
+        };
+        (1..).zip(list).map(text).collect()
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let rest = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
+    name.len() <= NAME_LENGTH_MAX
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(rest)
+}

@@ -1,0 +1,367 @@
+//! PostgreSQL: the addresses of a cluster, from variables, flags and the sections of the file.
+//!
+//! **Invariant:** no server is two nodes, no two shards have one name, and nothing that is shown has a password.
+//! **Not here:** how one address is spelled (`address` of the shard manager), the file (`config/file`).
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Duration;
+
+use shard_manager::address::{
+    ClusterAddress, NodeAddress, NodeDefaults, Password, ShardAddress, Timeouts, TlsMode,
+};
+use shard_manager::topology::Topology;
+
+use super::ConfigError;
+use super::file::PostgresSection;
+use super::settings::Settings;
+use super::sources::{Origin, Sources};
+
+/// The variable of libpq that holds the password of all nodes that name none.
+const PASSWORD_VARIABLE: &str = "PGPASSWORD";
+
+/// Whether servers are named, and are what is to be used.
+pub(super) fn is_meant(
+    settings: &mut Settings<'_>,
+    sources: &Sources,
+) -> Result<bool, ConfigError> {
+    let file = sources.sections.path.display();
+    let in_file = |what: &str| format!("{what} (from {file})");
+    let shards = (!sources.sections.shards.is_empty()).then(|| in_file("[[shard]]"));
+    let named = settings.given("shard_urls").or(shards);
+    let engine = settings.optional(
+        "engine",
+        if named.is_some() { "postgres" } else { "sqlite" },
+        |text| match text {
+            "sqlite" => Ok(false),
+            "postgres" => Ok(true),
+            _ => Err("sqlite or postgres".to_owned()),
+        },
+    )?;
+    let section = sources.sections.postgres.is_some().then(|| in_file("[postgres]"));
+    let needs_shards =
+        settings.given("replica_urls").or_else(|| settings.given("maindb_url")).or(section);
+    match (engine, named, needs_shards) {
+        (Some(false), Some(named), _) | (Some(false), None, Some(named)) => {
+            let engine = settings.given("engine").unwrap_or_default();
+            Err(ConfigError(format!(
+                "{engine} is sqlite, but {named} is about servers of PostgreSQL: leave one of them out"
+            )))
+        }
+        (Some(true), None, _) => {
+            let engine = settings.given("engine").unwrap_or_default();
+            Err(ConfigError(format!(
+                "{engine} is postgres, but no shard is named: set SHARD_URLS, or add [[shard]] to the file"
+            )))
+        }
+        (None, None, Some(other)) => Err(ConfigError(format!(
+            "{other} is about servers of PostgreSQL, but no shard is named: set SHARD_URLS, or add [[shard]] to the \
+             file"
+        ))),
+        (Some(true) | None, Some(_), _) => Ok(true),
+        (Some(false) | None, None, None) => Ok(false),
+    }
+}
+
+/// The cluster that the sources name, each line of it shown.
+pub(super) fn cluster(
+    settings: &mut Settings<'_>,
+    sources: &Sources,
+) -> Result<ClusterAddress, ConfigError> {
+    refuse_what_is_about_files(settings)?;
+    let section = sources.sections.postgres.as_ref();
+    let (defaults, timeouts) = defaults(settings, sources, section)?;
+    let shards = match (settings.find("shard_urls"), sources.sections.shards.is_empty()) {
+        (Some(_), false) => {
+            let given = settings.given("shard_urls").unwrap_or_default();
+            let file = sources.sections.path.display();
+            return Err(ConfigError(format!(
+                "{given} and [[shard]] (from {file}) both name the shards: leave one of them out"
+            )));
+        }
+        (Some(_), true) => list(settings, "shard_urls", &defaults)?.into_iter().map(bare).collect(),
+        (None, _) => shards_of_file(settings, sources, &defaults)?,
+    };
+    if shards.is_empty() || shards.len() > Topology::SHARDS_MAX {
+        let given = settings.given("shard_urls").unwrap_or_else(|| "[[shard]]".to_owned());
+        let (most, count) = (Topology::SHARDS_MAX, shards.len());
+        return Err(ConfigError(format!("{given} names {count} shards; there may be 1 to {most}")));
+    }
+    let replicas = list(settings, "replica_urls", &defaults)?;
+    let catalog = catalog(settings, sources, &defaults)?;
+    let cluster = ClusterAddress { shards, replicas, catalog, timeouts };
+    check_names(&cluster)?;
+    check_nodes(&cluster)?;
+    Ok(cluster)
+}
+
+fn bare(primary: NodeAddress) -> ShardAddress {
+    ShardAddress { name: None, weight: None, primary, replicas: Vec::new() }
+}
+
+fn refuse_what_is_about_files(settings: &Settings<'_>) -> Result<(), ConfigError> {
+    let Some(given) = settings.given("data_dir") else { return Ok(()) };
+    let urls = settings.given("shard_urls").unwrap_or_else(|| "[[shard]]".to_owned());
+    Err(ConfigError(format!(
+        "{given} is a folder of embedded shards, {urls} names servers of PostgreSQL: leave one of them out"
+    )))
+}
+
+/// What holds for all nodes, from `[postgres]`, and the password from a file or a variable.
+fn defaults(
+    settings: &mut Settings<'_>,
+    sources: &Sources,
+    section: Option<&PostgresSection>,
+) -> Result<(NodeDefaults, Timeouts), ConfigError> {
+    let file = || Origin::File(sources.sections.path.clone());
+    let text = |name: &str| section.and_then(|section| section.texts.get(name).cloned());
+    let mut timeouts = Timeouts::default();
+    let given = section.and_then(|section| section.connect_timeout_ms);
+    timeouts.connect = given.map_or(timeouts.connect, Duration::from_millis);
+    let mut show = |name: &str, value: Option<String>, default: &str| {
+        let origin = if value.is_some() { file() } else { Origin::Default };
+        let value = value.unwrap_or_else(|| default.to_owned());
+        settings.show(format!("postgres.{name}"), value, origin);
+    };
+    let wait = timeouts.connect.as_millis().to_string();
+    show("connect_timeout_ms", given.map(|given| given.to_string()), &wait);
+    show("user", text("user"), "that of the URL");
+    let password = match (text("password_file"), text("password_env")) {
+        (Some(_), Some(_)) => {
+            return Err(ConfigError(format!(
+                "postgres.password_file and postgres.password_env (from {}): leave one of them out",
+                file()
+            )));
+        }
+        (Some(path), None) => {
+            let read = Password::from_file(Path::new(&path));
+            show("password_file", Some(path), "");
+            let bad =
+                |error| ConfigError(format!("postgres.password_file (from {}): {error}", file()));
+            Some(read.map_err(bad)?)
+        }
+        (None, Some(name)) => {
+            let value = sources.variable(&name).ok_or_else(|| {
+                ConfigError(format!(
+                    "postgres.password_env (from {}) is `{name}`, a variable that is not set",
+                    file()
+                ))
+            })?;
+            show("password_env", Some(name), "");
+            Some(Password::new(value))
+        }
+        (None, None) => {
+            let value = sources.variable(PASSWORD_VARIABLE);
+            let state = if value.is_some() { "set" } else { "not set" };
+            show("password_env", None, &format!("{PASSWORD_VARIABLE} ({state})"));
+            value.map(Password::new)
+        }
+    };
+    let tls = text("sslmode").map(|name| {
+        let modes = TlsMode::ALL.map(TlsMode::name).join(", ");
+        let bad =
+            || ConfigError(format!("postgres.sslmode (from {}) must be one of {modes}", file()));
+        TlsMode::find(&name).ok_or_else(bad)
+    });
+    let tls = tls.transpose()?;
+    show("sslmode", text("sslmode"), "verify-full; on this machine prefer");
+    show("sslrootcert", text("sslrootcert"), "those of the system");
+    let root_certificates = text("sslrootcert").filter(|path| path != "system").map(Into::into);
+    Ok((NodeDefaults { user: text("user"), password, tls, root_certificates }, timeouts))
+}
+
+/// The addresses of a list; the hosts of one address are separated by commas too.
+fn list(
+    settings: &mut Settings<'_>,
+    name: &'static str,
+    defaults: &NodeDefaults,
+) -> Result<Vec<NodeAddress>, ConfigError> {
+    let Some((origin, text)) = settings.find(name) else {
+        if name != "shard_urls" {
+            settings.show(name, "none".to_owned(), Origin::Default);
+        }
+        return Ok(Vec::new());
+    };
+    let given = settings.given(name).unwrap_or_default();
+    let mut addresses = Vec::new();
+    for (number, url) in (1..).zip(split(&text)) {
+        let address = NodeAddress::parse(url, defaults);
+        let bad = |error| ConfigError(format!("{given}, the address number {number}: {error}"));
+        addresses.push(address.map_err(bad)?);
+    }
+    settings.show(name, spelled(&addresses), origin);
+    Ok(addresses)
+}
+
+/// Splits at the commas that an address follows.
+fn split(text: &str) -> Vec<&str> {
+    let begins = |rest: &str| rest.starts_with("postgres://") || rest.starts_with("postgresql://");
+    let mut parts = Vec::new();
+    let mut start = 0;
+    for (comma, _) in text.match_indices(',') {
+        if begins(text[comma + 1..].trim_start()) {
+            parts.push(text[start..comma].trim());
+            start = comma + 1;
+        }
+    }
+    parts.push(text[start..].trim().trim_end_matches(','));
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
+fn spelled(addresses: &[NodeAddress]) -> String {
+    match addresses {
+        [] => "none".to_owned(),
+        some => some.iter().map(NodeAddress::redacted).collect::<Vec<_>>().join(","),
+    }
+}
+
+fn shards_of_file(
+    settings: &mut Settings<'_>,
+    sources: &Sources,
+    defaults: &NodeDefaults,
+) -> Result<Vec<ShardAddress>, ConfigError> {
+    let origin = Origin::File(sources.sections.path.clone());
+    let parse = |at: String, url: &str| {
+        let bad = |error| ConfigError(format!("{at} (from {origin}): {error}"));
+        NodeAddress::parse(url, defaults).map_err(bad)
+    };
+    let mut shards = Vec::new();
+    for (number, section) in (1..).zip(&sources.sections.shards) {
+        let at = format!("shard[{number}]");
+        let primary = parse(format!("{at}.primary"), &section.primary)?;
+        let mut replicas = Vec::new();
+        for (number, url) in (1..).zip(&section.replicas) {
+            replicas.push(parse(format!("{at}.replicas[{number}]"), url)?);
+        }
+        if replicas.len() > Topology::REPLICAS_MAX {
+            let most = Topology::REPLICAS_MAX;
+            return Err(ConfigError(format!(
+                "{at}.replicas (from {origin}) must be at most {most}"
+            )));
+        }
+        let name_origin = if section.name.is_some() { origin.clone() } else { Origin::Default };
+        let weight_origin = if section.weight.is_some() { origin.clone() } else { Origin::Default };
+        let name = section.name.clone().unwrap_or_else(|| format!("shard{number}"));
+        settings.show(format!("{at}.name"), name, name_origin);
+        settings.show(
+            format!("{at}.weight"),
+            section.weight.unwrap_or(1).to_string(),
+            weight_origin,
+        );
+        settings.show(format!("{at}.primary"), primary.redacted(), origin.clone());
+        settings.show(format!("{at}.replicas"), spelled(&replicas), origin.clone());
+        let (name, weight) = (section.name.clone(), section.weight);
+        shards.push(ShardAddress { name, weight, primary, replicas });
+    }
+    Ok(shards)
+}
+
+fn catalog(
+    settings: &mut Settings<'_>,
+    sources: &Sources,
+    defaults: &NodeDefaults,
+) -> Result<Option<NodeAddress>, ConfigError> {
+    let section = sources.sections.postgres.as_ref();
+    let in_file = section.and_then(|section| section.catalog.clone());
+    let name = "maindb_url";
+    let (origin, text, what) = match (settings.find(name), in_file) {
+        (Some((Origin::File(path), _)), Some(_)) => {
+            return Err(ConfigError(format!(
+                "{name} and postgres.catalog (from {}): leave one of them out",
+                path.display()
+            )));
+        }
+        (Some((origin, text)), _) => (origin, text, settings.given(name).unwrap_or_default()),
+        (None, Some(text)) => {
+            let origin = Origin::File(sources.sections.path.clone());
+            let what = format!("postgres.catalog.url (from {origin})");
+            (origin, text, what)
+        }
+        (None, None) => {
+            settings.show(name, "that of the first shard".to_owned(), Origin::Default);
+            return Ok(None);
+        }
+    };
+    let address = NodeAddress::parse(&text, defaults)
+        .map_err(|error| ConfigError(format!("{what}: {error}")))?;
+    settings.show(name, address.redacted(), origin);
+    Ok(Some(address))
+}
+
+fn check_names(cluster: &ClusterAddress) -> Result<(), ConfigError> {
+    let mut names = HashSet::new();
+    for (number, shard) in (1..).zip(&cluster.shards) {
+        let name = shard.name.clone().unwrap_or_else(|| format!("shard{number}"));
+        if let Some(name) = names.replace(name) {
+            return Err(ConfigError(format!("two shards are called {name}")));
+        }
+    }
+    Ok(())
+}
+
+/// A replica may be among the hosts of its primary, of which only one is the primary at a time. Else no server may be
+/// named twice.
+fn check_nodes(cluster: &ClusterAddress) -> Result<(), ConfigError> {
+    let mut nodes: Vec<(Option<usize>, bool, &NodeAddress)> = Vec::new();
+    for (index, shard) in cluster.shards.iter().enumerate() {
+        nodes.push((Some(index), true, &shard.primary));
+        nodes.extend(shard.replicas.iter().map(|replica| (Some(index), false, replica)));
+    }
+    nodes.extend(cluster.replicas.iter().map(|replica| (None, false, replica)));
+    for (place, (shard, is_primary, node)) in nodes.iter().enumerate() {
+        for (other_shard, other_is_primary, other) in &nodes[..place] {
+            let same_shard = shard == other_shard || shard.is_none() || other_shard.is_none();
+            let primary = [(is_primary, node), (other_is_primary, other)]
+                .into_iter()
+                .find_map(|(is_primary, node)| is_primary.then_some(node));
+            let may_be = same_shard
+                && is_primary != other_is_primary
+                && primary.is_some_and(|primary| primary.hosts.len() > 1);
+            if node.overlaps(other) && !may_be {
+                return Err(ConfigError(format!("{node} and {other} are one server, named twice")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses numbers of shards and replicas that are not those of the addresses.
+pub(super) fn check_counts(
+    settings: &Settings<'_>,
+    cluster: &ClusterAddress,
+    shards: Option<usize>,
+    replicas: Option<usize>,
+) -> Result<(), ConfigError> {
+    let count = cluster.shards.len();
+    let refuse = |name: &str, said: usize, found: usize, what: &str| {
+        let given = settings.given(name).unwrap_or_default();
+        ConfigError(format!("{given} says {said}, but {found} {what} are named: leave it out"))
+    };
+    if let Some(said) = shards.filter(|said| *said != count) {
+        return Err(refuse("shards", said, count, "shards"));
+    }
+    let own: usize = cluster.shards.iter().map(|shard| shard.replicas.len()).sum();
+    let found = own + cluster.replicas.len();
+    match replicas {
+        Some(said) if said * count != found => Err(refuse("replicas", said, found, "replicas")),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The weights that stand with the shards; one that has none beside others that do carries 1.
+pub(super) fn weights(
+    settings: &Settings<'_>,
+    cluster: &ClusterAddress,
+) -> Result<Option<Vec<u32>>, ConfigError> {
+    let weights = cluster.shards.iter().map(|shard| shard.weight);
+    if weights.clone().all(|weight| weight.is_none()) {
+        return Ok(None);
+    }
+    if let Some(given) = settings.given("weights") {
+        return Err(ConfigError(format!(
+            "{given} and the weights of [[shard]] say the same thing: leave one of them out"
+        )));
+    }
+    Ok(Some(weights.map(|weight| weight.unwrap_or(1)).collect()))
+}

@@ -1,0 +1,213 @@
+//! Sources: where settings are written, and the layers that are read from there.
+//!
+//! **Invariant:** a name that nobody knows is an error wherever it stands, and no error repeats a line or a value of a
+//! source: it may hold a password.
+//! **Not here:** which layer wins (`config/settings`), the sections of the configuration file (`config/file`).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::file::{self, Sections};
+use super::{ConfigError, Flags};
+
+/// The names of all settings, as at the top of the configuration file.
+pub(super) const NAMES: [&str; 15] = [
+    "bind",
+    "data_dir",
+    "engine",
+    "shards",
+    "replicas",
+    "weights",
+    "placement",
+    "keyspace",
+    "workers",
+    "log",
+    "insecure",
+    "lab",
+    "shard_urls",
+    "replica_urls",
+    "maindb_url",
+];
+
+/// Those whose variables have no prefix: other programs know them too.
+const PLAIN: [&str; 3] = ["shard_urls", "replica_urls", "maindb_url"];
+
+/// Variables of this prefix belong to the load tester, which reads them itself.
+const FOREIGN_PREFIX: &str = "TESSERA_LOADTEST_";
+
+/// The configuration file that is read without being named, if it is there.
+const FILE: &str = "tessera.toml";
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A flag of the command line.
+    Flag,
+    /// An environment variable.
+    Environment,
+    /// The `.env` file.
+    DotEnv,
+    /// The configuration file.
+    File(PathBuf),
+    /// Nobody said anything.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("flag"),
+            Self::Environment => f.write_str("environment"),
+            Self::DotEnv => f.write_str(".env"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// One source of settings: names and texts.
+pub(super) type Layer = (Origin, BTreeMap<String, String>);
+
+/// All that was said.
+pub(super) struct Sources {
+    /// Earlier ones win.
+    pub(super) layers: Vec<Layer>,
+    /// What stands in the sections of the configuration file.
+    pub(super) sections: Sections,
+    dot_env: BTreeMap<String, String>,
+}
+
+impl Sources {
+    pub(super) fn read(flags: &Flags) -> Result<Self, ConfigError> {
+        let environment = variables(Origin::Environment, read_environment()?)?;
+        let dot_env = read_dot_env(Path::new(".env"))?;
+        let mut layers =
+            vec![flags.layer(), environment, variables(Origin::DotEnv, dot_env.clone())?];
+        let named = flags.config.clone().or_else(|| {
+            layers.iter().find_map(|(_, values)| values.get("config").map(PathBuf::from))
+        });
+        let present = || Some(PathBuf::from(FILE)).filter(|path| path.exists());
+        let sections = match named.or_else(present) {
+            Some(path) => {
+                let (values, sections) = file::read(&path)?;
+                layers.push((Origin::File(path), values));
+                sections
+            }
+            None => Sections::default(),
+        };
+        Ok(Self { layers, sections, dot_env })
+    }
+
+    /// A variable of any name, of the environment or else of `.env`.
+    pub(super) fn variable(&self, name: &str) -> Option<String> {
+        let found = std::env::var(name).ok().or_else(|| self.dot_env.get(name).cloned());
+        found.filter(|value| !value.is_empty())
+    }
+}
+
+/// What a setting is called where its value came from.
+pub(super) fn spelled(name: &str, origin: &Origin) -> String {
+    match origin {
+        Origin::Environment | Origin::DotEnv if PLAIN.contains(&name) => name.to_ascii_uppercase(),
+        Origin::Environment | Origin::DotEnv | Origin::Flag | Origin::File(_) | Origin::Default => {
+            name.to_owned()
+        }
+    }
+}
+
+/// The variables that may be settings.
+fn read_environment() -> Result<BTreeMap<String, String>, ConfigError> {
+    let mut environment = BTreeMap::new();
+    for (name, value) in std::env::vars_os() {
+        let Some(name) = name.to_str().filter(|name| concerns_us(name)) else { continue };
+        let text = value.into_string();
+        let text =
+            text.map_err(|_| ConfigError(format!("{name} (from environment) is no text")))?;
+        environment.insert(name.to_owned(), text);
+    }
+    // No setting, and read where promises are broken.
+    #[cfg(feature = "sabotage")]
+    environment.remove(shard_manager::sabotage::VARIABLE);
+    Ok(environment)
+}
+
+/// A name with our prefix, or one that is a slip of the pen away from those without.
+fn concerns_us(name: &str) -> bool {
+    name.starts_with("TESSERA_") || near_plain(name).is_some()
+}
+
+fn near_plain(name: &str) -> Option<String> {
+    let mut plain = PLAIN.iter().map(|plain| plain.to_ascii_uppercase());
+    plain.find(|plain| strsim::damerau_levenshtein(plain, name) <= 1)
+}
+
+/// The settings among these variables: `TESSERA_BIND` is `bind`, and `SHARD_URLS` is `shard_urls`.
+fn variables(origin: Origin, variables: BTreeMap<String, String>) -> Result<Layer, ConfigError> {
+    let mut values = BTreeMap::new();
+    for (name, value) in variables {
+        if name.starts_with(FOREIGN_PREFIX) || !concerns_us(&name) {
+            continue;
+        }
+        let what = format!("{name} (from {origin})");
+        let plain = near_plain(&name);
+        let setting = name.strip_prefix("TESSERA_").map(str::to_ascii_lowercase);
+        if let Some(plain) = plain.or_else(|| setting.as_ref().and_then(|s| plain_of(s))) {
+            if name != plain {
+                return Err(ConfigError(format!("{what} is no setting; did you mean {plain}?")));
+            }
+            values.insert(plain.to_ascii_lowercase(), value);
+            continue;
+        }
+        let setting = setting.unwrap_or_default();
+        let known = setting == "config" || NAMES.contains(&&*setting);
+        if !known || name.bytes().any(|byte| byte.is_ascii_lowercase()) {
+            return Err(unknown(&what, &setting, NAMES.into_iter().chain(["config"])));
+        }
+        values.insert(setting, value);
+    }
+    Ok((origin, values))
+}
+
+/// The variable of a setting that has no prefix.
+fn plain_of(setting: &str) -> Option<String> {
+    PLAIN.contains(&setting).then(|| setting.to_ascii_uppercase())
+}
+
+/// The refusal of a name that nobody knows.
+pub(super) fn unknown<'n>(
+    what: &str,
+    name: &str,
+    known: impl Iterator<Item = &'n str>,
+) -> ConfigError {
+    let known: Vec<&str> = known.collect();
+    let near = shard_manager::table::closest(name, known.iter().copied());
+    let hint = near.map_or_else(
+        || format!("there are: {}", known.join(", ")),
+        |near| format!("did you mean {near}?"),
+    );
+    ConfigError(format!("{what} is no setting; {hint}"))
+}
+
+fn read_dot_env(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
+    if !path.exists() {
+        return Ok(BTreeMap::new());
+    }
+    let cause = |error: dotenvy::Error| match error {
+        // The line itself may be a password.
+        dotenvy::Error::LineParse(line, _) => format!("{}is no NAME=VALUE", place(path, &line)),
+        dotenvy::Error::Io(error) => error.to_string(),
+        dotenvy::Error::EnvVar(_) | _ => "a value cannot be read".to_owned(),
+    };
+    let bad = |error| ConfigError(format!(".env cannot be read: {}", cause(error)));
+    dotenvy::from_path_iter(path).map_err(bad)?.collect::<Result<_, _>>().map_err(bad)
+}
+
+/// Which line of a file this text begins in.
+fn place(path: &Path, text: &str) -> String {
+    let first = text.lines().next().unwrap_or_default();
+    let file = std::fs::read_to_string(path).unwrap_or_default();
+    let holds = |line: &str| !first.trim().is_empty() && line.contains(first.trim());
+    let line = file.lines().position(holds);
+    line.map_or_else(|| "a line ".to_owned(), |line| format!("line {} ", line + 1))
+}
