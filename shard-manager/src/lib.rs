@@ -11,6 +11,7 @@ pub mod position;
 pub mod sabotage;
 pub mod topology;
 
+pub mod local;
 pub mod placement;
 pub mod progress;
 pub mod shard_map;

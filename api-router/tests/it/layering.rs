@@ -16,7 +16,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
         "sabotage",
         "topology",
     ],
-    &["placement", "progress", "token", "value"],
+    &["local", "placement", "progress", "token", "value"],
     &["shard_map", "simulation", "table"],
     &["address", "declaration", "fake", "query", "row"],
     &["cursor", "rows"],
@@ -214,6 +214,7 @@ fn the_top_level_is_the_one_that_was_agreed() {
         "docker-compose.yml",
         "target",
         "data",
+        "data-postgres",
     ];
     for entry in fs::read_dir(root()).unwrap() {
         let name = entry.unwrap().file_name().to_string_lossy().into_owned();

@@ -1,0 +1,410 @@
+//! Local: PostgreSQL clusters on this machine, of the programs that are installed; no containers.
+//!
+//! ```text
+//! data-postgres/
+//!   cluster.json       which nodes there are, with their ports (`notes`)
+//!   cluster.lock       held by the one command that works here (`place`)
+//!   password, pgpass   the password of the databases, as a word and as PostgreSQL's clients read it
+//!   tessera.env        SHARD_URLS and REPLICA_URLS, for a router
+//!   shard1-primary/    one server (`node`), and so on
+//! ```
+//!
+//! `up` makes what is missing and starts what is stopped; what runs it leaves alone. An `up` that was cut off, whenever
+//! that was, is carried on by the next one.
+//!
+//! **Invariant:** rows are never taken away but by `destroy`: a node that was complete once is not cleared away to be made
+//! again, unless it is a replica that is gone or that somebody names.
+//! **Not here:** SQL, and anything about tables (`store`); who takes over when a primary fails.
+
+mod account;
+mod environment;
+mod ground;
+mod making;
+mod node;
+mod notes;
+mod place;
+mod ports;
+mod programs;
+mod settings;
+mod trouble;
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use uuid::Uuid;
+
+use crate::topology::Role;
+use ground::Ground;
+use making::{make_primary, make_replica};
+use notes::{NodeNote, Notes};
+use place::{ENVIRONMENT, LOCK, Lock, NOTES, PASSFILE, PASSWORD, Place, remove_folder};
+
+pub use ground::DATABASE_USER;
+pub use node::{LocalNode, NodeState, Stop};
+pub use programs::{MAJOR_MIN, Programs, VARIABLE};
+pub use trouble::LocalError;
+
+/// Shards or nodes that are worked on at a time: each is a program or several.
+const AT_A_TIME: usize = 8;
+
+/// The cluster that is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// How many shards.
+    pub shards: usize,
+    /// How many replicas each has.
+    pub replicas: usize,
+    /// The first port, the others following; free ones from anywhere without it.
+    pub first_port: Option<u16>,
+    /// Who runs the servers when the caller is root; `postgres`, else `nobody` without it.
+    pub user: Option<String>,
+    /// The folder of the programs; the newest that are installed without it.
+    pub pg_bin: Option<PathBuf>,
+    /// More settings of the servers, such as `("fsync", "off")`; those of an earlier `up` stay.
+    pub settings: Vec<(String, String)>,
+}
+
+impl Wanted {
+    /// Three shards with a replica each, in this directory.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            shards: 3,
+            replicas: 1,
+            first_port: None,
+            user: None,
+            pg_bin: None,
+            settings: Vec::new(),
+        }
+    }
+}
+
+/// A cluster of local servers.
+#[derive(Debug)]
+pub struct LocalCluster {
+    ground: Arc<Ground>,
+    nodes: Vec<LocalNode>,
+}
+
+/// What is noted while nodes are being made, by many threads.
+struct Work<'w> {
+    place: &'w Place,
+    lock: &'w Lock,
+    notes: Mutex<Notes>,
+}
+
+impl LocalCluster {
+    /// Makes what is missing of a cluster and starts what does not run.
+    ///
+    /// # Errors
+    /// [`LocalError`], whose words tell what to do; what was made until then stays, and the next `up` carries on.
+    pub fn up(wanted: &Wanted) -> Result<Self, LocalError> {
+        settings::check(&wanted.settings)?;
+        let (place, is_made) = Place::prepare(&wanted.dir, wanted.user.as_deref())?;
+        let raised = Self::raise(wanted, &place);
+        if raised.is_err() && is_made && !place.dir.join(NOTES).exists() {
+            // Of a directory that could not even be begun nothing is left.
+            let _ = remove_folder(&place.dir);
+        }
+        raised
+    }
+
+    fn raise(wanted: &Wanted, place: &Place) -> Result<Self, LocalError> {
+        let lock = place.lock()?;
+        let known =
+            if place.dir.join(NOTES).exists() { Some(Notes::load(&place.dir)?) } else { None };
+        let programs = match &known {
+            Some(notes) => programs_for(notes, &place.dir, wanted.pg_bin.as_deref())?,
+            None => Programs::find(wanted.pg_bin.as_deref())?,
+        };
+        let is_new = known.is_none();
+        let mut notes = known.unwrap_or_else(|| Notes::new(&programs, wanted.first_port));
+        if notes.is_going {
+            return Err(LocalError::Going(place.dir.clone()));
+        }
+        notes.grow(wanted)?;
+        notes.bin.clone_from(&programs.bin);
+        let password = if is_new { make_password(place)? } else { read_password(place)? };
+        let settings = notes.chosen();
+        let ground = Arc::new(Ground { place: place.clone(), programs, password, settings });
+        ground.check_reach()?;
+        notes.move_unmade(|note| {
+            let node = node_of(&ground, note, None);
+            node.is_running() || ports::try_out(note.port).is_ok()
+        })?;
+        notes.save(place)?;
+        let work = Work { place, lock: &lock, notes: Mutex::new(notes) };
+        let nodes = nodes_of(&ground, &work.notes());
+        let shards: Vec<_> = nodes.chunk_by(|a, b| a.shard == b.shard).collect();
+        all(&shards, |nodes| work.raise_shard(nodes))?;
+        let cluster = Self { nodes: nodes_of(&ground, &work.notes()), ground };
+        place.write(&cluster.environment_file(), &environment::text(&cluster))?;
+        Ok(cluster)
+    }
+
+    /// A cluster that is there, whether it runs or not.
+    ///
+    /// # Errors
+    /// [`LocalError::NoCluster`] if there is none, and what else keeps from looking at it.
+    pub fn open(dir: &Path) -> Result<Self, LocalError> {
+        let place = Place::of(dir)?;
+        let notes = Notes::load(&place.dir)?;
+        let programs = programs_for(&notes, &place.dir, None)?;
+        let password = read_password(&place)?;
+        let ground = Arc::new(Ground { place, programs, password, settings: notes.chosen() });
+        Ok(Self { nodes: nodes_of(&ground, &notes), ground })
+    }
+
+    /// Its directory, an absolute path.
+    pub fn dir(&self) -> &Path {
+        &self.ground.place.dir
+    }
+
+    /// The programs that it runs on.
+    pub fn programs(&self) -> &Programs {
+        &self.ground.programs
+    }
+
+    /// All nodes: by shards, and in each the one that was made as its primary first.
+    pub fn nodes(&self) -> &[LocalNode] {
+        &self.nodes
+    }
+
+    /// The node of this name.
+    pub fn node(&self, name: &str) -> Option<&LocalNode> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// The primary of each shard, in the order of the shards.
+    pub fn primaries(&self) -> impl Iterator<Item = &LocalNode> {
+        self.nodes.iter().filter(|node| node.role == Role::Primary)
+    }
+
+    /// The replicas of a shard, from 0.
+    pub fn replicas_of(&self, shard: usize) -> impl Iterator<Item = &LocalNode> {
+        self.nodes.iter().filter(move |node| node.shard == shard && node.role == Role::Replica)
+    }
+
+    /// Shards, and replicas of each.
+    pub fn size(&self) -> (usize, usize) {
+        let shards = self.nodes.last().map_or(0, |node| node.shard + 1);
+        (shards, self.nodes.iter().filter(|node| node.shard == 0).count().saturating_sub(1))
+    }
+
+    /// The file with the variables that a router reads; whoever reads it knows the password.
+    pub fn environment_file(&self) -> PathBuf {
+        self.dir().join(ENVIRONMENT)
+    }
+
+    /// Ends all servers, in good order and at the same time.
+    ///
+    /// # Errors
+    /// [`LocalError::Busy`] if another command works on the cluster, [`LocalError::NotStopped`] for a server that does
+    /// not end.
+    pub fn down(&self) -> Result<(), LocalError> {
+        let _lock = self.ground.place.lock()?;
+        self.stop_all(Stop::Fast)
+    }
+
+    fn stop_all(&self, how: Stop) -> Result<(), LocalError> {
+        let nodes: Vec<_> = self.nodes.iter().collect();
+        all(&nodes, |node| node.stop(how))
+    }
+
+    /// Ends all servers and removes everything that was made: all rows are gone. A directory that holds anything else
+    /// stays with that.
+    ///
+    /// # Errors
+    /// As [`LocalCluster::down`]; what was not removed is removed by another `destroy`.
+    pub fn destroy(self) -> Result<(), LocalError> {
+        let place = &self.ground.place;
+        let _lock = place.lock()?;
+        let mut notes = Notes::load(&place.dir)?;
+        notes.is_going = true;
+        notes.save(place)?;
+        self.stop_all(Stop::Immediate)?;
+        for node in &self.nodes {
+            remove_folder(&node.dir)?;
+        }
+        // The notes last: as long as they are there this can be done again.
+        for name in [ENVIRONMENT, NOTES, PASSFILE, PASSWORD, LOCK] {
+            let path = place.dir.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(LocalError::File { path, source: error });
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        // What is not ours is left, and the directory with it.
+        let _ = fs::remove_dir(&place.dir);
+        Ok(())
+    }
+
+    /// Makes a node again, as a replica of another one of its shard, which runs: what it had is removed.
+    ///
+    /// # Errors
+    /// [`LocalError::NoNode`] or [`LocalError::NoSource`] if the names do not fit, and what else keeps it from being made.
+    pub fn make_again(&mut self, name: &str, source: &str) -> Result<(), LocalError> {
+        let find = |name: &str| self.node(name).ok_or_else(|| LocalError::NoNode(name.to_owned()));
+        let (node, from) = (find(name)?, find(source)?);
+        if node.shard != from.shard || node.name == from.name || from.is_standby() {
+            let cause = "a replica is made from the primary of its own shard only";
+            return Err(LocalError::NoSource { shard: node.database(), cause });
+        }
+        let place = &self.ground.place;
+        let lock = place.lock()?;
+        let notes = Mutex::new(Notes::load(&place.dir)?);
+        let work = Work { place, lock: &lock, notes };
+        work.make_replica(node, from)?;
+        let nodes = nodes_of(&self.ground, &work.notes());
+        self.nodes = nodes;
+        place.write(&self.environment_file(), &environment::text(self))
+    }
+}
+
+impl Work<'_> {
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes what is missing of a shard and starts the rest.
+    fn raise_shard(&self, nodes: &[LocalNode]) -> Result<(), LocalError> {
+        let (complete, missing): (Vec<_>, Vec<_>) =
+            nodes.iter().partition(|node| node.is_complete());
+        all(&complete, |node| {
+            node.start()?;
+            self.change(&node.name, |note| note.is_made = true)
+        })?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let leading: Vec<_> = complete.iter().filter(|node| !node.is_standby()).collect();
+        let source = match (leading.as_slice(), missing.as_slice()) {
+            ([leader], _) => **leader,
+            ([], [first, ..]) if first.role == Role::Primary && !first.is_noted => {
+                make_primary(first, self.lock)?;
+                self.change(&first.name, |note| note.is_made = true)?;
+                first
+            }
+            ([], [first, ..]) if first.role == Role::Primary => {
+                return Err(LocalError::Lost { node: first.name.clone(), dir: first.dir.clone() });
+            }
+            (several, _) => {
+                let cause =
+                    if several.is_empty() { "it has no primary" } else { "it has two primaries" };
+                return Err(LocalError::NoSource { shard: nodes[0].database(), cause });
+            }
+        };
+        let replicas: Vec<_> =
+            missing.into_iter().filter(|node| node.name != source.name).collect();
+        all(&replicas, |node| self.make_replica(node, source))
+    }
+
+    fn make_replica(&self, node: &LocalNode, source: &LocalNode) -> Result<(), LocalError> {
+        self.change(&node.name, |note| {
+            note.is_made = false;
+            note.follows = Some(source.name.clone());
+        })?;
+        let node = LocalNode { source_port: Some(source.port), ..node.clone() };
+        make_replica(&node, source, self.lock)?;
+        self.change(&node.name, |note| note.is_made = true)
+    }
+
+    fn change(&self, name: &str, change: impl FnOnce(&mut NodeNote)) -> Result<(), LocalError> {
+        let mut notes = self.notes();
+        change(notes.node(name)?);
+        notes.save(self.place)
+    }
+}
+
+/// Does something with all of them, several at a time; of what fails the first is told, when all have ended.
+fn all<T: Copy + Sync>(
+    items: &[T],
+    act: impl Fn(T) -> Result<(), LocalError> + Sync,
+) -> Result<(), LocalError> {
+    let act = &act;
+    let mut first = Ok(());
+    for some in items.chunks(AT_A_TIME) {
+        let ended: Vec<_> = thread::scope(|scope| {
+            let begun: Vec<_> = some.iter().map(|item| scope.spawn(move || act(*item))).collect();
+            begun.into_iter().map(thread::ScopedJoinHandle::join).collect()
+        });
+        for ended in ended {
+            first = first.and(ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+    }
+    first
+}
+
+/// The programs of the version that made a cluster.
+fn programs_for(notes: &Notes, dir: &Path, named: Option<&Path>) -> Result<Programs, LocalError> {
+    let fits = |programs: &Programs| programs.major == notes.major;
+    if let Some(same) = Programs::fit(&notes.bin).ok().filter(|it| named.is_none() && fits(it)) {
+        return Ok(same);
+    }
+    let found = Programs::find(named)?;
+    if fits(&found) {
+        return Ok(found);
+    }
+    let other = if named.is_none() { Programs::find_major(notes.major) } else { None };
+    other.ok_or_else(|| LocalError::OtherVersion {
+        dir: dir.to_owned(),
+        made: notes.major,
+        found: format!("version {} in {}", found.major, found.bin.display()),
+    })
+}
+
+/// The nodes that are noted, as they are.
+fn nodes_of(ground: &Arc<Ground>, notes: &Notes) -> Vec<LocalNode> {
+    let port_of = |name: &String| notes.nodes.iter().find(|it| it.name == *name).map(|it| it.port);
+    let node = |note: &NodeNote| node_of(ground, note, note.follows.as_ref().and_then(port_of));
+    let mut nodes: Vec<_> = notes.nodes.iter().map(node).collect();
+    for shard in nodes.chunk_by_mut(|a, b| a.shard == b.shard) {
+        // One of a shard is its primary: of several that were, after one took over, the one that runs.
+        let candidates = || 0..shard.len();
+        let leads = |at: &usize| shard[*at].is_complete() && !shard[*at].is_standby();
+        let running = candidates().filter(leads).find(|at| shard[*at].is_running());
+        let leader = running.or_else(|| candidates().find(leads)).unwrap_or(0);
+        for (at, node) in shard.iter_mut().enumerate() {
+            node.role = if at == leader { Role::Primary } else { Role::Replica };
+        }
+    }
+    nodes
+}
+
+fn node_of(ground: &Arc<Ground>, note: &NodeNote, source_port: Option<u16>) -> LocalNode {
+    LocalNode {
+        name: note.name.clone(),
+        shard: note.shard,
+        role: if note.number == 0 { Role::Primary } else { Role::Replica },
+        port: note.port,
+        dir: ground.place.dir.join(&note.name),
+        is_noted: note.is_made,
+        source_port,
+        ground: Arc::clone(ground),
+    }
+}
+
+/// A password for the databases, made when the cluster is, and kept.
+fn make_password(place: &Place) -> Result<String, LocalError> {
+    let path = place.dir.join(PASSWORD);
+    if !path.exists() {
+        place.write(&path, &format!("{}\n", Uuid::new_v4().simple()))?;
+    }
+    let password = read_password(place)?;
+    let line = format!("127.0.0.1:*:*:{DATABASE_USER}:{password}\n");
+    place.write(&place.dir.join(PASSFILE), &line)?;
+    Ok(password)
+}
+
+fn read_password(place: &Place) -> Result<String, LocalError> {
+    let path = place.dir.join(PASSWORD);
+    let text = fs::read_to_string(&path).map_err(LocalError::file(&path))?;
+    Ok(text.trim().to_owned())
+}

@@ -1,0 +1,270 @@
+//! Node: one server of a local cluster, which runs or does not.
+//!
+//! ```text
+//! shard1-replica1/
+//!   data/          what PostgreSQL keeps; its postgresql.conf includes ../tessera.conf
+//!   tessera.conf   port and settings, written at each start
+//!   server.log     what the server says
+//!   unfinished     there while the node is being made: whatever else is there has never been used
+//! ```
+//!
+//! **Invariant:** a process is taken for the server of a folder only if the folder says its number and, where the system
+//! tells, it works in that folder; nothing else is ever signalled.
+//! **Not here:** making a node (`making`).
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+use super::ground::{DATABASE_USER, Ground, said};
+use super::ports;
+use super::settings::{lines, quoted};
+use super::trouble::LocalError;
+use crate::topology::Role;
+
+pub(super) const UNFINISHED: &str = "unfinished";
+/// How long a server may take to start: it may have to recover first.
+const START_SECONDS: &str = "120";
+/// How long what a killed server left in memory may still be in use.
+const LEFT_OVER_MAX: Duration = Duration::from_secs(10);
+/// How long a killed process may take to be gone.
+const KILL_MAX: Duration = Duration::from_secs(5);
+
+/// One server of a local cluster.
+#[derive(Clone, Debug)]
+pub struct LocalNode {
+    /// `shard1-primary`, `shard1-replica1`, …
+    pub name: String,
+    /// Which shard, from 0.
+    pub shard: usize,
+    /// What it was when it was looked at.
+    pub role: Role,
+    /// Where it listens, on 127.0.0.1.
+    pub port: u16,
+    /// Its folder.
+    pub dir: PathBuf,
+    pub(super) is_noted: bool,
+    pub(super) source_port: Option<u16>,
+    pub(super) ground: Arc<Ground>,
+}
+
+/// How a server is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Transactions are undone, and all is written.
+    Fast,
+    /// At once, as if the power were gone: the next start recovers.
+    Immediate,
+}
+
+/// How a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeState {
+    /// Its server runs.
+    Running,
+    /// It is complete, and its server does not run.
+    Stopped,
+    /// It is missing or half-made.
+    NotMade,
+}
+
+impl NodeState {
+    /// As people read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::NotMade => "not made",
+        }
+    }
+}
+
+impl LocalNode {
+    /// How to reach a database of this node; the password is in it.
+    pub fn url(&self, database: &str) -> String {
+        let password = &self.ground.password;
+        format!("postgres://{DATABASE_USER}:{password}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The name of the shard, which is also that of its database.
+    pub fn database(&self) -> String {
+        format!("shard{}", self.shard + 1)
+    }
+
+    /// What PostgreSQL knows this node by as a replica: its slot and its application.
+    pub fn slot(&self) -> String {
+        self.name.replace('-', "_")
+    }
+
+    /// The data directory of its server.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// What its server says.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("server.log")
+    }
+
+    /// How it is.
+    pub fn state(&self) -> NodeState {
+        match self.is_complete() {
+            false => NodeState::NotMade,
+            true if self.is_running() => NodeState::Running,
+            true => NodeState::Stopped,
+        }
+    }
+
+    /// Whether its server follows another one, as it stands on the disk.
+    pub fn is_standby(&self) -> bool {
+        self.data_dir().join("standby.signal").exists()
+    }
+
+    /// The process of its server, if that runs.
+    pub fn pid(&self) -> Option<u32> {
+        let pid = self.noted_pid()?;
+        let data = self.data_dir();
+        // Of a process that has ended and that nobody has asked about there is a number, but no folder.
+        let works_there = match fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero())) {
+            Ok(folder) => folder == data,
+            Err(_) if Path::new("/proc/self/cwd").exists() => false,
+            Err(_) => exists(pid),
+        };
+        works_there.then(|| pid.as_raw_nonzero().get().unsigned_abs())
+    }
+
+    /// Whether its server runs.
+    pub fn is_running(&self) -> bool {
+        self.pid().is_some()
+    }
+
+    /// Starts its server and waits until that takes connections; nothing if it runs.
+    ///
+    /// # Errors
+    /// [`LocalError::Port`] if somebody else has its port, [`LocalError::NotStarted`] if the server ends again.
+    pub fn start(&self) -> Result<(), LocalError> {
+        if self.is_running() {
+            return Ok(());
+        }
+        let told = |source| LocalError::Port { node: self.name.clone(), port: self.port, source };
+        ports::try_out(self.port).map_err(told)?;
+        self.write_settings()?;
+        if self.noted_pid().is_some_and(exists) {
+            // The server was killed, and its number is another's now: PostgreSQL would take that for its own.
+            let path = self.data_dir().join("postmaster.pid");
+            fs::remove_file(&path).map_err(LocalError::file(&path))?;
+        }
+        let deadline = Instant::now() + LEFT_OVER_MAX;
+        loop {
+            let before = fs::metadata(self.log()).map_or(0, |found| found.len());
+            let mut command = self.ground.command("pg_ctl");
+            command.args(["start", "--silent", "--wait", "-t", START_SECONDS, "-D"]);
+            let ended = self.ground.end(command.arg(self.data_dir()).arg("-l").arg(self.log()))?;
+            if ended.status.success() {
+                return Ok(());
+            }
+            let said = self.complaint(before).unwrap_or_else(|| said(&ended));
+            if !said.contains("still in use") || Instant::now() > deadline {
+                return Err(LocalError::NotStarted {
+                    node: self.name.clone(),
+                    said,
+                    log: self.log(),
+                });
+            }
+            sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Ends its server and waits until that is gone; nothing if it does not run. What does not end in time is ended at
+    /// once, and what does not end then is killed.
+    ///
+    /// # Errors
+    /// [`LocalError::NotStopped`] if it is still there after less than a minute.
+    pub fn stop(&self, how: Stop) -> Result<(), LocalError> {
+        let ways: &[_] = match how {
+            Stop::Fast => &[("fast", "30"), ("immediate", "10")],
+            Stop::Immediate => &[("immediate", "10")],
+        };
+        for (mode, seconds) in ways {
+            if !self.is_running() {
+                return Ok(());
+            }
+            let mut command = self.ground.command("pg_ctl");
+            command.args(["stop", "--silent", "--wait", "-t", seconds, "-m", mode, "-D"]);
+            self.ground.end(command.arg(self.data_dir()))?;
+        }
+        let deadline = Instant::now() + KILL_MAX;
+        while self.is_running() {
+            if let Some(pid) = self.noted_pid() {
+                // If it is gone already, that is as well.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            if Instant::now() > deadline {
+                let said = "it outlives even being killed".to_owned();
+                return Err(LocalError::NotStopped {
+                    node: self.name.clone(),
+                    said,
+                    log: self.log(),
+                });
+            }
+            sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Whether all of it has been made.
+    pub(super) fn is_complete(&self) -> bool {
+        self.data_dir().join("PG_VERSION").exists() && !self.dir.join(UNFINISHED).exists()
+    }
+
+    /// How a server reaches the one on this port to follow it.
+    pub(super) fn conninfo(&self, port: u16) -> String {
+        let passfile = quoted(&self.ground.passfile().to_string_lossy());
+        let slot = self.slot();
+        format!(
+            "host=127.0.0.1 port={port} user={DATABASE_USER} passfile={passfile} application_name={slot} \
+             sslmode=disable gssencmode=disable"
+        )
+    }
+
+    fn write_settings(&self) -> Result<(), LocalError> {
+        let mut own = vec![("port", self.port.to_string()), ("cluster_name", self.name.clone())];
+        if let Some(port) = self.source_port {
+            own.push(("primary_conninfo", self.conninfo(port)));
+            own.push(("primary_slot_name", self.slot()));
+        }
+        let text = lines(&own, &self.ground.settings);
+        self.ground.place.write(&self.dir.join("tessera.conf"), &text)
+    }
+
+    /// The process that its folder names, which may be gone, and its number another's.
+    fn noted_pid(&self) -> Option<Pid> {
+        let text = fs::read_to_string(self.data_dir().join("postmaster.pid")).ok()?;
+        let number: i32 = text.lines().next()?.trim().parse().ok()?;
+        Pid::from_raw(number).filter(|_| number > 1)
+    }
+
+    /// The last thing that its server said was wrong, of what it said since.
+    fn complaint(&self, since: u64) -> Option<String> {
+        let mut file = fs::File::open(self.log()).ok()?;
+        file.seek(SeekFrom::Start(since)).ok()?;
+        let mut bytes = Vec::new();
+        file.take(1 << 20).read_to_end(&mut bytes).ok()?;
+        let text = String::from_utf8_lossy(&bytes);
+        let of = |word: &str| {
+            let found = text.lines().rev().find_map(|line| line.split_once(word));
+            found.map(|(_, said)| said.trim().to_owned())
+        };
+        ["FATAL:", "PANIC:", "LOG:"].into_iter().find_map(of)
+    }
+}
+
+/// Whether there is such a process, whoever's it is.
+fn exists(pid: Pid) -> bool {
+    !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+}
