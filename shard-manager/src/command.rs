@@ -6,6 +6,7 @@
 
 mod backup;
 mod check;
+mod cluster;
 mod completions;
 mod export;
 mod format;
@@ -124,6 +125,8 @@ enum Command {
     /// Stores the rows of a file
     #[command(after_help = import::EXAMPLES)]
     Import(import::Options),
+    /// Makes, starts, shows and stops PostgreSQL servers on this machine
+    Cluster(cluster::Options),
     /// Prints what a shell needs to complete these commands
     #[command(
         after_help = "Example:\n  shard-manager completions bash > ~/.local/share/bash-completion/completions/shard-manager"
@@ -204,6 +207,7 @@ pub(crate) fn run(line: CommandLine) -> ExitCode {
         Command::Generate(options) => generate::run(&options, &screen),
         Command::Import(options) => import::run(options, &screen),
         Command::Restore(options) => restore::run(&options, &screen),
+        Command::Cluster(options) => cluster::run(&options, &screen),
         Command::Completions { shell } => completions::complete(shell),
     };
     let Err(trouble) = ended else { return ExitCode::SUCCESS };

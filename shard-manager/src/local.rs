@@ -65,7 +65,8 @@ pub struct Wanted {
     pub user: Option<String>,
     /// The folder of the programs; the newest that are installed without it.
     pub pg_bin: Option<PathBuf>,
-    /// More settings of the servers, such as `("fsync", "off")`; those of an earlier `up` stay.
+    /// More settings of the servers, such as `("fsync", "off")`; those of an earlier `up` stay, and
+    /// an empty value takes one back.
     pub settings: Vec<(String, String)>,
 }
 
@@ -190,6 +191,18 @@ impl LocalCluster {
         self.nodes.iter().filter(move |node| node.shard == shard && node.role == Role::Replica)
     }
 
+    /// Shards, and replicas of each, of the cluster in a directory, if there is one.
+    ///
+    /// # Errors
+    /// [`LocalError`] if what is noted there cannot be read.
+    pub fn size_of(dir: &Path) -> Result<Option<(usize, usize)>, LocalError> {
+        match Place::of(dir) {
+            Ok(place) => Notes::load(&place.dir).map(|notes| Some((notes.shards, notes.replicas))),
+            Err(LocalError::NoCluster(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Shards, and replicas of each.
     pub fn size(&self) -> (usize, usize) {
         let shards = self.nodes.last().map_or(0, |node| node.shard + 1);
@@ -231,7 +244,7 @@ impl LocalCluster {
         for node in &self.nodes {
             remove_folder(&node.dir)?;
         }
-        // The notes last: as long as they are there this can be done again.
+        // Without its notes, what is left is taken for an `up` that was cut off before it had made anything.
         for name in [ENVIRONMENT, NOTES, PASSFILE, PASSWORD, LOCK] {
             let path = place.dir.join(name);
             match fs::remove_file(&path) {

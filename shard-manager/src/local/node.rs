@@ -13,7 +13,7 @@
 //! **Not here:** making a node (`making`).
 
 use std::fs;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::sleep;
@@ -128,13 +128,7 @@ impl LocalNode {
     /// The process of its server, if that runs.
     pub fn pid(&self) -> Option<u32> {
         let pid = self.noted_pid()?;
-        let data = self.data_dir();
-        // Of a process that has ended and that nobody has asked about there is a number, but no folder.
-        let works_there = match fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero())) {
-            Ok(folder) => folder == data,
-            Err(_) if Path::new("/proc/self/cwd").exists() => false,
-            Err(_) => exists(pid),
-        };
+        let works_there = works_in(pid, &self.data_dir());
         works_there.then(|| pid.as_raw_nonzero().get().unsigned_abs())
     }
 
@@ -256,11 +250,31 @@ impl LocalNode {
         let mut bytes = Vec::new();
         file.take(1 << 20).read_to_end(&mut bytes).ok()?;
         let text = String::from_utf8_lossy(&bytes);
-        let of = |word: &str| {
-            let found = text.lines().rev().find_map(|line| line.split_once(word));
-            found.map(|(_, said)| said.trim().to_owned())
-        };
-        ["FATAL:", "PANIC:", "LOG:"].into_iter().find_map(of)
+        let said = |line: &str| line.split_once(": ").map(|(_, said)| said.trim().to_owned());
+        let lines: Vec<&str> = text.lines().collect();
+        let last = lines
+            .iter()
+            .rposition(|line| ["FATAL:", "PANIC:"].iter().any(|it| line.contains(it)))?;
+        // What it stumbled over often stands in the line before.
+        let told: Vec<_> =
+            lines[last.saturating_sub(1)..=last].iter().filter_map(|line| said(line)).collect();
+        Some(told.join("; "))
+    }
+}
+
+/// Whether a process is the server of a data directory.
+fn works_in(pid: Pid, data: &Path) -> bool {
+    let proc = Path::new("/proc").join(pid.as_raw_nonzero().to_string());
+    match fs::read_link(proc.join("cwd")) {
+        Ok(folder) => folder == data,
+        // A container may keep this from root; what a process was started with everybody may read.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            let started = fs::read(proc.join("cmdline")).unwrap_or_default();
+            started.split(|byte| *byte == 0).any(|word| word == data.as_os_str().as_encoded_bytes())
+        }
+        // Of a process that has ended and whose end nobody has asked for there is a number, but no folder.
+        Err(_) if Path::new("/proc/self/cwd").exists() => false,
+        Err(_) => exists(pid),
     }
 }
 

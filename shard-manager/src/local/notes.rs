@@ -118,6 +118,7 @@ impl Notes {
         self.nodes.sort_by_key(|node| (node.shard, node.number));
         (self.shards, self.replicas) = (wanted.shards, wanted.replicas);
         self.settings.extend(wanted.settings.iter().cloned());
+        self.settings.retain(|_, value| !value.is_empty());
         Ok(())
     }
 

@@ -98,8 +98,9 @@ impl Place {
         let file = options.open(&path).map_err(LocalError::file(&path))?;
         self.account.own_file(&file, &path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Lock(file)),
-            Err(TryLockError::WouldBlock) => Err(LocalError::Busy(self.dir.clone())),
+            // Whoever had it until now may have removed this very file.
+            Ok(()) if is_at(&file, &path) => Ok(Lock(file)),
+            Ok(()) | Err(TryLockError::WouldBlock) => Err(LocalError::Busy(self.dir.clone())),
             Err(TryLockError::Error(source)) => Err(LocalError::File { path, source }),
         }
     }
@@ -144,6 +145,13 @@ impl Lock {
     pub(super) fn shared(&self) -> Stdio {
         self.0.try_clone().map_or_else(|_| Stdio::null(), Stdio::from)
     }
+}
+
+/// Whether a file that is open is the one that has this name.
+fn is_at(file: &File, path: &Path) -> bool {
+    let number = |found: fs::Metadata| (found.dev(), found.ino());
+    let (own, named) = (file.metadata().map(number), fs::metadata(path).map(number));
+    own.ok().zip(named.ok()).is_some_and(|(own, named)| own == named)
 }
 
 /// What has been made or removed in a folder outlives a loss of power.

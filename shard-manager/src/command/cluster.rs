@@ -1,0 +1,234 @@
+//! `cluster`: PostgreSQL servers on this machine for a router to use: made, started, shown, stopped, removed.
+//!
+//! **Invariant:** the password is never printed; nothing is removed without `--yes`.
+//! **Not here:** making and starting servers (`shard_manager::local`).
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use serde_json::json;
+use shard_manager::local::{LocalCluster, LocalError, NodeState, Wanted};
+
+use super::Trouble;
+use crate::screen::Screen;
+
+const UP_EXAMPLES: &str = "\
+The programs of PostgreSQL 15 or later must be installed; nothing of an installed server is touched. Run again, it makes
+what is missing, starts what is stopped, and leaves alone what runs. Root runs the servers as the user postgres.
+
+Examples:
+  shard-manager cluster up
+  shard-manager cluster up --shards 2 --replicas 2 --port 5500
+  shard-manager cluster up --dir /srv/tessera --set shared_buffers=1GB";
+
+/// What to do with a local cluster.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Makes what is missing of a cluster and starts what does not run
+    #[command(after_help = UP_EXAMPLES)]
+    Up(UpOptions),
+    /// Stops all servers; their rows stay
+    Down(Dir),
+    /// Shows the servers; exit code 1 if one does not run
+    Status(Dir),
+    /// Stops all servers and removes them with all their rows
+    Destroy {
+        #[command(flatten)]
+        dir: Dir,
+        /// Yes, all rows are to be removed
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Which local cluster a command is about.
+#[derive(Args, Clone, Debug)]
+struct Dir {
+    /// The directory of the cluster
+    #[arg(long = "dir", value_name = "DIR", default_value = "./data-postgres")]
+    path: PathBuf,
+}
+
+#[derive(Args, Debug)]
+struct UpOptions {
+    #[command(flatten)]
+    dir: Dir,
+    /// Shards, each a primary [default: what there is, else 3]
+    #[arg(long, value_name = "N")]
+    shards: Option<usize>,
+    /// Replicas of each shard [default: what there is, else 1]
+    #[arg(long, value_name = "M")]
+    replicas: Option<usize>,
+    /// The first port of a new cluster, the next ones following [default: free ones]
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// Who runs the servers if root makes them [default: postgres, else nobody]
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// The folder of the programs [default: TESSERA_PG_BIN, else the newest installed]
+    #[arg(long, value_name = "DIR")]
+    pg_bin: Option<PathBuf>,
+    /// A setting of the servers, in force from the next start of each; an empty value takes it back; may be repeated
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    settings: Vec<(String, String)>,
+}
+
+/// How a cluster is.
+#[derive(Debug, Serialize)]
+struct Shown {
+    /// Whether every server runs.
+    ok: bool,
+    dir: PathBuf,
+    /// The version of PostgreSQL.
+    postgres: u32,
+    /// The file with the variables for a router.
+    environment: PathBuf,
+    nodes: Vec<NodeShown>,
+}
+
+#[derive(Debug, Serialize)]
+struct NodeShown {
+    node: String,
+    role: &'static str,
+    state: &'static str,
+    port: u16,
+    pid: Option<u32>,
+}
+
+impl From<LocalError> for Trouble {
+    fn from(error: LocalError) -> Self {
+        Self::Refused(error.to_string())
+    }
+}
+
+/// Does what was asked for.
+pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
+    match &options.verb {
+        Verb::Up(options) => up(options, screen),
+        Verb::Down(dir) => down(&dir.path, screen),
+        Verb::Status(dir) => status(&dir.path, screen),
+        Verb::Destroy { dir, yes } => destroy(&dir.path, *yes, screen),
+    }
+}
+
+fn up(options: &UpOptions, screen: &Screen) -> Result<(), Trouble> {
+    let dir = &options.dir.path;
+    let (shards, replicas) = LocalCluster::size_of(dir)?.unwrap_or((3, 1));
+    let cluster = LocalCluster::up(&Wanted {
+        shards: options.shards.unwrap_or(shards),
+        replicas: options.replicas.unwrap_or(replicas),
+        first_port: options.port,
+        user: options.user.clone(),
+        pg_bin: options.pg_bin.clone(),
+        settings: options.settings.clone(),
+        ..Wanted::new(dir)
+    })?;
+    let shown = look(&cluster);
+    let ended = screen.show(&shown, |screen| {
+        let file = dir.join("tessera.env");
+        let start = format!("set -a; . {}; set +a; cargo run", in_a_shell(&file));
+        format!("{}\n\nTo start a router on it:\n  {start}", text(&shown, screen))
+    });
+    Ok(ended?)
+}
+
+fn down(dir: &Path, screen: &Screen) -> Result<(), Trouble> {
+    let cluster = LocalCluster::open(dir)?;
+    cluster.down()?;
+    let shown = look(&cluster);
+    Ok(screen.show(&shown, |_| format!("{}: all servers are stopped", shown.dir.display()))?)
+}
+
+fn status(dir: &Path, screen: &Screen) -> Result<(), Trouble> {
+    let shown = look(&LocalCluster::open(dir)?);
+    screen.show(&shown, |screen| text(&shown, screen))?;
+    if shown.ok {
+        return Ok(());
+    }
+    let still = shown.nodes.iter().filter(|node| node.state != NodeState::Running.name());
+    let still: Vec<_> = still.map(|node| &*node.node).collect();
+    Err(Trouble::Found(format!("not running: {}", still.join(", "))))
+}
+
+fn destroy(dir: &Path, yes: bool, screen: &Screen) -> Result<(), Trouble> {
+    let cluster = LocalCluster::open(dir)?;
+    let (dir, servers) = (cluster.dir().to_owned(), cluster.nodes().len());
+    if !yes {
+        return Err(Trouble::Refused(format!(
+            "{}: this removes {servers} servers with all their rows, for ever; if that is meant, add --yes",
+            dir.display()
+        )));
+    }
+    cluster.destroy()?;
+    let shown =
+        screen.show(&json!({"dir": dir, "servers": servers, "is_left": dir.exists()}), |_| {
+            let left = if dir.exists() { "; other files in it are left" } else { "" };
+            format!("{}: {servers} servers are removed{left}", dir.display())
+        });
+    Ok(shown?)
+}
+
+fn look(cluster: &LocalCluster) -> Shown {
+    let nodes = cluster.nodes().iter().map(|node| NodeShown {
+        node: node.name.clone(),
+        role: node.role.name(),
+        state: node.state().name(),
+        port: node.port,
+        pid: node.pid(),
+    });
+    let nodes: Vec<_> = nodes.collect();
+    Shown {
+        ok: nodes.iter().all(|node| node.state == NodeState::Running.name()),
+        dir: cluster.dir().to_owned(),
+        postgres: cluster.programs().major,
+        environment: cluster.environment_file(),
+        nodes,
+    }
+}
+
+fn text(shown: &Shown, screen: &Screen) -> String {
+    let row = |node: &NodeShown| {
+        let pid = node.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        let (role, state) = (node.role.to_owned(), node.state.to_owned());
+        vec![node.node.clone(), role, state, node.port.to_string(), pid]
+    };
+    let rows: Vec<_> = shown.nodes.iter().map(row).collect();
+    let head = format!("cluster   {}\npostgres  {}", shown.dir.display(), shown.postgres);
+    format!("{head}\n{}", screen.table(&["node", "role", "state", "port", "pid"], &rows))
+}
+
+/// A path as a shell reads it; with a slash, for `.` would look for it elsewhere.
+fn in_a_shell(path: &Path) -> String {
+    let path = if path.is_absolute() || path.starts_with(".") || path.starts_with("..") {
+        path.to_owned()
+    } else {
+        Path::new(".").join(path)
+    };
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
+    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').ok_or("a setting is written NAME=VALUE")?;
+    Ok((parts.0.trim().to_owned(), parts.1.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_written_so_that_a_shell_reads_it_as_a_file() {
+        assert_eq!(in_a_shell(Path::new("data/tessera.env")), "./data/tessera.env");
+        assert_eq!(in_a_shell(Path::new("./data/tessera.env")), "./data/tessera.env");
+        assert_eq!(in_a_shell(Path::new("/a b/it's")), r"'/a b/it'\''s'");
+    }
+}

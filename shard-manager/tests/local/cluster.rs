@@ -1,0 +1,259 @@
+//! Stories of clusters that are made, stopped, killed, and started again.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use shard_manager::local::{LocalCluster, LocalError, LocalNode, NodeState, Stop, Wanted};
+use shard_manager::topology::Role;
+
+use crate::servers::{Place, ask, program, until};
+
+fn pids(cluster: &LocalCluster) -> BTreeMap<String, Option<u32>> {
+    cluster.nodes().iter().map(|node| (node.name.clone(), node.pid())).collect()
+}
+
+fn ports(cluster: &LocalCluster) -> BTreeMap<String, u16> {
+    cluster.nodes().iter().map(|node| (node.name.clone(), node.port)).collect()
+}
+
+fn node<'c>(cluster: &'c LocalCluster, name: &str) -> &'c LocalNode {
+    cluster.node(name).unwrap_or_else(|| panic!("no node {name}"))
+}
+
+fn fill(primary: &LocalNode) {
+    ask(primary, "CREATE TABLE t (n int); INSERT INTO t VALUES (42)");
+}
+
+const ROWS: &str = "SELECT string_agg(n::text, ',' ORDER BY n) FROM t";
+
+#[test]
+fn up_makes_a_cluster_that_replicates() {
+    let place = Place::new();
+    let cluster = place.up(2, 1);
+    for shard in 0..2 {
+        let primary = cluster.primaries().nth(shard).unwrap();
+        let replica = cluster.replicas_of(shard).next().unwrap();
+        fill(primary);
+        until(replica, ROWS, "42");
+        assert_eq!(ask(replica, "SELECT pg_is_in_recovery()"), "t");
+        let follows = "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'";
+        assert_eq!(ask(primary, follows), format!("shard{}_replica1", shard + 1));
+        let slot = "SELECT slot_name FROM pg_replication_slots WHERE active";
+        assert_eq!(ask(primary, slot), replica.slot());
+    }
+}
+
+#[test]
+fn pages_have_checksums_and_nobody_else_is_let_in() {
+    let place = Place::new();
+    let cluster = place.up(1, 0);
+    let primary = node(&cluster, "shard1-primary");
+    for (setting, value) in [
+        ("data_checksums", "on"),
+        ("wal_level", "logical"),
+        ("listen_addresses", "127.0.0.1"),
+        ("unix_socket_directories", ""),
+        ("fsync", "off"),
+        ("server_encoding", "UTF8"),
+        ("lc_collate", "C"),
+    ] {
+        assert_eq!(ask(primary, &format!("SHOW {setting}")), value, "{setting}");
+    }
+    let ways = "SELECT DISTINCT auth_method FROM pg_hba_file_rules";
+    assert_eq!(ask(primary, ways), "scram-sha-256");
+    for file in ["password", "pgpass", "tessera.env", "cluster.json"] {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::metadata(place.dir().join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+}
+
+#[test]
+fn up_again_changes_nothing() {
+    let place = Place::new();
+    let files =
+        || ["cluster.json", "tessera.env"].map(|file| fs::read(place.dir().join(file)).unwrap());
+    let cluster = place.up(1, 1);
+    let before = (pids(&cluster), ports(&cluster), files());
+    let cluster = place.up(1, 1);
+    assert_eq!((pids(&cluster), ports(&cluster), files()), before);
+}
+
+#[test]
+fn a_cluster_grows_and_what_runs_goes_on() {
+    let place = Place::new();
+    let cluster = place.up(1, 0);
+    fill(node(&cluster, "shard1-primary"));
+    let before = (pids(&cluster), ports(&cluster));
+    let cluster = place.up(2, 1);
+    for (name, pid) in before.0 {
+        assert_eq!(node(&cluster, &name).pid(), pid);
+        assert_eq!(node(&cluster, &name).port, before.1[&name]);
+    }
+    assert_eq!(cluster.nodes().len(), 4);
+    until(node(&cluster, "shard1-replica1"), ROWS, "42");
+    assert_eq!(cluster.size(), (2, 1));
+}
+
+#[test]
+fn rows_outlive_a_stop_and_ports_stay() {
+    let place = Place::new();
+    let cluster = place.up(1, 1);
+    fill(node(&cluster, "shard1-primary"));
+    let before = ports(&cluster);
+    cluster.down().unwrap();
+    cluster.down().unwrap();
+    assert!(cluster.nodes().iter().all(|node| node.state() == NodeState::Stopped));
+    let cluster = place.up(1, 1);
+    assert_eq!(ports(&cluster), before);
+    assert_eq!(ask(node(&cluster, "shard1-primary"), ROWS), "42");
+    until(node(&cluster, "shard1-replica1"), ROWS, "42");
+}
+
+#[test]
+fn a_server_that_was_killed_recovers() {
+    let place = Place::new();
+    let cluster = place.up(1, 1);
+    fill(node(&cluster, "shard1-primary"));
+    for node in cluster.nodes() {
+        let pid = node.pid().unwrap().to_string();
+        let ended = std::process::Command::new("kill").args(["-9", &pid]).status().unwrap();
+        assert!(ended.success());
+    }
+    while cluster.nodes().iter().any(LocalNode::is_running) {
+        sleep(Duration::from_millis(5));
+    }
+    let cluster = place.up(1, 1);
+    assert_eq!(ask(node(&cluster, "shard1-primary"), ROWS), "42");
+    until(node(&cluster, "shard1-replica1"), ROWS, "42");
+    node(&cluster, "shard1-primary").stop(Stop::Immediate).unwrap();
+    node(&cluster, "shard1-primary").start().unwrap();
+    assert_eq!(ask(node(&cluster, "shard1-primary"), ROWS), "42");
+}
+
+#[test]
+fn a_number_that_is_another_process_is_neither_believed_nor_signalled() {
+    let place = Place::new();
+    let cluster = place.up(1, 0);
+    let primary = node(&cluster, "shard1-primary");
+    fill(primary);
+    primary.stop(Stop::Fast).unwrap();
+    let file = primary.data_dir().join("postmaster.pid");
+    // This very process: it would notice.
+    fs::write(&file, format!("{}\n", std::process::id())).unwrap();
+    assert_eq!(primary.pid(), None);
+    primary.stop(Stop::Immediate).unwrap();
+    primary.start().unwrap();
+    assert_eq!(ask(primary, ROWS), "42");
+}
+
+#[test]
+fn a_replica_that_is_gone_or_half_made_is_made_again() {
+    let place = Place::new();
+    let cluster = place.up(1, 2);
+    fill(node(&cluster, "shard1-primary"));
+    let (gone, half) = (node(&cluster, "shard1-replica1"), node(&cluster, "shard1-replica2"));
+    gone.stop(Stop::Immediate).unwrap();
+    fs::remove_dir_all(&gone.dir).unwrap();
+    // It runs, as one does that was started and not yet noted.
+    fs::write(half.dir.join("unfinished"), "").unwrap();
+    assert_eq!((gone.state(), half.state()), (NodeState::NotMade, NodeState::NotMade));
+    let cluster = place.up(1, 2);
+    for replica in cluster.replicas_of(0) {
+        until(replica, ROWS, "42");
+    }
+}
+
+#[test]
+fn a_primary_that_is_gone_is_told_and_never_made_empty() {
+    let place = Place::new();
+    let cluster = place.up(1, 0);
+    fill(node(&cluster, "shard1-primary"));
+    cluster.down().unwrap();
+    let (dir, away) =
+        (node(&cluster, "shard1-primary").dir.clone(), place.parent.path().join("away"));
+    fs::rename(&dir, &away).unwrap();
+    let error = LocalCluster::up(&place.wanted(1, 0)).unwrap_err();
+    assert!(matches!(error, LocalError::Lost { .. }), "{error}");
+    fs::rename(&away, &dir).unwrap();
+    assert_eq!(ask(node(&place.up(1, 0), "shard1-primary"), ROWS), "42");
+}
+
+#[test]
+fn a_primary_comes_back_as_a_replica_of_the_one_that_took_over() {
+    let place = Place::new();
+    let mut cluster = place.up(1, 1);
+    fill(node(&cluster, "shard1-primary"));
+    until(node(&cluster, "shard1-replica1"), ROWS, "42");
+    node(&cluster, "shard1-primary").stop(Stop::Immediate).unwrap();
+    assert_eq!(ask(node(&cluster, "shard1-replica1"), "SELECT pg_promote()"), "t");
+    ask(node(&cluster, "shard1-replica1"), "INSERT INTO t VALUES (43)");
+    cluster.make_again("shard1-primary", "shard1-replica1").unwrap();
+    until(node(&cluster, "shard1-primary"), ROWS, "42,43");
+    cluster.down().unwrap();
+    let cluster = place.up(1, 1);
+    assert_eq!(node(&cluster, "shard1-primary").role, Role::Replica);
+    assert_eq!(cluster.primaries().next().unwrap().name, "shard1-replica1");
+    ask(node(&cluster, "shard1-replica1"), "INSERT INTO t VALUES (44)");
+    until(node(&cluster, "shard1-primary"), ROWS, "42,43,44");
+    let urls = fs::read_to_string(cluster.environment_file()).unwrap();
+    let leads = node(&cluster, "shard1-replica1").url("shard1");
+    assert!(urls.starts_with(&format!("SHARD_URLS={leads}\n")));
+    // Who took over is the source of what is made from now on.
+    let cluster = place.up(1, 2);
+    until(node(&cluster, "shard1-replica2"), ROWS, "42,43,44");
+}
+
+#[test]
+fn an_up_that_was_cut_off_is_carried_on() {
+    let place = Place::new();
+    for step in 0..12 {
+        let mut up =
+            program(&["cluster", "up", "--shards", "1", "--set", "fsync=off"], &place.dir());
+        let mut up = up.stdout(std::process::Stdio::null()).spawn().unwrap();
+        sleep(Duration::from_millis(step * 150));
+        let _ = up.kill();
+        up.wait().unwrap();
+    }
+    let cluster = carry_on(&place.wanted(1, 1));
+    fill(node(&cluster, "shard1-primary"));
+    until(node(&cluster, "shard1-replica1"), ROWS, "42");
+}
+
+/// What a killed command had begun may still have to end.
+fn carry_on(wanted: &Wanted) -> LocalCluster {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match LocalCluster::up(wanted) {
+            Ok(cluster) => return cluster,
+            Err(LocalError::Busy(_)) if Instant::now() < deadline => {
+                sleep(Duration::from_millis(20))
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn servers_are_never_run_by_root() {
+    let place = Place::new();
+    let cluster = place.up(1, 1);
+    for node in cluster.nodes() {
+        let path = format!("/proc/{}/status", node.pid().unwrap());
+        let Ok(status) = fs::read_to_string(Path::new(&path)) else { return };
+        let line = |name: &str| status.lines().find(|line| line.starts_with(name)).unwrap();
+        let uids: Vec<&str> = line("Uid:").split_whitespace().skip(1).collect();
+        assert!(!uids.contains(&"0"), "{uids:?}");
+        let groups: Vec<&str> = line("Groups:").split_whitespace().skip(1).collect();
+        let is_root = is_root();
+        assert!(!is_root || !groups.contains(&"0"), "{groups:?}");
+    }
+}
+
+/// Whoever may read the list of passwords is root.
+fn is_root() -> bool {
+    fs::read("/etc/shadow").is_ok()
+}

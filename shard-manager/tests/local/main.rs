@@ -1,0 +1,5 @@
+//! What local clusters promise, told as stories: real servers, made by the library and by the program.
+
+mod cluster;
+mod refusals;
+mod servers;

@@ -1,0 +1,105 @@
+//! Harness: a directory for a cluster, whose servers end with the test, and a client for them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use shard_manager::local::{LocalCluster, LocalNode, Wanted};
+use tempfile::TempDir;
+
+/// A directory for a cluster; what runs there ends with it.
+pub(crate) struct Place {
+    pub(crate) parent: TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let parent = tempfile::tempdir().expect("a folder for the test");
+        // The servers are run by another user, who must get through.
+        open_to_others(parent.path());
+        Self { parent }
+    }
+
+    /// The directory of the cluster.
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.parent.path().join("cluster")
+    }
+
+    /// A cluster of this size that does not wait for the disk.
+    pub(crate) fn wanted(&self, shards: usize, replicas: usize) -> Wanted {
+        let settings = vec![("fsync".to_owned(), "off".to_owned())];
+        Wanted { shards, replicas, settings, ..Wanted::new(self.dir()) }
+    }
+
+    #[track_caller]
+    pub(crate) fn up(&self, shards: usize, replicas: usize) -> LocalCluster {
+        LocalCluster::up(&self.wanted(shards, replicas)).expect("the cluster starts")
+    }
+
+    /// Why it does not start.
+    #[track_caller]
+    pub(crate) fn refused(&self, wanted: &Wanted) -> String {
+        LocalCluster::up(wanted).map(|_| ()).expect_err("it is refused").to_string()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Also what a failed test or an `up` that was cut off has left.
+        if let Ok(cluster) = LocalCluster::open(&self.dir()) {
+            let _ = cluster.destroy();
+        }
+    }
+}
+
+/// Lets others pass through a folder.
+pub(crate) fn open_to_others(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(folder, mode).expect("the folder is ours");
+}
+
+/// What a node answers, a row a line.
+#[track_caller]
+pub(crate) fn ask(node: &LocalNode, sql: &str) -> String {
+    let ended = psql(node, sql);
+    assert!(ended.status.success(), "{}: {ended:?}", node.name);
+    String::from_utf8(ended.stdout).expect("UTF-8").trim().to_owned()
+}
+
+pub(crate) fn psql(node: &LocalNode, sql: &str) -> Output {
+    let mut command = Command::new("psql");
+    command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]).stdin(Stdio::null());
+    command.arg(node.url(&node.database())).args(["-c", sql]).output().expect("psql runs")
+}
+
+/// Waits until a node answers so.
+#[track_caller]
+pub(crate) fn until(node: &LocalNode, sql: &str, answer: &str) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let ended = psql(node, sql);
+        let said = String::from_utf8_lossy(&ended.stdout).trim().to_owned();
+        if ended.status.success() && said == answer {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{} never answers {answer}: {ended:?}", node.name);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The program, knowing nothing of this machine's settings.
+pub(crate) fn program(args: &[&str], dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shard-manager"));
+    command.args(args).arg("--dir").arg(dir).stdin(Stdio::null());
+    command
+}
+
+/// How the program ended: its exit code, what it printed, and what it said.
+#[track_caller]
+pub(crate) fn run(args: &[&str], dir: &Path) -> (i32, String, String) {
+    let ended = program(args, dir).output().expect("the program starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    let code = ended.status.code().expect("no signal ended it");
+    (code, text(ended.stdout), text(ended.stderr))
+}
