@@ -3,6 +3,7 @@
 # Sets Tessera up and starts it, on Debian 12 or Ubuntu 24.04 and later with a Rust toolchain.
 #
 #   ./setup.sh          builds the router, starts it with demo data, shows how to use it; Ctrl-C ends it
+#   ./setup.sh postgres the same on PostgreSQL servers of its own, in ./data-postgres; Ctrl-C ends them too
 #   ./setup.sh test     runs every test
 #   ./setup.sh tools    only installs what building and testing need
 #   ./setup.sh help     shows this
@@ -15,15 +16,20 @@ set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
 
 readonly ROUTER="${CARGO_TARGET_DIR:-target}/release/api-router"
+readonly MANAGER="${CARGO_TARGET_DIR:-target}/release/shard-manager"
+readonly POSTGRES_DIR=./data-postgres
+readonly POSTGRES_MIN=15
 # A start takes well under a second; a long time is what a large log to recover from may take.
 readonly READY_SECONDS_MAX=60
 
 packages=() # What apt has to install.
 job=''      # Process id of the build or of the router, while it runs.
+servers=''  # Not empty while there are PostgreSQL servers of ours to stop.
 
 main() {
     case "${1-}" in
         '') start ;;
+        postgres | --postgres) start_on_postgres ;;
         test) run_tests ;;
         tools) install_for_tests ;;
         help | -h | --help) usage ;;
@@ -75,6 +81,31 @@ compiles_c() {
     printf '#include <stdlib.h>\n' | cc -fsyntax-only -x c - 2>/dev/null
 }
 
+# Folders that may have the programs of PostgreSQL: where shard-manager looks (`local/programs.rs`).
+postgres_folders() {
+    if [[ -n ${TESSERA_PG_BIN-} ]]; then
+        printf '%s\n' "$TESSERA_PG_BIN"
+        return
+    fi
+    tr : '\n' <<<"$PATH"
+    printf '%s\n' /usr/lib/postgresql/*/bin /usr/pgsql-*/bin /usr/local/pgsql/bin \
+        /opt/homebrew/opt/postgresql@*/bin /usr/local/opt/postgresql@*/bin
+}
+
+has_postgres() {
+    local folder version
+    while read -r folder; do
+        [[ -x $folder/initdb ]] || continue
+        version=$("$folder/initdb" --version | sed 's/^[^0-9]*\([0-9]*\).*/\1/') || continue
+        ((${version:-0} < POSTGRES_MIN)) || return 0
+    done < <(postgres_folders)
+    return 1
+}
+
+check_postgres() {
+    has_postgres || miss "PostgreSQL $POSTGRES_MIN or later, which shards run on" postgresql
+}
+
 install_for_building() {
     check_rust
     compiles_c || miss 'a C compiler with headers, which compiles SQLite and links' gcc libc6-dev
@@ -90,6 +121,7 @@ install_for_tests() {
     has strace || miss 'strace, with which a test sees that writes reach the disk' strace
     python3 -c 'import ensurepip, venv' 2>/dev/null ||
         miss 'Python with venv, in which a test runs schemathesis against the API' python3 python3-venv
+    check_postgres
     install_missing
 }
 
@@ -105,8 +137,17 @@ install_missing() {
     say "installing with apt: ${packages[*]}"
     as_root+=(env DEBIAN_FRONTEND=noninteractive)
     "${as_root[@]}" apt-get update --quiet </dev/null || say 'the lists of packages stay as they are'
+    [[ " ${packages[*]} " != *' postgresql '* ]] || want_no_server
     "${as_root[@]}" apt-get install --yes --no-install-recommends "${packages[@]}" </dev/null ||
         die "that did not work. Please run as root: apt-get update && $apt"
+}
+
+# The package would make a server and start it on port 5432: nobody asked for that.
+want_no_server() {
+    local file=/etc/postgresql-common/createcluster.conf
+    "${as_root[@]}" test -e "$file" && return
+    "${as_root[@]}" mkdir -p "${file%/*}"
+    "${as_root[@]}" tee "$file" <<<'create_main_cluster = false' >/dev/null
 }
 
 # --- Processes -------------------------------------------------------------------------------------------
@@ -146,7 +187,13 @@ watch_signals() {
     trap 'on_signal 129' HUP
     trap 'on_signal 130' INT
     trap 'on_signal 143' TERM
-    trap 'end_job || true' EXIT
+    trap 'end_job || true; end_servers' EXIT
+}
+
+end_servers() {
+    [[ -n $servers && -e $POSTGRES_DIR/cluster.json ]] || return 0
+    servers=''
+    "$MANAGER" cluster down --dir "$POSTGRES_DIR" || say 'the servers may still run: see shard-manager cluster status'
 }
 
 # --- The platform ----------------------------------------------------------------------------------------
@@ -155,10 +202,35 @@ start() {
     install_for_building
     install_missing
     watch_signals
-    say 'building the router (the first time takes minutes)'
-    begin_job cargo build --release --locked
-    await_job
+    build
+    serve
+}
 
+start_on_postgres() {
+    install_for_building
+    check_postgres
+    install_missing
+    watch_signals
+    build --package api-router --package shard-manager
+    say "starting PostgreSQL servers in $POSTGRES_DIR"
+    servers=yes
+    begin_job "$MANAGER" cluster up --dir "$POSTGRES_DIR" >/dev/null
+    await_job
+    set -a
+    # shellcheck source=/dev/null
+    . "$POSTGRES_DIR/tessera.env"
+    set +a
+    serve "$POSTGRES_DIR"
+}
+
+build() {
+    say 'building the router (the first time takes minutes)'
+    begin_job cargo build --release --locked "$@"
+    await_job
+}
+
+# Runs the router until it ends. Its rows are in the folder given, or else in its data directory.
+serve() {
     local settings bind url
     settings=$("$ROUTER" --print-config)
     bind=$(setting bind "$settings")
@@ -169,7 +241,7 @@ start() {
     begin_job "$ROUTER" >/dev/null # Its log goes to standard error; its banner is replaced by ours.
     wait_until_ready "$url"
     load_demo_data "$url"
-    print_banner "$url" "$(realpath "$(setting data_dir "$settings")")"
+    print_banner "$url" "$(realpath "${1:-$(setting data_dir "$settings")}")"
     await_job
 }
 
