@@ -34,7 +34,7 @@ pub(super) const NAMES: [&str; 15] = [
 const PLAIN: [&str; 3] = ["shard_urls", "replica_urls", "maindb_url"];
 
 /// Variables of this prefix belong to the load tester, which reads them itself.
-const FOREIGN_PREFIX: &str = "TESSERA_LOADTEST_";
+const FOREIGN_PREFIXES: [&str; 2] = ["TESSERA_LOADTEST_", "TESSERA_PG_"];
 
 /// The configuration file that is read without being named, if it is there.
 const FILE: &str = "tessera.toml";
@@ -146,7 +146,7 @@ fn near_plain(name: &str) -> Option<String> {
 fn variables(origin: Origin, variables: BTreeMap<String, String>) -> Result<Layer, ConfigError> {
     let mut values = BTreeMap::new();
     for (name, value) in variables {
-        if name.starts_with(FOREIGN_PREFIX) || !concerns_us(&name) {
+        if FOREIGN_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || !concerns_us(&name) {
             continue;
         }
         let what = format!("{name} (from {origin})");

@@ -234,7 +234,8 @@ fn variables_of_others_are_nobodys_business() {
     let folder = folder();
     write(folder.path(), ".env", "DATABASE_URL=x\nTESSERA_LOADTEST_HOST=http://127.0.0.1:1\n");
     let mut command = bare_command(folder.path());
-    command.env("TESSERA_LOADTEST_HOST", "x").env("TESSERAE", "x").env("MY_TESSERA_BIND", "x");
+    command.env("TESSERA_LOADTEST_HOST", "x").env("TESSERA_PG_BIN", "x");
+    command.env("TESSERAE", "x").env("MY_TESSERA_BIND", "x");
     assert!(shown(command).values().all(|(_, origin)| origin == "default"));
 }
 
@@ -384,7 +385,7 @@ fn the_example_of_dot_env_shows_the_defaults() {
     let shown = shown(bare_command(folder.path()));
     for (name, value) in documented() {
         // The file says of these that they have another default, or none.
-        let other = ["weights", "workers", "config", "loadtest_host", "pgpassword"];
+        let other = ["weights", "workers", "config", "loadtest_host", "pg_bin", "pgpassword"];
         if other.contains(&&*name) || (OF_SERVERS.contains(&&*name) && name != "engine") {
             continue;
         }
