@@ -13,10 +13,9 @@ use api_router::config::{Config, Engine, Flags};
 use api_router::server;
 use clap::Parser;
 use shard_manager::address::ClusterAddress;
-use shard_manager::manager::{EmbeddedCluster, Manager};
+use shard_manager::manager::{ConnectedCluster, EmbeddedCluster, Manager};
 #[cfg(feature = "sabotage")]
 use shard_manager::sabotage::{self, Switch, UnknownSwitch};
-use shard_manager::store::sqlite::catalog::Wanted;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -135,13 +134,11 @@ fn open(config: &Config) -> anyhow::Result<Manager> {
             let (data_dir, wanted) = (data_dir.clone(), config.wanted.clone());
             Ok(Manager::open(&EmbeddedCluster { data_dir, wanted })?)
         }
-        Engine::Postgres(cluster) => open_postgres(cluster, &config.wanted),
+        Engine::Postgres(cluster) => {
+            let (address, wanted) = (ClusterAddress::clone(cluster), config.wanted.clone());
+            Ok(Manager::connect(&ConnectedCluster { address, wanted })?)
+        }
     }
-}
-
-fn open_postgres(cluster: &ClusterAddress, _wanted: &Wanted) -> anyhow::Result<Manager> {
-    let first = &cluster.shards[0].primary;
-    anyhow::bail!("{first}: shards on PostgreSQL are not built yet")
 }
 
 fn print_banner(app: &App, config: &Config, bound: std::net::SocketAddr) {

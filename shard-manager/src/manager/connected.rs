@@ -29,6 +29,7 @@ use crate::store::postgres::catalog::{Catalog, Cluster};
 use crate::store::postgres::node::Node;
 use crate::store::postgres::readers::Readers as NodeReaders;
 use crate::store::postgres::replica::Replica as StreamingReplica;
+use crate::store::postgres::requirements;
 use crate::store::postgres::session::{self, Identity, Session, Wanted as Role};
 use crate::store::postgres::shard_database::{Claim, Found, ShardDatabase};
 use crate::store::postgres::writer::PgWriter;
@@ -59,6 +60,12 @@ impl Manager {
     /// # Errors
     /// [`OpenError`], with a sentence that tells the operator what to do.
     pub fn connect(cluster: &ConnectedCluster) -> Result<Self, OpenError> {
+        // On a thread of its own: whoever calls this may run a runtime already.
+        let opened = std::thread::scope(|scope| scope.spawn(|| Self::open_servers(cluster)).join());
+        opened.unwrap_or_else(|_| Err(OpenError::node("the router", "it could not be started")))
+    }
+
+    fn open_servers(cluster: &ConnectedCluster) -> Result<Self, OpenError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("postgres")
@@ -155,7 +162,14 @@ async fn connect(
     cluster: &ClusterAddress,
 ) -> Result<Session, OpenError> {
     let session = session::connect(at, "tessera opening", role, &cluster.timeouts).await;
-    session.map_err(|error| OpenError::node(name, error))
+    let mut session = session.map_err(|error| OpenError::node(name, error))?;
+    let replicas = usize::from(!cluster.replicas.is_empty())
+        + cluster.shards.iter().map(|shard| shard.replicas.len()).sum::<usize>();
+    let warnings = requirements::check(&mut session, replicas).await;
+    for warning in warnings.map_err(|unfit| OpenError::node(name, unfit))? {
+        tracing::warn!(node = name, "{warning}");
+    }
+    Ok(session)
 }
 
 /// Two shards in one database would each hold half of what the other looks for.
