@@ -80,10 +80,15 @@ impl<'l> Settings<'l> {
     }
 }
 
+/// Longer values are not lined up with.
+const VALUE_USUAL: usize = 60;
+
 /// One line each.
 pub(super) fn table(shown: &[Shown]) -> String {
     let names = shown.iter().map(|line| line.name.len()).max().unwrap_or(0);
-    let values = shown.iter().map(|line| line.value.len()).max().unwrap_or(0);
+    // A list of addresses must not move the origins of all others out of sight.
+    let usual = shown.iter().map(|line| line.value.len()).filter(|length| *length <= VALUE_USUAL);
+    let values = usual.max().unwrap_or(0);
     let mut table = String::new();
     for Shown { name, value, origin } in shown {
         let _ = writeln!(table, "{name:<names$} = {value:<values$}  # {origin}");

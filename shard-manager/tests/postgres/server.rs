@@ -33,7 +33,7 @@ impl Server {
 
     /// A primary with these settings, rules of access, and files in its data directory.
     pub(crate) fn start_with(settings: &str, rules: &str, files: &[(&str, &str)]) -> Option<Self> {
-        let server = Self::new()?;
+        let mut server = Self::new()?;
         let data = server.data();
         server.run("initdb", &["--no-sync", "-A", "trust", "-U", ADMIN, "-E", "UTF8", "-D", &data]);
         for (name, text) in files {
@@ -46,7 +46,7 @@ impl Server {
 
     /// A streaming replica of this one.
     pub(crate) fn replica(&self) -> Self {
-        let replica = Self::new().unwrap();
+        let mut replica = Self::new().unwrap();
         let port = self.port.to_string();
         let data = replica.data();
         let from = ["-h", "127.0.0.1", "-p", &port, "-U", ADMIN, "-c", "fast", "--no-sync"];
@@ -61,8 +61,7 @@ impl Server {
             return None;
         };
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let server = Self { folder, bin, port };
+        let server = Self { folder, bin, port: 0 };
         server.own(server.folder.path());
         Some(server)
     }
@@ -76,15 +75,24 @@ impl Server {
         self.folder.path().to_str().unwrap()
     }
 
-    fn go(&self, settings: &str) {
-        let socket = self.socket();
-        let all = format!(
-            "port = {}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{socket}'\n{settings}",
-            self.port
-        );
-        self.write("postgresql.auto.conf", &(self.read("postgresql.auto.conf") + &all));
-        let log = self.folder.path().join("log");
-        self.run("pg_ctl", &["start", "-w", "-D", &self.data(), "-l", log.to_str().unwrap()]);
+    /// Starts it on a port that is free; somebody else may be quicker to take that.
+    fn go(&mut self, settings: &str) {
+        let base = self.read("postgresql.auto.conf");
+        let log = self.folder.path().join("log").to_str().unwrap().to_owned();
+        let tell = ["start", "-w", "-D", &self.data(), "-l", &log];
+        for _ in 0..5 {
+            let socket = self.socket();
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let all = format!(
+                "{base}\nport = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{socket}'\n{settings}"
+            );
+            self.write("postgresql.auto.conf", &all);
+            self.port = port;
+            if self.done("pg_ctl", &tell) {
+                return;
+            }
+        }
+        panic!("{}", fs::read_to_string(log).unwrap_or_default());
     }
 
     fn read(&self, name: &str) -> String {
@@ -106,6 +114,11 @@ impl Server {
     }
 
     fn run(&self, program: &str, arguments: &[impl AsRef<OsStr>]) {
+        let told = || fs::read_to_string(self.folder.path().join("told")).unwrap_or_default();
+        assert!(self.done(program, arguments), "{program}: {}", told());
+    }
+
+    fn done(&self, program: &str, arguments: &[impl AsRef<OsStr>]) -> bool {
         let program = self.bin.join(program);
         let mut command = if is_root() {
             let mut command = Command::new("setpriv");
@@ -120,9 +133,7 @@ impl Server {
         let file = fs::File::create(&told).unwrap();
         command.stdin(std::process::Stdio::null());
         command.stdout(file.try_clone().unwrap()).stderr(file);
-        let done = command.status().unwrap().success();
-        let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-        assert!(done, "{}: {}\n{log}", program.display(), fs::read_to_string(told).unwrap());
+        command.status().unwrap().success()
     }
 
     /// Its address, with what stands before the host and after it.
@@ -145,7 +156,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.run("pg_ctl", &["stop", "-m", "immediate", "-D", &self.data()]);
+        // One that never started needs no end.
+        self.done("pg_ctl", &["stop", "-m", "immediate", "-D", &self.data()]);
     }
 }
 
