@@ -240,7 +240,8 @@ impl LocalNode {
     fn noted_pid(&self) -> Option<Pid> {
         let text = fs::read_to_string(self.data_dir().join("postmaster.pid")).ok()?;
         let number: i32 = text.lines().next()?.trim().parse().ok()?;
-        Pid::from_raw(number).filter(|_| number > 1)
+        // Below zero it is no server, but what `initdb` runs, cut off.
+        if number > 1 { Pid::from_raw(number) } else { None }
     }
 
     /// The last thing that its server said was wrong, of what it said since.

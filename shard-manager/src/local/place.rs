@@ -9,6 +9,8 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::thread::sleep;
+use std::time::Duration;
 
 use super::account::Account;
 use super::trouble::LocalError;
@@ -18,6 +20,8 @@ pub(super) const NOTES: &str = "cluster.json";
 pub(super) const PASSWORD: &str = "password";
 pub(super) const PASSFILE: &str = "pgpass";
 pub(super) const ENVIRONMENT: &str = "tessera.env";
+/// How often a folder is removed in which somebody still makes files.
+const REMOVALS_MAX: u32 = 20;
 /// What an `up` that was cut off at its very beginning may have left, without notes.
 const EARLY: [&str; 5] = [LOCK, PASSWORD, PASSFILE, "password.part", "pgpass.part"];
 
@@ -159,12 +163,19 @@ pub(super) fn sync_folder(path: &Path) -> Result<(), LocalError> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(LocalError::file(path))
 }
 
-/// Removes a folder with all that is in it, if it is there.
+/// Removes a folder with all that is in it, if it is there. Who was just killed may still leave a file in it.
 pub(super) fn remove_folder(path: &Path) -> Result<(), LocalError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(LocalError::File { path: path.to_owned(), source: error })
+    let mut tries = 1;
+    loop {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty && tries < REMOVALS_MAX => {
+                tries += 1;
+                sleep(Duration::from_millis(50));
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(LocalError::File { path: path.to_owned(), source: error });
+            }
+            Ok(()) | Err(_) => return Ok(()),
         }
-        Ok(()) | Err(_) => Ok(()),
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -146,6 +147,9 @@ fn a_number_that_is_another_process_is_neither_believed_nor_signalled() {
     fs::write(&file, format!("{}\n", std::process::id())).unwrap();
     assert_eq!(primary.pid(), None);
     primary.stop(Stop::Immediate).unwrap();
+    // What `initdb` runs leaves such a number when it is cut off.
+    fs::write(&file, "-4711\n").unwrap();
+    assert_eq!(primary.pid(), None);
     primary.start().unwrap();
     assert_eq!(ask(primary, ROWS), "42");
 }
@@ -213,7 +217,8 @@ fn an_up_that_was_cut_off_is_carried_on() {
     for step in 0..12 {
         let mut up =
             program(&["cluster", "up", "--shards", "1", "--set", "fsync=off"], &place.dir());
-        let mut up = up.stdout(std::process::Stdio::null()).spawn().unwrap();
+        up.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut up = up.spawn().unwrap();
         sleep(Duration::from_millis(step * 150));
         let _ = up.kill();
         up.wait().unwrap();
