@@ -105,6 +105,11 @@ impl Progress {
         Self { is_asked: true, ..self }
     }
 
+    /// Whether replicas are asked where they stand: then others may have written what is not known here.
+    pub fn is_asked(&self) -> bool {
+        self.is_asked
+    }
+
     /// The timelines of the shard.
     pub fn history(&self) -> &History {
         &self.history

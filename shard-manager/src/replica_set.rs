@@ -22,6 +22,8 @@ const STALENESS_MAX: Duration = Duration::from_secs(10);
 const OUT_FIRST: Duration = Duration::from_millis(100);
 /// The longest time it is left out.
 const OUT_MAX: Duration = Duration::from_secs(10);
+/// How often a replica that does not tell where it stands is asked, and a little more.
+const ASKED_EVERY: Duration = Duration::from_millis(150);
 /// How long a probe may wait for a connection.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
 
@@ -117,7 +119,9 @@ impl ReplicaSet {
 
     /// Whether a replica may soon have what it lacks: it is worth a short wait.
     pub fn is_near(&self, demand: &Demand, wait: Duration) -> bool {
-        let near = |index| self.progress.staleness(index) <= demand.staleness.min(wait);
+        // One that is asked now and then may have come further since.
+        let asked = if self.progress.is_asked() { ASKED_EVERY } else { Duration::ZERO };
+        let near = |index| self.progress.staleness(index) <= demand.staleness.min(wait) + asked;
         (0..self.members.len()).any(|index| self.is_in(index) && near(index))
     }
 

@@ -282,6 +282,8 @@ impl Shard {
             Level::One if is_on(Switch::NoTokenWait) => 0,
             Level::One => demand.seen,
             Level::Quorum if is_on(Switch::QuorumFromAny) => demand.seen,
+            // What other routers have acknowledged only the primary knows.
+            Level::Quorum if self.progress.is_asked() => return None,
             // The writer itself is the proof: it is the only one, and has told what it acknowledged.
             Level::Quorum => demand.seen.max(self.progress.strong_floor()),
             Level::All => return None,

@@ -117,7 +117,7 @@ impl Servers {
             let catalog = self.following.connect("tables").await.map_err(told)?;
             let catalog = catalog.lock_to_change().await?;
             self.following.refresh_from(&catalog).await.map_err(told)?;
-            Ok(Turn::Servers { catalog, _guard: guard })
+            Ok(Turn::Servers { catalog: Box::new(catalog), _guard: guard })
         };
         let turn = tokio::time::timeout_at(deadline.into(), turn).await;
         turn.unwrap_or(Err(Error::DeadlinePassed))
@@ -137,7 +137,7 @@ pub(super) enum Turn {
     /// In this process: nobody else may write.
     Files { catalog: PathBuf, closed: Arc<AtomicBool>, guard: Arc<OwnedMutexGuard<()>> },
     /// Among all routers: the session holds a lock.
-    Servers { catalog: Catalog, _guard: OwnedMutexGuard<()> },
+    Servers { catalog: Box<Catalog>, _guard: OwnedMutexGuard<()> },
 }
 
 impl Turn {

@@ -27,6 +27,7 @@ use crate::store::cluster::Wanted;
 use crate::store::open_error::OpenError;
 use crate::store::postgres::catalog::{Catalog, Cluster};
 use crate::store::postgres::node::Node;
+use crate::store::postgres::primary_log::PrimaryLog;
 use crate::store::postgres::readers::Readers as NodeReaders;
 use crate::store::postgres::replica::Replica as StreamingReplica;
 use crate::store::postgres::requirements;
@@ -151,7 +152,7 @@ fn weights(shards: &[ShardAddress]) -> Option<Vec<u32>> {
 }
 
 fn node(name: &str, at: &NodeAddress, cluster: &ClusterAddress, identity: &Identity) -> Node {
-    let (name, address, timeouts) = (name.to_owned(), at.clone(), cluster.timeouts.clone());
+    let (name, address, timeouts) = (name.to_owned(), at.clone(), cluster.timeouts);
     Node { name, address, timeouts, identity: identity.clone() }
 }
 
@@ -238,7 +239,7 @@ async fn find_replicas(
             let primary = &opened.primary.identity;
             primary.system == found.system && primary.database == found.database
         };
-        let Some((opened, name)) = opened.iter_mut().zip(names).find(|(opened, _)| copies(&opened))
+        let Some((opened, name)) = opened.iter_mut().zip(names).find(|(opened, _)| copies(opened))
         else {
             return Err(OpenError::node(
                 &at.to_string(),
@@ -273,10 +274,11 @@ fn assemble(
         let writer = PgWriter::new(name, primary.clone(), &progress).map_err(no_thread)?;
         let lane = Lane::start(name, writer).map_err(no_thread)?;
         let readers = NodeReaders::start(&primary, topology::Role::Primary, name);
+        let log = Arc::new(PrimaryLog::new(primary.clone()));
         let numbered = replicas.into_iter().enumerate();
         let replicas = numbered.map(|(index, replica)| {
             let followed = (index, &progress);
-            let watched = StreamingReplica::start(replica, primary.clone(), name, followed);
+            let watched = StreamingReplica::start(replica, Arc::clone(&log), name, followed);
             Replica::Postgres(watched)
         });
         let replicas = replicas.collect();

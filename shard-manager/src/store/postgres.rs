@@ -11,6 +11,7 @@ mod ddl;
 mod declared;
 pub mod node;
 mod point;
+pub mod primary_log;
 pub mod readers;
 pub mod replica;
 pub mod requirements;

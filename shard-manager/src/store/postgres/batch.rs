@@ -306,7 +306,11 @@ fn place(table: &Table, key: &str, id: &[Value]) -> Vec<u8> {
         let kind = match table.column(*column).kind {
             // In their texts, which are as good and need not be read.
             ColumnType::Timestamp | ColumnType::Uuid => ColumnType::Text,
-            kind => kind,
+            kind @ (ColumnType::Text
+            | ColumnType::Bigint
+            | ColumnType::Double
+            | ColumnType::Boolean
+            | ColumnType::Json) => kind,
         };
         cell::encode(&mut place, kind, value);
     }

@@ -215,14 +215,13 @@ async fn read(
     group: &[PointRead],
 ) -> QueryResult<(Vec<Result<Rows, Error>>, u64)> {
     let sql = open.text(query);
-    let warm = open.prepared.knows(&sql) & open.prepared.knows(witness.sql());
     let connection = &open.connection;
     let binds = [
         Bind::integers(group.iter().map(|read| i32::from(read.slot.number()))),
         Bind::texts(group.iter().map(|read| read.key.as_str())),
         limits(group),
     ];
-    let mut pages: Vec<Page> = group.iter().map(|read| Page::new(&read.query)).collect();
+    let mut pages: Vec<Page<'_>> = group.iter().map(|read| Page::new(&read.query)).collect();
     let rows = async {
         let statement = Statement { sql: &sql, binds: &binds, cached: true };
         for_each_row(connection, statement, |row| {
@@ -235,8 +234,17 @@ async fn read(
         .await
     };
     let seen = load(connection, Statement { sql: witness.sql(), binds: &[], cached: true });
-    let (read, seen) =
-        if warm { futures_util::future::join(rows, seen).await } else { (rows.await, seen.await) };
+    let (read, seen) = if open.prepared.has(&sql) && open.prepared.has(witness.sql()) {
+        // Sent in this order: see `pipeline`.
+        tokio::task::unconstrained(futures_util::future::join(rows, seen)).await
+    } else {
+        let both = (rows.await, seen.await);
+        if let (Ok(()), Ok(_)) = &both {
+            open.prepared.add(&sql);
+            open.prepared.add(witness.sql());
+        }
+        both
+    };
     read?;
     let position = witness::position(witness, &seen?)?;
     Ok((pages.into_iter().map(Page::finish).collect(), position))

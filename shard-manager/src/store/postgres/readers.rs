@@ -19,8 +19,9 @@ use crate::topology::Role;
 
 /// Rows of a read by key that shares a statement with others; for more they would wait too long.
 const POINT_ROWS_MAX: u32 = 100;
-/// Connections for such reads.
+/// Connections for such reads, of a replica and of a primary, which is read seldom.
 const POINTS: usize = 2;
+const POINTS_OF_PRIMARY: usize = 1;
 
 /// Connections to one node.
 pub struct Readers {
@@ -35,9 +36,13 @@ impl Readers {
 
     /// Readers of a node; what they do runs on the runtime that this is called in.
     pub fn start(node: &Node, role: Role, shard: &str) -> Self {
+        let points = match role {
+            Role::Primary => POINTS_OF_PRIMARY,
+            Role::Replica => POINTS,
+        };
         Self {
             shard: shard.to_owned(),
-            points: Points::start(node, role, shard, POINTS),
+            points: Points::start(node, role, shard, points),
             scans: Scans::new(node, role, shard),
         }
     }

@@ -16,6 +16,7 @@ use diesel_async::AsyncPgConnection;
 use tokio::sync::Notify;
 
 use super::node::Node;
+use super::primary_log::PrimaryLog;
 use super::readers::Readers;
 use super::statement::{Statement, load};
 use crate::progress::{Progress, ReplicaState};
@@ -32,8 +33,6 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// What the primary has.
-const WRITTEN: &str = "SELECT (pg_current_wal_flush_lsn()-'0/0')::bigint";
 /// What a replica shows, and what it has on disk.
 const REPLAYED: &str = "SELECT (pg_last_wal_replay_lsn()-'0/0')::bigint,\
     (pg_last_wal_receive_lsn()-'0/0')::bigint,pg_is_in_recovery()";
@@ -51,7 +50,7 @@ impl Replica {
     /// Watches a replica, on the runtime that this is called in.
     pub fn start(
         node: Node,
-        primary: Node,
+        primary: Arc<PrimaryLog>,
         shard: &str,
         (index, progress): (usize, &Arc<Progress>),
     ) -> Arc<Self> {
@@ -109,7 +108,7 @@ impl Replica {
 /// The task's side.
 struct Watcher {
     replica: Arc<Replica>,
-    primary: Node,
+    primary: Arc<PrimaryLog>,
     progress: Arc<Progress>,
     index: usize,
     retry: Duration,
@@ -137,24 +136,11 @@ impl Watcher {
         let told = |error: &dyn std::fmt::Display| error.to_string();
         let node = self.replica.node.replica("watcher").await;
         let replica = node.map_err(|error| told(&error))?.connection;
-        // While the primary is gone the replica goes on answering.
-        let mut primary: Option<AsyncPgConnection> = None;
-        let mut primary_at = Instant::now();
         loop {
-            if primary.is_none() && primary_at <= Instant::now() {
-                primary =
-                    self.primary.primary("watcher").await.ok().map(|session| session.connection);
-                primary_at = Instant::now() + Duration::from_secs(1);
-            }
             let began = Instant::now();
-            let written = match &primary {
-                Some(connection) => ask(connection, WRITTEN).await.ok().map(|(written, _)| written),
-                None => None,
-            };
-            if written.is_none() {
-                primary = None;
-            }
-            let asked = tokio::time::timeout(PATIENCE, ask(&replica, REPLAYED)).await;
+            // While the primary is gone the replica goes on answering.
+            let written = self.primary.written().await;
+            let asked = tokio::time::timeout(PATIENCE, ask(&replica)).await;
             let (replayed, received) = match asked {
                 Ok(Ok(positions)) => positions,
                 Ok(Err(error)) => return Err(told(&error)),
@@ -194,16 +180,14 @@ impl Watcher {
     }
 }
 
-/// The first two numbers of a row; the second is the first if there is none.
-async fn ask(connection: &AsyncPgConnection, sql: &str) -> QueryResult<(u64, u64)> {
-    let asking = load(connection, Statement { sql, binds: &[], cached: true });
-    let rows = tokio::time::timeout(PATIENCE, asking).await;
-    let rows = rows.map_err(|_elapsed| DieselError::NotFound)??;
-    let row = rows.first().ok_or(DieselError::NotFound)?;
-    if sql == REPLAYED && row.boolean(2) != Some(true) {
+/// What a replica shows, and what it has on disk: all that it shows, if it has received nothing since it was started.
+async fn ask(connection: &AsyncPgConnection) -> QueryResult<(u64, u64)> {
+    let rows = load(connection, Statement { sql: REPLAYED, binds: &[], cached: true }).await?;
+    let row = rows.as_slice().first().ok_or(DieselError::NotFound)?;
+    if row.boolean(2) != Some(true) {
         return Err(DieselError::NotFound);
     }
     let number = |column| row.bigint(column).map(i64::cast_unsigned);
     let first = number(0).ok_or(DieselError::NotFound)?;
-    Ok((first, if sql == REPLAYED { number(1).unwrap_or(first) } else { first }))
+    Ok((first, number(1).unwrap_or(first)))
 }

@@ -101,9 +101,10 @@ impl Bind {
     ) -> Self {
         let mut array = cell::Array::of(kind, values.len());
         for value in values {
-            match value {
-                Value::Null => array.push_null(),
-                value => array.push(|out| cell::encode(out, kind, value)),
+            if *value == Value::Null {
+                array.push_null();
+            } else {
+                array.push(|out| cell::encode(out, kind, value));
             }
         }
         Self { kind: Kind::Many(kind), bytes: Encoded(Some(array.finish())) }
@@ -228,45 +229,60 @@ pub(super) async fn run(mut connection: &AsyncPgConnection, sql: &str) -> QueryR
 }
 
 /// One of the statements of a pipeline.
-pub(super) type Step<'s> = Pin<Box<dyn Future<Output = QueryResult<Vec<RowView>>> + 's>>;
+pub(super) struct Step<'s> {
+    /// What has to be prepared for it.
+    sql: Option<&'s str>,
+    work: Pin<Box<dyn Future<Output = QueryResult<Vec<RowView>>> + 's>>,
+}
 
 /// A step that loads rows.
 pub(super) fn step<'s>(connection: &'s AsyncPgConnection, statement: Statement<'s>) -> Step<'s> {
-    Box::pin(load(connection, statement))
+    Step { sql: Some(statement.sql), work: Box::pin(load(connection, statement)) }
 }
 
 /// A step without rows.
 pub(super) fn plain<'s>(connection: &'s AsyncPgConnection, sql: &'s str) -> Step<'s> {
-    Box::pin(async move { run(connection, sql).await.map(|()| Vec::new()) })
+    let work = Box::pin(async move { run(connection, sql).await.map(|()| Vec::new()) });
+    Step { sql: None, work }
 }
 
-/// Runs steps in one round trip, in their order: what is polled first is sent first, as long as every statement is
-/// prepared already (`warm`). If one is not, each step waits for the one before it.
+/// Runs steps in one round trip, in their order; if one of their statements is not prepared yet, each waits for the one
+/// before it.
+///
+/// What is polled first is sent first: nothing comes between the first poll of a step and its message, because its
+/// statement is found prepared, its locks are free (the connection is nobody else's), and the runtime's budget, which
+/// could make a free lock look taken, is set aside. Otherwise a `COMMIT` could overtake what it is to commit.
 ///
 /// The results of all steps, in order: after one that failed those of its transaction fail as well.
 pub(super) async fn pipeline(
+    prepared: &mut Prepared,
     mut steps: Vec<Step<'_>>,
-    warm: bool,
 ) -> Vec<QueryResult<Vec<RowView>>> {
-    let mut results: Vec<Option<_>> = steps.iter().map(|_| None).collect();
-    if !warm {
-        for (step, result) in steps.iter_mut().zip(&mut results) {
-            *result = Some(step.await);
+    if !steps.iter().all(|step| step.sql.is_none_or(|sql| prepared.has(sql))) {
+        let mut results = Vec::with_capacity(steps.len());
+        for Step { sql, work } in steps {
+            let result = work.await;
+            if let (Ok(_), Some(sql)) = (&result, sql) {
+                prepared.add(sql);
+            }
+            results.push(result);
         }
+        return results;
     }
-    std::future::poll_fn(|context| {
+    let mut results: Vec<Option<_>> = steps.iter().map(|_| None).collect();
+    let all = std::future::poll_fn(|context| {
         let mut open = false;
         for (step, result) in steps.iter_mut().zip(&mut results) {
             if result.is_none() {
-                match step.as_mut().poll(context) {
+                match step.work.as_mut().poll(context) {
                     Poll::Ready(ended) => *result = Some(ended),
                     Poll::Pending => open = true,
                 }
             }
         }
         if open { Poll::Pending } else { Poll::Ready(()) }
-    })
-    .await;
+    });
+    tokio::task::unconstrained(all).await;
     results.into_iter().flatten().collect()
 }
 
@@ -278,9 +294,14 @@ impl Prepared {
     /// Statements of one connection; each holds some kilobytes here and on the server.
     const MAX: usize = 512;
 
-    /// Whether a statement was prepared before; from now on it is.
-    pub(super) fn knows(&mut self, sql: &str) -> bool {
-        !self.0.insert(xxhash_rust::xxh3::xxh3_64(sql.as_bytes()))
+    /// Whether a statement was prepared.
+    pub(super) fn has(&self, sql: &str) -> bool {
+        self.0.contains(&xxhash_rust::xxh3::xxh3_64(sql.as_bytes()))
+    }
+
+    /// A statement was prepared.
+    pub(super) fn add(&mut self, sql: &str) {
+        self.0.insert(xxhash_rust::xxh3::xxh3_64(sql.as_bytes()));
     }
 
     /// Whether a statement may be kept prepared: shapes are many, and beyond some new ones run unprepared instead of

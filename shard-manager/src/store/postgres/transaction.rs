@@ -66,7 +66,17 @@ impl Broken {
         let outcome = if answers { Outcome::Rejected } else { Outcome::Unknown };
         tracing::warn!(%error, ?trouble, outcome = outcome.name(), "a batch failed as it was committed");
         let divisible = answers && matches!(trouble, Trouble::Constraint(_) | Trouble::Other);
-        Self { trouble, outcome, usable: answers, divisible }
+        let broken = Self { trouble, outcome, usable: false, divisible };
+        Self { usable: answers && broken.keeps_session(), ..broken }
+    }
+
+    /// Whether what went wrong has nothing to do with the session. After what nobody expected a new one is better: what
+    /// is prepared on the old one may not fit its tables any more.
+    pub(super) fn keeps_session(&self) -> bool {
+        match self.trouble {
+            Trouble::Constraint(_) | Trouble::Crossed | Trouble::Full | Trouble::Late => true,
+            Trouble::ReadOnly | Trouble::Lost | Trouble::Other => false,
+        }
     }
 }
 
@@ -127,24 +137,23 @@ async fn enter(
     let drawing = [Bind::integer(batch::versions_needed(units) as i32)];
     let locking: Vec<Vec<Bind>> =
         groups.iter().map(|group| places(&group.texts.table, batch.rows(), &group.rows)).collect();
-    let mut warm = prepared.knows(sql::ENTER) & prepared.knows(sql::VERSIONS);
     let mut steps: Vec<Step<'_>> = vec![
         plain(connection, "BEGIN"),
         step(connection, Statement { sql: sql::ENTER, binds: &entering, cached: true }),
     ];
     for (group, binds) in groups.iter().zip(&locking) {
         let sql = &*group.texts.lock_rows;
-        warm &= prepared.knows(sql);
         steps.push(step(connection, Statement { sql, binds, cached: true }));
     }
     // Drawn when the rows are locked: whoever has them next draws higher ones.
     steps.push(step(connection, Statement { sql: sql::VERSIONS, binds: &drawing, cached: true }));
-    let results: QueryResult<Vec<_>> = pipeline(steps, warm).await.into_iter().collect();
+    let results: QueryResult<Vec<_>> = pipeline(prepared, steps).await.into_iter().collect();
     let mut results = match results {
         Ok(results) => results.into_iter().skip(1),
         Err(error) => {
-            let usable = run(connection, "ROLLBACK").await.is_ok();
-            return Err(Broken { usable, ..Broken::before_commit(&error) });
+            let broken = Broken::before_commit(&error);
+            let usable = broken.keeps_session() && run(connection, "ROLLBACK").await.is_ok();
+            return Err(Broken { usable, ..broken });
         }
     };
     let strange = results.next().unwrap_or_default();
@@ -193,15 +202,13 @@ async fn store(session: &mut LaneSession, batch: &Batch, groups: &[Group]) -> Re
             work.push((&texts.remove, places(&texts.table, batch.rows(), &removed)));
         }
     }
-    let mut warm = prepared.knows(sql::POSITION);
     let mut steps: Vec<Step<'_>> = Vec::with_capacity(work.len() + 2);
     for (sql, binds) in &work {
-        warm &= prepared.knows(sql);
         steps.push(step(connection, Statement { sql, binds, cached: true }));
     }
     steps.push(plain(connection, "COMMIT"));
     steps.push(step(connection, Statement { sql: sql::POSITION, binds: &[], cached: true }));
-    ended(pipeline(steps, warm).await)
+    ended(pipeline(prepared, steps).await)
 }
 
 /// The position that is told after a commit, by the results of all steps: those of the transaction, `COMMIT`, position.

@@ -115,11 +115,9 @@ async fn store(
     let connection = &*connection;
     let now = Bind::value(ColumnType::Timestamp, &Value::Text(format_timestamp(Utc::now())));
     let mut work = Vec::with_capacity(groups.len());
-    let mut warm = prepared.knows(sql::POSITION);
     for group in groups {
         let columns = group.rows[0].1.set.iter().map(|(column, _)| *column);
         let sql = texts.upsert(group.table, columns);
-        warm &= prepared.knows(&sql);
         work.push((sql, binds(group, &now)));
     }
     // One statement is a transaction by itself.
@@ -135,13 +133,11 @@ async fn store(
         steps.push(plain(connection, "COMMIT"));
     }
     steps.push(step(connection, Statement { sql: sql::POSITION, binds: &[], cached: true }));
-    let mut results = pipeline(steps, warm).await;
+    let mut results = pipeline(prepared, steps).await;
     let first = usize::from(bracketed);
     let mut loaded = Vec::with_capacity(groups.len());
-    for result in &mut results[first..first + groups.len()] {
-        if let Ok(rows) = result {
-            loaded.push(std::mem::take(rows));
-        }
+    for rows in results[first..first + groups.len()].iter_mut().flatten() {
+        loaded.push(std::mem::take(rows));
     }
     let position = ended(results)?;
     let mut rows: Vec<_> = (0..count).map(|_| Err(Error::SlotNotOwned)).collect();
@@ -193,16 +189,17 @@ fn answer(group: &Group<'_>, loaded: &[RowView], rows: &mut [Result<RowDone, Err
 
 fn is_row(change: &RowWrite, row: &RowView) -> bool {
     let table = &change.table;
-    row.cell(2, |bytes| bytes == change.key.as_bytes()).unwrap_or(false)
-        && table.id().iter().zip(&change.id).zip(3..).all(|((column, value), at)| {
-            let mut wanted = Vec::with_capacity(16);
-            match value {
-                Value::Text(text) if table.column(*column).kind == ColumnType::Text => {
-                    return row.cell(at, |bytes| bytes == text.as_bytes()).unwrap_or(false);
-                }
-                value => cell::encode(&mut wanted, table.column(*column).kind, value),
+    let is = |at: usize, wanted: &[u8]| row.cell(at, |found| found == wanted).unwrap_or(false);
+    let ids = table.id().iter().zip(&change.id).zip(3..);
+    is(2, change.key.as_bytes())
+        && ids.into_iter().all(|((column, value), at)| {
+            let kind = table.column(*column).kind;
+            if let (Value::Text(text), ColumnType::Text) = (value, kind) {
+                return is(at, text.as_bytes());
             }
-            row.cell(at, |bytes| bytes == wanted).unwrap_or(false)
+            let mut wanted = Vec::with_capacity(16);
+            cell::encode(&mut wanted, kind, value);
+            is(at, &wanted)
         })
 }
 

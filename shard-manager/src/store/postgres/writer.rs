@@ -29,8 +29,10 @@ use crate::progress::Progress;
 use crate::store::{BatchDone, BatchFailure, SchemaChange, Unit, Writer};
 use crate::value::{ColumnType, Value, format_timestamp};
 
-/// How long a batch may take before its connection is given up: longer than the server lets a statement run.
-const BATCH_MAX: Duration = Duration::from_secs(40);
+/// How much longer than the server lets a statement run a batch may take before its connection is given up.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take where the server knows no limit.
+const UNLIMITED: Duration = Duration::from_secs(60);
 /// How often a batch that crossed another router's is tried: from the second time on with the shard to itself.
 const TRIES_MAX: usize = 3;
 /// How often idempotency keys that are too old are looked for.
@@ -92,7 +94,7 @@ impl PgWriter {
                 Some(open) => open,
                 None => connect(node).await?,
             };
-            match tokio::time::timeout(BATCH_MAX, work(&mut open)).await {
+            match tokio::time::timeout(patience(node), work(&mut open)).await {
                 Ok(Ok(done)) => {
                     *session = Some(open);
                     Ok(done)
@@ -192,6 +194,11 @@ impl Writer for PgWriter {
             }
         });
     }
+}
+
+fn patience(node: &Node) -> Duration {
+    let statement = node.timeouts.statement;
+    if statement.is_zero() { UNLIMITED } else { statement + PATIENCE }
 }
 
 async fn connect(node: &Node) -> Result<LaneSession, Broken> {
