@@ -87,11 +87,11 @@ pub(super) fn remove(table: &Table) -> String {
 
 /// Changes the columns `set` of rows, or makes them; those whose slots may not be written here are left alone.
 /// Parameters: the time, then slots, shard keys, ids, and the columns `set`. Columns: whether the row was made, slot,
-/// shard key, ids, then its answered columns.
+/// shard key, ids, then its answered columns, or if rows are not `shown` its version alone.
 ///
 /// The lock is taken before the first row is looked at: no row comes out of the join before its slot was looked for
 /// among the strange ones. A row that is there gets its version when it is locked.
-pub(super) fn upsert(table: &Table, set: &[usize]) -> String {
+pub(super) fn upsert(table: &Table, set: &[usize], shown: bool) -> String {
     let given: Vec<usize> = place(table).into_iter().chain(set.iter().copied()).collect();
     let version = table.version();
     let stamps = [version, version + 1, version + 2];
@@ -116,7 +116,8 @@ pub(super) fn upsert(table: &Table, set: &[usize]) -> String {
     sql.push_str(
         "version=nextval('tessera_version'),updated_at=excluded.updated_at RETURNING (r.xmax=0),",
     );
-    push_names(&mut sql, "r.", table, place(table).into_iter().chain(table.answered()));
+    let told = if shown { table.answered() } else { version..version + 1 };
+    push_names(&mut sql, "r.", table, place(table).into_iter().chain(told));
     sql
 }
 

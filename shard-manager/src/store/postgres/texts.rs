@@ -21,11 +21,19 @@ pub(super) struct TableTexts {
     pub(super) remove: String,
 }
 
+/// One upsert of a table.
+struct Upsert {
+    table: Arc<Table>,
+    set: Vec<usize>,
+    shown: bool,
+    sql: Arc<str>,
+}
+
 /// The statements of all tables that were written to.
 #[derive(Default)]
 pub(super) struct Texts {
     tables: Vec<Arc<TableTexts>>,
-    upserts: Vec<(Arc<Table>, Vec<usize>, Arc<str>)>,
+    upserts: Vec<Upsert>,
 }
 
 impl Texts {
@@ -48,26 +56,27 @@ impl Texts {
         texts
     }
 
-    /// The upsert of these columns of a table.
+    /// The upsert of these columns of a table; `shown`: that tells what the rows became.
     pub(super) fn upsert(
         &mut self,
         table: &Arc<Table>,
         set: impl ExactSizeIterator<Item = usize> + Clone,
+        shown: bool,
     ) -> Arc<str> {
-        let known = self.upserts.iter().find(|(known, columns, _)| {
-            Arc::ptr_eq(known, table)
-                && columns.len() == set.len()
-                && columns.iter().copied().eq(set.clone())
+        let known = self.upserts.iter().find(|known| {
+            Arc::ptr_eq(&known.table, table)
+                && known.shown == shown
+                && known.set.iter().copied().eq(set.clone())
         });
-        if let Some((_, _, sql)) = known {
-            return Arc::clone(sql);
+        if let Some(known) = known {
+            return Arc::clone(&known.sql);
         }
         if self.upserts.len() == UPSERTS_MAX {
             self.upserts.clear();
         }
-        let set: Vec<usize> = set.collect();
-        let sql: Arc<str> = sql::upsert(table, &set).into();
-        self.upserts.push((Arc::clone(table), set, Arc::clone(&sql)));
+        let (table, set) = (Arc::clone(table), set.collect::<Vec<_>>());
+        let sql: Arc<str> = sql::upsert(&table, &set, shown).into();
+        self.upserts.push(Upsert { table, set, shown, sql: Arc::clone(&sql) });
         sql
     }
 }

@@ -31,6 +31,8 @@ struct Group<'u> {
     table: &'u Arc<Table>,
     /// Each with its place in the batch.
     rows: Vec<(usize, &'u RowWrite)>,
+    /// Whether one of them wants to be shown what became of it.
+    shown: bool,
 }
 
 /// Whether a change is a plain upsert.
@@ -64,7 +66,7 @@ fn groups<'u>(units: &[Unit<'u>]) -> Option<Vec<Group<'u>>> {
             Some(at) => at,
             None if groups.len() == GROUPS_MAX => return None,
             None => {
-                groups.push(Group { table: &change.table, rows: Vec::new() });
+                groups.push(Group { table: &change.table, rows: Vec::new(), shown: false });
                 groups.len() - 1
             }
         };
@@ -72,8 +74,11 @@ fn groups<'u>(units: &[Unit<'u>]) -> Option<Vec<Group<'u>>> {
         last.insert((change.table.name(), key), at);
     }
     // All routers lock rows in one order, so that they do not wait for each other in a circle.
-    let order = |row: &(usize, &RowWrite)| (row.1.slot.number(), keys[row.0].clone());
-    groups.iter_mut().for_each(|group| group.rows.sort_by_cached_key(order));
+    for group in &mut groups {
+        let order = |(place, row): &(usize, &RowWrite)| (row.slot.number(), &*keys[*place]);
+        group.rows.sort_unstable_by(|a, b| order(a).cmp(&order(b)));
+        group.shown = group.rows.iter().any(|(_, row)| row.wants_row);
+    }
     Some(groups)
 }
 
@@ -117,7 +122,7 @@ async fn store(
     let mut work = Vec::with_capacity(groups.len());
     for group in groups {
         let columns = group.rows[0].1.set.iter().map(|(column, _)| *column);
-        let sql = texts.upsert(group.table, columns);
+        let sql = texts.upsert(group.table, columns, group.shown);
         work.push((sql, binds(group, &now)));
     }
     // One statement is a transaction by itself.
@@ -183,7 +188,7 @@ fn answer(group: &Group<'_>, loaded: &[RowView], rows: &mut [Result<RowDone, Err
         };
         next = (at + 1).min(group.rows.len());
         let (place, change) = group.rows[at];
-        rows[place] = Ok(done(change, row));
+        rows[place] = Ok(done(change, row, group.shown));
     }
 }
 
@@ -212,11 +217,12 @@ fn found_key(table: &Table, row: &RowView) -> Vec<u8> {
     key
 }
 
-fn done(change: &RowWrite, row: &RowView) -> RowDone {
+fn done(change: &RowWrite, row: &RowView, shown: bool) -> RowDone {
     let table = &change.table;
     let first = 3 + table.id().len();
     let made = row.boolean(0).unwrap_or(false);
-    let version = row.bigint(first + table.version() - table.answered().start).unwrap_or(0);
+    let version = if shown { table.version() - table.answered().start } else { 0 };
+    let version = row.bigint(first + version).unwrap_or(0);
     let mut json = Vec::new();
     if change.wants_row {
         json.reserve(256);

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+#
+# Tessera on PostgreSQL against PostgreSQL itself, side by side: the same rows, as many clients, in turn.
+#
+#   compare.sh writes CLIENTS     point writes against pgbench's prepared INSERT, one process a primary
+#   compare.sh reads CLIENTS      point reads against pgbench's prepared SELECT, one process a replica
+#   compare.sh bulk CLIENTS       bulk writes of 1000 rows against COPY of 1000 rows, into empty tables
+#
+# Needs wrk, pgbench, psql and curl; the variables SHARD_URLS and REPLICA_URLS (as `shard-manager cluster up` writes them
+# into tessera.env), and a release build of the router on them at TESSERA_URL (default http://127.0.0.1:3000). It empties
+# the table users. ROUNDS (default 3) and SECONDS_EACH (default 4) bound it. The median of the rounds is what counts.
+
+set -euo pipefail
+
+readonly HERE=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+readonly URL=${TESSERA_URL:-http://127.0.0.1:3000}
+readonly ROUNDS=${ROUNDS:-3}
+readonly EACH=${SECONDS_EACH:-4}
+readonly BULK_REQUESTS=240
+IFS=, read -ra PRIMARIES <<<"$SHARD_URLS"
+IFS=, read -ra REPLICAS <<<"$REPLICA_URLS"
+TEMP=$(mktemp -d)
+trap 'rm -rf "$TEMP"' EXIT
+
+main() {
+    local clients=${2:?how many clients?}
+    case $1 in
+        writes | reads) points "${1%s}" "$clients" ;;
+        bulk) bulk "$clients" ;;
+        *) sed -n '3,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
+    esac
+}
+
+on_primaries() {
+    for url in "${PRIMARIES[@]}"; do psql --quiet "$url" --command "$1"; done
+}
+
+points() {
+    local what=$1 clients=$2 round direct ours
+    load
+    for ((round = 1; round <= ROUNDS; round++)); do
+        direct=$(direct "$what" "$clients")
+        wrk --threads 1 --connections "$clients" --duration "$EACH" --latency --script "$HERE/$what.lua" "$URL" >"$TEMP/wrk"
+        ! grep -E 'Non-2xx|Socket errors' "$TEMP/wrk"
+        ours=$(sed -n 's/^Requests\/sec: *//p' "$TEMP/wrk")
+        printf '%-6s %4d clients  direct %8.0f/s  tessera %8.0f/s  ratio %.2f  p50 %s  p99 %s\n' "$what" "$clients" \
+            "$direct" "$ours" "$(bc -l <<<"$ours/$direct")" \
+            "$(awk '$1 == "50%" { print $2 }' "$TEMP/wrk")" "$(awk '$1 == "99%" { print $2 }' "$TEMP/wrk")"
+    done
+}
+
+# All pgbench processes at once, the clients dealt out among them.
+direct() {
+    local what=$1 clients=$2 urls=("${PRIMARIES[@]}") count index
+    [[ $what == write ]] || urls=("${REPLICAS[@]}")
+    count=$((clients < ${#urls[@]} ? clients : ${#urls[@]}))
+    for ((index = 0; index < count; index++)); do
+        local own=$((clients / count + (index < clients % count ? 1 : 0)))
+        pgbench --no-vacuum --protocol prepared --file "$HERE/$what.sql" --client "$own" --jobs 1 --time "$EACH" \
+            "${urls[index]}" 2>/dev/null | sed -n 's/^tps = \([0-9.]*\).*/\1/p' >"$TEMP/tps$index" &
+    done
+    wait
+    cat "$TEMP"/tps* | paste -sd+ | bc
+}
+
+# As many rows for either side, each where it looks for them.
+load() {
+    on_primaries "TRUNCATE users; INSERT INTO users SELECT k % 16384, 'd_' || k, 'd_' || k, 'John Doe',
+        'd_' || k || '@example.com', 'A', 1, now(), now() FROM generate_series(0, 29999) k"
+    seq 0 29999 | awk '{ printf "{\"data\":{\"user_id\":\"u_%d\",\"name\":\"John Doe\",\"email\":\"u_%d@example.com\",\"partition_key\":\"A\"}}\n", $1, $1 }' |
+        curl --silent --fail --output /dev/null --header 'content-type: application/x-ndjson' --data-binary @- \
+            "$URL/api/bulk-write?table=users"
+    on_primaries 'VACUUM ANALYZE users'
+    sleep 1 # The replicas replay it.
+}
+
+bulk() {
+    local clients=$1 round index began copied stored
+    for ((index = 0; index < BULK_REQUESTS; index++)); do
+        seq $((index * 1000)) $((index * 1000 + 999)) |
+            awk '{ printf "%s{\"data\":{\"user_id\":\"u_%d\",\"name\":\"John Doe\",\"email\":\"u_%d@example.com\",\"partition_key\":\"A\"}}", (NR > 1 ? "," : "{\"table\":\"users\",\"rows\":["), $1, $1 } END { print "]}" }' >"$TEMP/bulk$index"
+        printf 'next\nurl = "%s/api/bulk-write"\nheader = "content-type: application/json"\ndata-binary = "@%s"\noutput = /dev/null\nfail\nsilent\n' "$URL" "$TEMP/bulk$index"
+    done >"$TEMP/requests"
+    for ((index = 0; index < ${#PRIMARIES[@]}; index++)); do
+        seq "$index" "${#PRIMARIES[@]}" $((BULK_REQUESTS * 1000 - 1)) | awk '
+            NR % 1000 == 1 { print (NR > 1 ? "\\.\n" : "") "COPY users FROM STDIN;" }
+            { printf "%d\tu_%d\tu_%d\tJohn Doe\tu_%d@example.com\tA\t1\t2026-11-21T10:00:00Z\t2026-11-21T10:00:00Z\n", $1 % 16384, $1, $1, $1 }
+            END { print "\\." }' >"$TEMP/copy$index"
+    done
+    for ((round = 1; round <= ROUNDS; round++)); do
+        on_primaries 'TRUNCATE users'
+        began=$(date +%s.%N)
+        for ((index = 0; index < ${#PRIMARIES[@]}; index++)); do
+            psql --quiet "${PRIMARIES[index]}" --file "$TEMP/copy$index" &
+        done
+        wait
+        copied=$(bc -l <<<"$BULK_REQUESTS * 1000 / ($(date +%s.%N) - $began)")
+        on_primaries 'TRUNCATE users'
+        began=$(date +%s.%N)
+        curl --parallel --parallel-immediate --parallel-max "$clients" --config "$TEMP/requests" 2>/dev/null
+        stored=$(bc -l <<<"$BULK_REQUESTS * 1000 / ($(date +%s.%N) - $began)")
+        printf 'bulk   %4d clients  COPY %8.0f rows/s  tessera %8.0f rows/s  ratio %.2f\n' "$clients" "$copied" "$stored" \
+            "$(bc -l <<<"$stored/$copied")"
+    done
+}
+
+main "$@"
