@@ -7,8 +7,9 @@ CREATE TABLE tessera_shard (
     shard      TEXT   NOT NULL
 );
 
--- Versions of rows. Without a cache: two sessions would draw from different blocks, and versions go back.
-CREATE SEQUENCE tessera_version CACHE 1;
+-- Versions of rows, in blocks: whoever draws a number has it and those that follow, of which it gives out 2048 at most.
+-- Without a cache: two sessions would draw from different stocks, and versions go back.
+CREATE SEQUENCE tessera_version INCREMENT BY 4096 CACHE 1;
 
 -- Which slots may be written here. The truth about ownership: a write checks it in its transaction.
 CREATE TABLE tessera_slots (
@@ -19,6 +20,31 @@ CREATE TABLE tessera_slots (
     move_id  TEXT
 );
 
+-- The same in one row, a bit for each slot that is owned: looking up a thousand slots would cost as much as storing a
+-- row for half of them. Kept by the transaction that changes the slots.
+CREATE TABLE tessera_owned (
+    id   BIGINT NOT NULL PRIMARY KEY CHECK (id = 1),
+    bits BYTEA  NOT NULL
+);
+ALTER TABLE tessera_owned ALTER bits SET STORAGE PLAIN;
+INSERT INTO tessera_owned VALUES (1, decode(repeat('00', 2048), 'hex'));
+
+CREATE FUNCTION tessera_note_owned() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+DECLARE
+    known BYTEA := decode(repeat('00', 2048), 'hex');
+    own INTEGER;
+BEGIN
+    -- One at a time: of two that change slots, the second sees what the first has left.
+    PERFORM FROM tessera_owned WHERE id = 1 FOR UPDATE;
+    FOR own IN SELECT slot FROM tessera_slots WHERE state = 'owned' LOOP
+        known := set_bit(known, own, 1);
+    END LOOP;
+    UPDATE tessera_owned SET bits = known WHERE id = 1;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER tessera_note_owned AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON tessera_slots
+FOR EACH STATEMENT EXECUTE FUNCTION tessera_note_owned();
+
 -- Lets a transaction write: takes the shard's fence lock until the transaction ends, and only then looks, with a
 -- snapshot of its own, which of these slots may not be written here. VOLATILE, because only such a function sees what
 -- was committed before the lock was granted; READ COMMITTED, because under the others it would not either. `alone`
@@ -26,6 +52,7 @@ CREATE TABLE tessera_slots (
 CREATE FUNCTION tessera_enter(slots INTEGER[], alone BOOLEAN) RETURNS INTEGER[]
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
+    owned BYTEA;
     strange INTEGER[];
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -36,12 +63,17 @@ BEGIN
     ELSE
         PERFORM pg_advisory_xact_lock_shared(1950, 1);
     END IF;
+    SELECT bits INTO STRICT owned FROM tessera_owned WHERE id = 1;
     SELECT array_agg(asked.slot) INTO strange
-    FROM unnest(slots) AS asked (slot)
+    FROM unnest(slots) AS asked (slot) WHERE get_bit(owned, asked.slot) = 0;
+    IF strange IS NULL THEN
+        RETURN '{}';
+    END IF;
+    -- A fence that nobody has lifted in time does not count.
+    SELECT array_agg(asked.slot) INTO strange FROM unnest(strange) AS asked (slot)
     WHERE NOT EXISTS (
         SELECT FROM tessera_slots AS own
-        WHERE own.slot = asked.slot
-        AND (own.state = 'owned' OR (own.state = 'fenced' AND own.until < clock_timestamp())));
+        WHERE own.slot = asked.slot AND own.state = 'fenced' AND own.until < clock_timestamp());
     RETURN coalesce(strange, '{}');
 END $$;
 

@@ -15,6 +15,7 @@ use super::session::Identity;
 use super::statement::{Bind, Prepared, Statement, load, run};
 use super::texts::Texts;
 use super::transaction::LaneSession;
+use super::upsert::Newness;
 use super::{ddl, declared, sql};
 use crate::store::SchemaChange;
 use crate::store::open_error::OpenError;
@@ -57,8 +58,10 @@ pub struct Found {
 impl ShardDatabase {
     /// The database at the other end of this connection, which is named so in messages.
     pub fn on(name: String, connection: AsyncPgConnection, identity: Identity) -> Self {
-        let (prepared, texts) = (Prepared::default(), Texts::default());
-        Self { name, session: LaneSession { connection, prepared, texts }, identity }
+        let (prepared, texts, newness) =
+            (Prepared::default(), Texts::default(), Newness::default());
+        let session = LaneSession { connection, prepared, texts, newness };
+        Self { name, session, identity }
     }
 
     /// Brings it up to date, and claims it for the shard if it is new.
@@ -66,9 +69,9 @@ impl ShardDatabase {
     /// # Errors
     /// [`OpenError`] if it is another's, has lost what it held, or declares tables that it does not have.
     pub async fn prepare(mut self, claim: &Claim<'_>) -> Result<(Self, Found), OpenError> {
-        let LaneSession { connection, prepared, texts } = self.session;
+        let LaneSession { connection, prepared, texts, newness } = self.session;
         let connection = migrate(connection, MIGRATIONS, &self.name).await?;
-        self.session = LaneSession { connection, prepared, texts };
+        self.session = LaneSession { connection, prepared, texts, newness };
         let told = |error| OpenError::node(&self.name, error);
         let connection = &self.session.connection;
         let signed = signed(connection).await.map_err(told)?;

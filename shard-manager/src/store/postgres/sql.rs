@@ -19,7 +19,11 @@ pub(super) const LANE_SETTINGS: &str = "SET enable_seqscan=off; SET enable_hashj
 /// Takes the fence lock and tells which of the slots `$1` may not be written here.
 pub(super) const ENTER: &str = "SELECT unnest(tessera_enter($1,$2))";
 
-/// Draws `$1` versions.
+/// Versions that whoever has drawn a number may give out: that one and the next. The numbers of the next block begin as
+/// many after them, so that a version that had to be one higher than another's stays below.
+pub(super) const VERSIONS_OF_BLOCK: usize = 2_048;
+
+/// Draws `$1` blocks of versions.
 pub(super) const VERSIONS: &str = "SELECT nextval('tessera_version') FROM generate_series(1,$1)";
 
 /// Up to where the primary's log is on disk: everything that was committed before this is.
@@ -38,15 +42,12 @@ pub(super) fn lock_rows(table: &Table) -> String {
         let _ = write!(sql, ",t.{}", table.column(column).name);
     }
     sql.push_str(" FROM ");
-    push_rows(&mut sql, table, &place(table), 1);
-    sql.pop();
-    sql.push_str(",n) CROSS JOIN LATERAL (SELECT ");
+    push_numbered_rows(&mut sql, table, &place(table), 1);
+    sql.push_str(" CROSS JOIN LATERAL (SELECT ");
     push_names(&mut sql, "", table, table.answered());
     let _ = write!(sql, " FROM {} r", table.name());
     push_where_row(&mut sql, "r", table);
-    sql.push_str(" FOR UPDATE) t");
-    // The number of a row is what its array calls it.
-    sql.replace(") AS k(", ") WITH ORDINALITY AS k(")
+    sql + " FOR UPDATE) t"
 }
 
 /// Stores new rows: parameters all columns.
@@ -85,38 +86,52 @@ pub(super) fn remove(table: &Table) -> String {
     sql
 }
 
+/// What an upsert does and tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Manner {
+    /// It tells what the rows became.
+    pub(super) shown: bool,
+    /// The rows are expected to be new: one that is not fails the statement. Half the price.
+    pub(super) new: bool,
+}
+
 /// Changes the columns `set` of rows, or makes them; those whose slots may not be written here are left alone.
 /// Parameters: the time, then slots, shard keys, ids, and the columns `set`. Columns: whether the row was made, slot,
-/// shard key, ids, then its answered columns, or if rows are not `shown` its version alone.
+/// shard key, ids, then its answered columns, or if rows are not shown its version alone.
 ///
 /// The lock is taken before the first row is looked at: no row comes out of the join before its slot was looked for
-/// among the strange ones. A row that is there gets its version when it is locked.
-pub(super) fn upsert(table: &Table, set: &[usize], shown: bool) -> String {
+/// among the strange ones. Versions are drawn under the lock. A row that another router has changed since then has a
+/// higher one, and gets the next.
+pub(super) fn upsert(table: &Table, set: &[usize], manner: Manner) -> String {
     let given: Vec<usize> = place(table).into_iter().chain(set.iter().copied()).collect();
     let version = table.version();
     let stamps = [version, version + 1, version + 2];
-    let mut sql =
-        "WITH own AS MATERIALIZED (SELECT tessera_enter($2,false) AS strange) INSERT INTO "
-            .to_owned();
+    let mut sql = "WITH own AS MATERIALIZED (SELECT tessera_enter($2,false) AS strange,\
+        nextval('tessera_version') AS version) INSERT INTO "
+        .to_owned();
     let _ = write!(sql, "{} AS r (", table.name());
     push_names(&mut sql, "", table, given.iter().copied().chain(stamps));
     sql.push_str(") SELECT ");
     push_names(&mut sql, "k.", table, given.iter().copied());
-    sql.push_str(",nextval('tessera_version'),$1,$1 FROM own,");
-    push_rows(&mut sql, table, &given, 2);
-    sql.push_str(" WHERE k.slot<>ALL(own.strange) ON CONFLICT (slot,shard_key");
-    for column in table.id() {
-        let _ = write!(sql, ",{}", table.column(*column).name);
+    sql.push_str(",own.version+k.n-1,$1,$1 FROM own,");
+    push_numbered_rows(&mut sql, table, &given, 2);
+    sql.push_str(" WHERE k.slot<>ALL(own.strange)");
+    if !manner.new {
+        sql.push_str(" ON CONFLICT (slot,shard_key");
+        for column in table.id() {
+            let _ = write!(sql, ",{}", table.column(*column).name);
+        }
+        sql.push_str(") DO UPDATE SET ");
+        for column in set {
+            let name = &table.column(*column).name;
+            let _ = write!(sql, "{name}=excluded.{name},");
+        }
+        sql.push_str(
+            "version=greatest(excluded.version,r.version+1),updated_at=excluded.updated_at",
+        );
     }
-    sql.push_str(") DO UPDATE SET ");
-    for column in set {
-        let name = &table.column(*column).name;
-        let _ = write!(sql, "{name}=excluded.{name},");
-    }
-    sql.push_str(
-        "version=nextval('tessera_version'),updated_at=excluded.updated_at RETURNING (r.xmax=0),",
-    );
-    let told = if shown { table.answered() } else { version..version + 1 };
+    sql.push_str(" RETURNING (r.xmax=0),");
+    let told = if manner.shown { table.answered() } else { version..version + 1 };
     push_names(&mut sql, "r.", table, place(table).into_iter().chain(told));
     sql
 }
@@ -128,12 +143,25 @@ pub(super) fn place(table: &Table) -> Vec<usize> {
 
 /// `unnest($1::integer[],$2::text[],…) AS k(slot,shard_key,…)`
 fn push_rows(sql: &mut String, table: &Table, columns: &[usize], first: usize) {
+    push_arrays(sql, table, columns, first);
+    sql.push_str(" AS k(");
+    push_names(sql, "", table, columns.iter().copied());
+    sql.push(')');
+}
+
+/// The same, with `n`, which counts them from 1.
+fn push_numbered_rows(sql: &mut String, table: &Table, columns: &[usize], first: usize) {
+    push_arrays(sql, table, columns, first);
+    sql.push_str(" WITH ORDINALITY AS k(");
+    push_names(sql, "", table, columns.iter().copied());
+    sql.push_str(",n)");
+}
+
+fn push_arrays(sql: &mut String, table: &Table, columns: &[usize], first: usize) {
     sql.push_str("unnest(");
     push_list(sql, columns.iter().zip(first..), |sql, (column, number)| {
         let _ = write!(sql, "${number}::{}[]", column_type(table, *column));
     });
-    sql.push_str(") AS k(");
-    push_names(sql, "", table, columns.iter().copied());
     sql.push(')');
 }
 

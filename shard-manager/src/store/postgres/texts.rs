@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::sql;
+use super::sql::{self, Manner};
 use crate::table::Table;
 
 /// Tables whose texts are kept. Beyond, all are made anew.
@@ -25,7 +25,7 @@ pub(super) struct TableTexts {
 struct Upsert {
     table: Arc<Table>,
     set: Vec<usize>,
-    shown: bool,
+    manner: Manner,
     sql: Arc<str>,
 }
 
@@ -56,16 +56,16 @@ impl Texts {
         texts
     }
 
-    /// The upsert of these columns of a table; `shown`: that tells what the rows became.
+    /// The upsert of these columns of a table; in this manner.
     pub(super) fn upsert(
         &mut self,
         table: &Arc<Table>,
         set: impl ExactSizeIterator<Item = usize> + Clone,
-        shown: bool,
+        manner: Manner,
     ) -> Arc<str> {
         let known = self.upserts.iter().find(|known| {
             Arc::ptr_eq(&known.table, table)
-                && known.shown == shown
+                && known.manner == manner
                 && known.set.iter().copied().eq(set.clone())
         });
         if let Some(known) = known {
@@ -75,8 +75,8 @@ impl Texts {
             self.upserts.clear();
         }
         let (table, set) = (Arc::clone(table), set.collect::<Vec<_>>());
-        let sql: Arc<str> = sql::upsert(&table, &set, shown).into();
-        self.upserts.push(Upsert { table, set, shown, sql: Arc::clone(&sql) });
+        let sql: Arc<str> = sql::upsert(&table, &set, manner).into();
+        self.upserts.push(Upsert { table, set, manner, sql: Arc::clone(&sql) });
         sql
     }
 }

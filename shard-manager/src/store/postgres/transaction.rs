@@ -21,6 +21,7 @@ use super::sql;
 use super::statement::{Bind, Prepared, RowView, Statement, Step, pipeline, plain, run, step};
 use super::texts::{TableTexts, Texts};
 use super::trouble::Trouble;
+use super::upsert::Newness;
 use crate::error::{Error, Outcome};
 use crate::row::RowDone;
 use crate::store::Unit;
@@ -32,6 +33,7 @@ pub(super) struct LaneSession {
     pub(super) connection: AsyncPgConnection,
     pub(super) prepared: Prepared,
     pub(super) texts: Texts,
+    pub(super) newness: Newness,
 }
 
 /// A batch that is durable.
@@ -134,7 +136,8 @@ async fn enter(
     let slots = batch.rows().iter().map(|row| i32::from(row.slot.number()));
     let alone = Bind::value(ColumnType::Boolean, &Value::Bool(alone));
     let entering = [Bind::integers(slots.collect::<Vec<_>>().into_iter()), alone];
-    let drawing = [Bind::integer(batch::versions_needed(units) as i32)];
+    let blocks = batch::versions_needed(units).div_ceil(sql::VERSIONS_OF_BLOCK);
+    let drawing = [Bind::integer(blocks as i32)];
     let locking: Vec<Vec<Bind>> =
         groups.iter().map(|group| places(&group.texts.table, batch.rows(), &group.rows)).collect();
     let mut steps: Vec<Step<'_>> = vec![
@@ -166,7 +169,9 @@ async fn enter(
         }
     }
     let versions = results.next().unwrap_or_default();
-    Ok((strange, versions.iter().filter_map(|row| row.bigint(0)).collect()))
+    let blocks = versions.iter().filter_map(|row| row.bigint(0));
+    let versions = blocks.flat_map(|first| first..first + sql::VERSIONS_OF_BLOCK as i64);
+    Ok((strange, versions.collect()))
 }
 
 /// The answered columns of a row, which begin at `first`.

@@ -13,10 +13,11 @@ use std::sync::Arc;
 use chrono::Utc;
 
 use super::cell;
-use super::sql;
+use super::sql::{self, Manner};
 use super::statement::{Bind, RowView, Statement, Step, pipeline, plain, step};
 use super::transaction::{Broken, LaneSession, Stored, ended};
-use crate::error::Error;
+use super::trouble::Trouble;
+use crate::error::{Error, Outcome};
 use crate::row::{Change, Operation, RowDone, RowWrite};
 use crate::sabotage::{Switch, is_on};
 use crate::store::Unit;
@@ -24,7 +25,39 @@ use crate::table::Table;
 use crate::value::{ColumnType, Value, format_timestamp};
 
 /// Statements of one transaction. Batches that fall into more parts are worked out in general.
-const GROUPS_MAX: usize = 8;
+const GROUPS_MAX: usize = 16;
+/// New rows in a row after which the next are expected to be new as well.
+const NEW_FIRST: u32 = 64;
+/// The same, after that was wrong again and again.
+const NEW_MAX: u32 = 65_536;
+
+/// Whether rows are expected to be new. To be wrong costs a round trip, and a line in the log of the server: so it takes
+/// many new rows to expect more of them, and each time that was wrong, twice as many.
+#[derive(Debug)]
+pub(super) struct Newness {
+    seen: u32,
+    needed: u32,
+}
+
+impl Default for Newness {
+    fn default() -> Self {
+        Self { seen: 0, needed: NEW_FIRST }
+    }
+}
+
+impl Newness {
+    fn is_expected(&self) -> bool {
+        self.seen >= self.needed
+    }
+
+    fn was_wrong(&mut self) {
+        *self = Self { seen: 0, needed: (self.needed * 2).min(NEW_MAX) };
+    }
+
+    fn learn(&mut self, made: u32, changed: u32) {
+        self.seen = if changed > 0 { 0 } else { self.seen.saturating_add(made) };
+    }
+}
 
 /// Rows of one table that are given the same columns, each row once.
 struct Group<'u> {
@@ -59,7 +92,9 @@ fn groups<'u>(units: &[Unit<'u>]) -> Option<Vec<Group<'u>>> {
     for ((place, change), key) in changes.zip(&keys) {
         let after = last.get(&(change.table.name(), key.as_slice())).map_or(0, |group| group + 1);
         let fits = |group: &Group<'_>| {
-            Arc::ptr_eq(group.table, &change.table) && same_columns(group.rows[0].1, change)
+            Arc::ptr_eq(group.table, &change.table)
+                && group.rows.len() < sql::VERSIONS_OF_BLOCK
+                && same_columns(group.rows[0].1, change)
         };
         let found = groups.iter().skip(after).position(fits).map(|found| found + after);
         let at = match found {
@@ -108,21 +143,34 @@ pub(super) async fn apply(
     }
     let groups = groups(units)?;
     let count = units.iter().map(|unit| unit.rows.len()).sum();
-    Some(store(session, &groups, count).await)
+    if session.newness.is_expected() {
+        match store(session, &groups, count, true).await {
+            Err(Broken {
+                trouble: Trouble::Constraint("unique"),
+                outcome: Outcome::Rejected,
+                ..
+            }) => {
+                session.newness.was_wrong();
+            }
+            stored => return Some(stored),
+        }
+    }
+    Some(store(session, &groups, count, false).await)
 }
 
 async fn store(
     session: &mut LaneSession,
     groups: &[Group<'_>],
     count: usize,
+    new: bool,
 ) -> Result<Stored, Broken> {
-    let LaneSession { connection, prepared, texts } = session;
+    let LaneSession { connection, prepared, texts, newness } = session;
     let connection = &*connection;
     let now = Bind::value(ColumnType::Timestamp, &Value::Text(format_timestamp(Utc::now())));
     let mut work = Vec::with_capacity(groups.len());
     for group in groups {
         let columns = group.rows[0].1.set.iter().map(|(column, _)| *column);
-        let sql = texts.upsert(group.table, columns, group.shown);
+        let sql = texts.upsert(group.table, columns, Manner { shown: group.shown, new });
         work.push((sql, binds(group, &now)));
     }
     // One statement is a transaction by itself.
@@ -149,6 +197,10 @@ async fn store(
     for (group, loaded) in groups.iter().zip(&loaded) {
         answer(group, loaded, &mut rows);
     }
+    let made =
+        |row: &&Result<RowDone, Error>| matches!(row, Ok(done) if done.change == Change::Created);
+    let made = rows.iter().filter(made).count();
+    newness.learn(made as u32, (rows.len() - made) as u32);
     Ok(Stored { rows, position })
 }
 

@@ -22,7 +22,7 @@ use super::statement::{Bind, Prepared, Statement, load, run};
 use super::texts::Texts;
 use super::transaction::{self, Broken, LaneSession, Stored};
 use super::trouble::Trouble;
-use super::upsert;
+use super::upsert::{self, Newness};
 use crate::error::Outcome;
 use crate::idempotency;
 use crate::progress::Progress;
@@ -215,5 +215,6 @@ async fn connect(node: &Node) -> Result<LaneSession, Broken> {
     let connection = session.connection;
     let set: QueryResult<()> = run(&connection, sql::LANE_SETTINGS).await;
     set.map_err(|error| Broken::before_commit(&error))?;
-    Ok(LaneSession { connection, prepared: Prepared::default(), texts: Texts::default() })
+    let (prepared, texts) = (Prepared::default(), Texts::default());
+    Ok(LaneSession { connection, prepared, texts, newness: Newness::default() })
 }
