@@ -5,7 +5,12 @@
 
 mod addresses;
 mod certificates;
+mod cluster;
 mod connecting;
+mod drafts;
+mod equality;
+mod questions;
 mod requirements;
+mod rows;
 mod server;
 mod tls;

@@ -1,0 +1,224 @@
+//! Harness: one local cluster for all stories of this process, databases of a story's own, and a second door to them.
+//!
+//! A shard is a database, so that three shards are three databases of one server, which costs a story a moment and no
+//! server. The servers end when this process does, however it ends: somebody beside it waits for its end.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use diesel::QueryableByName;
+use diesel::sql_types::{Nullable, Text};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use shard_manager::address::{ClusterAddress, NodeAddress, ShardAddress};
+use shard_manager::local::{LocalCluster, LocalNode, Wanted as WantedServers};
+use shard_manager::manager::{ConnectedCluster, Manager};
+use shard_manager::store::cluster::Wanted;
+use shard_manager::store::open_error::OpenError;
+use shard_manager::store::postgres::session::{self, Wanted as Role};
+
+use crate::server::patient;
+
+/// Servers, and the process that ends them after this one.
+struct Watched {
+    cluster: LocalCluster,
+    /// Reads from a pipe that nobody writes to, and which closes with this process.
+    _watcher: Child,
+}
+
+/// Ends a cluster when the pipe closes. Another command may work there for a moment still.
+const WATCH: &str = r#"cat >/dev/null; n=0
+while [ -e "$1/cluster/cluster.json" ] && [ $n -lt 60 ]; do
+    "$0" cluster destroy --yes --dir "$1/cluster" || sleep 1
+    n=$((n + 1))
+done
+rm -rf "$1""#;
+
+impl Watched {
+    fn start(shards: usize, replicas: usize, settings: &[(&str, &str)]) -> Self {
+        let parent = tempfile::tempdir().unwrap().keep();
+        // The servers are run by another user, who must get through.
+        std::fs::set_permissions(&parent, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let watcher = watch(&parent);
+        let settings = settings.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        let wanted = WantedServers {
+            shards,
+            replicas,
+            settings: settings.collect(),
+            ..WantedServers::new(parent.join("cluster"))
+        };
+        let cluster = LocalCluster::up(&wanted).unwrap_or_else(|error| panic!("{error}"));
+        Self { cluster, _watcher: watcher }
+    }
+}
+
+fn watch(parent: &Path) -> Child {
+    let mut command = Command::new("sh");
+    command.args(["-c", WATCH, env!("CARGO_BIN_EXE_shard-manager")]).arg(parent);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    // Whoever interrupts the stories does not interrupt their end.
+    command.process_group(0).spawn().unwrap()
+}
+
+/// The cluster of most stories: a primary and its replica, which do not wait for the disk.
+pub(crate) fn shared() -> &'static LocalCluster {
+    static SHARED: OnceLock<Watched> = OnceLock::new();
+    let settings = [("fsync", "off"), ("max_connections", "400"), ("max_wal_size", "256MB")];
+    &SHARED.get_or_init(|| Watched::start(1, 1, &settings)).cluster
+}
+
+/// Three primaries that may be stopped and killed, by one story at a time.
+pub(crate) fn mortal() -> MutexGuard<'static, LocalCluster> {
+    static MORTAL: OnceLock<(Mutex<LocalCluster>, Child)> = OnceLock::new();
+    let make = || {
+        let Watched { cluster, _watcher } = Watched::start(3, 0, &[("max_wal_size", "256MB")]);
+        (Mutex::new(cluster), _watcher)
+    };
+    MORTAL.get_or_init(make).0.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Empty databases of a story's own, each on its node.
+pub(crate) struct Databases {
+    pub(crate) nodes: Vec<LocalNode>,
+    pub(crate) names: Vec<String>,
+}
+
+impl Databases {
+    /// So many on the shared primary.
+    pub(crate) async fn new(count: usize) -> Self {
+        let primary = shared().primaries().next().unwrap();
+        Self::on(&vec![primary; count]).await
+    }
+
+    /// One on each of these nodes.
+    pub(crate) async fn on(nodes: &[&LocalNode]) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let mut databases = Self { nodes: Vec::new(), names: Vec::new() };
+        for node in nodes {
+            let name = format!("story{}", NEXT.fetch_add(1, Ordering::Relaxed));
+            let mut door = Door::open(node, "postgres").await;
+            door.run(&format!("CREATE DATABASE {name} TEMPLATE template0")).await;
+            databases.nodes.push((*node).clone());
+            databases.names.push(name);
+        }
+        databases
+    }
+
+    /// A cluster of all of them, in their order.
+    pub(crate) fn address(&self) -> ClusterAddress {
+        let places = self.nodes.iter().zip(&self.names);
+        cluster_of(places.map(|(node, name)| address(node, name)))
+    }
+
+    /// The same, with replicas, once these have the databases.
+    pub(crate) async fn with_replicas(&self) -> ClusterAddress {
+        let replica = shared().replicas_of(0).next().unwrap();
+        let mut door = Door::open(replica, "postgres").await;
+        for name in &self.names {
+            let there =
+                format!("SELECT count(*)::text AS value FROM pg_database WHERE datname='{name}'");
+            door.until(&there, "1").await;
+        }
+        let replicas = self.names.iter().map(|name| address(replica, name)).collect();
+        ClusterAddress { replicas, ..self.address() }
+    }
+
+    /// A session with one of them that knows nothing of Tessera but its schema.
+    pub(crate) async fn door(&self, shard: usize) -> Door {
+        Door::open(&self.nodes[shard], &self.names[shard]).await
+    }
+}
+
+/// A cluster of these shards, without replicas.
+pub(crate) fn cluster_of(shards: impl IntoIterator<Item = NodeAddress>) -> ClusterAddress {
+    let shard = |primary| ShardAddress { name: None, weight: None, primary, replicas: Vec::new() };
+    ClusterAddress {
+        shards: shards.into_iter().map(shard).collect(),
+        replicas: Vec::new(),
+        catalog: None,
+        timeouts: patient(),
+    }
+}
+
+/// Where a database of a node is.
+pub(crate) fn address(node: &LocalNode, database: &str) -> NodeAddress {
+    node.url(database).parse().unwrap()
+}
+
+/// A router's half of a cluster.
+pub(crate) fn connect(address: &ClusterAddress) -> Manager {
+    try_connect(address).unwrap_or_else(|error| panic!("{error}"))
+}
+
+pub(crate) fn try_connect(address: &ClusterAddress) -> Result<Manager, OpenError> {
+    let (address, wanted) = (address.clone(), Wanted::default());
+    Manager::connect(&ConnectedCluster { address, wanted })
+}
+
+/// The sentence with which a start is refused.
+#[track_caller]
+pub(crate) fn refused(address: &ClusterAddress) -> String {
+    match try_connect(address) {
+        Ok(_) => panic!("the start was not refused"),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// A session beside the engine's.
+pub(crate) struct Door {
+    connection: AsyncPgConnection,
+}
+
+#[derive(QueryableByName)]
+struct ValueRow {
+    #[diesel(sql_type = Nullable<Text>)]
+    value: Option<String>,
+}
+
+impl Door {
+    pub(crate) async fn open(node: &LocalNode, database: &str) -> Self {
+        let at = address(node, database);
+        let session = session::connect(&at, "story", Role::Any, &patient()).await;
+        let connection = session.unwrap_or_else(|error| panic!("{error}")).connection;
+        Self { connection }
+    }
+
+    /// Runs statements.
+    pub(crate) async fn run(&mut self, sql: &str) {
+        self.try_run(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    /// Runs statements; the reason if they cannot be.
+    pub(crate) async fn try_run(&mut self, sql: &str) -> Result<(), String> {
+        self.connection.batch_execute(sql).await.map_err(|error| error.to_string())
+    }
+
+    /// The column `value` of a query; what is null is empty.
+    pub(crate) async fn texts(&mut self, sql: &str) -> Vec<String> {
+        let rows = diesel::sql_query(sql).load::<ValueRow>(&mut self.connection).await;
+        let rows = rows.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        rows.into_iter().map(|row| row.value.unwrap_or_default()).collect()
+    }
+
+    /// The column `value` of the only row.
+    pub(crate) async fn text(&mut self, sql: &str) -> String {
+        self.texts(sql).await.pop().unwrap_or_default()
+    }
+
+    /// Asks until this is answered.
+    pub(crate) async fn until(&mut self, sql: &str, answer: &str) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let said = self.text(sql).await;
+            if said == answer {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{sql} is {said}, and never {answer}");
+            tokio::task::yield_now().await;
+        }
+    }
+}

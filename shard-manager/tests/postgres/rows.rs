@@ -1,0 +1,109 @@
+//! Rows: changes and reads of a manager, whichever engine it has, spelt shortly.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::value::RawValue;
+use shard_manager::declaration::Declaration;
+use shard_manager::error::{Error, Failure, Outcome};
+use shard_manager::keyspace::ShardKey;
+use shard_manager::manager::{BulkRow, BulkRowDone, Made, Manager, Wish, Written};
+use shard_manager::query::ReadQuery;
+use shard_manager::row::{Operation, RowDone, RowWrite};
+use shard_manager::shard_map::Place;
+use shard_manager::table::{Column, Table};
+use shard_manager::value::ColumnType;
+
+/// What becomes of one row of several.
+pub(crate) type RowOutcome = Result<RowDone, (Error, Outcome)>;
+
+/// No story waits that long; one that does has found a defect.
+pub(crate) fn deadline() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+pub(crate) fn wish() -> Wish {
+    Wish::by(deadline())
+}
+
+/// A table with these columns, those before `null` never null.
+pub(crate) fn table(
+    name: &str,
+    columns: &[(&str, ColumnType)],
+    nullable_from: usize,
+    id: &[&str],
+    routing: Option<&str>,
+) -> Table {
+    let column = |(at, (name, kind)): (usize, &(&str, ColumnType))| Column {
+        name: (*name).to_owned(),
+        kind: *kind,
+        nullable: at >= nullable_from,
+    };
+    let declaration = Declaration {
+        name: name.to_owned(),
+        columns: columns.iter().enumerate().map(column).collect(),
+        id: id.iter().map(|name| (*name).to_owned()).collect(),
+        routing: routing.map(str::to_owned),
+    };
+    declaration.check().unwrap()
+}
+
+pub(crate) async fn make(manager: &Manager, table: &Table) -> Made {
+    manager.make_table(table.clone(), deadline()).await.unwrap()
+}
+
+/// Checks and routes a change of the row spelt by a JSON object.
+pub(crate) fn prepare(
+    manager: &Manager,
+    table: &str,
+    operation: Operation,
+    key: &str,
+    json: &str,
+) -> (Place, RowWrite) {
+    let table = manager.table(table).unwrap();
+    let key = ShardKey::parse(key).unwrap();
+    let members: BTreeMap<String, &RawValue> = serde_json::from_str(json).unwrap();
+    let fields: Vec<_> = members.into_iter().map(|(k, v)| (Cow::Owned(k), v)).collect();
+    let prepared = Manager::prepare(&manager.map(), &table, operation, key, &fields);
+    prepared.unwrap_or_else(|error| panic!("{json}: {error}"))
+}
+
+pub(crate) async fn write(
+    manager: &Manager,
+    table: &str,
+    operation: Operation,
+    key: &str,
+    json: &str,
+) -> Result<Written, Failure> {
+    let (place, row) = prepare(manager, table, operation, key, json);
+    manager.write(place, row, &wish()).await
+}
+
+/// Writes rows at once, each on its own, or each shard's as one transaction; their outcomes in the order given.
+pub(crate) async fn write_all(
+    manager: &Manager,
+    rows: Vec<(Place, RowWrite)>,
+    whole: bool,
+) -> Vec<RowOutcome> {
+    let numbered = rows.into_iter().enumerate();
+    let rows = numbered.map(|(index, (place, row))| BulkRow { index, place, row }).collect();
+    let done = match whole {
+        true => manager.write_bulk_whole(rows, &wish()).await,
+        false => manager.write_bulk(rows, &wish()).await,
+    };
+    let mut rows: Vec<BulkRowDone> = done.rows;
+    rows.sort_by_key(|row| row.index);
+    rows.into_iter().map(|row| row.outcome).collect()
+}
+
+/// The rows of a table, up to a thousand of them, as they are told.
+pub(crate) async fn rows(manager: &Manager, table: &str, key: Option<&str>) -> Vec<String> {
+    let table = manager.table(table).unwrap();
+    let query = ReadQuery { limit: ReadQuery::LIMIT_MAX, ..ReadQuery::all(&table) };
+    let key = key.map(|key| ShardKey::parse(key).unwrap());
+    let read = manager.read(query, key, &wish()).await.unwrap();
+    (0..read.rows.len())
+        .map(|row| String::from_utf8(read.rows.row(row).to_vec()).unwrap())
+        .collect()
+}
