@@ -9,6 +9,7 @@ mod cluster;
 mod connecting;
 mod drafts;
 mod equality;
+mod fence;
 mod questions;
 mod requirements;
 mod rows;
