@@ -1,0 +1,265 @@
+//! Faults: rows that break rules, callers that leave, connections that are cut, servers that are started again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use shard_manager::error::{Error, Outcome};
+use shard_manager::keyspace::ShardKey;
+use shard_manager::local::Stop;
+use shard_manager::manager::Manager;
+use shard_manager::query::{OrderBy, ReadQuery};
+use shard_manager::row::Operation::{self, Insert, Upsert};
+use shard_manager::shard_map::Place;
+
+use crate::cluster::{Databases, Door, connect, mortal};
+use crate::rows::{RowOutcome, prepare, rows, wish, write, write_all};
+
+const USER: &str = r#"{"name":"n","email":"e"}"#;
+
+/// Backends of the engine in a database, by what they are for.
+fn backends(purpose: &str, rest: &str) -> String {
+    format!(
+        "SELECT count(*)::text AS value FROM pg_stat_activity
+         WHERE datname=current_database() AND application_name LIKE 'tessera {purpose}' {rest}"
+    )
+}
+
+async fn one_shard() -> (Databases, Manager, Door) {
+    let databases = Databases::new(1).await;
+    let manager = connect(&databases.address());
+    let door = databases.door(0).await;
+    (databases, manager, door)
+}
+
+fn user(
+    manager: &Manager,
+    operation: Operation,
+    key: &str,
+    email: &str,
+) -> (Place, shard_manager::row::RowWrite) {
+    let json = format!(r#"{{"name":"n","email":"{email}"}}"#);
+    prepare(manager, "users", operation, key, &json)
+}
+
+/// A row that was stored twice has another version than the one that was told.
+async fn assert_stored_once(door: &mut Door, told: &BTreeMap<String, RowOutcome>) {
+    let stored = "SELECT user_id||' '||version AS value FROM users ORDER BY user_id";
+    let good = told.iter().filter_map(|(key, outcome)| Some((key, outcome.as_ref().ok()?)));
+    let good: Vec<String> = good.map(|(key, done)| format!("{key} {}", done.version)).collect();
+    assert_eq!(door.texts(stored).await, good);
+}
+
+#[tokio::test]
+async fn a_row_that_breaks_a_rule_fails_alone_and_its_neighbours_are_stored_once() {
+    let (_databases, manager, mut door) = one_shard().await;
+    door.run("ALTER TABLE users ADD CHECK (email <> 'bad'); CREATE UNIQUE INDEX ON users (email)")
+        .await;
+    for operation in [Upsert, Insert] {
+        door.run("DELETE FROM users").await;
+        write(&manager, "users", Insert, "first", r#"{"name":"n","email":"taken"}"#).await.unwrap();
+        let email = |n: usize| match n {
+            17 => "bad".to_owned(),
+            23 => "taken".to_owned(),
+            31 | 32 => "both".to_owned(),
+            n => format!("e{n}"),
+        };
+        let keys: Vec<String> = (0..60).map(|n| format!("k{n:02}")).collect();
+        let changes = keys.iter().enumerate();
+        let changes = changes.map(|(n, key)| user(&manager, operation, key, &email(n))).collect();
+        let outcomes = write_all(&manager, changes, false).await;
+        for (n, outcome) in outcomes.iter().enumerate() {
+            let rule = |rule| Err((Error::Constraint { rule }, Outcome::Rejected));
+            match n {
+                17 => assert_eq!(*outcome, rule("check")),
+                23 => assert_eq!(*outcome, rule("unique")),
+                31 | 32 => {}
+                _ => assert!(outcome.is_ok(), "{operation:?} {n}: {outcome:?}"),
+            }
+        }
+        assert!(outcomes[31].is_ok() != outcomes[32].is_ok(), "{:?}", &outcomes[31..33]);
+        let mut told: BTreeMap<String, RowOutcome> = keys.into_iter().zip(outcomes).collect();
+        door.run("DELETE FROM users WHERE user_id='first'").await;
+        told.retain(|_, outcome| outcome.is_ok());
+        assert_stored_once(&mut door, &told).await;
+    }
+}
+
+/// The same with callers of whom none knows of the others: what they send meets in one transaction.
+#[tokio::test]
+async fn a_caller_whose_row_breaks_a_rule_hurts_no_other_caller() {
+    let (_databases, manager, mut door) = one_shard().await;
+    door.run("ALTER TABLE users ADD CHECK (email <> 'bad')").await;
+    let written = (0..200).map(async |n| {
+        let (operation, key) = (if n % 3 == 0 { Insert } else { Upsert }, format!("k{n:03}"));
+        let email = if n % 50 == 7 { "bad" } else { "good" };
+        let (place, row) = user(&manager, operation, &key, email);
+        let written = manager.write(place, row, &wish()).await;
+        (
+            key,
+            written.map(|written| written.row).map_err(|failure| (failure.error, failure.outcome)),
+        )
+    });
+    let told: BTreeMap<String, RowOutcome> = join_all(written).await.into_iter().collect();
+    let bad: Vec<_> = told.iter().filter(|(_, outcome)| outcome.is_err()).collect();
+    assert_eq!(
+        bad.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(),
+        ["k007", "k057", "k107", "k157"]
+    );
+    let check = Err((Error::Constraint { rule: "check" }, Outcome::Rejected));
+    assert!(bad.iter().all(|(_, outcome)| **outcome == check), "{bad:?}");
+    assert_stored_once(&mut door, &told).await;
+}
+
+#[tokio::test]
+async fn a_transaction_of_several_rows_with_one_that_breaks_a_rule_leaves_nothing() {
+    let (_databases, manager, mut door) = one_shard().await;
+    door.run("ALTER TABLE users ADD CHECK (email <> 'bad')").await;
+    let rows = ["a", "bad", "c"].map(|email| user(&manager, Upsert, &format!("k{email}"), email));
+    let outcomes = write_all(&manager, rows.into(), true).await;
+    assert!(outcomes.iter().all(|row| matches!(row, Err((_, Outcome::Rejected)))), "{outcomes:?}");
+    assert_eq!(door.text("SELECT count(*)::text AS value FROM users").await, "0");
+}
+
+#[tokio::test]
+async fn callers_that_leave_leave_no_transaction_open_and_what_was_queued_is_stored() {
+    let (_databases, manager, mut door) = one_shard().await;
+    let table = manager.table("users").unwrap();
+    for n in 0..150 {
+        let operation = if n % 2 == 0 { Insert } else { Upsert };
+        let (place, row) = user(&manager, operation, &format!("k{n:03}"), "e");
+        // Looked at once and dropped, while it waits, is on its way, or is being answered.
+        let wish = wish();
+        let written = manager.write(place, row, &wish);
+        let counted = ReadQuery { counts: true, ..ReadQuery::all(&table) };
+        let scattered = manager.read(counted, None, &wish);
+        let keyed =
+            manager.read(ReadQuery::all(&table), Some(ShardKey::parse("k000").unwrap()), &wish);
+        let asked = async { tokio::join!(written, scattered, keyed) };
+        let _ = tokio::time::timeout(Duration::from_micros(n * 20), asked).await;
+    }
+    door.until("SELECT count(*)::text AS value FROM users", "150").await;
+    door.until(&backends("%", "AND state<>'idle'"), "0").await;
+    write(&manager, "users", Insert, "after", USER).await.unwrap();
+    assert_eq!(rows(&manager, "users", None).await.len(), 151);
+}
+
+#[tokio::test]
+async fn after_the_lanes_connection_was_cut_the_next_write_is_stored() {
+    let (_databases, manager, mut door) = one_shard().await;
+    for n in 0..10 {
+        let operation = if n % 2 == 0 { Insert } else { Upsert };
+        write(&manager, "users", operation, &format!("k{n}"), USER).await.unwrap();
+        door.run(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+             WHERE datname=current_database() AND application_name='tessera lane'",
+        )
+        .await;
+    }
+    write(&manager, "users", Upsert, "last", USER).await.unwrap();
+    assert_eq!(rows(&manager, "users", None).await.len(), 11);
+}
+
+/// Nobody can say what became of a write whose connection is cut meanwhile, and nobody does.
+#[tokio::test]
+async fn a_write_that_is_cut_off_is_told_as_what_it_is_and_the_next_one_is_stored() {
+    let (databases, manager, mut door) = one_shard().await;
+    write(&manager, "users", Upsert, "there", USER).await.unwrap();
+    let mut fence = databases.door(0).await;
+    for operation in [Upsert, Insert] {
+        fence.run("BEGIN; SELECT pg_advisory_xact_lock(1950, 1)").await;
+        let written = write(&manager, "users", operation, "new", USER);
+        let cut = async {
+            door.until(&backends("lane", "AND wait_event_type='Lock'"), "1").await;
+            let lane =
+                backends("lane", "").replace("count(*)", "count(pg_terminate_backend(pid, 10000))");
+            assert_eq!(door.text(&lane).await, "1");
+        };
+        let (written, ()) = tokio::join!(written, cut);
+        let failure = written.unwrap_err();
+        assert!(matches!(failure.error, Error::ShardUnavailable { .. }), "{failure:?}");
+        assert_eq!(door.text("SELECT count(*)::text AS value FROM users").await, "1");
+        fence.run("ROLLBACK").await;
+        write(&manager, "users", operation, "new", USER).await.unwrap();
+        fence.run("DELETE FROM users WHERE user_id='new'").await;
+    }
+}
+
+#[tokio::test]
+async fn readers_survive_a_restart_of_their_server() {
+    let servers = mortal();
+    let node = servers.primaries().next().unwrap();
+    let databases = Databases::on(&[node]).await;
+    let manager = connect(&databases.address());
+    write(&manager, "users", Upsert, "u", USER).await.unwrap();
+    let table = manager.table("users").unwrap();
+    let sorted = || {
+        let by = OrderBy { column: table.find("name").unwrap(), descending: true };
+        ReadQuery { order: vec![by], counts: true, ..ReadQuery::all(&table) }
+    };
+    let all = async |key: Option<&str>, query: ReadQuery| {
+        let key = key.map(|key| ShardKey::parse(key).unwrap());
+        manager.read(query, key, &wish()).await.map(|read| read.rows.len())
+    };
+    let each = || {
+        [(Some("u"), ReadQuery::all(&table)), (Some("u"), sorted()), (None, sorted())].into_iter()
+    };
+    for how in [Stop::Fast, Stop::Immediate] {
+        for (key, query) in each() {
+            assert_eq!(all(key, query).await.unwrap(), 1);
+        }
+        node.stop(how).unwrap();
+        for (key, query) in each() {
+            let failure = all(key, query).await.unwrap_err();
+            assert!(matches!(failure.error, Error::ShardUnavailable { .. }), "{failure:?}");
+        }
+        let failure = write(&manager, "users", Insert, "v", USER).await.unwrap_err();
+        assert!(matches!(failure.error, Error::ShardUnavailable { .. }), "{failure:?}");
+        node.start().unwrap();
+        for (key, query) in each() {
+            // Whoever could not reach it lets it alone for a moment.
+            while all(key, query.clone()).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        }
+        write(&manager, "users", Upsert, "u", USER).await.unwrap();
+    }
+    assert_eq!(all(None, sorted()).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn hundreds_of_callers_share_a_handful_of_connections() {
+    let databases = Databases::new(1).await;
+    let manager = connect(&databases.with_replicas().await);
+    let mut door = databases.door(0).await;
+    let replica = crate::cluster::shared().replicas_of(0).next().unwrap();
+    let mut behind = Door::open(replica, &databases.names[0]).await;
+    let table = manager.table("users").unwrap();
+    let callers = (0..300).map(async |n| {
+        let key = format!("k{n}");
+        write(&manager, "users", if n % 2 == 0 { Upsert } else { Insert }, &key, USER)
+            .await
+            .unwrap();
+        for counts in [false, true] {
+            let query = ReadQuery { counts, ..ReadQuery::all(&table) };
+            let parsed = ShardKey::parse(&key).unwrap();
+            manager.read(query.clone(), Some(parsed), &wish()).await.unwrap();
+            if counts {
+                manager.read(ReadQuery { limit: 5, ..query }, None, &wish()).await.unwrap();
+            }
+        }
+    });
+    let looked = async {
+        let mut most = (0, 0);
+        for _ in 0..40 {
+            let counted = door.text(&backends("%", "")).await.parse().unwrap();
+            let behind = behind.text(&backends("%", "")).await.parse().unwrap();
+            most = (most.0.max(counted), most.1.max(behind));
+        }
+        most
+    };
+    let (_, (primary, replica)): (_, (u32, u32)) = tokio::join!(join_all(callers), looked);
+    assert!((1..=8).contains(&primary) && (1..=8).contains(&replica), "{primary}, {replica}");
+    assert_eq!(door.text(&backends("lane", "")).await, "1");
+    assert_eq!(rows(&manager, "users", None).await.len(), 300);
+}
