@@ -304,9 +304,10 @@ fn place(table: &Table, key: &str, id: &[Value]) -> Vec<u8> {
     for (column, value) in table.id().iter().zip(id) {
         place.push(0);
         let kind = match table.column(*column).kind {
-            // In their texts, which are as good and need not be read.
-            ColumnType::Timestamp | ColumnType::Uuid => ColumnType::Text,
+            // In their texts, which are as good, sort as well, and need not be read.
+            ColumnType::Uuid => ColumnType::Text,
             kind @ (ColumnType::Text
+            | ColumnType::Timestamp
             | ColumnType::Bigint
             | ColumnType::Double
             | ColumnType::Boolean

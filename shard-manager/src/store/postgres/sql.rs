@@ -50,6 +50,16 @@ pub(super) fn lock_rows(table: &Table) -> String {
     sql + " FOR UPDATE) t"
 }
 
+/// Locks them in the same way and tells nothing of them.
+pub(super) fn hold_rows(table: &Table) -> String {
+    let mut sql = "SELECT FROM ".to_owned();
+    push_rows(&mut sql, table, &place(table), 1);
+    let _ = write!(sql, " CROSS JOIN LATERAL (SELECT FROM {} r", table.name());
+    push_where_row(&mut sql, "r", table);
+    sql.push_str(" FOR UPDATE) t");
+    sql
+}
+
 /// Stores new rows: parameters all columns.
 pub(super) fn insert(table: &Table) -> String {
     let columns: Vec<usize> = (0..table.columns().len()).collect();

@@ -16,6 +16,7 @@ const UPSERTS_MAX: usize = 128;
 pub(super) struct TableTexts {
     pub(super) table: Arc<Table>,
     pub(super) lock_rows: String,
+    pub(super) hold_rows: String,
     pub(super) insert: String,
     pub(super) update: String,
     pub(super) remove: String,
@@ -48,6 +49,7 @@ impl Texts {
         let texts = Arc::new(TableTexts {
             table: Arc::clone(table),
             lock_rows: sql::lock_rows(table),
+            hold_rows: sql::hold_rows(table),
             insert: sql::insert(table),
             update: sql::update(table),
             remove: sql::remove(table),

@@ -66,6 +66,8 @@ struct Group<'u> {
     rows: Vec<(usize, &'u RowWrite)>,
     /// Whether one of them wants to be shown what became of it.
     shown: bool,
+    /// What is locked before: all rows of the table, in front of the first of several statements.
+    locked: Vec<(usize, &'u RowWrite)>,
 }
 
 /// Whether a change is a plain upsert.
@@ -101,20 +103,44 @@ fn groups<'u>(units: &[Unit<'u>]) -> Option<Vec<Group<'u>>> {
             Some(at) => at,
             None if groups.len() == GROUPS_MAX => return None,
             None => {
-                groups.push(Group { table: &change.table, rows: Vec::new(), shown: false });
+                let (rows, locked) = (Vec::new(), Vec::new());
+                groups.push(Group { table: &change.table, rows, shown: false, locked });
                 groups.len() - 1
             }
         };
         groups[at].rows.push((place, change));
         last.insert((change.table.name(), key), at);
     }
-    // All routers lock rows in one order, so that they do not wait for each other in a circle.
     for group in &mut groups {
-        let order = |(place, row): &(usize, &RowWrite)| (row.slot.number(), &*keys[*place]);
-        group.rows.sort_unstable_by(|a, b| order(a).cmp(&order(b)));
+        sort(&mut group.rows, &keys);
         group.shown = group.rows.iter().any(|(_, row)| row.wants_row);
     }
+    groups.sort_by(|a, b| a.table.name().cmp(b.table.name()));
+    groups
+        .chunk_by_mut(|a, b| Arc::ptr_eq(a.table, b.table))
+        .for_each(|of_table| lock_first(of_table, &keys));
     Some(groups)
+}
+
+/// All routers lock rows in one order, so that they do not wait for each other in a circle: that of `transaction`, by
+/// table, slot and what tells the rows apart.
+fn sort(rows: &mut [(usize, &RowWrite)], keys: &[Vec<u8>]) {
+    let order = |(place, row): &(usize, &RowWrite)| (row.slot.number(), &*keys[*place]);
+    rows.sort_unstable_by(|a, b| order(a).cmp(&order(b)));
+}
+
+/// Several statements of one table would each begin the order anew. Rows that are not there yet cannot be locked:
+/// routers that make the same ones with different columns may still cross, and are tried again.
+fn lock_first(of_table: &mut [Group<'_>], keys: &[Vec<u8>]) {
+    if of_table.len() < 2 {
+        return;
+    }
+    let mut all: Vec<_> = of_table.iter().flat_map(|group| &group.rows).copied().collect();
+    sort(&mut all, keys);
+    all.dedup_by(|a, b| keys[a.0] == keys[b.0]);
+    if all.len() > of_table[0].rows.len() {
+        of_table[0].locked = all;
+    }
 }
 
 fn same_columns(a: &RowWrite, b: &RowWrite) -> bool {
@@ -167,10 +193,19 @@ async fn store(
     let LaneSession { connection, prepared, texts, newness } = session;
     let connection = &*connection;
     let now = Bind::value(ColumnType::Timestamp, &Value::Text(format_timestamp(Utc::now())));
-    let mut work = Vec::with_capacity(groups.len());
+    let mut work: Vec<(Arc<str>, Vec<Bind>)> = Vec::with_capacity(groups.len());
+    // Where in it each group is.
+    let mut stored = Vec::with_capacity(groups.len());
     for group in groups {
+        if !group.locked.is_empty() {
+            let slots = group.locked.iter().map(|(_, row)| i32::from(row.slot.number()));
+            let alone = Bind::value(ColumnType::Boolean, &Value::Bool(false));
+            work.push((sql::ENTER.into(), vec![Bind::integers(slots), alone]));
+            work.push((texts.of(group.table).hold_rows.as_str().into(), places(group)));
+        }
         let columns = group.rows[0].1.set.iter().map(|(column, _)| *column);
-        let sql = texts.upsert(group.table, columns, Manner { shown: group.shown, new });
+let sql = texts.upsert(group.table, columns, Manner { shown: group.shown, new });
+        stored.push(work.len());
         work.push((sql, binds(group, &now)));
     }
     // One statement is a transaction by itself.
@@ -189,8 +224,8 @@ async fn store(
     let mut results = pipeline(prepared, steps).await;
     let first = usize::from(bracketed);
     let mut loaded = Vec::with_capacity(groups.len());
-    for rows in results[first..first + groups.len()].iter_mut().flatten() {
-        loaded.push(std::mem::take(rows));
+    for at in stored {
+        loaded.extend(results[first + at].as_mut().ok().map(std::mem::take));
     }
     let position = ended(results)?;
     let mut rows: Vec<_> = (0..count).map(|_| Err(Error::SlotNotOwned)).collect();
@@ -202,6 +237,20 @@ async fn store(
     let made = rows.iter().filter(made).count();
     newness.learn(made as u32, (rows.len() - made) as u32);
     Ok(Stored { rows, position })
+}
+
+/// The binds of the places of the rows that are locked.
+fn places(group: &Group<'_>) -> Vec<Bind> {
+    let rows = || group.locked.iter().map(|(_, row)| *row);
+    let mut binds = vec![
+        Bind::integers(rows().map(|row| i32::from(row.slot.number()))),
+        Bind::texts(rows().map(|row| row.key.as_str())),
+    ];
+    for (index, column) in group.table.id().iter().enumerate() {
+        let kind = group.table.column(*column).kind;
+        binds.push(Bind::values(kind, rows().map(|row| &row.id[index])));
+    }
+    binds
 }
 
 fn binds(group: &Group<'_>, now: &Bind) -> Vec<Bind> {
