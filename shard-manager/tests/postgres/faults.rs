@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::ShardKey;
-use shard_manager::local::Stop;
+use shard_manager::local::{LocalNode, Stop};
 use shard_manager::manager::Manager;
 use shard_manager::query::{OrderBy, ReadQuery};
 use shard_manager::row::Operation::{self, Insert, Upsert};
@@ -14,6 +14,7 @@ use shard_manager::shard_map::Place;
 
 use crate::cluster::{Databases, Door, connect, mortal};
 use crate::rows::{RowOutcome, prepare, rows, wish, write, write_all};
+use crate::server::runtime;
 
 const USER: &str = r#"{"name":"n","email":"e"}"#;
 
@@ -185,10 +186,13 @@ async fn a_write_that_is_cut_off_is_told_as_what_it_is_and_the_next_one_is_store
     }
 }
 
-#[tokio::test]
-async fn readers_survive_a_restart_of_their_server() {
+#[test]
+fn readers_survive_a_restart_of_their_server() {
     let servers = mortal();
-    let node = servers.primaries().next().unwrap();
+    runtime().block_on(restart_and_read(servers.primaries().next().unwrap()));
+}
+
+async fn restart_and_read(node: &LocalNode) {
     let databases = Databases::on(&[node]).await;
     let manager = connect(&databases.address());
     write(&manager, "users", Upsert, "u", USER).await.unwrap();

@@ -7,6 +7,7 @@ mod addresses;
 mod certificates;
 mod cluster;
 mod connecting;
+mod crash;
 mod drafts;
 mod equality;
 mod faults;
