@@ -285,7 +285,8 @@ impl Progress {
 
     /// The same for people: `None` if it has never had everything since the process began.
     pub fn lag(&self, replica: usize) -> Option<Duration> {
-        let staleness = self.staleness(replica);
+        let has_all = self.applied_by(replica) >= self.committed();
+        let staleness = if has_all { Duration::ZERO } else { self.staleness(replica) };
         let known = self.replicas[replica].current_at.load(Ordering::Acquire) > 0;
         (known || staleness.is_zero()).then_some(staleness)
     }

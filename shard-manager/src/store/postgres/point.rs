@@ -108,7 +108,10 @@ impl Server {
             }
             let now = Instant::now();
             // Nobody waits any more for what is too late.
-            batch.retain(|read: &PointRead| read.deadline > now && !read.reply.is_closed());
+            for late in batch.extract_if(.., |read: &mut PointRead| read.deadline <= now) {
+                let _ = late.reply.send(Err(Error::DeadlinePassed));
+            }
+            batch.retain(|read| !read.reply.is_closed());
             self.answer(&mut batch).await;
         }
     }

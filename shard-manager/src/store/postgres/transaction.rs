@@ -66,7 +66,12 @@ impl Broken {
     pub(super) fn after_commit(error: &DieselError, answers: bool) -> Self {
         let trouble = Trouble::of(error);
         let outcome = if answers { Outcome::Rejected } else { Outcome::Unknown };
-        tracing::warn!(%error, ?trouble, outcome = outcome.name(), "a batch failed as it was committed");
+        if matches!(trouble, Trouble::Constraint(_)) && answers {
+            tracing::debug!(%error, "a rule of the database refused a batch");
+        } else {
+            let outcome = outcome.name();
+            tracing::warn!(%error, ?trouble, outcome, "a batch failed as it was committed");
+        }
         let divisible = answers && matches!(trouble, Trouble::Constraint(_) | Trouble::Other);
         let broken = Self { trouble, outcome, usable: false, divisible };
         Self { usable: answers && broken.keeps_session(), ..broken }

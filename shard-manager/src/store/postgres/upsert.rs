@@ -204,7 +204,7 @@ async fn store(
             work.push((texts.of(group.table).hold_rows.as_str().into(), places(group)));
         }
         let columns = group.rows[0].1.set.iter().map(|(column, _)| *column);
-let sql = texts.upsert(group.table, columns, Manner { shown: group.shown, new });
+        let sql = texts.upsert(group.table, columns, Manner { shown: group.shown, new });
         stored.push(work.len());
         work.push((sql, binds(group, &now)));
     }
