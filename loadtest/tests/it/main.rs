@@ -7,6 +7,7 @@ mod fake;
 mod reports;
 mod router;
 mod sabotage;
+mod servers;
 mod verify;
 
 use std::process::{Command, Output};

@@ -1,0 +1,62 @@
+//! Stories about shards on PostgreSQL: what one router promises, two on the same shards promise as well.
+//!
+//! `TESSERA_TEST_POSTGRES` names a directory that `shard-manager cluster up` has made, which `./setup.sh test` does.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::router::PROGRAM;
+use crate::text;
+
+/// A router on the cluster's own databases; killed when it is dropped.
+struct Router {
+    child: Child,
+    address: String,
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn start(cluster: &Path, folder: &Path) -> Router {
+    let mut command = Command::new(&*PROGRAM);
+    command.args(["--bind", "127.0.0.1:0", "--log", "error"]).current_dir(folder);
+    let environment = std::fs::read_to_string(cluster.join("tessera.env")).unwrap();
+    for line in environment.lines() {
+        let (name, value) = line.split_once('=').unwrap();
+        command.env(name, value.trim_matches(['\'', '"']));
+    }
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let banner = BufReader::new(child.stdout.take().unwrap());
+    let mut lines = banner.lines().map(Result::unwrap);
+    let line = lines.find(|line| line.trim_start().starts_with("API")).unwrap();
+    let address = line.split_whitespace().nth(1).unwrap().to_owned();
+    // Whoever writes to a pipe that nobody reads any more is ended.
+    std::thread::spawn(move || lines.count());
+    Router { child, address }
+}
+
+#[test]
+fn two_routers_on_the_same_shards_keep_every_promise() {
+    let Some(cluster) = std::env::var_os("TESSERA_TEST_POSTGRES").map(PathBuf::from) else {
+        eprintln!("SKIPPED: TESSERA_TEST_POSTGRES names no cluster; ./setup.sh test makes one");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let routers = [start(&cluster, folder.path()), start(&cluster, folder.path())];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    command.env_remove("TESSERA_LOADTEST_HOST").args(["--verify", "--users", "8", "--json"]);
+    command.args(["--run-time", "6", "--host", &routers[0].address]);
+    let output = command.args(["--host", &routers[1].address]).output().unwrap();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    let report: Value =
+        serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout} {stderr}"));
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    assert!(report["verified"]["operations"].as_u64().unwrap() > 500, "{report:#}");
+}
