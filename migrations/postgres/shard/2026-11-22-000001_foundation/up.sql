@@ -35,11 +35,11 @@ DECLARE
     own INTEGER;
 BEGIN
     -- One at a time: of two that change slots, the second sees what the first has left.
-    PERFORM FROM tessera_owned WHERE id = 1 FOR UPDATE;
-    FOR own IN SELECT slot FROM tessera_slots WHERE state = 'owned' LOOP
+    PERFORM FROM tessera.tessera_owned WHERE id = 1 FOR UPDATE;
+    FOR own IN SELECT slot FROM tessera.tessera_slots WHERE state = 'owned' LOOP
         known := set_bit(known, own, 1);
     END LOOP;
-    UPDATE tessera_owned SET bits = known WHERE id = 1;
+    UPDATE tessera.tessera_owned SET bits = known WHERE id = 1;
     RETURN NULL;
 END $$;
 CREATE TRIGGER tessera_note_owned AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON tessera_slots
@@ -63,7 +63,7 @@ BEGIN
     ELSE
         PERFORM pg_advisory_xact_lock_shared(1950, 1);
     END IF;
-    SELECT bits INTO STRICT owned FROM tessera_owned WHERE id = 1;
+    SELECT bits INTO STRICT owned FROM tessera.tessera_owned WHERE id = 1;
     SELECT array_agg(asked.slot) INTO strange
     FROM unnest(slots) AS asked (slot) WHERE get_bit(owned, asked.slot) = 0;
     IF strange IS NULL THEN
@@ -72,7 +72,7 @@ BEGIN
     -- A fence that nobody has lifted in time does not count.
     SELECT array_agg(asked.slot) INTO strange FROM unnest(strange) AS asked (slot)
     WHERE NOT EXISTS (
-        SELECT FROM tessera_slots AS own
+        SELECT FROM tessera.tessera_slots AS own
         WHERE own.slot = asked.slot AND own.state = 'fenced' AND own.until < clock_timestamp());
     RETURN coalesce(strange, '{}');
 END $$;
