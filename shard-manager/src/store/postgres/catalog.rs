@@ -141,8 +141,9 @@ impl Catalog {
     /// # Errors
     /// That it cannot be read.
     pub async fn stamp(&self) -> QueryResult<Stamp> {
-        const STAMP: &str =
-            "SELECT epoch, (SELECT last_value FROM tessera_tables_changed) FROM tessera_cluster";
+        // The first value that is drawn is the one that a new sequence shows.
+        const STAMP: &str = "SELECT epoch, (SELECT last_value + is_called::integer
+            FROM tessera_tables_changed) FROM tessera_cluster";
         let rows =
             load(&self.connection, Statement { sql: STAMP, binds: &[], cached: true }).await?;
         let number = |column| rows.as_slice().first().and_then(|row| row.bigint(column));
