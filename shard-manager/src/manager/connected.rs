@@ -32,12 +32,15 @@ use crate::store::postgres::readers::Readers as NodeReaders;
 use crate::store::postgres::replica::Replica as StreamingReplica;
 use crate::store::postgres::requirements;
 use crate::store::postgres::session::{self, Identity, Session, Wanted as Role};
-use crate::store::postgres::shard_database::{Claim, Found, ShardDatabase};
+use crate::store::postgres::shard_database::{Claim, Found, ShardDatabase, shard_of};
 use crate::store::postgres::writer::PgWriter;
 use crate::store::readers::Readers;
 use crate::store::replica::Replica;
 use crate::table::Registry;
 use crate::topology;
+
+/// What servers show of these sessions.
+const OPENING: &str = "tessera opening";
 
 /// Where a cluster of PostgreSQL nodes is and what it must be.
 #[derive(Clone, Debug)]
@@ -100,6 +103,10 @@ async fn open(
     let session = connect(at, "catalog", Role::Primary, address).await?;
     let catalog_node = node("catalog", at, address, &session.identity);
     let catalog = Catalog::on(session.connection).lock_to_open().await?;
+    if !catalog.is_made().await? {
+        check_unsigned(&sessions, &names).await?;
+    }
+    let catalog = catalog.migrate().await?;
     let found = catalog.cluster(&wanted, &names).await?;
     check_names(&found, &names)?;
     let pending = catalog.intents().await.map_err(|error| OpenError::node("catalog", error))?;
@@ -162,8 +169,30 @@ async fn connect(
     role: Role,
     cluster: &ClusterAddress,
 ) -> Result<Session, OpenError> {
-    let session = session::connect(at, "tessera opening", role, &cluster.timeouts).await;
-    let mut session = session.map_err(|error| OpenError::node(name, error))?;
+    let session = session::connect(at, OPENING, role, &cluster.timeouts).await;
+    check_fit(session.map_err(|error| OpenError::node(name, error))?, name, cluster).await
+}
+
+/// A replica that answers; one that is no replica at all is a mistake.
+async fn connect_replica(
+    at: &NodeAddress,
+    name: &str,
+    cluster: &ClusterAddress,
+) -> Result<Option<Session>, OpenError> {
+    let fit = match session::connect(at, OPENING, Role::Replica, &cluster.timeouts).await {
+        Ok(session) => check_fit(session, name, cluster).await,
+        Err(error) if error.is_wrong_role() => return Err(OpenError::node(name, error)),
+        Err(error) => Err(OpenError::node(name, error)),
+    };
+    let silent = |error: &OpenError| tracing::warn!(%error, "a replica does not answer");
+    Ok(fit.inspect_err(silent).ok())
+}
+
+async fn check_fit(
+    mut session: Session,
+    name: &str,
+    cluster: &ClusterAddress,
+) -> Result<Session, OpenError> {
     let replicas = usize::from(!cluster.replicas.is_empty())
         + cluster.shards.iter().map(|shard| shard.replicas.len()).sum::<usize>();
     let warnings = requirements::check(&mut session, replicas).await;
@@ -183,6 +212,22 @@ fn check_distinct(sessions: &[Session], names: &[String]) -> Result<(), OpenErro
                 "{} and {} are the same database: give each shard its own",
                 names[before], names[index]
             )));
+        }
+    }
+    Ok(())
+}
+
+/// A catalog that knows nothing is a new cluster's: databases that are somebody's already are not for it.
+async fn check_unsigned(sessions: &[Session], names: &[String]) -> Result<(), OpenError> {
+    for (session, name) in sessions.iter().zip(names) {
+        let node = format!("{name}-primary");
+        let signed = shard_of(&session.connection).await;
+        if let Some(shard) = signed.map_err(|error| OpenError::node(&node, error))? {
+            let cause = format!(
+                "the database is that of {shard} of another cluster, and the catalog is empty: give all shards in their \
+                 order, and MAINDB_URL if the cluster was made with one"
+            );
+            return Err(OpenError::node(&node, cause));
         }
     }
     Ok(())
@@ -211,29 +256,23 @@ async fn find_replicas(
     for ((shard, opened), name) in address.shards.iter().zip(opened.iter_mut()).zip(names) {
         for at in &shard.replicas {
             let replica = format!("{name}-replica{}", opened.replicas.len() + 1);
-            let identity = match connect(at, &replica, Role::Replica, address).await {
-                Ok(session) => session.identity,
-                Err(error) => {
-                    tracing::warn!(%error, "a replica does not answer");
-                    opened.primary.identity.clone()
-                }
-            };
-            if identity.system != opened.primary.identity.system {
-                let cause = format!("it is no replica of {name}: it copies another server");
+            let session = connect_replica(at, &replica, address).await?;
+            let primary = &opened.primary.identity;
+            let identity = session.map_or_else(|| primary.clone(), |session| session.identity);
+            if identity.system != primary.system || identity.database != primary.database {
+                let cause = format!("it is no replica of {name}: it copies another database");
                 return Err(OpenError::node(&replica, cause));
             }
             opened.replicas.push(node(&replica, at, address, &identity));
         }
     }
-    let asked = address.replicas.iter().map(|at| connect(at, "a replica", Role::Replica, address));
+    // Those that do not answer are left out until the next start.
+    let asked = address
+        .replicas
+        .iter()
+        .map(async |at| connect_replica(at, &format!("the replica {at}"), address).await);
     for (at, session) in address.replicas.iter().zip(join_all(asked).await) {
-        let session = match session {
-            Ok(session) => session,
-            Err(error) => {
-                tracing::warn!(%error, "a replica does not answer, and is left out until the next start");
-                continue;
-            }
-        };
+        let Some(session) = session? else { continue };
         let found = &session.identity;
         let copies = |opened: &&mut Opened| {
             let primary = &opened.primary.identity;

@@ -12,7 +12,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 
 use super::ddl::unreadable;
-use super::shard_database::migrate;
+use super::shard_database::{has_rows, migrate};
 use super::statement::{Statement, load, run};
 use crate::error::Error;
 use crate::shard_map::ShardMap;
@@ -68,15 +68,32 @@ impl Catalog {
         Self { connection }
     }
 
-    /// Holds the lock of whoever opens the cluster, as long as this lives, and brings the schema up to date.
+    /// Holds the lock of whoever opens the cluster, as long as this lives.
     ///
     /// # Errors
-    /// [`OpenError`] if it cannot be had in time, or the schema cannot be made.
-    pub async fn lock_to_open(mut self) -> Result<Self, OpenError> {
+    /// [`OpenError`] if it cannot be had in time.
+    pub async fn lock_to_open(self) -> Result<Self, OpenError> {
         let lock = Statement { sql: OPENING, binds: &[], cached: false };
         let locked = load(&self.connection, lock).await;
         locked
             .map_err(|error| OpenError::node(PLACE, format!("another router opens it: {error}")))?;
+        Ok(self)
+    }
+
+    /// Whether it knows a cluster.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it cannot be read.
+    pub async fn is_made(&self) -> Result<bool, OpenError> {
+        let is_there = has_rows(&self.connection, "tessera_cluster").await;
+        is_there.map_err(|error| OpenError::node(PLACE, error))
+    }
+
+    /// Brings the schema up to date.
+    ///
+    /// # Errors
+    /// [`OpenError`] if that fails.
+    pub async fn migrate(mut self) -> Result<Self, OpenError> {
         self.connection = migrate(self.connection, MIGRATIONS, PLACE).await?;
         Ok(self)
     }

@@ -155,6 +155,29 @@ pub(super) async fn migrate(
     Ok(harness.into_inner())
 }
 
+/// The shard that a database is already, of whichever cluster.
+///
+/// # Errors
+/// That it cannot be read.
+pub async fn shard_of(connection: &AsyncPgConnection) -> QueryResult<Option<String>> {
+    if !has_rows(connection, "tessera_shard").await? {
+        return Ok(None);
+    }
+    Ok(signed(connection).await?.map(|(_, shard)| shard))
+}
+
+/// Whether a table of Tessera's is there and not empty.
+pub(super) async fn has_rows(connection: &AsyncPgConnection, table: &str) -> QueryResult<bool> {
+    let sql = format!("SELECT to_regclass('tessera.{table}') IS NOT NULL");
+    let there = load(connection, Statement { sql: &sql, binds: &[], cached: false }).await?;
+    if there.first().and_then(|row| row.boolean(0)) != Some(true) {
+        return Ok(false);
+    }
+    let sql = format!("SELECT FROM tessera.{table} LIMIT 1");
+    let rows = load(connection, Statement { sql: &sql, binds: &[], cached: false }).await?;
+    Ok(!rows.is_empty())
+}
+
 async fn signed(connection: &AsyncPgConnection) -> QueryResult<Option<(String, String)>> {
     let signed = "SELECT cluster_id, shard FROM tessera_shard";
     let rows = load(connection, Statement { sql: signed, binds: &[], cached: false }).await?;
