@@ -1,0 +1,258 @@
+//! Opening: a cluster is made once, is the same for whoever opens it, and is not opened when it is not what it says.
+
+use std::thread;
+
+use shard_manager::address::ClusterAddress;
+use shard_manager::manager::Manager;
+use shard_manager::row::Operation::{Insert, Upsert};
+use shard_manager::value::ColumnType::{Bigint, Text, Timestamp};
+
+use crate::cluster::{Databases, address, cluster_of, connect, refused, shared, try_connect};
+use crate::rows::{rows, table, write};
+
+const USER: &str = r#"{"name":"n","email":"e"}"#;
+
+/// A cluster that was opened once and holds a row.
+async fn made(shards: usize) -> Databases {
+    let databases = Databases::new(shards).await;
+    let manager = connect(&databases.address());
+    write(&manager, "users", Insert, "u", USER).await.unwrap();
+    manager.close();
+    databases
+}
+
+/// The cluster of these of the databases, in this order.
+fn of(databases: &Databases, order: &[usize]) -> ClusterAddress {
+    let place = |at: &usize| address(&databases.nodes[*at], &databases.names[*at]);
+    cluster_of(order.iter().map(place))
+}
+
+fn ranges(manager: &Manager) -> Vec<u16> {
+    let map = manager.map();
+    map.topology()
+        .indices()
+        .flat_map(|shard| map.slots_of(shard).take(3).collect::<Vec<_>>())
+        .collect()
+}
+
+#[tokio::test]
+async fn of_routers_that_open_a_new_cluster_at_the_same_moment_one_makes_it() {
+    let databases = Databases::new(3).await;
+    let address = databases.address();
+    let managers: Vec<Manager> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..3).map(|_| scope.spawn(|| connect(&address))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for (number, manager) in managers.iter().enumerate() {
+        assert_eq!(ranges(manager), ranges(&managers[0]));
+        for key in 0..20 {
+            let key = format!("k{number}-{key}");
+            write(manager, "users", Insert, &key, USER).await.unwrap();
+        }
+    }
+    assert_eq!(rows(&managers[0], "users", None).await.len(), 60);
+    for (shard, name) in ["shard1", "shard2", "shard3"].into_iter().enumerate() {
+        let mut door = databases.door(shard).await;
+        assert_eq!(door.texts("SELECT shard AS value FROM tessera_shard").await, [name]);
+        let clusters = door.texts("SELECT cluster_id AS value FROM tessera_shard").await;
+        let mut first = databases.door(0).await;
+        assert_eq!(first.texts("SELECT cluster_id AS value FROM tessera_cluster").await, clusters);
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_opened_again_is_the_same() {
+    let databases = made(3).await;
+    let manager = connect(&databases.address());
+    assert_eq!(rows(&manager, "users", Some("u")).await.len(), 1);
+    write(&manager, "users", Upsert, "v", USER).await.unwrap();
+    assert_eq!(rows(&manager, "users", None).await.len(), 2);
+}
+
+#[tokio::test]
+async fn shards_in_another_order_or_of_another_number_are_refused() {
+    let databases = made(3).await;
+    let said = refused(&of(&databases, &[0, 2, 1]));
+    assert!(
+        said.contains("shard2-primary") && said.contains("is that of shard3, not of shard2"),
+        "{said}"
+    );
+    // The catalog is in the first.
+    let said = refused(&of(&databases, &[1, 0, 2]));
+    assert!(said.contains("shard1-primary") && said.contains("is that of shard2"), "{said}");
+    let said = refused(&of(&databases, &[0, 1]));
+    assert!(said.contains('3') && said.contains('2') && said.contains("shard"), "{said}");
+    let said = refused(&of(&databases, &[0, 1, 1]));
+    assert!(said.contains("shard2 and shard3 are the same database"), "{said}");
+    connect(&databases.address()).close();
+}
+
+#[tokio::test]
+async fn a_database_of_another_cluster_is_refused_and_left_as_it_is() {
+    let (one, other) = (made(2).await, made(2).await);
+    let mixed = cluster_of([
+        address(&one.nodes[0], &one.names[0]),
+        address(&other.nodes[1], &other.names[1]),
+    ]);
+    let said = refused(&mixed);
+    assert!(
+        said.contains("shard2-primary") && said.contains("belongs to another cluster"),
+        "{said}"
+    );
+    for databases in [one, other] {
+        assert_eq!(rows(&connect(&databases.address()), "users", None).await.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_empty_database_where_rows_were_is_refused() {
+    let databases = made(2).await;
+    let empty = Databases::new(1).await;
+    let lost = cluster_of([
+        address(&databases.nodes[0], &databases.names[0]),
+        address(&empty.nodes[0], &empty.names[0]),
+    ]);
+    let said = refused(&lost);
+    assert!(said.contains("shard2-primary") && said.contains("is empty, and held rows"), "{said}");
+    // So it is the second time, when it is not quite empty any more.
+    assert_eq!(refused(&lost), said);
+    // Nor is a whole cluster made anew over the first one's rest.
+    let swapped = cluster_of([
+        address(&empty.nodes[0], &empty.names[0]),
+        address(&databases.nodes[1], &databases.names[1]),
+    ]);
+    let said = refused(&swapped);
+    assert!(said.contains("shard2-primary") && said.contains("another cluster"), "{said}");
+}
+
+#[tokio::test]
+async fn nodes_that_are_not_what_they_are_named_as_are_refused() {
+    let databases = made(1).await;
+    let (name, replica) = (&databases.names[0], shared().replicas_of(0).next().unwrap());
+    let good = databases.with_replicas().await;
+    connect(&good).close();
+    // A replica for a primary, and a primary for a replica.
+    let said = refused(&cluster_of([address(replica, name)]));
+    assert!(said.contains("shard1-primary") && said.contains("is in recovery"), "{said}");
+    let primary = address(&databases.nodes[0], name);
+    let mut named = databases.address();
+    named.shards[0].replicas = vec![primary.clone()];
+    let said = refused(&named);
+    assert!(said.contains("shard1-replica1") && said.contains("it is a primary"), "{said}");
+    let said = refused(&ClusterAddress { replicas: vec![primary], ..databases.address() });
+    assert!(said.contains("it is a primary"), "{said}");
+    // A replica of nobody: the right server, but the database of somebody else.
+    let stranger = Databases::new(1).await;
+    let of_stranger = stranger.with_replicas().await.replicas;
+    let said = refused(&ClusterAddress { replicas: of_stranger.clone(), ..databases.address() });
+    assert!(said.contains("a replica of none of the shards"), "{said}");
+    let mut named = databases.address();
+    named.shards[0].replicas = of_stranger;
+    let said = refused(&named);
+    assert!(said.contains("shard1-replica1") && said.contains("no replica of shard1"), "{said}");
+}
+
+#[tokio::test]
+async fn a_schema_that_drifted_is_refused_with_what_differs() {
+    let databases = made(2).await;
+    let mut door = databases.door(1).await;
+    let stories = [
+        (
+            "ADD COLUMN extra TEXT",
+            "users has a column `extra text` that is not declared",
+            "DROP COLUMN extra",
+        ),
+        (
+            "RENAME email TO mail",
+            "users lacks the column `email text COLLATE \"C\" NOT NULL`",
+            "RENAME mail TO email",
+        ),
+        (
+            "ALTER partition_key TYPE varchar COLLATE \"C\"",
+            "users lacks the column `partition_key text COLLATE \"C\"`",
+            "ALTER partition_key TYPE text COLLATE \"C\"",
+        ),
+        (
+            "ALTER name TYPE text COLLATE \"default\"",
+            "users lacks the column `name text COLLATE \"C\" NOT NULL`",
+            "ALTER name TYPE text COLLATE \"C\"",
+        ),
+        (
+            "ALTER email DROP NOT NULL",
+            "users lacks the column `email text COLLATE \"C\" NOT NULL`",
+            "ALTER email SET NOT NULL",
+        ),
+        (
+            "DROP CONSTRAINT users_pkey, ADD PRIMARY KEY (user_id)",
+            "the primary key of users is (user_id), not (slot, shard_key, user_id)",
+            "DROP CONSTRAINT users_pkey, ADD PRIMARY KEY (slot, shard_key, user_id)",
+        ),
+        (
+            "DROP CONSTRAINT users_pkey",
+            "the primary key of users is (), not (slot, shard_key, user_id)",
+            "ADD PRIMARY KEY (slot, shard_key, user_id)",
+        ),
+        ("RENAME TO people", "the table users is declared and is not there", ""),
+    ];
+    for (change, told, back) in stories {
+        door.run(&format!("ALTER TABLE users {change}")).await;
+        let said = refused(&databases.address());
+        assert!(said.contains("shard2-primary") && said.contains(told), "{change}: {said}");
+        let back = if back.is_empty() {
+            "ALTER TABLE people RENAME TO users".to_owned()
+        } else {
+            format!("ALTER TABLE users {back}")
+        };
+        door.run(&back).await;
+    }
+    connect(&databases.address()).close();
+}
+
+#[tokio::test]
+async fn a_migration_that_cannot_be_is_told_and_goes_on_after_mending() {
+    let databases = Databases::new(3).await;
+    let mut door = databases.door(1).await;
+    door.run("CREATE TABLE public.users (mine TEXT); INSERT INTO users VALUES ('precious')").await;
+    for _ in 0..2 {
+        let said = refused(&databases.address());
+        let all = ["shard2-primary", "migration", "\"users\" already exists"];
+        assert!(all.iter().all(|part| said.contains(part)), "{said}");
+        assert_eq!(door.texts("SELECT mine AS value FROM users").await, ["precious"]);
+    }
+    door.run("ALTER TABLE users RENAME TO mine").await;
+    let manager = connect(&databases.address());
+    write(&manager, "users", Insert, "u", USER).await.unwrap();
+    assert_eq!(rows(&manager, "users", None).await.len(), 1);
+    assert_eq!(door.texts("SELECT mine AS value FROM mine").await, ["precious"]);
+}
+
+#[tokio::test]
+async fn the_catalog_may_be_a_database_of_its_own() {
+    let (databases, catalog) = (Databases::new(2).await, Databases::new(1).await);
+    let at = Some(address(&catalog.nodes[0], &catalog.names[0]));
+    let apart = ClusterAddress { catalog: at, ..databases.address() };
+    let manager = connect(&apart);
+    write(&manager, "users", Insert, "u", USER).await.unwrap();
+    let notes = table("notes", &[("id", Text), ("n", Bigint), ("at", Timestamp)], 1, &["id"], None);
+    crate::rows::make(&manager, &notes).await;
+    manager.close();
+    let mut door = catalog.door(0).await;
+    assert_eq!(door.text("SELECT count(*)::text AS value FROM tessera_cluster").await, "1");
+    let tables =
+        "SELECT count(*)::text AS value FROM pg_class WHERE relname IN ('users', 'tessera_slots')";
+    assert_eq!(door.text(tables).await, "0", "no rows are kept there");
+    let mut first = databases.door(0).await;
+    let tables = "SELECT count(*)::text AS value FROM pg_class WHERE relname='tessera_cluster'";
+    assert_eq!(first.text(tables).await, "0");
+    let manager = connect(&apart);
+    assert_eq!(rows(&manager, "users", None).await.len(), 1);
+    assert!(manager.table("notes").is_ok());
+    // Without it, the shards are somebody's; with another one as well.
+    let said = refused(&databases.address());
+    assert!(said.contains("shard1-primary") && said.contains("MAINDB_URL"), "{said}");
+    // The shards in another order are told from the shards themselves.
+    let swapped = ClusterAddress { catalog: apart.catalog.clone(), ..of(&databases, &[1, 0]) };
+    let said = refused(&swapped);
+    assert!(said.contains("is that of shard2, not of shard1"), "{said}");
+    assert!(try_connect(&apart).is_ok());
+}

@@ -1,0 +1,175 @@
+//! Tables: made by one router and known to all, whatever is cut off in between.
+
+use std::sync::Arc;
+
+use shard_manager::error::{Error, Outcome};
+use shard_manager::manager::{Made, Manager};
+use shard_manager::row::Operation::Insert;
+use shard_manager::table::Table;
+use shard_manager::value::ColumnType::{Bigint, Boolean, Double, Json, Text, Timestamp, Uuid};
+
+use crate::cluster::{Databases, Door, connect, refused};
+use crate::rows::{deadline, make, rows, table, write};
+
+fn notes() -> Table {
+    let columns = [
+        ("id", Text),
+        ("n", Bigint),
+        ("x", Double),
+        ("yes", Boolean),
+        ("at", Timestamp),
+        ("doc", Json),
+        ("who", Uuid),
+    ];
+    table("notes", &columns, 1, &["id"], None)
+}
+
+/// Waits until a router knows a table.
+async fn until_known(manager: &Manager, name: &str) -> Arc<Table> {
+    let deadline = deadline();
+    loop {
+        if let Ok(table) = manager.table(name) {
+            return table;
+        }
+        assert!(std::time::Instant::now() < deadline, "{name} is never known");
+        tokio::task::yield_now().await;
+    }
+}
+
+const INTENTS: &str = "SELECT name||' '||state AS value FROM tessera_intents";
+
+/// On which of the shards a table is, and is declared.
+async fn shards_with(doors: &mut [Door], name: &str) -> Vec<bool> {
+    let mut with = Vec::new();
+    for door in doors {
+        let sql = format!(
+            "SELECT ((SELECT count(*) FROM pg_class WHERE relname='{name}' AND relkind='r')
+                + (SELECT count(*) FROM tessera_tables WHERE name='{name}'))::text AS value"
+        );
+        let found = door.text(&sql).await;
+        assert!(found == "0" || found == "2", "{name} is there in part");
+        with.push(found == "2");
+    }
+    with
+}
+
+async fn doors(databases: &Databases) -> Vec<Door> {
+    let mut doors = Vec::new();
+    for shard in 0..databases.names.len() {
+        doors.push(databases.door(shard).await);
+    }
+    doors
+}
+
+#[tokio::test]
+async fn a_table_that_one_router_makes_the_others_come_to_know() {
+    let databases = Databases::new(2).await;
+    let address = databases.with_replicas().await;
+    let managers = [connect(&address), connect(&address)];
+    assert!(matches!(make(&managers[0], &notes()).await, Made::New(_)));
+    until_known(&managers[1], "notes").await;
+    for (number, manager) in managers.iter().enumerate() {
+        for n in 0..10 {
+            let json = format!(r#"{{"id":"i","n":{n},"doc":{{"a":1}}}}"#);
+            write(manager, "notes", Insert, &format!("{number}-{n}"), &json).await.unwrap();
+        }
+    }
+    for manager in &managers {
+        assert_eq!(rows(manager, "notes", None).await.len(), 20);
+    }
+    // It is known already, or it is another one.
+    assert!(matches!(make(&managers[1], &notes()).await, Made::Known(_)));
+    let other = table("notes", &[("id", Text)], 1, &["id"], None);
+    let refused = managers[1].make_table(other, deadline()).await.unwrap_err();
+    assert!(matches!(refused.error, Error::TableDiffers { .. }), "{refused:?}");
+}
+
+/// Also a router that has not heard of it yet.
+#[tokio::test]
+async fn of_routers_that_make_the_same_table_at_the_same_moment_one_does() {
+    let databases = Databases::new(3).await;
+    let managers = [connect(&databases.address()), connect(&databases.address())];
+    for n in 0..4 {
+        let table = table(&format!("t{n}"), &[("id", Text), ("n", Bigint)], 1, &["id"], None);
+        let (one, other) = tokio::join!(make(&managers[0], &table), make(&managers[1], &table));
+        let new = [&one, &other].into_iter().filter(|made| matches!(made, Made::New(_))).count();
+        assert_eq!(new, 1, "{one:?} {other:?}");
+    }
+    assert_eq!(shards_with(&mut doors(&databases).await, "t3").await, [true, true, true]);
+}
+
+#[tokio::test]
+async fn a_table_that_one_shard_cannot_make_is_on_none() {
+    let databases = Databases::new(3).await;
+    let manager = connect(&databases.address());
+    let mut doors = doors(&databases).await;
+    doors[1].run("CREATE TABLE public.notes (mine TEXT)").await;
+    let failure = manager.make_table(notes(), deadline()).await.unwrap_err();
+    assert_eq!(failure.outcome, Outcome::Rejected, "{failure:?}");
+    doors[1].run("DROP TABLE public.notes").await;
+    assert_eq!(shards_with(&mut doors, "notes").await, [false, false, false]);
+    assert_eq!(doors[0].texts(INTENTS).await, [""; 0]);
+    make(&manager, &notes()).await;
+    assert_eq!(shards_with(&mut doors, "notes").await, [true, true, true]);
+}
+
+/// A router dies when one of three shards has the table: what stays is what it has noted before it began.
+#[tokio::test]
+async fn a_table_whose_making_was_cut_off_is_finished_by_the_next_opening() {
+    for state in ["make", "undo"] {
+        let databases = Databases::new(3).await;
+        let manager = connect(&databases.address());
+        let mut doors = doors(&databases).await;
+        // What is noted of a table while it is made, caught in the act.
+        doors[0]
+            .run(
+                "CREATE TABLE kept (LIKE tessera_intents);
+                 CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN INSERT INTO tessera.kept SELECT OLD.*; RETURN OLD; END';
+                 CREATE TRIGGER keep BEFORE DELETE ON tessera_intents FOR EACH ROW EXECUTE FUNCTION keep()",
+            )
+            .await;
+        make(&manager, &notes()).await;
+        manager.close();
+        doors[0]
+            .run(&format!(
+                "DROP TRIGGER keep ON tessera_intents; UPDATE kept SET state='{state}';
+                 INSERT INTO tessera_intents SELECT * FROM kept; DROP TABLE kept"
+            ))
+            .await;
+        for door in &mut doors[1..] {
+            door.run("DROP TABLE notes; DELETE FROM tessera_tables WHERE name='notes'").await;
+        }
+        assert_eq!(doors[0].texts(INTENTS).await, [format!("notes {state}")]);
+        let manager = connect(&databases.address());
+        assert_eq!(doors[0].texts(INTENTS).await, [""; 0]);
+        assert_eq!(shards_with(&mut doors, "notes").await, [state == "make"; 3]);
+        assert_eq!(manager.table("notes").is_ok(), state == "make");
+        if state == "make" {
+            write(&manager, "notes", Insert, "k", r#"{"id":"i"}"#).await.unwrap();
+            assert_eq!(rows(&manager, "notes", Some("k")).await.len(), 1);
+        }
+    }
+}
+
+/// A table that was begun is there on one shard with another shape: nobody makes anything over it.
+#[tokio::test]
+async fn a_shard_with_other_tables_than_the_others_is_refused() {
+    let databases = Databases::new(2).await;
+    let manager = connect(&databases.address());
+    make(&manager, &notes()).await;
+    manager.close();
+    let mut doors = doors(&databases).await;
+    doors[1]
+        .run(
+            "ALTER TABLE notes DROP COLUMN yes; UPDATE tessera_tables SET column_list=
+             replace(column_list, '{\"name\":\"yes\",\"type\":\"boolean\",\"null\":true},', '') WHERE name='notes'",
+        )
+        .await;
+    let said = refused(&databases.address());
+    assert!(said.contains("the tables of shard2 are not those of shard1: see notes"), "{said}");
+    // One that is gone altogether was lost with a copy that is older than it, and is made again.
+    doors[1].run("DROP TABLE notes; DELETE FROM tessera_tables WHERE name='notes'").await;
+    connect(&databases.address()).close();
+    assert_eq!(shards_with(&mut doors, "notes").await, [true, true]);
+}
