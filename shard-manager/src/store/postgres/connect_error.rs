@@ -136,10 +136,10 @@ fn sentences(errors: &[ConnectError]) -> String {
 impl ConnectError {
     /// Whether the node, or one of its hosts, is there and is no such node.
     pub fn is_wrong_role(&self) -> bool {
-        match self {
-            Self::NoneOfThem { tried, .. } => tried.iter().any(Self::is_wrong_role),
-            error => matches!(error, Self::WrongRole { .. }),
+        if let Self::NoneOfThem { tried, .. } = self {
+            return tried.iter().any(Self::is_wrong_role);
         }
+        matches!(self, Self::WrongRole { .. })
     }
 
     /// Whether it may be different in a moment without anybody changing a setting. A server that is killed closes
