@@ -199,8 +199,8 @@ async fn story(nodes: &[&LocalNode]) {
         let writers = known.iter().enumerate().filter(|(writer, _)| writer % nodes.len() == shard);
         let writers: Vec<&Known> = writers.map(|(_, known)| known).collect();
         let failures: usize = writers.iter().map(|known| known.failures).sum();
-        // A shard whose server goes on does not notice; one whose server does not, must have.
-        assert_eq!(failures > 0, struck, "{failures} failures of shard{}", shard + 1);
+        // Shards whose servers go on notice nothing.
+        assert!(struck || failures == 0, "{failures} failures of shard{}", shard + 1);
         check(&mut databases.door(shard).await, &writers).await;
     }
 }

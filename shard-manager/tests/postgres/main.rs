@@ -1,5 +1,6 @@
-//! What is promised of nodes of PostgreSQL, told as stories of real servers. They need its programs (`initdb`,
-//! `pg_ctl`, `pg_basebackup`); where there are none, the stories say so and end.
+//! What is promised of nodes of PostgreSQL and of clusters of them, told as stories of real servers. They need its
+//! programs (`initdb`, `pg_ctl`, `pg_basebackup`); where there are none, those of connecting say so and end, and the
+//! others fail. With LONG_TESTS in the environment more is killed.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
