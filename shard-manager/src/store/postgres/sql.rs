@@ -37,7 +37,7 @@ pub(super) const FORGET: &str = "DELETE FROM tessera_idempotency WHERE ctid = AN
 /// Locks the rows that there are of these, one after the other as they are given: parameters slots, shard keys, ids.
 /// Columns: the number of the row from 1, then its answered columns.
 pub(super) fn lock_rows(table: &Table) -> String {
-    let mut sql = "SELECT k.n".to_owned();
+    let mut sql = "SELECT k._n".to_owned();
     for column in table.answered() {
         let _ = write!(sql, ",t.{}", table.column(column).name);
     }
@@ -123,7 +123,7 @@ pub(super) fn upsert(table: &Table, set: &[usize], manner: Manner) -> String {
     push_names(&mut sql, "", table, given.iter().copied().chain(stamps));
     sql.push_str(") SELECT ");
     push_names(&mut sql, "k.", table, given.iter().copied());
-    sql.push_str(",own.version+k.n-1,$1,$1 FROM own,");
+    sql.push_str(",own.version+k._n-1,$1,$1 FROM own,");
     push_numbered_rows(&mut sql, table, &given, 2);
     sql.push_str(" WHERE k.slot<>ALL(own.strange)");
     if !manner.new {
@@ -159,12 +159,12 @@ fn push_rows(sql: &mut String, table: &Table, columns: &[usize], first: usize) {
     sql.push(')');
 }
 
-/// The same, with `n`, which counts them from 1.
+/// The same, with `_n`, which counts them from 1, and which no column is called.
 fn push_numbered_rows(sql: &mut String, table: &Table, columns: &[usize], first: usize) {
     push_arrays(sql, table, columns, first);
     sql.push_str(" WITH ORDINALITY AS k(");
     push_names(sql, "", table, columns.iter().copied());
-    sql.push_str(",n)");
+    sql.push_str(",_n)");
 }
 
 fn push_arrays(sql: &mut String, table: &Table, columns: &[usize], first: usize) {
@@ -256,9 +256,9 @@ mod tests {
     fn rows_are_numbered_where_they_come_from() {
         assert_eq!(
             lock_rows(&idempotency::TABLE),
-            "SELECT k.n,t.idempotency_key,t.fingerprint,t.answer,t.version,t.created_at,t.updated_at \
+            "SELECT k._n,t.idempotency_key,t.fingerprint,t.answer,t.version,t.created_at,t.updated_at \
              FROM unnest($1::integer[],$2::text[],$3::text[]) WITH ORDINALITY AS \
-             k(slot,shard_key,idempotency_key,n) CROSS JOIN LATERAL (SELECT \
+             k(slot,shard_key,idempotency_key,_n) CROSS JOIN LATERAL (SELECT \
              idempotency_key,fingerprint,answer,version,created_at,updated_at FROM tessera_idempotency r \
              WHERE r.slot=k.slot AND r.shard_key=k.shard_key AND r.idempotency_key=k.idempotency_key \
              FOR UPDATE) t"
