@@ -132,8 +132,10 @@ fn members(of_things: bool) -> BoxedStrategy<Vec<(&'static str, &'static str)>> 
         let name = *name;
         let text = prop::sample::select(texts.to_vec());
         // What must not be null is mostly given, and never null.
-        let (null, given) = if name == "must" { (0, 0.9) } else { (1, 0.5) };
-        let text = prop_oneof![null => Just("null"), 5 => text];
+        let (given, text) = match name {
+            "must" => (0.9, text.boxed()),
+            _ => (0.5, prop_oneof![1 => Just("null"), 5 => text].boxed()),
+        };
         prop::option::weighted(given, text.prop_map(move |text| (name, text))).boxed()
     };
     let members: Vec<_> = columns.iter().map(member).collect();
