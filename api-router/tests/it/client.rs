@@ -1,10 +1,11 @@
 //! Clients: one that keeps a session token of its own, strangers that have none; and the switches of the
 //! laboratory that make their replicas late.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::ground::{LAB, is_servers};
 use crate::harness::{PATIENCE, Reply, Router};
 
 /// A client that sends the token of its last answer with its next request.
@@ -171,24 +172,53 @@ pub(crate) fn put_node(router: &Router, node: &str, wish: &Value) -> Reply {
     router.send("PUT", &path, &headers, Some(wish.to_string().as_bytes()))
 }
 
+/// Whether a node is held up on the way to it, because it is not the router's own.
+fn is_on_a_wire(node: &str) -> bool {
+    is_servers() && node.contains("-replica")
+}
+
 /// Sets the state of a node. It is in force when this returns.
 pub(crate) fn set(router: &Router, node: &str, state: &str) {
+    if is_on_a_wire(node) {
+        LAB.set(node, state);
+        if state == "cut" {
+            await_refusal(router, node);
+        }
+        return;
+    }
     let reply = put_node(router, node, &json!({"state": state}));
     assert_eq!((reply.status, &reply.json()["state"]), (200, &json!(state)), "{}", reply.text());
 }
 
+/// Waits until the router knows that it cannot reach a replica: until then a write at level `all`, which in vain asks for
+/// a row that there is not, is taken.
+fn await_refusal(router: &Router, node: &str) {
+    let shard = node.split('-').next().unwrap();
+    let key = keys_on(router, shard, 1).remove(0);
+    // A table whose rows no story counts.
+    let data = json!({"tx_id": "none", "account": key, "memo": ""});
+    let update = json!({"table": "transactions", "op": "update", "data": data});
+    let began = Instant::now();
+    let level = [("x-consistency", "all")];
+    while stranger(router).write_with(&key, &level, &update).code() != "TSR201" {
+        assert!(began.elapsed() < PATIENCE, "{node} is reached");
+    }
+}
+
 /// Sets the delay of a node.
 pub(crate) fn delay(router: &Router, node: &str, delay_ms: u64) {
+    if is_on_a_wire(node) {
+        return LAB.delay(node, Duration::from_millis(delay_ms));
+    }
     let reply = put_node(router, node, &json!({"delay_ms": delay_ms}));
     assert_eq!((reply.status, &reply.json()["delay_ms"]), (200, &json!(delay_ms)));
 }
 
 /// The names of all replicas, of all shards.
 pub(crate) fn replicas(router: &Router) -> Vec<String> {
-    let reply = router.get("/api/lab/nodes");
-    assert_eq!(reply.status, 200, "{}", reply.text());
-    let nodes = reply.json()["nodes"].as_array().unwrap().clone();
-    let names = nodes.iter().map(|node| node["node"].as_str().unwrap().to_owned());
+    let shards = router.get("/api/health").json()["shards"].as_array().unwrap().clone();
+    let nodes = shards.iter().flat_map(|shard| shard["nodes"].as_array().unwrap());
+    let names = nodes.map(|node| node["node"].as_str().unwrap().to_owned());
     names.filter(|name| name.contains("-replica")).collect()
 }
 

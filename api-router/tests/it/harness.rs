@@ -1,4 +1,5 @@
-//! Harness: a real router process on a free loopback port, with a data directory of its own.
+//! Harness: a real router process on a free loopback port, with a data directory of its own, or databases that stand for
+//! it (`ground`).
 //!
 //! The process is ended by its own id when the [`Router`] is dropped, the directory removed with it.
 //!
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::ground;
 
 /// How long anything that must happen may take before a test says that it does not.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -89,9 +92,7 @@ pub(crate) fn sightless(mut command: Command, folder: &Path) -> Command {
 
 /// A command that starts the router over this directory on a free port.
 pub(crate) fn command(data_dir: &Path) -> Command {
-    let mut command = bare_command(data_dir.parent().unwrap_or(data_dir));
-    command.arg("--data-dir").arg(data_dir).args(["--bind", "127.0.0.1:0"]);
-    command
+    ground::command(data_dir, &[])
 }
 
 impl Router {
@@ -110,10 +111,8 @@ impl Router {
 
     /// A router over a directory that outlives it. Its client has seen what is there already.
     pub(crate) fn start_in(data_dir: &Path, flags: &[&str]) -> Self {
-        let is_used = data_dir.join("catalog.db").exists();
-        let mut command = command(data_dir);
-        command.args(flags);
-        let router = Self::start_command(command);
+        let is_used = ground::is_used(data_dir);
+        let router = Self::start_command(ground::command(data_dir, flags));
         if is_used {
             let level = [("x-consistency", "all")];
             let seen = router.send("GET", "/api/read?table=users&limit=1", &level, None);

@@ -1,0 +1,227 @@
+//! Ground: what the shards of a story stand on. Files, or servers of PostgreSQL if the environment names local ones.
+//!
+//! `TESSERA_TEST_POSTGRES` is a folder with two local clusters (`shard-manager cluster up`): in `plain` one primary with
+//! a replica, on which every story has databases of its own; in `lab` three primaries with three replicas each, for one
+//! story at a time that holds replicas up. A story knows neither: it names a data directory, as on files, and its
+//! databases are found by that.
+//!
+//! **Invariant:** what a story has used is given back when its thread ends.
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Condvar, LazyLock, Mutex};
+
+use shard_manager::local::LocalCluster;
+
+use crate::databases::{Server, query};
+use crate::harness::bare_command;
+use crate::lab_servers::Lab;
+
+/// The folder of the clusters.
+static FOLDER: LazyLock<Option<PathBuf>> =
+    LazyLock::new(|| std::env::var_os("TESSERA_TEST_POSTGRES").map(PathBuf::from));
+static PLAIN: LazyLock<Server> = LazyLock::new(|| servers("plain").remove(0));
+pub(crate) static LAB: LazyLock<Lab> = LazyLock::new(|| Lab::new(servers("lab")));
+
+/// Whether a story has the laboratory.
+static TAKEN: Mutex<bool> = Mutex::new(false);
+static GIVEN_BACK: Condvar = Condvar::new();
+
+thread_local! {
+    static STORY: RefCell<Story> = const { RefCell::new(Story { places: Vec::new(), has_lab: false }) };
+}
+
+/// Whether shards are databases of servers.
+pub(crate) fn is_servers() -> bool {
+    FOLDER.is_some()
+}
+
+fn servers(name: &str) -> Vec<Server> {
+    let cluster = LocalCluster::open(&FOLDER.as_ref().unwrap().join(name)).unwrap();
+    let primaries = cluster.primaries().map(|primary| {
+        let replicas = cluster.replicas_of(primary.shard).cloned().collect();
+        Server::new(primary.clone(), replicas)
+    });
+    primaries.collect()
+}
+
+/// Leaves a story out that can only be told of files, and says so.
+macro_rules! files_only {
+    ($why:expr) => {
+        if crate::ground::is_servers() {
+            crate::ground::leave_out($why);
+            return;
+        }
+    };
+}
+pub(crate) use files_only;
+
+/// Not through `eprintln!`, which nobody sees of a story that ends well.
+pub(crate) fn leave_out(why: &str) {
+    let thread = std::thread::current();
+    let story = thread.name().unwrap_or("a story");
+    let _ = writeln!(std::io::stderr(), "LEFT OUT on PostgreSQL: {story}: {why}");
+}
+
+/// What one story uses.
+struct Story {
+    places: Vec<Place>,
+    has_lab: bool,
+}
+
+/// The databases that stand for a data directory.
+struct Place {
+    data_dir: PathBuf,
+    databases: Vec<String>,
+    replicas: usize,
+    is_lab: bool,
+}
+
+impl Place {
+    fn server(&self, shard: usize) -> &'static Server {
+        if self.is_lab { &LAB.servers[shard] } else { &PLAIN }
+    }
+
+    fn give_back(self) {
+        for (shard, name) in self.databases.iter().enumerate() {
+            self.server(shard).drop(name.clone());
+        }
+    }
+}
+
+impl Story {
+    /// Gives back what belongs to folders that are gone: of an earlier story on this thread, or of an earlier part.
+    fn tidy(&mut self) {
+        let gone = |place: &mut Place| !place.data_dir.parent().is_some_and(Path::exists);
+        self.places.extract_if(.., gone).for_each(Place::give_back);
+        if self.has_lab && !self.places.iter().any(|place| place.is_lab) {
+            self.leave_lab();
+        }
+    }
+
+    fn enter_lab(&mut self) {
+        if !self.has_lab {
+            let taken = GIVEN_BACK.wait_while(TAKEN.lock().unwrap(), |taken| *taken);
+            *taken.unwrap() = true;
+            self.has_lab = true;
+        }
+    }
+
+    fn leave_lab(&mut self) {
+        LAB.release();
+        self.has_lab = false;
+        *TAKEN.lock().unwrap() = false;
+        GIVEN_BACK.notify_one();
+    }
+
+    fn place(&mut self, data_dir: &Path, wish: &Wish) -> &mut Place {
+        self.tidy();
+        let known = self.places.iter().position(|place| place.data_dir == data_dir);
+        let index = known.unwrap_or_else(|| {
+            let replicas = wish.replicas.unwrap_or(1);
+            let is_lab = wish.is_lab && replicas > 0 || replicas > 1;
+            if is_lab {
+                self.enter_lab();
+            }
+            let (data_dir, databases) = (data_dir.to_owned(), Vec::new());
+            let mut place = Place { data_dir, databases, replicas, is_lab };
+            for shard in 0..wish.shards.unwrap_or(3) {
+                place.databases.push(place.server(shard).make());
+            }
+            self.places.push(place);
+            self.places.len() - 1
+        });
+        let place = &mut self.places[index];
+        place.replicas = wish.replicas.unwrap_or(place.replicas);
+        place
+    }
+}
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        self.places.drain(..).for_each(Place::give_back);
+        if self.has_lab {
+            self.leave_lab();
+        }
+    }
+}
+
+/// What the flags of a start say of the ground.
+#[derive(Default)]
+struct Wish {
+    shards: Option<usize>,
+    replicas: Option<usize>,
+    is_lab: bool,
+}
+
+impl Wish {
+    /// On servers their addresses say how many they are; the other flags are left.
+    fn take<'f>(flags: &[&'f str]) -> (Self, Vec<&'f str>) {
+        let (mut wish, mut left) = (Self::default(), Vec::new());
+        let mut flags = flags.iter().copied();
+        while let Some(flag) = flags.next() {
+            match flag {
+                "--shards" => wish.shards = Some(flags.next().unwrap().parse().unwrap()),
+                "--replicas" => wish.replicas = Some(flags.next().unwrap().parse().unwrap()),
+                other => {
+                    wish.is_lab |= other == "--lab";
+                    left.push(other);
+                }
+            }
+        }
+        (wish, left)
+    }
+}
+
+/// Whether a router has been there.
+pub(crate) fn is_used(data_dir: &Path) -> bool {
+    let known = |story: &Story| story.places.iter().any(|place| place.data_dir == data_dir);
+    data_dir.join("catalog.db").exists() || STORY.with_borrow(known)
+}
+
+/// A command that starts a router over this directory, or what stands for it, on a free port.
+pub(crate) fn command(data_dir: &Path, flags: &[&str]) -> Command {
+    let mut command = bare_command(data_dir.parent().unwrap_or(data_dir));
+    command.args(["--bind", "127.0.0.1:0"]);
+    if !is_servers() {
+        command.arg("--data-dir").arg(data_dir).args(flags);
+        return command;
+    }
+    let (wish, left) = Wish::take(flags);
+    let (primaries, replicas) = STORY.with_borrow_mut(|story| {
+        let place = story.place(data_dir, &wish);
+        if let Some(shards) = wish.shards.filter(|shards| *shards != place.databases.len()) {
+            command.args(["--shards", &shards.to_string()]);
+        }
+        urls(place)
+    });
+    command.args(left).env("SHARD_URLS", primaries);
+    if !replicas.is_empty() {
+        command.env("REPLICA_URLS", replicas);
+    }
+    command
+}
+
+fn urls(place: &Place) -> (String, String) {
+    let shards = || place.databases.iter().enumerate();
+    let primaries = shards().map(|(shard, name)| place.server(shard).primary.url(name));
+    let replicas = shards().flat_map(|(shard, name)| {
+        let server = place.server(shard);
+        assert!(place.replicas <= server.replicas.len(), "there are not so many replicas");
+        let replicas = server.replicas[..place.replicas].iter();
+        replicas.map(move |node| if place.is_lab { LAB.url(node, name) } else { node.url(name) })
+    });
+    let joined = |urls: Vec<String>| urls.join(",");
+    (joined(primaries.collect()), joined(replicas.collect()))
+}
+
+/// Runs SQL on the primary of a shard (counted from 0) behind the back of the router; the first column that it tells.
+pub(crate) fn ask_primary(data_dir: &Path, shard: usize, sql: &str) -> Vec<String> {
+    let url = STORY.with_borrow(|story| {
+        let place = story.places.iter().find(|place| place.data_dir == data_dir).unwrap();
+        place.server(shard).primary.url(&place.databases[shard])
+    });
+    query(&url, sql)
+}

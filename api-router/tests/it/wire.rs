@@ -1,0 +1,132 @@
+//! Wires: ways to a server that lead through this process, so that a story can hold them up.
+//!
+//! **Invariant:** when a change of a wire returns, nothing is on its way any more that would not have been sent after it.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
+
+/// What holds a wire up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// Nothing.
+    #[default]
+    Open,
+    /// What the server says waits so long.
+    Late(Duration),
+    /// What the server says waits until the wire is open again.
+    Stopped,
+    /// Nobody gets through, and who was through is thrown out.
+    Cut,
+}
+
+#[derive(Default)]
+struct State {
+    hold: Hold,
+    /// Grows with every change, which ends a delay early.
+    changes: u64,
+    connections: Vec<TcpStream>,
+}
+
+/// A way to a server.
+pub(crate) struct Wire {
+    /// Where it begins, on loopback.
+    pub(crate) port: u16,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Wire {
+    /// A wire to this port.
+    pub(crate) fn to(port: u16) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let shared = Arc::new(Shared::default());
+        let wire = Self { port: listener.local_addr().unwrap().port(), shared };
+        let shared = Arc::clone(&wire.shared);
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { continue };
+                shared.connect(&client, &server);
+            }
+        });
+        wire
+    }
+
+    /// Holds it up, or lets it go.
+    pub(crate) fn set(&self, hold: Hold) {
+        let mut state = self.shared.lock();
+        state.hold = hold;
+        state.changes += 1;
+        if hold == Hold::Cut {
+            for connection in state.connections.drain(..) {
+                let _ = connection.shutdown(Shutdown::Both);
+            }
+        }
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn connect(self: &Arc<Self>, client: &TcpStream, server: &TcpStream) {
+        let copy = |stream: &TcpStream| stream.try_clone().unwrap();
+        let mut state = self.lock();
+        if state.hold == Hold::Cut {
+            return;
+        }
+        for stream in [client, server] {
+            stream.set_nodelay(true).unwrap();
+            state.connections.push(copy(stream));
+        }
+        let (mut from, mut to) = (copy(client), copy(server));
+        thread::spawn(move || {
+            let _ = std::io::copy(&mut from, &mut to);
+            let _ = to.shutdown(Shutdown::Both);
+        });
+        let (shared, from, to) = (Arc::clone(self), copy(server), copy(client));
+        thread::spawn(move || shared.answer(from, to));
+    }
+
+    /// Carries what the server says.
+    fn answer(&self, mut from: TcpStream, mut to: TcpStream) {
+        let mut bytes = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = from.read(&mut bytes) {
+            let state = self.await_open();
+            let sent = to.write_all(&bytes[..count]);
+            drop(state);
+            if sent.is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+    }
+
+    /// The right to carry something: no change is made while it is held.
+    fn await_open(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        let mut delayed = false;
+        loop {
+            let before = state.changes;
+            match state.hold {
+                Hold::Open | Hold::Cut => return state,
+                Hold::Late(_) if delayed => return state,
+                Hold::Late(delay) => {
+                    let unchanged = |state: &mut State| state.changes == before;
+                    state = self.changed.wait_timeout_while(state, delay, unchanged).unwrap().0;
+                    delayed = true;
+                }
+                Hold::Stopped => state = self.changed.wait(state).unwrap(),
+            }
+        }
+    }
+}
