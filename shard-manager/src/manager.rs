@@ -448,6 +448,11 @@ impl Manager {
         self.shards.iter().find_map(|shard| shard.brake(node))
     }
 
+    /// Whether the shards are files of this process; else they are databases of servers.
+    pub fn is_embedded(&self) -> bool {
+        matches!(self.backing, Backing::Files(_))
+    }
+
     /// The cluster, as a backup copies it; `None` if its files are not this process's.
     pub fn saved(&self) -> Option<&Arc<Source>> {
         match &self.backing {

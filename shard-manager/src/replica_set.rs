@@ -87,6 +87,14 @@ impl ReplicaSet {
         self.members.iter().enumerate().filter(follows).count()
     }
 
+    /// Whether nothing is known yet of one of them.
+    pub fn awaits_any(&self) -> bool {
+        let is_open = |(index, member): (usize, &Arc<Member>)| {
+            self.progress.state(index) != ReplicaState::Following && member.replica.is_reachable()
+        };
+        self.members.iter().enumerate().any(is_open)
+    }
+
     /// Whether a replica answers reads, lag aside.
     pub fn takes_part(&self, index: usize) -> bool {
         self.is_in(index)

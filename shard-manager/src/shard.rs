@@ -129,6 +129,11 @@ impl Shard {
         self.replicas.following()
     }
 
+    /// Whether a replica has neither been found to follow nor to be out of reach yet.
+    pub fn awaits_replicas(&self) -> bool {
+        self.replicas.awaits_any()
+    }
+
     /// What holds the worker of a node back; `None` if the node is not one of this shard.
     pub fn brake(&self, node: &str) -> Option<&Brake> {
         if node == self.primary_name {
@@ -337,6 +342,9 @@ impl Shard {
         };
         let replicas = self.replicas.replicas().enumerate().map(async |(index, replica)| {
             let (answers, latency) = self.answers(replica.readers(), deadline).await;
+            if !answers {
+                replica.missed();
+            }
             let up = answers && self.replicas.takes_part(index);
             let lag = self.progress.lag(index);
             let (node, role) = (replica.node().to_owned(), Role::Replica);

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
@@ -51,6 +52,9 @@ pub struct ConnectedCluster {
     pub wanted: Wanted,
 }
 
+/// How long a start waits until it knows of each replica whether it follows: servers that are busy take their time.
+const REPLICAS_WAIT: Duration = Duration::from_secs(10);
+
 /// A shard whose database has been found good.
 struct Opened {
     primary: Node,
@@ -78,8 +82,16 @@ impl Manager {
         let runtime = runtime.map_err(|error| OpenError::node("the router", error))?;
         let (opened, registry, found, catalog) = runtime.block_on(open(cluster))?;
         let manager = assemble(runtime, opened, registry, found, catalog)?;
-        manager.wait_for_replicas();
+        manager.await_replicas();
         Ok(manager)
+    }
+
+    /// A router that serves should have its replicas; those that are out of reach are not waited for.
+    fn await_replicas(&self) {
+        let deadline = Instant::now() + REPLICAS_WAIT;
+        while self.shards.iter().any(Shard::awaits_replicas) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_micros(200));
+        }
     }
 }
 

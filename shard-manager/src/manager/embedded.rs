@@ -96,7 +96,7 @@ impl Manager {
     }
 
     /// A router that serves should have its replicas; one that takes long to be made is not waited for.
-    pub(super) fn wait_for_replicas(&self) {
+    fn wait_for_replicas(&self) {
         let deadline = Instant::now() + REPLICAS_WAIT;
         let ready = |shard: &Shard| shard.following() == shard.progress.replicas();
         while !self.shards.iter().all(ready) && Instant::now() < deadline {

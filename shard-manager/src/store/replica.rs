@@ -59,6 +59,15 @@ impl Replica {
         }
     }
 
+    /// Told when it did not answer to whoever asked how it is: a server is asked again before a read has to find out. A
+    /// file is looked at only when a read of it failed.
+    pub fn missed(&self) {
+        match self {
+            Self::Sqlite(_) => {}
+            Self::Postgres(replica) => replica.suspect(),
+        }
+    }
+
     /// Ends what follows it. Blocks.
     pub fn stop(&self) {
         match self {
