@@ -85,8 +85,30 @@ pub struct Node {
     lag: Option<f64>,
 }
 
-/// What the levels mean. Primary and replicas share a disk, and whoever relies on them must know that.
-fn levels(replicas: usize) -> String {
+/// What the levels mean.
+fn levels(is_embedded: bool, replicas: usize) -> String {
+    if is_embedded { levels_of_files(replicas) } else { levels_of_servers(replicas) }
+}
+
+fn levels_of_servers(replicas: usize) -> String {
+    let meaning = match replicas {
+        0 => "there are no replicas, so one, quorum and all mean the same: on the disk of the primary's server".to_owned(),
+        1 => "one is on the disk of the primary's server; quorum and all, which are the same with one replica, on that of \
+              the replica's too"
+            .to_owned(),
+        replicas => format!(
+            "one is on the disk of the primary's server, quorum on those of {} of {} nodes, all on those of all",
+            Level::Quorum.replicas_needed(replicas) + 1,
+            replicas + 1
+        ),
+    };
+    format!(
+        "PostgreSQL: {meaning}. Replicas survive the loss of a machine if their servers are on machines of their own"
+    )
+}
+
+/// Primary and replicas share a disk, and whoever relies on them must know that.
+fn levels_of_files(replicas: usize) -> String {
     let meaning = match replicas {
         0 => "there are no replicas, so one, quorum and all mean the same: stored in the primary's file".to_owned(),
         1 => "one is stored in the primary's file; quorum and all, which are the same with one replica, in the \
@@ -169,7 +191,7 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
         cache: "off",
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: app.started.elapsed().as_secs(),
-        levels: levels(app.manager.replicas()),
+        levels: levels(app.manager.is_embedded(), app.manager.replicas()),
         #[cfg(feature = "sabotage")]
         sabotage: broken_promises(),
     };

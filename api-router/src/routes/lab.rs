@@ -102,14 +102,26 @@ pub(crate) async fn hold_node(
     let deadline = Instant::now() + BODY_WAIT;
     let bytes = body::read(payload, declared, BODY_BYTES_MAX, deadline).await?;
     let node = node.into_inner();
-    let unknown = || Problem::new(Code::TSR111, "there is no such node");
+    let unknown = || no_such_node(&app, &node);
     let before = app.manager.brake(&node).ok_or_else(unknown)?.hold();
     let hold = requested(&bytes, before)?;
     let name = node.clone();
     // It waits until the node is at rest.
-    let set = block(move || app.manager.brake(&name).map(|brake| brake.set(hold))).await;
+    let held_up = app.clone();
+    let set = block(move || held_up.manager.brake(&name).map(|brake| brake.set(hold))).await;
     set.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?.ok_or_else(unknown)?;
     Ok(HttpResponse::Ok().json(HeldNodeAnswer { success: true, node: held(node, hold) }))
+}
+
+/// A server of PostgreSQL is not the router's to hold up; only its own writes to it are.
+fn no_such_node(app: &App, node: &str) -> Problem {
+    let map = app.manager.map();
+    let is_replica = |shard| app.manager.nodes(shard).1.iter().any(|replica| replica == node);
+    if !map.topology().indices().any(is_replica) {
+        return Problem::new(Code::TSR111, "there is no such node");
+    }
+    Problem::new(Code::TSR111, format!("{node} is a server of PostgreSQL, which the router cannot hold up"))
+        .hint("the primaries can be held up here; a replica stands still after SELECT pg_wal_replay_pause()")
 }
 
 fn requested(body: &[u8], before: Hold) -> Result<Hold, Problem> {
