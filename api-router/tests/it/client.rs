@@ -64,7 +64,11 @@ impl<'r> Client<'r> {
     ) -> Reply {
         let mut all = vec![("x-shard-key", key)];
         all.extend_from_slice(headers);
-        self.send("POST", "/api/write", &all, Some(body))
+        let reply = self.send("POST", "/api/write", &all, Some(body));
+        if reply.status < 300 && headers.contains(&("x-consistency", "all")) {
+            await_shown(self.router, self, key);
+        }
+        reply
     }
 
     pub(crate) fn write(&mut self, key: &str, body: &Value) -> Reply {
@@ -84,6 +88,9 @@ impl<'r> Client<'r> {
         let body = json!({"table": "users", "records": keys.iter().map(row).collect::<Vec<_>>()});
         let reply = self.send("POST", "/api/bulk-write", &[("x-consistency", level)], Some(&body));
         assert_eq!(reply.status, 201, "{}", reply.text());
+        if level == "all" {
+            keys.iter().for_each(|key| await_shown(self.router, self, key));
+        }
         reply
     }
 
@@ -182,7 +189,7 @@ pub(crate) fn set(router: &Router, node: &str, state: &str) {
     if is_on_a_wire(node) {
         LAB.set(node, state);
         if state == "cut" {
-            await_refusal(router, node);
+            await_loss(router, node);
         }
         return;
     }
@@ -190,17 +197,12 @@ pub(crate) fn set(router: &Router, node: &str, state: &str) {
     assert_eq!((reply.status, &reply.json()["state"]), (200, &json!(state)), "{}", reply.text());
 }
 
-/// Waits until the router knows that it cannot reach a replica: until then a write at level `all`, which in vain asks for
-/// a row that there is not, is taken.
-fn await_refusal(router: &Router, node: &str) {
-    let shard = node.split('-').next().unwrap();
-    let key = keys_on(router, shard, 1).remove(0);
-    // A table whose rows no story counts.
-    let data = json!({"tx_id": "none", "account": key, "memo": ""});
-    let update = json!({"table": "transactions", "op": "update", "data": data});
+/// Waits until the router knows that it cannot reach a replica: it has asked.
+fn await_loss(router: &Router, node: &str) {
+    let shard = format!("/api/shards/{}", node.split('-').next().unwrap());
+    let is_lost = |told: &Value| told["node"] == node && told["up"] == false;
     let began = Instant::now();
-    let level = [("x-consistency", "all")];
-    while stranger(router).write_with(&key, &level, &update).code() != "TSR201" {
+    while !router.get(&shard).json()["nodes"].as_array().unwrap().iter().any(is_lost) {
         assert!(began.elapsed() < PATIENCE, "{node} is reached");
     }
 }
@@ -242,7 +244,7 @@ pub(crate) fn three_keys(router: &Router) -> [String; 3] {
     ["shard1", "shard2", "shard3"].map(|shard| keys_on(router, shard, 1).remove(0))
 }
 
-/// Waits until every replica has all that was acknowledged before: a write at level `all` on each shard, which
+/// Waits until every replica shows all that was acknowledged before: a write at level `all` on each shard, which
 /// is answered when they have it, and refused as long as one of them is not connected.
 pub(crate) fn settle(router: &Router) {
     let shards = router.get("/api/shards").json()["shards"].as_array().unwrap().clone();
@@ -260,6 +262,36 @@ pub(crate) fn settle(router: &Router) {
             assert!(is_waiting, "a replica does not come: {}", reply.text());
             std::thread::yield_now();
         }
+    }
+}
+
+/// Waits until every replica of a key's shard shows what a client has written at level `all`: on a server that may be on
+/// the disk before it is shown.
+fn await_shown(router: &Router, client: &mut Client<'_>, key: &str) {
+    if !is_servers() {
+        return;
+    }
+    let route = router.get(&format!("/api/route?key={key}")).json();
+    let replicas = route["replicas"].as_array().unwrap().len();
+    let read = |client: &mut Client<'_>| {
+        let reply = client.read_with(Some(key), &[], "table=kv");
+        reply.json()["served_by"].as_str().unwrap_or_default().to_owned()
+    };
+    let shard = format!("/api/shards/{}", route["shard"].as_str().unwrap());
+    let began = Instant::now();
+    // It has had all since then.
+    let had_all = |node: &Value, since: Duration| {
+        node["lag"].as_f64().is_some_and(|lag| lag < since.as_secs_f64() * 1e3)
+    };
+    let all_had = || {
+        let since = began.elapsed();
+        let told = router.get(&shard).json();
+        told["nodes"].as_array().unwrap().iter().all(|node| had_all(node, since))
+    };
+    // Of several the reads may miss one.
+    while replicas > 0 && read(client) != "replica" || replicas > 1 && !all_had() {
+        assert!(began.elapsed() < PATIENCE, "a replica does not show what it has");
+        std::thread::yield_now();
     }
 }
 

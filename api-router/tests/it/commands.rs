@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
+use crate::ground::files_only;
 use crate::harness::{Router, sightless};
 
 /// The program of the command line, which is another package's: cargo makes it before a test of the whole workspace
@@ -105,6 +106,7 @@ fn users_are_made_through_a_router_as_its_keyspace_demands() {
 
 #[test]
 fn the_same_users_are_made_with_and_without_a_router() {
+    files_only!("the command line works on data directories");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let straight = ["generate", "--users", "200", "--json", "--data-dir", data.to_str().unwrap()];
@@ -141,6 +143,7 @@ fn rows_are_imported_through_a_router_and_those_that_fail_are_told() {
 
 #[test]
 fn what_is_exported_beside_one_router_goes_in_through_another() {
+    files_only!("the command line works on data directories");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let from = Router::start_in(&data, &[]);
@@ -175,6 +178,7 @@ fn what_is_exported_beside_one_router_goes_in_through_another() {
 
 #[test]
 fn a_router_tells_the_same_as_its_files() {
+    files_only!("the command line works on data directories");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let router = Router::start_in(&data, &["--keyspace", "list:A=3,B=1"]);

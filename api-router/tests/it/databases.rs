@@ -1,6 +1,9 @@
-//! Databases for stories: made from a template that has the schema, and dropped when the story is over.
+//! Databases for stories: made from a template that has the schema, and emptied for the next story when one is over.
 //!
-//! One thread of each server does this, so that a story which ends, however it ends, need not wait for it.
+//! Making one takes many times as long as emptying one. One thread of each server does both, so that a story which ends,
+//! however it ends, need not wait for it.
+//!
+//! **Invariant:** a database that a story gets has the tables of the template and none of their rows, or is a new copy.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,9 +26,40 @@ pub(crate) struct Server {
     work: mpsc::Sender<Work>,
 }
 
+/// Of a database: every column of its tables, indexes and sequences.
+const SHAPE: &str = "SELECT md5(string_agg(line, ' ' ORDER BY line)) FROM (
+    SELECT format('%s %s %s %s %s', c.oid::regclass, c.relkind, a.attname, a.atttypid::regtype, a.attnotnull) AS line
+    FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE c.relnamespace IN ('public'::regnamespace, 'tessera'::regnamespace)) AS lines";
+
+/// Throws everybody out of a database.
+const ALONE: &str = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()";
+
+/// Drops the tables that clients have made, and empties those that came with it.
+const EMPTY: &str = "DO $$
+DECLARE
+    name TEXT;
+BEGIN
+    FOR name IN SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+        AND relname NOT IN (SELECT t.name FROM tessera.tessera_tables AS t WHERE made_at = 0)
+    LOOP
+        EXECUTE format('DROP TABLE public.%I', name);
+    END LOOP;
+    DELETE FROM tessera.tessera_tables WHERE made_at <> 0;
+    FOR name IN SELECT oid::regclass FROM pg_class
+        WHERE relnamespace IN ('public'::regnamespace, 'tessera'::regnamespace) AND relkind = 'r'
+        AND relname NOT IN ('tessera_tables', '__diesel_schema_migrations') AND pg_relation_size(oid) > 0
+    LOOP
+        EXECUTE 'TRUNCATE ' || name;
+    END LOOP;
+    ALTER SEQUENCE tessera.tessera_version RESTART;
+    ALTER SEQUENCE tessera.tessera_tables_changed RESTART;
+END $$";
+
 enum Work {
     Make(mpsc::Sender<String>),
-    Drop(String),
+    GiveBack(String),
 }
 
 impl Server {
@@ -33,7 +67,7 @@ impl Server {
         let (work, todo) = mpsc::channel();
         let server = Self { primary: primary.clone(), replicas: replicas.clone(), work };
         std::thread::spawn(move || {
-            let maker = Maker::new(&primary, &replicas);
+            let mut maker = Maker::new(&primary, &replicas);
             todo.into_iter().for_each(|work| maker.run(work));
         });
         server
@@ -46,19 +80,22 @@ impl Server {
         made.recv_timeout(PATIENCE).expect("a database is made; the server's log tells why not")
     }
 
-    /// Drops a database and whoever is connected to it, soon.
-    pub(crate) fn drop(&self, name: String) {
+    /// Takes a database back, and throws out whoever is connected to it, soon.
+    pub(crate) fn take_back(&self, name: String) {
         // If nobody is there to do it, it goes with the server.
-        let _ = self.work.send(Work::Drop(name));
+        let _ = self.work.send(Work::GiveBack(name));
     }
 }
 
 /// The thread's side.
 struct Maker {
     runtime: Runtime,
+    node: LocalNode,
     primary: Client,
     replicas: Vec<Client>,
     template: String,
+    shape: Vec<String>,
+    empty: Vec<String>,
 }
 
 impl Maker {
@@ -69,11 +106,14 @@ impl Maker {
             primary: connect(primary),
             replicas: replicas.iter().map(connect).collect(),
             runtime,
+            node: primary.clone(),
             template: "template1".to_owned(),
+            shape: Vec::new(),
+            empty: Vec::new(),
         };
         maker.sweep();
         let template = maker.make();
-        prepare(&primary.url(&template));
+        maker.shape = prepare(&primary.url(&template));
         maker.template = template;
         maker
     }
@@ -88,17 +128,26 @@ impl Maker {
         for name in self.ask(&ours) {
             let process = name.split('_').nth(1).unwrap();
             if !Path::new("/proc").join(process).exists() {
-                self.run(Work::Drop(name));
+                self.drop(&name);
             }
         }
     }
 
-    fn run(&self, work: Work) {
+    fn drop(&self, name: &str) {
+        self.ask(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"));
+    }
+
+    fn run(&mut self, work: Work) {
         match work {
-            Work::Make(made) => drop(made.send(self.make())),
-            Work::Drop(name) => {
-                self.ask(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"));
+            Work::Make(made) => {
+                let name = self.empty.pop().unwrap_or_else(|| self.make());
+                drop(made.send(name));
             }
+            Work::GiveBack(name) => match self.runtime.block_on(empty(&self.node.url(&name))) {
+                Ok(shape) if shape == self.shape => self.empty.push(name),
+                // A story has changed more than a client can.
+                Ok(_) | Err(_) => self.drop(&name),
+            },
         }
     }
 
@@ -118,18 +167,26 @@ impl Maker {
     }
 }
 
-/// Lets a router make the schema, and takes back that the database is its own.
-fn prepare(url: &str) {
+/// Lets a router make the schema, and takes back that the database is its own; the shape of that.
+fn prepare(url: &str) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let mut command = bare_command(folder.path());
     command.args(["--bind", "127.0.0.1:0"]).env("SHARD_URLS", url);
     Router::start_command(command).end();
-    query(
-        url,
-        "TRUNCATE tessera.tessera_cluster, tessera.tessera_shard, tessera.tessera_slots;
-         SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
-         WHERE datname = current_database() AND pid <> pg_backend_pid()",
-    );
+    runtime().block_on(empty(url)).unwrap()
+}
+
+/// Empties a database; its shape then.
+async fn empty(url: &str) -> Result<Vec<String>, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    let connection = tokio::spawn(connection);
+    try_ask(&client, ALONE).await?;
+    try_ask(&client, EMPTY).await?;
+    let shape = try_ask(&client, SHAPE).await?;
+    drop(client);
+    // A template must be nobody's when it is copied.
+    let _ = connection.await;
+    Ok(shape)
 }
 
 /// What a database answers: the first column of each row.
@@ -150,10 +207,14 @@ async fn connect(url: &str) -> Client {
 }
 
 async fn ask(client: &Client, sql: &str) -> Vec<String> {
-    let told = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-    let rows = told.into_iter().filter_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
-        _ => None,
+    try_ask(client, sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+}
+
+async fn try_ask(client: &Client, sql: &str) -> Result<Vec<String>, tokio_postgres::Error> {
+    let told = client.simple_query(sql).await?;
+    let rows = told.iter().filter_map(|message| {
+        let SimpleQueryMessage::Row(row) = message else { return None };
+        Some(row.get(0).unwrap_or_default().to_owned())
     });
-    rows.collect()
+    Ok(rows.collect())
 }

@@ -2,7 +2,7 @@
 //!
 //! `TESSERA_TEST_POSTGRES` is a folder with two local clusters (`shard-manager cluster up`): in `plain` one primary with
 //! a replica, on which every story has databases of its own; in `lab` three primaries with three replicas each, for one
-//! story at a time that holds replicas up. A story knows neither: it names a data directory, as on files, and its
+//! story at a time that holds replicas up (`lab_servers`). A story knows neither: it names a data directory, as on files, and its
 //! databases are found by that.
 //!
 //! **Invariant:** what a story has used is given back when its thread ends.
@@ -86,7 +86,7 @@ impl Place {
 
     fn give_back(self) {
         for (shard, name) in self.databases.iter().enumerate() {
-            self.server(shard).drop(name.clone());
+            self.server(shard).take_back(name.clone());
         }
     }
 }
@@ -192,6 +192,10 @@ pub(crate) fn command(data_dir: &Path, flags: &[&str]) -> Command {
     let (wish, left) = Wish::take(flags);
     let (primaries, replicas) = STORY.with_borrow_mut(|story| {
         let place = story.place(data_dir, &wish);
+        if place.is_lab {
+            // As on files: what held nodes up ends with the router that did.
+            LAB.release();
+        }
         if let Some(shards) = wish.shards.filter(|shards| *shards != place.databases.len()) {
             command.args(["--shards", &shards.to_string()]);
         }

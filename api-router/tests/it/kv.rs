@@ -6,7 +6,8 @@ use std::sync::Barrier;
 use serde_json::{Value, json};
 
 use crate::client::{Client, lab, refusal, refused, set, set_replicas, settle, stranger};
-use crate::harness::{Reply, Router, command};
+use crate::ground;
+use crate::harness::{Reply, Router};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -467,8 +468,7 @@ fn head_is_get_without_a_body_and_other_methods_are_told_which_there_are() {
 fn values_count_as_reads_and_writes_and_their_keys_are_told_nowhere() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
-    let mut command = command(&folder.path().join("data"));
-    command.args(["--lab", "--log", "trace"]);
+    let command = ground::command(&folder.path().join("data"), &["--lab", "--log", "trace"]);
     let file = std::fs::File::create(&log).unwrap();
     let mut router = Router::start_logging(command, Stdio::from(file));
     put(&router, "canary", &[], b"1");

@@ -4,7 +4,8 @@
 //! On files the router itself can hold a replica up (`/api/lab/nodes`). A server of PostgreSQL is not the router's, so
 //! that what happens to it has to happen on the way there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use shard_manager::local::LocalNode;
@@ -17,6 +18,8 @@ use crate::wire::{Hold, Wire};
 pub(crate) struct Lab {
     pub(crate) servers: Vec<Server>,
     wires: HashMap<String, Wires>,
+    /// Replicas that replay nothing.
+    paused: Mutex<HashSet<String>>,
 }
 
 /// The ways of one replica.
@@ -38,7 +41,7 @@ impl Lab {
                 wires.insert(replica.name.clone(), Wires { asked, followed });
             }
         }
-        Self { servers, wires }
+        Self { servers, wires, paused: Mutex::default() }
     }
 
     /// How a router reaches a database of this replica.
@@ -58,6 +61,18 @@ impl Lab {
         };
         self.wires[replica].followed.set(followed);
         self.wires[replica].asked.set(asked);
+        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        if state == "paused" && paused.insert(replica.to_owned()) {
+            pause(&self.url_of(replica));
+        } else if state == "running" && paused.remove(replica) {
+            query(&self.url_of(replica), "SELECT pg_wal_replay_resume()");
+        }
+    }
+
+    /// How the stories themselves reach a replica, whatever holds it up.
+    fn url_of(&self, replica: &str) -> String {
+        let mut replicas = self.servers.iter().flat_map(|server| &server.replicas);
+        replicas.find(|node| node.name == replica).unwrap().url("postgres")
     }
 
     /// Makes a replica late.
@@ -69,6 +84,15 @@ impl Lab {
     /// Lets everything go.
     pub(crate) fn release(&self) {
         self.wires.keys().for_each(|replica| self.set(replica, "running"));
+    }
+}
+
+/// Lets a replica stand still: what is on its way to it already is not replayed either.
+fn pause(url: &str) {
+    query(url, "SELECT pg_wal_replay_pause()");
+    let began = Instant::now();
+    while query(url, "SELECT pg_get_wal_replay_pause_state()") != ["paused"] {
+        assert!(began.elapsed() < PATIENCE, "a replica does not pause");
     }
 }
 

@@ -14,6 +14,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::client::settle;
+use crate::ground::{self, ask_primary, files_only, is_servers};
 use crate::harness::{PATIENCE, Router, bare_command, command, left_out, refused_start};
 
 /// A folder with a data directory in which a router has left one row.
@@ -41,13 +42,16 @@ fn refusal(command: Command) -> String {
 }
 
 fn with_flags(data: &Path, flags: &[&str]) -> Command {
-    let mut command = command(data);
-    command.args(flags);
-    command
+    ground::command(data, flags)
 }
 
-/// The bytes of every database in a folder.
+/// The bytes of every database in a folder; of one on a server what the catalog says.
 fn databases(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    if is_servers() {
+        let said = "SELECT to_json(c)::text FROM tessera.tessera_cluster AS c";
+        let said = ask_primary(data, 0, said).join("\n").into_bytes();
+        return BTreeMap::from([(data.to_owned(), said)]);
+    }
     let files = fs::read_dir(data).unwrap().map(|entry| entry.unwrap().path());
     let databases = files.filter(|path| path.extension().is_some_and(|end| end == "db"));
     databases.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
@@ -172,6 +176,9 @@ fn interrupting_ends_the_router_as_well() {
 
 #[test]
 fn a_second_router_on_the_same_directory_is_refused_and_told_who_is_there() {
+    files_only!(
+        "the lock is a file of the data directory; any number of routers serve the same servers"
+    );
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let router = Router::start_in(&data, &[]);
@@ -195,6 +202,9 @@ fn a_port_that_is_taken_is_found_out_before_any_file_is_touched() {
 
 #[test]
 fn the_lock_file_of_a_killed_router_stops_nobody() {
+    files_only!(
+        "the lock is a file of the data directory; any number of routers serve the same servers"
+    );
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
@@ -209,9 +219,11 @@ fn the_lock_file_of_a_killed_router_stops_nobody() {
 fn a_start_that_asks_for_another_cluster_is_refused_and_touches_nothing() {
     let (_folder, data) = used_directory(&["--weights", "50,25,25"]);
     let before = databases(&data);
-    assert_eq!(before.len(), 7, "three shards with a replica each, and the catalog");
+    let files = if is_servers() { 1 } else { 7 };
+    assert_eq!(before.len(), files, "three shards with a replica each, and the catalog");
     for (flags, asked, made) in [
-        (["--shards", "5"], "the number of shards 5", "3"),
+        // Servers are counted by their addresses before anybody looks at the cluster.
+        (["--shards", "5"], if is_servers() { "says 5" } else { "the number of shards 5" }, "3"),
         (["--placement", "even"], "placement even", "weighted"),
         (["--weights", "25,50,25"], "weights [25, 50, 25]", "[50, 25, 25]"),
         (["--weights", "50,25"], "weights [50, 25]", "[50, 25, 25]"),
@@ -250,6 +262,7 @@ fn serving_others_without_authentication_has_to_be_asked_for() {
 
 #[test]
 fn a_data_directory_that_cannot_be_one_is_refused_by_name() {
+    files_only!("it is about data directories");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     File::create(&file).unwrap();
@@ -275,6 +288,7 @@ fn a_data_directory_that_cannot_be_one_is_refused_by_name() {
 
 #[test]
 fn a_file_that_is_damaged_missing_or_anothers_is_refused_by_name() {
+    files_only!("files are damaged");
     type Damage = fn(&Path, &Path);
     let damages: [(&str, Damage); 5] = [
         ("a header overwritten", |file, _| {
@@ -301,6 +315,7 @@ fn a_file_that_is_damaged_missing_or_anothers_is_refused_by_name() {
 /// Without its catalog nobody knows where rows are: a new one would hide them.
 #[test]
 fn a_catalog_that_is_damaged_or_missing_is_refused_by_name() {
+    files_only!("files are damaged");
     let (_folder, data) = used_directory(&[]);
     let catalog = data.join("catalog.db");
     let whole = fs::read(&catalog).unwrap();

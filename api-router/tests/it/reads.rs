@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use serde_json::{Value, json};
 
+use crate::client::settle;
 use crate::harness::Router;
 
 /// Sixty orders of thirteen users, with ties, nulls, and texts whose bytes sort unlike their letters.
@@ -25,11 +26,11 @@ fn orders() -> Vec<Value> {
 
 fn with_orders(flags: &[&str]) -> Router {
     let router = Router::start_with(flags);
-    // On every replica when it is answered: so it is replicas that are read here.
-    let level = [("x-consistency", "all")];
     let body = json!({"table": "orders", "records": orders()});
-    let reply = router.post("/api/bulk-write", &level, &body);
+    let reply = router.post("/api/bulk-write", &[], &body);
     assert_eq!(reply.status, 201, "{}", reply.text());
+    // So it is replicas that are read here.
+    settle(&router);
     router
 }
 

@@ -7,6 +7,7 @@ use shard_manager::backup::{Step, Watch};
 use shard_manager::control::client::{ControlError, ask};
 use shard_manager::control::{Request, SOCKET};
 
+use crate::ground::files_only;
 use crate::harness::Router;
 
 /// Nobody looks, nobody cancels.
@@ -22,6 +23,7 @@ impl Drop for Ends<'_> {
 
 #[test]
 fn a_router_is_saved_while_it_serves_and_put_back_with_all_that_it_had_acknowledged() {
+    files_only!("a backup copies files");
     let folder = tempfile::tempdir().unwrap();
     let (data, copy, back) =
         (folder.path().join("data"), folder.path().join("copy"), folder.path().join("back"));
@@ -69,6 +71,7 @@ fn a_router_is_saved_while_it_serves_and_put_back_with_all_that_it_had_acknowled
 
 #[test]
 fn a_router_that_is_killed_while_it_is_saved_leaves_nothing_under_the_final_name() {
+    files_only!("a backup copies files");
     let folder = tempfile::tempdir().unwrap();
     let (data, copy) = (folder.path().join("data"), folder.path().join("copy"));
     let request = Request::Backup { to: copy.clone() };
