@@ -4,7 +4,7 @@
 #
 #   ./setup.sh          builds the router, starts it with demo data, shows how to use it; Ctrl-C ends it
 #   ./setup.sh postgres the same on PostgreSQL servers of its own, in ./data-postgres; Ctrl-C ends them too
-#   ./setup.sh test     runs every test
+#   ./setup.sh test     runs every test, those of the API on files and on PostgreSQL servers of their own
 #   ./setup.sh tools    only installs what building and testing need
 #   ./setup.sh help     shows this
 #
@@ -17,6 +17,7 @@ cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
 
 readonly ROUTER="${CARGO_TARGET_DIR:-target}/release/api-router"
 readonly MANAGER="${CARGO_TARGET_DIR:-target}/release/shard-manager"
+readonly TEST_MANAGER="${CARGO_TARGET_DIR:-target}/debug/shard-manager"
 readonly POSTGRES_DIR=./data-postgres
 readonly POSTGRES_MIN=15
 # A start takes well under a second; a long time is what a large log to recover from may take.
@@ -25,6 +26,7 @@ readonly READY_SECONDS_MAX=60
 packages=() # What apt has to install.
 job=''      # Process id of the build or of the router, while it runs.
 servers=''  # Not empty while there are PostgreSQL servers of ours to stop.
+stories=''  # The folder of the PostgreSQL servers that tests run on, while there is one.
 
 main() {
     case "${1-}" in
@@ -187,7 +189,7 @@ watch_signals() {
     trap 'on_signal 129' HUP
     trap 'on_signal 130' INT
     trap 'on_signal 143' TERM
-    trap 'end_job || true; end_servers' EXIT
+    trap 'end_job || true; end_servers; remove_test_servers' EXIT
 }
 
 end_servers() {
@@ -361,8 +363,37 @@ BANNER
 
 run_tests() {
     install_for_tests
+    watch_signals
     say 'running every test'
-    exec cargo test --workspace --locked
+    begin_job cargo test --workspace --locked
+    await_job
+    say 'running the stories of the router once more, on PostgreSQL servers'
+    stories=$(mktemp -d)
+    chmod 755 "$stories" # Whoever runs the servers for root has to get there.
+    make_test_servers plain --shards 1 --replicas 1 --set max_connections=400
+    make_test_servers lab --shards 3 --replicas 3 --set shared_buffers=16MB
+    # The whole workspace, though another package has tests of this name: for one package alone cargo builds anew.
+    begin_job env TESSERA_TEST_POSTGRES="$stories" cargo test --workspace --test it --locked
+    await_job
+}
+
+# Rows that are gone with the folder need not be synced.
+make_test_servers() {
+    begin_job "$TEST_MANAGER" cluster up --dir "$stories/$1" "${@:2}" --set fsync=off --set full_page_writes=off \
+        >/dev/null
+    await_job
+}
+
+remove_test_servers() {
+    [[ -n $stories ]] || return 0
+    local folder=$stories cluster
+    stories=''
+    for cluster in plain lab; do
+        [[ ! -e $folder/$cluster/cluster.json ]] ||
+            "$TEST_MANAGER" cluster destroy --yes --dir "$folder/$cluster" >/dev/null ||
+            say "servers may be left in $folder/$cluster: see shard-manager cluster status"
+    done
+    rmdir --ignore-fail-on-non-empty "$folder"
 }
 
 main "$@"
