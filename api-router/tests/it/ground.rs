@@ -102,6 +102,8 @@ impl Story {
     }
 
     fn enter_lab(&mut self) {
+        // Before it is anybody's: what is not there cannot be given back.
+        LazyLock::force(&LAB);
         if !self.has_lab {
             let taken = GIVEN_BACK.wait_while(TAKEN.lock().unwrap(), |taken| *taken);
             *taken.unwrap() = true;

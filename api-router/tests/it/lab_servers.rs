@@ -99,6 +99,8 @@ fn pause(url: &str) {
 /// Tells a replica to reach its primary through this port.
 fn follow_through(replica: &LocalNode, port: u16) {
     let url = replica.url("postgres");
+    // It may have been paused by stories that were cut off.
+    query(&url, "SELECT pg_wal_replay_resume()");
     let way = query(&url, "SELECT current_setting('primary_conninfo')").remove(0);
     let words = way.split(' ').map(|word| match word.strip_prefix("port=") {
         Some(_) => format!("port={port}"),
