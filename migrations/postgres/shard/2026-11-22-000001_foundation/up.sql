@@ -53,6 +53,7 @@ CREATE FUNCTION tessera_enter(slots INTEGER[], alone BOOLEAN) RETURNS INTEGER[]
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     owned BYTEA;
+    asked INTEGER;
     strange INTEGER[];
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -64,16 +65,24 @@ BEGIN
         PERFORM pg_advisory_xact_lock_shared(1950, 1);
     END IF;
     SELECT bits INTO STRICT owned FROM tessera.tessera_owned WHERE id = 1;
-    SELECT array_agg(asked.slot) INTO strange
-    FROM unnest(slots) AS asked (slot) WHERE get_bit(owned, asked.slot) = 0;
+    -- A query takes a while to begin, a loop a while for each turn.
+    IF cardinality(slots) <= 64 THEN
+        FOREACH asked IN ARRAY slots LOOP
+            IF get_bit(owned, asked) = 0 THEN
+                strange := strange || asked;
+            END IF;
+        END LOOP;
+    ELSE
+        SELECT array_agg(slot) INTO strange FROM unnest(slots) AS slot WHERE get_bit(owned, slot) = 0;
+    END IF;
     IF strange IS NULL THEN
         RETURN '{}';
     END IF;
     -- A fence that nobody has lifted in time does not count.
-    SELECT array_agg(asked.slot) INTO strange FROM unnest(strange) AS asked (slot)
+    SELECT array_agg(lacking.slot) INTO strange FROM unnest(strange) AS lacking (slot)
     WHERE NOT EXISTS (
         SELECT FROM tessera.tessera_slots AS own
-        WHERE own.slot = asked.slot AND own.state = 'fenced' AND own.until < clock_timestamp());
+        WHERE own.slot = lacking.slot AND own.state = 'fenced' AND own.until < clock_timestamp());
     RETURN coalesce(strange, '{}');
 END $$;
 
