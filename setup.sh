@@ -372,8 +372,17 @@ run_tests() {
     chmod 755 "$stories" # Whoever runs the servers for root has to get there.
     make_test_servers plain --shards 1 --replicas 1 --set max_connections=400
     make_test_servers lab --shards 3 --replicas 3 --set shared_buffers=16MB
-    # The whole workspace, though another package has tests of this name: for one package alone cargo builds anew.
-    begin_job env TESSERA_TEST_POSTGRES="$stories" cargo test --workspace --test it --locked
+    run_stories api-router
+    run_stories loadtest servers::
+}
+
+# Runs stories of a package, as they were built for the whole workspace: for one package alone cargo builds anew.
+run_stories() {
+    local program
+    program=$(cargo test --workspace --test it --no-run --locked --quiet --message-format json |
+        sed -n "s/.*\/$1[#\"].*\"name\":\"it\".*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1)
+    [[ -x $program ]] || die "the stories of $1 were not built"
+    begin_job env --chdir "$1" TESSERA_TEST_POSTGRES="$stories" "$program" "${@:2}"
     await_job
 }
 

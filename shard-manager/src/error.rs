@@ -157,7 +157,7 @@ impl Error {
 }
 
 /// The kinds of rules that a database keeps.
-const RULES: [&str; 4] = ["unique", "foreign key", "check", "not null"];
+const RULES: [&str; 5] = ["unique", "foreign key", "check", "not null", "size"];
 
 /// The rule of this name, as [`Error::Constraint`] holds it.
 pub(crate) fn rule(name: &str) -> &'static str {

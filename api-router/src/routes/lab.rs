@@ -120,8 +120,11 @@ fn no_such_node(app: &App, node: &str) -> Problem {
     if !map.topology().indices().any(is_replica) {
         return Problem::new(Code::TSR111, "there is no such node");
     }
-    Problem::new(Code::TSR111, format!("{node} is a server of PostgreSQL, which the router cannot hold up"))
-        .hint("the primaries can be held up here; a replica stands still after SELECT pg_wal_replay_pause()")
+    Problem::new(
+        Code::TSR111,
+        format!("{node} is a server of PostgreSQL, which the router cannot hold up"),
+    )
+    .hint("the primaries can be held up here; a replica stands still after pg_wal_replay_pause()")
 }
 
 fn requested(body: &[u8], before: Hold) -> Result<Hold, Problem> {

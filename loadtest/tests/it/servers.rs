@@ -1,6 +1,6 @@
 //! Stories about shards on PostgreSQL: what one router promises, two on the same shards promise as well.
 //!
-//! `TESSERA_TEST_POSTGRES` names a directory that `shard-manager cluster up` has made, which `./setup.sh test` does.
+//! `TESSERA_TEST_POSTGRES` names a folder in which `shard-manager cluster up` has made `plain`, as `./setup.sh test` does.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ impl Drop for Router {
 fn start(cluster: &Path, folder: &Path) -> Router {
     let mut command = Command::new(&*PROGRAM);
     command.args(["--bind", "127.0.0.1:0", "--log", "error"]).current_dir(folder);
-    let environment = std::fs::read_to_string(cluster.join("tessera.env")).unwrap();
+    let environment = std::fs::read_to_string(cluster.join("plain/tessera.env")).unwrap();
     for line in environment.lines() {
         let (name, value) = line.split_once('=').unwrap();
         command.env(name, value.trim_matches(['\'', '"']));

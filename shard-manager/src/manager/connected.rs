@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use tokio::runtime::Runtime;
+use tokio::sync::Mutex;
 
 use super::Manager;
 use super::agreement::{Agreement, Declared, agree};
@@ -259,7 +260,8 @@ fn check_names(found: &Cluster, names: &[String]) -> Result<(), OpenError> {
 }
 
 /// Matches replicas to their primaries: those named with a shard by that, the others by the system identifier and the
-/// database. One that does not answer now is left out unless its shard is named.
+/// database. One that does not answer now is that of the only shard whose database is called as its own: it counts,
+/// because what `quorum` and `all` promise must not depend on who was up at a start.
 async fn find_replicas(
     opened: &mut [Opened],
     names: &[String],
@@ -278,14 +280,15 @@ async fn find_replicas(
             opened.replicas.push(node(&replica, at, address, &identity));
         }
     }
-    // Those that do not answer are left out until the next start.
     let asked = address
         .replicas
         .iter()
         .map(async |at| connect_replica(at, &format!("the replica {at}"), address).await);
     for (at, session) in address.replicas.iter().zip(join_all(asked).await) {
-        let Some(session) = session? else { continue };
-        let found = &session.identity;
+        let found = match session? {
+            Some(session) => session.identity,
+            None => silent(opened, at)?,
+        };
         let copies = |opened: &&mut Opened| {
             let primary = &opened.primary.identity;
             primary.system == found.system && primary.database == found.database
@@ -298,9 +301,23 @@ async fn find_replicas(
             ));
         };
         let replica = format!("{name}-replica{}", opened.replicas.len() + 1);
-        opened.replicas.push(node(&replica, at, address, found));
+        opened.replicas.push(node(&replica, at, address, &found));
     }
     Ok(())
+}
+
+/// Whose replica it is that does not answer.
+fn silent(opened: &[Opened], at: &NodeAddress) -> Result<Identity, OpenError> {
+    let called_so = |opened: &&Opened| opened.primary.identity.database == at.database;
+    let mut primaries = opened.iter().filter(called_so).map(|opened| &opened.primary.identity);
+    match (primaries.next(), primaries.next()) {
+        (Some(primary), None) => Ok(primary.clone()),
+        (None, _) | (Some(_), Some(_)) => Err(OpenError::node(
+            &at.to_string(),
+            "this replica does not answer, so nobody can tell which shard's it is: start it, or name it with its \
+             shard in tessera.toml ([[shard]] replicas)",
+        )),
+    }
 }
 
 /// Starts the lanes, the readers and the watchers.
@@ -345,6 +362,7 @@ fn assemble(
         map: Arc::clone(&map),
         registry: Arc::clone(&registry),
         closed: AtomicBool::new(false),
+        turn: Mutex::new(()),
     });
     tokio::spawn(Arc::clone(&following).run());
     drop(entered);

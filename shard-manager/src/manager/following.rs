@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::future::{join_all, select};
+use tokio::sync::Mutex;
 
 use crate::progress::Progress;
 use crate::shard_map::ShardMap;
@@ -23,6 +24,8 @@ use crate::table::{Registry, Table};
 
 /// How often the catalog is asked.
 const EVERY: Duration = Duration::from_secs(1);
+/// How long it may take to answer, and all primaries together to tell their tables.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What is needed to see what others have changed.
 pub(super) struct Following {
@@ -33,6 +36,8 @@ pub(super) struct Following {
     pub(super) map: Arc<ArcSwap<ShardMap>>,
     pub(super) registry: Arc<ArcSwap<Registry>>,
     pub(super) closed: AtomicBool,
+    /// Held by whoever reads everything anew.
+    pub(super) turn: Mutex<()>,
 }
 
 impl Following {
@@ -51,9 +56,12 @@ impl Following {
         let mut catalog = self.connect("follower").await?;
         catalog.listen().await.map_err(|error| error.to_string())?;
         while !self.closed.load(Ordering::Acquire) {
-            let stamp = catalog.stamp().await.map_err(|error| error.to_string())?;
+            let stamp = tokio::time::timeout(PATIENCE, catalog.stamp()).await;
+            let stamp = stamp.map_err(|elapsed| elapsed.to_string())?;
+            let stamp = stamp.map_err(|error| error.to_string())?;
             if *seen != Some(stamp) {
-                self.refresh_from(&catalog).await?;
+                let refreshed = tokio::time::timeout(PATIENCE, self.refresh_from(&catalog)).await;
+                refreshed.map_err(|elapsed| elapsed.to_string())??;
                 *seen = Some(stamp);
             }
             let pause = std::pin::pin!(tokio::time::sleep(EVERY));
@@ -74,17 +82,20 @@ impl Following {
     /// # Errors
     /// Why it cannot be; nothing has changed then.
     pub(super) async fn refresh_from(&self, catalog: &Catalog) -> Result<(), String> {
+        let _turn = self.turn.lock().await;
         let told = |error: &dyn std::fmt::Display| error.to_string();
         let map = catalog.map().await.map_err(|error| told(&error))?;
         if map.epoch() > self.map.load().epoch() {
             tracing::info!(epoch = map.epoch(), "the shard map has changed");
             self.map.store(Arc::new(map));
         }
-        // Before the tables: what is on its way afterwards was not on every shard before.
-        let pending = catalog.intents().await.map_err(|error| told(&error))?;
-        let pending: Vec<&str> = pending.iter().map(|intent| intent.table.name()).collect();
+        // Before the tables, and after them: what is on its way between may be on every shard and be taken back.
+        let before = catalog.intents().await.map_err(|error| told(&error))?;
         let shards = join_all(self.shards.iter().map(|(node, _)| declared(node))).await;
         let shards: Vec<(Registry, u64)> = shards.into_iter().collect::<Result<_, _>>()?;
+        let after = catalog.intents().await.map_err(|error| told(&error))?;
+        let pending = before.iter().chain(&after);
+        let pending: Vec<&str> = pending.map(|intent| intent.table.name()).collect();
         let known = self.registry.load_full();
         let Some((first, _)) = shards.first() else { return Ok(()) };
         let everywhere = |table: &&Arc<Table>| {

@@ -283,16 +283,17 @@ impl Batch {
     }
 }
 
-/// Whether a change removes rows, or may: an idempotency key that is too old is.
+/// Whether a change removes rows of clients. A record of an idempotency key that is too old is made again at once.
 pub(super) fn removes(units: &[Unit<'_>]) -> bool {
     let changes = || units.iter().flat_map(|unit| unit.rows);
     changes().any(|change| change.operation == Operation::Delete)
 }
 
-/// How many versions the changes may need: their own, and those of the records of their idempotency keys.
+/// How many versions the changes may need: their own, and those of the records of their idempotency keys, which are made
+/// once more if a whole is undone.
 pub(super) fn versions_needed(units: &[Unit<'_>]) -> usize {
     let changes = units.iter().flat_map(|unit| unit.rows);
-    changes.map(|change| 1 + usize::from(change.idempotency_key.is_some())).sum()
+    changes.map(|change| 1 + 2 * usize::from(change.idempotency_key.is_some())).sum()
 }
 
 /// What tells a row from all others of a batch.

@@ -95,6 +95,12 @@ impl Catalog {
     /// [`OpenError`] if that fails.
     pub async fn migrate(mut self) -> Result<Self, OpenError> {
         self.connection = migrate(self.connection, MIGRATIONS, PLACE).await?;
+        // Nor does anybody change tables meanwhile.
+        let lock = Statement { sql: CHANGING, binds: &[], cached: false };
+        let locked = load(&self.connection, lock).await;
+        locked.map_err(|error| {
+            OpenError::node(PLACE, format!("another router changes it: {error}"))
+        })?;
         Ok(self)
     }
 

@@ -62,6 +62,9 @@ async fn apply(connection: &AsyncPgConnection, change: &SchemaChange) -> QueryRe
 }
 
 async fn drop_empty(connection: &AsyncPgConnection, table: &Table) -> QueryResult<()> {
+    // Whoever writes to it ends first, and nobody begins: what is found is so until it is dropped.
+    run(connection, &format!("LOCK TABLE public.{} IN ACCESS EXCLUSIVE MODE", table.name()))
+        .await?;
     let sql = format!("SELECT FROM public.{} LIMIT 1", table.name());
     let rows = load(connection, Statement { sql: &sql, binds: &[], cached: false }).await?;
     if !rows.is_empty() {

@@ -166,7 +166,8 @@ impl Server {
             let reading = read(&mut open, self.witness, query, group);
             match tokio::time::timeout(PATIENCE, reading).await {
                 Ok(Ok(done)) => {
-                    self.open = Some(open);
+                    // Clients choose what they select: what is prepared must not grow for ever.
+                    self.open = Some(open).filter(|open| !open.prepared.is_full());
                     self.out_until = None;
                     return Ok(done);
                 }
@@ -183,6 +184,7 @@ impl Server {
                         | Trouble::Crossed
                         | Trouble::ReadOnly
                         | Trouble::Full
+                        | Trouble::Outdated
                         | Trouble::Lost) => lost(),
                     });
                 }
@@ -206,7 +208,8 @@ async fn connect(node: &Node, role: Role) -> Option<Open> {
             return None;
         }
     };
-    run(&connection, sql::LANE_SETTINGS).await.ok()?;
+    let set = tokio::time::timeout(node.timeouts.connect, run(&connection, sql::LANE_SETTINGS));
+    set.await.ok()?.ok()?;
     Some(Open { connection, prepared: Prepared::default(), texts: VecDeque::new() })
 }
 

@@ -34,15 +34,22 @@ impl PrimaryLog {
         Self { node, state: Mutex::new(state) }
     }
 
+    /// The timeline of the primary.
+    pub(super) fn timeline(&self) -> u32 {
+        self.node.identity.timeline
+    }
+
     /// Where the log ends; `None` if the primary does not answer.
     pub(super) async fn written(&self) -> Option<u64> {
-        let mut state = self.state.lock().await;
+        // Whoever finds another connecting goes on without.
+        let mut state = self.state.try_lock().ok()?;
         let connection = match state.connection.take() {
             Some(connection) => connection,
             None if Instant::now() < state.not_before => return None,
             None => {
+                let session = self.node.primary("watcher").await;
                 state.not_before = Instant::now() + OUT;
-                self.node.primary("watcher").await.ok()?.connection
+                session.ok()?.connection
             }
         };
         let statement = Statement { sql: sql::POSITION, binds: &[], cached: true };

@@ -35,7 +35,8 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// What a replica shows, and what it has on disk.
 const REPLAYED: &str = "SELECT (pg_last_wal_replay_lsn()-'0/0')::bigint,\
-    (pg_last_wal_receive_lsn()-'0/0')::bigint,pg_is_in_recovery()";
+    (pg_last_wal_receive_lsn()-'0/0')::bigint,pg_is_in_recovery(),\
+    (SELECT received_tli FROM pg_stat_wal_receiver)";
 
 /// A streaming replica.
 pub struct Replica {
@@ -138,11 +139,13 @@ impl Watcher {
         let replica = node.map_err(|error| told(&error))?.connection;
         loop {
             let began = Instant::now();
-            // While the primary is gone the replica goes on answering.
+            // While the primary is gone nobody knows how current the replica is.
             let written = self.primary.written().await;
-            let asked = tokio::time::timeout(PATIENCE, ask(&replica)).await;
+            let timeline = self.primary.timeline();
+            let asked = tokio::time::timeout(PATIENCE, ask(&replica, timeline)).await;
             let (replayed, received) = match asked {
-                Ok(Ok(positions)) => positions,
+                Ok(Ok(Ok(positions))) => positions,
+                Ok(Ok(Err(cause))) => return Err(cause.to_owned()),
                 Ok(Err(error)) => return Err(told(&error)),
                 Err(_elapsed) => return Err("it does not answer".to_owned()),
             };
@@ -156,13 +159,15 @@ impl Watcher {
         }
     }
 
-    fn tell(&self, written: Option<u64>, replayed: u64, received: u64, began: Instant) {
+    fn tell(&self, written: Option<u64>, replayed: u64, received: Option<u64>, began: Instant) {
         let had_all = written.filter(|written| replayed >= *written);
         if let Some(written) = written {
             self.progress.observe(written);
         }
         self.progress.applied(self.index, replayed, had_all.map(|_| began));
-        self.progress.durable(self.index, received);
+        if let Some(received) = received {
+            self.progress.durable(self.index, received);
+        }
         self.replica.reachable.store(true, Ordering::SeqCst);
         if self.progress.state(self.index) != ReplicaState::Following {
             tracing::info!(node = %self.replica.node.name, "a replica follows");
@@ -180,14 +185,22 @@ impl Watcher {
     }
 }
 
-/// What a replica shows, and what it has on disk: all that it shows, if it has received nothing since it was started.
-async fn ask(connection: &AsyncPgConnection) -> QueryResult<(u64, u64)> {
+/// What a replica shows, and what it has on disk of this timeline; of that nothing is known while it receives nothing.
+async fn ask(
+    connection: &AsyncPgConnection,
+    timeline: u32,
+) -> QueryResult<Result<(u64, Option<u64>), &'static str>> {
     let rows = load(connection, Statement { sql: REPLAYED, binds: &[], cached: true }).await?;
     let row = rows.as_slice().first().ok_or(DieselError::NotFound)?;
     if row.boolean(2) != Some(true) {
-        return Err(DieselError::NotFound);
+        return Ok(Err("it is no replica any more"));
+    }
+    let received_of = row.bigint(3);
+    if received_of.is_some_and(|found| found != i64::from(timeline)) {
+        // Its positions are those of a life that the primary does not share.
+        return Ok(Err("it follows a primary of another timeline"));
     }
     let number = |column| row.bigint(column).map(i64::cast_unsigned);
-    let first = number(0).ok_or(DieselError::NotFound)?;
-    Ok((first, number(1).unwrap_or(first)))
+    let replayed = number(0).ok_or(DieselError::NotFound)?;
+    Ok(Ok((replayed, number(1).filter(|_| received_of.is_some()))))
 }

@@ -217,6 +217,7 @@ impl Scans {
             | Trouble::ReadOnly
             | Trouble::Full
             | Trouble::Late
+            | Trouble::Outdated
             | Trouble::Lost => Error::ShardUnavailable { shard: self.shard.clone() },
         }
     }

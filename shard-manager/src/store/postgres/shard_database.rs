@@ -147,8 +147,13 @@ pub(super) async fn migrate(
     migrations: EmbeddedMigrations,
     name: &str,
 ) -> Result<AsyncPgConnection, OpenError> {
-    let made = run(&connection, "CREATE SCHEMA IF NOT EXISTS tessera").await;
-    made.map_err(|error| OpenError::node(name, error))?;
+    let told = |error| OpenError::node(name, error);
+    // Who has made it may have lost the right to make another.
+    let there = "SELECT to_regnamespace('tessera') IS NOT NULL";
+    let there = load(&connection, Statement { sql: there, binds: &[], cached: false }).await;
+    if there.map_err(told)?.first().and_then(|row| row.boolean(0)) != Some(true) {
+        run(&connection, "CREATE SCHEMA IF NOT EXISTS tessera").await.map_err(told)?;
+    }
     let mut harness = AsyncMigrationHarness::new(connection);
     let migrated = harness.run_pending_migrations(migrations).map(drop);
     migrated.map_err(|error| OpenError::node(name, format!("a migration failed: {error}")))?;

@@ -32,7 +32,7 @@ pub(super) const POSITION: &str = "SELECT (pg_current_wal_flush_lsn()-'0/0')::bi
 /// Removes up to `$2` records of idempotency keys made before `$1`, oldest first, but none that somebody is at.
 pub(super) const FORGET: &str = "DELETE FROM tessera_idempotency WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM tessera_idempotency WHERE created_at < $1 ORDER BY created_at LIMIT $2
-    FOR UPDATE SKIP LOCKED))";
+    FOR UPDATE SKIP LOCKED)) RETURNING 1";
 
 /// Locks the rows that there are of these, one after the other as they are given: parameters slots, shard keys, ids.
 /// Columns: the number of the row from 1, then its answered columns.

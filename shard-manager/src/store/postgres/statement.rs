@@ -299,6 +299,11 @@ impl Prepared {
         self.0.contains(&xxhash_rust::xxh3::xxh3_64(sql.as_bytes()))
     }
 
+    /// Whether so many are prepared that a new connection should begin anew.
+    pub(super) fn is_full(&self) -> bool {
+        self.0.len() >= Self::MAX
+    }
+
     /// A statement was prepared.
     pub(super) fn add(&mut self, sql: &str) {
         self.0.insert(xxhash_rust::xxh3::xxh3_64(sql.as_bytes()));

@@ -77,12 +77,15 @@ impl Broken {
         Self { usable: answers && broken.keeps_session(), ..broken }
     }
 
-    /// Whether what went wrong has nothing to do with the session. After what nobody expected a new one is better: what
-    /// is prepared on the old one may not fit its tables any more.
+    /// Whether what went wrong has nothing to do with the session.
     pub(super) fn keeps_session(&self) -> bool {
         match self.trouble {
-            Trouble::Constraint(_) | Trouble::Crossed | Trouble::Full | Trouble::Late => true,
-            Trouble::ReadOnly | Trouble::Lost | Trouble::Other => false,
+            Trouble::Constraint(_)
+            | Trouble::Crossed
+            | Trouble::Full
+            | Trouble::Late
+            | Trouble::Other => true,
+            Trouble::ReadOnly | Trouble::Outdated | Trouble::Lost => false,
         }
     }
 }
@@ -168,9 +171,11 @@ async fn enter(
     let strange = strange.iter().filter_map(|row| row.bigint(0)).collect();
     for group in groups {
         for row in results.next().unwrap_or_default() {
-            let number = row.bigint(0).unwrap_or(1) as usize;
-            let at = group.rows[number - 1];
-            batch.found(at, image(&group.texts.table, &row, 1));
+            let number = row.bigint(0).unwrap_or(0) as usize;
+            let at = number.checked_sub(1).and_then(|index| group.rows.get(index));
+            if let Some(at) = at {
+                batch.found(*at, image(&group.texts.table, &row, 1));
+            }
         }
     }
     let versions = results.next().unwrap_or_default();

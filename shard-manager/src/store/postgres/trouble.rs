@@ -20,6 +20,8 @@ pub(super) enum Trouble {
     Full,
     /// It took too long.
     Late,
+    /// What is prepared does not fit its tables any more.
+    Outdated,
     /// The connection is gone, or goes.
     Lost,
     /// Anything else.
@@ -52,7 +54,11 @@ impl Trouble {
     /// they are other trouble.
     fn of_message(message: &str) -> Self {
         let says = |sentences: &[&str]| sentences.iter().any(|sentence| message.contains(sentence));
-        if says(&["deadlock detected", "could not serialize", "lock timeout"]) {
+        if says(&["index row size", "index row requires", "row is too big"]) {
+            Self::Constraint("size")
+        } else if says(&["cached plan must not change"]) {
+            Self::Outdated
+        } else if says(&["deadlock detected", "could not serialize", "lock timeout"]) {
             Self::Crossed
         } else if says(&["No space left", "disk full"]) {
             Self::Full
@@ -72,7 +78,7 @@ impl Trouble {
             Self::Constraint(rule) => Error::Constraint { rule },
             Self::Full => Error::StorageFull { shard: shard() },
             Self::Late => Error::DeadlinePassed,
-            Self::Crossed | Self::ReadOnly | Self::Lost => {
+            Self::Crossed | Self::ReadOnly | Self::Outdated | Self::Lost => {
                 Error::ShardUnavailable { shard: shard() }
             }
             Self::Other => Error::Internal,

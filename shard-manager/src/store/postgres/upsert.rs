@@ -227,6 +227,10 @@ async fn store(
     for at in stored {
         loaded.extend(results[first + at].as_mut().ok().map(std::mem::take));
     }
+    if let Some(Err(error)) = results.first().filter(|_| bracketed) {
+        // Without a beginning each statement was a transaction by itself.
+        return Err(Broken::after_commit(error, false));
+    }
     let position = ended(results)?;
     let mut rows: Vec<_> = (0..count).map(|_| Err(Error::SlotNotOwned)).collect();
     for (group, loaded) in groups.iter().zip(&loaded) {

@@ -96,7 +96,8 @@ impl PgWriter {
             };
             match tokio::time::timeout(patience(node), work(&mut open)).await {
                 Ok(Ok(done)) => {
-                    *session = Some(open);
+                    // Clients choose which columns they give: what is prepared must not grow for ever.
+                    *session = Some(open).filter(|open| !open.prepared.is_full());
                     Ok(done)
                 }
                 Ok(Err(broken)) => {
@@ -127,17 +128,18 @@ impl PgWriter {
         if self.forgot_at.elapsed() < FORGET_EVERY {
             return;
         }
-        self.forgot_at = Instant::now();
         let forgotten = self.on_session(async |session| {
             let before = Value::Text(format_timestamp(Utc::now() - idempotency::KEPT));
             let binds = [Bind::value(ColumnType::Timestamp, &before), Bind::integer(FORGOTTEN_MAX)];
             let statement = Statement { sql: sql::FORGET, binds: &binds, cached: true };
             let removed = load(&session.connection, statement).await;
-            removed.map(drop).map_err(|error| Broken::before_commit(&error))
+            removed.map(|rows| rows.len()).map_err(|error| Broken::before_commit(&error))
         });
-        if forgotten.is_err() {
-            tracing::warn!(shard = %self.shard, "idempotency keys that are too old stay for a while");
+        // As long as there are more, each batch removes some.
+        if forgotten.is_ok_and(|count| count == FORGOTTEN_MAX as usize) {
+            return;
         }
+        self.forgot_at = Instant::now();
     }
 }
 
@@ -164,6 +166,7 @@ impl Writer for PgWriter {
                 Trouble::ReadOnly
                 | Trouble::Full
                 | Trouble::Late
+                | Trouble::Outdated
                 | Trouble::Lost
                 | Trouble::Other => false,
             };
@@ -213,7 +216,8 @@ async fn connect(node: &Node) -> Result<LaneSession, Broken> {
         lost()
     })?;
     let connection = session.connection;
-    let set: QueryResult<()> = run(&connection, sql::LANE_SETTINGS).await;
+    let set = tokio::time::timeout(node.timeouts.connect, run(&connection, sql::LANE_SETTINGS));
+    let set: QueryResult<()> = set.await.map_err(|_elapsed| lost())?;
     set.map_err(|error| Broken::before_commit(&error))?;
     let (prepared, texts) = (Prepared::default(), Texts::default());
     Ok(LaneSession { connection, prepared, texts, newness: Newness::default() })
