@@ -35,11 +35,11 @@ DECLARE
     own INTEGER;
 BEGIN
     -- One at a time: of two that change slots, the second sees what the first has left.
-    PERFORM FROM tessera.tessera_owned WHERE id = 1 FOR UPDATE;
+    PERFORM pg_advisory_xact_lock(1950, 5);
     FOR own IN SELECT slot FROM tessera.tessera_slots WHERE state = 'owned' LOOP
         known := set_bit(known, own, 1);
     END LOOP;
-    UPDATE tessera.tessera_owned SET bits = known WHERE id = 1;
+    INSERT INTO tessera.tessera_owned VALUES (1, known) ON CONFLICT (id) DO UPDATE SET bits = excluded.bits;
     RETURN NULL;
 END $$;
 CREATE TRIGGER tessera_note_owned AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON tessera_slots
