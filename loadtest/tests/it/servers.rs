@@ -27,6 +27,7 @@ impl Drop for Router {
 fn start(cluster: &Path, folder: &Path) -> Router {
     let mut command = Command::new(&*PROGRAM);
     command.args(["--bind", "127.0.0.1:0", "--log", "error"]).current_dir(folder);
+    command.env_remove("TESSERA_TEST_POSTGRES");
     let environment = std::fs::read_to_string(cluster.join("plain/tessera.env")).unwrap();
     for line in environment.lines() {
         let (name, value) = line.split_once('=').unwrap();
