@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::ground::is_servers;
 use crate::harness::{Router, left_out};
 
 /// Another version generates other requests.
@@ -70,13 +71,17 @@ fn every_answer_is_one_that_the_document_declares() {
     // It keeps notes in the folder where it runs.
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("lines.py"), LINES).unwrap();
-    let checks = [
+    let mut checks = vec![
         "not_a_server_error",
         "status_code_conformance",
         "content_type_conformance",
         "response_headers_conformance",
         "response_schema_conformance",
     ];
+    if is_servers() {
+        // To make a table on all of them takes longer than the shortest deadline: 504, as the document says.
+        checks.remove(0);
+    }
     let output = Command::new(program)
         .args(["run", &router.url("/api-docs/openapi.json")])
         .args(["--checks", &checks.join(",")])
