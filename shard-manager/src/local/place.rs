@@ -151,6 +151,13 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a program that another thread is starting has a copy of every open file for a moment.
+        let _ = self.0.unlock();
+    }
+}
+
 /// Whether a file that is open is the one that has this name.
 fn is_at(file: &File, path: &Path) -> bool {
     let number = |found: fs::Metadata| (found.dev(), found.ino());
