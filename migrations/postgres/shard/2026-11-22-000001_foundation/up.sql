@@ -86,6 +86,23 @@ BEGIN
     RETURN coalesce(strange, '{}');
 END $$;
 
+-- The same for one row: draws its version, NULL if its slot may not be written here.
+CREATE FUNCTION tessera_enter_one(asked INTEGER) RETURNS BIGINT
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    owned BYTEA;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'tessera_enter_one needs READ COMMITTED';
+    END IF;
+    PERFORM pg_advisory_xact_lock_shared(1950, 1);
+    SELECT bits INTO STRICT owned FROM tessera.tessera_owned WHERE id = 1;
+    IF get_bit(owned, asked) = 0 AND tessera.tessera_enter(ARRAY[asked], false) <> '{}' THEN
+        RETURN NULL;
+    END IF;
+    RETURN nextval('tessera.tessera_version');
+END $$;
+
 -- What the API knows of a table beyond its SQL: the types of its columns, its id, its routing column.
 CREATE TABLE tessera_tables (
     name        TEXT NOT NULL PRIMARY KEY,

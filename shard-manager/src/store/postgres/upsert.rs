@@ -204,9 +204,10 @@ async fn store(
             work.push((texts.of(group.table).hold_rows.as_str().into(), places(group)));
         }
         let columns = group.rows[0].1.set.iter().map(|(column, _)| *column);
-        let sql = texts.upsert(group.table, columns, Manner { shown: group.shown, new });
+        let lone = count == 1;
+        let sql = texts.upsert(group.table, columns, Manner { shown: group.shown, new, lone });
         stored.push(work.len());
-        work.push((sql, binds(group, &now)));
+        work.push((sql, if lone { lone_binds(group, &now) } else { binds(group, &now) }));
     }
     // One statement is a transaction by itself.
     let bracketed = work.len() > 1;
@@ -270,6 +271,17 @@ fn binds(group: &Group<'_>, now: &Bind) -> Vec<Bind> {
     for (index, (column, _)) in group.rows[0].1.set.iter().enumerate() {
         let kind = group.table.column(*column).kind;
         binds.push(Bind::values(kind, rows().map(|row| &row.set[index].1)));
+    }
+    binds
+}
+
+fn lone_binds(group: &Group<'_>, now: &Bind) -> Vec<Bind> {
+    let (_, row) = group.rows[0];
+    let mut binds = Vec::with_capacity(row.set.len() + 6);
+    binds.extend([now.clone(), Bind::integer(i32::from(row.slot.number())), Bind::text(&row.key)]);
+    let ids = group.table.id().iter().zip(&row.id);
+    for (column, value) in ids.chain(row.set.iter().map(|(column, value)| (column, value))) {
+        binds.push(Bind::value(group.table.column(*column).kind, value));
     }
     binds
 }

@@ -33,6 +33,8 @@ use crate::value::{ColumnType, Value, format_timestamp};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take where the server knows no limit.
 const UNLIMITED: Duration = Duration::from_secs(60);
+/// After how long a connection is listened to before the next batch: what has ended it since is told as rejected then.
+const UNHEARD: Duration = Duration::from_millis(10);
 /// How often a batch that crossed another router's is tried: from the second time on with the shard to itself.
 const TRIES_MAX: usize = 3;
 /// How often idempotency keys that are too old are looked for.
@@ -47,6 +49,8 @@ pub struct PgWriter {
     runtime: Runtime,
     /// `None` until the first batch, and after a failure that left the connection in doubt.
     session: Option<LaneSession>,
+    /// When it was last heard of.
+    used_at: Instant,
     progress: Arc<Progress>,
     forgot_at: Instant,
 }
@@ -63,6 +67,7 @@ impl PgWriter {
             node,
             runtime,
             session: None,
+            used_at: Instant::now(),
             progress: Arc::clone(progress),
             forgot_at: Instant::now(),
         })
@@ -81,11 +86,13 @@ impl PgWriter {
         &mut self,
         work: impl AsyncFnOnce(&mut LaneSession) -> Result<T, Broken>,
     ) -> Result<T, Broken> {
-        let Self { runtime, session, node, .. } = self;
+        let Self { runtime, session, node, used_at, .. } = self;
         runtime.block_on(async {
-            // What the server has sent meanwhile is read first: that it has closed the connection, perhaps.
-            tokio::task::yield_now().await;
-            tokio::task::yield_now().await;
+            if used_at.elapsed() > UNHEARD {
+                // What the server has sent meanwhile is read first: that it has closed the connection, perhaps.
+                tokio::task::yield_now().await;
+                tokio::task::yield_now().await;
+            }
             let kept = session.take().and_then(|mut open| {
                 let usable = !open.connection.is_broken();
                 usable.then_some(open)
@@ -94,7 +101,9 @@ impl PgWriter {
                 Some(open) => open,
                 None => connect(node).await?,
             };
-            match tokio::time::timeout(patience(node), work(&mut open)).await {
+            let worked = tokio::time::timeout(patience(node), work(&mut open)).await;
+            *used_at = Instant::now();
+            match worked {
                 Ok(Ok(done)) => {
                     // Clients choose which columns they give: what is prepared must not grow for ever.
                     *session = Some(open).filter(|open| !open.prepared.is_full());
