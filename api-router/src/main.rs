@@ -122,6 +122,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         }
     }
     tracing::info!("ending: finishing what runs");
+    app.manager.withdraw();
     handle.stop(true).await;
     serving.await??;
     app.manager.close();

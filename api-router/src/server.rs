@@ -9,6 +9,7 @@ use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data};
 use actix_web::{App as ActixApp, HttpServer};
+use tokio::runtime::Handle;
 use utoipa::openapi::OpenApi;
 use utoipa_actix_web::AppExt;
 use utoipa_swagger_ui::{Config, SwaggerUi};
@@ -39,6 +40,8 @@ pub fn serve(app: Data<App>, listener: TcpListener, workers: usize) -> std::io::
     let lab = app.lab;
     let api = Data::new(openapi(lab));
     let server = HttpServer::new(move || {
+        // Called in each worker's thread, which drives its runtime until the server has ended.
+        app.manager.offer(Handle::current());
         let (surface, _) = ActixApp::new()
             .app_data(app.clone())
             .app_data(api.clone())

@@ -1,7 +1,7 @@
 //! Lane: the one way to a shard's primary, where waiting writes become one transaction.
 //!
-//! A bounded queue and a loop on a thread of its own: take everything that waits, apply it in one durable
-//! transaction, answer each operation. Nothing waits on a timer: while one batch is committed, the next
+//! A bounded queue and a loop: take everything that waits, apply it in one durable transaction, answer each
+//! operation. The loop has a thread of its own where the writer holds one, and is a task where it waits for a server. Nothing waits on a timer: while one batch is committed, the next
 //! gathers by itself, so the price of a sync is shared by all who wait (group commit, as in "Implementation
 //! Techniques for Main Memory Database Systems", DeWitt et al. 1984).
 //!
@@ -10,21 +10,24 @@
 //! **Not here:** SQL (`store`), routing (`manager`).
 
 mod schema;
+mod worker;
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::barrier::Gate;
 use crate::brake::{Brake, Hold};
 use crate::error::{Error, Outcome};
+use crate::home::Home;
 use crate::row::{Part, RowDone, RowWrite};
-use crate::store::{BatchDone, BatchFailure, Unit, Writer};
+use crate::store::{AsyncWriter, Unit, Writer};
 use schema::SchemaOperation;
+use worker::Worker;
 
 /// Operations that may wait for one shard. More would only wait past their deadlines.
 const QUEUE_MAX: usize = 4_096;
@@ -34,20 +37,36 @@ const QUEUE_BYTES_MAX: usize = 64 << 20;
 const BATCH_OPERATIONS_MAX: usize = 512;
 /// Bytes of rows in one transaction.
 const BATCH_BYTES_MAX: usize = 4 << 20;
+/// How long a lane's task may take to end once it was told to.
+const END_MAX: Duration = Duration::from_secs(30);
 /// How often a patient operation looks whether a full queue has room again. A full queue takes far longer to
 /// empty.
 const ROOM_LOOK: Duration = Duration::from_millis(5);
 
-/// A queue of writes and the thread that applies them.
+/// A queue of writes and the loop that applies them.
 pub struct Lane {
     shard: String,
-    /// What holds the thread back between two batches.
-    pub brake: Arc<Brake>,
-    /// What holds it for an instant, to look at all shards at once.
-    pub gate: Arc<Gate>,
-    queue: SyncSender<Message>,
+    /// What holds a thread back; a task nothing does.
+    holds: Option<Holds>,
+    queue: mpsc::Sender<Message>,
     queued_bytes: Arc<AtomicUsize>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    end: Mutex<Option<End>>,
+}
+
+/// What holds the thread of a lane back between two batches.
+#[derive(Clone, Debug, Default)]
+pub struct Holds {
+    /// For a test, or to teach.
+    pub brake: Arc<Brake>,
+    /// For an instant, to look at all shards at once.
+    pub gate: Arc<Gate>,
+}
+
+/// How the end of a lane is awaited.
+enum End {
+    Thread(JoinHandle<()>),
+    /// Nothing is ever sent: it closes as the task ends, or its runtime.
+    Task(std::sync::mpsc::Receiver<()>),
 }
 
 enum Message {
@@ -128,19 +147,30 @@ impl Lane {
     /// # Errors
     /// The system's, if it has no thread to give.
     pub fn start(shard: &str, writer: impl Writer) -> std::io::Result<Self> {
-        let (queue, waiting) = sync_channel(QUEUE_MAX);
+        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let bytes = Arc::clone(&queued_bytes);
-        let brake = Arc::new(Brake::default());
-        let gate = Arc::new(Gate::default());
-        let (obeyed, passed) = (Arc::clone(&brake), Arc::clone(&gate));
-        let thread =
-            std::thread::Builder::new().name(format!("lane-{shard}")).spawn(move || {
-                let (queued_bytes, brake, gate) = (bytes, obeyed, passed);
-                Worker { writer, waiting, queued_bytes, brake, gate }.run();
-            })?;
-        let thread = Mutex::new(Some(thread));
-        Ok(Self { shard: shard.to_owned(), brake, gate, queue, queued_bytes, thread })
+        let worker = Worker::of_thread(writer, waiting, &queued_bytes);
+        let holds = Holds::default();
+        let obeyed = holds.clone();
+        let thread = std::thread::Builder::new().name(format!("lane-{shard}"));
+        let thread = thread.spawn(move || worker.run(&obeyed))?;
+        let end = Mutex::new(Some(End::Thread(thread)));
+        Ok(Self { shard: shard.to_owned(), holds: Some(holds), queue, queued_bytes, end })
+    }
+
+    /// Starts the task of a lane over this writer: where it is at home.
+    pub fn spawn(shard: &str, writer: impl AsyncWriter, home: Home) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let (lives, ended) = std::sync::mpsc::channel();
+        Worker::of_task(writer, waiting, &queued_bytes, lives).settle(home);
+        let end = Mutex::new(Some(End::Task(ended)));
+        Self { shard: shard.to_owned(), holds: None, queue, queued_bytes, end }
+    }
+
+    /// What holds its thread back; `None` if it has none.
+    pub fn holds(&self) -> Option<&Holds> {
+        self.holds.as_ref()
     }
 
     /// Applies rows as one operation and waits for the durable outcome, at most until `deadline`.
@@ -197,7 +227,7 @@ impl Lane {
         let (message, error) = match self.queue.try_send(Message::Operation(operation)) {
             Ok(()) => return None,
             Err(TrySendError::Full(message)) => (message, full()),
-            Err(TrySendError::Disconnected(message)) => {
+            Err(TrySendError::Closed(message)) => {
                 (message, Error::ShardUnavailable { shard: self.shard.clone() })
             }
         };
@@ -208,20 +238,24 @@ impl Lane {
         }
     }
 
-    /// Whether the thread lives.
+    /// Whether its loop runs.
     pub fn is_up(&self) -> bool {
-        let thread = self.thread.lock();
-        thread.is_ok_and(|thread| thread.as_ref().is_some_and(|thread| !thread.is_finished()))
+        !self.queue.is_closed()
     }
 
-    /// Applies what is queued, closes the writer and ends the thread. Blocks.
+    /// Applies what is queued, closes the writer and ends the loop. Blocks.
     pub fn stop(&self) {
-        let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
-        if let Some(thread) = thread {
-            self.brake.set(Hold::default());
-            // An error of either means that the thread is gone already.
-            let _ = self.queue.send(Message::Stop);
-            let _ = thread.join();
+        let Some(end) = self.end.lock().ok().and_then(|mut end| end.take()) else { return };
+        if let Some(holds) = &self.holds {
+            holds.brake.set(Hold::default());
+        }
+        while let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Stop) {
+            std::thread::sleep(ROOM_LOOK);
+        }
+        match end {
+            // An error means that it is gone already.
+            End::Thread(thread) => drop(thread.join()),
+            End::Task(ended) => drop(ended.recv_timeout(END_MAX)),
         }
     }
 }
@@ -229,158 +263,5 @@ impl Lane {
 impl Drop for Lane {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-/// The thread's side.
-struct Worker<W> {
-    writer: W,
-    waiting: Receiver<Message>,
-    queued_bytes: Arc<AtomicUsize>,
-    brake: Arc<Brake>,
-    gate: Arc<Gate>,
-}
-
-impl<W: Writer> Worker<W> {
-    fn run(mut self) {
-        let (brake, gate) = (Arc::clone(&self.brake), Arc::clone(&self.gate));
-        let mut stopping = false;
-        while !stopping {
-            let Ok(first) = self.waiting.recv() else { break };
-            // Before anything is taken: what waits here can still be given up.
-            let _turn = brake.wait();
-            let _pass = gate.enter();
-            let mut schema = None;
-            let batch = self.gather(first, &mut schema, &mut stopping);
-            self.execute(batch);
-            #[cfg(feature = "sabotage")]
-            self.writer.commit_owed();
-            if let Some(operation) = schema {
-                self.change_schema(operation);
-            }
-        }
-        self.writer.close();
-    }
-
-    /// Takes everything that waits, within the limits of one transaction.
-    fn gather(
-        &self,
-        first: Message,
-        schema: &mut Option<SchemaOperation>,
-        stopping: &mut bool,
-    ) -> Vec<Operation> {
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        let mut next = Some(first);
-        while let Some(message) = next.take() {
-            match message {
-                Message::Stop => {
-                    *stopping = true;
-                    break;
-                }
-                Message::Schema(operation) => {
-                    *schema = Some(operation);
-                    break;
-                }
-                Message::Operation(operation) => {
-                    self.queued_bytes.fetch_sub(operation.bytes, Ordering::Relaxed);
-                    bytes += operation.bytes;
-                    batch.extend(take(operation));
-                }
-            }
-            if batch.len() < BATCH_OPERATIONS_MAX && bytes < BATCH_BYTES_MAX {
-                next = self.waiting.try_recv().ok();
-            }
-        }
-        batch
-    }
-
-    /// Applies a batch. One that fails as a whole is halved until the culprits stand alone.
-    fn execute(&mut self, mut batch: Vec<Operation>) {
-        if batch.is_empty() {
-            return;
-        }
-        let units: Vec<Unit<'_>> = batch.iter().map(Operation::unit).collect();
-        let began = Instant::now();
-        match self.writer.apply(&units) {
-            Ok(done) => answer_all(batch, done, began),
-            Err(BatchFailure { divisible: true, .. }) if batch.len() > 1 => {
-                let second = batch.split_off(batch.len() / 2);
-                self.execute(batch);
-                self.execute(second);
-            }
-            // What is one whole is not applied in parts.
-            Err(BatchFailure { divisible: true, .. })
-                if units[0].whole.is_none() && units[0].rows.len() > 1 =>
-            {
-                match self.apply_parted(units[0].rows) {
-                    Ok(done) => answer_all(batch, done, began),
-                    Err(failure) => fail_all(batch, &failure),
-                }
-            }
-            Err(BatchFailure { error, outcome, .. }) => {
-                fail_all(batch, &LaneFailure { error, outcome });
-            }
-        }
-    }
-}
-
-impl<W: Writer> Worker<W> {
-    /// The halves of a chunk, and of what fails of them their halves: how a culprit is told from its neighbours.
-    /// When the shard itself fails, the rest is not tried; when a commit is in doubt, so is the chunk.
-    fn apply_parted(&mut self, changes: &[RowWrite]) -> Result<BatchDone, LaneFailure> {
-        let mut done = BatchDone { rows: Vec::with_capacity(changes.len()), position: 0 };
-        let (first, second) = changes.split_at(changes.len() / 2);
-        let mut parts = vec![second, first];
-        while let Some(part) = parts.pop() {
-            match self.writer.apply(&[Unit { rows: part, whole: None }]) {
-                Ok(applied) => {
-                    done.position = applied.position;
-                    done.rows.extend(applied.rows);
-                }
-                Err(BatchFailure { error, outcome: Outcome::Unknown, .. }) => {
-                    return Err(LaneFailure { error, outcome: Outcome::Unknown });
-                }
-                Err(BatchFailure { divisible: true, .. }) if part.len() > 1 => {
-                    let (first, second) = part.split_at(part.len() / 2);
-                    parts.extend([second, first]);
-                }
-                Err(BatchFailure { error, divisible: true, .. }) => done.rows.push(Err(error)),
-                Err(BatchFailure { error, .. }) => {
-                    done.rows.resize(changes.len(), Err(error));
-                    break;
-                }
-            }
-        }
-        Ok(done)
-    }
-}
-
-/// Claims an operation for execution, unless it is too late for it.
-fn take(operation: Operation) -> Option<Operation> {
-    if operation.deadline <= Instant::now() {
-        let failure = operation.claim.give_up(Error::DeadlinePassed);
-        // The client may have left; then nobody needs to know.
-        let _ = operation.reply.send(Err(failure));
-        return None;
-    }
-    operation.claim.decide(TAKEN).then_some(operation)
-}
-
-fn answer_all(batch: Vec<Operation>, done: BatchDone, began: Instant) {
-    let database = began.elapsed();
-    let position = done.position;
-    let mut results = done.rows.into_iter();
-    for operation in batch {
-        let rows = results.by_ref().take(operation.part.rows.len()).collect();
-        let queue = began.duration_since(operation.queued_at);
-        let times = LaneTimes { queue, database };
-        let _ = operation.reply.send(Ok(Applied { rows, position, times }));
-    }
-}
-
-fn fail_all(batch: Vec<Operation>, failure: &LaneFailure) {
-    for operation in batch {
-        let _ = operation.reply.send(Err(failure.clone()));
     }
 }

@@ -5,6 +5,7 @@ pub mod barrier;
 pub mod brake;
 pub mod consistency;
 pub mod csv;
+pub mod home;
 pub mod keyspace;
 pub mod members;
 pub mod position;

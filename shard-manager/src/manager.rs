@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use tokio::runtime::Handle;
+
 use crate::backup::Source;
 use crate::brake::{Brake, Hold};
 use crate::consistency::Level;
@@ -466,6 +468,21 @@ impl Manager {
         match &self.backing {
             Backing::Files(files) => files.data_dir.is_unclean(),
             Backing::Servers(_) => false,
+        }
+    }
+
+    /// Offers the runtime of a thread that serves clients to what speaks with servers: see [`crate::home`]. It is to be
+    /// driven until [`Manager::withdraw`].
+    pub fn offer(&self, runtime: Handle) {
+        if let Backing::Servers(servers) = &self.backing {
+            servers.homes.offer(runtime);
+        }
+    }
+
+    /// Gives up all runtimes that were offered.
+    pub fn withdraw(&self) {
+        if let Backing::Servers(servers) = &self.backing {
+            servers.homes.withdraw();
         }
     }
 

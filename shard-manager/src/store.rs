@@ -24,7 +24,7 @@ use crate::row::{RowDone, RowWrite};
 use crate::rows::Rows;
 use crate::table::Table;
 
-/// The writing half of one node.
+/// The writing half of one node, where it holds the thread that it is called on until it is done.
 pub trait Writer: Send + 'static {
     /// Applies changes in one durable transaction and says what became of each.
     ///
@@ -50,6 +50,36 @@ pub trait Writer: Send + 'static {
 
     /// Called once, after the last batch: leave the files tidy.
     fn close(&mut self);
+}
+
+/// The writing half of one node, where it waits for a server. Its verbs are those of [`Writer`].
+///
+/// Cancel safety: a dropped future may have stored everything or nothing.
+pub trait AsyncWriter: Send + 'static {
+    /// As [`Writer::apply`].
+    ///
+    /// # Errors
+    /// As there.
+    fn apply(
+        &mut self,
+        units: &[Unit<'_>],
+    ) -> impl Future<Output = Result<BatchDone, BatchFailure>> + Send;
+
+    /// As [`Writer::change_schema`].
+    ///
+    /// # Errors
+    /// As there.
+    fn change_schema(
+        &mut self,
+        change: &SchemaChange,
+    ) -> impl Future<Output = Result<u64, BatchFailure>> + Send;
+
+    /// As [`Writer::commit_owed`].
+    #[cfg(feature = "sabotage")]
+    fn commit_owed(&mut self) {}
+
+    /// Gives up what belongs to the runtime that this runs on. What is applied later begins anew.
+    fn close(&mut self) -> impl Future<Output = ()> + Send;
 }
 
 /// A change of the tables that there are.

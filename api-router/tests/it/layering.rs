@@ -10,6 +10,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
         "brake",
         "consistency",
         "csv",
+        "home",
         "keyspace",
         "members",
         "position",

@@ -5,14 +5,15 @@
 //! **Not here:** the other shards, which must do the same (`manager`).
 
 use std::sync::Arc;
-use std::sync::mpsc::TrySendError;
 use std::time::Instant;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
-use super::{Claim, Lane, LaneFailure, Message, TAKEN, Worker};
+use super::worker::Worker;
+use super::{Claim, Lane, LaneFailure, Message, TAKEN};
 use crate::error::{Error, Outcome};
-use crate::store::{BatchFailure, SchemaChange, Writer};
+use crate::store::{AsyncWriter, BatchFailure, SchemaChange};
 
 /// A change of the tables that waits.
 pub(super) struct SchemaOperation {
@@ -42,7 +43,7 @@ impl Lane {
         self.queue.try_send(Message::Schema(operation)).map_err(|refused| {
             let error = match refused {
                 TrySendError::Full(_) => Error::QueueFull { shard: shard() },
-                TrySendError::Disconnected(_) => Error::ShardUnavailable { shard: shard() },
+                TrySendError::Closed(_) => Error::ShardUnavailable { shard: shard() },
             };
             LaneFailure { error, outcome: Outcome::Rejected }
         })?;
@@ -54,14 +55,14 @@ impl Lane {
     }
 }
 
-impl<W: Writer> Worker<W> {
-    pub(super) fn change_schema(&mut self, operation: SchemaOperation) {
+impl<W: AsyncWriter> Worker<W> {
+    pub(super) async fn change_schema(&mut self, operation: SchemaOperation) {
         let SchemaOperation { change, deadline, claim, reply } = operation;
         let outcome = if deadline <= Instant::now() {
             Err(claim.give_up(Error::DeadlinePassed))
         } else if claim.decide(TAKEN) {
             let told = |BatchFailure { error, outcome, .. }| LaneFailure { error, outcome };
-            self.writer.change_schema(&change).map_err(told)
+            self.writer.change_schema(&change).await.map_err(told)
         } else {
             return;
         };

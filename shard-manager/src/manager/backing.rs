@@ -15,6 +15,7 @@ use super::following::Following;
 use crate::backup::Source;
 use crate::control::Door;
 use crate::error::Error;
+use crate::home::Homes;
 use crate::store::intent::Intent;
 use crate::store::postgres::catalog::{self, Catalog};
 use crate::store::sqlite::data_dir::DataDir;
@@ -100,14 +101,16 @@ impl Files {
 /// What is shared by the connections of a cluster of servers.
 pub(super) struct Servers {
     following: Arc<Following>,
-    /// Drives the connections of readers and watchers.
+    /// Drives the connections of long reads and watchers, and those that have no other home.
     runtime: Mutex<Option<Runtime>>,
+    /// Where lanes and short reads are at home.
+    pub(super) homes: Homes,
 }
 
 impl Servers {
     /// What these connections share.
-    pub(super) fn new(following: Arc<Following>, runtime: Runtime) -> Self {
-        Self { following, runtime: Mutex::new(Some(runtime)) }
+    pub(super) fn new(following: Arc<Following>, runtime: Runtime, homes: Homes) -> Self {
+        Self { following, runtime: Mutex::new(Some(runtime)), homes }
     }
 
     /// Among all routers: the lock of the catalog, and what they have changed before.

@@ -21,6 +21,7 @@ use super::agreement::{Agreement, Declared, agree};
 use super::backing::{Backing, Servers};
 use super::following::Following;
 use crate::address::{ClusterAddress, NodeAddress, ShardAddress};
+use crate::home::Homes;
 use crate::lane::Lane;
 use crate::position::History;
 use crate::progress::Progress;
@@ -329,6 +330,7 @@ fn assemble(
     catalog: Node,
 ) -> Result<Manager, OpenError> {
     let entered = runtime.enter();
+    let homes = Homes::new(runtime.handle().clone());
     let mut shards = Vec::with_capacity(opened.len());
     let mut followed = Vec::with_capacity(opened.len());
     for (index, opened) in found.map.topology().indices().zip(opened) {
@@ -338,15 +340,15 @@ fn assemble(
         let progress = Progress::new(history, position, replicas.len()).asked();
         let progress = Arc::new(progress);
         progress.schema_changed(position);
-        let no_thread = |error: std::io::Error| OpenError::node(&primary.name, error);
-        let writer = PgWriter::new(name, primary.clone(), &progress).map_err(no_thread)?;
-        let lane = Lane::start(name, writer).map_err(no_thread)?;
-        let readers = NodeReaders::start(&primary, topology::Role::Primary, name);
+        let writer = PgWriter::new(name, primary.clone(), &progress);
+        let lane = Lane::spawn(name, writer, homes.another());
+        let readers = NodeReaders::start(&primary, topology::Role::Primary, name, &homes);
         let log = Arc::new(PrimaryLog::new(primary.clone()));
         let numbered = replicas.into_iter().enumerate();
         let replicas = numbered.map(|(index, replica)| {
             let followed = (index, &progress);
-            let watched = StreamingReplica::start(replica, Arc::clone(&log), name, followed);
+            let watched =
+                StreamingReplica::start(replica, Arc::clone(&log), followed, (name, &homes));
             Replica::Postgres(watched)
         });
         let replicas = replicas.collect();
@@ -366,7 +368,7 @@ fn assemble(
     });
     tokio::spawn(Arc::clone(&following).run());
     drop(entered);
-    let backing = Backing::Servers(Servers::new(following, runtime));
+    let backing = Backing::Servers(Servers::new(following, runtime, homes));
     Ok(Manager::of(map, registry, shards, found.token_key, backing))
 }
 

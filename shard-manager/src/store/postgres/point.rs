@@ -24,6 +24,7 @@ use super::statement::{Bind, Prepared, RowView, Statement, for_each_row, load, r
 use super::trouble::Trouble;
 use super::witness::{self, Witness};
 use crate::error::Error;
+use crate::home::{Home, Homes};
 use crate::keyspace::Slot;
 use crate::query::{Output, ReadQuery};
 use crate::rows::Rows;
@@ -58,8 +59,13 @@ pub(super) struct Points {
 }
 
 impl Points {
-    /// Starts the tasks of this many connections on the runtime that this is called in. They end when this is dropped.
-    pub(super) fn start(node: &Node, role: Role, shard: &str, connections: usize) -> Self {
+    /// Starts the tasks of this many connections. They end when this is dropped.
+    pub(super) fn start(
+        (node, role): (&Node, Role),
+        shard: &str,
+        connections: usize,
+        homes: &Homes,
+    ) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let waiting = Arc::new(Mutex::new(waiting));
         for _ in 0..connections {
@@ -71,7 +77,7 @@ impl Points {
                 open: None,
                 out_until: None,
             };
-            tokio::spawn(server.run(Arc::clone(&waiting)));
+            server.settle(Arc::clone(&waiting), homes.another());
         }
         Self { queue }
     }
@@ -99,10 +105,24 @@ struct Open {
 }
 
 impl Server {
-    async fn run(mut self, waiting: Arc<Mutex<mpsc::Receiver<PointRead>>>) {
+    fn settle(self, waiting: Arc<Mutex<mpsc::Receiver<PointRead>>>, home: Home) {
+        home.runtime().spawn(self.run(waiting, home));
+    }
+
+    async fn run(mut self, waiting: Arc<Mutex<mpsc::Receiver<PointRead>>>, mut home: Home) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
-            let taken = waiting.lock().await.recv_many(&mut batch, BATCH_MAX).await;
+            let take = async { waiting.lock().await.recv_many(&mut batch, BATCH_MAX).await };
+            let taken = tokio::select! {
+                biased;
+                taken = take => taken,
+                () = home.moved() => {
+                    // A connection stays on the runtime that it was made on.
+                    self.open = None;
+                    self.settle(waiting, home);
+                    return;
+                }
+            };
             if taken == 0 {
                 return;
             }

@@ -12,6 +12,7 @@ use super::node::Node;
 use super::point::{PointRead, Points};
 use super::scan::Scans;
 use crate::error::Error;
+use crate::home::Homes;
 use crate::keyspace::Slot;
 use crate::query::ReadQuery;
 use crate::store::{NodeRows, TableSize};
@@ -34,15 +35,15 @@ impl Readers {
     /// Connections of one node, those for short reads and those for long ones.
     pub const CONNECTIONS: usize = POINTS + 2;
 
-    /// Readers of a node; what they do runs on the runtime that this is called in.
-    pub fn start(node: &Node, role: Role, shard: &str) -> Self {
+    /// Readers of a node; what takes long runs on the runtime that this is called in.
+    pub fn start(node: &Node, role: Role, shard: &str, homes: &Homes) -> Self {
         let points = match role {
             Role::Primary => POINTS_OF_PRIMARY,
             Role::Replica => POINTS,
         };
         Self {
             shard: shard.to_owned(),
-            points: Points::start(node, role, shard, points),
+            points: Points::start((node, role), shard, points, homes),
             scans: Scans::new(node, role, shard),
         }
     }

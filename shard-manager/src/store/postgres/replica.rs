@@ -19,6 +19,7 @@ use super::node::Node;
 use super::primary_log::PrimaryLog;
 use super::readers::Readers;
 use super::statement::{Statement, load};
+use crate::home::Homes;
 use crate::progress::{Progress, ReplicaState};
 use crate::topology::Role;
 
@@ -52,11 +53,11 @@ impl Replica {
     pub fn start(
         node: Node,
         primary: Arc<PrimaryLog>,
-        shard: &str,
         (index, progress): (usize, &Arc<Progress>),
+        (shard, homes): (&str, &Homes),
     ) -> Arc<Self> {
         let replica = Arc::new(Self {
-            readers: Arc::new(Readers::start(&node, Role::Replica, shard)),
+            readers: Arc::new(Readers::start(&node, Role::Replica, shard, homes)),
             node,
             reachable: AtomicBool::new(true),
             stopping: AtomicBool::new(false),

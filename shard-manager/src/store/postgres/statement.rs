@@ -232,7 +232,7 @@ pub(super) async fn run(mut connection: &AsyncPgConnection, sql: &str) -> QueryR
 pub(super) struct Step<'s> {
     /// What has to be prepared for it.
     sql: Option<&'s str>,
-    work: Pin<Box<dyn Future<Output = QueryResult<Vec<RowView>>> + 's>>,
+    work: Pin<Box<dyn Future<Output = QueryResult<Vec<RowView>>> + Send + 's>>,
 }
 
 /// A step that loads rows.

@@ -1,7 +1,7 @@
 //! Writer: applies batches of changes on a shard's primary, each batch one durable transaction.
 //!
-//! It lives on the lane's thread, with a runtime of its own that drives the one connection: so nobody wakes another
-//! thread between a batch and its answer, and no request that is dropped can leave a transaction open.
+//! It lives in the lane's task, whose runtime drives the one connection as well: so nobody wakes another thread between
+//! a batch and its answer, and no request that is dropped can leave a transaction open.
 //!
 //! **Invariant:** a connection in doubt is closed and never used again; a batch is tried again only if nothing of it
 //! was stored.
@@ -9,11 +9,6 @@
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use chrono::Utc;
-use diesel::QueryResult;
-use diesel_async::pooled_connection::PoolableConnection;
-use tokio::runtime::Runtime;
 
 use super::ddl;
 use super::node::Node;
@@ -26,15 +21,16 @@ use super::upsert::{self, Newness};
 use crate::error::Outcome;
 use crate::idempotency;
 use crate::progress::Progress;
-use crate::store::{BatchDone, BatchFailure, SchemaChange, Unit, Writer};
+use crate::store::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, Unit};
 use crate::value::{ColumnType, Value, format_timestamp};
+use chrono::Utc;
+use diesel::QueryResult;
+use diesel_async::pooled_connection::PoolableConnection;
 
 /// How much longer than the server lets a statement run a batch may take before its connection is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take where the server knows no limit.
 const UNLIMITED: Duration = Duration::from_secs(60);
-/// After how long a connection is listened to before the next batch: what has ended it since is told as rejected then.
-const UNHEARD: Duration = Duration::from_millis(10);
 /// How often a batch that crossed another router's is tried: from the second time on with the shard to itself.
 const TRIES_MAX: usize = 3;
 /// How often idempotency keys that are too old are looked for.
@@ -46,31 +42,17 @@ const FORGOTTEN_MAX: i32 = 256;
 pub struct PgWriter {
     shard: String,
     node: Node,
-    runtime: Runtime,
     /// `None` until the first batch, and after a failure that left the connection in doubt.
     session: Option<LaneSession>,
-    /// When it was last heard of.
-    used_at: Instant,
     progress: Arc<Progress>,
     forgot_at: Instant,
 }
 
 impl PgWriter {
     /// A writer that connects with its first batch.
-    ///
-    /// # Errors
-    /// The system's, if it has nothing to drive sockets with.
-    pub fn new(shard: &str, node: Node, progress: &Arc<Progress>) -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self {
-            shard: shard.to_owned(),
-            node,
-            runtime,
-            session: None,
-            used_at: Instant::now(),
-            progress: Arc::clone(progress),
-            forgot_at: Instant::now(),
-        })
+    pub fn new(shard: &str, node: Node, progress: &Arc<Progress>) -> Self {
+        let (shard, progress) = (shard.to_owned(), Arc::clone(progress));
+        Self { shard, node, session: None, progress, forgot_at: Instant::now() }
     }
 
     fn failure(&self, broken: &Broken) -> BatchFailure {
@@ -81,69 +63,47 @@ impl PgWriter {
         }
     }
 
-    /// Runs work on the connection, making one if there is none; it is kept if it may be used again.
-    fn on_session<T>(
-        &mut self,
-        work: impl AsyncFnOnce(&mut LaneSession) -> Result<T, Broken>,
-    ) -> Result<T, Broken> {
-        let Self { runtime, session, node, used_at, .. } = self;
-        runtime.block_on(async {
-            if used_at.elapsed() > UNHEARD {
-                // What the server has sent meanwhile is read first: that it has closed the connection, perhaps.
-                tokio::task::yield_now().await;
-                tokio::task::yield_now().await;
-            }
-            let kept = session.take().and_then(|mut open| {
-                let usable = !open.connection.is_broken();
-                usable.then_some(open)
-            });
-            let mut open = match kept {
-                Some(open) => open,
-                None => connect(node).await?,
-            };
-            let worked = tokio::time::timeout(patience(node), work(&mut open)).await;
-            *used_at = Instant::now();
-            match worked {
-                Ok(Ok(done)) => {
-                    // Clients choose which columns they give: what is prepared must not grow for ever.
-                    *session = Some(open).filter(|open| !open.prepared.is_full());
-                    Ok(done)
-                }
-                Ok(Err(broken)) => {
-                    *session = Some(open).filter(|_| broken.usable);
-                    Err(broken)
-                }
-                Err(_elapsed) => Err(Broken {
-                    trouble: Trouble::Lost,
-                    outcome: Outcome::Unknown,
-                    usable: false,
-                    divisible: false,
-                }),
-            }
-        })
+    /// The connection, or a new one if there is none that may be used.
+    async fn session(&mut self) -> Result<LaneSession, Broken> {
+        if let Some(mut open) = self.session.take()
+            && !open.connection.is_broken()
+        {
+            return Ok(open);
+        }
+        connect(&self.node).await
     }
 
-    fn apply_once(&mut self, units: &[Unit<'_>], alone: bool) -> Result<Stored, Broken> {
-        self.on_session(async |session| {
-            if !alone && let Some(stored) = upsert::apply(session, units).await {
+    async fn apply_once(&mut self, units: &[Unit<'_>], alone: bool) -> Result<Stored, Broken> {
+        let mut session = self.session().await?;
+        let applied = async {
+            if !alone && let Some(stored) = upsert::apply(&mut session, units).await {
                 return stored;
             }
-            transaction::apply(session, units, alone).await
-        })
+            transaction::apply(&mut session, units, alone).await
+        };
+        let applied = in_time(&self.node, applied).await;
+        self.keep(session, &applied);
+        applied
+    }
+
+    /// Keeps a connection for the next batch, if it may be used again after this one.
+    fn keep<T>(&mut self, session: LaneSession, ended: &Result<T, Broken>) {
+        let usable = match ended {
+            // Clients choose which columns they give: what is prepared must not grow for ever.
+            Ok(_) => !session.prepared.is_full(),
+            Err(broken) => broken.usable,
+        };
+        self.session = Some(session).filter(|_| usable);
     }
 
     /// Now and then: removes records of idempotency keys that are too old. Whoever waits for a batch waits for it.
-    fn forget_old(&mut self) {
+    async fn forget_old(&mut self) {
         if self.forgot_at.elapsed() < FORGET_EVERY {
             return;
         }
-        let forgotten = self.on_session(async |session| {
-            let before = Value::Text(format_timestamp(Utc::now() - idempotency::KEPT));
-            let binds = [Bind::value(ColumnType::Timestamp, &before), Bind::integer(FORGOTTEN_MAX)];
-            let statement = Statement { sql: sql::FORGET, binds: &binds, cached: true };
-            let removed = load(&session.connection, statement).await;
-            removed.map(|rows| rows.len()).map_err(|error| Broken::before_commit(&error))
-        });
+        let Ok(session) = self.session().await else { return };
+        let forgotten = in_time(&self.node, forget(&session)).await;
+        self.keep(session, &forgotten);
         // As long as there are more, each batch removes some.
         if forgotten.is_ok_and(|count| count == FORGOTTEN_MAX as usize) {
             return;
@@ -152,16 +112,16 @@ impl PgWriter {
     }
 }
 
-impl Writer for PgWriter {
-    fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
+impl AsyncWriter for PgWriter {
+    async fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
         if units.iter().all(|unit| unit.rows.is_empty()) {
             return Ok(BatchDone { rows: Vec::new(), position: self.progress.committed() });
         }
-        self.forget_old();
+        self.forget_old().await;
         let mut tries = 0;
         loop {
             tries += 1;
-            let broken = match self.apply_once(units, tries > 1) {
+            let broken = match self.apply_once(units, tries > 1).await {
                 Ok(Stored { rows, position }) => {
                     self.progress.observe(position);
                     return Ok(BatchDone { rows, position });
@@ -185,8 +145,15 @@ impl Writer for PgWriter {
         }
     }
 
-    fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
-        let changed = self.on_session(async |session| ddl::change(session, change).await);
+    async fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
+        let changed = match self.session().await {
+            Ok(mut session) => {
+                let changed = in_time(&self.node, ddl::change(&mut session, change)).await;
+                self.keep(session, &changed);
+                changed
+            }
+            Err(broken) => Err(broken),
+        };
         match changed {
             Ok(position) => {
                 self.progress.observe(position);
@@ -197,15 +164,32 @@ impl Writer for PgWriter {
         }
     }
 
-    fn close(&mut self) {
+    async fn close(&mut self) {
         self.session = None;
         // Drives the end of the connection: the server is told.
-        self.runtime.block_on(async {
-            for _ in 0..4 {
-                tokio::task::yield_now().await;
-            }
-        });
+        for _ in 0..4 {
+            tokio::task::yield_now().await;
+        }
     }
+}
+
+/// Waits for work on a connection, but not for ever.
+async fn in_time<T>(
+    node: &Node,
+    work: impl Future<Output = Result<T, Broken>>,
+) -> Result<T, Broken> {
+    let (trouble, outcome) = (Trouble::Lost, Outcome::Unknown);
+    let late = |_elapsed| Err(Broken { trouble, outcome, usable: false, divisible: false });
+    tokio::time::timeout(patience(node), work).await.unwrap_or_else(late)
+}
+
+/// Removes records of idempotency keys that are too old, and tells how many.
+async fn forget(session: &LaneSession) -> Result<usize, Broken> {
+    let before = Value::Text(format_timestamp(Utc::now() - idempotency::KEPT));
+    let binds = [Bind::value(ColumnType::Timestamp, &before), Bind::integer(FORGOTTEN_MAX)];
+    let statement = Statement { sql: sql::FORGET, binds: &binds, cached: true };
+    let removed = load(&session.connection, statement).await;
+    removed.map(|rows| rows.len()).map_err(|error| Broken::before_commit(&error))
 }
 
 fn patience(node: &Node) -> Duration {

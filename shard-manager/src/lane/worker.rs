@@ -1,0 +1,252 @@
+//! Worker: the loop of a lane, which takes batches from the queue and has them applied.
+//!
+//! **Invariant:** as for the lane: one batch at a time, in order, each operation answered after it is durable.
+//! **Not here:** the queue's other end (`lane`), what applies a batch (`store`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use futures_util::FutureExt as _;
+use tokio::sync::mpsc::Receiver;
+
+use super::schema::SchemaOperation;
+use super::{
+    Applied, BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, Holds, LaneFailure, LaneTimes, Message,
+    Operation, TAKEN,
+};
+use crate::error::{Error, Outcome};
+use crate::home::Home;
+use crate::row::RowWrite;
+use crate::store::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, Unit, Writer};
+
+/// The loop's side of a lane.
+pub(super) struct Worker<W> {
+    pub(super) writer: W,
+    waiting: Receiver<Message>,
+    queued_bytes: Arc<AtomicUsize>,
+    /// Closes as the loop ends.
+    _lives: Option<std::sync::mpsc::Sender<()>>,
+}
+
+/// A writer that holds its thread: what it is asked for is done when it returns.
+pub(super) struct Held<W>(W);
+
+impl<W: Writer> AsyncWriter for Held<W> {
+    async fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
+        self.0.apply(units)
+    }
+
+    async fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
+        self.0.change_schema(change)
+    }
+
+    #[cfg(feature = "sabotage")]
+    fn commit_owed(&mut self) {
+        self.0.commit_owed();
+    }
+
+    async fn close(&mut self) {
+        self.0.close();
+    }
+}
+
+impl<W: Writer> Worker<Held<W>> {
+    /// The loop of a thread.
+    pub(super) fn of_thread(
+        writer: W,
+        waiting: Receiver<Message>,
+        queued_bytes: &Arc<AtomicUsize>,
+    ) -> Self {
+        let queued_bytes = Arc::clone(queued_bytes);
+        Self { writer: Held(writer), waiting, queued_bytes, _lives: None }
+    }
+
+    /// Works until it is told to stop.
+    pub(super) fn run(mut self, Holds { brake, gate }: &Holds) {
+        while let Some(first) = self.waiting.blocking_recv() {
+            // Before anything is taken: what waits here can still be given up.
+            let _turn = brake.wait();
+            let _pass = gate.enter();
+            let ended = self.round(first).now_or_never();
+            if ended.expect("a writer that holds its thread is never waited for") {
+                break;
+            }
+        }
+        self.writer.0.close();
+    }
+}
+
+impl<W: AsyncWriter> Worker<W> {
+    /// The loop of a task. What it holds of `lives` is dropped as it ends.
+    pub(super) fn of_task(
+        writer: W,
+        waiting: Receiver<Message>,
+        queued_bytes: &Arc<AtomicUsize>,
+        lives: std::sync::mpsc::Sender<()>,
+    ) -> Self {
+        let queued_bytes = Arc::clone(queued_bytes);
+        Self { writer, waiting, queued_bytes, _lives: Some(lives) }
+    }
+
+    /// Works where it is at home, until it is told to stop.
+    pub(super) fn settle(self, home: Home) {
+        home.runtime().spawn(self.serve(home));
+    }
+
+    async fn serve(mut self, mut home: Home) {
+        loop {
+            tokio::select! {
+                biased;
+                first = self.waiting.recv() => {
+                    let Some(first) = first else { break };
+                    if self.round(first).await {
+                        break;
+                    }
+                }
+                () = home.moved() => {
+                    // A connection stays on the runtime that it was made on.
+                    self.writer.close().await;
+                    self.settle(home);
+                    return;
+                }
+            }
+        }
+        self.writer.close().await;
+    }
+
+    /// Does what waits now, and tells whether it was told to stop.
+    async fn round(&mut self, first: Message) -> bool {
+        let (mut schema, mut stopping) = (None, false);
+        let batch = self.gather(first, &mut schema, &mut stopping);
+        self.execute(batch).await;
+        #[cfg(feature = "sabotage")]
+        self.writer.commit_owed();
+        if let Some(operation) = schema {
+            self.change_schema(operation).await;
+        }
+        stopping
+    }
+
+    /// Takes everything that waits, within the limits of one transaction.
+    fn gather(
+        &mut self,
+        first: Message,
+        schema: &mut Option<SchemaOperation>,
+        stopping: &mut bool,
+    ) -> Vec<Operation> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(message) = next.take() {
+            match message {
+                Message::Stop => {
+                    *stopping = true;
+                    break;
+                }
+                Message::Schema(operation) => {
+                    *schema = Some(operation);
+                    break;
+                }
+                Message::Operation(operation) => {
+                    self.queued_bytes.fetch_sub(operation.bytes, Ordering::Relaxed);
+                    bytes += operation.bytes;
+                    batch.extend(take(operation));
+                }
+            }
+            if batch.len() < BATCH_OPERATIONS_MAX && bytes < BATCH_BYTES_MAX {
+                next = self.waiting.try_recv().ok();
+            }
+        }
+        batch
+    }
+
+    /// Applies a batch. One that fails as a whole is halved until the culprits stand alone.
+    async fn execute(&mut self, batch: Vec<Operation>) {
+        let mut parts = vec![batch];
+        while let Some(mut batch) = parts.pop() {
+            if batch.is_empty() {
+                continue;
+            }
+            let units: Vec<Unit<'_>> = batch.iter().map(Operation::unit).collect();
+            let began = Instant::now();
+            match self.writer.apply(&units).await {
+                Ok(done) => answer_all(batch, done, began),
+                Err(BatchFailure { divisible: true, .. }) if batch.len() > 1 => {
+                    let second = batch.split_off(batch.len() / 2);
+                    parts.extend([second, batch]);
+                }
+                // What is one whole is not applied in parts.
+                Err(BatchFailure { divisible: true, .. })
+                    if units[0].whole.is_none() && units[0].rows.len() > 1 =>
+                {
+                    match self.apply_parted(units[0].rows).await {
+                        Ok(done) => answer_all(batch, done, began),
+                        Err(failure) => fail_all(batch, &failure),
+                    }
+                }
+                Err(BatchFailure { error, outcome, .. }) => {
+                    fail_all(batch, &LaneFailure { error, outcome });
+                }
+            }
+        }
+    }
+
+    /// The halves of a chunk, and of what fails of them their halves: how a culprit is told from its neighbours.
+    /// When the shard itself fails, the rest is not tried; when a commit is in doubt, so is the chunk.
+    async fn apply_parted(&mut self, changes: &[RowWrite]) -> Result<BatchDone, LaneFailure> {
+        let mut done = BatchDone { rows: Vec::with_capacity(changes.len()), position: 0 };
+        let (first, second) = changes.split_at(changes.len() / 2);
+        let mut parts = vec![second, first];
+        while let Some(part) = parts.pop() {
+            match self.writer.apply(&[Unit { rows: part, whole: None }]).await {
+                Ok(applied) => {
+                    done.position = applied.position;
+                    done.rows.extend(applied.rows);
+                }
+                Err(BatchFailure { error, outcome: Outcome::Unknown, .. }) => {
+                    return Err(LaneFailure { error, outcome: Outcome::Unknown });
+                }
+                Err(BatchFailure { divisible: true, .. }) if part.len() > 1 => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                }
+                Err(BatchFailure { error, divisible: true, .. }) => done.rows.push(Err(error)),
+                Err(BatchFailure { error, .. }) => {
+                    done.rows.resize(changes.len(), Err(error));
+                    break;
+                }
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// Claims an operation for execution, unless it is too late for it.
+fn take(operation: Operation) -> Option<Operation> {
+    if operation.deadline <= Instant::now() {
+        let failure = operation.claim.give_up(Error::DeadlinePassed);
+        // The client may have left; then nobody needs to know.
+        let _ = operation.reply.send(Err(failure));
+        return None;
+    }
+    operation.claim.decide(TAKEN).then_some(operation)
+}
+
+fn answer_all(batch: Vec<Operation>, done: BatchDone, began: Instant) {
+    let database = began.elapsed();
+    let position = done.position;
+    let mut results = done.rows.into_iter();
+    for operation in batch {
+        let rows = results.by_ref().take(operation.part.rows.len()).collect();
+        let queue = began.duration_since(operation.queued_at);
+        let times = LaneTimes { queue, database };
+        let _ = operation.reply.send(Ok(Applied { rows, position, times }));
+    }
+}
+
+fn fail_all(batch: Vec<Operation>, failure: &LaneFailure) {
+    for operation in batch {
+        let _ = operation.reply.send(Err(failure.clone()));
+    }
+}
