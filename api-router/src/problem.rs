@@ -79,6 +79,7 @@ codes! {
     TSR112 405 false "Method not allowed" "The path exists, but not for this method. The Allow header lists those it has.";
     TSR113 400 false "Bad header" "The value of a header cannot be used. The detail names the header and what is allowed.";
     TSR201 503 true  "Shard unavailable" "The shard that the request needs does not answer. The other shards are up.";
+    TSR202 503 true  "No primary" "None of the shard's nodes takes writes now: its primary is gone, and no other was promoted before the deadline. Nothing was stored; reads at level one go on.";
     TSR203 503 true  "Slot is moving" "The slot of this key is not owned where the map says. Send again shortly.";
     TSR204 503 true  "Storage full" "The shard's storage takes no more writes. Nothing was stored; reads go on.";
     TSR205 504 true  "Not confirmed" "The row is stored on the shard's primary, but replicas did not confirm it before the deadline. outcome is committed, achieved is the level that it has reached.";
@@ -458,6 +459,9 @@ impl From<Error> for Problem {
             }
             Error::PoolExhausted { shard } => Self::new(Code::TSR003, detail).shard(shard),
             Error::ShardUnavailable { shard } => Self::new(Code::TSR201, detail).shard(shard),
+            Error::NoPrimary { shard } => Self::new(Code::TSR202, detail)
+                .shard(shard)
+                .hint("send again after Retry-After: once a replica is promoted, writes go on by themselves"),
             Error::TooFewReplicas { shard, .. } => Self::new(Code::TSR201, detail)
                 .shard(shard)
                 .hint("send again after Retry-After, or ask for less: x-consistency: one"),

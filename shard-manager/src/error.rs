@@ -82,6 +82,12 @@ pub enum Error {
         /// The shard.
         shard: String,
     },
+    /// None of the shard's nodes takes writes, and none did before the deadline.
+    #[error("{shard} has no primary now, and had none before the deadline")]
+    NoPrimary {
+        /// The shard.
+        shard: String,
+    },
     /// Fewer replicas take part than the level asks for; nothing was written.
     #[error(
         "{level} needs {needed} replicas of {shard} beside its primary, and {found} can take part now",
@@ -151,7 +157,10 @@ impl Error {
     pub fn is_of_one_shard(&self) -> bool {
         matches!(
             self,
-            Self::ShardUnavailable { .. } | Self::PoolExhausted { .. } | Self::DeadlinePassed
+            Self::ShardUnavailable { .. }
+                | Self::NoPrimary { .. }
+                | Self::PoolExhausted { .. }
+                | Self::DeadlinePassed
         )
     }
 }

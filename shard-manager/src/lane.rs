@@ -12,7 +12,7 @@
 mod schema;
 mod worker;
 
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ use crate::barrier::Gate;
 use crate::brake::{Brake, Hold};
 use crate::error::{Error, Outcome};
 use crate::home::Home;
+use crate::position::Position;
 use crate::row::{Part, RowDone, RowWrite};
 use crate::store::{AsyncWriter, Unit, Writer};
 use schema::SchemaOperation;
@@ -50,7 +51,17 @@ pub struct Lane {
     holds: Option<Holds>,
     queue: mpsc::Sender<Message>,
     queued_bytes: Arc<AtomicUsize>,
+    state: Arc<State>,
     end: Mutex<Option<End>>,
+}
+
+/// What the loop and the queue's other end tell each other.
+#[derive(Debug, Default)]
+struct State {
+    /// There is no node to write to now: what is queued waits for one.
+    waits: AtomicBool,
+    /// What is queued is not to be waited for.
+    stops: AtomicBool,
 }
 
 /// What holds the thread of a lane back between two batches.
@@ -98,7 +109,7 @@ pub struct Applied {
     /// For each row, in order.
     pub rows: Vec<Result<RowDone, Error>>,
     /// The shard's position that holds them.
-    pub position: u64,
+    pub position: Position,
     /// How long it waited, and how long its transaction took.
     pub times: LaneTimes,
 }
@@ -149,23 +160,26 @@ impl Lane {
     pub fn start(shard: &str, writer: impl Writer) -> std::io::Result<Self> {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let worker = Worker::of_thread(writer, waiting, &queued_bytes);
+        let state = Arc::new(State::default());
+        let worker = Worker::of_thread(writer, waiting, (&queued_bytes, &state));
         let holds = Holds::default();
         let obeyed = holds.clone();
         let thread = std::thread::Builder::new().name(format!("lane-{shard}"));
         let thread = thread.spawn(move || worker.run(&obeyed))?;
         let end = Mutex::new(Some(End::Thread(thread)));
-        Ok(Self { shard: shard.to_owned(), holds: Some(holds), queue, queued_bytes, end })
+        let (shard, holds) = (shard.to_owned(), Some(holds));
+        Ok(Self { shard, holds, queue, queued_bytes, state, end })
     }
 
     /// Starts the task of a lane over this writer: where it is at home.
     pub fn spawn(shard: &str, writer: impl AsyncWriter, home: Home) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let state = Arc::new(State::default());
         let (lives, ended) = std::sync::mpsc::channel();
-        Worker::of_task(writer, waiting, &queued_bytes, lives).settle(home);
+        Worker::of_task(writer, waiting, (&queued_bytes, &state), lives).settle(home);
         let end = Mutex::new(Some(End::Task(ended)));
-        Self { shard: shard.to_owned(), holds: None, queue, queued_bytes, end }
+        Self { shard: shard.to_owned(), holds: None, queue, queued_bytes, state, end }
     }
 
     /// What holds its thread back; `None` if it has none.
@@ -197,8 +211,22 @@ impl Lane {
             Ok(Err(_gone)) => {
                 Err(claim.give_up(Error::ShardUnavailable { shard: self.shard.clone() }))
             }
-            Err(_elapsed) => Err(claim.give_up(Error::DeadlinePassed)),
+            Err(_elapsed) => Err(claim.give_up(self.late())),
         }
+    }
+
+    /// Why an operation was not applied in time.
+    fn late(&self) -> Error {
+        if self.waits() {
+            Error::NoPrimary { shard: self.shard.clone() }
+        } else {
+            Error::DeadlinePassed
+        }
+    }
+
+    /// Whether there is no node to write to now, so that what is queued waits for one.
+    pub fn waits(&self) -> bool {
+        self.state.waits.load(Ordering::SeqCst)
     }
 
     /// Puts an operation into the queue. A patient one waits until there is room, but not past its deadline.
@@ -249,6 +277,7 @@ impl Lane {
         if let Some(holds) = &self.holds {
             holds.brake.set(Hold::default());
         }
+        self.state.stops.store(true, Ordering::SeqCst);
         while let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Stop) {
             std::thread::sleep(ROOM_LOOK);
         }

@@ -11,14 +11,13 @@ mod bulk;
 mod connected;
 mod embedded;
 mod following;
+mod members;
 mod tables;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-
-use tokio::runtime::Handle;
 
 use crate::backup::Source;
 use crate::brake::{Brake, Hold};
@@ -298,7 +297,7 @@ impl Manager {
         let ShardRows { read, role } = read.map_err(told)?;
         let next_cursor = self.next_cursor(&query, Some(key), &read.rows);
         let mut session = wish.session.clone();
-        self.seen(&mut session, place.shard, shard.progress.position(read.position));
+        self.seen(&mut session, place.shard, read.position);
         Ok(ReadDone {
             rows: read.rows,
             shards: vec![place.shard],
@@ -336,10 +335,10 @@ impl Manager {
         let mut served_by = Role::Replica;
         let (mut parts, mut shards, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         let mut first_error = None;
-        for ((index, shard), answer) in numbered().zip(answers) {
+        for ((index, _), answer) in numbered().zip(answers) {
             match answer {
                 Ok(ShardRows { read, role }) => {
-                    self.seen(&mut session, index, shard.progress.position(read.position));
+                    self.seen(&mut session, index, read.position);
                     if role == Role::Primary {
                         served_by = Role::Primary;
                     }
@@ -469,28 +468,6 @@ impl Manager {
             Backing::Files(files) => files.data_dir.is_unclean(),
             Backing::Servers(_) => false,
         }
-    }
-
-    /// Offers the runtime of a thread that serves clients to what speaks with servers: see [`crate::home`]. It is to be
-    /// driven until [`Manager::withdraw`].
-    pub fn offer(&self, runtime: Handle) {
-        if let Backing::Servers(servers) = &self.backing {
-            servers.homes.offer(runtime);
-        }
-    }
-
-    /// Gives up all runtimes that were offered.
-    pub fn withdraw(&self) {
-        if let Backing::Servers(servers) = &self.backing {
-            servers.homes.withdraw();
-        }
-    }
-
-    /// Finishes what is queued and closes the files. Blocks.
-    pub fn close(&self) {
-        self.backing.end();
-        self.shards.iter().for_each(Shard::close);
-        self.backing.close();
     }
 }
 

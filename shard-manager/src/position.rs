@@ -8,7 +8,7 @@
 //! **Not here:** where positions are stored (`store`), who waits for one (`progress`).
 
 /// A point up to which a shard's changes are meant, all of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     /// The timeline in which it was reached.
     pub timeline: u32,
@@ -39,6 +39,14 @@ impl History {
     /// The timeline in which positions are reached now.
     pub fn current(&self) -> u32 {
         self.timelines.last().map_or(0, |(id, _)| *id)
+    }
+
+    /// The same, and one more timeline, which begins at `at` or where the last one began, whichever is later.
+    #[must_use]
+    pub fn followed_by(&self, timeline: u32, at: u64) -> Self {
+        let began = self.timelines.last().map_or(0, |(_, began)| *began).max(at);
+        let timelines = self.timelines.iter().copied().chain([(timeline, began)]).collect();
+        Self { timelines }
     }
 
     /// Whether everything up to this position is part of this history. Of the timeline that goes on everything

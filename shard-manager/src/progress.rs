@@ -8,10 +8,11 @@
 //! **Not here:** which node answers a read (`replica_set`), how rows get to a replica (`store`).
 
 use std::fmt;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use crate::position::{History, Position};
@@ -34,7 +35,13 @@ impl ReplicaState {
 /// The nodes of one shard.
 #[derive(Debug)]
 pub struct Progress {
-    history: History,
+    history: ArcSwap<History>,
+    /// Held while what is known of the nodes changes with the history.
+    following: Mutex<()>,
+    /// Which of the replicas is the primary now; more than there are, if none of them can be.
+    leading: AtomicUsize,
+    /// Whether the primary has not answered when it was asked last.
+    silent: AtomicBool,
     /// Times are counted from here.
     epoch: Instant,
     begun: AtomicU64,
@@ -84,7 +91,10 @@ impl Progress {
             gathering: AtomicBool::new(false),
         };
         Self {
-            history,
+            history: ArcSwap::from_pointee(history),
+            following: Mutex::new(()),
+            leading: AtomicUsize::new(usize::MAX),
+            silent: AtomicBool::new(false),
             epoch: Instant::now(),
             begun: AtomicU64::new(position),
             committed: AtomicU64::new(position),
@@ -99,10 +109,11 @@ impl Progress {
         }
     }
 
-    /// The same of a shard whose replicas are asked where they stand.
+    /// The same of a shard whose nodes are asked where they stand. Each can be the primary, and the first is: it counts
+    /// among the replicas, but not as one.
     #[must_use]
     pub fn asked(self) -> Self {
-        Self { is_asked: true, ..self }
+        Self { is_asked: true, leading: AtomicUsize::new(0), ..self }
     }
 
     /// Whether replicas are asked where they stand: then others may have written what is not known here.
@@ -111,18 +122,67 @@ impl Progress {
     }
 
     /// The timelines of the shard.
-    pub fn history(&self) -> &History {
-        &self.history
+    pub fn history(&self) -> Arc<History> {
+        self.history.load_full()
+    }
+
+    /// The timeline that goes on.
+    pub fn life(&self) -> u32 {
+        self.history.load().current()
+    }
+
+    /// Told when another node has become the primary: what it has, and how it came to it. Of the others nothing is known
+    /// until they have told that they follow it.
+    pub fn follow(&self, history: History, position: u64, leading: usize) {
+        let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
+        self.history.store(Arc::new(history));
+        self.leading.store(leading, Ordering::SeqCst);
+        for positions in [&self.begun, &self.committed, &self.shown, &self.schema] {
+            positions.store(position, Ordering::SeqCst);
+        }
+        for replica in &self.replicas {
+            replica.state.store(ReplicaState::Down as u8, Ordering::SeqCst);
+            for position in [&replica.applying, &replica.applied, &replica.durable] {
+                position.store(0, Ordering::SeqCst);
+            }
+            replica.current_at.store(0, Ordering::SeqCst);
+        }
+        self.silent.store(false, Ordering::SeqCst);
+        self.advanced.notify_waiters();
+    }
+
+    /// Tells something that is so on this timeline only; not, if it is over.
+    pub fn tell(&self, life: u32, tell: impl FnOnce(&Self)) {
+        let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.life() == life {
+            tell(self);
+        }
+    }
+
+    /// Which of the replicas is the primary now.
+    pub fn leading(&self) -> Option<usize> {
+        let leading = self.leading.load(Ordering::SeqCst);
+        (leading < self.replicas.len()).then_some(leading)
+    }
+
+    /// Tells whether the primary answers who watches it.
+    pub fn set_silent(&self, silent: bool) {
+        self.silent.store(silent, Ordering::SeqCst);
+    }
+
+    /// Whether the primary does not answer who watches it.
+    pub fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::SeqCst)
     }
 
     /// A position of the timeline that goes on.
     pub fn position(&self, at: u64) -> Position {
-        Position { timeline: self.history.current(), at }
+        Position { timeline: self.life(), at }
     }
 
     /// Number of replicas, those that are down included.
     pub fn replicas(&self) -> usize {
-        self.replicas.len()
+        self.replicas.len() - usize::from(self.leading().is_some())
     }
 
     // --- the primary -----------------------------------------------------------------------------------------
@@ -313,7 +373,10 @@ impl Progress {
 
     /// On how many replicas everything up to `position` is durable.
     pub fn confirmed(&self, position: u64) -> usize {
-        let durable = self.replicas.iter().map(|replica| replica.durable.load(Ordering::SeqCst));
+        let leading = self.leading();
+        let others = self.replicas.iter().enumerate();
+        let others = others.filter(|(index, _)| Some(*index) != leading);
+        let durable = others.map(|(_, replica)| replica.durable.load(Ordering::SeqCst));
         durable.filter(|durable| *durable >= position).count()
     }
 

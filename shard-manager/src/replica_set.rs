@@ -82,7 +82,9 @@ impl ReplicaSet {
     /// How many take part in writes now.
     pub fn following(&self) -> usize {
         let follows = |(index, member): &(usize, &Arc<Member>)| {
-            self.progress.state(*index) == ReplicaState::Following && member.replica.is_reachable()
+            self.progress.state(*index) == ReplicaState::Following
+                && member.replica.is_reachable()
+                && member.replica.is_streaming()
         };
         self.members.iter().enumerate().filter(follows).count()
     }
@@ -90,7 +92,8 @@ impl ReplicaSet {
     /// Whether nothing is known yet of one of them.
     pub fn awaits_any(&self) -> bool {
         let is_open = |(index, member): (usize, &Arc<Member>)| {
-            self.progress.state(index) != ReplicaState::Following && member.replica.is_reachable()
+            let follows = self.progress.state(index) == ReplicaState::Following;
+            !follows && self.progress.leading() != Some(index) && member.replica.is_reachable()
         };
         self.members.iter().enumerate().any(is_open)
     }
@@ -120,9 +123,12 @@ impl ReplicaSet {
     }
 
     fn meets(&self, index: usize, demand: &Demand) -> bool {
+        // While nobody can write, nobody can tell how far behind a replica is: better an old answer than none, unless
+        // the client has said how old.
+        let most = if self.progress.is_silent() { Duration::MAX } else { STALENESS_MAX };
         self.is_in(index)
             && self.progress.applied_by(index) >= demand.floor
-            && self.progress.staleness(index) <= demand.staleness.min(STALENESS_MAX)
+            && self.progress.staleness(index) <= demand.staleness.min(most)
     }
 
     /// Whether a replica may soon have what it lacks: it is worth a short wait.

@@ -185,32 +185,55 @@ impl Shard {
             let applied = self.lane.apply(rows, deadline).await?;
             return Ok(WriteDone { applied, shortfall: None });
         }
-        let found = self.replicas.following();
+        let mut found = self.replicas.following();
+        if found < needed && (self.lane.waits() || self.progress.is_silent()) {
+            // Who leads next brings them along.
+            let enough = |_: &Progress| {
+                let found = self.replicas.following();
+                (found >= needed && !self.progress.is_silent()).then_some(found)
+            };
+            found = self.progress.until(deadline, enough).await.unwrap_or(found);
+        }
         if found < needed {
             let shard = self.name.clone();
-            let error = Error::TooFewReplicas { shard, level, needed, found };
+            let silent = self.progress.is_silent();
+            let error = if silent {
+                Error::NoPrimary { shard }
+            } else {
+                Error::TooFewReplicas { shard, level, needed, found }
+            };
             return Err(LaneFailure { error, outcome: Outcome::Rejected });
         }
         // From before the commit, so that replicas sync the first time they see it.
         let _confirmations = self.progress.ask_for_confirmations();
         let applied = self.lane.apply(rows, deadline).await?;
         let position = applied.position;
-        let confirmed =
-            |progress: &Progress| (progress.confirmed(position) >= needed).then_some(());
+        // Another node may have become the primary, with this or without it.
+        let confirmed = |progress: &Progress| {
+            let kept = progress.history().holds(position);
+            (!kept || progress.confirmed(position.at) >= needed).then_some(kept)
+        };
         let unconfirmed = is_on(Switch::QuorumWithoutWaiting);
-        if unconfirmed || self.progress.until(deadline, confirmed).await.is_some() {
-            return Ok(WriteDone { applied, shortfall: None });
+        let ended =
+            if unconfirmed { Some(true) } else { self.progress.until(deadline, confirmed).await };
+        match ended {
+            Some(true) => return Ok(WriteDone { applied, shortfall: None }),
+            Some(false) => {
+                let error = Error::ShardUnavailable { shard: self.name.clone() };
+                return Err(LaneFailure { error, outcome: Outcome::Unknown });
+            }
+            None => {}
         }
-        let achieved = Level::reached(self.progress.confirmed(position), replicas);
+        let achieved = Level::reached(self.progress.confirmed(position.at), replicas);
         let shard = self.name.clone();
         let shortfall = Error::NotConfirmed { shard, requested: level, achieved };
         Ok(WriteDone { applied, shortfall: Some(shortfall) })
     }
 
     /// What a client has seen whose write this position holds.
-    pub fn seen_by_writer(&self, at: u64) -> Position {
+    pub fn seen_by_writer(&self, Position { timeline, at }: Position) -> Position {
         let unseen = u64::from(is_on(Switch::TokenBeforeCommit));
-        self.progress.position(at.saturating_sub(unseen))
+        Position { timeline, at: at.saturating_sub(unseen) }
     }
 
     /// Makes or drops a table on the primary; the replicas learn of it from the log, and are not read before.
@@ -236,8 +259,10 @@ impl Shard {
         demand: &ReadDemand,
     ) -> Result<ShardRows, Error> {
         let deadline = demand.deadline;
-        self.read(demand, async |readers| readers.read_key(query, (slot, key), deadline).await)
-            .await
+        self.read(demand, async |readers, floor| {
+            readers.read_key(query, (slot, key), (floor, deadline)).await
+        })
+        .await
     }
 
     /// Rows of all keys, each with the values it is merged by.
@@ -250,28 +275,78 @@ impl Shard {
         demand: &ReadDemand,
     ) -> Result<ShardRows, Error> {
         let deadline = demand.deadline;
-        self.read(demand, async |readers| readers.read_all(query, deadline).await).await
+        self.read(demand, async |readers, floor| readers.read_all(query, (floor, deadline)).await)
+            .await
     }
 
     /// Reads from a replica that meets the demand, or from the primary: also if the replica fails.
     async fn read(
         &self,
         demand: &ReadDemand,
-        read: impl AsyncFn(&Readers) -> Result<NodeRows, Error>,
+        read: impl AsyncFn(&Readers, u64) -> Result<NodeRows, Error>,
     ) -> Result<ShardRows, Error> {
-        if let Some(replica) = self.choose(demand).await {
-            match read(&replica.readers).await {
+        let floor = self.floor(demand).await?;
+        if let Some(floor) = floor
+            && let Some(replica) = self.choose(floor, demand).await
+        {
+            match read(&replica.readers, floor).await {
                 Err(error) if replica.is_to_blame(&error) => {}
                 Err(error) => return Err(error),
                 Ok(read) => return Ok(ShardRows { read, role: Role::Replica }),
             }
         }
         self.check_reachable()?;
-        let read = read(&self.primary).await?;
+        let read = read(&self.primary, 0).await?;
         if demand.level != Level::One {
-            self.progress.show(read.position);
+            self.progress.show(read.position.at);
         }
         Ok(ShardRows { read, role: Role::Primary })
+    }
+
+    /// What a replica must show that answers this read; `None` if none may.
+    async fn floor(&self, demand: &ReadDemand) -> Result<Option<u64>, Error> {
+        let floor = match demand.level {
+            Level::One if is_on(Switch::NoTokenWait) => 0,
+            Level::One => demand.seen,
+            Level::Quorum if is_on(Switch::QuorumFromAny) => demand.seen,
+            Level::Quorum | Level::All if self.progress.is_asked() => {
+                let needed = Level::Quorum.replicas_needed(self.progress.replicas());
+                if needed == 0 {
+                    // Nobody else could lead.
+                    return Ok(None);
+                }
+                let proven = self.proven(needed, demand.deadline).await?;
+                if demand.level == Level::All {
+                    return Ok(None);
+                }
+                proven.max(demand.seen)
+            }
+            // The writer itself is the proof: it is the only one, and has told what it acknowledged.
+            Level::Quorum => demand.seen.max(self.progress.strong_floor()),
+            Level::All => return Ok(None),
+        };
+        // A replica must know every table before it is asked for rows of any.
+        Ok(Some(floor.max(self.progress.schema_position())))
+    }
+
+    /// A position that the primary had after this was called, when it was proven to lead: everything that any router has
+    /// acknowledged before is at or below it.
+    async fn proven(&self, needed: usize, deadline: Instant) -> Result<u64, Error> {
+        let marked = self.primary.mark(deadline).await?;
+        let _confirmations = self.progress.ask_for_confirmations();
+        let confirmed = |progress: &Progress| {
+            let kept = progress.life() == marked.timeline;
+            (!kept || progress.confirmed(marked.at) >= needed).then_some(kept)
+        };
+        match self.progress.until(deadline, confirmed).await {
+            Some(true) => Ok(marked.at),
+            Some(false) => Err(Error::ShardUnavailable { shard: self.name.clone() }),
+            None => {
+                let found = self.replicas.following();
+                let (shard, level) = (self.name.clone(), Level::Quorum);
+                Err(Error::TooFewReplicas { shard, level, needed, found })
+            }
+        }
     }
 
     /// A brake may have cut the primary off.
@@ -283,19 +358,7 @@ impl Shard {
         Ok(())
     }
 
-    async fn choose(&self, demand: &ReadDemand) -> Option<Chosen> {
-        let floor = match demand.level {
-            Level::One if is_on(Switch::NoTokenWait) => 0,
-            Level::One => demand.seen,
-            Level::Quorum if is_on(Switch::QuorumFromAny) => demand.seen,
-            // What other routers have acknowledged only the primary knows.
-            Level::Quorum if self.progress.is_asked() => return None,
-            // The writer itself is the proof: it is the only one, and has told what it acknowledged.
-            Level::Quorum => demand.seen.max(self.progress.strong_floor()),
-            Level::All => return None,
-        };
-        // A replica must know every table before it is asked for rows of any.
-        let floor = floor.max(self.progress.schema_position());
+    async fn choose(&self, floor: u64, demand: &ReadDemand) -> Option<Chosen> {
         let unbound = is_on(Switch::NoStalenessBound);
         let staleness = if unbound { Duration::MAX } else { demand.staleness };
         let wanted = Demand { floor, staleness };

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Outcome};
 use crate::keyspace::Slot;
+use crate::position::Position;
 use crate::row::{RowDone, RowWrite};
 use crate::rows::Rows;
 use crate::table::Table;
@@ -56,6 +57,9 @@ pub trait Writer: Send + 'static {
 ///
 /// Cancel safety: a dropped future may have stored everything or nothing.
 pub trait AsyncWriter: Send + 'static {
+    /// Whether there is a node to write to now. What waits is left waiting meanwhile.
+    fn ready(&mut self) -> impl Future<Output = bool> + Send;
+
     /// As [`Writer::apply`].
     ///
     /// # Errors
@@ -115,7 +119,7 @@ pub struct BatchDone {
     /// What became of each change, in order.
     pub rows: Vec<Result<RowDone, Error>>,
     /// The shard's position, which holds them.
-    pub position: u64,
+    pub position: Position,
 }
 
 /// A transaction that failed as a whole.
@@ -135,7 +139,7 @@ pub struct NodeRows {
     /// The rows.
     pub rows: Rows,
     /// The position.
-    pub position: u64,
+    pub position: Position,
 }
 
 /// One row scope of a read: all rows, or those of one shard key.

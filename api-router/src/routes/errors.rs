@@ -204,6 +204,7 @@ fn example(code: Code) -> Problem {
         Code::TSR111 => said("there is nothing at this path", "/ lists what there is"),
         Code::TSR112 => said("this path has POST", "the header Allow lists them"),
         Code::TSR113 => said("x-consistency must be one, quorum or all", "send one of these"),
+        Code::TSR202 => failed(Error::NoPrimary { shard: shard() }),
         Code::TSR201 => failed(Error::ShardUnavailable { shard: shard() }),
         Code::TSR203 => failed(Error::SlotNotOwned),
         Code::TSR204 => failed(Error::StorageFull { shard: shard() }),

@@ -23,6 +23,13 @@ pub(super) struct SchemaOperation {
     reply: oneshot::Sender<Result<u64, LaneFailure>>,
 }
 
+impl SchemaOperation {
+    /// Whether nobody waits for it any more, or not for long.
+    pub(super) fn is_over(&self) -> bool {
+        self.reply.is_closed() || self.deadline <= Instant::now()
+    }
+}
+
 impl Lane {
     /// Carries out a change of the tables and waits for its durable outcome, at most until `deadline`; tells the
     /// shard's position after it.
@@ -50,7 +57,7 @@ impl Lane {
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_gone)) => Err(claim.give_up(Error::ShardUnavailable { shard: shard() })),
-            Err(_elapsed) => Err(claim.give_up(Error::DeadlinePassed)),
+            Err(_elapsed) => Err(claim.give_up(self.late())),
         }
     }
 }

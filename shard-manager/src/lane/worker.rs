@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc::Receiver;
@@ -13,18 +13,23 @@ use tokio::sync::mpsc::Receiver;
 use super::schema::SchemaOperation;
 use super::{
     Applied, BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, Holds, LaneFailure, LaneTimes, Message,
-    Operation, TAKEN,
+    Operation, State, TAKEN,
 };
 use crate::error::{Error, Outcome};
 use crate::home::Home;
+use crate::position::Position;
 use crate::row::RowWrite;
 use crate::store::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, Unit, Writer};
+
+/// How often it is looked whether there is a node to write to, while there is none.
+const READY_LOOK: Duration = Duration::from_millis(25);
 
 /// The loop's side of a lane.
 pub(super) struct Worker<W> {
     pub(super) writer: W,
     waiting: Receiver<Message>,
     queued_bytes: Arc<AtomicUsize>,
+    state: Arc<State>,
     /// Closes as the loop ends.
     _lives: Option<std::sync::mpsc::Sender<()>>,
 }
@@ -33,6 +38,10 @@ pub(super) struct Worker<W> {
 pub(super) struct Held<W>(W);
 
 impl<W: Writer> AsyncWriter for Held<W> {
+    async fn ready(&mut self) -> bool {
+        true
+    }
+
     async fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
         self.0.apply(units)
     }
@@ -56,10 +65,10 @@ impl<W: Writer> Worker<Held<W>> {
     pub(super) fn of_thread(
         writer: W,
         waiting: Receiver<Message>,
-        queued_bytes: &Arc<AtomicUsize>,
+        (queued_bytes, state): (&Arc<AtomicUsize>, &Arc<State>),
     ) -> Self {
-        let queued_bytes = Arc::clone(queued_bytes);
-        Self { writer: Held(writer), waiting, queued_bytes, _lives: None }
+        let (queued_bytes, state) = (Arc::clone(queued_bytes), Arc::clone(state));
+        Self { writer: Held(writer), waiting, queued_bytes, state, _lives: None }
     }
 
     /// Works until it is told to stop.
@@ -82,11 +91,11 @@ impl<W: AsyncWriter> Worker<W> {
     pub(super) fn of_task(
         writer: W,
         waiting: Receiver<Message>,
-        queued_bytes: &Arc<AtomicUsize>,
+        (queued_bytes, state): (&Arc<AtomicUsize>, &Arc<State>),
         lives: std::sync::mpsc::Sender<()>,
     ) -> Self {
-        let queued_bytes = Arc::clone(queued_bytes);
-        Self { writer, waiting, queued_bytes, _lives: Some(lives) }
+        let (queued_bytes, state) = (Arc::clone(queued_bytes), Arc::clone(state));
+        Self { writer, waiting, queued_bytes, state, _lives: Some(lives) }
     }
 
     /// Works where it is at home, until it is told to stop.
@@ -100,6 +109,8 @@ impl<W: AsyncWriter> Worker<W> {
                 biased;
                 first = self.waiting.recv() => {
                     let Some(first) = first else { break };
+                    // Before anything is taken: what waits here can still be given up.
+                    let Some(first) = self.until_ready(first).await else { continue };
                     if self.round(first).await {
                         break;
                     }
@@ -113,6 +124,29 @@ impl<W: AsyncWriter> Worker<W> {
             }
         }
         self.writer.close().await;
+    }
+
+    /// Waits until there is a node to write to. Meanwhile what is too late is dropped; `None`, if nothing waits any more.
+    async fn until_ready(&mut self, mut first: Message) -> Option<Message> {
+        while !self.writer.ready().await {
+            self.state.waits.store(true, Ordering::SeqCst);
+            while is_over(&first) || self.state.stops.load(Ordering::SeqCst) {
+                if let Message::Stop = first {
+                    return Some(first);
+                }
+                self.drop_late(first);
+                first = self.waiting.try_recv().ok()?;
+            }
+            tokio::time::sleep(READY_LOOK).await;
+        }
+        self.state.waits.store(false, Ordering::SeqCst);
+        Some(first)
+    }
+
+    fn drop_late(&self, message: Message) {
+        if let Message::Operation(operation) = message {
+            self.queued_bytes.fetch_sub(operation.bytes, Ordering::Relaxed);
+        }
     }
 
     /// Does what waits now, and tells whether it was told to stop.
@@ -195,7 +229,8 @@ impl<W: AsyncWriter> Worker<W> {
     /// The halves of a chunk, and of what fails of them their halves: how a culprit is told from its neighbours.
     /// When the shard itself fails, the rest is not tried; when a commit is in doubt, so is the chunk.
     async fn apply_parted(&mut self, changes: &[RowWrite]) -> Result<BatchDone, LaneFailure> {
-        let mut done = BatchDone { rows: Vec::with_capacity(changes.len()), position: 0 };
+        let mut done =
+            BatchDone { rows: Vec::with_capacity(changes.len()), position: Position::default() };
         let (first, second) = changes.split_at(changes.len() / 2);
         let mut parts = vec![second, first];
         while let Some(part) = parts.pop() {
@@ -219,6 +254,17 @@ impl<W: AsyncWriter> Worker<W> {
             }
         }
         Ok(done)
+    }
+}
+
+/// Whether nobody waits for a message any more.
+fn is_over(message: &Message) -> bool {
+    match message {
+        Message::Operation(operation) => {
+            operation.reply.is_closed() || operation.deadline <= Instant::now()
+        }
+        Message::Schema(operation) => operation.is_over(),
+        Message::Stop => true,
     }
 }
 

@@ -8,14 +8,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::OwnedMutexGuard;
 
+use super::Manager;
 use super::following::Following;
 use crate::backup::Source;
 use crate::control::Door;
 use crate::error::Error;
 use crate::home::Homes;
+use crate::shard::Shard;
 use crate::store::intent::Intent;
 use crate::store::postgres::catalog::{self, Catalog};
 use crate::store::sqlite::data_dir::DataDir;
@@ -67,6 +69,30 @@ impl Backing {
             Self::Files(files) => files.data_dir.close(),
             Self::Servers(servers) => servers.close(),
         }
+    }
+}
+
+impl Manager {
+    /// Offers the runtime of a thread that serves clients to what speaks with servers: see [`crate::home`]. It is to be
+    /// driven until [`Manager::withdraw`].
+    pub fn offer(&self, runtime: Handle) {
+        if let Backing::Servers(servers) = &self.backing {
+            servers.homes.offer(runtime);
+        }
+    }
+
+    /// Gives up all runtimes that were offered.
+    pub fn withdraw(&self) {
+        if let Backing::Servers(servers) = &self.backing {
+            servers.homes.withdraw();
+        }
+    }
+
+    /// Finishes what is queued and closes the files. Blocks.
+    pub fn close(&self) {
+        self.backing.end();
+        self.shards.iter().for_each(Shard::close);
+        self.backing.close();
     }
 }
 

@@ -12,7 +12,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use futures_util::future::join_all;
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
@@ -20,7 +19,8 @@ use super::Manager;
 use super::agreement::{Agreement, Declared, agree};
 use super::backing::{Backing, Servers};
 use super::following::Following;
-use crate::address::{ClusterAddress, NodeAddress, ShardAddress};
+use super::members::{self, Members};
+use crate::address::{ClusterAddress, ShardAddress};
 use crate::home::Homes;
 use crate::lane::Lane;
 use crate::position::History;
@@ -29,21 +29,16 @@ use crate::shard::Shard;
 use crate::store::cluster::Wanted;
 use crate::store::open_error::OpenError;
 use crate::store::postgres::catalog::{Catalog, Cluster};
-use crate::store::postgres::node::Node;
-use crate::store::postgres::primary_log::PrimaryLog;
+use crate::store::postgres::leader::{self, Leader};
+use crate::store::postgres::node::{Node, Target};
 use crate::store::postgres::readers::Readers as NodeReaders;
 use crate::store::postgres::replica::Replica as StreamingReplica;
-use crate::store::postgres::requirements;
-use crate::store::postgres::session::{self, Identity, Session, Wanted as Role};
+use crate::store::postgres::session::Session;
 use crate::store::postgres::shard_database::{Claim, Found, ShardDatabase, shard_of};
 use crate::store::postgres::writer::PgWriter;
 use crate::store::readers::Readers;
 use crate::store::replica::Replica;
 use crate::table::Registry;
-use crate::topology;
-
-/// What servers show of these sessions.
-const OPENING: &str = "tessera opening";
 
 /// Where a cluster of PostgreSQL nodes is and what it must be.
 #[derive(Clone, Debug)]
@@ -59,9 +54,10 @@ const REPLICAS_WAIT: Duration = Duration::from_secs(10);
 
 /// A shard whose database has been found good.
 struct Opened {
-    primary: Node,
-    replicas: Vec<Node>,
+    /// The primary first.
+    members: Vec<Node>,
     position: u64,
+    history: History,
 }
 
 impl Manager {
@@ -100,7 +96,7 @@ impl Manager {
 /// Checks every node, and makes all shards alike.
 async fn open(
     cluster: &ConnectedCluster,
-) -> Result<(Vec<Opened>, Registry, Cluster, Node), OpenError> {
+) -> Result<(Vec<Opened>, Registry, Cluster, Option<Node>), OpenError> {
     let ConnectedCluster { address, wanted } = cluster;
     let wanted = Wanted {
         shards: Some(address.shards.len()),
@@ -108,14 +104,16 @@ async fn open(
         ..wanted.clone()
     };
     let names: Vec<String> = address.shards.iter().enumerate().map(name).collect();
-    let connected = address.shards.iter().zip(&names).map(async |(shard, name)| {
-        connect(&shard.primary, &format!("{name}-primary"), Role::Primary, address).await
-    });
-    let sessions: Vec<Session> = join_all(connected).await.into_iter().collect::<Result<_, _>>()?;
+    let members = members::find(address, &names).await?;
+    let (sessions, nodes): (Vec<Session>, Vec<Vec<Node>>) =
+        members.into_iter().map(|Members { session, nodes }| (session, nodes)).unzip();
     check_distinct(&sessions, &names)?;
-    let at = address.catalog.as_ref().unwrap_or(&address.shards[0].primary);
-    let session = connect(at, "catalog", Role::Primary, address).await?;
-    let catalog_node = node("catalog", at, address, &session.identity);
+    let at = address.catalog.as_ref().unwrap_or(&nodes[0][0].address);
+    let session = members::connect_catalog(at, address).await?;
+    let catalog_node = address
+        .catalog
+        .as_ref()
+        .map(|at| members::node("catalog".to_owned(), at.clone(), address, &session.identity));
     let catalog = Catalog::on(session.connection).lock_to_open().await?;
     if !catalog.is_made().await? {
         check_unsigned(&sessions, &names).await?;
@@ -126,17 +124,17 @@ async fn open(
     let pending = catalog.intents().await.map_err(|error| OpenError::node("catalog", error))?;
     let mut databases = Vec::with_capacity(sessions.len());
     let mut prepared = Vec::with_capacity(sessions.len());
-    for ((index, session), (shard, name)) in
-        found.map.topology().indices().zip(sessions).zip(address.shards.iter().zip(&names))
+    for ((index, session), (nodes, name)) in
+        found.map.topology().indices().zip(sessions).zip(nodes.into_iter().zip(&names))
     {
         let slots: Vec<u16> = found.map.slots_of(index).collect();
         let is_new = !found.ready;
         let claim = Claim { cluster_id: &found.cluster_id, shard: name, slots: &slots, is_new };
-        let primary = node(&format!("{name}-primary"), &shard.primary, address, &session.identity);
-        let database =
-            ShardDatabase::on(primary.name.clone(), session.connection, session.identity);
+        let history = leader::history(&session.connection, &session.identity).await;
+        let place = nodes[0].name.clone();
+        let database = ShardDatabase::on(place, session.connection, session.identity);
         let (database, ready) = database.prepare(&claim).await?;
-        databases.push((database, primary));
+        databases.push((database, nodes, history));
         prepared.push(ready);
     }
     let declared: Vec<Declared<'_>> = prepared
@@ -146,11 +144,11 @@ async fn open(
         .collect();
     let Agreement { registry, changes } = agree(&declared, &pending)?;
     let mut opened = Vec::with_capacity(databases.len());
-    for ((mut database, primary), changes) in databases.into_iter().zip(changes) {
+    for ((mut database, members, history), changes) in databases.into_iter().zip(changes) {
         database.settle(&changes).await?;
         let position = database.position().await;
-        let position = position.map_err(|error| OpenError::node(&primary.name, error))?;
-        opened.push(Opened { primary, replicas: Vec::new(), position });
+        let position = position.map_err(|error| OpenError::node(&members[0].name, error))?;
+        opened.push(Opened { members, position, history });
     }
     catalog.set_ready().await?;
     for intent in &pending {
@@ -158,7 +156,6 @@ async fn open(
         removed.map_err(|error| OpenError::node("catalog", error))?;
     }
     catalog.unlock().await?;
-    find_replicas(&mut opened, &names, address).await?;
     Ok((opened, registry, found, catalog_node))
 }
 
@@ -170,50 +167,6 @@ fn name((index, shard): (usize, &ShardAddress)) -> String {
 fn weights(shards: &[ShardAddress]) -> Option<Vec<u32>> {
     let said = shards.iter().any(|shard| shard.weight.is_some());
     said.then(|| shards.iter().map(|shard| shard.weight.unwrap_or(1)).collect())
-}
-
-fn node(name: &str, at: &NodeAddress, cluster: &ClusterAddress, identity: &Identity) -> Node {
-    let (name, address, timeouts) = (name.to_owned(), at.clone(), cluster.timeouts);
-    Node { name, address, timeouts, identity: identity.clone() }
-}
-
-async fn connect(
-    at: &NodeAddress,
-    name: &str,
-    role: Role,
-    cluster: &ClusterAddress,
-) -> Result<Session, OpenError> {
-    let session = session::connect(at, OPENING, role, &cluster.timeouts).await;
-    check_fit(session.map_err(|error| OpenError::node(name, error))?, name, cluster).await
-}
-
-/// A replica that answers; one that is no replica at all is a mistake.
-async fn connect_replica(
-    at: &NodeAddress,
-    name: &str,
-    cluster: &ClusterAddress,
-) -> Result<Option<Session>, OpenError> {
-    let fit = match session::connect(at, OPENING, Role::Replica, &cluster.timeouts).await {
-        Ok(session) => check_fit(session, name, cluster).await,
-        Err(error) if error.is_wrong_role() => return Err(OpenError::node(name, error)),
-        Err(error) => Err(OpenError::node(name, error)),
-    };
-    let silent = |error: &OpenError| tracing::warn!(%error, "a replica does not answer");
-    Ok(fit.inspect_err(silent).ok())
-}
-
-async fn check_fit(
-    mut session: Session,
-    name: &str,
-    cluster: &ClusterAddress,
-) -> Result<Session, OpenError> {
-    let replicas = usize::from(!cluster.replicas.is_empty())
-        + cluster.shards.iter().map(|shard| shard.replicas.len()).sum::<usize>();
-    let warnings = requirements::check(&mut session, replicas).await;
-    for warning in warnings.map_err(|unfit| OpenError::node(name, unfit))? {
-        tracing::warn!(node = name, "{warning}");
-    }
-    Ok(session)
 }
 
 /// Two shards in one database would each hold half of what the other looks for.
@@ -260,65 +213,10 @@ fn check_names(found: &Cluster, names: &[String]) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Matches replicas to their primaries: those named with a shard by that, the others by the system identifier and the
-/// database. One that does not answer now is that of the only shard whose database is called as its own: it counts,
-/// because what `quorum` and `all` promise must not depend on who was up at a start.
-async fn find_replicas(
-    opened: &mut [Opened],
-    names: &[String],
-    address: &ClusterAddress,
-) -> Result<(), OpenError> {
-    for ((shard, opened), name) in address.shards.iter().zip(opened.iter_mut()).zip(names) {
-        for at in &shard.replicas {
-            let replica = format!("{name}-replica{}", opened.replicas.len() + 1);
-            let session = connect_replica(at, &replica, address).await?;
-            let primary = &opened.primary.identity;
-            let identity = session.map_or_else(|| primary.clone(), |session| session.identity);
-            if identity.system != primary.system || identity.database != primary.database {
-                let cause = format!("it is no replica of {name}: it copies another database");
-                return Err(OpenError::node(&replica, cause));
-            }
-            opened.replicas.push(node(&replica, at, address, &identity));
-        }
-    }
-    let asked = address
-        .replicas
-        .iter()
-        .map(async |at| connect_replica(at, &format!("the replica {at}"), address).await);
-    for (at, session) in address.replicas.iter().zip(join_all(asked).await) {
-        let found = match session? {
-            Some(session) => session.identity,
-            None => silent(opened, at)?,
-        };
-        let copies = |opened: &&mut Opened| {
-            let primary = &opened.primary.identity;
-            primary.system == found.system && primary.database == found.database
-        };
-        let Some((opened, name)) = opened.iter_mut().zip(names).find(|(opened, _)| copies(opened))
-        else {
-            return Err(OpenError::node(
-                &at.to_string(),
-                "it is a replica of none of the shards: look at REPLICA_URLS and SHARD_URLS",
-            ));
-        };
-        let replica = format!("{name}-replica{}", opened.replicas.len() + 1);
-        opened.replicas.push(node(&replica, at, address, &found));
-    }
-    Ok(())
-}
-
-/// Whose replica it is that does not answer.
-fn silent(opened: &[Opened], at: &NodeAddress) -> Result<Identity, OpenError> {
-    let called_so = |opened: &&Opened| opened.primary.identity.database == at.database;
-    let mut primaries = opened.iter().filter(called_so).map(|opened| &opened.primary.identity);
-    match (primaries.next(), primaries.next()) {
-        (Some(primary), None) => Ok(primary.clone()),
-        (None, _) | (Some(_), Some(_)) => Err(OpenError::node(
-            &at.to_string(),
-            "this replica does not answer, so nobody can tell which shard's it is: start it, or name it with its \
-             shard in tessera.toml ([[shard]] replicas)",
-        )),
-    }
+/// Each host of a node that is listed with several.
+fn hosts(node: &Node) -> Vec<Node> {
+    let one = |host| Node { address: node.address.at(host), ..node.clone() };
+    node.address.hosts.iter().map(one).collect()
 }
 
 /// Starts the lanes, the readers and the watchers.
@@ -327,7 +225,7 @@ fn assemble(
     opened: Vec<Opened>,
     registry: Registry,
     found: Cluster,
-    catalog: Node,
+    catalog: Option<Node>,
 ) -> Result<Manager, OpenError> {
     let entered = runtime.enter();
     let homes = Homes::new(runtime.handle().clone());
@@ -335,27 +233,29 @@ fn assemble(
     let mut followed = Vec::with_capacity(opened.len());
     for (index, opened) in found.map.topology().indices().zip(opened) {
         let name = found.map.topology().name(index);
-        let Opened { primary, replicas, position } = opened;
-        let history = history(&primary.identity);
-        let progress = Progress::new(history, position, replicas.len()).asked();
-        let progress = Arc::new(progress);
+        let Opened { members, position, history } = opened;
+        let (identity, timeouts) = (members[0].identity.clone(), members[0].timeouts);
+        let progress = Arc::new(Progress::new(history, position, members.len()).asked());
         progress.schema_changed(position);
-        let writer = PgWriter::new(name, primary.clone(), &progress);
+        let leader = Leader::new(members, &identity, Some(&progress));
+        let writer = PgWriter::new(name, &leader, timeouts, &progress);
         let lane = Lane::spawn(name, writer, homes.another());
-        let readers = NodeReaders::start(&primary, topology::Role::Primary, name, &homes);
-        let log = Arc::new(PrimaryLog::new(primary.clone()));
-        let numbered = replicas.into_iter().enumerate();
-        let replicas = numbered.map(|(index, replica)| {
-            let followed = (index, &progress);
-            let watched =
-                StreamingReplica::start(replica, Arc::clone(&log), followed, (name, &homes));
-            Replica::Postgres(watched)
+        let target = Target::Leader(Arc::clone(&leader));
+        let readers = Arc::new(NodeReaders::start(&target, name, &progress, &homes));
+        let watched = (0..leader.members().len()).map(|index| {
+            Replica::Postgres(StreamingReplica::start(&leader, (index, &progress), (name, &homes)))
         });
-        let replicas = replicas.collect();
-        let readers = Readers::Postgres(Arc::new(readers));
-        shards.push(Shard::new(name, Arc::clone(&progress), lane, readers, replicas));
-        followed.push((primary, progress));
+        let (watched, readers) = (watched.collect(), Readers::Postgres(readers));
+        shards.push(Shard::new(name, Arc::clone(&progress), lane, readers, watched));
+        followed.push((leader, progress));
     }
+    let catalog = match catalog {
+        Some(node) => {
+            let identity = node.identity.clone();
+            Leader::new(hosts(&node), &identity, None)
+        }
+        None => Arc::clone(&followed[0].0),
+    };
     let map = Arc::new(ArcSwap::from_pointee(found.map));
     let registry = Arc::new(ArcSwap::from_pointee(registry));
     let following = Arc::new(Following {
@@ -370,14 +270,4 @@ fn assemble(
     drop(entered);
     let backing = Backing::Servers(Servers::new(following, runtime, homes));
     Ok(Manager::of(map, registry, shards, found.token_key, backing))
-}
-
-/// The timelines of a shard. Only the current one is known: what was seen on an older one may be lost.
-fn history(identity: &Identity) -> History {
-    let mut timeline = [0; 12];
-    timeline[..8].copy_from_slice(&identity.system.to_be_bytes());
-    timeline[8..].copy_from_slice(&identity.timeline.to_be_bytes());
-    // Two of one cluster that differ are told apart but for one chance in four billions.
-    let timeline = xxhash_rust::xxh3::xxh3_64(&timeline) as u32;
-    History::new(vec![(timeline, 0)]).unwrap_or_else(|| unreachable!("one timeline is in order"))
 }

@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 use crate::progress::Progress;
 use crate::shard_map::ShardMap;
 use crate::store::postgres::catalog::{Catalog, Stamp};
-use crate::store::postgres::node::Node;
+use crate::store::postgres::leader::{Leader, Led};
 use crate::store::postgres::shard_database::ShardDatabase;
 use crate::table::{Registry, Table};
 
@@ -30,9 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// What is needed to see what others have changed.
 pub(super) struct Following {
     /// Where the catalog is.
-    pub(super) catalog: Node,
+    pub(super) catalog: Arc<Leader>,
     /// The primaries, and how far the nodes of each shard have come.
-    pub(super) shards: Vec<(Node, Arc<Progress>)>,
+    pub(super) shards: Vec<(Arc<Leader>, Arc<Progress>)>,
     pub(super) map: Arc<ArcSwap<ShardMap>>,
     pub(super) registry: Arc<ArcSwap<Registry>>,
     pub(super) closed: AtomicBool,
@@ -73,8 +73,8 @@ impl Following {
 
     /// A session with the catalog.
     pub(super) async fn connect(&self, purpose: &str) -> Result<Catalog, String> {
-        let session = self.catalog.primary(purpose).await;
-        Ok(Catalog::on(session.map_err(|error| error.to_string())?.connection))
+        let led = self.catalog.connect(purpose).await;
+        Ok(Catalog::on(led.map_err(|error| error.to_string())?.session.connection))
     }
 
     /// Reads everything anew.
@@ -91,7 +91,7 @@ impl Following {
         }
         // Before the tables, and after them: what is on its way between may be on every shard and be taken back.
         let before = catalog.intents().await.map_err(|error| told(&error))?;
-        let shards = join_all(self.shards.iter().map(|(node, _)| declared(node))).await;
+        let shards = join_all(self.shards.iter().map(|(leader, _)| declared(leader))).await;
         let shards: Vec<(Registry, u64)> = shards.into_iter().collect::<Result<_, _>>()?;
         let after = catalog.intents().await.map_err(|error| told(&error))?;
         let pending = before.iter().chain(&after);
@@ -118,8 +118,9 @@ impl Following {
     }
 }
 
-async fn declared(node: &Node) -> Result<(Registry, u64), String> {
-    let session = node.primary("tables").await.map_err(|error| error.to_string())?;
-    let database = ShardDatabase::on(node.name.clone(), session.connection, session.identity);
-    database.tables().await.map_err(|error| format!("{}: {error}", node.name))
+async fn declared(leader: &Leader) -> Result<(Registry, u64), String> {
+    let Led { session, .. } = leader.connect("tables").await.map_err(|error| error.to_string())?;
+    let name = leader.name();
+    let database = ShardDatabase::on(name.to_owned(), session.connection, session.identity);
+    database.tables().await.map_err(|error| format!("{name}: {error}"))
 }

@@ -15,6 +15,7 @@ use super::sqlite::threads;
 use super::{NodeRows, Scope, TableSize};
 use crate::error::Error;
 use crate::keyspace::Slot;
+use crate::position::Position;
 use crate::query::ReadQuery;
 
 /// Who reads a node.
@@ -27,7 +28,7 @@ pub enum Readers {
 }
 
 impl Readers {
-    /// The rows of one shard key.
+    /// The rows of one shard key. A server is asked whether it has come as far as `floor`; of a file that is known.
     ///
     /// # Errors
     /// [`Error::DeadlinePassed`], [`Error::PoolExhausted`], [`Error::ShardUnavailable`] or [`Error::AnswerTooLarge`].
@@ -35,11 +36,13 @@ impl Readers {
         &self,
         query: &ReadQuery,
         (slot, key): (Slot, &str),
-        deadline: Instant,
+        (floor, deadline): (u64, Instant),
     ) -> Result<NodeRows, Error> {
         match self {
             Self::Sqlite(readers) => threads::read_key(readers, query, (slot, key), deadline).await,
-            Self::Postgres(readers) => readers.read_key(query, (slot, key), deadline).await,
+            Self::Postgres(readers) => {
+                readers.read_key(query, (slot, key), (floor, deadline)).await
+            }
         }
     }
 
@@ -50,7 +53,7 @@ impl Readers {
     pub async fn read_all(
         &self,
         query: &Arc<ReadQuery>,
-        deadline: Instant,
+        (floor, deadline): (u64, Instant),
     ) -> Result<NodeRows, Error> {
         match self {
             Self::Sqlite(readers) => {
@@ -58,7 +61,18 @@ impl Readers {
                 let read = move |wait| readers.read(&query, Scope::Shard, (wait, deadline));
                 threads::blocking(deadline, read).await
             }
-            Self::Postgres(readers) => readers.read_all(query, deadline).await,
+            Self::Postgres(readers) => readers.read_all(query, (floor, deadline)).await,
+        }
+    }
+
+    /// A position of the primary, committed after this was called: that a majority has it proves that it leads.
+    ///
+    /// # Errors
+    /// As [`Readers::read_key`]; of a file there is nothing to prove.
+    pub async fn mark(&self, deadline: Instant) -> Result<Position, Error> {
+        match self {
+            Self::Sqlite(_) => Err(Error::Internal),
+            Self::Postgres(readers) => readers.mark(deadline).await,
         }
     }
 

@@ -51,6 +51,14 @@ impl Replica {
         }
     }
 
+    /// Whether it gets what the primary writes, as far as is known.
+    pub fn is_streaming(&self) -> bool {
+        match self {
+            Self::Sqlite(replica) => replica.is_reachable(),
+            Self::Postgres(replica) => replica.is_streaming(),
+        }
+    }
+
     /// Told when a read failed: it is looked at before it is used again.
     pub fn suspect(&self) {
         match self {

@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::lane::{Applied, Lane, LaneFailure};
+use shard_manager::position::Position;
 use shard_manager::row::{Change, Operation, Part, RowDone, RowWrite};
 use shard_manager::store::{BatchDone, BatchFailure, SchemaChange, Unit, Writer};
 use shard_manager::table::{Column, Table};
@@ -68,7 +69,8 @@ impl Writer for Fake {
             Ok(RowDone { change, version, json, replayed: false })
         });
         let rows = done.collect();
-        Ok(BatchDone { rows, position: applied.len() as u64 })
+        let at = applied.len() as u64;
+        Ok(BatchDone { rows, position: Position { timeline: 1, at } })
     }
 
     /// Tells the table as if it were a key, so that a test sees when its turn came.

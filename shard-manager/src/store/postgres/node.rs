@@ -1,10 +1,12 @@
 //! Node: where one node of a shard is, and who it must be.
 //!
-//! **Invariant:** a session that is handed out is of the database that the cluster was opened with: of the same system,
-//! and as a primary of the same timeline, so that nothing is written to a copy that went another way.
-//! **Not here:** what is done on a session.
+//! **Invariant:** a session that is handed out is of the system and the database that the cluster was opened with.
+//! **Not here:** which node leads (`leader`), what is done on a session.
+
+use std::sync::Arc;
 
 use super::connect_error::ConnectError;
+use super::leader::{Leader, Led, Term};
 use super::session::{self, Identity, Session, Wanted};
 use crate::address::{NodeAddress, Timeouts};
 
@@ -32,7 +34,7 @@ pub enum NodeError {
         /// Why.
         cause: ConnectError,
     },
-    /// It is not the one that the cluster was opened with.
+    /// It is not the one that it should be.
     #[error("{name}: {cause}")]
     Another {
         /// The node.
@@ -43,37 +45,72 @@ pub enum NodeError {
 }
 
 impl Node {
-    /// A session with the primary that it is.
+    /// A session with this node in the role that is wanted.
     ///
     /// # Errors
     /// [`NodeError`].
-    pub async fn primary(&self, purpose: &str) -> Result<Session, NodeError> {
-        let session = self.connect(purpose, Wanted::Primary).await?;
-        if session.identity.timeline != self.identity.timeline {
-            let cause =
-                "a replica was promoted since this router was started; start it again to follow";
-            return Err(NodeError::Another { name: self.name.clone(), cause });
-        }
-        Ok(session)
-    }
-
-    /// A session with the replica that it is.
-    ///
-    /// # Errors
-    /// [`NodeError`].
-    pub async fn replica(&self, purpose: &str) -> Result<Session, NodeError> {
-        self.connect(purpose, Wanted::Replica).await
-    }
-
-    async fn connect(&self, purpose: &str, role: Wanted) -> Result<Session, NodeError> {
+    pub async fn connect(&self, purpose: &str, role: Wanted) -> Result<Session, NodeError> {
         let purpose = format!("tessera {purpose}");
         let connected = session::connect(&self.address, &purpose, role, &self.timeouts).await;
         let session =
             connected.map_err(|cause| NodeError::Connect { name: self.name.clone(), cause })?;
         if session.identity.system != self.identity.system {
-            let cause = "another server answers at its address";
-            return Err(NodeError::Another { name: self.name.clone(), cause });
+            return Err(self.another("another server answers at its address"));
         }
         Ok(session)
+    }
+
+    /// That it is not the one that it should be.
+    pub(super) fn another(&self, cause: &'static str) -> NodeError {
+        NodeError::Another { name: self.name.clone(), cause }
+    }
+}
+
+/// Whom a connection is made to.
+#[derive(Clone)]
+pub enum Target {
+    /// The node that leads, whichever that is.
+    Leader(Arc<Leader>),
+    /// This one, as a replica.
+    Replica(Node),
+}
+
+impl Target {
+    /// What it is called now.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Leader(leader) => leader.name(),
+            Self::Replica(node) => &node.name,
+        }
+    }
+
+    /// A session, and the term in which it may be used if that matters.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn connect(&self, purpose: &str) -> Result<(Session, Option<Term>), NodeError> {
+        match self {
+            Self::Leader(leader) => {
+                let Led { session, term } = leader.connect(purpose).await?;
+                Ok((session, Some(term)))
+            }
+            Self::Replica(node) => Ok((node.connect(purpose, Wanted::Replica).await?, None)),
+        }
+    }
+
+    /// Whether a session of this term may be used still.
+    pub fn is_current(&self, term: Option<Term>) -> bool {
+        match self {
+            Self::Leader(leader) => term.is_some_and(|term| leader.term() == term),
+            Self::Replica(_) => true,
+        }
+    }
+
+    /// The timeline, as histories call it, of what is read in a term; of a replica its session does not tell.
+    pub fn life(&self, term: Option<Term>) -> Option<u32> {
+        match self {
+            Self::Leader(leader) => term.map(|term| leader.life(term)),
+            Self::Replica(_) => None,
+        }
     }
 }

@@ -18,7 +18,8 @@ use diesel_async::pooled_connection::PoolableConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::cell;
-use super::node::Node;
+use super::leader::Term;
+use super::node::Target;
 use super::sql;
 use super::statement::{Bind, Prepared, RowView, Statement, for_each_row, load, run};
 use super::trouble::Trouble;
@@ -26,11 +27,12 @@ use super::witness::{self, Witness};
 use crate::error::Error;
 use crate::home::{Home, Homes};
 use crate::keyspace::Slot;
+use crate::position::Position;
+use crate::progress::Progress;
 use crate::query::{Output, ReadQuery};
 use crate::rows::Rows;
 use crate::store::NodeRows;
 use crate::table::Table;
-use crate::topology::Role;
 use crate::value::{ColumnType, Value};
 
 /// Reads that may wait for one node. More would only wait past their deadlines.
@@ -41,6 +43,8 @@ const BATCH_MAX: usize = 128;
 const TEXTS_MAX: usize = 256;
 /// How long nobody tries again after a node could not be reached: whoever comes meanwhile is told at once.
 const OUT: Duration = Duration::from_millis(250);
+/// How long a new session may take to be set up.
+const SETTINGS_MAX: Duration = Duration::from_secs(5);
 /// How long one batch may take.
 const PATIENCE: Duration = Duration::from_secs(35);
 
@@ -50,6 +54,8 @@ pub(super) struct PointRead {
     pub(super) slot: Slot,
     pub(super) key: String,
     pub(super) deadline: Instant,
+    /// What the node must show.
+    pub(super) floor: u64,
     pub(super) reply: oneshot::Sender<Result<NodeRows, Error>>,
 }
 
@@ -61,8 +67,8 @@ pub(super) struct Points {
 impl Points {
     /// Starts the tasks of this many connections. They end when this is dropped.
     pub(super) fn start(
-        (node, role): (&Node, Role),
-        shard: &str,
+        target: &Target,
+        (shard, progress): (&str, &Arc<Progress>),
         connections: usize,
         homes: &Homes,
     ) -> Self {
@@ -70,10 +76,10 @@ impl Points {
         let waiting = Arc::new(Mutex::new(waiting));
         for _ in 0..connections {
             let server = Server {
-                node: node.clone(),
+                target: target.clone(),
                 shard: shard.to_owned(),
-                witness: Witness::of(role),
-                role,
+                progress: Arc::clone(progress),
+                witness: Witness::of(target),
                 open: None,
                 out_until: None,
             };
@@ -90,16 +96,19 @@ impl Points {
 
 /// One connection and its task.
 struct Server {
-    node: Node,
+    target: Target,
     shard: String,
+    progress: Arc<Progress>,
     witness: Witness,
-    role: Role,
     open: Option<Open>,
     out_until: Option<Instant>,
 }
 
 struct Open {
     connection: AsyncPgConnection,
+    term: Option<Term>,
+    /// What the node had come to when it was asked last on this connection: in its life it does not go back.
+    known: u64,
     prepared: Prepared,
     texts: VecDeque<(Arc<Table>, Vec<Output>, Arc<str>)>,
 }
@@ -146,8 +155,10 @@ impl Server {
             let (group, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(same);
             rest = others;
             match self.read(&query, &group).await {
-                Ok((rows, position)) => {
+                Ok(Answer { rows, position, known }) => {
                     for (read, rows) in group.into_iter().zip(rows) {
+                        let behind = || Error::ShardUnavailable { shard: self.shard.clone() };
+                        let rows = if read.floor > known { Err(behind()) } else { rows };
                         let _ = read.reply.send(rows.map(|rows| NodeRows { rows, position }));
                     }
                 }
@@ -161,42 +172,46 @@ impl Server {
     }
 
     /// Reads, and once more on a new connection if the old one was found closed.
-    async fn read(
-        &mut self,
-        query: &ReadQuery,
-        group: &[PointRead],
-    ) -> Result<(Vec<Result<Rows, Error>>, u64), Error> {
+    async fn read(&mut self, query: &ReadQuery, group: &[PointRead]) -> Result<Answer, Error> {
         let lost = || Error::ShardUnavailable { shard: self.shard.clone() };
         if self.out_until.is_some_and(|until| Instant::now() < until) {
             return Err(lost());
         }
         for _ in 0..2 {
             let kept = self.open.take().and_then(|mut open| {
-                let usable = !open.connection.is_broken();
+                let usable = self.target.is_current(open.term) && !open.connection.is_broken();
                 usable.then_some(open)
             });
+            let now = self.progress.life();
             let was_kept = kept.is_some();
             let mut open = match kept {
                 Some(open) => open,
-                None => match connect(&self.node, self.role).await {
+                None => match connect(&self.target).await {
                     Some(open) => open,
                     None => break,
                 },
             };
             let reading = read(&mut open, self.witness, query, group);
             match tokio::time::timeout(PATIENCE, reading).await {
-                Ok(Ok(done)) => {
+                Ok(Ok((rows, at, known))) => {
+                    let life = match self.target.life(open.term) {
+                        Some(life) => life,
+                        None if self.progress.life() == now => now,
+                        // What was read belongs to a life that may not have gone on.
+                        None => return Err(lost()),
+                    };
                     // Clients choose what they select: what is prepared must not grow for ever.
                     self.open = Some(open).filter(|open| !open.prepared.is_full());
                     self.out_until = None;
-                    return Ok(done);
+                    let position = Position { timeline: life, at };
+                    return Ok(Answer { rows, position, known });
                 }
                 Ok(Err(error)) => {
                     let trouble = Trouble::of(&error);
                     if was_kept && trouble == Trouble::Lost {
                         continue;
                     }
-                    tracing::warn!(node = %self.node.name, %error, "a read failed");
+                    tracing::warn!(node = self.target.name(), %error, "a read failed");
                     return Err(match trouble {
                         Trouble::Late => Error::DeadlinePassed,
                         Trouble::Other => Error::Internal,
@@ -216,31 +231,40 @@ impl Server {
     }
 }
 
-async fn connect(node: &Node, role: Role) -> Option<Open> {
-    let session = match role {
-        Role::Primary => node.primary("reads").await,
-        Role::Replica => node.replica("reads").await,
-    };
-    let connection = match session {
-        Ok(session) => session.connection,
+/// What became of a group of reads.
+struct Answer {
+    rows: Vec<Result<Rows, Error>>,
+    position: Position,
+    /// What the node had for certain before it read.
+    known: u64,
+}
+
+async fn connect(target: &Target) -> Option<Open> {
+    let (session, term) = match target.connect("reads").await {
+        Ok(session) => session,
         Err(error) => {
             tracing::warn!(%error, "a node cannot be read");
             return None;
         }
     };
-    let set = tokio::time::timeout(node.timeouts.connect, run(&connection, sql::LANE_SETTINGS));
+    let connection = session.connection;
+    let set = tokio::time::timeout(SETTINGS_MAX, run(&connection, sql::LANE_SETTINGS));
     set.await.ok()?.ok()?;
-    Some(Open { connection, prepared: Prepared::default(), texts: VecDeque::new() })
+    let (prepared, texts) = (Prepared::default(), VecDeque::new());
+    Some(Open { connection, term, known: 0, prepared, texts })
 }
 
-/// Reads the rows of all these keys, and then up to where the node shows the shard's changes.
+/// Reads the rows of all these keys, and then up to where the node shows the shard's changes: at most, and at least
+/// before. If more is demanded than the connection is known for, the node is asked first: in a statement of its own, since
+/// a snapshot is taken before a function of its statement runs.
 async fn read(
     open: &mut Open,
     witness: Witness,
     query: &ReadQuery,
     group: &[PointRead],
-) -> QueryResult<(Vec<Result<Rows, Error>>, u64)> {
+) -> QueryResult<(Vec<Result<Rows, Error>>, u64, u64)> {
     let sql = open.text(query);
+    let is_known = group.iter().all(|read| read.floor <= open.known);
     let connection = &open.connection;
     let binds = [
         Bind::integers(group.iter().map(|read| i32::from(read.slot.number()))),
@@ -259,21 +283,27 @@ async fn read(
         })
         .await
     };
-    let seen = load(connection, Statement { sql: witness.sql(), binds: &[], cached: true });
-    let (read, seen) = if open.prepared.has(&sql) && open.prepared.has(witness.sql()) {
+    let ask = || Statement { sql: witness.sql(), binds: &[], cached: true };
+    let before = async { if is_known { Ok(Vec::new()) } else { load(connection, ask()).await } };
+    let seen = load(connection, ask());
+    let (before, read, seen) = if open.prepared.has(&sql) && open.prepared.has(witness.sql()) {
         // Sent in this order: see `pipeline`.
-        tokio::task::unconstrained(futures_util::future::join(rows, seen)).await
+        tokio::task::unconstrained(futures_util::future::join3(before, rows, seen)).await
     } else {
-        let both = (rows.await, seen.await);
-        if let (Ok(()), Ok(_)) = &both {
+        let all = (before.await, rows.await, seen.await);
+        if let (Ok(_), Ok(()), Ok(_)) = &all {
             open.prepared.add(&sql);
             open.prepared.add(witness.sql());
         }
-        both
+        all
     };
     read?;
-    let position = witness::position(witness, &seen?)?;
-    Ok((pages.into_iter().map(Page::finish).collect(), position))
+    let before = before?;
+    let known = if is_known { open.known } else { witness::shown(&before)? };
+    let seen = seen?;
+    let position = witness::position(witness, &seen)?;
+    open.known = witness::shown(&seen)?;
+    Ok((pages.into_iter().map(Page::finish).collect(), position, known))
 }
 
 fn limits(group: &[PointRead]) -> Bind {

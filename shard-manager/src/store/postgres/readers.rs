@@ -8,15 +8,17 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::node::Node;
+use super::node::Target;
 use super::point::{PointRead, Points};
+use super::proof::Proof;
 use super::scan::Scans;
 use crate::error::Error;
 use crate::home::Homes;
 use crate::keyspace::Slot;
+use crate::position::Position;
+use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::store::{NodeRows, TableSize};
-use crate::topology::Role;
 
 /// Rows of a read by key that shares a statement with others; for more they would wait too long.
 const POINT_ROWS_MAX: u32 = 100;
@@ -29,6 +31,8 @@ pub struct Readers {
     shard: String,
     points: Points,
     scans: Scans,
+    /// That the node leads, if it should.
+    proof: Option<Proof>,
 }
 
 impl Readers {
@@ -36,15 +40,16 @@ impl Readers {
     pub const CONNECTIONS: usize = POINTS + 2;
 
     /// Readers of a node; what takes long runs on the runtime that this is called in.
-    pub fn start(node: &Node, role: Role, shard: &str, homes: &Homes) -> Self {
-        let points = match role {
-            Role::Primary => POINTS_OF_PRIMARY,
-            Role::Replica => POINTS,
+    pub fn start(target: &Target, shard: &str, progress: &Arc<Progress>, homes: &Homes) -> Self {
+        let (points, proof) = match target {
+            Target::Leader(leader) => (POINTS_OF_PRIMARY, Some(Proof::start(leader, shard))),
+            Target::Replica(_) => (POINTS, None),
         };
         Self {
             shard: shard.to_owned(),
-            points: Points::start((node, role), shard, points, homes),
-            scans: Scans::new(node, role, shard),
+            points: Points::start(target, (shard, progress), points, homes),
+            scans: Scans::new(target, shard, progress),
+            proof,
         }
     }
 
@@ -53,18 +58,18 @@ impl Readers {
         &self,
         query: &ReadQuery,
         (slot, key): (Slot, &str),
-        deadline: Instant,
+        (floor, deadline): (u64, Instant),
     ) -> Result<NodeRows, Error> {
         let is_point = query.is_point_read()
             && query.after.is_none()
             && (1..=POINT_ROWS_MAX).contains(&query.limit);
         if !is_point {
             let key = Some((slot, key.to_owned()));
-            return self.scans.read(Arc::new(query.clone()), key, deadline).await;
+            return self.scans.read(Arc::new(query.clone()), key, (floor, deadline)).await;
         }
         let (reply, answer) = oneshot::channel();
         let (query, key) = (query.clone(), key.to_owned());
-        if !self.points.send(PointRead { query, slot, key, deadline, reply }) {
+        if !self.points.send(PointRead { query, slot, key, deadline, floor, reply }) {
             return Err(Error::PoolExhausted { shard: self.shard.clone() });
         }
         match tokio::time::timeout_at(deadline.into(), answer).await {
@@ -78,9 +83,20 @@ impl Readers {
     pub(in crate::store) async fn read_all(
         &self,
         query: &Arc<ReadQuery>,
-        deadline: Instant,
+        (floor, deadline): (u64, Instant),
     ) -> Result<NodeRows, Error> {
-        self.scans.read(Arc::clone(query), None, deadline).await
+        self.scans.read(Arc::clone(query), None, (floor, deadline)).await
+    }
+
+    /// A position of the leader, committed after this was called: that a majority has it on disk proves that nobody else
+    /// leads.
+    pub(in crate::store) async fn mark(&self, deadline: Instant) -> Result<Position, Error> {
+        let gone = || Error::ShardUnavailable { shard: self.shard.clone() };
+        let proof = self.proof.as_ref().ok_or_else(gone)?;
+        match tokio::time::timeout_at(deadline.into(), proof.mark()).await {
+            Ok(marked) => marked.ok_or_else(gone),
+            Err(_elapsed) => Err(Error::DeadlinePassed),
+        }
     }
 
     /// Asks for nothing.

@@ -1,9 +1,11 @@
-//! Replica: one streaming replica of a shard, and the task that watches how far it has come.
+//! Replica: one node of a shard, and the task that watches how far it has come.
 //!
-//! PostgreSQL copies the rows; this only asks: what the primary has, then what the replica has replayed and what it has
-//! on disk. It asks often while somebody waits, and seldom otherwise.
+//! PostgreSQL copies the rows; this only asks: what it has replayed and what it has on disk, and of the one that takes
+//! writes, where its log ends. It asks often while somebody waits, and seldom otherwise. Any node may become the
+//! primary: whoever is found to take writes on a higher timeline is followed (`leader`).
 //!
-//! **Invariant:** what is told of a replica was so when it was told, of a node in recovery, of the primary's system.
+//! **Invariant:** what is told of a replica was so when it was told, of a node in recovery, of the system and the
+//! timeline of the primary.
 //! **Not here:** which replica answers a read (`replica_set`).
 
 use std::sync::Arc;
@@ -15,13 +17,13 @@ use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 use tokio::sync::Notify;
 
-use super::node::Node;
-use super::primary_log::PrimaryLog;
+use super::leader::{DEPOSED, Leader, Term};
+use super::node::{Node, Target};
 use super::readers::Readers;
+use super::session::Wanted;
 use super::statement::{Statement, load};
 use crate::home::Homes;
 use crate::progress::{Progress, ReplicaState};
-use crate::topology::Role;
 
 /// How often a replica is asked while nobody waits for it.
 const IDLE: Duration = Duration::from_millis(100);
@@ -34,32 +36,39 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// What a replica shows, and what it has on disk.
-const REPLAYED: &str = "SELECT (pg_last_wal_replay_lsn()-'0/0')::bigint,\
-    (pg_last_wal_receive_lsn()-'0/0')::bigint,pg_is_in_recovery(),\
-    (SELECT received_tli FROM pg_stat_wal_receiver)";
+/// What a node is, what it shows, what it has on disk of what it receives, and of which timeline.
+const STANDING: &str = "SELECT r.recovery,CASE WHEN r.recovery THEN (pg_last_wal_replay_lsn()-'0/0')::bigint \
+    ELSE (pg_current_wal_flush_lsn()-'0/0')::bigint END,\
+    CASE WHEN r.recovery THEN (pg_last_wal_receive_lsn()-'0/0')::bigint END,\
+    CASE WHEN r.recovery THEN (SELECT received_tli FROM pg_stat_wal_receiver WHERE status='streaming') \
+    ELSE ('x'||left(pg_walfile_name(pg_current_wal_flush_lsn()),8))::bit(32)::integer END::bigint \
+    FROM (SELECT pg_is_in_recovery() AS recovery OFFSET 0) AS r";
 
 /// A streaming replica.
 pub struct Replica {
     node: Node,
     readers: Arc<Readers>,
     reachable: AtomicBool,
+    /// Whether it receives what the primary writes.
+    streaming: AtomicBool,
     stopping: AtomicBool,
     changed: Notify,
 }
 
 impl Replica {
-    /// Watches a replica, on the runtime that this is called in.
+    /// Watches a node, on the runtime that this is called in.
     pub fn start(
-        node: Node,
-        primary: Arc<PrimaryLog>,
+        leader: &Arc<Leader>,
         (index, progress): (usize, &Arc<Progress>),
         (shard, homes): (&str, &Homes),
     ) -> Arc<Self> {
+        let node = leader.members()[index].clone();
+        let target = Target::Replica(node.clone());
         let replica = Arc::new(Self {
-            readers: Arc::new(Readers::start(&node, Role::Replica, shard, homes)),
+            readers: Arc::new(Readers::start(&target, shard, progress, homes)),
             node,
             reachable: AtomicBool::new(true),
+            streaming: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             changed: Notify::new(),
         });
@@ -70,7 +79,7 @@ impl Replica {
         progress.set_state(index, ReplicaState::Down);
         let watcher = Watcher {
             replica: Arc::clone(&replica),
-            primary,
+            leader: Arc::clone(leader),
             progress: Arc::clone(progress),
             index,
             retry: RETRY_FIRST,
@@ -94,6 +103,11 @@ impl Replica {
         self.reachable.load(Ordering::SeqCst)
     }
 
+    /// Whether it received what the primary writes when it was asked last.
+    pub fn is_streaming(&self) -> bool {
+        self.streaming.load(Ordering::SeqCst)
+    }
+
     /// Told when a read failed: it is asked before it is used again.
     pub fn suspect(&self) {
         self.reachable.store(false, Ordering::SeqCst);
@@ -110,10 +124,21 @@ impl Replica {
 /// The task's side.
 struct Watcher {
     replica: Arc<Replica>,
-    primary: Arc<PrimaryLog>,
+    leader: Arc<Leader>,
     progress: Arc<Progress>,
     index: usize,
     retry: Duration,
+}
+
+/// What a node has told of itself.
+struct Standing {
+    in_recovery: bool,
+    /// Up to where it shows the shard's changes, or where its log ends if it takes writes.
+    shows: u64,
+    /// What it has received, and on which timeline, while it receives.
+    received: Option<(u64, u32)>,
+    /// Its own timeline, if it takes writes.
+    timeline: Option<u32>,
 }
 
 impl Watcher {
@@ -121,36 +146,41 @@ impl Watcher {
         while !self.replica.stopping.load(Ordering::SeqCst) {
             let ended = self.watch().await;
             self.replica.reachable.store(false, Ordering::SeqCst);
+            self.replica.streaming.store(false, Ordering::SeqCst);
+            if self.leader.term().member == self.index {
+                self.progress.set_silent(true);
+            }
             self.progress.set_state(self.index, ReplicaState::Down);
             if self.replica.stopping.load(Ordering::SeqCst) {
                 return;
             }
             if let Err(error) = ended {
-                tracing::warn!(node = %self.replica.node.name, %error, "a replica cannot be watched");
+                tracing::warn!(node = %self.replica.node.name, %error, "a node cannot be watched");
             }
             let _ = tokio::time::timeout(self.retry, self.replica.changed.notified()).await;
             self.retry = (self.retry * 2).min(RETRY_MAX);
         }
     }
 
-    /// Connects to both nodes and asks them in turn, until one fails.
+    /// Connects to the node and asks it again and again, until it fails.
     async fn watch(&mut self) -> Result<(), String> {
         let told = |error: &dyn std::fmt::Display| error.to_string();
-        let node = self.replica.node.replica("watcher").await;
-        let replica = node.map_err(|error| told(&error))?.connection;
+        let node = self.replica.node.connect("watcher", Wanted::Any).await;
+        let connection = node.map_err(|error| told(&error))?.connection;
         loop {
-            let began = Instant::now();
-            // While the primary is gone nobody knows how current the replica is.
-            let written = self.primary.written().await;
-            let timeline = self.primary.timeline();
-            let asked = tokio::time::timeout(PATIENCE, ask(&replica, timeline)).await;
-            let (replayed, received) = match asked {
-                Ok(Ok(Ok(positions))) => positions,
-                Ok(Ok(Err(cause))) => return Err(cause.to_owned()),
+            let term = self.leader.term();
+            let asked_at = Instant::now();
+            let asked = tokio::time::timeout(PATIENCE, ask(&connection)).await;
+            let standing = match asked {
+                Ok(Ok(standing)) => standing,
                 Ok(Err(error)) => return Err(told(&error)),
                 Err(_elapsed) => return Err("it does not answer".to_owned()),
             };
-            self.tell(written, replayed, received, began);
+            if standing.in_recovery {
+                self.heard_replica(term, &standing)?;
+            } else {
+                self.heard_primary(term, &standing, asked_at).await?;
+            }
             self.retry = RETRY_FIRST;
             let pause = if self.progress.is_awaited() { AWAITED } else { IDLE };
             let _ = tokio::time::timeout(pause, self.rest(pause)).await;
@@ -160,20 +190,56 @@ impl Watcher {
         }
     }
 
-    fn tell(&self, written: Option<u64>, replayed: u64, received: Option<u64>, began: Instant) {
-        let had_all = written.filter(|written| replayed >= *written);
-        if let Some(written) = written {
-            self.progress.observe(written);
+    async fn heard_primary(
+        &self,
+        term: Term,
+        standing: &Standing,
+        asked_at: Instant,
+    ) -> Result<(), String> {
+        let timeline = standing.timeline.unwrap_or(0);
+        if timeline > term.timeline {
+            return self.leader.found(self.index).await.map_err(|error| error.to_string());
         }
-        self.progress.applied(self.index, replayed, had_all.map(|_| began));
-        if let Some(received) = received {
-            self.progress.durable(self.index, received);
+        if timeline < term.timeline || term.member != self.index {
+            return Err(DEPOSED.to_owned());
         }
+        self.leader.remember(standing.shows, asked_at);
+        self.progress.tell(self.leader.life(term), |progress| {
+            progress.observe(standing.shows);
+            progress.set_silent(false);
+        });
         self.replica.reachable.store(true, Ordering::SeqCst);
-        if self.progress.state(self.index) != ReplicaState::Following {
-            tracing::info!(node = %self.replica.node.name, "a replica follows");
-            self.progress.set_state(self.index, ReplicaState::Following);
+        Ok(())
+    }
+
+    fn heard_replica(&self, term: Term, standing: &Standing) -> Result<(), String> {
+        if term.member == self.index {
+            return Err("it is a replica now, and no other node takes writes".to_owned());
         }
+        if standing.received.is_some_and(|(_, timeline)| timeline != term.timeline) {
+            // Its positions are those of a life that the primary does not share.
+            return Err("it follows a primary of another timeline".to_owned());
+        }
+        self.replica.streaming.store(standing.received.is_some(), Ordering::SeqCst);
+        let known = self.progress.state(self.index) == ReplicaState::Following;
+        let was_there = self.replica.node.identity.timeline == term.timeline;
+        if standing.received.is_none() && !known && !was_there {
+            // What it shows may be of a life that did not go on, until it follows who leads now.
+            return Err("it receives nothing from the primary".to_owned());
+        }
+        let current_at = self.leader.had_all_at(standing.shows);
+        self.progress.tell(self.leader.life(term), |progress| {
+            progress.applied(self.index, standing.shows, current_at);
+            if let Some((received, _)) = standing.received {
+                progress.durable(self.index, received);
+            }
+            self.replica.reachable.store(true, Ordering::SeqCst);
+            if !known {
+                tracing::info!(node = %self.replica.node.name, "a replica follows");
+                progress.set_state(self.index, ReplicaState::Following);
+            }
+        });
+        Ok(())
     }
 
     /// Ends early if somebody begins to wait.
@@ -186,22 +252,13 @@ impl Watcher {
     }
 }
 
-/// What a replica shows, and what it has on disk of this timeline; of that nothing is known while it receives nothing.
-async fn ask(
-    connection: &AsyncPgConnection,
-    timeline: u32,
-) -> QueryResult<Result<(u64, Option<u64>), &'static str>> {
-    let rows = load(connection, Statement { sql: REPLAYED, binds: &[], cached: true }).await?;
+async fn ask(connection: &AsyncPgConnection) -> QueryResult<Standing> {
+    let rows = load(connection, Statement { sql: STANDING, binds: &[], cached: true }).await?;
     let row = rows.as_slice().first().ok_or(DieselError::NotFound)?;
-    if row.boolean(2) != Some(true) {
-        return Ok(Err("it is no replica any more"));
-    }
-    let received_of = row.bigint(3);
-    if received_of.is_some_and(|found| found != i64::from(timeline)) {
-        // Its positions are those of a life that the primary does not share.
-        return Ok(Err("it follows a primary of another timeline"));
-    }
+    let in_recovery = row.boolean(0).ok_or(DieselError::NotFound)?;
     let number = |column| row.bigint(column).map(i64::cast_unsigned);
-    let replayed = number(0).ok_or(DieselError::NotFound)?;
-    Ok(Ok((replayed, number(1).filter(|_| received_of.is_some()))))
+    let shows = number(1).ok_or(DieselError::NotFound)?;
+    let timeline = number(3).map(|timeline| timeline as u32);
+    let received = number(2).zip(timeline).filter(|_| in_recovery);
+    Ok(Standing { in_recovery, shows, received, timeline: timeline.filter(|_| !in_recovery) })
 }

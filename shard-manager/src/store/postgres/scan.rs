@@ -18,17 +18,19 @@ use diesel_async::pooled_connection::PoolableConnection;
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
-use super::node::{Node, NodeError};
+use super::leader::Term;
+use super::node::{NodeError, Target};
 use super::point::{push_object, value};
 use super::select::{Select, keys};
 use super::statement::{Prepared, Statement, for_each_row, load, run};
 use super::trouble::Trouble;
 use super::witness::{self, Witness};
 use crate::error::Error;
+use crate::position::Position;
+use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::rows::Rows;
 use crate::store::{NodeRows, Scope, TableSize};
-use crate::topology::Role;
 
 /// Connections of one node for such reads.
 const CONNECTIONS_MAX: usize = 2;
@@ -41,7 +43,9 @@ const SETTINGS: &str = "SET plan_cache_mode=force_custom_plan";
 #[derive(Clone)]
 pub(super) struct Scans {
     shard: String,
+    target: Target,
     witness: Witness,
+    progress: Arc<Progress>,
     pool: Pool<Connector>,
     /// Where the connections are driven.
     runtime: Handle,
@@ -50,6 +54,7 @@ pub(super) struct Scans {
 /// A connection and what is prepared on it.
 pub(super) struct ScanSession {
     connection: AsyncPgConnection,
+    term: Option<Term>,
     prepared: Prepared,
 }
 
@@ -57,29 +62,23 @@ pub(super) struct ScanSession {
 type Work<'s, T> = BoxFuture<'s, QueryResult<T>>;
 
 /// How the pool makes connections.
-pub(super) struct Connector {
-    node: Node,
-    role: Role,
-}
+pub(super) struct Connector(Target);
 
 impl deadpool::managed::Manager for Connector {
     type Type = ScanSession;
     type Error = NodeError;
 
     async fn create(&self) -> Result<ScanSession, NodeError> {
-        let session = match self.role {
-            Role::Primary => self.node.primary("scans").await?,
-            Role::Replica => self.node.replica("scans").await?,
-        };
+        let (session, term) = self.0.connect("scans").await?;
         let connection = session.connection;
         if let Err(error) = run(&connection, SETTINGS).await {
-            tracing::warn!(node = %self.node.name, %error, "a session cannot be set up");
+            tracing::warn!(node = self.0.name(), %error, "a session cannot be set up");
         }
-        Ok(ScanSession { connection, prepared: Prepared::default() })
+        Ok(ScanSession { connection, term, prepared: Prepared::default() })
     }
 
     async fn recycle(&self, session: &mut ScanSession, _: &Metrics) -> RecycleResult<NodeError> {
-        if session.connection.is_broken() {
+        if session.connection.is_broken() || !self.0.is_current(session.term) {
             return Err(RecycleError::message("the connection is closed"));
         }
         Ok(())
@@ -88,12 +87,13 @@ impl deadpool::managed::Manager for Connector {
 
 impl Scans {
     /// A pool for this node; its connections are driven by the runtime that this is called in.
-    pub(super) fn new(node: &Node, role: Role, shard: &str) -> Self {
-        let builder = Pool::builder(Connector { node: node.clone(), role });
+    pub(super) fn new(target: &Target, shard: &str, progress: &Arc<Progress>) -> Self {
+        let builder = Pool::builder(Connector(target.clone()));
         let builder = builder.max_size(CONNECTIONS_MAX).runtime(PoolRuntime::Tokio1);
         let pool = builder.build().expect("a pool with a runtime can always be built");
-        let (shard, witness) = (shard.to_owned(), Witness::of(role));
-        Self { shard, witness, pool, runtime: Handle::current() }
+        let (shard, witness) = (shard.to_owned(), Witness::of(target));
+        let (target, progress) = (target.clone(), Arc::clone(progress));
+        Self { shard, target, witness, progress, pool, runtime: Handle::current() }
     }
 
     /// Reads a page.
@@ -101,15 +101,23 @@ impl Scans {
         &self,
         query: Arc<ReadQuery>,
         key: Option<(crate::keyspace::Slot, String)>,
-        deadline: Instant,
+        (floor, deadline): (u64, Instant),
     ) -> Result<NodeRows, Error> {
-        let witness = self.witness;
+        let (witness, target) = (self.witness, self.target.clone());
+        let now = self.progress.life();
         let rows = self.run(deadline, move |session| {
             Box::pin(async move {
                 let scope = match &key {
                     Some((slot, key)) => Scope::Key(*slot, key),
                     None => Scope::Shard,
                 };
+                if floor > 0 {
+                    // In a statement before: a snapshot is taken before a function of its statement runs.
+                    let shown = Statement { sql: witness.sql(), binds: &[], cached: true };
+                    if witness::shown(&load(&session.connection, shown).await?)? < floor {
+                        return Ok(None);
+                    }
+                }
                 let rows = if query.counts {
                     // Both see the same.
                     run(&session.connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -122,11 +130,16 @@ impl Scans {
                     session.page(&query, scope).await?
                 };
                 let seen = Statement { sql: witness.sql(), binds: &[], cached: true };
-                let position = witness::position(witness, &load(&session.connection, seen).await?)?;
-                Ok(NodeRows { rows, position })
+                let at = witness::position(witness, &load(&session.connection, seen).await?)?;
+                let timeline = target.life(session.term).unwrap_or(now);
+                Ok(Some(NodeRows { rows, position: Position { timeline, at } }))
             })
         });
-        let read = rows.await?;
+        // What a replica has shown may belong to a life that did not go on.
+        let goes_on =
+            |_: &NodeRows| matches!(self.target, Target::Leader(_)) || self.progress.life() == now;
+        let read = rows.await?.filter(goes_on);
+        let read = read.ok_or_else(|| Error::ShardUnavailable { shard: self.shard.clone() })?;
         if read.rows.is_too_large() {
             return Err(Error::AnswerTooLarge);
         }

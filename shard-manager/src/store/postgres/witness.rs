@@ -10,8 +10,8 @@
 use diesel::QueryResult;
 use diesel::result::Error as DieselError;
 
+use super::node::Target;
 use super::statement::RowView;
-use crate::topology::Role;
 
 /// A record that is being replayed ends at most so far behind the last one. A commit takes some hundred bytes; one of a
 /// transaction that made tables, some thousand.
@@ -26,10 +26,10 @@ pub(super) enum Witness {
 
 impl Witness {
     /// The witness of reads of such a node.
-    pub(super) fn of(role: Role) -> Self {
-        match role {
-            Role::Primary => Self::Primary,
-            Role::Replica => Self::Replica,
+    pub(super) fn of(target: &Target) -> Self {
+        match target {
+            Target::Leader(_) => Self::Primary,
+            Target::Replica(_) => Self::Replica,
         }
     }
 
@@ -45,6 +45,15 @@ impl Witness {
             }
         }
     }
+}
+
+/// What the node shows for certain.
+///
+/// # Errors
+/// If it did not say.
+pub(super) fn shown(rows: &[RowView]) -> QueryResult<u64> {
+    let told = rows.first().and_then(|row| row.bigint(0));
+    told.map(i64::cast_unsigned).ok_or(DieselError::NotFound)
 }
 
 /// The position that it tells.

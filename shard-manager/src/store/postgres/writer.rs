@@ -11,15 +11,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ddl;
-use super::node::Node;
+use super::leader::{Leader, Led, Term};
 use super::sql;
 use super::statement::{Bind, Prepared, Statement, load, run};
 use super::texts::Texts;
 use super::transaction::{self, Broken, LaneSession, Stored};
 use super::trouble::Trouble;
 use super::upsert::{self, Newness};
+use crate::address::Timeouts;
 use crate::error::Outcome;
 use crate::idempotency;
+use crate::position::Position;
 use crate::progress::Progress;
 use crate::store::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, Unit};
 use crate::value::{ColumnType, Value, format_timestamp};
@@ -41,18 +43,25 @@ const FORGOTTEN_MAX: i32 = 256;
 /// The one writing connection to a shard's primary.
 pub struct PgWriter {
     shard: String,
-    node: Node,
+    leader: Arc<Leader>,
+    timeouts: Timeouts,
     /// `None` until the first batch, and after a failure that left the connection in doubt.
-    session: Option<LaneSession>,
+    session: Option<(LaneSession, Term)>,
     progress: Arc<Progress>,
     forgot_at: Instant,
 }
 
 impl PgWriter {
     /// A writer that connects with its first batch.
-    pub fn new(shard: &str, node: Node, progress: &Arc<Progress>) -> Self {
-        let (shard, progress) = (shard.to_owned(), Arc::clone(progress));
-        Self { shard, node, session: None, progress, forgot_at: Instant::now() }
+    pub fn new(
+        shard: &str,
+        leader: &Arc<Leader>,
+        timeouts: Timeouts,
+        progress: &Arc<Progress>,
+    ) -> Self {
+        let (shard, leader) = (shard.to_owned(), Arc::clone(leader));
+        let progress = Arc::clone(progress);
+        Self { shard, leader, timeouts, session: None, progress, forgot_at: Instant::now() }
     }
 
     fn failure(&self, broken: &Broken) -> BatchFailure {
@@ -64,33 +73,55 @@ impl PgWriter {
     }
 
     /// The connection, or a new one if there is none that may be used.
-    async fn session(&mut self) -> Result<LaneSession, Broken> {
-        if let Some(mut open) = self.session.take()
+    async fn session(&mut self) -> Result<(LaneSession, Term), Broken> {
+        if let Some((mut open, term)) = self.session.take()
+            && self.leader.term() == term
             && !open.connection.is_broken()
         {
-            return Ok(open);
+            return Ok((open, term));
         }
-        connect(&self.node).await
+        connect(&self.leader, self.timeouts).await
     }
 
-    async fn apply_once(&mut self, units: &[Unit<'_>], alone: bool) -> Result<Stored, Broken> {
-        let mut session = self.session().await?;
+    async fn apply_once(
+        &mut self,
+        units: &[Unit<'_>],
+        alone: bool,
+    ) -> Result<(Stored, u32), Broken> {
+        let (mut session, term) = self.session().await?;
         let applied = async {
             if !alone && let Some(stored) = upsert::apply(&mut session, units).await {
                 return stored;
             }
             transaction::apply(&mut session, units, alone).await
         };
-        let applied = in_time(&self.node, applied).await;
-        self.keep(session, &applied);
-        applied
+        let applied = self.in_time(term, applied).await;
+        self.keep((session, term), &applied);
+        applied.map(|stored| (stored, self.leader.life(term)))
+    }
+
+    /// Waits for work on a connection, but not for ever, nor for a node that leads no more.
+    async fn in_time<T>(
+        &self,
+        term: Term,
+        work: impl Future<Output = Result<T, Broken>>,
+    ) -> Result<T, Broken> {
+        let (trouble, outcome) = (Trouble::Lost, Outcome::Unknown);
+        let in_doubt = Err(Broken { trouble, outcome, usable: false, divisible: false });
+        tokio::select! {
+            biased;
+            worked = tokio::time::timeout(patience(self.timeouts), work) => {
+                worked.unwrap_or(in_doubt)
+            }
+            () = self.leader.ended(term) => in_doubt,
+        }
     }
 
     /// Keeps a connection for the next batch, if it may be used again after this one.
-    fn keep<T>(&mut self, session: LaneSession, ended: &Result<T, Broken>) {
+    fn keep<T>(&mut self, session: (LaneSession, Term), ended: &Result<T, Broken>) {
         let usable = match ended {
             // Clients choose which columns they give: what is prepared must not grow for ever.
-            Ok(_) => !session.prepared.is_full(),
+            Ok(_) => !session.0.prepared.is_full(),
             Err(broken) => broken.usable,
         };
         self.session = Some(session).filter(|_| usable);
@@ -101,30 +132,46 @@ impl PgWriter {
         if self.forgot_at.elapsed() < FORGET_EVERY {
             return;
         }
-        let Ok(session) = self.session().await else { return };
-        let forgotten = in_time(&self.node, forget(&session)).await;
-        self.keep(session, &forgotten);
+        let Ok((session, term)) = self.session().await else { return };
+        let forgotten = self.in_time(term, forget(&session)).await;
+        self.keep((session, term), &forgotten);
         // As long as there are more, each batch removes some.
         if forgotten.is_ok_and(|count| count == FORGOTTEN_MAX as usize) {
             return;
         }
         self.forgot_at = Instant::now();
     }
+
+    /// Told after something was stored in a term.
+    fn stored(&self, life: u32, at: u64) -> Position {
+        self.progress.tell(life, |progress| progress.observe(at));
+        Position { timeline: life, at }
+    }
 }
 
 impl AsyncWriter for PgWriter {
+    async fn ready(&mut self) -> bool {
+        match self.session().await {
+            Ok(session) => {
+                self.session = Some(session);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
     async fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
         if units.iter().all(|unit| unit.rows.is_empty()) {
-            return Ok(BatchDone { rows: Vec::new(), position: self.progress.committed() });
+            let position = self.progress.position(self.progress.committed());
+            return Ok(BatchDone { rows: Vec::new(), position });
         }
         self.forget_old().await;
         let mut tries = 0;
         loop {
             tries += 1;
             let broken = match self.apply_once(units, tries > 1).await {
-                Ok(Stored { rows, position }) => {
-                    self.progress.observe(position);
-                    return Ok(BatchDone { rows, position });
+                Ok((Stored { rows, position }, life)) => {
+                    return Ok(BatchDone { rows, position: self.stored(life, position) });
                 }
                 Err(broken) => broken,
             };
@@ -147,17 +194,17 @@ impl AsyncWriter for PgWriter {
 
     async fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
         let changed = match self.session().await {
-            Ok(mut session) => {
-                let changed = in_time(&self.node, ddl::change(&mut session, change)).await;
-                self.keep(session, &changed);
-                changed
+            Ok((mut session, term)) => {
+                let changed = self.in_time(term, ddl::change(&mut session, change)).await;
+                self.keep((session, term), &changed);
+                changed.map(|position| (position, self.leader.life(term)))
             }
             Err(broken) => Err(broken),
         };
         match changed {
-            Ok(position) => {
-                self.progress.observe(position);
-                self.progress.schema_changed(position);
+            Ok((position, life)) => {
+                self.stored(life, position);
+                self.progress.tell(life, |progress| progress.schema_changed(position));
                 Ok(position)
             }
             Err(broken) => Err(BatchFailure { divisible: false, ..self.failure(&broken) }),
@@ -173,16 +220,6 @@ impl AsyncWriter for PgWriter {
     }
 }
 
-/// Waits for work on a connection, but not for ever.
-async fn in_time<T>(
-    node: &Node,
-    work: impl Future<Output = Result<T, Broken>>,
-) -> Result<T, Broken> {
-    let (trouble, outcome) = (Trouble::Lost, Outcome::Unknown);
-    let late = |_elapsed| Err(Broken { trouble, outcome, usable: false, divisible: false });
-    tokio::time::timeout(patience(node), work).await.unwrap_or_else(late)
-}
-
 /// Removes records of idempotency keys that are too old, and tells how many.
 async fn forget(session: &LaneSession) -> Result<usize, Broken> {
     let before = Value::Text(format_timestamp(Utc::now() - idempotency::KEPT));
@@ -192,26 +229,26 @@ async fn forget(session: &LaneSession) -> Result<usize, Broken> {
     removed.map(|rows| rows.len()).map_err(|error| Broken::before_commit(&error))
 }
 
-fn patience(node: &Node) -> Duration {
-    let statement = node.timeouts.statement;
+fn patience(timeouts: Timeouts) -> Duration {
+    let statement = timeouts.statement;
     if statement.is_zero() { UNLIMITED } else { statement + PATIENCE }
 }
 
-async fn connect(node: &Node) -> Result<LaneSession, Broken> {
+async fn connect(leader: &Leader, timeouts: Timeouts) -> Result<(LaneSession, Term), Broken> {
     let lost = || Broken {
         trouble: Trouble::Lost,
         outcome: Outcome::Rejected,
         usable: false,
         divisible: false,
     };
-    let session = node.primary("lane").await.map_err(|error| {
+    let Led { session, term } = leader.connect("lane").await.map_err(|error| {
         tracing::warn!(%error, "the primary cannot be written to");
         lost()
     })?;
     let connection = session.connection;
-    let set = tokio::time::timeout(node.timeouts.connect, run(&connection, sql::LANE_SETTINGS));
+    let set = tokio::time::timeout(timeouts.connect, run(&connection, sql::LANE_SETTINGS));
     let set: QueryResult<()> = set.await.map_err(|_elapsed| lost())?;
     set.map_err(|error| Broken::before_commit(&error))?;
     let (prepared, texts) = (Prepared::default(), Texts::default());
-    Ok(LaneSession { connection, prepared, texts, newness: Newness::default() })
+    Ok((LaneSession { connection, prepared, texts, newness: Newness::default() }, term))
 }

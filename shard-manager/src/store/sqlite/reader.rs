@@ -132,6 +132,7 @@ impl Readers {
             // A commit runs. What this sees, the read before it may have seen as well, and not more.
             None => self.told(reader.position())?,
         };
+        let position = self.witness.progress.position(position);
         Ok(NodeRows { rows, position })
     }
 

@@ -186,6 +186,7 @@ impl Writer for SqliteWriter {
     fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
         let position = self.counters.position as u64;
         if units.iter().all(|unit| unit.rows.is_empty()) {
+            let position = self.progress.position(position);
             return Ok(BatchDone { rows: Vec::new(), position });
         }
         #[cfg(feature = "sabotage")]
@@ -213,6 +214,7 @@ impl Writer for SqliteWriter {
                 if state.forgot_all {
                     self.forgot_at = Some(Instant::now());
                 }
+                let position = self.progress.position(position);
                 Ok(BatchDone { rows: applied.rows, position })
             }
             Err(error) => {

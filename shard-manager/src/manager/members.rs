@@ -1,0 +1,238 @@
+//! Members: which nodes a shard has when a router starts, and which of them is its primary.
+//!
+//! Each host of each address is asked what it is. An address says where a node may be, not what it is: after a failover
+//! the same list still leads to the shard, whoever takes writes now.
+//!
+//! **Invariant:** of the nodes of a shard that take writes, the one on the highest timeline is its primary; two on one
+//! timeline are a mistake, and none is.
+//! **Not here:** what happens when that changes later (`store/postgres/leader`).
+
+use futures_util::future::join_all;
+
+use crate::address::{ClusterAddress, NodeAddress};
+use crate::store::open_error::OpenError;
+use crate::store::postgres::ConnectError;
+use crate::store::postgres::node::Node;
+use crate::store::postgres::requirements;
+use crate::store::postgres::session::{self, Identity, Session, Wanted as Role};
+
+/// What servers show of these sessions.
+const OPENING: &str = "tessera opening";
+
+/// The nodes of a shard.
+pub(super) struct Members {
+    /// A session with the primary.
+    pub(super) session: Session,
+    /// The primary first, then the others as they are listed.
+    pub(super) nodes: Vec<Node>,
+}
+
+/// A host that was asked what it is.
+struct Asked {
+    at: NodeAddress,
+    found: Result<Session, ConnectError>,
+}
+
+impl Asked {
+    fn identity(&self) -> Option<&Identity> {
+        self.found.as_ref().ok().map(|session| &session.identity)
+    }
+
+    fn writable(&self) -> Option<&Identity> {
+        self.identity().filter(|identity| !identity.in_recovery)
+    }
+}
+
+/// Finds the nodes of all shards, and their primaries.
+///
+/// # Errors
+/// [`OpenError`] of the first shard that has none, or of a node that is not what it should be.
+pub(super) async fn find(
+    address: &ClusterAddress,
+    names: &[String],
+) -> Result<Vec<Members>, OpenError> {
+    let own = address.shards.iter().map(async |shard| {
+        let listed = [&shard.primary].into_iter().chain(&shard.replicas);
+        ask_all(listed, address).await
+    });
+    let (mut shards, others) =
+        futures_util::future::join(join_all(own), ask_all(&address.replicas, address)).await;
+    for other in others {
+        let shard = match other.identity() {
+            Some(identity) => copied(&shards, identity).ok_or_else(|| {
+                let cause =
+                    "it is a replica of none of the shards: look at REPLICA_URLS and SHARD_URLS";
+                OpenError::node(&other.at.to_string(), cause)
+            })?,
+            None => called_alike(address, &other.at)?,
+        };
+        shards[shard].push(other);
+    }
+    let mut found = Vec::with_capacity(shards.len());
+    for (asked, name) in shards.into_iter().zip(names) {
+        found.push(members(asked, name, address).await?);
+    }
+    Ok(found)
+}
+
+async fn ask_all<'a>(
+    listed: impl IntoIterator<Item = &'a NodeAddress>,
+    cluster: &ClusterAddress,
+) -> Vec<Asked> {
+    let hosts = listed.into_iter().flat_map(|at| at.hosts.iter().map(|host| at.at(host)));
+    let asked = hosts.map(async |at| {
+        let found = session::connect(&at, OPENING, Role::Any, &cluster.timeouts).await;
+        Asked { at, found }
+    });
+    join_all(asked).await
+}
+
+/// The shard that such a node copies, or is.
+fn copied(shards: &[Vec<Asked>], identity: &Identity) -> Option<usize> {
+    let same = |asked: &Asked| {
+        asked.identity().is_some_and(|found| {
+            found.system == identity.system && found.database == identity.database
+        })
+    };
+    let known = shards.iter().position(|shard| shard.iter().any(same));
+    // Of a shard that lists one host which is gone, its replicas are known by the name of their database.
+    let silent = |shard: &&Vec<Asked>| shard.iter().all(|asked| asked.found.is_err());
+    let alike =
+        |shard: &Vec<Asked>| shard.iter().any(|asked| asked.at.database == identity.database);
+    let mut gone = shards.iter().enumerate().filter(|(_, shard)| silent(shard) && alike(shard));
+    known.or_else(|| match (gone.next(), gone.next()) {
+        (Some((shard, _)), None) => Some(shard),
+        (None, _) | (Some(_), Some(_)) => None,
+    })
+}
+
+/// Whose node it is that does not answer: that of the only shard whose database is called as its own. It counts, because
+/// what `quorum` and `all` promise must not depend on who was up at a start.
+fn called_alike(address: &ClusterAddress, at: &NodeAddress) -> Result<usize, OpenError> {
+    let alike = address.shards.iter().enumerate();
+    let mut alike = alike.filter(|(_, shard)| shard.primary.database == at.database);
+    match (alike.next(), alike.next()) {
+        (Some((shard, _)), None) => Ok(shard),
+        (None, _) | (Some(_), Some(_)) => Err(OpenError::node(
+            &at.to_string(),
+            "this replica does not answer, so nobody can tell which shard's it is: start it, or name it with its \
+             shard in tessera.toml ([[shard]] replicas)",
+        )),
+    }
+}
+
+/// The primary among the nodes of a shard, and the others.
+async fn members(
+    mut asked: Vec<Asked>,
+    name: &str,
+    cluster: &ClusterAddress,
+) -> Result<Members, OpenError> {
+    let writable = asked.iter().enumerate();
+    let writable = writable.filter_map(|(at, node)| Some((at, node.writable()?.timeline)));
+    // Of several the first that is listed.
+    let best = writable.rev().max_by_key(|(_, timeline)| *timeline);
+    let Some((best, _)) = best else { return Err(no_primary(asked, name)) };
+    let primary = asked.remove(best);
+    let primary_name = format!("{name}-primary");
+    let session = primary.found.map_err(|error| OpenError::node(&primary_name, error))?;
+    let session = check_fit(session, &primary_name, cluster).await?;
+    let identity = session.identity.clone();
+    let mut nodes = vec![node(primary_name, primary.at, cluster, &identity)];
+    for Asked { at, found } in asked {
+        let (shard, name) = (name, format!("{name}-replica{}", nodes.len()));
+        let found = match found {
+            Ok(session) => {
+                check_replica(session, &at, (shard, &name), (&identity, cluster)).await?
+            }
+            Err(error) => {
+                tracing::warn!(node = name, %error, "a node does not answer");
+                None
+            }
+        };
+        nodes.push(node(name, at, cluster, &found.unwrap_or_else(|| identity.clone())));
+    }
+    Ok(Members { session, nodes })
+}
+
+/// That a node copies the primary; `None`, if it cannot be told whether it may serve.
+async fn check_replica(
+    session: Session,
+    at: &NodeAddress,
+    (shard, name): (&str, &str),
+    (primary, cluster): (&Identity, &ClusterAddress),
+) -> Result<Option<Identity>, OpenError> {
+    let Identity { system, timeline, in_recovery, .. } = session.identity;
+    if system != primary.system || session.identity.database != primary.database {
+        let cause = format!("it is no replica of {shard}: it copies another database");
+        return Err(OpenError::node(name, cause));
+    }
+    if !in_recovery && timeline == primary.timeline {
+        let (node, wanted) = (at.to_string(), Role::Replica);
+        return Err(OpenError::node(name, ConnectError::WrongRole { node, wanted, in_recovery }));
+    }
+    if !in_recovery {
+        tracing::warn!(
+            node = name,
+            "this node was deposed and takes writes still: it is not used; make it a replica"
+        );
+    }
+    let unfit = |error: &OpenError| tracing::warn!(%error, "a replica may not serve");
+    let fit = check_fit(session, name, cluster).await.inspect_err(unfit);
+    Ok(fit.ok().map(|session| session.identity))
+}
+
+/// What is said of a shard none of whose nodes takes writes: why the first that is listed does not.
+fn no_primary(asked: Vec<Asked>, name: &str) -> OpenError {
+    let several = asked.len() > 1;
+    let told = asked.into_iter().map(|Asked { at, found }| match found {
+        Ok(_) => ConnectError::WrongRole {
+            node: at.to_string(),
+            wanted: Role::Primary,
+            in_recovery: true,
+        },
+        Err(error) => error,
+    });
+    let mut tried: Vec<ConnectError> = told.collect();
+    let name = format!("{name}-primary");
+    if several {
+        let node = "none of its nodes takes writes".to_owned();
+        return OpenError::node(&name, ConnectError::NoneOfThem { node, tried });
+    }
+    OpenError::node(&name, tried.remove(0))
+}
+
+/// A node of a cluster.
+pub(super) fn node(
+    name: String,
+    address: NodeAddress,
+    cluster: &ClusterAddress,
+    identity: &Identity,
+) -> Node {
+    Node { name, address, timeouts: cluster.timeouts, identity: identity.clone() }
+}
+
+/// Connects to the catalog's primary.
+///
+/// # Errors
+/// [`OpenError`], also if it may not serve.
+pub(super) async fn connect_catalog(
+    at: &NodeAddress,
+    cluster: &ClusterAddress,
+) -> Result<Session, OpenError> {
+    let session = session::connect(at, OPENING, Role::Primary, &cluster.timeouts).await;
+    check_fit(session.map_err(|error| OpenError::node("catalog", error))?, "catalog", cluster).await
+}
+
+async fn check_fit(
+    mut session: Session,
+    name: &str,
+    cluster: &ClusterAddress,
+) -> Result<Session, OpenError> {
+    let replicas = usize::from(!cluster.replicas.is_empty())
+        + cluster.shards.iter().map(|shard| shard.replicas.len()).sum::<usize>();
+    let warnings = requirements::check(&mut session, replicas).await;
+    for warning in warnings.map_err(|unfit| OpenError::node(name, unfit))? {
+        tracing::warn!(node = name, "{warning}");
+    }
+    Ok(session)
+}

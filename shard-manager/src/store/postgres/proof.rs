@@ -1,0 +1,107 @@
+//! Proof: that a node leads still, for strong reads.
+//!
+//! A primary that was deposed may not know it, and would show what was true before. So a strong read first has it commit a
+//! small record: only a node that leads has that flushed by a majority of its shard, on its timeline. This is the read
+//! index of Raft ("In Search of an Understandable Consensus Algorithm", Ongaro and Ousterhout 2014, section 8). One
+//! record serves all reads that wait when it begins.
+//!
+//! **Invariant:** a position that is handed out was committed after it was asked for.
+//! **Not here:** waiting for the majority (`shard`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel_async::AsyncPgConnection;
+use diesel_async::pooled_connection::PoolableConnection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::leader::{Leader, Led, Term};
+use super::sql;
+use super::statement::{Prepared, Statement, pipeline, step};
+use crate::position::Position;
+
+/// Reads that may wait for the next record.
+const QUEUE_MAX: usize = 4_096;
+/// How long one record may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long nobody tries again after the node could not be reached.
+const OUT: Duration = Duration::from_millis(100);
+
+/// A record that says nothing; it is committed as any other.
+const MARK: &str = "SELECT 1 FROM pg_logical_emit_message(true,'tessera','')";
+
+type Reply = oneshot::Sender<Option<Position>>;
+
+/// The way to those records.
+pub(super) struct Proof {
+    queue: mpsc::Sender<Reply>,
+}
+
+struct Open {
+    connection: AsyncPgConnection,
+    term: Term,
+    prepared: Prepared,
+}
+
+impl Proof {
+    /// Starts the task, on the runtime that this is called in. It ends when this is dropped.
+    pub(super) fn start(leader: &Arc<Leader>, shard: &str) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        tokio::spawn(serve(Arc::clone(leader), shard.to_owned(), waiting));
+        Self { queue }
+    }
+
+    /// A position committed from now on; `None` if nobody leads, or too many wait.
+    pub(super) async fn mark(&self) -> Option<Position> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.try_send(reply).ok()?;
+        answer.await.ok().flatten()
+    }
+}
+
+async fn serve(leader: Arc<Leader>, shard: String, mut waiting: mpsc::Receiver<Reply>) {
+    let mut open: Option<Open> = None;
+    let mut all = Vec::new();
+    while waiting.recv_many(&mut all, QUEUE_MAX).await > 0 {
+        all.retain(|reply| !reply.is_closed());
+        if all.is_empty() {
+            continue;
+        }
+        let term = leader.term();
+        let marked = tokio::select! {
+            marked = tokio::time::timeout(PATIENCE, mark(&leader, &mut open)) => marked.ok().flatten(),
+            () = leader.ended(term) => None,
+        };
+        if marked.is_none() {
+            open = None;
+            tracing::warn!(shard, "that its primary leads cannot be proven now");
+        }
+        for reply in all.drain(..) {
+            let _ = reply.send(marked);
+        }
+        if marked.is_none() {
+            tokio::time::sleep(OUT).await;
+        }
+    }
+}
+
+async fn mark(leader: &Leader, open: &mut Option<Open>) -> Option<Position> {
+    let kept = open.take().and_then(|mut open| {
+        let usable = leader.term() == open.term && !open.connection.is_broken();
+        usable.then_some(open)
+    });
+    let Open { connection, term, mut prepared } = match kept {
+        Some(open) => open,
+        None => {
+            let Led { session, term } = leader.connect("proof").await.ok()?;
+            Open { connection: session.connection, term, prepared: Prepared::default() }
+        }
+    };
+    let statement = |sql| Statement { sql, binds: &[], cached: true };
+    let steps = [MARK, sql::POSITION].map(|sql| step(&connection, statement(sql)));
+    let mut results = pipeline(&mut prepared, steps.into()).await;
+    let (position, marked) = (results.pop()?.ok()?, results.pop()?.is_ok());
+    let at = position.first().and_then(|row| row.bigint(0)).filter(|_| marked)?;
+    *open = Some(Open { connection, term, prepared });
+    Some(Position { timeline: leader.life(term), at: at.cast_unsigned() })
+}
