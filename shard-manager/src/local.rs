@@ -13,42 +13,46 @@
 //! that was, is carried on by the next one.
 //!
 //! **Invariant:** rows are never taken away but by `destroy`: a node that was complete once is not cleared away to be made
-//! again, unless it is a replica that is gone or that somebody names.
-//! **Not here:** SQL, and anything about tables (`store`); who takes over when a primary fails.
+//! again, unless it is a replica that is gone or that somebody names. Of a shard one node is started as primary: the one
+//! that was promoted last.
+//! **Not here:** SQL, and anything about tables (`store`); when a replica is to take over (whoever calls `promote`).
 
 mod account;
 mod environment;
 mod ground;
+mod leading;
 mod making;
 mod node;
 mod notes;
 mod place;
 mod ports;
+mod processes;
 mod programs;
+mod rewinding;
 mod settings;
 mod trouble;
+mod verbs;
+mod work;
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex};
 
 use uuid::Uuid;
 
 use crate::topology::Role;
 use ground::Ground;
-use making::{make_primary, make_replica};
-use notes::{NodeNote, Notes};
-use place::{ENVIRONMENT, LOCK, Lock, NOTES, PASSFILE, PASSWORD, Place, remove_folder};
+use leading::{node_of, nodes_of};
+use notes::Notes;
+use place::{ENVIRONMENT, LOCK, NOTES, PASSFILE, PASSWORD, Place, remove_folder};
+use work::{Work, all};
 
 pub use ground::DATABASE_USER;
 pub use node::{LocalNode, NodeState, Stop};
 pub use programs::{MAJOR_MIN, Programs, VARIABLE};
 pub use trouble::LocalError;
-
-/// Shards or nodes that are worked on at a time: each is a program or several.
-const AT_A_TIME: usize = 8;
+pub use verbs::{Promoted, Rejoined};
 
 /// The cluster that is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,13 +94,6 @@ impl Wanted {
 pub struct LocalCluster {
     ground: Arc<Ground>,
     nodes: Vec<LocalNode>,
-}
-
-/// What is noted while nodes are being made, by many threads.
-struct Work<'w> {
-    place: &'w Place,
-    lock: &'w Lock,
-    notes: Mutex<Notes>,
 }
 
 impl LocalCluster {
@@ -270,89 +267,13 @@ impl LocalCluster {
             let cause = "a replica is made from the primary of its own shard only";
             return Err(LocalError::NoSource { shard: node.database(), cause });
         }
-        let place = &self.ground.place;
-        let lock = place.lock()?;
-        let notes = Mutex::new(Notes::load(&place.dir)?);
-        let work = Work { place, lock: &lock, notes };
-        work.make_replica(node, from)?;
-        let nodes = nodes_of(&self.ground, &work.notes());
-        self.nodes = nodes;
-        place.write(&self.environment_file(), &environment::text(self))
+        let (node, from) = (node.clone(), from.clone());
+        self.work_on(|work, _| {
+            // It leads, whoever made it do so.
+            work.change(&from.name, |note| note.follows = None)?;
+            work.make_replica(&node, &from)
+        })
     }
-}
-
-impl Work<'_> {
-    fn notes(&self) -> MutexGuard<'_, Notes> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes what is missing of a shard and starts the rest.
-    fn raise_shard(&self, nodes: &[LocalNode]) -> Result<(), LocalError> {
-        let (complete, missing): (Vec<_>, Vec<_>) =
-            nodes.iter().partition(|node| node.is_complete());
-        all(&complete, |node| {
-            node.start()?;
-            self.change(&node.name, |note| note.is_made = true)
-        })?;
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let leading: Vec<_> = complete.iter().filter(|node| !node.is_standby()).collect();
-        let source = match (leading.as_slice(), missing.as_slice()) {
-            ([leader], _) => **leader,
-            ([], [first, ..]) if first.role == Role::Primary && !first.is_noted => {
-                make_primary(first, self.lock)?;
-                self.change(&first.name, |note| note.is_made = true)?;
-                first
-            }
-            ([], [first, ..]) if first.role == Role::Primary => {
-                return Err(LocalError::Lost { node: first.name.clone(), dir: first.dir.clone() });
-            }
-            (several, _) => {
-                let cause =
-                    if several.is_empty() { "it has no primary" } else { "it has two primaries" };
-                return Err(LocalError::NoSource { shard: nodes[0].database(), cause });
-            }
-        };
-        let replicas: Vec<_> =
-            missing.into_iter().filter(|node| node.name != source.name).collect();
-        all(&replicas, |node| self.make_replica(node, source))
-    }
-
-    fn make_replica(&self, node: &LocalNode, source: &LocalNode) -> Result<(), LocalError> {
-        self.change(&node.name, |note| {
-            note.is_made = false;
-            note.follows = Some(source.name.clone());
-        })?;
-        let node = LocalNode { source_port: Some(source.port), ..node.clone() };
-        make_replica(&node, source, self.lock)?;
-        self.change(&node.name, |note| note.is_made = true)
-    }
-
-    fn change(&self, name: &str, change: impl FnOnce(&mut NodeNote)) -> Result<(), LocalError> {
-        let mut notes = self.notes();
-        change(notes.node(name)?);
-        notes.save(self.place)
-    }
-}
-
-/// Does something with all of them, several at a time; of what fails the first is told, when all have ended.
-fn all<T: Copy + Sync>(
-    items: &[T],
-    act: impl Fn(T) -> Result<(), LocalError> + Sync,
-) -> Result<(), LocalError> {
-    let act = &act;
-    let mut first = Ok(());
-    for some in items.chunks(AT_A_TIME) {
-        let ended: Vec<_> = thread::scope(|scope| {
-            let begun: Vec<_> = some.iter().map(|item| scope.spawn(move || act(*item))).collect();
-            begun.into_iter().map(thread::ScopedJoinHandle::join).collect()
-        });
-        for ended in ended {
-            first = first.and(ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-    }
-    first
 }
 
 /// The programs of the version that made a cluster.
@@ -371,37 +292,6 @@ fn programs_for(notes: &Notes, dir: &Path, named: Option<&Path>) -> Result<Progr
         made: notes.major,
         found: format!("version {} in {}", found.major, found.bin.display()),
     })
-}
-
-/// The nodes that are noted, as they are.
-fn nodes_of(ground: &Arc<Ground>, notes: &Notes) -> Vec<LocalNode> {
-    let port_of = |name: &String| notes.nodes.iter().find(|it| it.name == *name).map(|it| it.port);
-    let node = |note: &NodeNote| node_of(ground, note, note.follows.as_ref().and_then(port_of));
-    let mut nodes: Vec<_> = notes.nodes.iter().map(node).collect();
-    for shard in nodes.chunk_by_mut(|a, b| a.shard == b.shard) {
-        // One of a shard is its primary: of several that were, after one took over, the one that runs.
-        let candidates = || 0..shard.len();
-        let leads = |at: &usize| shard[*at].is_complete() && !shard[*at].is_standby();
-        let running = candidates().filter(leads).find(|at| shard[*at].is_running());
-        let leader = running.or_else(|| candidates().find(leads)).unwrap_or(0);
-        for (at, node) in shard.iter_mut().enumerate() {
-            node.role = if at == leader { Role::Primary } else { Role::Replica };
-        }
-    }
-    nodes
-}
-
-fn node_of(ground: &Arc<Ground>, note: &NodeNote, source_port: Option<u16>) -> LocalNode {
-    LocalNode {
-        name: note.name.clone(),
-        shard: note.shard,
-        role: if note.number == 0 { Role::Primary } else { Role::Replica },
-        port: note.port,
-        dir: ground.place.dir.join(&note.name),
-        is_noted: note.is_made,
-        source_port,
-        ground: Arc::clone(ground),
-    }
 }
 
 /// A password for the databases, made when the cluster is, and kept.

@@ -1,14 +1,17 @@
-//! `cluster`: PostgreSQL servers on this machine for a router to use: made, started, shown, stopped, removed.
+//! `cluster`: PostgreSQL servers on this machine for a router to use: made, started, shown, stopped, removed; single ones
+//! also frozen and promoted (`verbs`).
 //!
 //! **Invariant:** the password is never printed; nothing is removed without `--yes`.
 //! **Not here:** making and starting servers (`shard_manager::local`).
+
+mod verbs;
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
-use shard_manager::local::{LocalCluster, LocalError, NodeState, Wanted};
+use shard_manager::local::{LocalCluster, LocalError, LocalNode, NodeState, Wanted};
 
 use super::Trouble;
 use crate::screen::Screen;
@@ -21,6 +24,9 @@ Examples:
   shard-manager cluster up
   shard-manager cluster up --shards 2 --replicas 2 --port 5500
   shard-manager cluster up --dir /srv/tessera --set shared_buffers=1GB";
+
+/// The role of a node that others have taken over from.
+const FORMER: &str = "former primary";
 
 /// What to do with a local cluster.
 #[derive(Args, Debug)]
@@ -46,6 +52,8 @@ enum Verb {
         #[arg(long)]
         yes: bool,
     },
+    #[command(flatten)]
+    Node(verbs::NodeVerb),
 }
 
 /// Which local cluster a command is about.
@@ -83,7 +91,7 @@ struct UpOptions {
 /// How a cluster is.
 #[derive(Debug, Serialize)]
 struct Shown {
-    /// Whether every server runs.
+    /// Whether every server runs, and none beside its primary.
     ok: bool,
     dir: PathBuf,
     /// The version of PostgreSQL.
@@ -115,6 +123,7 @@ pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
         Verb::Down(dir) => down(&dir.path, screen),
         Verb::Status(dir) => status(&dir.path, screen),
         Verb::Destroy { dir, yes } => destroy(&dir.path, *yes, screen),
+        Verb::Node(verb) => verbs::run(verb, screen),
     }
 }
 
@@ -154,6 +163,11 @@ fn status(dir: &Path, screen: &Screen) -> Result<(), Trouble> {
     }
     let still = shown.nodes.iter().filter(|node| node.state != NodeState::Running.name());
     let still: Vec<_> = still.map(|node| &*node.node).collect();
+    if still.is_empty() {
+        let former = shown.nodes.iter().filter(|node| node.role == FORMER);
+        let former: Vec<_> = former.map(|node| &*node.node).collect();
+        return Err(Trouble::Found(format!("beside the primary: {}", former.join(", "))));
+    }
     Err(Trouble::Found(format!("not running: {}", still.join(", "))))
 }
 
@@ -175,17 +189,26 @@ fn destroy(dir: &Path, yes: bool, screen: &Screen) -> Result<(), Trouble> {
     Ok(shown?)
 }
 
+impl NodeShown {
+    fn of(node: &LocalNode) -> Self {
+        Self {
+            node: node.name.clone(),
+            role: if node.is_former_primary() { FORMER } else { node.role.name() },
+            state: node.state().name(),
+            port: node.port,
+            pid: node.pid(),
+        }
+    }
+
+    fn is_well(&self) -> bool {
+        self.state == NodeState::Running.name() && self.role != FORMER
+    }
+}
+
 fn look(cluster: &LocalCluster) -> Shown {
-    let nodes = cluster.nodes().iter().map(|node| NodeShown {
-        node: node.name.clone(),
-        role: node.role.name(),
-        state: node.state().name(),
-        port: node.port,
-        pid: node.pid(),
-    });
-    let nodes: Vec<_> = nodes.collect();
+    let nodes: Vec<_> = cluster.nodes().iter().map(NodeShown::of).collect();
     Shown {
-        ok: nodes.iter().all(|node| node.state == NodeState::Running.name()),
+        ok: nodes.iter().all(NodeShown::is_well),
         dir: cluster.dir().to_owned(),
         postgres: cluster.programs().major,
         environment: cluster.environment_file(),
@@ -201,7 +224,12 @@ fn text(shown: &Shown, screen: &Screen) -> String {
     };
     let rows: Vec<_> = shown.nodes.iter().map(row).collect();
     let head = format!("cluster   {}\npostgres  {}", shown.dir.display(), shown.postgres);
-    format!("{head}\n{}", screen.table(&["node", "role", "state", "port", "pid"], &rows))
+    let former = shown.nodes.iter().filter(|node| node.role == FORMER).map(|node| {
+        let node = &node.node;
+        format!("\n{node} was taken over from; let it follow: shard-manager cluster rejoin {node}")
+    });
+    let table = screen.table(&["node", "role", "state", "port", "pid"], &rows);
+    format!("{head}\n{}{}", table.trim_end(), former.collect::<String>())
 }
 
 /// A path as a shell reads it; with a slash, for `.` would look for it elsewhere.

@@ -59,10 +59,15 @@ pub(super) fn make_replica(
         command.arg("--no-sync");
     }
     ground.run(&node.name, command.stdin(lock.shared()))?;
-    forget_source(node)?;
-    ground.place.write(&node.data_dir().join("standby.signal"), "")?;
-    node.start()?;
+    follow(node)?;
     finish(node)
+}
+
+/// Starts a node as a replica, whatever it was.
+pub(super) fn follow(node: &LocalNode) -> Result<(), LocalError> {
+    forget_source(node)?;
+    node.ground.place.write(&node.data_dir().join("standby.signal"), "")?;
+    node.start()
 }
 
 /// Clears away what an attempt that was cut off has left, its server included.
@@ -78,7 +83,7 @@ fn begin(node: &LocalNode) -> Result<(), LocalError> {
 }
 
 /// From here on the node is never cleared away.
-fn finish(node: &LocalNode) -> Result<(), LocalError> {
+pub(super) fn finish(node: &LocalNode) -> Result<(), LocalError> {
     let path = node.dir.join(UNFINISHED);
     fs::remove_file(&path).map_err(LocalError::file(&path))?;
     sync_folder(&node.dir)
@@ -86,7 +91,11 @@ fn finish(node: &LocalNode) -> Result<(), LocalError> {
 
 /// Makes the slot that keeps the log for this node, in place of the one that an earlier attempt or life has left. Before
 /// the backup begins: made by that, it would come after its first checkpoint, and another one may be faster.
-fn make_slot(node: &LocalNode, source: &LocalNode, lock: &Lock) -> Result<(), LocalError> {
+pub(super) fn make_slot(
+    node: &LocalNode,
+    source: &LocalNode,
+    lock: &Lock,
+) -> Result<(), LocalError> {
     let slot = node.slot();
     let drop = format!(
         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{slot}'"
@@ -110,8 +119,24 @@ fn make_slot(node: &LocalNode, source: &LocalNode, lock: &Lock) -> Result<(), Lo
     }
 }
 
+/// Makes the slot that keeps the log for this node, unless there is one.
+pub(super) fn ensure_slot(
+    node: &LocalNode,
+    source: &LocalNode,
+    lock: &Lock,
+) -> Result<(), LocalError> {
+    let slot = node.slot();
+    let make = format!(
+        "SELECT pg_create_physical_replication_slot('{slot}', true) \
+         WHERE NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = '{slot}')"
+    );
+    let mut command = node.ground.client("psql", source.port);
+    command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", &make]);
+    node.ground.run(&node.name, command.stdin(lock.shared()))
+}
+
 /// What the other node was told to follow, when it was a replica itself, is not for its copy.
-fn forget_source(node: &LocalNode) -> Result<(), LocalError> {
+pub(super) fn forget_source(node: &LocalNode) -> Result<(), LocalError> {
     let path = node.data_dir().join("postgresql.auto.conf");
     let text = fs::read_to_string(&path).map_err(LocalError::file(&path))?;
     let is_source = |line: &&str| {

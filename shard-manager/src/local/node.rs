@@ -23,6 +23,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use super::ground::{DATABASE_USER, Ground, said};
 use super::ports;
+use super::processes;
 use super::settings::{lines, quoted};
 use super::trouble::LocalError;
 use crate::topology::Role;
@@ -49,6 +50,8 @@ pub struct LocalNode {
     /// Its folder.
     pub dir: PathBuf,
     pub(super) is_noted: bool,
+    /// Whether it is noted to lead its shard.
+    pub(super) is_leading: bool,
     pub(super) source_port: Option<u16>,
     pub(super) ground: Arc<Ground>,
 }
@@ -67,6 +70,8 @@ pub enum Stop {
 pub enum NodeState {
     /// Its server runs.
     Running,
+    /// Its server is there and does nothing.
+    Frozen,
     /// It is complete, and its server does not run.
     Stopped,
     /// It is missing or half-made.
@@ -78,6 +83,7 @@ impl NodeState {
     pub fn name(self) -> &'static str {
         match self {
             Self::Running => "running",
+            Self::Frozen => "frozen",
             Self::Stopped => "stopped",
             Self::NotMade => "not made",
         }
@@ -113,10 +119,11 @@ impl LocalNode {
 
     /// How it is.
     pub fn state(&self) -> NodeState {
-        match self.is_complete() {
-            false => NodeState::NotMade,
-            true if self.is_running() => NodeState::Running,
-            true => NodeState::Stopped,
+        match self.server() {
+            _ if !self.is_complete() => NodeState::NotMade,
+            Some(pid) if processes::is_frozen(pid) => NodeState::Frozen,
+            Some(_) => NodeState::Running,
+            None => NodeState::Stopped,
         }
     }
 
@@ -127,9 +134,11 @@ impl LocalNode {
 
     /// The process of its server, if that runs.
     pub fn pid(&self) -> Option<u32> {
-        let pid = self.noted_pid()?;
-        let works_there = works_in(pid, &self.data_dir());
-        works_there.then(|| pid.as_raw_nonzero().get().unsigned_abs())
+        self.server().map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
+    }
+
+    fn server(&self) -> Option<Pid> {
+        self.noted_pid().filter(|pid| works_in(*pid, &self.data_dir()))
     }
 
     /// Whether its server runs.
@@ -137,13 +146,22 @@ impl LocalNode {
         self.pid().is_some()
     }
 
-    /// Starts its server and waits until that takes connections; nothing if it runs.
+    /// Starts its server and waits until that takes connections; a frozen one is thawed, and one that runs left alone.
     ///
     /// # Errors
-    /// [`LocalError::Port`] if somebody else has its port, [`LocalError::NotStarted`] if the server ends again.
+    /// [`LocalError::Port`] if somebody else has its port, [`LocalError::NotStarted`] if the server ends again,
+    /// [`LocalError::Unfit`] for a former primary: its shard would have two.
     pub fn start(&self) -> Result<(), LocalError> {
+        if self.is_former_primary() {
+            let cause = format!(
+                "another node was promoted in its place; let it follow that with `cluster rejoin {}`, which takes \
+                 back what no other node has",
+                self.name
+            );
+            return Err(LocalError::Unfit { node: self.name.clone(), cause });
+        }
         if self.is_running() {
-            return Ok(());
+            return self.thaw();
         }
         let told = |source| LocalError::Port { node: self.name.clone(), port: self.port, source };
         ports::try_out(self.port).map_err(told)?;
@@ -174,6 +192,32 @@ impl LocalNode {
         }
     }
 
+    /// Lets its server, with all processes of that, stand still as if the machine were gone for a while; nothing if it
+    /// does already.
+    ///
+    /// # Errors
+    /// [`LocalError::Unfit`] if it does not run, or one of its processes goes on.
+    pub fn freeze(&self) -> Result<(), LocalError> {
+        let unfit =
+            |cause: &str| LocalError::Unfit { node: self.name.clone(), cause: cause.to_owned() };
+        let server = self.server().ok_or_else(|| unfit("it does not run; start it first"))?;
+        if processes::freeze(server) {
+            return Ok(());
+        }
+        Err(unfit("not all of its processes stand still; try again, or thaw it"))
+    }
+
+    /// Lets a frozen server go on; nothing if it does already.
+    ///
+    /// # Errors
+    /// [`LocalError::Unfit`] if it does not run.
+    pub fn thaw(&self) -> Result<(), LocalError> {
+        let cause = || "it does not run; start it".to_owned();
+        let unfit = || LocalError::Unfit { node: self.name.clone(), cause: cause() };
+        processes::thaw(self.server().ok_or_else(unfit)?);
+        Ok(())
+    }
+
     /// Ends its server and waits until that is gone; nothing if it does not run. What does not end in time is ended at
     /// once, and what does not end then is killed.
     ///
@@ -185,8 +229,13 @@ impl LocalNode {
             Stop::Immediate => &[("immediate", "10")],
         };
         for (mode, seconds) in ways {
-            if !self.is_running() {
-                return Ok(());
+            let Some(server) = self.server() else { return Ok(()) };
+            if processes::is_frozen(server) {
+                // It hears nothing; and what it had begun is not ended first if that is not asked for.
+                match how {
+                    Stop::Fast => processes::thaw(server),
+                    Stop::Immediate => processes::end_frozen(server),
+                }
             }
             let mut command = self.ground.command("pg_ctl");
             command.args(["stop", "--silent", "--wait", "-t", seconds, "-m", mode, "-D"]);
@@ -216,6 +265,18 @@ impl LocalNode {
         self.data_dir().join("PG_VERSION").exists() && !self.dir.join(UNFINISHED).exists()
     }
 
+    /// What its server answers.
+    pub(super) fn ask(&self, sql: &str) -> Result<String, LocalError> {
+        let mut command = self.ground.client("psql", self.port);
+        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]);
+        let ended = self.ground.end(command.args(["-c", sql]))?;
+        if ended.status.success() {
+            return Ok(String::from_utf8_lossy(&ended.stdout).trim().to_owned());
+        }
+        let (node, program) = (self.name.clone(), "psql".to_owned());
+        Err(LocalError::Program { node, program, said: said(&ended) })
+    }
+
     /// How a server reaches the one on this port to follow it.
     pub(super) fn conninfo(&self, port: u16) -> String {
         let passfile = quoted(&self.ground.passfile().to_string_lossy());
@@ -226,7 +287,7 @@ impl LocalNode {
         )
     }
 
-    fn write_settings(&self) -> Result<(), LocalError> {
+    pub(super) fn write_settings(&self) -> Result<(), LocalError> {
         let mut own = vec![("port", self.port.to_string()), ("cluster_name", self.name.clone())];
         if let Some(port) = self.source_port {
             own.push(("primary_conninfo", self.conninfo(port)));

@@ -9,7 +9,7 @@
 use super::trouble::LocalError;
 
 /// What is fit for replication, rewinding and a machine that has other things to do.
-const COMMON: [(&str, &str); 18] = [
+const COMMON: [(&str, &str); 19] = [
     ("listen_addresses", "127.0.0.1"),
     ("unix_socket_directories", ""),
     ("max_connections", "100"),
@@ -18,6 +18,8 @@ const COMMON: [(&str, &str); 18] = [
     ("wal_log_hints", "on"),
     ("max_wal_senders", "20"),
     ("max_replication_slots", "20"),
+    // Who is promoted has no slots for the others until then, and a former primary is rewound by its own log.
+    ("wal_keep_size", "128MB"),
     ("wal_retrieve_retry_interval", "200ms"),
     ("hot_standby", "on"),
     ("hot_standby_feedback", "on"),

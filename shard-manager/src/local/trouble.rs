@@ -155,6 +155,14 @@ pub enum LocalError {
     /// There is no such node.
     #[error("{0}: this cluster has no such node; see `cluster status`")]
     NoNode(String),
+    /// A node that is not in the state for what is asked.
+    #[error("{node}: {cause}")]
+    Unfit {
+        /// The node, or its shard.
+        node: String,
+        /// Why not, and what to do.
+        cause: String,
+    },
     /// A setting that is not for its user to choose.
     #[error("the setting {name}: {cause}; leave it out")]
     Setting {

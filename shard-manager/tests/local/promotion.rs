@@ -1,0 +1,251 @@
+//! Stories of single nodes: stopped, frozen, promoted in place of another, and taken back.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use shard_manager::local::{LocalCluster, LocalNode, NodeState, Rejoined, Stop};
+use shard_manager::topology::Role;
+
+use crate::servers::{Place, ask, run, until};
+
+const ROWS: &str = "SELECT string_agg(n::text, ',' ORDER BY n) FROM t";
+const PRIMARY: &str = "shard1-primary";
+const FIRST: &str = "shard1-replica1";
+const SECOND: &str = "shard1-replica2";
+
+fn node<'c>(cluster: &'c LocalCluster, name: &str) -> &'c LocalNode {
+    cluster.node(name).unwrap_or_else(|| panic!("no node {name}"))
+}
+
+fn leader(cluster: &LocalCluster) -> &str {
+    &cluster.primaries().next().expect("the shard has one").name
+}
+
+/// A shard with this many replicas that have the row 1.
+fn shard(place: &Place, replicas: usize) -> LocalCluster {
+    let cluster = place.up(1, replicas);
+    ask(node(&cluster, PRIMARY), "CREATE TABLE t (n int); INSERT INTO t VALUES (1)");
+    for replica in cluster.replicas_of(0) {
+        until(replica, ROWS, "1");
+    }
+    cluster
+}
+
+fn add(node: &LocalNode, row: u32) {
+    ask(node, &format!("INSERT INTO t VALUES ({row})"));
+}
+
+/// The nodes whose URLs a variable of the router's file lists.
+fn listed<'c>(cluster: &'c LocalCluster, variable: &str) -> Vec<&'c str> {
+    let text = fs::read_to_string(cluster.environment_file()).expect("a file");
+    let line = text.lines().find_map(|line| line.strip_prefix(variable)?.strip_prefix('='));
+    let urls: Vec<_> = line.expect("the variable").split(',').collect();
+    let has = |node: &&LocalNode| urls.contains(&&*node.url(&node.database()));
+    cluster.nodes().iter().filter(has).map(|node| &*node.name).collect()
+}
+
+#[test]
+fn who_is_promoted_leads_and_the_others_follow_also_after_the_next_start() {
+    let place = Place::new();
+    let mut cluster = shard(&place, 2);
+    let said = cluster.promote(FIRST).unwrap_err().to_string();
+    assert!(said.contains("shard1-primary: it is the primary and runs"), "{said}");
+    cluster.stop_node(PRIMARY, Stop::Immediate).unwrap();
+    let promoted = cluster.promote(FIRST).unwrap();
+    assert_eq!((promoted.node.as_str(), promoted.behind.len()), (FIRST, 0));
+    add(node(&cluster, FIRST), 2);
+    until(node(&cluster, SECOND), ROWS, "1,2");
+    assert_eq!(cluster.promote(FIRST).unwrap(), promoted, "it leads already");
+
+    assert_eq!(listed(&cluster, "SHARD_URLS"), [FIRST]);
+    assert_eq!(listed(&cluster, "REPLICA_URLS"), [PRIMARY, SECOND]);
+    let (code, out, err) = run(&["cluster", "status"], &place.dir());
+    assert_eq!((code, err.as_str()), (1, "not running: shard1-primary\n"));
+    for row in ["shard1-primary\tformer primary\tstopped", "shard1-replica1\tprimary\trunning"] {
+        assert!(out.contains(row), "{out}");
+    }
+    assert!(out.contains("cluster rejoin shard1-primary"), "{out}");
+
+    // A start brings nobody back who was taken over from.
+    cluster.down().unwrap();
+    let mut cluster = place.up(1, 2);
+    assert_eq!(leader(&cluster), FIRST);
+    assert_eq!(node(&cluster, PRIMARY).state(), NodeState::Stopped);
+    let said = cluster.start_node(PRIMARY).unwrap_err().to_string();
+    assert!(said.contains("cluster rejoin shard1-primary"), "{said}");
+    add(node(&cluster, FIRST), 3);
+    until(node(&cluster, SECOND), ROWS, "1,2,3");
+}
+
+#[test]
+fn a_former_primary_rejoins_without_the_rows_that_nobody_got() {
+    let place = Place::new();
+    let mut cluster = shard(&place, 1);
+    cluster.stop_node(FIRST, Stop::Fast).unwrap();
+    for row in 100..200 {
+        add(node(&cluster, PRIMARY), row);
+    }
+    cluster.stop_node(PRIMARY, Stop::Immediate).unwrap();
+    cluster.start_node(FIRST).unwrap();
+    cluster.promote(FIRST).unwrap();
+    add(node(&cluster, FIRST), 2);
+    assert_eq!(cluster.rejoin(PRIMARY).unwrap(), Rejoined::Rewound);
+    until(node(&cluster, PRIMARY), ROWS, "1,2");
+    assert_eq!(node(&cluster, PRIMARY).role, Role::Replica);
+    add(node(&cluster, FIRST), 3);
+    until(node(&cluster, PRIMARY), ROWS, "1,2,3");
+    assert_eq!(cluster.rejoin(PRIMARY).unwrap(), Rejoined::Followed);
+    assert_eq!(run(&["cluster", "status"], &place.dir()).0, 0);
+
+    // And back again, the other way round.
+    cluster.stop_node(FIRST, Stop::Immediate).unwrap();
+    cluster.promote(PRIMARY).unwrap();
+    add(node(&cluster, PRIMARY), 4);
+    cluster.rejoin(FIRST).unwrap();
+    until(node(&cluster, FIRST), ROWS, "1,2,3,4");
+    assert_eq!(listed(&cluster, "SHARD_URLS"), [PRIMARY]);
+}
+
+#[test]
+fn what_cannot_be_rewound_is_made_again() {
+    let place = Place::new();
+    let mut cluster = shard(&place, 1);
+    cluster.stop_node(PRIMARY, Stop::Immediate).unwrap();
+    cluster.promote(FIRST).unwrap();
+    add(node(&cluster, FIRST), 2);
+    // Without its own log nothing tells what it has to take back.
+    let log = node(&cluster, PRIMARY).data_dir().join("pg_wal");
+    for entry in fs::read_dir(log).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_file() {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    assert_eq!(cluster.rejoin(PRIMARY).unwrap(), Rejoined::MadeAgain);
+    until(node(&cluster, PRIMARY), ROWS, "1,2");
+}
+
+#[test]
+fn a_replica_that_was_down_follows_the_new_primary_once_it_is_started() {
+    let place = Place::new();
+    let mut cluster = shard(&place, 2);
+    cluster.stop_node(SECOND, Stop::Fast).unwrap();
+    add(node(&cluster, PRIMARY), 2);
+    until(node(&cluster, FIRST), ROWS, "1,2");
+    cluster.freeze_node(PRIMARY).unwrap();
+    let said = cluster.promote_best("shard1").unwrap_err().to_string();
+    assert!(said.contains("1 of its replicas can be asked and it takes 2"), "{said}");
+    cluster.promote(FIRST).unwrap();
+    add(node(&cluster, FIRST), 3);
+    cluster.start_node(SECOND).unwrap();
+    until(node(&cluster, SECOND), ROWS, "1,2,3");
+    // The former primary goes on, and nobody hears it.
+    cluster.thaw_node(PRIMARY).unwrap();
+    add(node(&cluster, PRIMARY), 9);
+    let cluster_now = LocalCluster::open(&place.dir()).unwrap();
+    assert_eq!(leader(&cluster_now), FIRST);
+    let (code, _, err) = run(&["cluster", "status"], &place.dir());
+    assert_eq!((code, err.as_str()), (1, "beside the primary: shard1-primary\n"));
+    assert_eq!(ask(node(&cluster, SECOND), ROWS), "1,2,3");
+    cluster.rejoin(PRIMARY).unwrap();
+    until(node(&cluster, PRIMARY), ROWS, "1,2,3");
+}
+
+#[test]
+fn the_best_replica_is_the_one_that_has_all() {
+    let place = Place::new();
+    let mut cluster = shard(&place, 2);
+    cluster.stop_node(FIRST, Stop::Fast).unwrap();
+    add(node(&cluster, PRIMARY), 2);
+    until(node(&cluster, SECOND), ROWS, "1,2");
+    cluster.stop_node(PRIMARY, Stop::Immediate).unwrap();
+    cluster.start_node(FIRST).unwrap();
+    assert_eq!(cluster.promote_best("shard1").unwrap().node, SECOND);
+    until(node(&cluster, FIRST), ROWS, "1,2");
+}
+
+#[test]
+fn a_promotion_by_other_hands_is_kept_and_the_others_follow_after_up() {
+    let place = Place::new();
+    let mut cluster = shard(&place, 2);
+    cluster.stop_node(PRIMARY, Stop::Immediate).unwrap();
+    assert_eq!(ask(node(&cluster, SECOND), "SELECT pg_promote()"), "t");
+    add(node(&cluster, SECOND), 2);
+    let cluster = place.up(1, 2);
+    assert_eq!(leader(&cluster), SECOND);
+    until(node(&cluster, FIRST), ROWS, "1,2");
+    assert_eq!(node(&cluster, PRIMARY).state(), NodeState::Stopped);
+}
+
+#[test]
+fn a_frozen_node_answers_when_it_is_thawed() {
+    let place = Place::new();
+    let cluster = shard(&place, 1);
+    let (code, out, err) = run(&["cluster", "freeze", PRIMARY], &place.dir());
+    assert_eq!((code, out.as_str()), (0, "shard1-primary is frozen\n"), "{err}");
+    assert_eq!(run(&["cluster", "freeze", PRIMARY], &place.dir()).0, 0);
+    let url = node(&cluster, PRIMARY).url("shard1");
+    let mut asked = Command::new("psql");
+    let mut asked = asked.args(["-XAtc", ROWS, &url]).stdout(Stdio::piped()).spawn().unwrap();
+    sleep(Duration::from_millis(500));
+    assert!(asked.try_wait().unwrap().is_none(), "it hangs");
+    let (code, _, err) = run(&["cluster", "status"], &place.dir());
+    assert_eq!((code, err.as_str()), (1, "not running: shard1-primary\n"));
+    let (code, out, _) = run(&["cluster", "thaw", PRIMARY, "--json"], &place.dir());
+    let shown: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &shown["state"]), (0, &Value::from("running")));
+    let ended = asked.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&ended.stdout).trim(), "1");
+}
+
+#[test]
+fn what_is_frozen_can_be_stopped_raised_and_destroyed() {
+    let place = Place::new();
+    let mut cluster = shard(&place, 1);
+    let began = Instant::now();
+    cluster.freeze_node(PRIMARY).unwrap();
+    cluster.stop_node(PRIMARY, Stop::Immediate).unwrap();
+    cluster.start_node(PRIMARY).unwrap();
+    cluster.freeze_node(FIRST).unwrap();
+    let cluster = place.up(1, 1);
+    assert!(cluster.nodes().iter().all(|node| node.state() == NodeState::Running));
+    for node in cluster.nodes() {
+        node.freeze().unwrap();
+    }
+    let (code, _, err) = run(&["cluster", "destroy", "--yes"], &place.dir());
+    assert_eq!(code, 0, "{err}");
+    assert!(!place.dir().exists());
+    assert!(began.elapsed() < Duration::from_secs(20), "it took {:?}", began.elapsed());
+}
+
+#[test]
+fn what_cannot_be_done_is_told_with_what_to_do() {
+    let place = Place::new();
+    let mut cluster = shard(&place, 1);
+    let refused = |args: &[&str], words: &str| {
+        let (code, out, err) = run(&[&["cluster"], args].concat(), &place.dir());
+        assert_eq!((code, out.as_str()), (2, ""), "{err}");
+        assert!(err.contains(words), "{err}");
+        assert_eq!(err.lines().count(), 1, "{err}");
+    };
+    for verb in ["stop", "start", "freeze", "thaw", "promote", "rejoin"] {
+        refused(&[verb, "shard9-primary"], "this cluster has no such node; see `cluster status`");
+    }
+    refused(&["promote", "--best", "shard9"], "this cluster has no such node");
+    refused(&["promote", "--best", "shard1"], "it is the primary and runs");
+    refused(&["rejoin", PRIMARY], "it is the primary of its shard");
+    assert_eq!(run(&["cluster", "stop", PRIMARY], &place.dir()).0, 0);
+    assert_eq!(run(&["cluster", "stop", PRIMARY, "--immediate"], &place.dir()).0, 0);
+    refused(&["thaw", PRIMARY], "it does not run");
+    refused(&["freeze", PRIMARY], "it does not run");
+    refused(&["rejoin", FIRST], "no primary of its shard runs");
+    assert_eq!(run(&["cluster", "promote", FIRST], &place.dir()).0, 0);
+    refused(&["promote", PRIMARY], "it is no replica but a former primary");
+    let (code, out, _) = run(&["cluster", "rejoin", PRIMARY], &place.dir());
+    assert_eq!((code, out.starts_with("shard1-primary follows: ")), (0, true), "{out}");
+    cluster.stop_node(FIRST, Stop::Fast).unwrap();
+    let said = cluster.promote(FIRST).unwrap_err().to_string();
+    assert!(said.contains("start it first"), "{said}");
+}
