@@ -55,6 +55,8 @@ pub struct Progress {
     kept_after: AtomicU64,
     /// Told whenever a replica has come further.
     advanced: Notify,
+    /// Told whenever one is found to be down.
+    downs: Notify,
     /// Whether replicas are asked where they stand, now and then, instead of telling it: others may have written since.
     is_asked: bool,
     /// Writes that wait until replicas have made them durable.
@@ -103,6 +105,7 @@ impl Progress {
             replicas: (0..replicas).map(|_| replica()).collect(),
             kept_after: AtomicU64::new(u64::MAX),
             advanced: Notify::new(),
+            downs: Notify::new(),
             is_asked: false,
             confirmations: AtomicUsize::new(0),
             awaiting: AtomicUsize::new(0),
@@ -149,6 +152,7 @@ impl Progress {
         }
         self.silent.store(false, Ordering::SeqCst);
         self.advanced.notify_waiters();
+        self.downs.notify_waiters();
     }
 
     /// Tells something that is so on this timeline only; not, if it is over.
@@ -260,6 +264,22 @@ impl Progress {
     pub fn set_state(&self, replica: usize, state: ReplicaState) {
         self.replicas[replica].state.store(state as u8, Ordering::SeqCst);
         self.advanced.notify_waiters();
+        if state == ReplicaState::Down {
+            self.downs.notify_waiters();
+        }
+    }
+
+    /// Returns when a replica takes no part: who waits for its answer need not wait any more.
+    pub async fn down(&self, replica: usize) {
+        loop {
+            let down = self.downs.notified();
+            tokio::pin!(down);
+            down.as_mut().enable();
+            if self.state(replica) != ReplicaState::Following {
+                return;
+            }
+            down.await;
+        }
     }
 
     /// Whether a replica takes part.

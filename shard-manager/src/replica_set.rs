@@ -56,6 +56,8 @@ pub struct Demand {
 /// A replica that answers a read; counted as in flight while it lives.
 pub struct Chosen {
     member: Arc<Member>,
+    /// Its place in the progress.
+    pub index: usize,
     /// Its connections.
     pub readers: Readers,
 }
@@ -119,7 +121,7 @@ impl ReplicaSet {
         let member = Arc::clone(&self.members[better]);
         let readers = member.replica.readers()?;
         member.in_flight.fetch_add(1, Ordering::Relaxed);
-        Some(Chosen { member, readers })
+        Some(Chosen { member, index: better, readers })
     }
 
     fn meets(&self, index: usize, demand: &Demand) -> bool {

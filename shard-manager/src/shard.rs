@@ -32,6 +32,9 @@ use crate::topology::Role;
 /// How long a read waits for a replica to catch up before it takes the primary.
 const CATCH_UP_MAX: Duration = Duration::from_millis(50);
 
+/// How long a read waits for a replica that is out, if the primary is gone as well.
+const GONE_WAIT: Duration = Duration::from_secs(2);
+
 /// Called when a file is found damaged.
 pub type Suspect = Box<dyn Fn() + Send>;
 
@@ -106,10 +109,13 @@ impl Shard {
         replicas: Vec<Replica>,
     ) -> Self {
         let replicas = ReplicaSet::new(replicas, &progress);
+        // Where any of the nodes may lead, the first is listed as the primary.
+        let first = usize::from(progress.leading().is_some());
+        let replica_names = replicas.replicas().skip(first);
         Self {
             name: name.to_owned(),
             primary_name: format!("{name}-primary"),
-            replica_names: replicas.replicas().map(|replica| replica.node().to_owned()).collect(),
+            replica_names: replica_names.map(|replica| replica.node().to_owned()).collect(),
             lane,
             progress,
             primary,
@@ -288,19 +294,57 @@ impl Shard {
         let floor = self.floor(demand).await?;
         if let Some(floor) = floor
             && let Some(replica) = self.choose(floor, demand).await
+            && let Some(answer) = self.read_replica(&replica, floor, &read).await
         {
-            match read(&replica.readers, floor).await {
-                Err(error) if replica.is_to_blame(&error) => {}
-                Err(error) => return Err(error),
-                Ok(read) => return Ok(ShardRows { read, role: Role::Replica }),
-            }
+            return answer;
         }
         self.check_reachable()?;
-        let read = read(&self.primary, 0).await?;
+        let answer = read(&self.primary, 0).await;
+        let is_gone = matches!(answer, Err(Error::ShardUnavailable { .. }));
+        if let Some(floor) = floor
+            && is_gone
+            && self.progress.is_asked()
+            && let Some(replica) = self.await_replica(floor, demand).await
+            && let Some(answer) = self.read_replica(&replica, floor, &read).await
+        {
+            return answer;
+        }
+        let read = answer?;
         if demand.level != Level::One {
             self.progress.show(read.position.at);
         }
         Ok(ShardRows { read, role: Role::Primary })
+    }
+
+    /// The answer of a replica; `None`, if another node has to be asked.
+    async fn read_replica(
+        &self,
+        replica: &Chosen,
+        floor: u64,
+        read: &impl AsyncFn(&Readers, u64) -> Result<NodeRows, Error>,
+    ) -> Option<Result<ShardRows, Error>> {
+        let read = tokio::select! {
+            biased;
+            read = read(&replica.readers, floor) => read,
+            // It may be frozen: then it would never answer.
+            () = self.progress.down(replica.index), if self.progress.is_asked() => {
+                Err(Error::ShardUnavailable { shard: self.name.clone() })
+            }
+        };
+        match read {
+            Err(error) if replica.is_to_blame(&error) => None,
+            Err(error) => Some(Err(error)),
+            Ok(read) => Some(Ok(ShardRows { read, role: Role::Replica })),
+        }
+    }
+
+    /// A replica that meets the demand, while the primary is gone: one that is out for a moment is waited for.
+    async fn await_replica(&self, floor: u64, demand: &ReadDemand) -> Option<Chosen> {
+        let wanted = Demand { floor, staleness: demand.staleness };
+        let until = demand.deadline.min(Instant::now() + GONE_WAIT);
+        let has = |_: &Progress| self.replicas.has(&wanted).then_some(());
+        self.progress.until(until, has).await?;
+        self.replicas.choose(&wanted)
     }
 
     /// What a replica must show that answers this read; `None` if none may.
@@ -404,20 +448,31 @@ impl Shard {
             let lag = Some(Duration::ZERO);
             NodeHealth { node, role, up, latency, lag }
         };
-        let replicas = self.replicas.replicas().enumerate().map(async |(index, replica)| {
+        let leading = self.progress.leading();
+        let others = self.replicas.replicas().enumerate();
+        let others = others.filter(|(index, _)| Some(*index) != leading);
+        let replicas = others.map(async |(index, replica)| {
             let (answers, latency) = self.answers(replica.readers(), deadline).await;
             if !answers {
                 replica.missed();
             }
             let up = answers && self.replicas.takes_part(index);
             let lag = self.progress.lag(index);
-            let (node, role) = (replica.node().to_owned(), Role::Replica);
+            let (node, role) = (self.replica_name(index, leading), Role::Replica);
             NodeHealth { node, role, up, latency, lag }
         });
         let (primary, mut replicas) =
             futures_util::future::join(primary, futures_util::future::join_all(replicas)).await;
         replicas.insert(0, primary);
         replicas
+    }
+
+    /// What a node is called that is a replica now: names belong to roles, so the node that led at first has that of the
+    /// one that leads.
+    fn replica_name(&self, index: usize, leading: Option<usize>) -> String {
+        let index = if index == 0 { leading.unwrap_or(0) } else { index };
+        let named = self.replicas.replicas().nth(index);
+        named.map_or_else(String::new, |replica| replica.node().to_owned())
     }
 
     async fn answers(&self, readers: Option<Readers>, deadline: Instant) -> (bool, Duration) {

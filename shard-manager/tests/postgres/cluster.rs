@@ -3,7 +3,7 @@
 //! A shard is a database, so that three shards are three databases of one server, which costs a story a moment and no
 //! server. The servers end when this process does, however it ends: somebody beside it waits for its end.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -79,6 +79,44 @@ pub(crate) fn mortal() -> MutexGuard<'static, LocalCluster> {
         (Mutex::new(cluster), _watcher)
     };
     MORTAL.get_or_init(make).0.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A shard of three nodes that one story may break as it likes.
+pub(crate) struct Trio {
+    pub(crate) cluster: LocalCluster,
+    _watcher: Child,
+}
+
+impl Trio {
+    pub(crate) fn start() -> Self {
+        let settings = [("fsync", "off"), ("max_wal_size", "128MB"), ("shared_buffers", "16MB")];
+        let Watched { cluster, _watcher } = Watched::start(1, 2, &settings);
+        Self { cluster, _watcher }
+    }
+
+    /// As it is listed at the beginning: its primary, and the others.
+    pub(crate) fn address(&self) -> ClusterAddress {
+        let nodes: Vec<_> =
+            self.cluster.nodes().iter().map(|node| address(node, "shard1")).collect();
+        let listed = cluster_of([nodes[0].clone()]);
+        ClusterAddress { replicas: nodes[1..].to_vec(), ..listed }
+    }
+
+    pub(crate) fn node(&self, name: &str) -> &LocalNode {
+        self.cluster.node(name).unwrap()
+    }
+
+    /// Starts a server as it stands, whatever was promoted since: as a machine would that comes back.
+    pub(crate) fn start_alone(&self, node: &LocalNode) {
+        let owner = std::fs::metadata(node.data_dir()).unwrap();
+        let mut command = Command::new(self.cluster.programs().bin.join("pg_ctl"));
+        command.args(["start", "-w", "-D"]).arg(node.data_dir()).arg("-l").arg(node.log());
+        command.current_dir(&node.dir).stdout(Stdio::null());
+        if owner.uid() != std::fs::metadata("/proc/self").unwrap().uid() {
+            command.uid(owner.uid()).gid(owner.gid());
+        }
+        assert!(command.status().unwrap().success());
+    }
 }
 
 /// Empty databases of a story's own, each on its node.

@@ -1,13 +1,13 @@
 //! Faults: rows that break rules, callers that leave, connections that are cut, servers that are started again.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::local::{LocalNode, Stop};
-use shard_manager::manager::Manager;
+use shard_manager::manager::{Manager, Wish};
 use shard_manager::query::{OrderBy, ReadQuery};
 use shard_manager::row::Operation::{self, Insert, Upsert};
 use shard_manager::shard_map::Place;
@@ -217,8 +217,11 @@ async fn restart_and_read(node: &LocalNode) {
             let failure = all(key, query).await.unwrap_err();
             assert!(matches!(failure.error, Error::ShardUnavailable { .. }), "{failure:?}");
         }
-        let failure = write(&manager, "users", Insert, "v", USER).await.unwrap_err();
-        assert!(matches!(failure.error, Error::ShardUnavailable { .. }), "{failure:?}");
+        let (place, row) = prepare(&manager, "users", Insert, "v", USER);
+        let soon = Wish::by(Instant::now() + Duration::from_millis(200));
+        let failure = manager.write(place, row, &soon).await.unwrap_err();
+        assert!(matches!(failure.error, Error::NoPrimary { .. }), "{failure:?}");
+        assert_eq!(failure.outcome, Outcome::Rejected);
         node.start().unwrap();
         for (key, query) in each() {
             // Whoever could not reach it lets it alone for a moment.

@@ -11,6 +11,7 @@ mod connecting;
 mod crash;
 mod drafts;
 mod equality;
+mod failover;
 mod faults;
 mod fence;
 mod opening;

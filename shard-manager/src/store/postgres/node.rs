@@ -72,7 +72,7 @@ pub enum Target {
     /// The node that leads, whichever that is.
     Leader(Arc<Leader>),
     /// This one, as a replica.
-    Replica(Node),
+    Replica(Arc<Node>),
 }
 
 impl Target {

@@ -30,7 +30,7 @@ const IDLE: Duration = Duration::from_millis(100);
 /// How often while somebody does.
 const AWAITED: Duration = Duration::from_millis(1);
 /// How long a node may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// The pause after a first failure; it doubles with each further one.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest pause.
@@ -63,7 +63,7 @@ impl Replica {
         (shard, homes): (&str, &Homes),
     ) -> Arc<Self> {
         let node = leader.members()[index].clone();
-        let target = Target::Replica(node.clone());
+        let target = Target::Replica(Arc::new(node.clone()));
         let replica = Arc::new(Self {
             readers: Arc::new(Readers::start(&target, shard, progress, homes)),
             node,

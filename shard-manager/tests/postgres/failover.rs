@@ -1,0 +1,201 @@
+//! Failover: others promote a replica, and the router follows without a start.
+
+use std::time::{Duration, Instant};
+
+use shard_manager::consistency::Level;
+use shard_manager::error::{Error, Failure, Outcome};
+use shard_manager::keyspace::ShardKey;
+use shard_manager::local::Stop;
+use shard_manager::manager::{Manager, ReadDone, Wish, Written};
+use shard_manager::query::ReadQuery;
+use shard_manager::row::Operation::Upsert;
+use shard_manager::token::SessionToken;
+use shard_manager::topology::{Role, ShardIndex};
+
+use crate::cluster::{Door, Trio, connect, try_connect};
+use crate::rows::{prepare, wish};
+use crate::server::runtime;
+
+const ONLY: ShardIndex = ShardIndex(0);
+
+fn at(level: Level) -> Wish {
+    Wish { level, ..wish() }
+}
+
+fn within(millis: u64, level: Level) -> Wish {
+    Wish { level, ..Wish::by(Instant::now() + Duration::from_millis(millis)) }
+}
+
+async fn put(manager: &Manager, key: &str, wish: &Wish) -> Result<Written, Failure> {
+    let (place, row) = prepare(manager, "users", Upsert, key, r#"{"name":"n","email":"e"}"#);
+    manager.write(place, row, wish).await
+}
+
+async fn get(manager: &Manager, key: &str, wish: &Wish) -> Result<ReadDone, Failure> {
+    let query = ReadQuery::all(&manager.table("users").unwrap());
+    manager.read(query, Some(ShardKey::parse(key).unwrap()), wish).await
+}
+
+/// What a client has seen that was answered so.
+fn seen(manager: &Manager, written: &Written) -> SessionToken {
+    let mut session = SessionToken::empty();
+    manager.seen(&mut session, ONLY, written.receipt.position);
+    session
+}
+
+/// Waits until so many replicas answer.
+async fn until_replicas(manager: &Manager, count: usize) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let soon = Instant::now() + Duration::from_millis(500);
+        let nodes = manager.health(soon).await.remove(0).nodes;
+        if nodes.iter().filter(|node| node.role == Role::Replica && node.up).count() == count {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{nodes:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[test]
+fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {
+    let mut trio = Trio::start();
+    let manager = connect(&trio.address());
+    runtime().block_on(async {
+        let before = put(&manager, "before", &at(Level::Quorum)).await.unwrap();
+        trio.cluster.stop_node("shard1-primary", Stop::Immediate).unwrap();
+
+        // Reads go on, and writes wait: these until their deadline, that one until somebody leads.
+        assert_eq!(get(&manager, "before", &wish()).await.unwrap().rows.len(), 1);
+        let failure = put(&manager, "late", &within(300, Level::One)).await.unwrap_err();
+        assert!(matches!(failure.error, Error::NoPrimary { .. }), "{failure:?}");
+        assert_eq!(failure.outcome, Outcome::Rejected);
+        let (one, quorum) = (at(Level::One), at(Level::Quorum));
+        let waiting = async {
+            let all = [put(&manager, "waited", &one), put(&manager, "waited too", &quorum)];
+            futures_util::future::join_all(all).await
+        };
+        let promoting = tokio::task::spawn_blocking(move || {
+            let promoted = trio.cluster.promote_best("shard1").unwrap();
+            (trio, promoted)
+        });
+        let (waited, promoted) = tokio::join!(waiting, promoting);
+        let (mut trio, promoted) = promoted.unwrap();
+        for written in waited {
+            written.unwrap();
+        }
+
+        let session = seen(&manager, &before);
+        let with = Wish { session, ..at(Level::One) };
+        assert_eq!(get(&manager, "before", &with).await.unwrap().rows.len(), 1);
+        assert_eq!(get(&manager, "waited", &at(Level::Quorum)).await.unwrap().rows.len(), 1);
+
+        // The old primary comes back alone: nothing is written there, and nothing read.
+        let old = trio.node("shard1-primary").clone();
+        trio.start_alone(&old);
+        let mut door = Door::open(&old, "shard1").await;
+        put(&manager, "after", &at(Level::One)).await.unwrap();
+        let count = "SELECT count(*)::text AS value FROM users WHERE user_id='after'";
+        assert_eq!(door.text(count).await, "0");
+        assert_eq!(get(&manager, "after", &at(Level::All)).await.unwrap().rows.len(), 1);
+        drop(door);
+
+        // It rejoins, and is a replica like any other.
+        trio.cluster.rejoin("shard1-primary").unwrap();
+        until_replicas(&manager, 2).await;
+        put(&manager, "everywhere", &at(Level::All)).await.unwrap();
+        let names = manager.health(Instant::now() + Duration::from_secs(9)).await.remove(0).nodes;
+        let mut names: Vec<String> = names.into_iter().map(|node| node.node).collect();
+        assert_eq!(names.remove(0), "shard1-primary");
+        names.sort();
+        assert_eq!(names, ["shard1-replica1", "shard1-replica2"]);
+
+        // A router that starts now with the same list finds who leads.
+        let other = tokio::task::spawn_blocking(move || (try_connect(&trio.address()), trio));
+        let (other, _trio) = other.await.unwrap();
+        let other = other.unwrap();
+        let token = Wish { session: seen(&manager, &before), ..at(Level::One) };
+        assert_eq!(get(&other, "before", &token).await.unwrap().rows.len(), 1);
+        put(&other, "by another", &at(Level::Quorum)).await.unwrap();
+        assert!(!promoted.node.is_empty());
+        tokio::task::spawn_blocking(move || other.close()).await.unwrap();
+    });
+    manager.close();
+}
+
+#[test]
+fn what_was_lost_with_the_old_primary_is_told_to_who_has_seen_it() {
+    let mut trio = Trio::start();
+    let manager = connect(&trio.address());
+    runtime().block_on(async {
+        let kept = put(&manager, "kept", &at(Level::Quorum)).await.unwrap();
+        // What is sent to a frozen one it may read when it thaws: these are not there to be sent to.
+        for replica in ["shard1-replica1", "shard1-replica2"] {
+            trio.cluster.stop_node(replica, Stop::Immediate).unwrap();
+        }
+        let lost = put(&manager, "lost", &at(Level::One)).await.unwrap();
+        trio.cluster.stop_node("shard1-primary", Stop::Immediate).unwrap();
+        for replica in ["shard1-replica1", "shard1-replica2"] {
+            trio.cluster.start_node(replica).unwrap();
+        }
+        trio.cluster.promote_best("shard1").unwrap();
+        until_replicas(&manager, 1).await;
+        put(&manager, "after", &at(Level::Quorum)).await.unwrap();
+
+        let with = |written| Wish { session: seen(&manager, written), ..at(Level::One) };
+        assert_eq!(get(&manager, "kept", &with(&kept)).await.unwrap().rows.len(), 1);
+        let failure = get(&manager, "lost", &with(&lost)).await.unwrap_err();
+        assert!(matches!(failure.error, Error::SeenMayBeLost { .. }), "{failure:?}");
+        assert_eq!(get(&manager, "lost", &at(Level::Quorum)).await.unwrap().rows.len(), 0);
+    });
+    manager.close();
+}
+
+#[test]
+fn a_frozen_primary_that_thaws_gets_no_write_and_answers_no_strong_read() {
+    let mut trio = Trio::start();
+    let manager = connect(&trio.address());
+    runtime().block_on(async {
+        put(&manager, "before", &at(Level::Quorum)).await.unwrap();
+        trio.cluster.freeze_node("shard1-primary").unwrap();
+        // What was sent to it is in doubt, and is told as such.
+        let failure = put(&manager, "doubtful", &within(500, Level::One)).await.unwrap_err();
+        assert_eq!(failure.outcome, Outcome::Unknown, "{failure:?}");
+        trio.cluster.promote_best("shard1").unwrap();
+        put(&manager, "after", &at(Level::One)).await.unwrap();
+        trio.cluster.thaw_node("shard1-primary").unwrap();
+        let mut door = Door::open(trio.node("shard1-primary"), "shard1").await;
+        for round in 0..20 {
+            let key = format!("round {round}");
+            put(&manager, &key, &at(Level::One)).await.unwrap();
+            assert_eq!(get(&manager, &key, &at(Level::All)).await.unwrap().rows.len(), 1);
+        }
+        let count = "SELECT count(*)::text AS value FROM users WHERE user_id LIKE 'round%'";
+        assert_eq!(door.text(count).await, "0");
+    });
+    manager.close();
+}
+
+#[test]
+fn a_primary_that_cannot_prove_that_it_leads_answers_no_strong_read() {
+    let mut trio = Trio::start();
+    let manager = connect(&trio.address());
+    runtime().block_on(async {
+        put(&manager, "k", &at(Level::All)).await.unwrap();
+        assert_eq!(get(&manager, "k", &at(Level::Quorum)).await.unwrap().rows.len(), 1);
+        for replica in ["shard1-replica1", "shard1-replica2"] {
+            trio.cluster.freeze_node(replica).unwrap();
+        }
+        for level in [Level::Quorum, Level::All] {
+            let failure = get(&manager, "k", &within(400, level)).await.unwrap_err();
+            assert!(matches!(failure.error, Error::TooFewReplicas { .. }), "{failure:?}");
+        }
+        assert_eq!(get(&manager, "k", &within(9_000, Level::One)).await.unwrap().rows.len(), 1);
+        let failure = put(&manager, "k", &within(400, Level::Quorum)).await.unwrap_err();
+        assert!(failure.outcome != Outcome::Unknown, "{failure:?}");
+        trio.cluster.thaw_node("shard1-replica1").unwrap();
+        until_replicas(&manager, 1).await;
+        assert_eq!(get(&manager, "k", &at(Level::Quorum)).await.unwrap().rows.len(), 1);
+    });
+    manager.close();
+}
