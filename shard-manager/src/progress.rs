@@ -17,6 +17,10 @@ use tokio::sync::Notify;
 
 use crate::position::{History, Position};
 
+/// How often it is looked whether a node that owes an answer is heard of, and how often in a row it may not be.
+const UNHEARD_LOOK: Duration = Duration::from_secs(1);
+const UNHEARD_MAX: u32 = 3;
+
 /// Whether a replica takes part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplicaState {
@@ -279,6 +283,20 @@ impl Progress {
                 return;
             }
             down.await;
+        }
+    }
+
+    /// Returns when a node (a replica, or the primary) has not been heard of for some seconds: what it was asked it may
+    /// never answer, not even when it is back.
+    pub async fn unheard(&self, replica: Option<usize>) {
+        let mut missed = 0;
+        while missed < UNHEARD_MAX {
+            tokio::time::sleep(UNHEARD_LOOK).await;
+            let is_gone = match replica {
+                Some(index) => self.state(index) == ReplicaState::Down,
+                None => self.is_silent(),
+            };
+            missed = if is_gone { missed + 1 } else { 0 };
         }
     }
 

@@ -3,59 +3,14 @@
 use std::time::{Duration, Instant};
 
 use shard_manager::consistency::Level;
-use shard_manager::error::{Error, Failure, Outcome};
-use shard_manager::keyspace::ShardKey;
+use shard_manager::error::{Error, Outcome};
 use shard_manager::local::Stop;
-use shard_manager::manager::{Manager, ReadDone, Wish, Written};
-use shard_manager::query::ReadQuery;
-use shard_manager::row::Operation::Upsert;
-use shard_manager::token::SessionToken;
-use shard_manager::topology::{Role, ShardIndex};
+use shard_manager::manager::Wish;
 
 use crate::cluster::{Door, Trio, connect, try_connect};
-use crate::rows::{prepare, wish};
+use crate::rows::wish;
 use crate::server::runtime;
-
-const ONLY: ShardIndex = ShardIndex(0);
-
-fn at(level: Level) -> Wish {
-    Wish { level, ..wish() }
-}
-
-fn within(millis: u64, level: Level) -> Wish {
-    Wish { level, ..Wish::by(Instant::now() + Duration::from_millis(millis)) }
-}
-
-async fn put(manager: &Manager, key: &str, wish: &Wish) -> Result<Written, Failure> {
-    let (place, row) = prepare(manager, "users", Upsert, key, r#"{"name":"n","email":"e"}"#);
-    manager.write(place, row, wish).await
-}
-
-async fn get(manager: &Manager, key: &str, wish: &Wish) -> Result<ReadDone, Failure> {
-    let query = ReadQuery::all(&manager.table("users").unwrap());
-    manager.read(query, Some(ShardKey::parse(key).unwrap()), wish).await
-}
-
-/// What a client has seen that was answered so.
-fn seen(manager: &Manager, written: &Written) -> SessionToken {
-    let mut session = SessionToken::empty();
-    manager.seen(&mut session, ONLY, written.receipt.position);
-    session
-}
-
-/// Waits until so many replicas answer.
-async fn until_replicas(manager: &Manager, count: usize) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let soon = Instant::now() + Duration::from_millis(500);
-        let nodes = manager.health(soon).await.remove(0).nodes;
-        if nodes.iter().filter(|node| node.role == Role::Replica && node.up).count() == count {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{nodes:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
+use crate::visits::{at, get, put, seen, until_replicas, within};
 
 #[test]
 fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {

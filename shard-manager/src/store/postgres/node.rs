@@ -71,8 +71,8 @@ impl Node {
 pub enum Target {
     /// The node that leads, whichever that is.
     Leader(Arc<Leader>),
-    /// This one, as a replica.
-    Replica(Arc<Node>),
+    /// This one, as a replica, with its place in the progress of its shard.
+    Replica(Arc<Node>, usize),
 }
 
 impl Target {
@@ -80,7 +80,7 @@ impl Target {
     pub fn name(&self) -> &str {
         match self {
             Self::Leader(leader) => leader.name(),
-            Self::Replica(node) => &node.name,
+            Self::Replica(node, _) => &node.name,
         }
     }
 
@@ -94,7 +94,7 @@ impl Target {
                 let Led { session, term } = leader.connect(purpose).await?;
                 Ok((session, Some(term)))
             }
-            Self::Replica(node) => Ok((node.connect(purpose, Wanted::Replica).await?, None)),
+            Self::Replica(node, _) => Ok((node.connect(purpose, Wanted::Replica).await?, None)),
         }
     }
 
@@ -102,7 +102,7 @@ impl Target {
     pub fn is_current(&self, term: Option<Term>) -> bool {
         match self {
             Self::Leader(leader) => term.is_some_and(|term| leader.term() == term),
-            Self::Replica(_) => true,
+            Self::Replica(..) => true,
         }
     }
 
@@ -110,7 +110,15 @@ impl Target {
     pub fn life(&self, term: Option<Term>) -> Option<u32> {
         match self {
             Self::Leader(leader) => term.map(|term| leader.life(term)),
-            Self::Replica(_) => None,
+            Self::Replica(..) => None,
+        }
+    }
+
+    /// Its place in the progress, if it is asked as a replica.
+    pub fn replica(&self) -> Option<usize> {
+        match self {
+            Self::Leader(_) => None,
+            Self::Replica(_, index) => Some(*index),
         }
     }
 }

@@ -192,8 +192,15 @@ impl Server {
                 },
             };
             let reading = read(&mut open, self.witness, query, group);
-            match tokio::time::timeout(PATIENCE, reading).await {
-                Ok(Ok((rows, at, known))) => {
+            let reading = async {
+                tokio::select! {
+                    biased;
+                    read = tokio::time::timeout(PATIENCE, reading) => read.ok(),
+                    () = self.progress.unheard(self.target.replica()) => None,
+                }
+            };
+            match reading.await {
+                Some(Ok((rows, at, known))) => {
                     let life = match self.target.life(open.term) {
                         Some(life) => life,
                         None if self.progress.life() == now => now,
@@ -206,7 +213,7 @@ impl Server {
                     let position = Position { timeline: life, at };
                     return Ok(Answer { rows, position, known });
                 }
-                Ok(Err(error)) => {
+                Some(Err(error)) => {
                     let trouble = Trouble::of(&error);
                     if was_kept && trouble == Trouble::Lost {
                         continue;
@@ -223,7 +230,7 @@ impl Server {
                         | Trouble::Lost) => lost(),
                     });
                 }
-                Err(_elapsed) => return Err(lost()),
+                None => return Err(lost()),
             }
         }
         self.out_until = Some(Instant::now() + OUT);

@@ -43,7 +43,7 @@ impl Readers {
     pub fn start(target: &Target, shard: &str, progress: &Arc<Progress>, homes: &Homes) -> Self {
         let (points, proof) = match target {
             Target::Leader(leader) => (POINTS_OF_PRIMARY, Some(Proof::start(leader, shard))),
-            Target::Replica(_) => (POINTS, None),
+            Target::Replica(..) => (POINTS, None),
         };
         Self {
             shard: shard.to_owned(),

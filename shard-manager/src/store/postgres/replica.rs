@@ -63,7 +63,7 @@ impl Replica {
         (shard, homes): (&str, &Homes),
     ) -> Arc<Self> {
         let node = leader.members()[index].clone();
-        let target = Target::Replica(Arc::new(node.clone()));
+        let target = Target::Replica(Arc::new(node.clone()), index);
         let replica = Arc::new(Self {
             readers: Arc::new(Readers::start(&target, shard, progress, homes)),
             node,

@@ -29,7 +29,7 @@ impl Witness {
     pub(super) fn of(target: &Target) -> Self {
         match target {
             Target::Leader(_) => Self::Primary,
-            Target::Replica(_) => Self::Replica,
+            Target::Replica(..) => Self::Replica,
         }
     }
 

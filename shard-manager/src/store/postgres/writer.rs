@@ -100,7 +100,7 @@ impl PgWriter {
         applied.map(|stored| (stored, self.leader.life(term)))
     }
 
-    /// Waits for work on a connection, but not for ever, nor for a node that leads no more.
+    /// Waits for work on a connection, but not for ever, nor for a node that leads no more or is not heard of.
     async fn in_time<T>(
         &self,
         term: Term,
@@ -114,6 +114,7 @@ impl PgWriter {
                 worked.unwrap_or(in_doubt)
             }
             () = self.leader.ended(term) => in_doubt,
+            () = self.progress.unheard(None) => in_doubt,
         }
     }
 

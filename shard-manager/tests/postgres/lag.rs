@@ -1,0 +1,75 @@
+//! Lag: replicas that are behind, and what a client is shown all the same.
+
+use std::time::{Duration, Instant};
+
+use shard_manager::consistency::Level;
+use shard_manager::manager::Wish;
+use shard_manager::topology::Role;
+
+use crate::cluster::{Door, Trio, connect};
+use crate::rows::wish;
+use crate::server::runtime;
+use crate::visits::{at, get, put, seen};
+
+#[test]
+fn a_client_never_sees_less_than_it_has_written_however_far_replicas_are_behind() {
+    let trio = Trio::start();
+    let manager = connect(&trio.address());
+    runtime().block_on(async {
+        let mut doors = Vec::new();
+        for replica in trio.cluster.replicas_of(0) {
+            doors.push(Door::open(replica, "shard1").await);
+        }
+        put(&manager, "k", &at(Level::All)).await.unwrap();
+        for door in &mut doors {
+            door.run("SELECT pg_wal_replay_pause()").await;
+            door.until("SELECT pg_get_wal_replay_pause_state() AS value", "paused").await;
+        }
+        // What replicas have on disk counts for a write, though they do not show it yet.
+        let written = put(&manager, "new", &at(Level::All)).await.unwrap();
+        let with = Wish { session: seen(&manager, &written), ..at(Level::One) };
+        for _ in 0..20 {
+            let read = get(&manager, "new", &with).await.unwrap();
+            assert_eq!((read.rows.len(), read.served_by), (1, Role::Primary));
+            assert_eq!(get(&manager, "new", &at(Level::Quorum)).await.unwrap().rows.len(), 1);
+        }
+        // Who has seen nothing may be shown less, but nothing older than it says.
+        let read = get(&manager, "new", &at(Level::One)).await.unwrap();
+        assert_eq!((read.rows.len(), read.served_by), (0, Role::Replica));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let fresh = Wish { staleness: Duration::from_millis(250), ..wish() };
+        let read = get(&manager, "new", &fresh).await.unwrap();
+        assert_eq!((read.rows.len(), read.served_by), (1, Role::Primary));
+
+        for door in &mut doors {
+            door.run("SELECT pg_wal_replay_resume()").await;
+        }
+        let began = Instant::now();
+        while get(&manager, "new", &with).await.unwrap().served_by != Role::Replica {
+            assert!(began.elapsed() < Duration::from_secs(20), "replicas stay out");
+        }
+
+        // Always a little behind, under writes that do not end, is not ever further behind.
+        for door in &mut doors {
+            door.run("ALTER SYSTEM SET recovery_min_apply_delay='400ms'").await;
+            door.run("SELECT pg_reload_conf()").await;
+        }
+        let (within, bound) = (Duration::from_secs(4), Duration::from_secs(3));
+        let began = Instant::now();
+        let (mut old, mut new) = (0, 0);
+        while began.elapsed() < within {
+            put(&manager, "busy", &at(Level::One)).await.unwrap();
+            let loose = Wish { staleness: bound, ..wish() };
+            let tight = Wish { staleness: Duration::from_millis(100), ..wish() };
+            let loose = get(&manager, "busy", &loose).await.unwrap().served_by;
+            let tight = get(&manager, "busy", &tight).await.unwrap().served_by;
+            if began.elapsed() > within / 2 {
+                old += u32::from(loose == Role::Replica);
+                new += u32::from(tight == Role::Replica);
+            }
+        }
+        assert!(old > 0, "replicas that are 400 ms behind answer those who bear three seconds");
+        assert_eq!(new, 0, "and nobody who bears a tenth of one");
+    });
+    manager.close();
+}

@@ -1,0 +1,76 @@
+//! Network: nodes that are well and cannot be reached, or take what they are sent and answer nothing.
+
+use std::time::{Duration, Instant};
+
+use shard_manager::address::{ClusterAddress, NodeAddress};
+use shard_manager::consistency::Level;
+use shard_manager::error::{Error, Outcome};
+use shard_manager::topology::Role;
+
+use crate::cluster::{Trio, address, cluster_of, connect};
+use crate::proxy::Proxy;
+use crate::server::runtime;
+use crate::visits::{at, get, put, until_replicas, within};
+
+/// A shard each of whose nodes is behind a proxy.
+fn proxied(trio: &Trio) -> (ClusterAddress, Vec<Proxy>) {
+    let mut nodes: Vec<NodeAddress> = Vec::new();
+    let mut proxies = Vec::new();
+    for node in trio.cluster.nodes() {
+        let proxy = Proxy::before(node.port);
+        let mut at = address(node, "shard1");
+        at.hosts[0].port = proxy.port;
+        nodes.push(at);
+        proxies.push(proxy);
+    }
+    let replicas = nodes.split_off(1);
+    (ClusterAddress { replicas, ..cluster_of(nodes) }, proxies)
+}
+
+#[test]
+fn nodes_that_cannot_be_reached_hold_up_nobody_for_long_and_come_back_by_themselves() {
+    let trio = Trio::start();
+    let (listed, proxies) = proxied(&trio);
+    let manager = connect(&listed);
+    runtime().block_on(async {
+        put(&manager, "k", &at(Level::All)).await.unwrap();
+
+        // Replicas answer nothing: reads go to the primary, and back when they do.
+        proxies[1..].iter().for_each(Proxy::fall_silent);
+        let began = Instant::now();
+        while get(&manager, "k", &within(10_000, Level::One)).await.unwrap().served_by
+            != Role::Primary
+        {
+            assert!(began.elapsed() < Duration::from_secs(20), "replicas are asked still");
+        }
+        proxies[1..].iter().for_each(Proxy::pass);
+        until_replicas(&manager, 2).await;
+        put(&manager, "k", &at(Level::All)).await.unwrap();
+
+        // The primary is cut off: nothing is written, and that is said; reads go on.
+        proxies[0].cut();
+        // What is on its way just then is in doubt.
+        let _ = put(&manager, "k", &within(200, Level::One)).await;
+        let failure = put(&manager, "k", &within(200, Level::One)).await.unwrap_err();
+        assert!(matches!(failure.error, Error::NoPrimary { .. }), "{failure:?}");
+        assert_eq!(failure.outcome, Outcome::Rejected);
+        assert_eq!(get(&manager, "k", &at(Level::One)).await.unwrap().rows.len(), 1);
+        let strong = get(&manager, "k", &within(500, Level::Quorum)).await;
+        assert!(strong.is_err(), "{strong:?}");
+        proxies[0].pass();
+        put(&manager, "k", &within(20_000, Level::One)).await.unwrap();
+
+        // It takes what it is sent, and answers nothing: what is on its way is in doubt, and the rest waits.
+        proxies[0].fall_silent();
+        let failure = put(&manager, "k", &within(500, Level::One)).await.unwrap_err();
+        assert_eq!(failure.outcome, Outcome::Unknown, "{failure:?}");
+        assert_eq!(get(&manager, "k", &at(Level::One)).await.unwrap().rows.len(), 1);
+        proxies[0].pass();
+        let began = Instant::now();
+        put(&manager, "k", &within(30_000, Level::One)).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(20), "the dead connection was kept");
+        until_replicas(&manager, 2).await;
+        put(&manager, "k", &at(Level::All)).await.unwrap();
+    });
+    manager.close();
+}
