@@ -1,13 +1,16 @@
-//! Chaos: a router of our own, broken on purpose while the verifying workload runs.
+//! Chaos: a router of our own, and the servers under it, broken on purpose while the verifying workload runs.
 //!
 //! **Invariant:** never two routers on one directory: the next one is started when the last one is known to be gone.
 //! What the seed says happens in that order, whatever the router does; only the moments differ.
 //! **Not here:** what the faults did to the answers (`loadtest::checker`).
 
+mod cluster;
 mod process;
+mod proxy;
 mod schedule;
+mod urls;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,9 +19,13 @@ use loadtest::history::Recorder;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-pub(crate) use process::RouterProcess;
+pub(crate) use cluster::ClusterTrouble;
+pub(crate) use schedule::Kind;
 
+use self::cluster::Cluster;
+use self::process::RouterProcess;
 use self::schedule::{Fault, Schedule};
+use crate::options::Load;
 use crate::wire::Pool;
 
 /// By then after the last fault everything must work again.
@@ -26,28 +33,123 @@ pub(crate) const LIVENESS: Duration = Duration::from_secs(10);
 /// How often a router that starts is asked.
 const POLL: Duration = Duration::from_millis(10);
 
+/// What is broken: a router of our own, and the cluster under it, if there is one.
+pub(crate) struct Victims {
+    router: RouterProcess,
+    cluster: Option<Cluster>,
+    kinds: Vec<Kind>,
+}
+
+impl Victims {
+    /// Starts a router, as the options say: over a directory of its own, or on a cluster by way of proxies.
+    ///
+    /// # Errors
+    /// A program is not there, or the cluster is not fit for it.
+    pub(crate) async fn start(options: &Load) -> anyhow::Result<Self> {
+        let router = program(options.router.as_ref())?;
+        let flags = options.router_options.as_deref().unwrap_or_default();
+        let flags = flags.split_whitespace().map(str::to_owned).collect();
+        let kinds = options.kinds();
+        let cluster = match &options.cluster {
+            Some(dir) => {
+                let manager = cluster::program(options.shard_manager.as_ref())?;
+                Some(Cluster::open(manager, dir, &kinds).await?)
+            }
+            None => None,
+        };
+        let servers = cluster.as_ref().map(|cluster| cluster.environment().to_vec());
+        let router = RouterProcess::new(router, flags, servers.unwrap_or_default())?;
+        Ok(Self { router, cluster, kinds })
+    }
+
+    /// Where the router answers.
+    pub(crate) fn url(&self) -> String {
+        self.router.url()
+    }
+
+    /// Leaves the router's directory where it is, and tells where.
+    pub(crate) fn keep(&mut self) -> &Path {
+        self.router.keep()
+    }
+
+    fn names(&self) -> (Vec<String>, Vec<String>) {
+        let names = self.cluster.as_ref().map(|it| (it.names.clone(), it.shards.clone()));
+        names.unwrap_or_default()
+    }
+
+    /// Does something, and undoes it; tells what more is to be said of it.
+    async fn commit(&mut self, fault: Fault) -> anyhow::Result<Option<String>> {
+        let router = &mut self.router;
+        match fault {
+            Fault::Kill { down } => {
+                router.kill()?;
+                tokio::time::sleep(down).await;
+                router.start()?;
+            }
+            Fault::Freeze { lasts } => {
+                router.freeze()?;
+                tokio::time::sleep(lasts).await;
+                router.thaw()?;
+            }
+            Fault::Restart => {
+                router.end().await?;
+                router.start()?;
+            }
+            Fault::Node { .. } | Fault::LostAnswers { .. } | Fault::Promote { .. } => {
+                let Some(cluster) = &mut self.cluster else { return Ok(None) };
+                return commit_to(cluster, fault).await;
+            }
+        }
+        Ok(None)
+    }
+}
+
+async fn commit_to(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<Option<String>> {
+    match fault {
+        Fault::Node { node, harm, lasts } => {
+            cluster.harm(node, harm, lasts).await?;
+            Ok(None)
+        }
+        Fault::LostAnswers { shard, count, lasts } => {
+            cluster.lose_answers(shard, count, lasts).await.map(Some)
+        }
+        Fault::Promote { shard, gone, lasts } => {
+            cluster.promote(shard, gone, lasts).await.map(Some)
+        }
+        Fault::Kill { .. } | Fault::Freeze { .. } | Fault::Restart => Ok(None),
+    }
+}
+
 /// Faults going on, until it is stopped.
 pub(crate) struct Chaos {
     stop: oneshot::Sender<()>,
-    task: JoinHandle<anyhow::Result<RouterProcess>>,
+    task: JoinHandle<anyhow::Result<Victims>>,
 }
 
 impl Chaos {
-    /// Breaks the router again and again, as the seed says.
-    pub(crate) fn start(router: RouterProcess, recorder: Arc<Recorder>, seed: u64) -> Self {
+    /// Breaks something again and again, as the seed says.
+    pub(crate) fn start(victims: Victims, recorder: Arc<Recorder>, seed: u64) -> Self {
         let (stop, mut stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
-            let mut router = router;
-            for (pause, fault) in Schedule::new(seed) {
+            let mut victims = victims;
+            let (nodes, shards) = victims.names();
+            let schedule = Schedule::new(seed, &victims.kinds, nodes.len(), shards.len());
+            for (pause, fault) in schedule {
                 tokio::select! {
                     _ = &mut stopped => break,
                     () = tokio::time::sleep(pause) => {}
                 }
-                recorder.fault(&fault.to_string());
-                commit(&mut router, fault).await?;
-                recorder.fault(&format!("over: {fault}"));
+                let told = fault.told(&nodes, &shards);
+                recorder.fault(&told);
+                let more = victims.commit(fault).await?;
+                let more = more.map_or_else(String::new, |more| format!(" ({more})"));
+                recorder.fault(&format!("over: {told}{more}"));
             }
-            Ok(router)
+            if let Some(cluster) = &mut victims.cluster {
+                cluster.mend().await?;
+                recorder.fault("all nodes run and follow");
+            }
+            Ok(victims)
         });
         Self { stop, task }
     }
@@ -55,30 +157,11 @@ impl Chaos {
     /// Lets the last fault end.
     ///
     /// # Errors
-    /// The router could not be started again.
-    pub(crate) async fn stop(self) -> anyhow::Result<RouterProcess> {
+    /// The router could not be started again; [`ClusterTrouble`] if it was a node.
+    pub(crate) async fn stop(self) -> anyhow::Result<Victims> {
         // Nobody listens when it has failed already; the task says why.
         let _ = self.stop.send(());
         self.task.await.context("the chaos ended badly")?
-    }
-}
-
-async fn commit(router: &mut RouterProcess, fault: Fault) -> anyhow::Result<()> {
-    match fault {
-        Fault::Kill { down } => {
-            router.kill()?;
-            tokio::time::sleep(down).await;
-            router.start()
-        }
-        Fault::Freeze { lasts } => {
-            router.freeze()?;
-            tokio::time::sleep(lasts).await;
-            router.thaw()
-        }
-        Fault::Restart => {
-            router.end().await?;
-            router.start()
-        }
     }
 }
 
@@ -103,7 +186,7 @@ pub(crate) async fn ready(pool: &Pool, patience: Duration) -> anyhow::Result<Dur
 ///
 /// # Errors
 /// It is not there.
-pub(crate) fn program(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
+fn program(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
     let path = match given {
         Some(path) => path.clone(),
         None => {

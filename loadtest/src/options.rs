@@ -11,7 +11,9 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use goose::config::GooseConfiguration;
+use loadtest::history::Level;
 
+use crate::chaos::Kind;
 use crate::keys::Dist;
 use crate::mix::Mix;
 use crate::scenario;
@@ -135,6 +137,23 @@ pub(crate) struct Load {
     #[arg(long, value_name = "OPTIONS", requires = "chaos", allow_hyphen_values = true)]
     pub(crate) router_options: Option<String>,
 
+    /// Start that router on the local cluster of PostgreSQL servers in this directory, which is up, and break its nodes
+    /// too: each is behind a proxy of the tester's
+    #[arg(long, value_name = "DIR", requires = "chaos")]
+    pub(crate) cluster: Option<PathBuf>,
+
+    /// The program that made the cluster [default: shard-manager beside this program, or of the path]
+    #[arg(long, value_name = "FILE", requires = "cluster")]
+    pub(crate) shard_manager: Option<PathBuf>,
+
+    /// What --chaos breaks, with commas [default: the router; with --cluster all but promote]
+    #[arg(long, value_name = "LIST", requires = "chaos", value_enum, value_delimiter = ',')]
+    pub(crate) faults: Vec<Kind>,
+
+    /// The level of all writes of --verify [default: one, some quorum, a few all]
+    #[arg(long, value_name = "LEVEL", requires = "verify")]
+    pub(crate) level: Option<Level>,
+
     /// Write what was sent and answered to a file, as JSON lines, for `loadtest check FILE`
     #[arg(long, value_name = "FILE", requires = "verify")]
     pub(crate) history: Option<std::path::PathBuf>,
@@ -162,6 +181,17 @@ pub(crate) struct Load {
     /// Allow a host that is not this machine; ask its owner first
     #[arg(long)]
     pub(crate) allow_remote: bool,
+}
+
+impl Load {
+    /// What is broken on purpose.
+    pub(crate) fn kinds(&self) -> Vec<Kind> {
+        match (&self.cluster, &self.faults[..]) {
+            (None, []) => Kind::OF_ROUTER.to_vec(),
+            (Some(_), []) => Kind::OF_CLUSTER.to_vec(),
+            (_, chosen) => chosen.to_vec(),
+        }
+    }
 }
 
 impl Options {
@@ -234,7 +264,12 @@ impl Options {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let Load { mix, rate, keys, .. } = &self.load;
+        let Load { mix, rate, keys, cluster, faults, .. } = &self.load;
+        anyhow::ensure!(
+            cluster.is_some() || faults.iter().all(|kind| Kind::OF_ROUTER.contains(kind)),
+            "--faults: without --cluster DIR there is only the router to break: router-kill, router-freeze, \
+             router-restart"
+        );
         anyhow::ensure!(
             self.goose.users.is_none_or(|users| (1..=USERS_MAX).contains(&users)),
             "--users: 1 to {USERS_MAX}; above that the ports and files of this machine are measured"
@@ -303,8 +338,15 @@ impl Options {
         let share =
             if mix.has_writes_share() { format!(" ({writes} % writes)") } else { String::new() };
         if *verify {
-            let chaos = if *chaos { ", the router killed and frozen on the way" } else { "" };
-            return format!("{load}{time}, verifying workload, seed {seed}{chaos}");
+            let chaos = match (chaos, &self.load.cluster) {
+                (true, Some(_)) => ", the router and nodes broken on the way",
+                (true, None) => ", the router killed and frozen on the way",
+                (false, _) => "",
+            };
+            let level = self.load.level;
+            let level =
+                level.map_or_else(String::new, |level| format!(", writes at {}", level.name()));
+            return format!("{load}{time}, verifying workload{level}, seed {seed}{chaos}");
         }
         format!("{load}{time}, mix {mix}{share}, {keys} keys, {}, seed {seed}", self.dist())
     }

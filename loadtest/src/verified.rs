@@ -11,7 +11,7 @@ use anyhow::Context;
 use loadtest::checker::{self, Check};
 use loadtest::history::{History, Recorder, lines};
 
-use crate::chaos::{self, Chaos, RouterProcess};
+use crate::chaos::{self, Chaos, ClusterTrouble, Victims};
 use crate::options::Options;
 use crate::report::{Checked, Fault, Finding, Ran, Report, Verified};
 use crate::tally::Tally;
@@ -38,15 +38,12 @@ pub(crate) async fn run(options: &Options, pools: Vec<Arc<Pool>>) -> anyhow::Res
     Ok(conclude(options, &tally, ran, &history, (verified, start)))
 }
 
-/// Runs the workload against a router of its own, which is killed and frozen meanwhile; then everything must work
+/// Runs the workload against a router of its own, which is broken meanwhile, or the servers under it; then everything must work
 /// again within [`chaos::LIVENESS`].
 pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
-    let program = chaos::program(options.load.router.as_ref())?;
-    let flags = options.load.router_options.as_deref().unwrap_or_default();
-    let flags = flags.split_whitespace().map(str::to_owned).collect();
-    let router = RouterProcess::new(program, flags)?;
+    let victims = Victims::start(&options.load).await?;
     let mut options = options.clone();
-    options.aim_at(&router.url()).map_err(anyhow::Error::msg)?;
+    options.aim_at(&victims.url()).map_err(anyhow::Error::msg)?;
     let file = open_history(&options)?;
     let pools = crate::pools(&options);
     let pool = Arc::clone(&pools[0]);
@@ -56,12 +53,13 @@ pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     let verification = Arc::new(Verification::new(&options, pools, Arc::clone(&tally))?);
     verification.open_banks().await?;
     let recorder = Arc::clone(verification.recorder());
-    let chaos = Chaos::start(router, Arc::clone(&recorder), options.load.seed);
+    let chaos = Chaos::start(victims, Arc::clone(&recorder), options.load.seed);
     let ran = crate::attack(&options, Arc::clone(&verification).scenario()?, &tally).await;
     let stopped = chaos.stop().await;
     let ran = ran?;
-    let mut router = match stopped {
-        Ok(router) => router,
+    let mut victims = match stopped {
+        Ok(victims) => victims,
+        Err(error) if error.is::<ClusterTrouble>() => return Err(error),
         Err(error) => {
             let history = recorder.finish();
             let mut verified = judge(&history, file)?;
@@ -104,7 +102,7 @@ pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     }
     let report = conclude(&options, &tally, ran, &history, (verified, start(&tally, &recorder)));
     if !report.passed {
-        let kept = router.keep().display().to_string();
+        let kept = victims.keep().display().to_string();
         let _ = writeln!(std::io::stderr(), "loadtest: the router's directory is kept: {kept}");
     }
     Ok(report)

@@ -27,7 +27,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use goose::prelude::*;
-use loadtest::history::{BankConstants, Header, Recorder};
+use loadtest::history::{BankConstants, Header, Level, Recorder};
 use tokio::sync::Mutex;
 
 use self::names::RowNames;
@@ -59,6 +59,8 @@ pub(crate) struct Verification {
     names: RowNames,
     chooser: KeyChooser,
     seed: u64,
+    /// The level of all writes, if they have one.
+    level: Option<Level>,
     transfers: [Transfers; BANKS as usize],
 }
 
@@ -88,6 +90,7 @@ impl Verification {
             names: RowNames::new(run),
             chooser: KeyChooser::new(Dist::Zipf(SKEW), HOT_ROWS + COLD_ROWS)?,
             seed: options.load.seed,
+            level: options.load.level,
             transfers: Default::default(),
         })
     }

@@ -1,4 +1,4 @@
-//! Process: one router as a child of the tester, over a directory of its own.
+//! Process: one router as a child of the tester, over a directory of its own or on servers.
 //!
 //! **Invariant:** signals go to the process id of a child that has not been waited for, so never to a stranger.
 
@@ -21,6 +21,8 @@ const POLL: Duration = Duration::from_millis(5);
 pub(crate) struct RouterProcess {
     program: PathBuf,
     flags: Vec<String>,
+    /// The variables that name its servers; none for one over its own directory.
+    servers: Vec<(String, String)>,
     address: SocketAddr,
     dir: Option<TempDir>,
     path: PathBuf,
@@ -28,16 +30,21 @@ pub(crate) struct RouterProcess {
 }
 
 impl RouterProcess {
-    /// Starts a router over a new directory, on a port that was free.
+    /// Starts a router on a port that was free: on the servers that variables name, without any over a new directory.
     ///
     /// # Errors
     /// The program cannot be started.
-    pub(crate) fn new(program: PathBuf, flags: Vec<String>) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        program: PathBuf,
+        flags: Vec<String>,
+        servers: Vec<(String, String)>,
+    ) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("tessera-chaos-").tempdir()?;
         // The port must be the same after each start, so it is looked for here.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let path = dir.path().to_owned();
-        let mut router = Self { program, flags, address, dir: Some(dir), path, child: None };
+        let mut router =
+            Self { program, flags, servers, address, dir: Some(dir), path, child: None };
         router.start()?;
         Ok(router)
     }
@@ -51,11 +58,14 @@ impl RouterProcess {
     pub(super) fn start(&mut self) -> anyhow::Result<()> {
         anyhow::ensure!(self.child.is_none(), "one router runs already");
         let log = File::options().create(true).append(true).open(self.path.join("router.log"))?;
-        let child = Command::new(&self.program)
-            .current_dir(&self.path)
-            .args(["--bind", &self.address.to_string(), "--data-dir"])
-            .arg(self.path.join("data"))
+        let mut command = Command::new(&self.program);
+        command.current_dir(&self.path).args(["--bind", &self.address.to_string()]);
+        if self.servers.is_empty() {
+            command.arg("--data-dir").arg(self.path.join("data"));
+        }
+        let child = command
             .args(&self.flags)
+            .envs(self.servers.iter().map(|(name, value)| (name, value)))
             // A Ctrl-C at the terminal is for the tester.
             .process_group(0)
             .stdin(Stdio::null())

@@ -1,6 +1,5 @@
 //! Schedule: which fault comes next, and when.
 
-use std::fmt;
 use std::time::Duration;
 
 use crate::random::Random;
@@ -11,8 +10,82 @@ const PAUSE_MS: (u32, u32) = (500, 2_500);
 const DOWN_MS: (u32, u32) = (0, 1_500);
 /// Longer than clients wait for an answer, sometimes.
 const FROZEN_MS: (u32, u32) = (50, 4_500);
+/// How much later what passes a slow way arrives.
+const SLOW_MS: (u32, u32) = (5, 200);
+/// Answers that are lost, one after the other.
+const LOST: (u32, u32) = (1, 8);
 
-/// What is done to the router.
+/// A kind of fault, as `--faults` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Kind {
+    /// The router is killed (kill -9) and started again
+    RouterKill,
+    /// The router is frozen (SIGSTOP)
+    RouterFreeze,
+    /// The router is ended (SIGTERM) and started again
+    RouterRestart,
+    /// A node is stopped as if the power were gone, and started again
+    Stop,
+    /// A node is frozen
+    Freeze,
+    /// The way to a node is cut: connections end, and new ones are refused
+    Cut,
+    /// The way to a node swallows what comes and answers nothing
+    HalfOpen,
+    /// The way to a node is slow
+    Delay,
+    /// Answers to writes that are stored are lost
+    LostAnswer,
+    /// A primary is stopped or frozen, the best replica promoted, and the old primary let rejoin
+    Promote,
+}
+
+impl Kind {
+    /// What is broken without a cluster.
+    pub(crate) const OF_ROUTER: [Self; 3] =
+        [Self::RouterKill, Self::RouterFreeze, Self::RouterRestart];
+    /// What is broken with one, unless it is said otherwise: routers need not follow a promotion.
+    pub(crate) const OF_CLUSTER: [Self; 9] = [
+        Self::RouterKill,
+        Self::RouterFreeze,
+        Self::RouterRestart,
+        Self::Stop,
+        Self::Freeze,
+        Self::Cut,
+        Self::HalfOpen,
+        Self::Delay,
+        Self::LostAnswer,
+    ];
+
+    /// How often it comes, beside the others.
+    fn weight(self) -> u32 {
+        match self {
+            Self::RouterKill => 6,
+            Self::RouterFreeze | Self::Promote => 3,
+            Self::RouterRestart => 1,
+            Self::Stop
+            | Self::Freeze
+            | Self::Cut
+            | Self::HalfOpen
+            | Self::Delay
+            | Self::LostAnswer => 3,
+        }
+    }
+
+    /// Whether it takes one of a shard's nodes away.
+    pub(crate) fn breaks_a_node(self) -> bool {
+        match self {
+            Self::Stop | Self::Freeze | Self::Cut | Self::HalfOpen | Self::Promote => true,
+            Self::RouterKill
+            | Self::RouterFreeze
+            | Self::RouterRestart
+            | Self::Delay
+            | Self::LostAnswer => false,
+        }
+    }
+}
+
+/// What is done to the router or to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// SIGKILL, and a new start after a while.
@@ -21,29 +94,102 @@ pub(super) enum Fault {
     Freeze { lasts: Duration },
     /// SIGTERM, and a new start once it has ended.
     Restart,
+    /// Something is done to one node.
+    Node { node: usize, harm: Harm, lasts: Duration },
+    /// The primary of a shard loses the answers to so many writes.
+    LostAnswers { shard: usize, count: u32, lasts: Duration },
+    /// The primary of a shard is gone for a while; halfway a replica takes its place.
+    Promote { shard: usize, gone: Harm, lasts: Duration },
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// What is done to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Harm {
+    Stop,
+    Freeze,
+    Cut,
+    HalfOpen,
+    Slow(Duration),
+}
+
+impl Fault {
+    /// The fault in words; nodes and shards by their names.
+    pub(super) fn told(&self, nodes: &[String], shards: &[String]) -> String {
+        let node = |number: usize| nodes.get(number).map_or("a node", String::as_str);
+        let shard = |number: usize| shards.get(number).map_or("a shard", String::as_str);
+        match *self {
+            Self::Kill { down } => format!("kill -9, down for {} ms", down.as_millis()),
+            Self::Freeze { lasts } => format!("SIGSTOP for {} ms", lasts.as_millis()),
+            Self::Restart => "SIGTERM and restart".to_owned(),
+            Self::Node { node: at, harm, lasts } => {
+                format!("{} {} for {} ms", node(at), harm.told(), lasts.as_millis())
+            }
+            Self::LostAnswers { shard: at, count, lasts } => format!(
+                "the primary of {} loses {count} answers to writes, for at most {} ms",
+                shard(at),
+                lasts.as_millis()
+            ),
+            Self::Promote { shard: at, gone, lasts } => format!(
+                "promotion in {}: its primary {} for {} ms",
+                shard(at),
+                gone.told(),
+                lasts.as_millis()
+            ),
+        }
+    }
+}
+
+impl Harm {
+    fn told(self) -> String {
         match self {
-            Self::Kill { down } => write!(out, "kill -9, down for {} ms", down.as_millis()),
-            Self::Freeze { lasts } => write!(out, "SIGSTOP for {} ms", lasts.as_millis()),
-            Self::Restart => write!(out, "SIGTERM and restart"),
+            Self::Stop => "stopped at once".to_owned(),
+            Self::Freeze => "frozen".to_owned(),
+            Self::Cut => "cut off".to_owned(),
+            Self::HalfOpen => "half open".to_owned(),
+            Self::Slow(by) => format!("slow by {} ms each way", by.as_millis()),
         }
     }
 }
 
 /// The faults of a seed, without end.
 #[derive(Debug)]
-pub(super) struct Schedule(Random);
+pub(super) struct Schedule {
+    random: Random,
+    kinds: Vec<Kind>,
+    nodes: u32,
+    shards: u32,
+}
 
 impl Schedule {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(Random::of_user(seed, usize::MAX / 2))
+    /// Faults of these kinds, to so many nodes in so many shards.
+    pub(super) fn new(seed: u64, kinds: &[Kind], nodes: usize, shards: usize) -> Self {
+        let random = Random::of_user(seed, usize::MAX / 2);
+        Self { random, kinds: kinds.to_vec(), nodes: nodes as u32, shards: shards as u32 }
     }
 
     fn between(&mut self, (least, most): (u32, u32)) -> Duration {
-        Duration::from_millis(u64::from(least + self.0.below(most - least + 1)))
+        Duration::from_millis(u64::from(self.number((least, most))))
+    }
+
+    fn number(&mut self, (least, most): (u32, u32)) -> u32 {
+        least + self.random.below(most - least + 1)
+    }
+
+    fn kind(&mut self) -> Option<Kind> {
+        let all = self.kinds.iter().map(|kind| kind.weight()).sum();
+        let mut drawn = self.random.below(all);
+        for kind in &self.kinds {
+            match drawn.checked_sub(kind.weight()) {
+                Some(left) => drawn = left,
+                None => return Some(*kind),
+            }
+        }
+        None
+    }
+
+    fn node(&mut self, harm: Harm) -> Fault {
+        let node = self.random.below(self.nodes) as usize;
+        Fault::Node { node, harm, lasts: self.between(FROZEN_MS) }
     }
 }
 
@@ -52,10 +198,28 @@ impl Iterator for Schedule {
 
     fn next(&mut self) -> Option<Self::Item> {
         let pause = self.between(PAUSE_MS);
-        let fault = match self.0.below(10) {
-            0..6 => Fault::Kill { down: self.between(DOWN_MS) },
-            6..9 => Fault::Freeze { lasts: self.between(FROZEN_MS) },
-            _ => Fault::Restart,
+        let fault = match self.kind()? {
+            Kind::RouterKill => Fault::Kill { down: self.between(DOWN_MS) },
+            Kind::RouterFreeze => Fault::Freeze { lasts: self.between(FROZEN_MS) },
+            Kind::RouterRestart => Fault::Restart,
+            Kind::Stop => self.node(Harm::Stop),
+            Kind::Freeze => self.node(Harm::Freeze),
+            Kind::Cut => self.node(Harm::Cut),
+            Kind::HalfOpen => self.node(Harm::HalfOpen),
+            Kind::Delay => {
+                let by = self.between(SLOW_MS);
+                self.node(Harm::Slow(by))
+            }
+            Kind::LostAnswer => Fault::LostAnswers {
+                shard: self.random.below(self.shards) as usize,
+                count: self.number(LOST),
+                lasts: self.between(DOWN_MS),
+            },
+            Kind::Promote => Fault::Promote {
+                shard: self.random.below(self.shards) as usize,
+                gone: if self.random.below(2) == 0 { Harm::Stop } else { Harm::Freeze },
+                lasts: self.between(FROZEN_MS),
+            },
         };
         Some((pause, fault))
     }
@@ -67,12 +231,34 @@ mod tests {
 
     #[test]
     fn a_seed_has_one_schedule_with_faults_of_every_kind() {
-        let of = |seed| Schedule::new(seed).take(100).collect::<Vec<_>>();
+        let of = |seed| Schedule::new(seed, &Kind::OF_ROUTER, 0, 0).take(100).collect::<Vec<_>>();
         assert_eq!(of(1), of(1));
         assert_ne!(of(1), of(2));
         let faults = of(1);
         assert!(faults.iter().any(|(_, fault)| matches!(fault, Fault::Kill { .. })));
         assert!(faults.iter().any(|(_, fault)| matches!(fault, Fault::Freeze { .. })));
         assert!(faults.iter().any(|(_, fault)| *fault == Fault::Restart));
+    }
+
+    #[test]
+    fn faults_of_a_cluster_meet_every_node_and_nothing_else() {
+        let kinds = [Kind::Stop, Kind::Delay, Kind::Promote, Kind::LostAnswer];
+        let faults: Vec<_> = Schedule::new(7, &kinds, 6, 2).take(200).collect();
+        let mut met = [false; 6];
+        for (_, fault) in &faults {
+            match fault {
+                Fault::Node { node, harm, .. } => {
+                    assert!(matches!(harm, Harm::Stop | Harm::Slow(_)), "{fault:?}");
+                    met[*node] = true;
+                }
+                Fault::LostAnswers { shard, count, .. } => assert!(*shard < 2 && *count > 0),
+                Fault::Promote { shard, .. } => assert!(*shard < 2),
+                Fault::Kill { .. } | Fault::Freeze { .. } | Fault::Restart => panic!("{fault:?}"),
+            }
+        }
+        assert_eq!(met, [true; 6]);
+        let names = ["a", "b"].map(str::to_owned);
+        let fault = Fault::Node { node: 1, harm: Harm::Cut, lasts: Duration::from_millis(20) };
+        assert_eq!(fault.told(&names, &[]), "b cut off for 20 ms");
     }
 }

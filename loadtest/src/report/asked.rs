@@ -10,6 +10,8 @@ use crate::options::{Load, Options};
 pub(super) fn of(options: &Options) -> BTreeMap<String, String> {
     let Load { mix, writes, keys, value_size, no_fill, rate, in_flight, verify, chaos, .. } =
         &options.load;
+    let Load { cluster, faults, level, .. } = &options.load;
+    let faults: Vec<_> = faults.iter().map(|kind| format!("{kind:?}")).collect();
     let goose = &options.goose;
     let hosts: Vec<_> = options.targets.iter().map(ToString::to_string).collect();
     let writes = mix.has_writes_share().then(|| writes.to_string());
@@ -18,6 +20,9 @@ pub(super) fn of(options: &Options) -> BTreeMap<String, String> {
         ("mix", Some(mix.to_string())),
         ("verify", verify.then(|| "yes".to_owned())),
         ("chaos", chaos.then(|| "yes".to_owned())),
+        ("cluster", cluster.as_ref().map(|_| "yes".to_owned())),
+        ("faults", (!faults.is_empty()).then(|| faults.join(", "))),
+        ("level", level.map(|level| level.name().to_owned())),
         ("writes", writes),
         ("dist", Some(options.dist().to_string())),
         ("keys", Some(keys.to_string())),

@@ -60,8 +60,11 @@ impl Session {
         self.random.below(100) < share
     }
 
-    /// A level of a write: mostly `one`, for the others wait.
+    /// A level of a write: the one that was asked for, else mostly `one`, for the others wait.
     pub(super) fn write_level(&mut self) -> Level {
+        if let Some(level) = self.of.level {
+            return level;
+        }
         match self.random.below(20) {
             0 => Level::All,
             1 | 2 => Level::Quorum,

@@ -1,4 +1,4 @@
-//! The real router, as the tester's user would start it.
+//! The real programs beside the tester, as its user would start them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,27 +6,33 @@ use std::sync::LazyLock;
 use std::time::SystemTime;
 
 /// The router's program, which is another package's: cargo makes it before a test of the whole workspace only.
-pub(crate) static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+pub(crate) static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| program("api-router"));
+
+/// The program that makes local clusters.
+pub(crate) static MANAGER: LazyLock<PathBuf> = LazyLock::new(|| program("shard-manager"));
+
+/// The program of a package that has its name.
+fn program(name: &str) -> PathBuf {
     let tester = Path::new(env!("CARGO_BIN_EXE_loadtest"));
     let folder = tester.parent().unwrap();
-    let program = folder.join("api-router");
+    let program = folder.join(name);
     if made(&program).is_none_or(|made| made < last_change()) {
         let profile = folder.file_name().unwrap().to_str().unwrap();
         let profile = if profile == "debug" { "dev" } else { profile };
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--package", "api-router", "--bin", "api-router"]);
+        build.args(["build", "--quiet", "--package", name, "--bin", name]);
         build.args(["--profile", profile, "--target-dir"]).arg(folder.parent().unwrap());
         build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        assert!(build.status().unwrap().success(), "the router is made");
+        assert!(build.status().unwrap().success(), "{name} is made");
     }
     program
-});
+}
 
 fn made(path: &Path) -> Option<SystemTime> {
     path.metadata().and_then(|file| file.modified()).ok()
 }
 
-/// When a source of the router was changed last.
+/// When a source of these programs was changed last.
 fn last_change() -> SystemTime {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut folders = vec![root.join("api-router/src"), root.join("shard-manager/src")];

@@ -1,0 +1,320 @@
+//! Cluster: the servers of a local cluster, each behind a proxy of its own, broken and mended by the program that made it.
+//!
+//! **Invariant:** at most one node is broken at a time, in shards of three or more; whoever stops half way, this process
+//! included, leaves nodes that run.
+//! **Not here:** how nodes are stopped and promoted: `shard-manager cluster` does that.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::Deserialize;
+
+use super::proxy::{Proxy, Way};
+use super::schedule::{Harm, Kind};
+use super::urls::{endpoints, rewritten};
+
+/// Nodes of a shard of which one can be gone while most are there.
+const NODES_MIN: usize = 3;
+/// The variables for a router, in the directory of the cluster.
+const ENVIRONMENT: &str = "tessera.env";
+
+/// The tester could not do to the cluster what it meant to: that says nothing about the router.
+#[derive(Debug)]
+pub(crate) struct ClusterTrouble(String);
+
+impl std::fmt::Display for ClusterTrouble {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ClusterTrouble {}
+
+/// The servers of a local cluster.
+pub(super) struct Cluster {
+    commands: Commands,
+    /// Their names, and the proxies in front of them.
+    pub(super) names: Vec<String>,
+    proxies: Vec<Proxy>,
+    pub(super) shards: Vec<String>,
+    environment: Vec<(String, String)>,
+    is_broken: bool,
+}
+
+/// How the program that made the cluster is called.
+#[derive(Clone)]
+struct Commands {
+    program: PathBuf,
+    dir: PathBuf,
+}
+
+/// What that program says of the cluster, as far as it is needed here.
+#[derive(Deserialize)]
+struct Shown {
+    nodes: Vec<Node>,
+}
+
+#[derive(Deserialize)]
+struct Node {
+    node: String,
+    role: String,
+    state: String,
+    port: u16,
+}
+
+impl Node {
+    /// `shard1` of `shard1-replica2`.
+    fn shard(&self) -> &str {
+        self.node.split('-').next().unwrap_or_default()
+    }
+
+    fn is_primary(&self) -> bool {
+        self.role == "primary"
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.is_broken {
+            // Who asked for the end waits for this: a frozen server would be left for ever.
+            let _ = self.commands.mend();
+        }
+    }
+}
+
+impl Cluster {
+    /// Looks at a cluster that is up, and puts a proxy in front of each node.
+    ///
+    /// # Errors
+    /// It is not up, or too small for these faults.
+    pub(super) async fn open(program: PathBuf, dir: &Path, kinds: &[Kind]) -> anyhow::Result<Self> {
+        let dir = std::fs::canonicalize(dir)
+            .with_context(|| format!("there is no cluster in {}", dir.display()))?;
+        let commands = Commands { program, dir };
+        let nodes = commands.nodes()?;
+        if let Some(down) = nodes.iter().find(|node| node.state != "running") {
+            anyhow::bail!(
+                "{} is {}: the cluster must be up before it is broken; `shard-manager cluster up --dir {}`",
+                down.node,
+                down.state,
+                commands.dir.display()
+            );
+        }
+        let mut shards: Vec<String> = nodes.iter().map(|node| node.shard().to_owned()).collect();
+        shards.dedup();
+        for shard in &shards {
+            let count = nodes.iter().filter(|node| node.shard() == shard).count();
+            anyhow::ensure!(
+                count >= NODES_MIN || !kinds.iter().any(|kind| kind.breaks_a_node()),
+                "{shard} has {count} nodes, so one of them is no minority: make the cluster with --replicas 2, or \
+                 choose other --faults"
+            );
+        }
+        let path = commands.dir.join(ENVIRONMENT);
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("{} cannot be read", path.display()))?;
+        let mut proxies = Vec::with_capacity(nodes.len());
+        for node in &nodes {
+            let server = SocketAddr::from((Ipv4Addr::LOCALHOST, node.port));
+            proxies.push(Proxy::open(server).await?);
+        }
+        let other = |port: u16| {
+            let at = nodes.iter().position(|node| node.port == port)?;
+            Some(proxies[at].port())
+        };
+        let lines = text.lines().filter_map(|line| line.split_once('='));
+        let mut environment = Vec::new();
+        for (name, value) in lines {
+            let value = value.trim_matches(['\'', '"']);
+            for (host, port) in endpoints(value) {
+                anyhow::ensure!(
+                    other(port).is_some(),
+                    "{}: {host}:{port} is no node of this cluster",
+                    path.display()
+                );
+            }
+            environment.push((name.to_owned(), rewritten(value, |_, port| other(port))));
+        }
+        let names = nodes.into_iter().map(|node| node.node).collect();
+        Ok(Self { commands, names, proxies, shards, environment, is_broken: false })
+    }
+
+    /// The variables for a router, by way of the proxies.
+    pub(super) fn environment(&self) -> &[(String, String)] {
+        &self.environment
+    }
+
+    /// Does something to a node, and undoes it after a while.
+    pub(super) async fn harm(
+        &mut self,
+        node: usize,
+        harm: Harm,
+        lasts: Duration,
+    ) -> anyhow::Result<()> {
+        self.is_broken = true;
+        let proxy = &self.proxies[node];
+        let way = match harm {
+            Harm::Stop | Harm::Freeze => None,
+            Harm::Cut => Some(Way::Cut),
+            Harm::HalfOpen => Some(Way::HalfOpen),
+            Harm::Slow(by) => Some(Way::Slow(by)),
+        };
+        if let Some(way) = way {
+            proxy.set(way);
+            tokio::time::sleep(lasts).await;
+            proxy.set(Way::Open);
+        } else {
+            let name = self.names[node].clone();
+            self.take_away(&name, harm).await?;
+            tokio::time::sleep(lasts).await;
+            let verb = if harm == Harm::Freeze { "thaw" } else { "start" };
+            self.run(&[verb, &name]).await?;
+        }
+        self.is_broken = false;
+        Ok(())
+    }
+
+    /// Loses answers of the primary of a shard; tells how many.
+    pub(super) async fn lose_answers(
+        &mut self,
+        shard: usize,
+        count: u32,
+        lasts: Duration,
+    ) -> anyhow::Result<String> {
+        let primary = self.primary(shard).await?;
+        let at = self.names.iter().position(|name| *name == primary).unwrap_or_default();
+        let proxy = &self.proxies[at];
+        proxy.lose(count);
+        tokio::time::sleep(lasts).await;
+        proxy.set(Way::Open);
+        Ok(format!("{} lost", count - proxy.left_to_lose()))
+    }
+
+    /// Takes the primary of a shard away, lets the best replica take its place halfway, and lets the old one follow it in
+    /// the end; tells who did what.
+    pub(super) async fn promote(
+        &mut self,
+        shard: usize,
+        gone: Harm,
+        lasts: Duration,
+    ) -> anyhow::Result<String> {
+        self.is_broken = true;
+        let old = self.primary(shard).await?;
+        self.take_away(&old, gone).await?;
+        tokio::time::sleep(lasts / 2).await;
+        let name = self.shards[shard].clone();
+        self.run(&["promote", "--best", &name]).await?;
+        let new = self.primary(shard).await?;
+        tokio::time::sleep(lasts / 2).await;
+        self.run(&["rejoin", &old]).await?;
+        self.is_broken = false;
+        Ok(format!("{new} took over from {old}, which follows it"))
+    }
+
+    /// Lets all nodes run and follow, whatever was done to them.
+    pub(super) async fn mend(&mut self) -> anyhow::Result<()> {
+        for proxy in &self.proxies {
+            proxy.set(Way::Open);
+        }
+        let commands = self.commands.clone();
+        tokio::task::spawn_blocking(move || commands.mend()).await??;
+        self.is_broken = false;
+        Ok(())
+    }
+
+    async fn take_away(&self, node: &str, harm: Harm) -> anyhow::Result<()> {
+        match harm {
+            Harm::Freeze => self.run(&["freeze", node]).await,
+            Harm::Stop | Harm::Cut | Harm::HalfOpen | Harm::Slow(_) => {
+                self.run(&["stop", node, "--immediate"]).await
+            }
+        }
+    }
+
+    async fn primary(&self, shard: usize) -> anyhow::Result<String> {
+        let commands = self.commands.clone();
+        let nodes = tokio::task::spawn_blocking(move || commands.nodes()).await??;
+        let name = &self.shards[shard];
+        let primary = nodes.into_iter().find(|node| node.shard() == name && node.is_primary());
+        primary
+            .map(|node| node.node)
+            .with_context(|| ClusterTrouble(format!("{name} has no primary")))
+    }
+
+    async fn run(&self, words: &[&str]) -> anyhow::Result<()> {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let commands = self.commands.clone();
+        tokio::task::spawn_blocking(move || {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            commands.run(&words).map(drop)
+        })
+        .await?
+    }
+}
+
+impl Commands {
+    fn call(&self, words: &[&str]) -> anyhow::Result<Output> {
+        let mut command = Command::new(&self.program);
+        command.arg("cluster").args(words).args(["--json", "--dir"]).arg(&self.dir);
+        command
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("{} cannot be started", self.program.display()))
+    }
+
+    fn run(&self, words: &[&str]) -> anyhow::Result<Output> {
+        let ended = self.call(words)?;
+        let said = String::from_utf8_lossy(&ended.stderr).trim().to_owned();
+        let what = || format!("shard-manager cluster {}: {said}", words.join(" "));
+        anyhow::ensure!(ended.status.success(), ClusterTrouble(what()));
+        Ok(ended)
+    }
+
+    fn nodes(&self) -> anyhow::Result<Vec<Node>> {
+        // Its exit code says whether all run; what it shows is a document in any case.
+        let ended = self.call(&["status"])?;
+        let shown: Result<Shown, _> = serde_json::from_slice(&ended.stdout);
+        let said = || ClusterTrouble(String::from_utf8_lossy(&ended.stderr).trim().to_owned());
+        Ok(shown.with_context(said)?.nodes)
+    }
+
+    /// Starts, thaws and takes back all nodes; primaries first, for the others follow them.
+    fn mend(&self) -> anyhow::Result<()> {
+        let mut nodes = self.nodes()?;
+        nodes.sort_by_key(|node| !node.is_primary());
+        for node in &nodes {
+            match (node.is_primary(), &*node.state) {
+                (true, "running") => {}
+                (true, _) => self.run(&["start", &node.node]).map(drop)?,
+                // Nothing but a look at one that follows already.
+                (false, _) => self.run(&["rejoin", &node.node]).map(drop)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The program that has the commands for a cluster: given, beside this one, or one of the path.
+///
+/// # Errors
+/// It is not there.
+pub(super) fn program(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
+    const NAME: &str = "shard-manager";
+    let own = std::env::current_exe().context("where is this program?")?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::iter::once(own.with_file_name(NAME))
+        .chain(std::env::split_paths(&path).map(|folder| folder.join(NAME)));
+    let found = match given {
+        Some(given) => Some(given.clone()).filter(|path| path.is_file()),
+        None => places.into_iter().find(|path| path.is_file()),
+    };
+    found.with_context(|| {
+        let named = given.map_or_else(String::new, |given| format!(" at {}", given.display()));
+        format!(
+            "there is no {NAME}{named}: build one with `cargo build --release -p {NAME}`, or name it with --{NAME}"
+        )
+    })
+}

@@ -1,0 +1,243 @@
+//! Proxy: a port in front of one server, on which the way to it can be broken.
+//!
+//! **Invariant:** bytes pass in their order and unchanged, or the connection ends; one that has lost any is not used
+//! again.
+//! **Not here:** when it is broken (`schedule`).
+
+mod frames;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use self::frames::Frames;
+
+/// What is read at once.
+const CHUNK: usize = 1 << 16;
+/// How long a server is given to end a statement whose answer is lost.
+const END_MAX: Duration = Duration::from_millis(500);
+/// Connections that wait to be taken.
+const BACKLOG: u32 = 1024;
+
+/// How the way to a server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// All passes.
+    Open,
+    /// Connections end, and new ones are refused.
+    Cut,
+    /// What comes is swallowed, and nothing is answered.
+    HalfOpen,
+    /// All passes so much later, each way.
+    Slow(Duration),
+    /// Answers to writes that are stored are lost, with their connections: as many as were ordered.
+    Lossy,
+}
+
+/// A port in front of one server. The way is gone with it.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    port: u16,
+    way: watch::Sender<Way>,
+    to_lose: Arc<AtomicU32>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Proxy {
+    /// Opens a port, with an open way to `server`.
+    ///
+    /// # Errors
+    /// There is no port.
+    pub(super) async fn open(server: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let port = listener.local_addr()?.port();
+        let (way, watched) = watch::channel(Way::Open);
+        let to_lose = Arc::new(AtomicU32::new(0));
+        let task = tokio::spawn(serve(listener, server, watched, Arc::clone(&to_lose)));
+        Ok(Self { port, way, to_lose, task })
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Changes the way, also of connections that are there.
+    pub(super) fn set(&self, way: Way) {
+        self.way.send_replace(way);
+    }
+
+    /// Loses the answers to the next writes.
+    pub(super) fn lose(&self, count: u32) {
+        self.to_lose.store(count, Ordering::Relaxed);
+        self.set(Way::Lossy);
+    }
+
+    /// How many of the answers that were to be lost are still to come.
+    pub(super) fn left_to_lose(&self) -> u32 {
+        self.to_lose.load(Ordering::Relaxed)
+    }
+}
+
+async fn serve(
+    mut listener: TcpListener,
+    server: SocketAddr,
+    mut way: watch::Receiver<Way>,
+    to_lose: Arc<AtomicU32>,
+) {
+    let Ok(own) = listener.local_addr() else { return };
+    loop {
+        if *way.borrow_and_update() == Way::Cut {
+            drop(listener);
+            // The port stays ours, and whoever comes is refused.
+            let Some(held) = hold(own).await else { return };
+            if way.wait_for(|way| *way != Way::Cut).await.is_err() {
+                return;
+            }
+            let Ok(again) = held.listen(BACKLOG) else { return };
+            listener = again;
+            continue;
+        }
+        tokio::select! {
+            changed = way.changed() => if changed.is_err() { return },
+            taken = listener.accept() => {
+                let Ok((client, _)) = taken else { continue };
+                let (way, to_lose) = (way.clone(), Arc::clone(&to_lose));
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = broken(way.clone()) => {}
+                        _ = carry(client, server, way, to_lose) => {}
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// A port on which nobody listens, and nobody else can.
+async fn hold(own: SocketAddr) -> Option<TcpSocket> {
+    for _ in 0..100 {
+        let held = TcpSocket::new_v4().and_then(|socket| {
+            socket.set_reuseaddr(true)?;
+            socket.bind(own)?;
+            Ok(socket)
+        });
+        match held {
+            Ok(held) => return Some(held),
+            // The listener is closed by another thread a moment later.
+            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+    None
+}
+
+/// Waits until a connection can be used no more.
+async fn broken(mut way: watch::Receiver<Way>) {
+    loop {
+        let was = *way.borrow_and_update();
+        if was == Way::Cut || way.changed().await.is_err() {
+            return;
+        }
+        if was == Way::HalfOpen && *way.borrow() != Way::HalfOpen {
+            return;
+        }
+    }
+}
+
+async fn carry(
+    client: TcpStream,
+    server: SocketAddr,
+    way: watch::Receiver<Way>,
+    to_lose: Arc<AtomicU32>,
+) -> io::Result<()> {
+    let server = TcpStream::connect(server).await?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    tokio::select! {
+        up = ask(from_client, to_server, way.clone()) => up,
+        down = answer(from_server, to_client, way, to_lose) => down,
+    }
+}
+
+async fn ask(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    way: watch::Receiver<Way>,
+) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let count = from.read(&mut chunk).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        pass(&chunk[..count], &mut to, &way).await?;
+    }
+}
+
+async fn answer(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    way: watch::Receiver<Way>,
+    to_lose: Arc<AtomicU32>,
+) -> io::Result<()> {
+    let mut frames = Frames::default();
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let count = from.read(&mut chunk).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        // Read along from the beginning: nobody finds the messages in the middle of a stream.
+        let told = frames.read(&chunk[..count]);
+        let is_lossy = *way.borrow() == Way::Lossy;
+        if told.stored && is_lossy && take_one(&to_lose) {
+            let mut is_ended = told.ready;
+            let ended = async {
+                while !is_ended {
+                    let count = from.read(&mut chunk).await?;
+                    is_ended = count == 0 || frames.read(&chunk[..count]).ready;
+                }
+                io::Result::Ok(())
+            };
+            // What it had begun it ends; then this connection is gone for both.
+            let _ = tokio::time::timeout(END_MAX, ended).await;
+            return Ok(());
+        }
+        pass(&chunk[..count], &mut to, &way).await?;
+    }
+}
+
+fn take_one(count: &AtomicU32) -> bool {
+    let less = |left: u32| left.checked_sub(1);
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+}
+
+async fn pass(bytes: &[u8], to: &mut OwnedWriteHalf, way: &watch::Receiver<Way>) -> io::Result<()> {
+    let now = *way.borrow();
+    match now {
+        Way::Open | Way::Lossy => to.write_all(bytes).await,
+        Way::Slow(by) => {
+            tokio::time::sleep(by).await;
+            to.write_all(bytes).await
+        }
+        // The connection ends before anything else passes.
+        Way::Cut | Way::HalfOpen => Ok(()),
+    }
+}

@@ -1,0 +1,166 @@
+//! Frames: what a server of PostgreSQL answers, read along as it passes, to know when a write is stored.
+//!
+//! A message is a letter, four bytes of length (its own among them), and what the length says. Before the first one a
+//! server may answer a question about encryption by a single letter.
+//!
+//! Source: PostgreSQL's documentation, "Frontend/Backend Protocol", message formats.
+//!
+//! **Invariant:** a stream that cannot be read (encrypted, or of something else) never tells of a write.
+//! **Not here:** passing anything on.
+
+/// Bytes of a message that are looked at: tags are short.
+const KEPT_MAX: usize = 32;
+const HEAD: usize = 5;
+
+/// The reader of one connection's answers, from its first byte on.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    state: State,
+    /// Whether a transaction is open, which a later COMMIT or ROLLBACK ends.
+    is_open: bool,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Start,
+    Head {
+        bytes: [u8; HEAD],
+        has: usize,
+    },
+    Body {
+        kind: u8,
+        left: usize,
+        kept: Vec<u8>,
+    },
+    Unreadable,
+}
+
+/// What bytes told, as far as anybody here wants to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// They end the answer to a write that is stored, or will be with the end of its statement.
+    pub(super) stored: bool,
+    /// They end with the server waiting for the next question.
+    pub(super) ready: bool,
+}
+
+impl Frames {
+    /// Reads on.
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Told {
+        let mut told = Told::default();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            rest = self.step(rest, &mut told);
+        }
+        told
+    }
+
+    /// Reads as much as belongs together; what is left.
+    fn step<'b>(&mut self, bytes: &'b [u8], told: &mut Told) -> &'b [u8] {
+        match &mut self.state {
+            State::Start => match bytes[0] {
+                // No encryption: what comes next is as if nobody had asked.
+                b'N' => return &bytes[1..],
+                b'R' | b'E' | b'v' => self.state = State::Head { bytes: [0; HEAD], has: 0 },
+                _ => self.state = State::Unreadable,
+            },
+            State::Head { bytes: head, has } => {
+                let count = bytes.len().min(HEAD - *has);
+                head[*has..*has + count].copy_from_slice(&bytes[..count]);
+                *has += count;
+                if *has == HEAD {
+                    let [kind, length @ ..] = *head;
+                    let left = usize::try_from(u32::from_be_bytes(length)).unwrap_or_default();
+                    self.state = match left.checked_sub(size_of::<u32>()) {
+                        Some(left) => State::Body { kind, left, kept: Vec::new() },
+                        None => State::Unreadable,
+                    };
+                    self.finish(told);
+                }
+                return &bytes[count..];
+            }
+            State::Body { left, kept, .. } => {
+                let count = bytes.len().min(*left);
+                let wanted = count.min(KEPT_MAX.saturating_sub(kept.len()));
+                kept.extend_from_slice(&bytes[..wanted]);
+                *left -= count;
+                self.finish(told);
+                return &bytes[count..];
+            }
+            State::Unreadable => return &[],
+        }
+        bytes
+    }
+
+    /// Looks at a message that is complete.
+    fn finish(&mut self, told: &mut Told) {
+        let State::Body { kind, left: 0, kept } = &self.state else { return };
+        told.ready = *kind == b'Z';
+        match kind {
+            b'Z' => self.is_open = kept.first() != Some(&b'I'),
+            b'C' => {
+                let tag = kept.split(|byte| *byte == 0).next().unwrap_or_default();
+                let word = tag.split(|byte| *byte == b' ').next().unwrap_or_default();
+                match word {
+                    b"BEGIN" | b"START" => self.is_open = true,
+                    b"ROLLBACK" => self.is_open = false,
+                    b"COMMIT" => {
+                        self.is_open = false;
+                        told.stored = true;
+                    }
+                    b"INSERT" | b"UPDATE" | b"DELETE" => told.stored |= !self.is_open,
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+        self.state = State::Head { bytes: [0; HEAD], has: 0 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+        let length = (body.len() as u32 + 4).to_be_bytes();
+        [&[kind], &length[..], body].concat()
+    }
+
+    fn greeted() -> Frames {
+        let mut frames = Frames::default();
+        frames.read(&[b"N".to_vec(), message(b'R', &[0; 4]), message(b'Z', b"I")].concat());
+        frames
+    }
+
+    #[test]
+    fn a_write_is_told_once_it_is_stored() {
+        for (messages, stored) in [
+            (vec![message(b'C', b"INSERT 0 1\0"), message(b'Z', b"I")], true),
+            (vec![message(b'C', b"BEGIN\0"), message(b'C', b"INSERT 0 1\0")], false),
+            (vec![message(b'C', b"BEGIN\0"), message(b'C', b"COMMIT\0")], true),
+            (vec![message(b'C', b"SELECT 1\0"), message(b'Z', b"I")], false),
+            (vec![message(b'Z', b"T"), message(b'C', b"UPDATE 1\0")], false),
+            (vec![message(b'D', b"C INSERT 0 1\0"), message(b'Z', b"I")], false),
+        ] {
+            let all = messages.concat();
+            let told = greeted().read(&all);
+            assert_eq!(told.stored, stored, "{messages:?}");
+            // However it comes.
+            let mut frames = greeted();
+            let bytes: Vec<_> = all.iter().map(|byte| frames.read(&[*byte])).collect();
+            assert_eq!(bytes.iter().any(|told| told.stored), stored, "{messages:?}");
+            assert_eq!(bytes.last().unwrap().ready, told.ready);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_tells_nothing() {
+        for first in [b"S".to_vec(), b"HTTP/1.1 200 OK".to_vec(), vec![b'R', 0, 0, 0, 1]] {
+            let mut frames = Frames::default();
+            frames.read(&first);
+            assert_eq!(frames.read(&message(b'C', b"COMMIT\0")), Told::default(), "{first:?}");
+        }
+    }
+}

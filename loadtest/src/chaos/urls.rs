@@ -1,0 +1,89 @@
+//! URLs of servers, with every host and port in them replaced and nothing else.
+//!
+//! **Not here:** what else stands in such a URL; the router reads it.
+
+/// A part of a list of URLs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part<'t> {
+    Plain(&'t str),
+    Endpoint { host: &'t str, port: u16 },
+}
+
+/// The ports that URLs name, with their hosts, each as often as it is named.
+pub(super) fn endpoints(text: &str) -> Vec<(String, u16)> {
+    let endpoint = |part| match part {
+        Part::Endpoint { host, port } => Some((host.to_owned(), port)),
+        Part::Plain(_) => None,
+    };
+    parts(text).into_iter().filter_map(endpoint).collect()
+}
+
+/// The same URLs, with other ends: `127.0.0.1` at the port that `other` tells for a host and port.
+pub(super) fn rewritten(text: &str, other: impl Fn(&str, u16) -> Option<u16>) -> String {
+    let told = |part: &Part<'_>| match part {
+        Part::Plain(text) => (*text).to_owned(),
+        Part::Endpoint { host, port } => match other(host, *port) {
+            Some(other) => format!("127.0.0.1:{other}"),
+            None => format!("{host}:{port}"),
+        },
+    };
+    parts(text).iter().map(told).collect()
+}
+
+fn parts(text: &str) -> Vec<Part<'_>> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + "://".len());
+        parts.push(Part::Plain(before));
+        let mut end = after.find(['/', '?']).unwrap_or(after.len());
+        if after[..end].ends_with(':') && after[end..].starts_with("//") {
+            // A URL without a path, and the scheme of the next one.
+            end = after[..end].rfind(',').unwrap_or(end);
+        }
+        let (authority, after) = after.split_at(end);
+        let hosts = authority.rfind('@').map_or(0, |at| at + 1);
+        parts.push(Part::Plain(&authority[..hosts]));
+        for (index, host) in authority[hosts..].split(',').enumerate() {
+            if index > 0 {
+                parts.push(Part::Plain(","));
+            }
+            let endpoint = host
+                .rsplit_once(':')
+                .and_then(|(host, port)| Some(Part::Endpoint { host, port: port.parse().ok()? }));
+            parts.push(endpoint.unwrap_or(Part::Plain(host)));
+        }
+        rest = after;
+    }
+    parts.push(Part::Plain(rest));
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ends_are_replaced_whatever_the_shape_of_a_list_is() {
+        let plus = |_: &str, port: u16| Some(port + 1);
+        for (text, other) in [
+            ("postgres://u:p@127.0.0.1:5000/shard1", "postgres://u:p@127.0.0.1:5001/shard1"),
+            (
+                "postgres://u:1@h:1/a,postgres://u@g:7?x=h:1",
+                "postgres://u:1@127.0.0.1:2/a,postgres://u@127.0.0.1:8?x=h:1",
+            ),
+            (
+                "postgres://u@h:1,g:2,h:3/a?target_session_attrs=any",
+                "postgres://u@127.0.0.1:2,127.0.0.1:3,127.0.0.1:4/a?target_session_attrs=any",
+            ),
+            ("postgres://h:1,postgres://[::1]:2", "postgres://127.0.0.1:2,postgres://127.0.0.1:3"),
+            ("postgres://h/a", "postgres://h/a"),
+            ("", ""),
+        ] {
+            assert_eq!(rewritten(text, plus), other);
+        }
+        assert_eq!(rewritten("postgres://h:1/a", |_, _| None), "postgres://h:1/a");
+        let found = endpoints("postgres://u@h:1,g:2/a,postgres://h:3/b");
+        assert_eq!(found, [("h".to_owned(), 1), ("g".to_owned(), 2), ("h".to_owned(), 3)]);
+    }
+}

@@ -1,0 +1,99 @@
+//! Stories about `--chaos --cluster`: promises are kept while nodes of PostgreSQL under the router are broken.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::router::{MANAGER, PROGRAM};
+use crate::text;
+
+/// A cluster of one shard; removed when it is dropped.
+struct Cluster {
+    folder: TempDir,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.command(&["destroy", "--yes"]);
+    }
+}
+
+impl Cluster {
+    /// None where PostgreSQL is not installed.
+    fn up(replicas: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        // Another user runs the servers, and must get through.
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let cluster = Self { folder };
+        let made =
+            cluster.command(&["up", "--shards", "1", "--replicas", replicas, "--set", "fsync=off"]);
+        if !made.status.success() {
+            let said = text(&made.stderr);
+            assert!(said.contains("install PostgreSQL"), "{said}");
+            eprintln!("SKIPPED: {said}");
+            return None;
+        }
+        Some(cluster)
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.folder.path().join("cluster")
+    }
+
+    fn command(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(&*MANAGER);
+        command.arg("cluster").args(words).arg("--dir").arg(self.dir()).output().unwrap()
+    }
+
+    /// Breaks it while the verifying workload runs.
+    fn under_chaos(&self, seconds: &str, faults: &str, more: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+        command.env_remove("TESSERA_LOADTEST_HOST").args(["--verify", "--chaos", "--users", "8"]);
+        command.arg("--router").arg(&*PROGRAM).arg("--cluster").arg(self.dir());
+        command.arg("--shard-manager").arg(&*MANAGER);
+        command.args(["--run-time", seconds, "--faults", faults]).args(more).output().unwrap()
+    }
+}
+
+#[test]
+fn what_a_majority_stored_is_kept_while_nodes_are_broken() {
+    let Some(cluster) = Cluster::up("2") else { return };
+    let output = cluster.under_chaos(
+        "8",
+        "stop,freeze,cut,lost-answer",
+        &["--level", "quorum", "--json", "--seed", "2"],
+    );
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    let report: Value =
+        serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout} {stderr}"));
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    assert!(report["verified"]["operations"].as_u64().unwrap() > 500, "{report:#}");
+    let faults = report["faults"].as_array().unwrap();
+    assert!(faults.len() >= 3, "{report:#}");
+    assert_eq!(faults.last().unwrap()["what"], "all nodes run and follow");
+    let status = cluster.command(&["status"]);
+    assert_eq!(status.status.code(), Some(0), "{}", text(&status.stdout));
+}
+
+#[test]
+fn what_cannot_be_broken_is_told_before_the_run() {
+    let refused = |output: Output, message: &str| {
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(message), "{stderr}");
+    };
+    let mut without = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    without.args(["--verify", "--chaos", "--faults", "stop"]);
+    refused(without.output().unwrap(), "without --cluster DIR there is only the router to break");
+    let Some(cluster) = Cluster::up("1") else { return };
+    let output = cluster.under_chaos("1", "delay,freeze", &[]);
+    refused(output, "shard1 has 2 nodes, so one of them is no minority");
+    assert!(cluster.command(&["stop", "shard1-replica1"]).status.success());
+    refused(
+        cluster.under_chaos("1", "delay", &[]),
+        "shard1-replica1 is stopped: the cluster must be up",
+    );
+}
