@@ -18,6 +18,8 @@ use crate::history::{History, lines};
 const EXIT_PASSED: u8 = 0;
 /// Some promise was.
 const EXIT_FAILED: u8 = 1;
+/// No promise was, but a promotion has cost what was acknowledged at level `one`.
+pub const EXIT_LOST: u8 = 3;
 /// There was nothing to judge. Clap uses the same number for wrong usage.
 const EXIT_UNUSABLE: u8 = 2;
 
@@ -26,7 +28,8 @@ const BUFFER_BYTES: usize = 1 << 18;
 
 /// Judges a history written before: JSON lines, as loadtest/docs/history.md describes them.
 ///
-/// Exit code: 0 no promise was broken, 1 some were, 2 the file cannot be read.
+/// Exit code: 0 no promise was broken, 1 some were, 2 the file cannot be read, 3 none was, but writes at level one were
+/// lost after a promotion.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CheckOptions {
     /// The history
@@ -50,7 +53,11 @@ impl CheckOptions {
                 };
                 // A reader that went away (`| head`) changes nothing about the verdict.
                 let _ = std::io::stdout().write_all(text.as_bytes());
-                ExitCode::from(if report.passed() { EXIT_PASSED } else { EXIT_FAILED })
+                ExitCode::from(match (report.passed(), report.lost) {
+                    (true, 0) => EXIT_PASSED,
+                    (true, _) => EXIT_LOST,
+                    (false, _) => EXIT_FAILED,
+                })
             }
             Err(error) => {
                 let _ = writeln!(std::io::stderr(), "loadtest: {error:#}");

@@ -17,7 +17,8 @@
 //! | C10 | how long nothing succeeded | `availability` |
 //!
 //! Doubt is for the accused: where an unanswered request leaves two readings open, the harmless one
-//! holds. Each file says what it therefore does not see. Rows must be new: a value written before
+//! holds. What a promotion may cost at level `one` is counted apart (`losses`). Each file says what it
+//! therefore does not see. Rows must be new: a value written before
 //! the run is one that nobody sent.
 //!
 //! **Invariant:** O(n log n) in the records; beside the history, some 30 bytes an operation.
@@ -34,6 +35,7 @@ mod findings;
 mod identity;
 mod ledger;
 mod linearizable;
+mod losses;
 mod mark;
 mod row;
 mod sessions;
@@ -42,8 +44,9 @@ mod story;
 
 pub use self::availability::{Availability, Gap, Lane, Outcomes, Summary};
 pub use self::findings::{Check, Evidence, TOLD_MAX, Violation};
+pub use self::story::lost_text;
 
-use self::findings::Findings;
+use self::findings::{Findings, Found};
 use self::row::{ByKey, Row};
 use self::sets::Walks;
 use crate::history::{History, Outcome};
@@ -55,6 +58,10 @@ pub struct Report {
     pub counts: [u64; Check::ALL.len()],
     /// The earliest of each, at most [`TOLD_MAX`].
     pub violations: Vec<Violation>,
+    /// What was acknowledged at level `one` and is gone after a promotion, as often as it showed: that level allows it.
+    pub lost: u64,
+    /// The earliest of these, at most [`TOLD_MAX`].
+    pub losses: Vec<Violation>,
     /// C10.
     pub availability: Availability,
     /// Rows that were written and not read at the end: C6 says nothing of them.
@@ -75,7 +82,7 @@ impl Report {
 
 /// Judges a history.
 pub fn check(history: &History) -> Report {
-    let mut found = Findings::default();
+    let mut found = Findings::new(history);
     let mut rows_not_read_back = 0;
     let walks = Walks::new(history, &mut found);
     for (key, indices) in ByKey::new(history).rows() {
@@ -92,9 +99,9 @@ pub fn check(history: &History) -> Report {
     }
     bank::check(history, &mut found);
     ledger::check_counters(history, &mut found);
-    let (counts, violations) = found.into_parts();
+    let Found { counts, violations, lost, losses } = found.finish();
     let availability = availability::of(history);
-    Report { counts, violations, availability, rows_not_read_back }
+    Report { counts, violations, lost, losses, availability, rows_not_read_back }
 }
 
 fn is_not_read_back(row: &Row<'_>) -> bool {

@@ -33,6 +33,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use goose::goose::Scenario;
+use loadtest::check::EXIT_LOST;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cpu::Watch;
@@ -72,7 +73,7 @@ async fn main() -> ExitCode {
         signal = terminated() => Err(anyhow::anyhow!("ended by {signal}")),
     };
     match ended {
-        Ok(passed) => ExitCode::from(if passed { EXIT_PASSED } else { EXIT_FAILED }),
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "loadtest: {error:#}");
             ExitCode::from(EXIT_UNUSABLE)
@@ -93,8 +94,8 @@ async fn terminated() -> &'static str {
     }
 }
 
-/// Runs, and says how it went on stdout and in files; whether it passed.
-async fn report(options: &Options) -> anyhow::Result<bool> {
+/// Runs, and says how it went on stdout and in files; the exit code that says the same.
+async fn report(options: &Options) -> anyhow::Result<u8> {
     let files = Files::open(&options.load)?;
     let mut report = run(options).await?;
     report.comparison = files.compare(&report);
@@ -102,7 +103,11 @@ async fn report(options: &Options) -> anyhow::Result<bool> {
     // A reader that went away (`| head`) changes nothing about the verdict.
     let _ = std::io::stdout().write_all(text.as_bytes());
     files.write(&report)?;
-    Ok(report.passed)
+    Ok(match report.passed {
+        true => EXIT_PASSED,
+        false if report.has_only_lost() => EXIT_LOST,
+        false => EXIT_FAILED,
+    })
 }
 
 /// Looks for the routers, puts them under load, and sums up.

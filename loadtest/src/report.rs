@@ -16,6 +16,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use chrono::{SecondsFormat, Utc};
+use loadtest::checker::lost_text;
 use serde::{Deserialize, Serialize};
 
 use self::compare::Comparison;
@@ -95,6 +96,12 @@ pub(crate) struct Verified {
     pub(crate) checks: Vec<Checked>,
     /// The earliest violations, as stories.
     pub(crate) findings: Vec<Finding>,
+    /// How often something acknowledged at level `one` was gone after a promotion, which that level allows.
+    #[serde(default)]
+    pub(crate) lost: u64,
+    /// The earliest of these, as stories.
+    #[serde(default)]
+    pub(crate) losses: Vec<Finding>,
     /// How long nothing succeeded, for each shard and level; and what else is worth knowing.
     pub(crate) notes: Vec<String>,
 }
@@ -229,6 +236,7 @@ impl Report {
         report.passed = requests > 0
             && answered
             && report.violations() == 0
+            && report.lost() == 0
             && report.thresholds_failed.is_empty();
         report.warnings = report.warn(counts, &ran.cpu);
         report
@@ -265,6 +273,16 @@ impl Report {
         self.verified.as_ref().map_or(0, Verified::violations)
     }
 
+    /// How often something was lost that was acknowledged and not promised.
+    fn lost(&self) -> u64 {
+        self.verified.as_ref().map_or(0, |verified| verified.lost)
+    }
+
+    /// Whether nothing is wrong but that a promotion has cost writes at level `one`.
+    pub(crate) fn has_only_lost(&self) -> bool {
+        self.lost() > 0 && self.violations() == 0 && self.thresholds_failed.is_empty()
+    }
+
     /// Whether it passed, in a sentence.
     fn verdict(&self) -> String {
         let Self { passed, requests, failed, thresholds_failed, .. } = self;
@@ -275,6 +293,7 @@ impl Report {
             (false, ..) if self.violations() > 0 => {
                 format!("promises were broken, {} times", self.violations())
             }
+            (false, ..) if self.has_only_lost() => lost_text(self.lost()),
             (false, _, 1..) => format!("{failed} of {requests} requests failed"),
             (false, _, 0) => format!("{} thresholds failed", thresholds_failed.len()),
         }

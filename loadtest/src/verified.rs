@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use loadtest::checker::{self, Check};
+use loadtest::checker::{self, Check, Violation};
 use loadtest::history::{History, Recorder, lines};
 
 use crate::chaos::{self, Chaos, ClusterTrouble, Victims};
@@ -172,11 +172,13 @@ fn told(history: &History, judged: &checker::Report) -> Verified {
         check: format!("{} {}", check.id(), check.name()),
         violations: judged.count(check),
     });
-    let findings = judged.violations.iter().map(|violation| Finding {
+    let finding = |violation: &Violation, lines| Finding {
         check: violation.check.id().to_owned(),
         promise: violation.promise.to_owned(),
-        lines: violation.lines(history),
-    });
+        lines,
+    };
+    let findings = judged.violations.iter().map(|one| finding(one, one.lines(history)));
+    let losses = judged.losses.iter().map(|one| finding(one, one.loss_lines(history)));
     notes.extend(judged.availability_lines().into_iter().map(|line| format!("C10 {line}")));
     if judged.rows_not_read_back > 0 {
         notes.push(format!("{} rows were not read at the end", judged.rows_not_read_back));
@@ -185,6 +187,8 @@ fn told(history: &History, judged: &checker::Report) -> Verified {
         operations: history.operations.len() as u64,
         checks: checks.collect(),
         findings: findings.collect(),
+        lost: judged.lost,
+        losses: losses.collect(),
         notes,
     }
 }

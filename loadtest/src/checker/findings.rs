@@ -3,8 +3,9 @@
 //! **Invariant:** what is kept are the earliest; a broken server cannot fill the memory.
 //! **Not here:** how they are told (`story`).
 
+use super::losses::Excuse;
 use super::row::Row;
-use crate::history::Key;
+use crate::history::{History, Key};
 
 /// Violations told of each check. Whoever reads ten alike learns nothing from the eleventh.
 pub const TOLD_MAX: usize = 10;
@@ -126,27 +127,67 @@ impl Violation {
 }
 
 /// What was found so far.
-#[derive(Debug, Default)]
-pub(super) struct Findings {
-    counts: [u64; Check::ALL.len()],
+#[derive(Debug)]
+pub(super) struct Findings<'h> {
     /// By time, at most [`TOLD_MAX`] each.
     told: [Vec<Violation>; Check::ALL.len()],
+    counts: [u64; Check::ALL.len()],
+    /// What may be gone and is no violation, if anything may.
+    excuse: Option<Excuse<'h>>,
+    losses: Vec<Violation>,
+    lost: u64,
 }
 
-impl Findings {
-    /// Counts a violation, and keeps it if it is among the earliest of its check.
+/// All that was found.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) counts: [u64; Check::ALL.len()],
+    pub(super) violations: Vec<Violation>,
+    pub(super) lost: u64,
+    pub(super) losses: Vec<Violation>,
+}
+
+impl<'h> Findings<'h> {
+    pub(super) fn new(history: &'h History) -> Self {
+        Self {
+            told: Default::default(),
+            counts: Default::default(),
+            excuse: Excuse::of(history),
+            losses: Vec::new(),
+            lost: 0,
+        }
+    }
+
+    /// Counts a violation, or a loss, and keeps it if it is among the earliest of its check.
     pub(super) fn add(&mut self, check: Check, at: u64, violation: impl FnOnce() -> Violation) {
-        self.counts[check.index()] += 1;
-        let told = &mut self.told[check.index()];
-        let place = told.partition_point(|earlier| earlier.at <= at);
-        if place < TOLD_MAX {
-            told.truncate(TOLD_MAX - 1);
-            told.insert(place, Violation { check, at, ..violation() });
+        let violation = || Violation { check, at, ..violation() };
+        let Some(excuse) = &self.excuse else {
+            self.counts[check.index()] += 1;
+            keep(&mut self.told[check.index()], at, violation);
+            return;
+        };
+        let violation = violation();
+        if excuse.covers(&violation) {
+            self.lost += 1;
+            keep(&mut self.losses, at, || violation);
+        } else {
+            self.counts[check.index()] += 1;
+            keep(&mut self.told[check.index()], at, || violation);
         }
     }
 
     /// How many of each, and those to be told.
-    pub(super) fn into_parts(self) -> ([u64; Check::ALL.len()], Vec<Violation>) {
-        (self.counts, self.told.into_iter().flatten().collect())
+    pub(super) fn finish(self) -> Found {
+        let Self { told, counts, losses, lost, .. } = self;
+        Found { counts, violations: told.into_iter().flatten().collect(), lost, losses }
+    }
+}
+
+/// Keeps one that is among the earliest.
+fn keep(told: &mut Vec<Violation>, at: u64, violation: impl FnOnce() -> Violation) {
+    let place = told.partition_point(|earlier| earlier.at <= at);
+    if place < TOLD_MAX {
+        told.truncate(TOLD_MAX - 1);
+        told.insert(place, violation());
     }
 }

@@ -25,6 +25,9 @@ impl Report {
         for lane in self.availability_lines() {
             line(&mut text, &format!("  C10 {lane}"));
         }
+        if self.lost > 0 {
+            line(&mut text, &format!("  {}", lost_text(self.lost)));
+        }
         for fault in &history.faults {
             line(&mut text, &format!("  fault at {} s: {}", seconds(fault.at), fault.what));
         }
@@ -46,12 +49,18 @@ impl Report {
                 &format!("\nof each check the first {TOLD_MAX} are told, of up to {most}"),
             );
         }
-        let verdict = if self.passed() {
-            "PASS: no promise was broken"
-        } else {
-            "FAIL: promises were broken"
+        for loss in &self.losses {
+            line(&mut text, "");
+            for told in loss.loss_lines(history) {
+                line(&mut text, &told);
+            }
+        }
+        let verdict = match (self.passed(), self.lost) {
+            (true, 0) => "PASS: no promise was broken".to_owned(),
+            (true, lost) => format!("LOST: {}", lost_text(lost)),
+            (false, _) => "FAIL: promises were broken".to_owned(),
         };
-        line(&mut text, verdict);
+        line(&mut text, &verdict);
         text
     }
 
@@ -72,6 +81,7 @@ impl Report {
             .map(|fault| json!({"at_ns": fault.at, "what": fault.what}))
             .collect();
         let violations: Vec<Json> = self.violations.iter().map(|one| one.json(history)).collect();
+        let losses: Vec<Json> = self.losses.iter().map(|one| one.json(history)).collect();
         let lanes: Vec<Json> = self.availability.lanes.iter().map(lane_json).collect();
         json!({
             "run": history.header.run,
@@ -81,6 +91,8 @@ impl Report {
             "rows_not_read_back": self.rows_not_read_back,
             "checks": checks,
             "violations": violations,
+            "lost": self.lost,
+            "losses": losses,
             "availability": lanes,
             "faults": faults,
         })
@@ -101,6 +113,13 @@ impl Violation {
         lines
     }
 
+    /// The same of something that was lost, and not promised.
+    pub fn loss_lines(&self, history: &History) -> Vec<String> {
+        let mut lines = self.lines(history);
+        lines[0].insert_str(0, "lost at level one after a promotion: ");
+        lines
+    }
+
     /// The story as a JSON object.
     pub fn json(&self, history: &History) -> Json {
         let records: Vec<Json> =
@@ -115,6 +134,13 @@ impl Violation {
             "records": records,
         })
     }
+}
+
+/// How much was lost, for people.
+pub fn lost_text(lost: u64) -> String {
+    format!(
+        "lost at level one after a promotion: {lost} times something acknowledged was gone, which that level allows"
+    )
 }
 
 /// Adds a line without what a foreign text might do to a terminal.

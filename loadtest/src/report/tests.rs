@@ -182,6 +182,8 @@ fn a_broken_promise_fails_the_run_and_is_told_line_by_line() {
         operations: 10,
         checks: vec![checked("C1 identity", 0), checked("C6 final state", 3)],
         findings: vec![Finding { check: "C6 final state".to_owned(), promise, lines }],
+        lost: 0,
+        losses: Vec::new(),
         notes: vec!["C10 reads at one: 10 ok".to_owned()],
     };
     let faults = vec![Fault { at_s: 1.25, what: "kill -9 of the router".to_owned() }];
@@ -200,4 +202,36 @@ FAIL: promises were broken, 3 times
 ";
     let text = report.text();
     assert!(text.ends_with(end), "{text}");
+}
+
+#[test]
+fn what_is_lost_and_was_not_promised_is_neither_passed_nor_failed() {
+    let counts = tally(&[(Operation::Read, "shard1", Ok(()))], Duration::ZERO);
+    let verified = |violations| Verified {
+        operations: 10,
+        checks: vec![Checked { check: "C6 final state".to_owned(), violations }],
+        findings: Vec::new(),
+        lost: 2,
+        losses: vec![Finding {
+            check: "C6".to_owned(),
+            promise: "what was acknowledged is kept".to_owned(),
+            lines: vec!["lost at level one after a promotion: C6".to_owned()],
+        }],
+        notes: Vec::new(),
+    };
+    let report = |violations| {
+        let ran = Ran { verified: Some(verified(violations)), ..ran() };
+        Report::new(&options(&[]), &counts, ran)
+    };
+    let lost = report(0);
+    assert!(!lost.passed && lost.has_only_lost());
+    let text = lost.text();
+    let end = "
+lost at level one after a promotion: C6
+LOST: lost at level one after a promotion: 2 times something acknowledged was gone, which that level allows
+";
+    assert!(text.ends_with(end), "{text}");
+    let broken = report(1);
+    assert!(!broken.passed && !broken.has_only_lost());
+    assert!(broken.text().ends_with("FAIL: promises were broken, 1 times\n"));
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::{Result, Write};
 
+use loadtest::checker::lost_text;
+
 use super::{
     Checked, FailureLine, Fault, Finding, Latency, Load, Report, Share, Verified, compare,
 };
@@ -70,13 +72,17 @@ pub(super) fn write(report: &Report, out: &mut String) -> Result {
     for rule in &report.thresholds_failed {
         writeln!(out, "  threshold failed: {rule}")?;
     }
-    let word = if report.passed { "PASS" } else { "FAIL" };
+    let word = match report.passed {
+        true => "PASS",
+        false if report.has_only_lost() => "LOST",
+        false => "FAIL",
+    };
     writeln!(out, "{word}: {}", report.verdict())
 }
 
 /// What the verifying workload found.
 fn promises(verified: &Verified, out: &mut String) -> Result {
-    let Verified { operations, checks, findings, notes } = verified;
+    let Verified { operations, checks, findings, lost, losses, notes } = verified;
     writeln!(out, "  verified {operations} operations")?;
     for Checked { check, violations } in checks {
         match violations {
@@ -88,7 +94,10 @@ fn promises(verified: &Verified, out: &mut String) -> Result {
     for note in notes {
         writeln!(out, "    {note}")?;
     }
-    for Finding { lines, .. } in findings {
+    if *lost > 0 {
+        writeln!(out, "    {}", lost_text(*lost))?;
+    }
+    for Finding { lines, .. } in findings.iter().chain(losses) {
         writeln!(out)?;
         lines.iter().try_for_each(|line| writeln!(out, "{line}"))?;
     }

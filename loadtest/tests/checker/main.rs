@@ -2,6 +2,7 @@
 //! server that keeps its promises, and against ones that break each.
 
 mod brute;
+mod losses;
 mod promises;
 mod rules;
 mod server;

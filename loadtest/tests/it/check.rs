@@ -49,6 +49,22 @@ C3 linearizability: kv/a: version 7 was read although version 9 was known before
 }
 
 #[test]
+fn what_level_one_may_lose_after_a_promotion_has_an_exit_code_of_its_own() {
+    let fault = |start: u64, what: &str| {
+        format!(r#"{{"is":"fault","start":{start},"what":"{what}promotion in shard1"}}"#)
+    };
+    let faults = [fault(1_004_700_000, ""), fault(1_004_900_000, "over: ")];
+    let (code, stdout, _) =
+        check(&[HEADER, WRITES[0], WRITES[1], &faults[0], &faults[1], STALE], &[]);
+    assert_eq!(code, Some(3), "{stdout}");
+    let story =
+        "\nlost at level one after a promotion: C3 linearizability: kv/a: version 7 was read";
+    assert!(stdout.contains(story), "{stdout}");
+    let last = stdout.lines().last().unwrap();
+    assert!(last.starts_with("LOST: lost at level one after a promotion: 1 times"), "{stdout}");
+}
+
+#[test]
 fn json_is_all_there_is_on_stdout() {
     let (code, stdout, _) = check(&[HEADER, WRITES[0], WRITES[1], STALE], &["--json"]);
     assert_eq!(code, Some(1), "{stdout}");

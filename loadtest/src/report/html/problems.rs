@@ -2,6 +2,8 @@
 //!
 //! **Invariant:** however much went wrong, what is told of it is bounded, and what is left out is counted.
 
+use loadtest::checker::lost_text;
+
 use super::markup::Markup;
 use super::tables::{cells, table, table_with_texts};
 use super::words::count;
@@ -22,7 +24,7 @@ pub(super) fn write(report: &Report, page: &mut Markup) {
 }
 
 fn checks(verified: &Verified, page: &mut Markup) {
-    let Verified { operations, checks, findings, notes } = verified;
+    let Verified { operations, checks, findings, lost, losses, notes } = verified;
     page.node("section", &[], |section| {
         section.leaf("h2", &[], "Promises");
         let told = match verified.violations() {
@@ -50,7 +52,11 @@ fn checks(verified: &Verified, page: &mut Markup) {
                 notes.iter().take(TOLD_MAX).for_each(|note| list.leaf("li", &[], note));
             });
         }
+        if *lost > 0 {
+            section.leaf("p", &[], lost_text(*lost));
+        }
         stories(findings, section);
+        stories(losses, section);
     });
 }
 

@@ -93,6 +93,8 @@ fn full(seconds: usize, elapsed_s: f64) -> Report {
         operations: 5,
         checks: vec![Checked { check: hostile(), violations: 5 }; 10],
         findings: vec![finding; 90],
+        lost: 0,
+        losses: Vec::new(),
         notes: vec![hostile(); 200],
     });
     report.thresholds_failed = vec![hostile(); 200];
