@@ -18,6 +18,9 @@ use super::urls::{endpoints, rewritten};
 
 /// Nodes of a shard of which one can be gone while most are there.
 const NODES_MIN: usize = 3;
+/// How often nodes are mended when this program is ended half way.
+const MENDS_MAX: u32 = 20;
+const MEND_PAUSE: Duration = Duration::from_millis(250);
 /// The variables for a router, in the directory of the cluster.
 const ENVIRONMENT: &str = "tessera.env";
 
@@ -79,8 +82,14 @@ impl Node {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.is_broken {
-            // Who asked for the end waits for this: a frozen server would be left for ever.
-            let _ = self.commands.mend();
+            // Who asked for the end waits for this: a frozen server would be left for ever. A command that was begun
+            // may still have to end first.
+            for _ in 0..MENDS_MAX {
+                if self.commands.mend().is_ok() {
+                    return;
+                }
+                std::thread::sleep(MEND_PAUSE);
+            }
         }
     }
 }

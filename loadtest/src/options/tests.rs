@@ -105,3 +105,20 @@ fn times_are_read_as_goose_reads_them() {
         assert_eq!(parse_time(text), None, "{text}");
     }
 }
+
+#[test]
+fn faults_of_nodes_need_a_cluster_and_a_promotion_is_asked_for() {
+    let chaos = |more: &[&str]| read(&[&["--verify", "--chaos"], more].concat());
+    assert_eq!(chaos(&[]).unwrap().load.kinds(), Kind::OF_ROUTER);
+    let kinds = chaos(&["--faults", "router-kill,router-restart"]).unwrap().load.kinds();
+    assert_eq!(kinds, [Kind::RouterKill, Kind::RouterRestart]);
+    for bad in [&["--faults", "stop"][..], &["--faults", "fire"], &["--shard-manager", "/m"]] {
+        assert!(chaos(bad).is_err(), "{bad:?}");
+    }
+    assert!(read(&["--verify", "--cluster", "c"]).is_err());
+    let all = chaos(&["--cluster", "c", "--level", "quorum"]).unwrap().load.kinds();
+    assert!(all.contains(&Kind::LostAnswer) && !all.contains(&Kind::Promote));
+    let one = chaos(&["--cluster", "c", "--faults", "promote"]).unwrap().load.kinds();
+    assert_eq!(one, [Kind::Promote]);
+    assert!(read(&["--level", "quorum"]).is_err());
+}

@@ -2,7 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -50,11 +51,16 @@ impl Cluster {
 
     /// Breaks it while the verifying workload runs.
     fn under_chaos(&self, seconds: &str, faults: &str, more: &[&str]) -> Output {
+        self.tester(seconds, faults).args(more).output().unwrap()
+    }
+
+    fn tester(&self, seconds: &str, faults: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
         command.env_remove("TESSERA_LOADTEST_HOST").args(["--verify", "--chaos", "--users", "8"]);
         command.arg("--router").arg(&*PROGRAM).arg("--cluster").arg(self.dir());
         command.arg("--shard-manager").arg(&*MANAGER);
-        command.args(["--run-time", seconds, "--faults", faults]).args(more).output().unwrap()
+        command.args(["--run-time", seconds, "--faults", faults]);
+        command
     }
 }
 
@@ -76,6 +82,22 @@ fn what_a_majority_stored_is_kept_while_nodes_are_broken() {
     assert_eq!(faults.last().unwrap()["what"], "all nodes run and follow");
     let status = cluster.command(&["status"]);
     assert_eq!(status.status.code(), Some(0), "{}", text(&status.stdout));
+}
+
+#[test]
+fn a_tester_that_is_ended_leaves_no_node_frozen() {
+    let Some(cluster) = Cluster::up("2") else { return };
+    let mut tester = cluster.tester("60", "freeze");
+    let mut tester = tester.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let status = || text(&cluster.command(&["status"]).stdout);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !status().contains("frozen") {
+        assert!(Instant::now() < deadline, "nothing is ever frozen: {}", status());
+    }
+    let pid = tester.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert_eq!(tester.wait().unwrap().code(), Some(2));
+    assert_eq!(cluster.command(&["status"]).status.code(), Some(0), "{}", status());
 }
 
 #[test]
