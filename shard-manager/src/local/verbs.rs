@@ -22,7 +22,7 @@ const PROMOTE_SECONDS: &str = "60";
 /// How long a promoted node may take until it takes writes.
 const WRITES_MAX: Duration = Duration::from_secs(10);
 /// How long replicas are waited for that are to follow another node.
-const FOLLOW_MAX: Duration = Duration::from_secs(5);
+const FOLLOW_MAX: Duration = Duration::from_secs(10);
 
 /// A node that leads its shard from now on.
 #[derive(Clone, Debug, PartialEq, Eq)]
