@@ -1,11 +1,14 @@
-//! Brake: holds a worker thread back between two pieces of work. For tests, and for teaching what lag does.
+//! Brake: holds a worker, a thread or a task, back between two pieces of work. For tests, and for teaching what lag does.
 //!
 //! **Invariant:** when [`Brake::set`] returns, no piece of work runs that began under the setting before.
 //! **Not here:** what the work is (`lane`, `store`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How often a task looks whether it may go on.
+const TASK_LOOK: Duration = Duration::from_millis(2);
 
 /// Whether a worker may go on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,7 +57,19 @@ pub struct Brake {
     engaged: AtomicBool,
     hold: Mutex<Hold>,
     changed: Condvar,
-    working: Mutex<()>,
+    working: Mutex<bool>,
+    rests: Condvar,
+}
+
+/// The right to do one piece of work.
+#[derive(Debug)]
+pub struct Turn<'b>(&'b Brake);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *locked(&self.0.working) = false;
+        self.0.rests.notify_all();
+    }
 }
 
 impl Brake {
@@ -74,22 +89,26 @@ impl Brake {
             self.engaged.store(hold != Hold::default(), Ordering::Release);
             self.changed.notify_all();
         }
-        drop(locked(&self.working));
+        drop(self.rests.wait_while(locked(&self.working), |working| *working));
     }
 
     /// The worker's side: the right to do one piece of work, or the hold that forbids it now.
     ///
     /// # Errors
     /// The hold, if its gear is not [`Gear::Running`].
-    pub fn enter(&self) -> Result<MutexGuard<'_, ()>, Hold> {
-        let turn = locked(&self.working);
+    pub fn enter(&self) -> Result<Turn<'_>, Hold> {
+        let mut working = locked(&self.working);
         // Looked at under the lock: whoever set it waits for the lock, so work cannot begin behind his back.
         let hold = self.hold();
-        if hold.gear == Gear::Running { Ok(turn) } else { Err(hold) }
+        if hold.gear != Gear::Running {
+            return Err(hold);
+        }
+        *working = true;
+        Ok(Turn(self))
     }
 
     /// As [`Brake::enter`], waiting until it is allowed, and before that for the delay.
-    pub fn wait(&self) -> MutexGuard<'_, ()> {
+    pub fn wait(&self) -> Turn<'_> {
         let mut delayed = false;
         loop {
             let hold = self.hold();
@@ -103,6 +122,25 @@ impl Brake {
             } else if let Ok(turn) = self.enter() {
                 return turn;
             }
+        }
+    }
+}
+
+impl Brake {
+    /// As [`Brake::wait`], for a task: its thread goes on with others meanwhile.
+    pub async fn wait_on_task(&self) -> Turn<'_> {
+        let mut delayed_since = None;
+        loop {
+            let hold = self.hold();
+            if hold.gear == Gear::Running {
+                let since = *delayed_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= hold.delay
+                    && let Ok(turn) = self.enter()
+                {
+                    return turn;
+                }
+            }
+            tokio::time::sleep(TASK_LOOK).await;
         }
     }
 }

@@ -47,8 +47,8 @@ const ROOM_LOOK: Duration = Duration::from_millis(5);
 /// A queue of writes and the loop that applies them.
 pub struct Lane {
     shard: String,
-    /// What holds a thread back; a task nothing does.
-    holds: Option<Holds>,
+    /// What holds it back.
+    holds: Holds,
     queue: mpsc::Sender<Message>,
     queued_bytes: Arc<AtomicUsize>,
     state: Arc<State>,
@@ -64,12 +64,12 @@ struct State {
     stops: AtomicBool,
 }
 
-/// What holds the thread of a lane back between two batches.
+/// What holds a lane back between two batches.
 #[derive(Clone, Debug, Default)]
 pub struct Holds {
     /// For a test, or to teach.
     pub brake: Arc<Brake>,
-    /// For an instant, to look at all shards at once.
+    /// For an instant, to look at the files of all shards at once; a task has none to look at.
     pub gate: Arc<Gate>,
 }
 
@@ -167,7 +167,7 @@ impl Lane {
         let thread = std::thread::Builder::new().name(format!("lane-{shard}"));
         let thread = thread.spawn(move || worker.run(&obeyed))?;
         let end = Mutex::new(Some(End::Thread(thread)));
-        let (shard, holds) = (shard.to_owned(), Some(holds));
+        let shard = shard.to_owned();
         Ok(Self { shard, holds, queue, queued_bytes, state, end })
     }
 
@@ -177,14 +177,16 @@ impl Lane {
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let state = Arc::new(State::default());
         let (lives, ended) = std::sync::mpsc::channel();
-        Worker::of_task(writer, waiting, (&queued_bytes, &state), lives).settle(home);
+        let worker = Worker::of_task(writer, waiting, (&queued_bytes, &state), lives);
+        let holds = Holds::default();
+        worker.settle(Arc::clone(&holds.brake), home);
         let end = Mutex::new(Some(End::Task(ended)));
-        Self { shard: shard.to_owned(), holds: None, queue, queued_bytes, state, end }
+        Self { shard: shard.to_owned(), holds, queue, queued_bytes, state, end }
     }
 
-    /// What holds its thread back; `None` if it has none.
-    pub fn holds(&self) -> Option<&Holds> {
-        self.holds.as_ref()
+    /// What holds it back.
+    pub fn holds(&self) -> &Holds {
+        &self.holds
     }
 
     /// Applies rows as one operation and waits for the durable outcome, at most until `deadline`.
@@ -274,9 +276,7 @@ impl Lane {
     /// Applies what is queued, closes the writer and ends the loop. Blocks.
     pub fn stop(&self) {
         let Some(end) = self.end.lock().ok().and_then(|mut end| end.take()) else { return };
-        if let Some(holds) = &self.holds {
-            holds.brake.set(Hold::default());
-        }
+        self.holds.brake.set(Hold::default());
         self.state.stops.store(true, Ordering::SeqCst);
         while let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Stop) {
             std::thread::sleep(ROOM_LOOK);

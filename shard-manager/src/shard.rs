@@ -17,7 +17,7 @@ use crate::brake::{Brake, Gear};
 use crate::consistency::Level;
 use crate::error::{Error, Outcome};
 use crate::keyspace::Slot;
-use crate::lane::{Applied, Holds, Lane, LaneFailure};
+use crate::lane::{Applied, Lane, LaneFailure};
 use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
@@ -143,14 +143,14 @@ impl Shard {
     /// What holds the worker of a node back; `None` if the node is not one of this shard.
     pub fn brake(&self, node: &str) -> Option<&Brake> {
         if node == self.primary_name {
-            return self.lane.holds().map(|holds| &*holds.brake);
+            return Some(&self.lane.holds().brake);
         }
         self.replicas.replicas().find(|replica| replica.node() == node).and_then(Replica::brake)
     }
 
-    /// What its writes pass between two batches, if there is a file to look at meanwhile.
-    pub fn gate(&self) -> Option<&Arc<Gate>> {
-        self.lane.holds().map(|holds| &holds.gate)
+    /// What its writes pass between two batches, where there is a file to look at meanwhile.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.lane.holds().gate
     }
 
     /// What to call when the primary's file is found damaged. It is told as down then, and goes on as well as it
@@ -395,8 +395,7 @@ impl Shard {
 
     /// A brake may have cut the primary off.
     fn check_reachable(&self) -> Result<(), Error> {
-        let cut = |holds: &Holds| holds.brake.hold().gear == Gear::Cut;
-        if self.lane.holds().is_some_and(cut) {
+        if self.lane.holds().brake.hold().gear == Gear::Cut {
             return Err(Error::ShardUnavailable { shard: self.name.clone() });
         }
         Ok(())

@@ -15,6 +15,7 @@ use super::{
     Applied, BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, Holds, LaneFailure, LaneTimes, Message,
     Operation, State, TAKEN,
 };
+use crate::brake::Brake;
 use crate::error::{Error, Outcome};
 use crate::home::Home;
 use crate::position::Position;
@@ -99,11 +100,11 @@ impl<W: AsyncWriter> Worker<W> {
     }
 
     /// Works where it is at home, until it is told to stop.
-    pub(super) fn settle(self, home: Home) {
-        home.runtime().spawn(self.serve(home));
+    pub(super) fn settle(self, brake: Arc<Brake>, home: Home) {
+        home.runtime().spawn(self.serve(brake, home));
     }
 
-    async fn serve(mut self, mut home: Home) {
+    async fn serve(mut self, brake: Arc<Brake>, mut home: Home) {
         loop {
             tokio::select! {
                 biased;
@@ -111,6 +112,7 @@ impl<W: AsyncWriter> Worker<W> {
                     let Some(first) = first else { break };
                     // Before anything is taken: what waits here can still be given up.
                     let Some(first) = self.until_ready(first).await else { continue };
+                    let _turn = brake.wait_on_task().await;
                     if self.round(first).await {
                         break;
                     }
@@ -118,7 +120,7 @@ impl<W: AsyncWriter> Worker<W> {
                 () = home.moved() => {
                     // A connection stays on the runtime that it was made on.
                     self.writer.close().await;
-                    self.settle(home);
+                    self.settle(brake, home);
                     return;
                 }
             }

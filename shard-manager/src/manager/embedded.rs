@@ -151,7 +151,7 @@ fn saved(data_dir: &DataDir, shards: &[Shard]) -> Source {
             shard: shard.name().to_owned(),
             primary: data_dir.primary(shard.name()),
         },
-        gate: shard.gate().map(Arc::clone).unwrap_or_default(),
+        gate: Arc::clone(shard.gate()),
         progress: Arc::clone(&shard.progress),
     });
     Source::new(data_dir.path(), data_dir.catalog(), shards.collect())
