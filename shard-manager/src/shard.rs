@@ -387,6 +387,9 @@ impl Shard {
             Some(false) => Err(Error::ShardUnavailable { shard: self.name.clone() }),
             None => {
                 let found = self.replicas.following();
+                if found >= needed {
+                    return Err(Error::DeadlinePassed);
+                }
                 let (shard, level) = (self.name.clone(), Level::Quorum);
                 Err(Error::TooFewReplicas { shard, level, needed, found })
             }

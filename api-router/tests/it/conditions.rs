@@ -321,7 +321,7 @@ fn not_modified_is_said_only_by_a_node_that_has_what_the_client_has_seen() {
     let router = lab(&["--shards", "1"]);
     let old = tag_of(&router, "insert", "k", "old");
     settle(&router);
-    set_replicas(&router, "paused");
+    set_replicas(&router, "behind");
     let mut writer = stranger(&router);
     writer.write_user("k", "new");
     let known = [("if-none-match", &*old)];

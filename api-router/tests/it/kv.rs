@@ -337,7 +337,7 @@ fn a_client_with_a_token_reads_what_it_put_though_replicas_stand_still() {
     let mut writer = stranger(&router);
     writer.send("PUT", "/api/kv/k", &[], Some(&json!("old")));
     settle(&router);
-    set_replicas(&router, "paused");
+    set_replicas(&router, "behind");
     writer.send("PUT", "/api/kv/k", &[], Some(&json!("new")));
     let mut told = Client::with(&router, writer.token());
     let read = told.send("GET", "/api/kv/k", &[], None);

@@ -56,13 +56,15 @@ impl Lab {
         let (asked, followed) = match state {
             "running" => (Hold::Open, Hold::Open),
             "paused" => (Hold::Open, Hold::Stopped),
+            // It gets everything, and shows nothing new.
+            "behind" => (Hold::Open, Hold::Open),
             "cut" => (Hold::Cut, Hold::Stopped),
             other => panic!("no state of a node: {other}"),
         };
         self.wires[replica].followed.set(followed);
         self.wires[replica].asked.set(asked);
         let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
-        if state == "paused" && paused.insert(replica.to_owned()) {
+        if matches!(state, "paused" | "behind") && paused.insert(replica.to_owned()) {
             pause(&self.url_of(replica));
         } else if state == "running" && paused.remove(replica) {
             query(&self.url_of(replica), "SELECT pg_wal_replay_resume()");

@@ -143,7 +143,9 @@ fn a_primary_that_cannot_prove_that_it_leads_answers_no_strong_read() {
         }
         for level in [Level::Quorum, Level::All] {
             let failure = get(&manager, "k", &within(400, level)).await.unwrap_err();
-            assert!(matches!(failure.error, Error::TooFewReplicas { .. }), "{failure:?}");
+            let unproven =
+                matches!(failure.error, Error::TooFewReplicas { .. } | Error::DeadlinePassed);
+            assert!(unproven, "{failure:?}");
         }
         assert_eq!(get(&manager, "k", &within(9_000, Level::One)).await.unwrap().rows.len(), 1);
         let failure = put(&manager, "k", &within(400, Level::Quorum)).await.unwrap_err();
