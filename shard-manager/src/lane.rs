@@ -58,6 +58,7 @@ pub struct Lane {
 /// What the loop and the queue's other end tell each other.
 #[derive(Debug, Default)]
 struct State {
+    shard: String,
     /// There is no node to write to now: what is queued waits for one.
     waits: AtomicBool,
     /// What is queued is not to be waited for.
@@ -160,7 +161,7 @@ impl Lane {
     pub fn start(shard: &str, writer: impl Writer) -> std::io::Result<Self> {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let state = Arc::new(State::default());
+        let state = Arc::new(State { shard: shard.to_owned(), ..State::default() });
         let worker = Worker::of_thread(writer, waiting, (&queued_bytes, &state));
         let holds = Holds::default();
         let obeyed = holds.clone();
@@ -175,7 +176,7 @@ impl Lane {
     pub fn spawn(shard: &str, writer: impl AsyncWriter, home: Home) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let state = Arc::new(State::default());
+        let state = Arc::new(State { shard: shard.to_owned(), ..State::default() });
         let (lives, ended) = std::sync::mpsc::channel();
         let worker = Worker::of_task(writer, waiting, (&queued_bytes, &state), lives);
         let holds = Holds::default();

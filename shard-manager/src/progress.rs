@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use crate::position::{History, Position};
 
-/// How often it is looked whether a node that owes an answer is heard of, and how often in a row it may not be.
+/// How often it is looked whether a node that owes an answer was lost, and for how many looks it may owe it then.
 const UNHEARD_LOOK: Duration = Duration::from_secs(1);
 const UNHEARD_MAX: u32 = 3;
 
@@ -73,6 +73,8 @@ pub struct Progress {
 #[derive(Debug)]
 struct ReplicaProgress {
     state: AtomicU8,
+    /// How often it was found to be down.
+    losses: AtomicUsize,
     applying: AtomicU64,
     applied: AtomicU64,
     durable: AtomicU64,
@@ -89,6 +91,7 @@ impl Progress {
     pub fn new(history: History, position: u64, replicas: usize) -> Self {
         let replica = || ReplicaProgress {
             state: AtomicU8::new(ReplicaState::Down as u8),
+            losses: AtomicUsize::new(0),
             applying: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             durable: AtomicU64::new(0),
@@ -269,6 +272,7 @@ impl Progress {
         self.replicas[replica].state.store(state as u8, Ordering::SeqCst);
         self.advanced.notify_waiters();
         if state == ReplicaState::Down {
+            self.replicas[replica].losses.fetch_add(1, Ordering::SeqCst);
             self.downs.notify_waiters();
         }
     }
@@ -286,17 +290,18 @@ impl Progress {
         }
     }
 
-    /// Returns when a node (a replica, or the primary) has not been heard of for some seconds: what it was asked it may
-    /// never answer, not even when it is back.
+    /// Returns some seconds after a node (a replica, or the primary) was not reached: what it was asked before, it may never
+    /// answer, not even when it is back.
     pub async fn unheard(&self, replica: Option<usize>) {
-        let mut missed = 0;
-        while missed < UNHEARD_MAX {
+        let losses = || {
+            let node = replica.or_else(|| self.leading()).and_then(|node| self.replicas.get(node));
+            node.map_or(0, |node| node.losses.load(Ordering::SeqCst))
+        };
+        let (before, mut looks) = (losses(), 0);
+        while looks < UNHEARD_MAX {
             tokio::time::sleep(UNHEARD_LOOK).await;
-            let is_gone = match replica {
-                Some(index) => self.state(index) == ReplicaState::Down,
-                None => self.is_silent(),
-            };
-            missed = if is_gone { missed + 1 } else { 0 };
+            // Once it was not reached: a connection from before may be dead though it is reached again.
+            looks += u32::from(losses() != before);
         }
     }
 

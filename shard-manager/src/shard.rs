@@ -6,6 +6,8 @@
 //! **Invariant:** an answer is never older than what its read must not miss.
 //! **Not here:** which shard (`manager`), which replica (`replica_set`).
 
+mod strong;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -345,55 +347,6 @@ impl Shard {
         let has = |_: &Progress| self.replicas.has(&wanted).then_some(());
         self.progress.until(until, has).await?;
         self.replicas.choose(&wanted)
-    }
-
-    /// What a replica must show that answers this read; `None` if none may.
-    async fn floor(&self, demand: &ReadDemand) -> Result<Option<u64>, Error> {
-        let floor = match demand.level {
-            Level::One if is_on(Switch::NoTokenWait) => 0,
-            Level::One => demand.seen,
-            Level::Quorum if is_on(Switch::QuorumFromAny) => demand.seen,
-            Level::Quorum | Level::All if self.progress.is_asked() => {
-                let needed = Level::Quorum.replicas_needed(self.progress.replicas());
-                if needed == 0 {
-                    // Nobody else could lead.
-                    return Ok(None);
-                }
-                let proven = self.proven(needed, demand.deadline).await?;
-                if demand.level == Level::All {
-                    return Ok(None);
-                }
-                proven.max(demand.seen)
-            }
-            // The writer itself is the proof: it is the only one, and has told what it acknowledged.
-            Level::Quorum => demand.seen.max(self.progress.strong_floor()),
-            Level::All => return Ok(None),
-        };
-        // A replica must know every table before it is asked for rows of any.
-        Ok(Some(floor.max(self.progress.schema_position())))
-    }
-
-    /// A position that the primary had after this was called, when it was proven to lead: everything that any router has
-    /// acknowledged before is at or below it.
-    async fn proven(&self, needed: usize, deadline: Instant) -> Result<u64, Error> {
-        let marked = self.primary.mark(deadline).await?;
-        let _confirmations = self.progress.ask_for_confirmations();
-        let confirmed = |progress: &Progress| {
-            let kept = progress.life() == marked.timeline;
-            (!kept || progress.confirmed(marked.at) >= needed).then_some(kept)
-        };
-        match self.progress.until(deadline, confirmed).await {
-            Some(true) => Ok(marked.at),
-            Some(false) => Err(Error::ShardUnavailable { shard: self.name.clone() }),
-            None => {
-                let found = self.replicas.following();
-                if found >= needed {
-                    return Err(Error::DeadlinePassed);
-                }
-                let (shard, level) = (self.name.clone(), Level::Quorum);
-                Err(Error::TooFewReplicas { shard, level, needed, found })
-            }
-        }
     }
 
     /// A brake may have cut the primary off.

@@ -118,7 +118,8 @@ fn every_code_is_produced_or_needs_a_fault() {
     let faults = BTreeSet::from(NEED_A_FAULT);
     assert_eq!(produced.union(&faults).copied().collect::<BTreeSet<_>>(), all);
     assert!(produced.is_disjoint(&faults));
-    let told = [include_str!("faults.rs"), include_str!("lab.rs")].concat();
+    let failover = include_str!("../../../shard-manager/tests/postgres/failover.rs");
+    let told = [include_str!("faults.rs"), include_str!("lab.rs"), failover].concat();
     faults.iter().for_each(|code| assert!(told.contains(code), "{code} is produced nowhere"));
 }
 

@@ -18,7 +18,7 @@ fn frozen() -> (Router, [String; 3]) {
     let router = lab(&[]);
     let keys = three_keys(&router);
     stranger(&router).write_users(&[&keys[0], &keys[1], &keys[2]], "old", "all");
-    set_replicas(&router, "paused");
+    set_replicas(&router, "behind");
     (router, keys)
 }
 

@@ -24,6 +24,24 @@ use crate::store::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, Unit, Wri
 
 /// How often it is looked whether there is a node to write to, while there is none.
 const READY_LOOK: Duration = Duration::from_millis(25);
+/// How long that may take before it is said that there is none.
+const READY_SOON: Duration = Duration::from_millis(100);
+/// How long before its deadline an operation is not tried again: its client is told in time that nothing was stored.
+const LAST_TRY: Duration = Duration::from_millis(50);
+
+impl State {
+    fn wait_for_node(&self, waits: bool) {
+        if self.waits.swap(waits, Ordering::SeqCst) == waits {
+            return;
+        }
+        let shard = &self.shard;
+        if waits {
+            tracing::warn!(shard, "no node takes writes: they wait for one, until their deadlines");
+        } else {
+            tracing::info!(shard, "writes go on");
+        }
+    }
+}
 
 /// The loop's side of a lane.
 pub(super) struct Worker<W> {
@@ -32,7 +50,7 @@ pub(super) struct Worker<W> {
     queued_bytes: Arc<AtomicUsize>,
     state: Arc<State>,
     /// Closes as the loop ends.
-    _lives: Option<std::sync::mpsc::Sender<()>>,
+    lives: Option<std::sync::mpsc::Sender<()>>,
 }
 
 /// A writer that holds its thread: what it is asked for is done when it returns.
@@ -69,7 +87,7 @@ impl<W: Writer> Worker<Held<W>> {
         (queued_bytes, state): (&Arc<AtomicUsize>, &Arc<State>),
     ) -> Self {
         let (queued_bytes, state) = (Arc::clone(queued_bytes), Arc::clone(state));
-        Self { writer: Held(writer), waiting, queued_bytes, state, _lives: None }
+        Self { writer: Held(writer), waiting, queued_bytes, state, lives: None }
     }
 
     /// Works until it is told to stop.
@@ -96,7 +114,7 @@ impl<W: AsyncWriter> Worker<W> {
         lives: std::sync::mpsc::Sender<()>,
     ) -> Self {
         let (queued_bytes, state) = (Arc::clone(queued_bytes), Arc::clone(state));
-        Self { writer, waiting, queued_bytes, state, _lives: Some(lives) }
+        Self { writer, waiting, queued_bytes, state, lives: Some(lives) }
     }
 
     /// Works where it is at home, until it is told to stop.
@@ -130,8 +148,8 @@ impl<W: AsyncWriter> Worker<W> {
 
     /// Waits until there is a node to write to. Meanwhile what is too late is dropped; `None`, if nothing waits any more.
     async fn until_ready(&mut self, mut first: Message) -> Option<Message> {
-        while !self.writer.ready().await {
-            self.state.waits.store(true, Ordering::SeqCst);
+        while !self.is_ready().await {
+            self.state.wait_for_node(true);
             while is_over(&first) || self.state.stops.load(Ordering::SeqCst) {
                 if let Message::Stop = first {
                     return Some(first);
@@ -141,8 +159,22 @@ impl<W: AsyncWriter> Worker<W> {
             }
             tokio::time::sleep(READY_LOOK).await;
         }
-        self.state.waits.store(false, Ordering::SeqCst);
+        self.state.wait_for_node(false);
         Some(first)
+    }
+
+    /// Whether there is a node to write to; to connect may take a while.
+    async fn is_ready(&mut self) -> bool {
+        let state = Arc::clone(&self.state);
+        let mut ready = std::pin::pin!(self.writer.ready());
+        tokio::select! {
+            biased;
+            ready = &mut ready => ready,
+            () = tokio::time::sleep(READY_SOON) => {
+                state.wait_for_node(true);
+                ready.await
+            }
+        }
     }
 
     fn drop_late(&self, message: Message) {
@@ -221,6 +253,14 @@ impl<W: AsyncWriter> Worker<W> {
                         Err(failure) => fail_all(batch, &failure),
                     }
                 }
+                // Another node may lead in a moment.
+                Err(BatchFailure {
+                    error: error @ Error::ShardUnavailable { .. },
+                    outcome: Outcome::Rejected,
+                    ..
+                }) if self.lives.is_some() => {
+                    parts.push(await_node(&Arc::clone(&self.state), batch, error).await)
+                }
                 Err(BatchFailure { error, outcome, .. }) => {
                     fail_all(batch, &LaneFailure { error, outcome });
                 }
@@ -268,6 +308,20 @@ fn is_over(message: &Message) -> bool {
         Message::Schema(operation) => operation.is_over(),
         Message::Stop => true,
     }
+}
+
+/// Keeps operations of which nothing was stored until there is a node to write to. Who cannot wait so long is told.
+async fn await_node(state: &State, mut batch: Vec<Operation>, error: Error) -> Vec<Operation> {
+    let Error::ShardUnavailable { shard } = error else {
+        unreachable!("nothing else is tried again")
+    };
+    tokio::time::sleep(READY_LOOK).await;
+    let soon = Instant::now() + LAST_TRY;
+    let stops = state.stops.load(Ordering::SeqCst);
+    let late = batch.extract_if(.., |operation| stops || operation.deadline <= soon);
+    let error = Error::NoPrimary { shard };
+    fail_all(late.collect(), &LaneFailure { error, outcome: Outcome::Rejected });
+    batch
 }
 
 /// Claims an operation for execution, unless it is too late for it.

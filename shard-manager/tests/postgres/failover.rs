@@ -20,7 +20,7 @@ fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {
         let before = put(&manager, "before", &at(Level::Quorum)).await.unwrap();
         trio.cluster.stop_node("shard1-primary", Stop::Immediate).unwrap();
 
-        // Reads go on, and writes wait: these until their deadline, that one until somebody leads.
+        // Reads go on, and writes wait: this one until its deadline (TSR202), those until somebody leads.
         assert_eq!(get(&manager, "before", &wish()).await.unwrap().rows.len(), 1);
         let failure = put(&manager, "late", &within(300, Level::One)).await.unwrap_err();
         assert!(matches!(failure.error, Error::NoPrimary { .. }), "{failure:?}");

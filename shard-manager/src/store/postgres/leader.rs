@@ -25,7 +25,7 @@ use crate::position::History;
 use crate::progress::Progress;
 
 /// How long one node may take to say whether it leads, while others are asked as well.
-const SEEK_MAX: Duration = Duration::from_secs(1);
+const SEEK_MAX: Duration = Duration::from_millis(500);
 /// How often all nodes are asked at most.
 const SEEK_EVERY: Duration = Duration::from_millis(100);
 /// Moments at which the leader's position is remembered: what a replica has is as old as the last that it has passed.

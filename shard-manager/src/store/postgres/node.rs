@@ -114,6 +114,14 @@ impl Target {
         }
     }
 
+    /// Returns when a session of this term may not be used any more.
+    pub async fn ended(&self, term: Option<Term>) {
+        match (self, term) {
+            (Self::Leader(leader), Some(term)) => leader.ended(term).await,
+            (Self::Leader(_), None) | (Self::Replica(..), _) => std::future::pending().await,
+        }
+    }
+
     /// Its place in the progress, if it is asked as a replica.
     pub fn replica(&self) -> Option<usize> {
         match self {

@@ -191,12 +191,14 @@ impl Server {
                     None => break,
                 },
             };
+            let term = open.term;
             let reading = read(&mut open, self.witness, query, group);
             let reading = async {
                 tokio::select! {
                     biased;
                     read = tokio::time::timeout(PATIENCE, reading) => read.ok(),
                     () = self.progress.unheard(self.target.replica()) => None,
+                    () = self.target.ended(term) => None,
                 }
             };
             match reading.await {

@@ -74,7 +74,7 @@ async fn serve(leader: Arc<Leader>, shard: String, mut waiting: mpsc::Receiver<R
         };
         if marked.is_none() {
             open = None;
-            tracing::warn!(shard, "that its primary leads cannot be proven now");
+            tracing::debug!(shard, "that its primary leads cannot be proven now");
         }
         for reply in all.drain(..) {
             let _ = reply.send(marked);

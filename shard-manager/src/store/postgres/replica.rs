@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The pause after a first failure; it doubles with each further one.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest pause.
-const RETRY_MAX: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// What a node is, what it shows, what it has on disk of what it receives, and of which timeline.
 const STANDING: &str = "SELECT r.recovery,CASE WHEN r.recovery THEN (pg_last_wal_replay_lsn()-'0/0')::bigint \
@@ -154,10 +154,20 @@ impl Watcher {
             if self.replica.stopping.load(Ordering::SeqCst) {
                 return;
             }
-            if let Err(error) = ended {
-                tracing::warn!(node = %self.replica.node.name, %error, "a node cannot be watched");
+            // Told once, however often it is tried.
+            let is_new = self.retry == RETRY_FIRST;
+            match ended {
+                Err(error) if is_new => {
+                    tracing::warn!(node = %self.replica.node.name, %error, "a node cannot be watched");
+                }
+                Err(error) => {
+                    tracing::debug!(node = %self.replica.node.name, %error, "a node cannot be watched");
+                }
+                Ok(()) => {}
             }
-            let _ = tokio::time::timeout(self.retry, self.replica.changed.notified()).await;
+            tokio::time::sleep(RETRY_FIRST).await;
+            let rest = self.retry.saturating_sub(RETRY_FIRST);
+            let _ = tokio::time::timeout(rest, self.replica.changed.notified()).await;
             self.retry = (self.retry * 2).min(RETRY_MAX);
         }
     }

@@ -243,7 +243,7 @@ async fn connect(leader: &Leader, timeouts: Timeouts) -> Result<(LaneSession, Te
         divisible: false,
     };
     let Led { session, term } = leader.connect("lane").await.map_err(|error| {
-        tracing::warn!(%error, "the primary cannot be written to");
+        tracing::debug!(%error, "the primary cannot be written to");
         lost()
     })?;
     let connection = session.connection;
