@@ -42,7 +42,7 @@ impl SqliteWriter {
             return None;
         };
         let position = applied.counters.position as u64;
-        let done = BatchDone { rows: applied.rows, position };
+        let done = BatchDone { rows: applied.rows, position: self.progress.position(position) };
         if lost {
             connection.batch_execute("ROLLBACK").ok();
             return Some(done);
