@@ -35,7 +35,7 @@ use crate::topology::Role;
 const CATCH_UP_MAX: Duration = Duration::from_millis(50);
 
 /// How long a read waits for a replica that is out, if the primary is gone as well.
-const GONE_WAIT: Duration = Duration::from_secs(2);
+const GONE_WAIT: Duration = Duration::from_secs(5);
 
 /// Called when a file is found damaged.
 pub type Suspect = Box<dyn Fn() + Send>;

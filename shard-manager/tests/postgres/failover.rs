@@ -8,9 +8,8 @@ use shard_manager::local::Stop;
 use shard_manager::manager::Wish;
 
 use crate::cluster::{Door, Trio, connect, try_connect};
-use crate::rows::wish;
 use crate::server::runtime;
-use crate::visits::{at, get, put, seen, until_replicas, within};
+use crate::visits::{at, get, put, seen, until_read, until_replicas, within};
 
 #[test]
 fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {
@@ -21,7 +20,7 @@ fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {
         trio.cluster.stop_node("shard1-primary", Stop::Immediate).unwrap();
 
         // Reads go on, and writes wait: this one until its deadline (TSR202), those until somebody leads.
-        assert_eq!(get(&manager, "before", &wish()).await.unwrap().rows.len(), 1);
+        assert_eq!(until_read(&manager, "before").await, 1);
         let failure = put(&manager, "late", &within(300, Level::One)).await.unwrap_err();
         assert!(matches!(failure.error, Error::NoPrimary { .. }), "{failure:?}");
         assert_eq!(failure.outcome, Outcome::Rejected);

@@ -53,3 +53,14 @@ pub(crate) async fn until_replicas(manager: &Manager, count: usize) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// Rows of a key from whichever node answers: on a busy machine a replica may be out for a moment just as the primary goes.
+pub(crate) async fn until_read(manager: &Manager, key: &str) -> usize {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match get(manager, key, &wish()).await {
+            Ok(read) => return read.rows.len(),
+            Err(failure) => assert!(Instant::now() < deadline, "{failure:?}"),
+        }
+    }
+}

@@ -30,7 +30,7 @@ const IDLE: Duration = Duration::from_millis(100);
 /// How often while somebody does.
 const AWAITED: Duration = Duration::from_millis(1);
 /// How long a node may take to answer.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The pause after a first failure; it doubles with each further one.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest pause.
