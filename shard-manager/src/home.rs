@@ -7,6 +7,7 @@
 //! **Not here:** what the tasks do (`lane`, `store`).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -17,7 +18,7 @@ pub struct Homes {
     first: Handle,
     offered: watch::Sender<Arc<[Handle]>>,
     /// How many tasks have asked for one.
-    asked: std::sync::atomic::AtomicUsize,
+    asked: AtomicUsize,
 }
 
 /// The home of one task.
@@ -31,12 +32,12 @@ pub struct Home {
 impl Homes {
     /// All tasks live on this runtime, until others are offered.
     pub fn new(first: Handle) -> Self {
-        Self { first, offered: watch::Sender::default(), asked: Default::default() }
+        Self { first, offered: watch::Sender::default(), asked: AtomicUsize::new(0) }
     }
 
     /// A home for one more task.
     pub fn another(&self) -> Home {
-        let number = self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = self.asked.fetch_add(1, Ordering::Relaxed);
         Home { number, first: self.first.clone(), offered: self.offered.subscribe() }
     }
 

@@ -101,13 +101,9 @@ pub(super) fn make_slot(
         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{slot}'"
     );
     let make = format!("SELECT pg_create_physical_replication_slot('{slot}', true)");
-    let ground = &node.ground;
     let mut drops = 1;
     loop {
-        let mut command = ground.client("psql", source.port);
-        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]);
-        command.args(["-c", &drop, "-c", &make]).stdin(lock.shared());
-        match ground.run(&node.name, &mut command) {
+        match tell(node, source, &[&drop, &make], lock) {
             Err(LocalError::Program { said, .. })
                 if said.contains("is active") && drops < DROPS_MAX =>
             {
@@ -130,8 +126,21 @@ pub(super) fn ensure_slot(
         "SELECT pg_create_physical_replication_slot('{slot}', true) \
          WHERE NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = '{slot}')"
     );
+    tell(node, source, &[&make], lock)
+}
+
+/// Has a node's source carry out statements, one after the other.
+fn tell(
+    node: &LocalNode,
+    source: &LocalNode,
+    statements: &[&str],
+    lock: &Lock,
+) -> Result<(), LocalError> {
     let mut command = node.ground.client("psql", source.port);
-    command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", &make]);
+    command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]);
+    for statement in statements {
+        command.args(["-c", statement]);
+    }
     node.ground.run(&node.name, command.stdin(lock.shared()))
 }
 
