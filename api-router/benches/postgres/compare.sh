@@ -6,6 +6,12 @@
 #   compare.sh reads CLIENTS      point reads against pgbench's prepared SELECT, one process a replica
 #   compare.sh bulk CLIENTS       bulk writes of 1000 rows against COPY of 1000 rows, into empty tables
 #
+# and what a promise costs, Tessera against itself:
+#
+#   compare.sh levels CLIENTS     point writes at `quorum` and at `all` against point writes at `one`
+#   compare.sh tokens CLIENTS     point reads that bring the token of a write on each shard against reads without one
+#   compare.sh idle SECONDS       CPU time of the router while nobody asks for anything, by shard
+#
 # Needs wrk, pgbench, psql and curl; the variables SHARD_URLS and REPLICA_URLS (as `shard-manager cluster up` writes them
 # into tessera.env), and a release build of the router on them at TESSERA_URL (default http://127.0.0.1:3000). It empties
 # the table users. ROUNDS (default 3) and SECONDS_EACH (default 4) bound it. The median of the rounds is what counts.
@@ -27,6 +33,9 @@ main() {
     case $1 in
         writes | reads) points "${1%s}" "$clients" ;;
         bulk) bulk "$clients" ;;
+        levels) levels "$clients" ;;
+        tokens) tokens "$clients" ;;
+        idle) idle "$clients" ;;
         *) sed -n '3,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
     esac
 }
@@ -102,6 +111,55 @@ bulk() {
         printf 'bulk   %4d clients  COPY %8.0f rows/s  tessera %8.0f rows/s  ratio %.2f\n' "$clients" "$copied" "$stored" \
             "$(bc -l <<<"$stored/$copied")"
     done
+}
+
+# One run of wrk: requests per second.
+rate() {
+    local script=$1 clients=$2
+    wrk --threads 1 --connections "$clients" --duration "$EACH" --latency --script "$HERE/$script.lua" "$URL" >"$TEMP/wrk"
+    ! grep -E 'Non-2xx|Socket errors' "$TEMP/wrk" >&2
+    sed -n 's/^Requests\/sec: *//p' "$TEMP/wrk"
+}
+
+levels() {
+    local clients=$1 round one quorum all
+    load
+    for ((round = 1; round <= ROUNDS; round++)); do
+        one=$(LEVEL=one rate write "$clients")
+        quorum=$(LEVEL=quorum rate write "$clients")
+        all=$(LEVEL=all rate write "$clients")
+        printf 'levels %4d clients  one %8.0f/s  quorum %8.0f/s  ratio %.2f  all %8.0f/s  ratio %.2f\n' "$clients" \
+            "$one" "$quorum" "$(bc -l <<<"$quorum/$one")" "$all" "$(bc -l <<<"$all/$one")"
+    done
+}
+
+tokens() {
+    local clients=$1 round plain with token="" key
+    load
+    for key in {1..40}; do # Enough keys that each shard has one.
+        token=$(curl --silent --fail --output /dev/null --dump-header - --header "x-shard-key: t_$key" \
+            --header 'content-type: application/json' ${token:+--header "x-session-token: $token"} --data \
+            '{"table":"users","data":{"user_id":"t_'"$key"'","name":"J","email":"t_'"$key"'@example.com","partition_key":"A"}}' \
+            "$URL/api/write" | tr -d '\r' | sed -n 's/^x-session-token: //ip')
+    done
+    sleep 1 # The replicas replay it.
+    for ((round = 1; round <= ROUNDS; round++)); do
+        plain=$(rate read "$clients")
+        with=$(TOKEN=$token rate read "$clients")
+        printf 'tokens %4d clients  plain %8.0f/s  with a token %8.0f/s  ratio %.2f\n' "$clients" "$plain" "$with" \
+            "$(bc -l <<<"$with/$plain")"
+    done
+}
+
+# Ticks of user and system time of the process that listens there, from Linux.
+idle() {
+    local seconds=$1 process before after
+    process=$(lsof -t -i "TCP:${URL##*:}" -s TCP:LISTEN | head -1)
+    before=$(awk '{ print $14 + $15 }' "/proc/$process/stat")
+    sleep "$seconds"
+    after=$(awk '{ print $14 + $15 }' "/proc/$process/stat")
+    printf 'idle   %4d s        %.2f %% of a core by shard\n' "$seconds" \
+        "$(bc -l <<<"100 * ($after - $before) / $(getconf CLK_TCK) / $seconds / ${#PRIMARIES[@]}")"
 }
 
 main "$@"

@@ -1,6 +1,6 @@
--- A new user with each request.
+-- A new user with each request, at the level that LEVEL names.
 math.randomseed(os.time())
-local headers = { ["content-type"] = "application/json" }
+local headers = { ["content-type"] = "application/json", ["x-consistency"] = os.getenv("LEVEL") }
 request = function()
   local key = "u_" .. math.random(1, 1000000000)
   headers["x-shard-key"] = key
