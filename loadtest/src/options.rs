@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{
+    ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+};
 use goose::config::GooseConfiguration;
 use loadtest::history::Level;
 
@@ -146,7 +148,8 @@ pub(crate) struct Load {
     #[arg(long, value_name = "FILE", requires = "cluster")]
     pub(crate) shard_manager: Option<PathBuf>,
 
-    /// What --chaos breaks, with commas [default: the router; with --cluster all but promote]
+    /// What --chaos breaks, with commas [default: the router; with --cluster its nodes too, and promotions if
+    /// --level says that they lose nothing: quorum or all]
     #[arg(long, value_name = "LIST", requires = "chaos", value_enum, value_delimiter = ',')]
     pub(crate) faults: Vec<Kind>,
 
@@ -186,10 +189,11 @@ pub(crate) struct Load {
 impl Load {
     /// What is broken on purpose.
     pub(crate) fn kinds(&self) -> Vec<Kind> {
-        match (&self.cluster, &self.faults[..]) {
-            (None, []) => Kind::OF_ROUTER.to_vec(),
-            (Some(_), []) => Kind::OF_CLUSTER.to_vec(),
-            (_, chosen) => chosen.to_vec(),
+        match (&self.cluster, &self.faults[..], self.level) {
+            (None, [], _) => Kind::OF_ROUTER.to_vec(),
+            (Some(_), [], Some(Level::Quorum | Level::All)) => Kind::value_variants().to_vec(),
+            (Some(_), [], Some(Level::One) | None) => Kind::OF_CLUSTER.to_vec(),
+            (_, chosen, _) => chosen.to_vec(),
         }
     }
 }

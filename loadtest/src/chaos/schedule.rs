@@ -44,7 +44,7 @@ impl Kind {
     /// What is broken without a cluster.
     pub(crate) const OF_ROUTER: [Self; 3] =
         [Self::RouterKill, Self::RouterFreeze, Self::RouterRestart];
-    /// What is broken with one, unless it is said otherwise: routers need not follow a promotion.
+    /// What is broken with one, unless it is said otherwise: at level `one` a promotion may lose writes by design.
     pub(crate) const OF_CLUSTER: [Self; 9] = [
         Self::RouterKill,
         Self::RouterFreeze,

@@ -107,7 +107,7 @@ fn times_are_read_as_goose_reads_them() {
 }
 
 #[test]
-fn faults_of_nodes_need_a_cluster_and_a_promotion_is_asked_for() {
+fn faults_of_nodes_need_a_cluster_and_a_promotion_a_level_that_survives_it() {
     let chaos = |more: &[&str]| read(&[&["--verify", "--chaos"], more].concat());
     assert_eq!(chaos(&[]).unwrap().load.kinds(), Kind::OF_ROUTER);
     let kinds = chaos(&["--faults", "router-kill,router-restart"]).unwrap().load.kinds();
@@ -117,7 +117,11 @@ fn faults_of_nodes_need_a_cluster_and_a_promotion_is_asked_for() {
     }
     assert!(read(&["--verify", "--cluster", "c"]).is_err());
     let all = chaos(&["--cluster", "c", "--level", "quorum"]).unwrap().load.kinds();
-    assert!(all.contains(&Kind::LostAnswer) && !all.contains(&Kind::Promote));
+    assert!(all.contains(&Kind::LostAnswer) && all.contains(&Kind::Promote));
+    for weak in [&["--cluster", "c"][..], &["--cluster", "c", "--level", "one"]] {
+        let some = chaos(weak).unwrap().load.kinds();
+        assert!(some.contains(&Kind::LostAnswer) && !some.contains(&Kind::Promote), "{weak:?}");
+    }
     let one = chaos(&["--cluster", "c", "--faults", "promote"]).unwrap().load.kinds();
     assert_eq!(one, [Kind::Promote]);
     assert!(read(&["--level", "quorum"]).is_err());

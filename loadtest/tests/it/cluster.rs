@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::router::{MANAGER, PROGRAM};
-use crate::text;
+use crate::{report, text};
 
 /// A cluster of one shard; removed when it is dropped.
 struct Cluster {
@@ -72,9 +72,7 @@ fn what_a_majority_stored_is_kept_while_nodes_are_broken() {
         "stop,freeze,cut,lost-answer",
         &["--level", "quorum", "--json", "--seed", "2936"],
     );
-    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-    let report: Value =
-        serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout} {stderr}"));
+    let report = report(&output);
     assert_eq!(output.status.code(), Some(0), "{report:#}");
     assert!(report["verified"]["operations"].as_u64().unwrap() > 500, "{report:#}");
     let faults = report["faults"].as_array().unwrap();
@@ -91,6 +89,63 @@ fn what_a_majority_stored_is_kept_while_nodes_are_broken() {
     assert_eq!(faults.last().unwrap()["what"], "all nodes run and follow");
     let status = cluster.command(&["status"]);
     assert_eq!(status.status.code(), Some(0), "{}", text(&status.stdout));
+}
+
+/// One run for each seed, its history kept beside the build for whoever wants to look: seed and report.
+///
+/// A seed or two by default; with `LONG_TESTS=1` the seeds 1 to 20, each broken for longer, with every fault there is.
+fn seeded(cluster: &Cluster, level: &str) -> Vec<(u64, Output)> {
+    let long = std::env::var("LONG_TESTS").is_ok_and(|value| value == "1");
+    let (seeds, seconds, faults) = if long {
+        (1..=20, "20", "promote,stop,freeze,cut,half-open,delay,lost-answer,router-kill")
+    } else {
+        (1..=1, "7", "promote")
+    };
+    let histories = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("histories");
+    std::fs::create_dir_all(&histories).unwrap();
+    let run = |seed: u64| {
+        let history = histories.join(format!("{level}-{seed}.ndjson"));
+        let more = ["--level", level, "--json", "--seed", &seed.to_string(), "--history"];
+        let mut tester = cluster.tester(seconds, faults);
+        (seed, tester.args(more).arg(history).output().unwrap())
+    };
+    seeds.map(run).collect()
+}
+
+fn promotions(report: &Value) -> usize {
+    let faults = report["faults"].as_array().unwrap();
+    let what = faults.iter().filter_map(|fault| fault["what"].as_str());
+    what.filter(|what| what.starts_with("promotion in shard1")).count()
+}
+
+#[test]
+fn a_promoted_replica_has_all_that_a_majority_stored() {
+    let Some(cluster) = Cluster::up("2") else { return };
+    let mut seen = 0;
+    for (seed, output) in seeded(&cluster, "quorum") {
+        let report = report(&output);
+        assert_eq!(output.status.code(), Some(0), "seed {seed}: {report:#}");
+        assert!(
+            report["verified"]["operations"].as_u64().unwrap() > 500,
+            "seed {seed}: {report:#}"
+        );
+        seen += promotions(&report);
+    }
+    assert!(seen > 0, "nobody was promoted");
+}
+
+#[test]
+fn what_a_promotion_loses_at_level_one_is_listed_and_nothing_else_is_wrong() {
+    let Some(cluster) = Cluster::up("2") else { return };
+    let mut seen = 0;
+    for (seed, output) in seeded(&cluster, "one") {
+        let report = report(&output);
+        let lost = report["verified"]["losses"].as_array().map_or(0, Vec::len);
+        let code = if lost == 0 { 0 } else { 3 };
+        assert_eq!(output.status.code(), Some(code), "seed {seed}, {lost} lost: {report:#}");
+        seen += promotions(&report);
+    }
+    assert!(seen > 0, "nobody was promoted");
 }
 
 #[test]

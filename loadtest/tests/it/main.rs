@@ -37,6 +37,12 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
+/// What a run with `--json` told.
+fn report(output: &Output) -> serde_json::Value {
+    let stdout = text(&output.stdout);
+    serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout} {}", text(&output.stderr)))
+}
+
 #[test]
 fn a_router_that_keeps_its_promises_passes() {
     let (code, stdout) = against(Behaviour::Honest, &[]);

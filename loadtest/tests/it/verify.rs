@@ -4,10 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
-
 use crate::router::PROGRAM;
-use crate::text;
+use crate::{report, text};
 
 /// Runs the verifying workload against a router of its own that is broken on the way, and judges.
 fn under_chaos(seed: u32, seconds: u32, more: &[&str]) -> Output {
@@ -16,11 +14,6 @@ fn under_chaos(seed: u32, seconds: u32, more: &[&str]) -> Output {
     command.env_remove("TESSERA_LOADTEST_HOST").args(["--verify", "--chaos", "--users", "8"]);
     command.args(["--seed", &seed, "--run-time", &seconds, "--router"]).arg(&*PROGRAM);
     command.args(["--router-options", "--replicas 2"]).args(more).output().unwrap()
-}
-
-fn report(output: &Output) -> Value {
-    let stdout = text(&output.stdout);
-    serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout} {}", text(&output.stderr)))
 }
 
 #[test]
