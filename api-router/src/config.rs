@@ -23,6 +23,8 @@ use shard_manager::placement::Placement;
 use shard_manager::store::sqlite::catalog::{REPLICAS_DEFAULT, SHARDS_DEFAULT, Wanted};
 use shard_manager::topology::Topology;
 
+use crate::tls;
+
 use settings::{Settings, Shown, parse_weights, within};
 use sources::{Layer, Sources};
 
@@ -96,6 +98,13 @@ pub struct Flags {
     /// Least severe messages to log: error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
+    /// Serve https with the certificate in this file (PEM: its own, then those between); looked at again every ten
+    /// seconds and on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<String>,
+    /// The private key of that certificate (PEM)
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<String>,
     /// Serve on an address that others can reach, without authentication
     #[arg(long)]
     insecure: bool,
@@ -127,6 +136,8 @@ pub enum Engine {
 pub struct Config {
     /// Where to serve.
     pub bind: SocketAddr,
+    /// The certificate to show; without one clients speak plain HTTP.
+    pub tls: Option<tls::Files>,
     /// What keeps the rows, and where.
     pub engine: Engine,
     /// What a new cluster is made of, and what an existing one must be.
@@ -158,6 +169,7 @@ impl Config {
         let bind: SocketAddr = settings.parse("bind", "127.0.0.1:3000", |text| {
             text.parse().map_err(|_| "an address and a port, such as 127.0.0.1:3000".to_owned())
         })?;
+        let tls = tls_files(&mut settings)?;
         let engine = engine(&mut settings, &sources)?;
         let wanted = wanted(&mut settings, &engine)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -170,7 +182,7 @@ impl Config {
         let insecure = settings.parse("insecure", "false", truth)?;
         let lab = settings.parse("lab", "false", truth)?;
         let shown = settings.shown();
-        Ok(Self { bind, engine, wanted, workers, log, insecure, lab, shown })
+        Ok(Self { bind, tls, engine, wanted, workers, log, insecure, lab, shown })
     }
 
     /// Refuses to be reachable for others without being told so.
@@ -191,6 +203,30 @@ impl Config {
     /// What is in force, one setting a line, with its origin.
     pub fn table(&self) -> String {
         settings::table(&self.shown)
+    }
+}
+
+/// Both files, or none.
+fn tls_files(settings: &mut Settings<'_>) -> Result<Option<tls::Files>, ConfigError> {
+    let mut file = |name: &'static str| {
+        settings.optional(name, "none", |text| match text {
+            "" => Err("a file".to_owned()),
+            _ => Ok(PathBuf::from(text)),
+        })
+    };
+    match (file("tls_cert")?, file("tls_key")?) {
+        (Some(certificate), Some(key)) => Ok(Some(tls::Files { certificate, key })),
+        (None, None) => Ok(None),
+        (given, _) => {
+            let (name, other) = match given {
+                Some(_) => ("tls_cert", "tls_key"),
+                None => ("tls_key", "tls_cert"),
+            };
+            let given = settings.given(name).unwrap_or_default();
+            Err(ConfigError(format!(
+                "{given} needs {other} beside it: a certificate and its private key"
+            )))
+        }
     }
 }
 
@@ -286,6 +322,8 @@ impl Flags {
             ("keyspace", &self.keyspace),
             ("workers", &self.workers),
             ("log", &self.log),
+            ("tls_cert", &self.tls_cert),
+            ("tls_key", &self.tls_key),
         ];
         let given = texts.into_iter().filter_map(|(name, text)| Some((name, text.clone()?)));
         let mut values: BTreeMap<String, String> =

@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
-pub mod config;
 pub mod data_route;
 pub mod inflate;
 pub mod negotiation;
 pub mod problem;
+pub mod tls;
+
+pub mod config;
 
 pub mod body;
 pub mod compression;

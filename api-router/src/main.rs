@@ -5,12 +5,14 @@
 use std::io::{IsTerminal, Write};
 use std::net::TcpListener;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web::Data;
 use api_router::app::App;
 use api_router::config::{Config, Engine, Flags};
 use api_router::server;
+use api_router::tls::{Identity, Renewal};
 use clap::Parser;
 use shard_manager::address::ClusterAddress;
 use shard_manager::manager::{ConnectedCluster, EmbeddedCluster, Manager};
@@ -93,6 +95,10 @@ fn start_log(level: tracing::Level) {
 
 /// Binds first: a port that is taken is found out before any file is touched.
 async fn run(config: &Config) -> anyhow::Result<()> {
+    let identity = config.tls.clone().map(Identity::read).transpose()?.map(Arc::new);
+    if let Some(identity) = &identity {
+        actix_web::rt::spawn(Renewal::of(identity.clone())?.run());
+    }
     let listener = TcpListener::bind(config.bind)
         .map_err(|error| anyhow::anyhow!("cannot serve on {}: {error}", config.bind))?;
     let bound = listener.local_addr()?;
@@ -100,7 +106,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let app = Data::new(App::new(manager, bound.ip().to_canonical().is_loopback(), config.lab));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let server = server::serve(app.clone(), listener, config.workers)?;
+    let server = server::serve(app.clone(), listener, identity, config.workers)?;
     let handle = server.handle();
     let mut serving = actix_web::rt::spawn(server);
     print_banner(&app, config, bound);
@@ -156,14 +162,15 @@ fn print_banner(app: &App, config: &Config, bound: std::net::SocketAddr) {
         }
         Engine::Postgres(_) => ("PostgreSQL", String::new()),
     };
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
     let banner = format!(
         "Tessera {version}, {count} {kind} shards ({names}), {replicas} each{place}
-  API        http://{bound}/            {exposed}
-  try it     http://{bound}/swagger-ui/
-  write      curl -X POST http://{bound}/api/write -H 'Content-Type: application/json' \\
+  API        {scheme}://{bound}/            {exposed}
+  try it     {scheme}://{bound}/swagger-ui/
+  write      curl -X POST {scheme}://{bound}/api/write -H 'Content-Type: application/json' \\
                -H 'x-shard-key: user_123' \\
                -d '{{\"table\":\"users\",\"data\":{{\"user_id\":\"user_123\",\"name\":\"John Doe\",\"email\":\"john@example.com\"}}}}'
-  read       curl 'http://{bound}/api/read?table=users&limit=10' -H 'x-shard-key: user_123'
+  read       curl '{scheme}://{bound}/api/read?table=users&limit=10' -H 'x-shard-key: user_123'
   end        Ctrl-C
 ",
         version = env!("CARGO_PKG_VERSION"),

@@ -3,6 +3,7 @@
 //! **Not here:** configuration, what the routes do.
 
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::Server;
@@ -17,6 +18,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use crate::app::App;
 use crate::gate::gate;
 use crate::routes;
+use crate::tls::{self, Identity, TlsError};
 
 /// How long running requests may take to finish when the router ends.
 const SHUTDOWN_SECONDS: u64 = 25;
@@ -30,11 +32,27 @@ const STALLED_MAX: Duration = Duration::from_secs(30);
 /// Connections of one worker: each holds buffers of some 16 KiB.
 const CONNECTIONS_MAX: usize = 4_096;
 
-/// Serves `app` on `listener`. The caller binds, so a test can ask for port 0.
+/// Why nothing is served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The listener.
+    #[error(transparent)]
+    Listener(#[from] std::io::Error),
+    /// Its encryption.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// Serves `app` on `listener`, by TLS if there is an identity to show. The caller binds, so a test can ask for port 0.
 ///
 /// # Errors
-/// Those of the listener.
-pub fn serve(app: Data<App>, listener: TcpListener, workers: usize) -> std::io::Result<Server> {
+/// Those of the listener, and of TLS.
+pub fn serve(
+    app: Data<App>,
+    listener: TcpListener,
+    identity: Option<Arc<Identity>>,
+    workers: usize,
+) -> Result<Server, ServeError> {
     // Accepted connections have it from the listener.
     socket2::SockRef::from(&listener).set_tcp_user_timeout(Some(STALLED_MAX))?;
     let lab = app.lab;
@@ -60,7 +78,11 @@ pub fn serve(app: Data<App>, listener: TcpListener, workers: usize) -> std::io::
         .max_connections(CONNECTIONS_MAX)
         .shutdown_timeout(SHUTDOWN_SECONDS)
         .disable_signals();
-    Ok(server.listen(listener)?.run())
+    let server = match identity {
+        Some(identity) => server.listen_rustls_0_23(listener, tls::acceptor(identity)?)?,
+        None => server.listen(listener)?,
+    };
+    Ok(server.run())
 }
 
 /// The OpenAPI document, collected from the routes: those of the lab if it is open.

@@ -12,7 +12,7 @@ use super::file::{self, Sections};
 use super::{ConfigError, Flags};
 
 /// The names of all settings, as at the top of the configuration file.
-pub(super) const NAMES: [&str; 15] = [
+pub(super) const NAMES: [&str; 17] = [
     "bind",
     "data_dir",
     "engine",
@@ -25,6 +25,8 @@ pub(super) const NAMES: [&str; 15] = [
     "log",
     "insecure",
     "lab",
+    "tls_cert",
+    "tls_key",
     "shard_urls",
     "replica_urls",
     "maindb_url",

@@ -26,8 +26,9 @@ const SETTINGS: [(&str, &str, &str); 11] = [
 /// Those that are true when their flag is given, and have no value there.
 const SWITCHES: [&str; 2] = ["insecure", "lab"];
 
-/// Those about servers; they have stories of their own.
-const OF_SERVERS: [&str; 4] = ["engine", "shard_urls", "replica_urls", "maindb_url"];
+/// Those about servers and certificates; they have stories of their own.
+const ELSEWHERE: [&str; 6] =
+    ["engine", "shard_urls", "replica_urls", "maindb_url", "tls_cert", "tls_key"];
 
 /// What is in force: each setting's value and where it came from.
 pub(crate) fn shown(mut command: Command) -> BTreeMap<String, (String, String)> {
@@ -85,8 +86,8 @@ pub(crate) fn refusal(command: Command) -> String {
 fn without_a_word_the_defaults_are_in_force() {
     let folder = folder();
     let shown = shown(bare_command(folder.path()));
-    assert_eq!(shown.len(), SETTINGS.len() + OF_SERVERS.len(), "{shown:?}");
-    for name in SETTINGS.map(|(name, ..)| name).into_iter().chain(OF_SERVERS) {
+    assert_eq!(shown.len(), SETTINGS.len() + ELSEWHERE.len(), "{shown:?}");
+    for name in SETTINGS.map(|(name, ..)| name).into_iter().chain(ELSEWHERE) {
         assert_eq!(shown[name].1, "default", "{name}");
     }
     for (name, value) in [
@@ -367,7 +368,7 @@ fn the_example_of_dot_env_is_accepted_with_every_line_in_force() {
         let folder = folder();
         write(folder.path(), "tessera.toml", "");
         let out =
-            |name: &str| name == left_out || OF_SERVERS.contains(&name) || name == "pgpassword";
+            |name: &str| name == left_out || ELSEWHERE.contains(&name) || name == "pgpassword";
         let kept = documented().into_iter().filter(|(name, _)| !out(name));
         let lines: String =
             kept.map(|(name, value)| format!("{}={value}\n", variable(&name))).collect();
@@ -386,7 +387,7 @@ fn the_example_of_dot_env_shows_the_defaults() {
     for (name, value) in documented() {
         // The file says of these that they have another default, or none.
         let other = ["weights", "workers", "config", "loadtest_host", "pg_bin", "pgpassword"];
-        if other.contains(&&*name) || (OF_SERVERS.contains(&&*name) && name != "engine") {
+        if other.contains(&&*name) || (ELSEWHERE.contains(&&*name) && name != "engine") {
             continue;
         }
         let (default, _) = &shown[&name];
@@ -401,7 +402,7 @@ fn help_tells_every_setting_and_where_it_may_stand() {
     let output = bare_command(folder.path()).arg("--help").output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success());
-    for name in SETTINGS.map(|(name, ..)| name).into_iter().chain(OF_SERVERS) {
+    for name in SETTINGS.map(|(name, ..)| name).into_iter().chain(ELSEWHERE) {
         let flag = format!("--{}", name.replace('_', "-"));
         assert!(help.contains(&flag), "{flag} is not in\n{help}");
     }

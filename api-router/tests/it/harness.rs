@@ -137,7 +137,8 @@ impl Router {
             let line = lines.next().expect("the router ended before it served").unwrap();
             if let Some(rest) = line.trim().strip_prefix("API") {
                 let url = rest.split_whitespace().next().unwrap();
-                address = Some(url.trim_start_matches("http://").trim_end_matches('/').to_owned());
+                let (_, place) = url.split_once("://").unwrap();
+                address = Some(place.trim_end_matches('/').to_owned());
             }
             banner.push_str(&line);
             banner.push('\n');

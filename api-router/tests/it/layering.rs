@@ -33,7 +33,8 @@ const SHARD_MANAGER: &[&[&str]] = &[
     &["command"],
 ];
 const API_ROUTER: &[&[&str]] = &[
-    &["config", "data_route", "inflate", "negotiation", "problem"],
+    &["data_route", "inflate", "negotiation", "problem", "tls"],
+    &["config"],
     &["body", "compression", "filter", "prefer"],
     &["headers", "query"],
     &["app"],

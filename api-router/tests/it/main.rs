@@ -43,6 +43,7 @@ mod streams;
 mod streams_live;
 mod surface;
 mod tables;
+mod tls;
 mod tokens;
 mod transactions;
 mod wire;

@@ -1,0 +1,202 @@
+//! TLS: the certificate that the router shows, renewed while it runs.
+//!
+//! Certificates live for weeks, routers for months: whoever renews the files (certbot, cert-manager, a person) must not
+//! have to restart anything. The files are looked at every [`LOOK_EVERY`], and at once on SIGHUP. Connections that are
+//! open keep what they began with; new ones get the new certificate. A pair that cannot be used changes nothing: the
+//! old certificate stays and the log says why, once for each cause.
+//!
+//! **Invariant:** key and certificate are taken together or not at all: between the renewal of one file and of the
+//! other they do not fit, and such a pair is never shown.
+//! **Not here:** TLS to PostgreSQL (the shard manager), who may ask for what (nobody is authenticated).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, ServerConfig};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How often the files are looked at.
+pub const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Longest file that is read. A chain of certificates has a few KiB.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Where the certificate is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// The certificate of the router, then those between it and the authority, as PEM.
+    pub certificate: PathBuf,
+    /// Its private key, as PEM.
+    pub key: PathBuf,
+}
+
+/// Why a pair of files cannot be used. No byte of them is told.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file that cannot be read, or holds too much.
+    #[error("{}: {cause}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// Each file is fine by itself.
+    #[error("the key in {} is not that of the certificate in {}", key.display(), certificate.display())]
+    Strangers {
+        /// The certificate.
+        certificate: PathBuf,
+        /// The key.
+        key: PathBuf,
+    },
+    /// This process cannot speak TLS, or cannot be told of new files.
+    #[error("{0}")]
+    Setup(String),
+}
+
+/// The certificate that is shown now.
+#[derive(Debug)]
+pub struct Identity {
+    files: Files,
+    shown: ArcSwap<CertifiedKey>,
+}
+
+impl Identity {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// [`TlsError`] names the file and what is wrong with it.
+    pub fn read(files: Files) -> Result<Self, TlsError> {
+        let shown = ArcSwap::from_pointee(pair(&files)?);
+        Ok(Self { files, shown })
+    }
+
+    /// Reads the files again and shows what is in them; whether that is another certificate than before.
+    ///
+    /// # Errors
+    /// [`TlsError`], and then nothing has changed.
+    pub fn renew(&self) -> Result<bool, TlsError> {
+        let found = pair(&self.files)?;
+        let is_new = found.cert != self.shown.load().cert;
+        if is_new {
+            self.shown.store(Arc::new(found));
+        }
+        Ok(is_new)
+    }
+}
+
+impl ResolvesServerCert for Identity {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.shown.load_full())
+    }
+}
+
+/// How connections are taken: TLS 1.2 and 1.3, whatever the identity shows at that moment, no certificate of clients.
+///
+/// # Errors
+/// [`TlsError::Setup`].
+pub fn acceptor(identity: Arc<Identity>) -> Result<ServerConfig, TlsError> {
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Setup(error.to_string()))?;
+    Ok(builder.with_no_client_auth().with_cert_resolver(identity))
+}
+
+/// Whoever asks for the files to be looked at.
+#[derive(Debug)]
+pub struct Renewal {
+    identity: Arc<Identity>,
+    asked: Signal,
+}
+
+impl Renewal {
+    /// From now on SIGHUP does not end the process: it asks for the files to be read.
+    ///
+    /// # Errors
+    /// [`TlsError::Setup`] where signals cannot be received.
+    pub fn of(identity: Arc<Identity>) -> Result<Self, TlsError> {
+        let asked = signal(SignalKind::hangup()).map_err(|e| TlsError::Setup(e.to_string()))?;
+        Ok(Self { identity, asked })
+    }
+
+    /// Follows the files for ever.
+    pub async fn run(mut self) {
+        let mut told = String::new();
+        loop {
+            let by_hand = tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => false,
+                _ = self.asked.recv() => true,
+            };
+            let identity = self.identity.clone();
+            let renewed = tokio::task::spawn_blocking(move || identity.renew()).await;
+            let renewed = renewed.map_err(|error| TlsError::Setup(error.to_string()));
+            match renewed.and_then(|renewed| renewed) {
+                Ok(is_new) => {
+                    told.clear();
+                    if is_new {
+                        tracing::info!("the certificate is renewed: new connections get it");
+                    } else if by_hand {
+                        tracing::info!("the certificate was looked at: it is the same");
+                    }
+                }
+                Err(error) => {
+                    let cause = error.to_string();
+                    if by_hand || cause != told {
+                        tracing::warn!(
+                            "the certificate is not renewed, the old one stays: {cause}"
+                        );
+                    }
+                    told = cause;
+                }
+            }
+        }
+    }
+}
+
+/// Named, not taken from the process: another crate may bring another provider.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn pair(files: &Files) -> Result<CertifiedKey, TlsError> {
+    let Files { certificate, key } = files;
+    let bad = |path: &Path, cause: &str| TlsError::File {
+        path: path.to_owned(),
+        cause: cause.to_owned(),
+    };
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content(certificate)?).collect();
+    let chain = chain.map_err(|_| bad(certificate, "its PEM is broken"))?;
+    if chain.is_empty() {
+        return Err(bad(certificate, "there is no certificate in it, as PEM"));
+    }
+    let private = PrivateKeyDer::from_pem_slice(&content(key)?).map_err(|error| match error {
+        pem::Error::NoItemsFound => {
+            bad(key, "there is no private key in it that has no passphrase, as PEM")
+        }
+        _ => bad(key, "its PEM is broken"),
+    })?;
+    CertifiedKey::from_der(chain, private, &provider()).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            TlsError::Strangers { certificate: certificate.clone(), key: key.clone() }
+        }
+        rustls::Error::InvalidCertificate(error) => bad(certificate, &format!("{error}")),
+        _ => {
+            bad(key, "a key of this kind cannot be used: take RSA, ECDSA (P-256, P-384) or Ed25519")
+        }
+    })
+}
+
+fn content(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let bad = |cause: String| TlsError::File { path: path.to_owned(), cause };
+    let length = std::fs::metadata(path).map_err(|error| bad(error.to_string()))?.len();
+    if length > FILE_BYTES_MAX {
+        return Err(bad(format!("it has {length} bytes; at most {FILE_BYTES_MAX} are read")));
+    }
+    std::fs::read(path).map_err(|error| bad(error.to_string()))
+}

@@ -1,0 +1,200 @@
+//! Stories of TLS: clients prove to whom they speak, and a renewed certificate needs no restart.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
+
+use rcgen::{CertificateParams, KeyPair};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{PATIENCE, Router, command, refused_start};
+
+/// A folder with a certificate and its key; whoever trusts exactly it can be sure of the router.
+struct Papers {
+    folder: TempDir,
+}
+
+impl Papers {
+    fn new() -> Self {
+        let papers = Self { folder: tempfile::tempdir().unwrap() };
+        papers.renew();
+        papers
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A new certificate for the same names; the one before is kept as `old.pem`.
+    fn renew(&self) {
+        if self.path("cert.pem").exists() {
+            fs::copy(self.path("cert.pem"), self.path("old.pem")).unwrap();
+        }
+        let (certificate, key) = fresh();
+        fs::write(self.path("cert.pem"), certificate).unwrap();
+        fs::write(self.path("key.pem"), key).unwrap();
+    }
+
+    /// A command that starts a router with them.
+    fn router(&self) -> Command {
+        let mut command = command(&self.path("data"));
+        command.arg("--tls-cert").arg(self.path("cert.pem"));
+        command.arg("--tls-key").arg(self.path("key.pem"));
+        command
+    }
+
+    /// What curl gets that trusts this certificate alone.
+    fn curl(&self, trusted: &str, router: &Router, path: &str, more: &[&str]) -> Output {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--max-time", "20", "--cacert"]);
+        curl.arg(self.path(trusted)).args(more);
+        curl.arg(format!("https://{}{path}", router.address())).output().unwrap()
+    }
+
+    fn is_proven_by(&self, trusted: &str, router: &Router) -> bool {
+        self.curl(trusted, router, "/live", &["--fail"]).status.success()
+    }
+}
+
+/// A certificate for this machine that is its own authority, and its key.
+fn fresh() -> (String, String) {
+    let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+    (certificate.pem(), key.serialize_pem())
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn the_api_is_the_same_over_tls() {
+    let papers = Papers::new();
+    let router = Router::start_command(papers.router());
+    let banner = router.banner();
+    assert!(banner.contains(&format!("https://{}/", router.address())), "{banner}");
+    assert!(!banner.contains("http://"), "{banner}");
+    let row = json!({"table": "users", "data":
+        {"user_id": "u", "name": "John", "email": "john@example.com"}});
+    // A page that is served here writes too, and one from elsewhere does not.
+    for (origin, written) in [
+        (format!("https://{}", router.address()), true),
+        ("https://elsewhere.example".to_owned(), false),
+    ] {
+        let more = [
+            "--header",
+            "x-shard-key: u",
+            "--header",
+            "content-type: application/json",
+            "--header",
+            &format!("origin: {origin}"),
+            "--data",
+            &row.to_string(),
+        ];
+        let output = papers.curl("cert.pem", &router, "/api/write", &more);
+        let answer: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
+        assert_eq!(answer["success"], written, "{origin}: {answer}");
+    }
+}
+
+#[test]
+fn who_does_not_trust_the_certificate_or_speaks_no_tls_gets_nothing() {
+    let papers = Papers::new();
+    let router = Router::start_command(papers.router());
+    papers.renew();
+    fs::rename(papers.path("old.pem"), papers.path("its.pem")).unwrap();
+    assert!(papers.is_proven_by("its.pem", &router));
+    assert!(!papers.is_proven_by("cert.pem", &router), "another certificate proves nothing");
+    let plain = router.raw(b"GET /live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    assert!(!text(&plain).contains("HTTP/1.1 200"), "{}", text(&plain));
+    assert!(papers.is_proven_by("its.pem", &router), "nobody else is hurt by that");
+}
+
+#[test]
+fn a_renewed_certificate_is_shown_without_a_restart_and_a_broken_one_changes_nothing() {
+    let papers = Papers::new();
+    let log = papers.path("log");
+    let router = Router::start_logging(papers.router(), fs::File::create(&log).unwrap().into());
+    let asked = |words: &str| {
+        router.signal("HUP");
+        wait_for(&log, words);
+    };
+    // The certificate is written, its key not yet: what a renewal looks like halfway.
+    let (key, certificate) = (papers.path("key.pem"), papers.path("cert.pem"));
+    let old_key = fs::read(&key).unwrap();
+    papers.renew();
+    let new_key = fs::read(&key).unwrap();
+    fs::write(&key, old_key).unwrap();
+    asked("is not that of the certificate");
+    assert!(papers.is_proven_by("old.pem", &router), "the old pair goes on");
+    fs::write(&key, new_key).unwrap();
+    asked("the certificate is renewed");
+    assert!(papers.is_proven_by("cert.pem", &router));
+    assert!(!papers.is_proven_by("old.pem", &router));
+    fs::copy(&certificate, papers.path("good.pem")).unwrap();
+    fs::write(&certificate, "-----BEGIN CERTIFICATE-----\nnonsense").unwrap();
+    asked("its PEM is broken");
+    fs::remove_file(&certificate).unwrap();
+    asked("No such file");
+    assert!(papers.is_proven_by("good.pem", &router));
+}
+
+/// Waits until the log has these words; it is read as it grows.
+fn wait_for(log: &Path, words: &str) {
+    let mut lines = BufReader::new(fs::File::open(log).unwrap());
+    let (began, mut line) = (Instant::now(), String::new());
+    while !line.contains(words) {
+        assert!(began.elapsed() < PATIENCE, "the log never says: {words}");
+        line.clear();
+        if lines.read_line(&mut line).unwrap() == 0 {
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn files_that_are_no_pair_are_refused_at_the_start_by_name() {
+    let papers = Papers::new();
+    let (_, other_key) = fresh();
+    let file = |name: &str, content: &str| fs::write(papers.path(name), content).unwrap();
+    file("other.pem", &other_key);
+    file("empty.pem", "");
+    file("large.pem", &"x".repeat(2 << 20));
+    file(
+        "locked.pem",
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+    );
+    for (certificate, key, message) in [
+        ("cert.pem", "other.pem", "other.pem is not that of the certificate"),
+        ("empty.pem", "key.pem", "empty.pem: there is no certificate in it"),
+        ("key.pem", "key.pem", "key.pem: there is no certificate in it"),
+        ("cert.pem", "cert.pem", "cert.pem: there is no private key in it"),
+        (
+            "cert.pem",
+            "locked.pem",
+            "locked.pem: there is no private key in it that has no passphrase",
+        ),
+        ("cert.pem", "large.pem", "large.pem: it has 2097152 bytes"),
+        ("cert.pem", "nowhere.pem", "nowhere.pem: No such file"),
+    ] {
+        let mut start = command(&papers.path("data"));
+        start.arg("--tls-cert").arg(papers.path(certificate));
+        start.arg("--tls-key").arg(papers.path(key)).stdout(Stdio::piped());
+        let (code, said) = refused_start(start);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(message), "{message}: {said}");
+        assert!(!said.contains("BEGIN"), "{said}");
+    }
+    for (flag, other) in [("--tls-cert", "tls_key"), ("--tls-key", "tls_cert")] {
+        let mut start = command(&papers.path("data"));
+        start.arg(flag).arg(papers.path("cert.pem"));
+        let (code, said) = refused_start(start);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(&format!("needs {other} beside it")), "{said}");
+    }
+}
