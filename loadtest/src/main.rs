@@ -115,7 +115,7 @@ async fn run(options: &Options) -> anyhow::Result<Report> {
     if options.load.chaos {
         return verified::under_chaos(options).await;
     }
-    let pools = pools(options);
+    let pools = pools(options)?;
     for pool in &pools {
         wire::check_ready(pool).await?;
     }
@@ -129,8 +129,8 @@ async fn run(options: &Options) -> anyhow::Result<Report> {
     Ok(Report::new(options, &tally.counts(), ran))
 }
 
-fn pools(options: &Options) -> Vec<Arc<Pool>> {
-    options.targets.iter().map(|target| Arc::new(Pool::new(target.clone()))).collect()
+fn pools(options: &Options) -> anyhow::Result<Vec<Arc<Pool>>> {
+    options.targets.iter().map(|target| Ok(Arc::new(Pool::new(target.clone())?))).collect()
 }
 
 /// Lets goose run a scenario, and watches.

@@ -45,7 +45,7 @@ pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     let mut options = options.clone();
     options.aim_at(&victims.url()).map_err(anyhow::Error::msg)?;
     let file = open_history(&options)?;
-    let pools = crate::pools(&options);
+    let pools = crate::pools(&options)?;
     let pool = Arc::clone(&pools[0]);
     chaos::ready(&pool, chaos::LIVENESS).await?;
 

@@ -1,4 +1,4 @@
-//! Wire: how the tester speaks to a router, in plain HTTP/1.1 as any other client would.
+//! Wire: how the tester speaks to a router, in HTTP/1.1 as any other client would, plain or by TLS.
 //!
 //! **Invariant:** a request is sent once: no retry, no redirect, no proxy. What is counted is what went over the wire.
 //! **Not here:** what to ask (`requests`), and whether an answer is right (`verdict`).
@@ -6,6 +6,7 @@
 mod connection;
 mod pool;
 mod target;
+mod trust;
 
 pub(crate) use pool::Pool;
 pub(crate) use target::Target;

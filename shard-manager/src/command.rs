@@ -4,6 +4,7 @@
 //! that it could not be done at all: wrong use, or a cluster that cannot be reached.
 //! **Not here:** the work itself (the library), how results are shown (`screen`).
 
+mod agent;
 mod backup;
 mod check;
 mod cluster;

@@ -10,7 +10,8 @@ use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{PATIENCE, Router, command, refused_start};
+use crate::commands::PROGRAM;
+use crate::harness::{PATIENCE, Router, command, refused_start, sightless};
 
 /// A folder with a certificate and its key; whoever trusts exactly it can be sure of the router.
 struct Papers {
@@ -100,6 +101,29 @@ fn the_api_is_the_same_over_tls() {
             .unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
         assert_eq!(answer["success"], written, "{origin}: {answer}");
     }
+}
+
+#[test]
+fn the_command_line_asks_by_tls_whom_it_can_trust() {
+    let papers = Papers::new();
+    let router = Router::start_command(papers.router());
+    let url = format!("https://{}", router.address());
+    let ask = |trusted: &str, words: &[&str]| {
+        let mut command = sightless(Command::new(&*PROGRAM), papers.folder.path());
+        command.args(words).args(["--url", &url]).env("SSL_CERT_FILE", papers.path(trusted));
+        let output = command.env_remove("SSL_CERT_DIR").output().unwrap();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, told, said) = ask("cert.pem", &["status", "--json"]);
+    assert_eq!(code, Some(0), "{told} {said}");
+    let (code, told, said) = ask("cert.pem", &["generate", "--users", "10"]);
+    assert_eq!(code, Some(0), "{told} {said}");
+    papers.renew();
+    let (code, told, said) = ask("cert.pem", &["status"]);
+    assert_ne!(code, Some(0), "{told}");
+    assert!(said.contains("no router answers at https://"), "{said}");
+    let (_, _, said) = ask("key.pem", &["status"]);
+    assert!(said.contains("name a file of them by SSL_CERT_FILE"), "{said}");
 }
 
 #[test]

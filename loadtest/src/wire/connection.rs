@@ -6,9 +6,11 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::target::Target;
+use super::trust::Trust;
 use super::{ANSWER_BYTES_MAX, Answer, Asked, NOT_CONNECTED, broken};
 use crate::verdict::Failure;
 
@@ -16,10 +18,20 @@ use crate::verdict::Failure;
 pub(super) struct Connection(SendRequest<Full<Bytes>>);
 
 impl Connection {
-    pub(super) async fn open(target: &Target) -> Result<Self, Failure> {
+    pub(super) async fn open(target: &Target, trust: Option<&Trust>) -> Result<Self, Failure> {
         let refused = |error: io::Error| Failure::new(None, NOT_CONNECTED, &reason(&error));
         let stream = TcpStream::connect(target.address()).await.map_err(refused)?;
         stream.set_nodelay(true).map_err(refused)?;
+        match trust {
+            None => Self::over(stream).await,
+            Some(trust) => Self::over(trust.secure(stream).await.map_err(refused)?).await,
+        }
+    }
+
+    async fn over<S>(stream: S) -> Result<Self, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let (sender, driver) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Failure::new(None, NOT_CONNECTED, &error.to_string()))?;

@@ -9,18 +9,25 @@ use std::time::Duration;
 
 use super::connection::Connection;
 use super::target::Target;
+use super::trust::Trust;
 use super::{Answer, Asked};
 use crate::verdict::Failure;
 
 pub(crate) struct Pool {
     target: Target,
+    trust: Option<Trust>,
     /// Nobody waits on these. The last used is used next.
     idle: Mutex<Vec<Connection>>,
 }
 
 impl Pool {
-    pub(crate) fn new(target: Target) -> Self {
-        Self { target, idle: Mutex::default() }
+    /// No connection is open yet.
+    ///
+    /// # Errors
+    /// Where the target is secure and this machine trusts nobody.
+    pub(crate) fn new(target: Target) -> anyhow::Result<Self> {
+        let trust = target.is_secure().then(|| Trust::in_host(target.host())).transpose()?;
+        Ok(Self { target, trust, idle: Mutex::default() })
     }
 
     pub(crate) fn target(&self) -> &Target {
@@ -46,7 +53,7 @@ impl Pool {
     async fn connection(&self) -> Result<Connection, Failure> {
         loop {
             let Some(mut idle) = self.idle().pop() else {
-                return Connection::open(&self.target).await;
+                return Connection::open(&self.target, self.trust.as_ref()).await;
             };
             if idle.is_ready().await {
                 return Ok(idle);

@@ -12,6 +12,7 @@ use hyper::header::HeaderValue;
 pub(crate) struct Target {
     host: String,
     port: u16,
+    is_secure: bool,
     /// As the header `Host` names it.
     pub(super) name: HeaderValue,
 }
@@ -21,6 +22,16 @@ impl Target {
     pub(crate) fn is_loopback(&self) -> bool {
         self.host == "localhost"
             || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
+    /// The name or address alone.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Whether it is spoken to by TLS.
+    pub(super) fn is_secure(&self) -> bool {
+        self.is_secure
     }
 
     /// What to connect to.
@@ -35,24 +46,26 @@ impl FromStr for Target {
     fn from_str(raw: &str) -> Result<Self, Self::Err> {
         let wanted = "write it like http://127.0.0.1:3000";
         let uri = Uri::from_str(raw).map_err(|error| format!("{error}; {wanted}"))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => return Err(format!("TLS is not spoken here; {wanted}")),
+        let is_secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
             _ => return Err(format!("scheme, host and port only; {wanted}")),
-        }
+        };
         let plain = matches!(uri.path(), "" | "/") && uri.query().is_none() && !raw.contains('#');
         let authority = uri.authority().filter(|name| plain && !name.as_str().contains('@'));
         let authority = authority.ok_or_else(|| format!("scheme, host and port only; {wanted}"))?;
         let name = HeaderValue::from_str(authority.as_str())
             .map_err(|error| format!("{error}; {wanted}"))?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { host, port: authority.port_u16().unwrap_or(80), name })
+        let port = authority.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
+        Ok(Self { host, port, is_secure, name })
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "http://{}", self.name.to_str().unwrap_or_default())
+        let scheme = if self.is_secure { "https" } else { "http" };
+        write!(out, "{scheme}://{}", self.name.to_str().unwrap_or_default())
     }
 }
 
@@ -66,6 +79,7 @@ mod tests {
             ("http://127.0.0.1:3000", "http://127.0.0.1:3000"),
             ("http://[::1]:3000/", "http://[::1]:3000"),
             ("http://localhost", "http://localhost"),
+            ("https://localhost", "https://localhost"),
         ] {
             let target: Target = good.parse().unwrap();
             assert_eq!(target.to_string(), told);
@@ -78,7 +92,6 @@ mod tests {
             "http://me@localhost",
             "http://localhost?a=b",
             "http://localhost#a",
-            "https://localhost",
             "http://",
             "",
         ] {

@@ -4,6 +4,7 @@
 
 mod check;
 mod cluster;
+mod encrypted;
 mod fake;
 mod reports;
 mod router;

@@ -133,7 +133,7 @@ impl ShownShard {
 
 fn show(args: &ShowArgs, screen: &Screen) -> Result<(), Trouble> {
     let shown = match &args.source.url {
-        Some(url) => ask(&Router::at(url))?,
+        Some(url) => ask(&Router::at(url)?)?,
         None => look(&DirView::open(&args.source.place.data_dir)?),
     };
     Ok(screen.show(&shown, |screen| text(&shown, args.ranges, screen))?)

@@ -46,7 +46,7 @@ enum Map {
 /// Tells where keys live.
 pub(super) fn run(args: &RouteArgs, screen: &Screen) -> Result<(), Trouble> {
     let map = match &args.source.url {
-        Some(url) => Map::Router(Router::at(url)),
+        Some(url) => Map::Router(Router::at(url)?),
         None => Map::Files(DirView::open(&args.source.place.data_dir)?),
     };
     if args.keys.iter().any(|key| key == "-") {

@@ -8,6 +8,7 @@ use serde_json::Value;
 use ureq::Agent;
 
 use super::Trouble;
+use super::agent::agent;
 
 /// An answer that takes longer is none.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -20,12 +21,13 @@ pub(super) struct Router {
 
 impl Router {
     /// The router at a URL; nothing is asked yet.
-    pub(super) fn at(url: &str) -> Self {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(ANSWER_MAX))
-            .build();
-        Self { agent: config.into(), url: url.trim_end_matches('/').to_owned() }
+    ///
+    /// # Errors
+    /// An address that is none, or nobody to trust.
+    pub(super) fn at(url: &str) -> Result<Self, Trouble> {
+        let patient = Agent::config_builder().timeout_global(Some(ANSWER_MAX));
+        let agent = agent(url, patient).map_err(Trouble::Refused)?;
+        Ok(Self { agent, url: url.trim_end_matches('/').to_owned() })
     }
 
     /// The answer to a GET, whatever its status.

@@ -178,7 +178,7 @@ fn look_at_node(view: &DirView, file: &NodeFile, running: bool) -> NodeStatus {
 }
 
 fn ask(url: &str) -> Result<Status, Trouble> {
-    let router = Router::at(url);
+    let router = Router::at(url)?;
     let health = router.get("/api/health", &[])?;
     let shards = router.get("/api/shards", &[])?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

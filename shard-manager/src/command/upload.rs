@@ -13,6 +13,7 @@ use shard_manager::keyspace::Keyspace;
 use ureq::http::Response;
 use ureq::{Agent, AsSendBody, Body, SendBody};
 
+use super::agent::agent;
 use super::interrupt;
 
 /// Tries of one request.
@@ -115,16 +116,10 @@ impl Router {
     /// The router at an address such as `http://127.0.0.1:3000`.
     pub(super) fn at(url: &str) -> Result<Self, UploadError> {
         let url = url.trim_end_matches('/').to_owned();
-        if !url.starts_with("http://") {
-            let told = format!("`{url}` is no address of a router: it begins with http://");
-            return Err(UploadError::Refused(told));
-        }
-        let agent = Agent::config_builder()
-            .http_status_as_error(false)
+        let patient = Agent::config_builder()
             .timeout_connect(Some(CONNECT_MAX))
-            .timeout_recv_response(Some(ANSWER_MAX))
-            .build()
-            .new_agent();
+            .timeout_recv_response(Some(ANSWER_MAX));
+        let agent = agent(&url, patient).map_err(UploadError::Refused)?;
         Ok(Self { agent, url })
     }
 

@@ -1,0 +1,71 @@
+//! Stories about https: the tester proves the promises of a router that proves itself, and asks no other.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use rcgen::{CertificateParams, KeyPair};
+
+use crate::router::PROGRAM;
+use crate::text;
+
+/// A router over files that shows a certificate of its own; killed when it is dropped.
+struct Router {
+    child: Child,
+    address: String,
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Writes a certificate for this machine, and its key.
+fn certify(folder: &Path, name: &str) {
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let certificate = certificate.self_signed(&key).unwrap();
+    std::fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
+    std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+}
+
+fn start(folder: &Path) -> Router {
+    let mut command = Command::new(&*PROGRAM);
+    command.args(["--bind", "127.0.0.1:0", "--log", "error"]).current_dir(folder);
+    command.args(["--tls-cert", "its.pem", "--tls-key", "its.key"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let line = lines.find(|line| line.trim_start().starts_with("API")).unwrap();
+    let address = line.split_whitespace().nth(1).unwrap().to_owned();
+    // Whoever writes to a pipe that nobody reads any more is ended.
+    std::thread::spawn(move || lines.count());
+    Router { child, address }
+}
+
+fn verify(router: &Router, trusted: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    command.env_remove("TESSERA_LOADTEST_HOST").env_remove("SSL_CERT_DIR");
+    command.env("SSL_CERT_FILE", trusted).args(["--verify", "--users", "4", "--run-time", "1"]);
+    command.args(["--host", &router.address]).output().unwrap()
+}
+
+#[test]
+fn a_router_that_proves_itself_is_tested_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    certify(folder.path(), "its");
+    certify(folder.path(), "another");
+    let router = start(folder.path());
+    assert!(router.address.starts_with("https://"), "{}", router.address);
+    let output = verify(&router, &folder.path().join("its.pem"));
+    let (told, said) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{told} {said}");
+    let output = verify(&router, &folder.path().join("another.pem"));
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("no router answers") && said.contains("certificate"), "{said}");
+    let output = verify(&router, &folder.path().join("another.key"));
+    let said = text(&output.stderr);
+    assert!(said.contains("name a file of them by SSL_CERT_FILE"), "{said}");
+}

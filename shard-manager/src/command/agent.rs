@@ -1,0 +1,46 @@
+//! Agent: the HTTP client of the commands; by TLS where the address says so.
+//!
+//! Trusted is whom this machine trusts, or the certificates of the file that the variable `SSL_CERT_FILE` names, which
+//! other programs heed as well: for an authority of one's own, or a router that is its own.
+//!
+//! **Not here:** what is asked (`command/router`, `command/upload`).
+
+use std::sync::Arc;
+
+use rustls::crypto::ring;
+use ureq::Agent;
+use ureq::config::ConfigBuilder;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::typestate::AgentScope;
+
+/// A client for the router at this address.
+///
+/// # Errors
+/// A sentence about what is no address of a router, or why no certificate can be checked.
+pub(super) fn agent(url: &str, options: ConfigBuilder<AgentScope>) -> Result<Agent, String> {
+    let options = options.http_status_as_error(false);
+    match url.split_once("://") {
+        Some(("http", _)) => Ok(options.build().new_agent()),
+        Some(("https", _)) => Ok(options.tls_config(trusting()?).build().new_agent()),
+        Some(_) | None => {
+            Err(format!("`{url}` is no address of a router: it begins with http:// or https://"))
+        }
+    }
+}
+
+fn trusting() -> Result<TlsConfig, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let trusted: Vec<Certificate<'static>> =
+        found.certs.iter().map(|one| Certificate::from_der(one).to_owned()).collect();
+    if trusted.is_empty() {
+        let causes: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+        let cause = if causes.is_empty() { "none was found".to_owned() } else { causes.join("; ") };
+        return Err(format!(
+            "this machine trusts no certificates ({cause}): name a file of them by SSL_CERT_FILE"
+        ));
+    }
+    // Named, not taken from the process: another crate may bring another provider.
+    let provider = Arc::new(ring::default_provider());
+    let trusting = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&trusted));
+    Ok(trusting.unversioned_rustls_crypto_provider(provider).build())
+}
