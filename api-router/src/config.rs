@@ -53,6 +53,7 @@ Examples:
                                                  keys A:… on shard1, keys B:… on shard2
   SHARD_URLS=postgres://app@db1/app,postgres://app@db2/app api-router
                                                  two shards on servers of PostgreSQL
+  api-router --doctor                            what is wrong with the set-up, and what to do
   api-router --print-config                      what is in force, and why"
 )]
 pub struct Flags {
@@ -114,6 +115,10 @@ pub struct Flags {
     /// A TOML file with any of these settings, and sections for servers [default: tessera.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Look at all that a start needs, and at what may hurt later, change nothing, and end: exit code 1 if something
+    /// must be mended
+    #[arg(long, conflicts_with = "print_config")]
+    pub doctor: bool,
     /// Print what is in force and where each value came from, and end
     #[arg(long)]
     pub print_config: bool,

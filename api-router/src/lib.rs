@@ -25,3 +25,5 @@ pub mod gate;
 pub mod routes;
 
 pub mod server;
+
+pub mod doctor;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use actix_web::web::Data;
 use api_router::app::App;
 use api_router::config::{Config, Engine, Flags};
+use api_router::doctor;
 use api_router::server;
 use api_router::tls::{Identity, Renewal};
 use clap::Parser;
@@ -42,7 +43,8 @@ fn main() -> ExitCode {
         return ExitCode::from(USAGE);
     }
     let config = match Config::read(&flags).and_then(|config| {
-        let exposed = if flags.print_config { Ok(()) } else { config.check_exposure() };
+        let looks = flags.print_config || flags.doctor;
+        let exposed = if looks { Ok(()) } else { config.check_exposure() };
         exposed.map(|()| config)
     }) {
         Ok(config) => config,
@@ -54,6 +56,12 @@ fn main() -> ExitCode {
     if flags.print_config {
         print!("{}", config.table());
         return ExitCode::SUCCESS;
+    }
+    if flags.doctor {
+        let found = actix_web::rt::System::new().block_on(doctor::examine(&config));
+        // A reader that went away changes nothing about the verdict.
+        let _ = std::io::stdout().write_all(doctor::report(&found).as_bytes());
+        return if doctor::is_fit(&found) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     start_log(config.log);
     match actix_web::rt::System::new().block_on(run(&config)) {

@@ -30,7 +30,7 @@ const HEAD_MAX: Duration = Duration::from_secs(5);
 /// the framework waits for ever: the kernel ends such a connection.
 const STALLED_MAX: Duration = Duration::from_secs(30);
 /// Connections of one worker: each holds buffers of some 16 KiB.
-const CONNECTIONS_MAX: usize = 4_096;
+pub const CONNECTIONS_MAX: usize = 4_096;
 
 /// Why nothing is served.
 #[derive(Debug, thiserror::Error)]

@@ -47,4 +47,6 @@ pub mod control;
 
 pub mod manager;
 
+pub mod doctor;
+
 pub mod fill;

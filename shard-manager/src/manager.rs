@@ -40,7 +40,7 @@ use crate::value::Value;
 
 use backing::Backing;
 pub use bulk::{BulkDone, BulkRow, BulkRowDone};
-pub use connected::ConnectedCluster;
+pub use connected::{ConnectedCluster, check_members};
 pub use embedded::EmbeddedCluster;
 pub use tables::Made;
 

@@ -17,6 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::ground;
+use crate::secrets::Secrets;
 
 /// How long anything that must happen may take before a test says that it does not.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,6 +42,7 @@ pub(crate) struct Router {
     data: Option<TempDir>,
     /// The tokens of answers that no later answer has taken in yet: threads get theirs at the same time.
     session: Mutex<Vec<String>>,
+    secrets: Secrets,
 }
 
 /// What the router answered.
@@ -121,13 +123,17 @@ impl Router {
         router
     }
 
-    /// A router from a command made by hand; waits until its banner tells the address.
+    /// A router from a command made by hand; waits until its banner tells the address. Its log is shown, and watched.
     pub(crate) fn start_command(command: Command) -> Self {
-        Self::start_logging(command, Stdio::inherit())
+        let mut router = Self::start_logging(command, Stdio::piped());
+        let log = BufReader::new(router.child.stderr.take().unwrap());
+        router.secrets.watch(log);
+        router
     }
 
     /// The same, with its log where the test wants it.
     pub(crate) fn start_logging(mut command: Command, log: Stdio) -> Self {
+        let secrets = Secrets::of(&command);
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut banner = String::new();
@@ -152,7 +158,8 @@ impl Router {
             .timeout_global(Some(PATIENCE))
             .build();
         let session = Mutex::default();
-        Self { child, address, banner, agent: agent.into(), data: None, session }
+        secrets.look(banner.as_bytes());
+        Self { child, address, banner, agent: agent.into(), data: None, session, secrets }
     }
 
     /// What it printed when it was ready.
@@ -240,6 +247,8 @@ impl Router {
             None => self.agent.run(request.body(()).unwrap())?,
         };
         let body = response.body_mut().with_config().limit(256 << 20).read_to_vec()?;
+        self.secrets.look(&body);
+        response.headers().values().for_each(|value| self.secrets.look(value.as_bytes()));
         Ok(Reply { status: response.status().as_u16(), headers: response.headers().clone(), body })
     }
 
@@ -324,6 +333,9 @@ impl Drop for Router {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if !std::thread::panicking() {
+            self.secrets.look(b"");
+        }
     }
 }
 

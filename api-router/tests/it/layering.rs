@@ -28,6 +28,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
     &["backup", "shard"],
     &["control"],
     &["manager"],
+    &["doctor"],
     &["fill"],
     &["screen"],
     &["command"],
@@ -41,6 +42,7 @@ const API_ROUTER: &[&[&str]] = &[
     &["answer"],
     &["gate", "routes"],
     &["server"],
+    &["doctor"],
 ];
 const ANALYTICS: &[&[&str]] = &[
     &["sample", "window", "histogram", "errors"],

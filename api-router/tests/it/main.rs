@@ -15,6 +15,7 @@ mod csv_records;
 mod databases;
 mod declarations;
 mod distribution;
+mod doctor;
 mod durability;
 mod faults;
 mod figures;
@@ -36,6 +37,7 @@ mod replicas;
 #[cfg(not(feature = "sabotage"))]
 mod sabotage;
 mod saving;
+mod secrets;
 mod servers;
 mod sockets;
 mod strategies;

@@ -124,6 +124,16 @@ fn every_code_is_produced_or_needs_a_fault() {
 }
 
 #[test]
+fn an_operator_finds_every_code_in_the_guide() {
+    let guide = include_str!("../../../shard-manager/docs/operations.md");
+    let rows = guide.lines().filter(|line| line.starts_with("| TSR"));
+    let told: String = rows.map(|row| row.split('|').nth(1).unwrap()).collect();
+    for code in api_router::problem::Code::ALL {
+        assert!(told.contains(code.name()), "{} is in no row", code.name());
+    }
+}
+
+#[test]
 fn every_problem_has_the_members_of_the_contract() {
     let router = Router::start();
     for (code, status, reply) in problems(&router) {

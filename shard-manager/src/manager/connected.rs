@@ -159,6 +159,18 @@ async fn open(
     Ok((opened, registry, found, catalog_node))
 }
 
+/// Whether the nodes that are named make shards: each one primary, each replica of one of them. Nothing is changed.
+///
+/// # Errors
+/// [`OpenError`] with the first reason why not.
+pub async fn check_members(address: &ClusterAddress) -> Result<(), OpenError> {
+    let names: Vec<String> = address.shards.iter().enumerate().map(name).collect();
+    let members = members::find(address, &names).await?;
+    let sessions: Vec<Session> =
+        members.into_iter().map(|Members { session, .. }| session).collect();
+    check_distinct(&sessions, &names)
+}
+
 fn name((index, shard): (usize, &ShardAddress)) -> String {
     shard.name.clone().unwrap_or_else(|| format!("shard{}", index + 1))
 }

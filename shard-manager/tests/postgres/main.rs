@@ -10,6 +10,7 @@ mod cluster;
 mod connecting;
 mod crash;
 mod drafts;
+mod dumping;
 mod equality;
 mod failover;
 mod faults;

@@ -1,0 +1,112 @@
+//! Doctor: what a start with this configuration would meet, and what may hurt later.
+//!
+//! **Invariant:** looking changes nothing.
+//! **Not here:** the shards, which the shard manager looks at.
+
+use std::fmt::Write as _;
+use std::io::ErrorKind;
+use std::net::TcpListener;
+
+use rustix::process::{Resource, getrlimit};
+use shard_manager::doctor::{Finding, Verdict, files, servers};
+
+use crate::config::{Config, Engine};
+use crate::server::CONNECTIONS_MAX;
+use crate::tls::Identity;
+
+/// Files that a router has open beside the connections of clients.
+const FILES_BESIDE: usize = 256;
+
+/// Looks at everything.
+pub async fn examine(config: &Config) -> Vec<Finding> {
+    let mut found = vec![port(config), exposure(config), open_files(config)];
+    found.extend(certificate(config));
+    found.extend(match &config.engine {
+        Engine::Embedded { data_dir } => files(data_dir),
+        Engine::Postgres(cluster) => servers(cluster).await,
+    });
+    found
+}
+
+/// Whether a router would start, with all that it is to have.
+pub fn is_fit(found: &[Finding]) -> bool {
+    found.iter().all(|finding| finding.verdict < Verdict::Fault)
+}
+
+/// One finding a line, then how many there are.
+pub fn report(found: &[Finding]) -> String {
+    let width = found.iter().map(|finding| finding.about.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for Finding { verdict, about, text: told } in found {
+        let _ = writeln!(text, "{:<7}  {about:<width$}  {told}", verdict.name());
+    }
+    let count = |wanted| found.iter().filter(|finding| finding.verdict == wanted).count();
+    let (faults, warnings) = (count(Verdict::Fault), count(Verdict::Warning));
+    let verdict = match (faults, warnings) {
+        (0, 0) => "all is well".to_owned(),
+        (0, warnings) => format!("a router starts; {warnings} thing(s) may hurt later"),
+        (faults, warnings) => format!("{faults} thing(s) to mend, {warnings} may hurt later"),
+    };
+    let _ = writeln!(text, "{verdict}");
+    text
+}
+
+fn port(config: &Config) -> Finding {
+    let about = config.bind.to_string();
+    match TcpListener::bind(config.bind) {
+        Ok(_) => Finding::good(about, "is free"),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Finding::warning(
+            about,
+            "is taken: by this router, if it runs already; a start is refused",
+        ),
+        Err(error) => Finding::fault(about, format!("cannot be served on: {error}")),
+    }
+}
+
+fn exposure(config: &Config) -> Finding {
+    let about = "who may ask";
+    match config.check_exposure() {
+        Err(error) => Finding::fault(about, error),
+        Ok(()) if config.bind.ip().to_canonical().is_loopback() => {
+            Finding::good(about, "programs on this machine")
+        }
+        Ok(()) if config.tls.is_none() => Finding::warning(
+            about,
+            "everybody who reaches the address, and all of it can be read on the way: add --tls-cert and --tls-key, and \
+             let only those reach it who may",
+        ),
+        Ok(()) => Finding::warning(
+            about,
+            "everybody who reaches the address, for there is no authentication: let only those reach it who may",
+        ),
+    }
+}
+
+fn certificate(config: &Config) -> Option<Finding> {
+    let files = config.tls.clone()?;
+    let about = files.certificate.display().to_string();
+    Some(match Identity::read(files) {
+        Ok(_) => Finding::good(about, "is a certificate, and its key fits"),
+        Err(error) => Finding::fault(about, error),
+    })
+}
+
+fn open_files(config: &Config) -> Finding {
+    let about = "open files";
+    let wanted = config.workers * CONNECTIONS_MAX + FILES_BESIDE;
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if usize::try_from(limit).is_ok_and(|limit| limit < wanted) => {
+            let clients = usize::try_from(limit).unwrap_or(0).saturating_sub(FILES_BESIDE);
+            Finding::warning(
+                about,
+                format!(
+                    "this user may open {limit}, enough for {clients} connections of clients; {wanted} allow all that \
+                     {} workers take: ulimit -n, or LimitNOFILE= of systemd",
+                    config.workers
+                ),
+            )
+        }
+        Some(limit) => Finding::good(about, format!("{limit} may be open")),
+        None => Finding::good(about, "as many as are needed may be open"),
+    }
+}

@@ -1,0 +1,125 @@
+//! Stories of `--doctor`: it tells what a start would meet and what may hurt later, and changes nothing.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::ground::{self, files_only, is_servers};
+use crate::harness::{Router, bare_command, command};
+
+/// How it ended, and the lines that it told.
+fn examined(mut command: Command) -> (Option<i32>, Vec<String>) {
+    let output = command.arg("--doctor").output().unwrap();
+    let (told, said) = (String::from_utf8(output.stdout).unwrap(), output.stderr);
+    assert!(!told.is_empty(), "{}", String::from_utf8_lossy(&said));
+    (output.status.code(), told.lines().map(str::to_owned).collect())
+}
+
+/// Whether a line has this verdict and these words.
+fn told(lines: &[String], verdict: &str, words: &str) -> bool {
+    lines.iter().any(|line| line.starts_with(verdict) && line.contains(words))
+}
+
+fn primary_file(data: &Path) -> std::path::PathBuf {
+    let files = fs::read_dir(data).unwrap().map(|file| file.unwrap().path());
+    let mut of_shard = files.filter(|file| {
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with("shard2") && !name.contains("replica") && name.ends_with(".db")
+    });
+    of_shard.next().unwrap()
+}
+
+#[test]
+fn a_new_folder_is_good_and_nothing_is_made() {
+    files_only!("it is about a folder of files");
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("not/yet");
+    let mut first = bare_command(folder.path());
+    first.args(["--bind", "127.0.0.1:0"]).arg("--data-dir").arg(&data);
+    let (code, lines) = examined(first);
+    assert_eq!(code, Some(0), "{lines:#?}");
+    assert!(told(&lines, "good", "holds no cluster yet"), "{lines:#?}");
+    assert!(told(&lines, "good", "programs on this machine"), "{lines:#?}");
+    assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "nothing is made");
+}
+
+#[test]
+fn what_a_running_router_has_is_told_and_is_no_fault() {
+    files_only!("it is about a folder of files");
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let router = Router::start_in(&data, &[]);
+    let mut second = bare_command(folder.path());
+    second.arg("--data-dir").arg(&data).args(["--bind", &router.address().to_string()]);
+    let (code, lines) = examined(second);
+    assert_eq!(code, Some(0), "{lines:#?}");
+    assert!(told(&lines, "warning", "is taken"), "{lines:#?}");
+    assert!(told(&lines, "warning", &format!("process {} serves it", router.pid())), "{lines:#?}");
+    assert!(told(&lines, "good", "3 shards, 1 replicas each"), "{lines:#?}");
+}
+
+#[test]
+fn a_lost_file_of_a_primary_is_a_fault_and_a_foreign_one_as_well() {
+    files_only!("it is about a folder of files");
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    Router::start_in(&data, &[]).end();
+    let (code, lines) = examined(command(&data));
+    assert_eq!(code, Some(0), "{lines:#?}");
+    let file = primary_file(&data);
+    let kept = fs::read(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    let (code, lines) = examined(command(&data));
+    assert_eq!(code, Some(1), "{lines:#?}");
+    assert!(told(&lines, "fault", "put the file back, or restore a backup"), "{lines:#?}");
+    assert!(lines.last().unwrap().starts_with("1 thing(s) to mend"), "{lines:#?}");
+    fs::write(&file, "this is no database, and was never one of any kind").unwrap();
+    let (code, lines) = examined(command(&data));
+    assert_eq!(code, Some(1), "{lines:#?}");
+    assert!(told(&lines, "fault", "shard2-primary"), "{lines:#?}");
+    fs::write(&file, kept).unwrap();
+    assert_eq!(examined(command(&data)).0, Some(0), "all is as before");
+}
+
+#[test]
+fn what_others_could_reach_and_a_broken_certificate_are_told() {
+    files_only!("it is about a folder of files");
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    fs::write(&certificate, "nothing").unwrap();
+    fs::write(&key, "nothing").unwrap();
+    let mut open = bare_command(folder.path());
+    open.args(["--bind", "0.0.0.0:0", "--tls-cert"]).arg(&certificate).arg("--tls-key").arg(&key);
+    let (code, lines) = examined(open);
+    assert_eq!(code, Some(1), "{lines:#?}");
+    assert!(told(&lines, "fault", "there is no authentication"), "{lines:#?}");
+    assert!(told(&lines, "fault", "there is no certificate in it"), "{lines:#?}");
+}
+
+#[test]
+fn every_server_is_asked_also_when_one_is_gone() {
+    if !is_servers() {
+        return; // Told where the suite runs on servers.
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut router = Router::start_in(&data, &[]);
+    router.end();
+    let (code, lines) = examined(ground::command(&data, &[]));
+    assert_eq!(code, Some(0), "{lines:#?}");
+    assert!(told(&lines, "good", "each has one primary"), "{lines:#?}");
+    let nodes = lines.iter().filter(|line| line.contains(" on timeline ")).count();
+    assert!(nodes >= 2, "{lines:#?}");
+    let mut broken = ground::command(&data, &[]);
+    let urls = |broken: &Command| {
+        let mut all = broken.get_envs();
+        let (_, urls) = all.find(|(name, _)| *name == "SHARD_URLS").unwrap();
+        urls.unwrap().to_str().unwrap().to_owned()
+    };
+    let one_more = format!("{},postgres://nobody@127.0.0.1:1/nowhere", urls(&broken));
+    broken.env("SHARD_URLS", one_more);
+    let (code, lines) = examined(broken);
+    assert_eq!(code, Some(1), "{lines:#?}");
+    assert!(told(&lines, "fault", "127.0.0.1:1/nowhere"), "{lines:#?}");
+    assert_eq!(lines.iter().filter(|line| line.contains(" on timeline ")).count(), nodes);
+}

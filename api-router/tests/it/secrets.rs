@@ -1,0 +1,101 @@
+//! Secrets: the passwords that a router is given, and that nothing it says may hold: no answer, no header, no line of its
+//! log, in no story of the whole suite.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{ChildStderr, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use memchr::memmem;
+
+use crate::ground::{self, is_servers};
+use crate::harness::Router;
+
+/// The passwords of one router.
+pub(crate) struct Secrets {
+    passwords: Arc<Vec<String>>,
+    logged: Arc<AtomicBool>,
+}
+
+impl Secrets {
+    /// Those in the addresses of a command.
+    pub(crate) fn of(command: &Command) -> Self {
+        let values = command.get_envs().filter_map(|(_, value)| value?.to_str());
+        let addresses = values.flat_map(|value| value.split(',')).filter_map(|one| {
+            let (_, rest) = one.split_once("://")?;
+            let (user, _) = rest.split_once('@')?;
+            Some(user.split_once(':')?.1.to_owned())
+        });
+        let mut passwords: Vec<String> =
+            addresses.filter(|password| !password.is_empty()).collect();
+        passwords.sort_unstable();
+        passwords.dedup();
+        Self { passwords: Arc::new(passwords), logged: Arc::default() }
+    }
+
+    /// Fails if one of them was said, here or in the log.
+    pub(crate) fn look(&self, said: &[u8]) {
+        assert!(!is_told(&self.passwords, said), "a password was told: {}", said.escape_ascii());
+        assert!(!self.logged.load(Ordering::Relaxed), "a password stands in the log above");
+    }
+
+    /// Passes a log on, and keeps in mind whether it had one.
+    pub(crate) fn watch(&self, log: BufReader<ChildStderr>) {
+        let (passwords, logged) = (self.passwords.clone(), self.logged.clone());
+        std::thread::spawn(move || {
+            for line in log.split(b'\n').map_while(Result::ok) {
+                if is_told(&passwords, &line) {
+                    logged.store(true, Ordering::Relaxed);
+                }
+                let _ = std::io::stderr().write_all(&[&line[..], b"\n"].concat());
+            }
+        });
+    }
+}
+
+fn is_told(passwords: &[String], said: &[u8]) -> bool {
+    passwords.iter().any(|password| memmem::find(said, password.as_bytes()).is_some())
+}
+
+#[test]
+fn a_told_password_would_be_noticed() {
+    let mut command = Command::new("true");
+    command.env("SHARD_URLS", "postgres://u:s3cret@h:1/a,postgres://u:0ther@[::1]:2/b");
+    command.env("REPLICA_URLS", "postgres://u@h/c");
+    let secrets = Secrets::of(&command);
+    assert_eq!(*secrets.passwords, ["0ther", "s3cret"]);
+    secrets.look(b"postgres://u@h:1/a");
+    for leak in [&b"password s3cret"[..], b"{\"url\":\"u:0ther@h\"}"] {
+        assert!(is_told(&secrets.passwords, leak));
+    }
+}
+
+#[test]
+fn what_is_in_force_and_what_is_found_are_told_without_passwords() {
+    if !is_servers() {
+        return; // Files have none.
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let router = Router::start_in(&data, &[]);
+    for path in
+        ["/", "/api/health", "/metrics", "/api/shards", "/api/analytics/errors", "/api/nowhere"]
+    {
+        router.get(path); // Looked at by the harness.
+    }
+    for flag in ["--print-config", "--doctor"] {
+        let mut command = ground::command(&data, &[flag]);
+        let secrets = Secrets::of(&command);
+        assert!(!secrets.passwords.is_empty(), "the servers ask for a password");
+        let output = command.output().unwrap();
+        secrets.look(&output.stdout);
+        secrets.look(&output.stderr);
+        // Also where one of them is refused.
+        command.env("MAINDB_URL", "postgres://nobody:canary-7291@127.0.0.1:1/nowhere");
+        let secrets = Secrets::of(&command);
+        let output = command.output().unwrap();
+        assert!(!output.stdout.is_empty());
+        secrets.look(&output.stdout);
+        secrets.look(&output.stderr);
+    }
+}

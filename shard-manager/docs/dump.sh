@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+#
+# Dumps all shards of a cluster on PostgreSQL as they were at one moment, while routers write on.
+#
+#   SHARD_URLS=postgres://…,postgres://… [MAINDB_URL=postgres://…] dump.sh DIR
+#
+# makes DIR with a file for each database (pg_dump's custom format) and `moment`, which says when that was. Passwords are
+# taken from the addresses, PGPASSWORD or PGPASSFILE, and never stand on a command line. Needs psql and pg_dump of the
+# servers' version or later, in PATH or in TESSERA_PG_BIN.
+#
+# Every batch of writes takes the lock (1950, 1) of its shard, shared. Here it is taken alone, on all shards; then no
+# batch is between two shards, and a snapshot of each is exported. With that the locks are given up: writes wait for as
+# long as the running batches take and a few round trips more, and at most LOCK_WAIT. The dumps are made of the snapshots
+# afterwards, and take as long as they take.
+
+set -euo pipefail
+
+readonly LOCK_WAIT=5s
+readonly DUMPS_AT_ONCE=${DUMPS_AT_ONCE:-2}
+export PATH="${TESSERA_PG_BIN:+$TESSERA_PG_BIN:}$PATH" PGTARGETSESSIONATTRS=read-write PGAPPNAME='tessera dump'
+export PGCONNECT_TIMEOUT=${PGCONNECT_TIMEOUT:-10}
+
+names=() urls=() passwords=() snapshots=() asks=() answers=() sessions=()
+
+main() {
+    local target=${1:?where to? dump.sh DIR} list index url
+    : "${SHARD_URLS:?names the primaries of the shards, separated by commas}"
+    [[ ! -e $target ]] || die "$target is there already: name a folder that is not"
+    IFS=$'\n' read -rd '' -a list < <(split "$SHARD_URLS") || true
+    for index in "${!list[@]}"; do add "shard$((index + 1))" "${list[index]}"; done
+    [[ -z ${MAINDB_URL-} ]] || add catalog "$MAINDB_URL"
+    umask 077
+    mkdir -p "$target-unfinished"
+    work=$(mktemp -d)
+    trap finish EXIT
+    trap '' PIPE # A session that ended is told of, not died of.
+    for index in "${!urls[@]}"; do open "$index"; done
+    # The catalog first: no table is being made, on some shards and not on others.
+    for index in "${!urls[@]}"; do run "$index" "SET lock_timeout = '$LOCK_WAIT'; SELECT pg_advisory_lock(1950, 4)"; done
+    for index in "${!urls[@]}"; do run "$index" 'SELECT pg_advisory_lock(1950, 1)'; done
+    date --utc +%Y-%m-%dT%H:%M:%S.%3NZ >"$target-unfinished/moment"
+    for index in "${!urls[@]}"; do
+        run "$index" 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_export_snapshot()'
+        snapshots[index]=$answer
+    done
+    for index in "${!urls[@]}"; do run "$index" 'SELECT pg_advisory_unlock_all()'; done
+    dump_all "$target-unfinished"
+    sync "$target-unfinished"/*
+    mv "$target-unfinished" "$target"
+    echo "$target holds ${#urls[@]} databases as they were at $(<"$target/moment")"
+}
+
+die() {
+    printf 'dump.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+# A comma that a scheme follows stands between addresses, any other between the hosts of one.
+split() {
+    sed -E 's#, *(postgres(ql)?://)#\n\1#g' <<<"$1"
+}
+
+# The password apart, as the programs take it.
+add() {
+    local password=''
+    if [[ $2 =~ ^(postgres(ql)?://[^:/@]*):([^@/]*)@(.*)$ ]]; then
+        password=$(printf '%b' "${BASH_REMATCH[3]//%/\\x}")
+        urls+=("${BASH_REMATCH[1]}@${BASH_REMATCH[4]}")
+    else
+        urls+=("$2")
+    fi
+    names+=("$1")
+    passwords+=("$password")
+}
+
+# Runs a program with what one database needs.
+with() {
+    local index=$1
+    shift
+    if [[ -n ${passwords[index]} ]]; then
+        PGPASSWORD=${passwords[index]} "$@"
+    else
+        "$@"
+    fi
+}
+
+open() {
+    local index=$1 ask answer
+    mkfifo "$work/ask$index" "$work/answer$index"
+    with "$index" psql --no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1 "${urls[index]}" \
+        <"$work/ask$index" >"$work/answer$index" &
+    sessions+=($!)
+    exec {ask}>"$work/ask$index" {answer}<"$work/answer$index"
+    asks[index]=$ask
+    answers[index]=$answer
+}
+
+# Runs statements in a session; the last line that they told is the answer.
+run() {
+    local line
+    answer=''
+    printf '%s;\n\\echo done\n' "$2" >&"${asks[$1]}" 2>/dev/null || true
+    while IFS= read -r line <&"${answers[$1]}"; do
+        [[ $line != done ]] || return 0
+        answer=$line
+    done
+    die "${names[$1]} could not be asked; what was written is in no way touched"
+}
+
+dump_all() {
+    local index=0 batch job
+    local -a jobs
+    while ((index < ${#urls[@]})); do
+        jobs=()
+        for ((batch = 0; batch < DUMPS_AT_ONCE && index < ${#urls[@]}; batch++, index++)); do
+            with "$index" pg_dump --format=custom --snapshot="${snapshots[index]}" \
+                --file="$1/${names[index]}.dump" "${urls[index]}" &
+            jobs+=($!)
+        done
+        for job in "${jobs[@]}"; do wait "$job" || die 'a dump failed: see above'; done
+    done
+}
+
+# Whatever happened: no lock stays, and nothing half-made has the name of a dump.
+finish() {
+    local status=$? descriptor
+    for descriptor in ${asks[@]+"${asks[@]}"}; do exec {descriptor}>&-; done
+    ((${#sessions[@]} == 0)) || wait "${sessions[@]}" || true
+    rm -rf "$work"
+    exit "$status"
+}
+
+main "$@"

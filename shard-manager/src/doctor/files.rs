@@ -1,0 +1,118 @@
+//! Files: a data directory, there already or yet to be made.
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, access, statfs};
+
+use super::Finding;
+use crate::store::sqlite::view::{DirView, Holder, holder};
+use crate::topology::Role;
+
+/// Less room than this and SQLite soon refuses writes.
+const FREE_BYTES_WARNING: u64 = 2 << 30;
+const FREE_BYTES_FAULT: u64 = 64 << 20;
+
+/// File systems of other machines, as Linux numbers them. SQLite's log is shared memory: there it is shared with nobody,
+/// and two writers damage the file.
+const FOREIGN: [(u32, &str); 4] =
+    [(0x6969, "NFS"), (0x517B, "SMB"), (0xFF53_4D42, "CIFS"), (0xFE53_4D42, "SMB 2")];
+
+/// Looks at the folder of embedded shards. Blocks.
+pub fn files(data_dir: &Path) -> Vec<Finding> {
+    let about = data_dir.display().to_string();
+    let standing = standing(data_dir);
+    let mut found = Vec::new();
+    if access(&standing, Access::WRITE_OK | Access::EXEC_OK).is_err() {
+        let text = format!(
+            "this user may not write in {}: chown it, or name another with --data-dir",
+            standing.display()
+        );
+        found.push(Finding::fault(&about, text));
+    }
+    found.extend(disk(&about, &standing));
+    if data_dir.join("catalog.db").exists() {
+        found.extend(cluster(&about, data_dir));
+    } else if found.is_empty() {
+        found.push(Finding::good(&about, "holds no cluster yet: the first start makes one"));
+    }
+    found
+}
+
+/// The folder, or that in which it will be made.
+fn standing(data_dir: &Path) -> PathBuf {
+    let whole = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+    let mut folders = whole.ancestors();
+    folders.find(|folder| folder.exists()).unwrap_or(Path::new("/")).to_owned()
+}
+
+fn disk(about: &str, folder: &Path) -> Vec<Finding> {
+    let Ok(disk) = statfs(folder) else { return Vec::new() };
+    let mut found = Vec::new();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "32 bits of meaning"
+    )]
+    let kind = disk.f_type as u32;
+    if let Some((_, name)) = FOREIGN.iter().find(|(number, _)| *number == kind) {
+        let text =
+            format!("lies on {name}, where SQLite cannot keep its promises: take a local disk");
+        found.push(Finding::fault(about, text));
+    }
+    #[expect(clippy::cast_sign_loss, reason = "a block has a size")]
+    let free = disk.f_bavail.saturating_mul(disk.f_bsize as u64);
+    let text = format!("its disk has {} MiB left: writes are refused when it is full", free >> 20);
+    match free {
+        ..FREE_BYTES_FAULT => found.push(Finding::fault(about, text)),
+        FREE_BYTES_FAULT..FREE_BYTES_WARNING => found.push(Finding::warning(about, text)),
+        FREE_BYTES_WARNING.. => {}
+    }
+    found
+}
+
+fn cluster(about: &str, data_dir: &Path) -> Vec<Finding> {
+    let view = match DirView::open(data_dir) {
+        Ok(view) => view,
+        Err(error) => return vec![Finding::fault(about, error)],
+    };
+    let shards = view.map.topology().shards().len();
+    let mut found = vec![Finding::good(
+        about,
+        format!("{shards} shards, {} replicas each, epoch {}", view.replicas, view.map.epoch()),
+    )];
+    found.extend(match holder(data_dir) {
+        Ok(Holder::Process { pid }) => Some(Finding::warning(
+            about,
+            format!("process {pid} serves it: a second router is refused"),
+        )),
+        Ok(Holder::Gone) => Some(Finding::warning(
+            about,
+            "the last router ended without closing its files: the next start looks after them",
+        )),
+        Ok(Holder::Nobody) => None,
+        Err(error) => Some(Finding::fault(about, error)),
+    });
+    for shard in view.map.topology().indices() {
+        for file in view.nodes(shard) {
+            if file.bytes().is_none() {
+                found.push(missing(&view, &file.node, file.role, &file.path));
+            } else if let Err(error) = view.node(&file) {
+                found.push(Finding::fault(file.node, error));
+            }
+        }
+    }
+    found
+}
+
+fn missing(view: &DirView, node: &str, role: Role, path: &Path) -> Finding {
+    let text = format!("{} is missing", path.display());
+    match role {
+        Role::Primary if view.is_ready() => Finding::fault(
+            node,
+            format!("{text}, and with it the shard's rows: put the file back, or restore a backup"),
+        ),
+        Role::Primary | Role::Replica => {
+            Finding::warning(node, format!("{text}: the next start makes it"))
+        }
+    }
+}
