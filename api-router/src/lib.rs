@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod probe;
+
 pub mod config;
 pub mod data_route;
 pub mod inflate;

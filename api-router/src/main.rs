@@ -53,6 +53,15 @@ fn main() -> ExitCode {
         print!("{}", config.table());
         return ExitCode::SUCCESS;
     }
+    if let Some(question) = flags.probe {
+        return match question.ask(config.bind) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(no) => {
+                eprintln!("{no}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     start_log(config.log);
     match actix_web::rt::System::new().block_on(run(&config)) {
         Ok(()) => ExitCode::SUCCESS,

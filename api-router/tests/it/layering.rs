@@ -33,6 +33,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
     &["command"],
 ];
 const API_ROUTER: &[&[&str]] = &[
+    &["probe"],
     &["config", "data_route", "inflate", "negotiation", "problem"],
     &["body", "compression", "filter", "prefer"],
     &["headers", "query"],
