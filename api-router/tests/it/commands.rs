@@ -13,7 +13,7 @@ use crate::harness::{Router, sightless};
 
 /// The program of the command line, which is another package's: cargo makes it before a test of the whole workspace
 /// only.
-static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+pub(crate) static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     let router = Path::new(env!("CARGO_BIN_EXE_api-router"));
     let folder = router.parent().unwrap();
     let program = folder.join("shard-manager");
