@@ -23,6 +23,7 @@ use shard_manager::placement::Placement;
 use shard_manager::store::sqlite::catalog::{REPLICAS_DEFAULT, SHARDS_DEFAULT, Wanted};
 use shard_manager::topology::Topology;
 
+use crate::probe::Question;
 use crate::tls;
 
 use settings::{Settings, Shown, parse_weights, within};
@@ -122,6 +123,9 @@ pub struct Flags {
     /// Print what is in force and where each value came from, and end
     #[arg(long)]
     pub print_config: bool,
+    /// Ask the router that runs with these settings on this machine how it is, and end: exit code 0 if it says yes
+    #[arg(long, value_name = "live|ready")]
+    pub probe: Option<Question>,
 }
 
 /// What keeps the rows, and where.

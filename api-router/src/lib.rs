@@ -7,6 +7,8 @@ pub mod negotiation;
 pub mod problem;
 pub mod tls;
 
+pub mod probe;
+
 pub mod config;
 
 pub mod body;

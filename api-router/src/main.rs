@@ -63,6 +63,15 @@ fn main() -> ExitCode {
         let _ = std::io::stdout().write_all(doctor::report(&found).as_bytes());
         return if doctor::is_fit(&found) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
+    if let Some(question) = flags.probe {
+        return match question.ask(config.bind, config.tls.is_some()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(no) => {
+                eprintln!("{no}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     start_log(config.log);
     match actix_web::rt::System::new().block_on(run(&config)) {
         Ok(()) => ExitCode::SUCCESS,

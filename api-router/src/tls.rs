@@ -9,17 +9,23 @@
 //! other they do not fit, and such a pair is never shown.
 //! **Not here:** TLS to PostgreSQL (the shard manager), who may ask for what (nobody is authenticated).
 
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{InconsistentKeys, ServerConfig};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, InconsistentKeys, ServerConfig,
+};
+use rustls::{SignatureScheme, StreamOwned};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How often the files are looked at.
@@ -156,6 +162,64 @@ impl Renewal {
                 }
             }
         }
+    }
+}
+
+/// A connection of this machine with itself, encrypted: the certificate is for clients, whom it tells other names than
+/// a loopback address, so it is not looked at.
+///
+/// # Errors
+/// Those of the connection.
+pub fn to_oneself(address: IpAddr, stream: TcpStream) -> std::io::Result<impl Read + Write> {
+    let provider = provider();
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(std::io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Oneself(provider)))
+        .with_no_client_auth();
+    let connection = ClientConnection::new(Arc::new(config), address.into());
+    Ok(StreamOwned::new(connection.map_err(std::io::Error::other)?, stream))
+}
+
+/// Takes whatever certificate whoever listens here shows, if it has the key.
+#[derive(Debug)]
+struct Oneself(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Oneself {
+    fn verify_server_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

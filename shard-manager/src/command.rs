@@ -17,6 +17,7 @@ mod input;
 mod interrupt;
 mod keys;
 mod migrate;
+mod node;
 mod part;
 mod placement;
 mod restore;
@@ -128,6 +129,8 @@ enum Command {
     Import(import::Options),
     /// Makes, starts, shows and stops PostgreSQL servers on this machine
     Cluster(cluster::Options),
+    /// Makes one PostgreSQL node and becomes its server: for containers and service managers
+    Node(node::Options),
     /// Prints what a shell needs to complete these commands
     #[command(
         after_help = "Example:\n  shard-manager completions bash > ~/.local/share/bash-completion/completions/shard-manager"
@@ -209,6 +212,7 @@ pub(crate) fn run(line: CommandLine) -> ExitCode {
         Command::Import(options) => import::run(options, &screen),
         Command::Restore(options) => restore::run(&options, &screen),
         Command::Cluster(options) => cluster::run(&options, &screen),
+        Command::Node(options) => node::run(options, &screen),
         Command::Completions { shell } => completions::complete(shell),
     };
     let Err(trouble) = ended else { return ExitCode::SUCCESS };

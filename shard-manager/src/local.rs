@@ -1,4 +1,5 @@
-//! Local: PostgreSQL clusters on this machine, of the programs that are installed; no containers.
+//! Local: PostgreSQL clusters on this machine, of the programs that are installed, and the node of one container (`lone`),
+//! made by the same code.
 //!
 //! ```text
 //! data-postgres/
@@ -21,6 +22,7 @@ mod account;
 mod environment;
 mod ground;
 mod leading;
+mod lone;
 mod making;
 mod node;
 mod notes;
@@ -48,7 +50,8 @@ use notes::Notes;
 use place::{ENVIRONMENT, LOCK, NOTES, PASSFILE, PASSWORD, Place, remove_folder};
 use work::{Work, all};
 
-pub use ground::DATABASE_USER;
+pub use ground::{DATABASE_USER, Peer, Secret};
+pub use lone::{LoneNode, NodeAnswer, WantedNode};
 pub use node::{LocalNode, NodeState, Stop};
 pub use programs::{MAJOR_MIN, Programs, VARIABLE};
 pub use trouble::LocalError;
@@ -103,7 +106,7 @@ impl LocalCluster {
     /// [`LocalError`], whose words tell what to do; what was made until then stays, and the next `up` carries on.
     pub fn up(wanted: &Wanted) -> Result<Self, LocalError> {
         settings::check(&wanted.settings)?;
-        let (place, is_made) = Place::prepare(&wanted.dir, wanted.user.as_deref())?;
+        let (place, is_made) = Place::prepare(&wanted.dir, wanted.user.as_deref(), NOTES)?;
         let raised = Self::raise(wanted, &place);
         if raised.is_err() && is_made && !place.dir.join(NOTES).exists() {
             // Of a directory that could not even be begun nothing is left.
@@ -150,7 +153,7 @@ impl LocalCluster {
     /// # Errors
     /// [`LocalError::NoCluster`] if there is none, and what else keeps from looking at it.
     pub fn open(dir: &Path) -> Result<Self, LocalError> {
-        let place = Place::of(dir)?;
+        let place = Place::of(dir, NOTES)?;
         let notes = Notes::load(&place.dir)?;
         let programs = programs_for(&notes, &place.dir, None)?;
         let password = read_password(&place)?;
@@ -193,7 +196,7 @@ impl LocalCluster {
     /// # Errors
     /// [`LocalError`] if what is noted there cannot be read.
     pub fn size_of(dir: &Path) -> Result<Option<(usize, usize)>, LocalError> {
-        match Place::of(dir) {
+        match Place::of(dir, NOTES) {
             Ok(place) => Notes::load(&place.dir).map(|notes| Some((notes.shards, notes.replicas))),
             Err(LocalError::NoCluster(_)) => Ok(None),
             Err(error) => Err(error),
@@ -295,19 +298,19 @@ fn programs_for(notes: &Notes, dir: &Path, named: Option<&Path>) -> Result<Progr
 }
 
 /// A password for the databases, made when the cluster is, and kept.
-fn make_password(place: &Place) -> Result<String, LocalError> {
+fn make_password(place: &Place) -> Result<Secret, LocalError> {
     let path = place.dir.join(PASSWORD);
     if !path.exists() {
         place.write(&path, &format!("{}\n", Uuid::new_v4().simple()))?;
     }
     let password = read_password(place)?;
-    let line = format!("127.0.0.1:*:*:{DATABASE_USER}:{password}\n");
+    let line = format!("127.0.0.1:*:*:{DATABASE_USER}:{}\n", password.0);
     place.write(&place.dir.join(PASSFILE), &line)?;
     Ok(password)
 }
 
-fn read_password(place: &Place) -> Result<String, LocalError> {
+fn read_password(place: &Place) -> Result<Secret, LocalError> {
     let path = place.dir.join(PASSWORD);
     let text = fs::read_to_string(&path).map_err(LocalError::file(&path))?;
-    Ok(text.trim().to_owned())
+    Ok(Secret(text.trim().to_owned()))
 }

@@ -35,6 +35,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
 ];
 const API_ROUTER: &[&[&str]] = &[
     &["data_route", "inflate", "negotiation", "problem", "tls"],
+    &["probe"],
     &["config"],
     &["body", "compression", "filter", "prefer"],
     &["headers", "query"],

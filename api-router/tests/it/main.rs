@@ -7,6 +7,7 @@ mod bad_input;
 mod bulk;
 mod client;
 mod commands;
+mod compose;
 mod compression;
 mod conditions;
 mod config;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::commands::PROGRAM;
-use crate::harness::{PATIENCE, Router, command, refused_start, sightless};
+use crate::harness::{PATIENCE, Router, bare_command, command, refused_start, sightless};
 
 /// A folder with a certificate and its key; whoever trusts exactly it can be sure of the router.
 struct Papers {
@@ -124,6 +124,18 @@ fn the_command_line_asks_by_tls_whom_it_can_trust() {
     assert!(said.contains("no router answers at https://"), "{said}");
     let (_, _, said) = ask("key.pem", &["status"]);
     assert!(said.contains("name a file of them by SSL_CERT_FILE"), "{said}");
+}
+
+#[test]
+fn a_probe_asks_by_tls_whatever_names_the_certificate_has() {
+    let papers = Papers::new();
+    let router = Router::start_command(papers.router());
+    let mut probe = bare_command(papers.folder.path());
+    probe.args(["--probe", "ready", "--bind", &router.address().to_string()]);
+    probe.arg("--tls-cert").arg(papers.path("cert.pem"));
+    probe.arg("--tls-key").arg(papers.path("key.pem"));
+    let output = probe.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
 }
 
 #[test]

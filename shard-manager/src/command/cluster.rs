@@ -244,7 +244,7 @@ fn in_a_shell(path: &Path) -> String {
     if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
-fn setting(text: &str) -> Result<(String, String), String> {
+pub(super) fn setting(text: &str) -> Result<(String, String), String> {
     let parts = text.split_once('=').ok_or("a setting is written NAME=VALUE")?;
     Ok((parts.0.trim().to_owned(), parts.1.trim().to_owned()))
 }

@@ -33,6 +33,20 @@ pub(super) fn check() -> io::Result<()> {
 
 /// Begins to look for Ctrl-C and SIGTERM. From its return on neither cuts the command off.
 pub(super) fn watch() {
+    listen(|| {
+        ASKED.store(true, Ordering::SeqCst);
+        say("ending in good order; once more ends at once");
+    });
+}
+
+/// Lets Ctrl-C and SIGTERM end this process also where it is the first of its system, as in a container: such a one is
+/// sent only signals that it looks for.
+pub(super) fn obey() {
+    listen(|| exit(ENDED));
+}
+
+/// Looks for signals: the first one is answered as told, the second ends the process.
+fn listen(first: impl FnOnce() + Send + 'static) {
     let (looks, begun) = mpsc::channel::<()>();
     let listening = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -42,8 +56,7 @@ pub(super) fn watch() {
             let (Ok(mut interrupt), Ok(mut terminate)) = both else { return };
             drop(looks);
             next(&mut interrupt, &mut terminate).await;
-            ASKED.store(true, Ordering::SeqCst);
-            say("ending in good order; once more ends at once");
+            first();
             next(&mut interrupt, &mut terminate).await;
             exit(ENDED);
         });

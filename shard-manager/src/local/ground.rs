@@ -5,6 +5,7 @@
 //! **Not here:** which programs are run (`node`, `making`).
 
 use std::env;
+use std::fmt;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -18,12 +19,58 @@ pub const DATABASE_USER: &str = "tessera";
 /// Characters of what a program said that are shown.
 const SAID_MAX: usize = 600;
 
+/// Where a server is that another one follows or is made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// A name or an address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Peer {
+    /// A server of this machine.
+    pub(super) fn here(port: u16) -> Self {
+        Self { host: "127.0.0.1".to_owned(), port }
+    }
+
+    /// How the way there is secured, as libpq says it: on this machine there is nobody on the way, and others are
+    /// spoken to under TLS if they know it.
+    pub(super) fn tls(&self) -> &'static str {
+        if self.host == "127.0.0.1" { "disable" } else { "prefer" }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+/// A password, which nothing shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub(super) String);
+
+impl Secret {
+    /// What was read from where it is kept.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
 /// What nodes of a cluster share.
 #[derive(Debug)]
 pub(super) struct Ground {
     pub(super) place: Place,
     pub(super) programs: Programs,
-    pub(super) password: String,
+    pub(super) password: Secret,
     pub(super) settings: Vec<(String, String)>,
 }
 
@@ -47,11 +94,10 @@ impl Ground {
     }
 
     /// A program that talks to a server.
-    pub(super) fn client(&self, program: &str, port: u16) -> Command {
+    pub(super) fn client(&self, program: &str, server: &Peer) -> Command {
         let mut command = self.command(program);
-        command
-            .args(["-h", "127.0.0.1", "-U", DATABASE_USER, "--no-password", "-p"])
-            .arg(port.to_string());
+        command.args(["-U", DATABASE_USER, "--no-password", "-h", &server.host, "-p"]);
+        command.arg(server.port.to_string()).env("PGSSLMODE", server.tls());
         command
     }
 

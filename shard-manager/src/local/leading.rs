@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::ground::Ground;
+use super::ground::{Ground, Peer};
 use super::making::{ensure_slot, forget_source};
 use super::node::{LocalNode, NodeState};
 use super::notes::{NodeNote, Notes};
@@ -25,8 +25,11 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// The nodes that are noted, as they are.
 pub(super) fn nodes_of(ground: &Arc<Ground>, notes: &Notes) -> Vec<LocalNode> {
-    let port_of = |name: &String| notes.nodes.iter().find(|it| it.name == *name).map(|it| it.port);
-    let node = |note: &NodeNote| node_of(ground, note, note.follows.as_ref().and_then(port_of));
+    let peer_of = |name: &String| {
+        let found = notes.nodes.iter().find(|it| it.name == *name);
+        found.map(|it| Peer::here(it.port))
+    };
+    let node = |note: &NodeNote| node_of(ground, note, note.follows.as_ref().and_then(peer_of));
     let mut nodes: Vec<_> = notes.nodes.iter().map(node).collect();
     for shard in nodes.chunk_by_mut(|a, b| a.shard == b.shard) {
         let leader = leader_of(shard);
@@ -38,20 +41,17 @@ pub(super) fn nodes_of(ground: &Arc<Ground>, notes: &Notes) -> Vec<LocalNode> {
 }
 
 /// A node that is noted, before it is looked who of its shard leads.
-pub(super) fn node_of(
-    ground: &Arc<Ground>,
-    note: &NodeNote,
-    source_port: Option<u16>,
-) -> LocalNode {
+pub(super) fn node_of(ground: &Arc<Ground>, note: &NodeNote, source: Option<Peer>) -> LocalNode {
     LocalNode {
         name: note.name.clone(),
         shard: note.shard,
+        database: format!("shard{}", note.shard + 1),
         role: if note.number == 0 { Role::Primary } else { Role::Replica },
         port: note.port,
         dir: ground.place.dir.join(&note.name),
         is_noted: note.is_made,
         is_leading: note.follows.is_none(),
-        source_port,
+        source,
         ground: Arc::clone(ground),
     }
 }
@@ -138,7 +138,7 @@ impl Work<'_> {
         let replicas: Vec<_> =
             others.iter().filter(|node| node.is_complete() && node.is_standby()).collect();
         for node in &replicas {
-            ensure_slot(node, leader, self.lock)?;
+            ensure_slot(node, &leader.peer(), self.lock)?;
         }
         {
             let mut notes = self.notes();
@@ -148,9 +148,8 @@ impl Work<'_> {
             notes.node(&leader.name)?.follows = None;
             notes.save(self.place)?;
         }
-        let follow = |node: &LocalNode| {
-            LocalNode { source_port: Some(leader.port), ..node.clone() }.repoint()
-        };
+        let follow =
+            |node: &LocalNode| LocalNode { source: Some(leader.peer()), ..node.clone() }.repoint();
         replicas.into_iter().try_for_each(|node| follow(node))
     }
 
@@ -168,7 +167,7 @@ impl Work<'_> {
         self.lead(shard, leader)?;
         for node in &mut settled {
             node.is_leading = node.name == leader.name;
-            node.source_port = (!node.is_leading).then_some(leader.port);
+            node.source = (!node.is_leading).then(|| leader.peer());
         }
         Ok(settled)
     }

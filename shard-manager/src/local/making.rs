@@ -10,7 +10,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::ground::DATABASE_USER;
+use super::ground::{DATABASE_USER, Peer};
 use super::node::{LocalNode, Stop, UNFINISHED};
 use super::place::{Lock, PASSWORD, remove_folder, sync_folder};
 use super::settings::is_synced;
@@ -38,23 +38,19 @@ pub(super) fn make_primary(node: &LocalNode, lock: &Lock) -> Result<(), LocalErr
     let added = opened.and_then(|mut file| file.write_all(line).and_then(|()| file.sync_all()));
     added.map_err(LocalError::file(&path))?;
     node.start()?;
-    let mut command = ground.client("createdb", node.port);
+    let mut command = ground.client("createdb", &node.peer());
     ground.run(&node.name, command.arg(node.database()).stdin(lock.shared()))?;
     finish(node)
 }
 
 /// Makes a node that follows another one, which runs, and starts it.
-pub(super) fn make_replica(
-    node: &LocalNode,
-    source: &LocalNode,
-    lock: &Lock,
-) -> Result<(), LocalError> {
+pub(super) fn make_replica(node: &LocalNode, source: &Peer, lock: &Lock) -> Result<(), LocalError> {
     begin(node)?;
     make_slot(node, source, lock)?;
     let ground = &node.ground;
     let mut command = ground.command("pg_basebackup");
     command.args(["-X", "stream", "-S", &node.slot(), "--checkpoint=fast", "--no-password"]);
-    command.arg("-d").arg(node.conninfo(source.port)).arg("-D").arg(node.data_dir());
+    command.arg("-d").arg(node.conninfo(source)).arg("-D").arg(node.data_dir());
     if !is_synced(&ground.settings) {
         command.arg("--no-sync");
     }
@@ -91,11 +87,7 @@ pub(super) fn finish(node: &LocalNode) -> Result<(), LocalError> {
 
 /// Makes the slot that keeps the log for this node, in place of the one that an earlier attempt or life has left. Before
 /// the backup begins: made by that, it would come after its first checkpoint, and another one may be faster.
-pub(super) fn make_slot(
-    node: &LocalNode,
-    source: &LocalNode,
-    lock: &Lock,
-) -> Result<(), LocalError> {
+pub(super) fn make_slot(node: &LocalNode, source: &Peer, lock: &Lock) -> Result<(), LocalError> {
     let slot = node.slot();
     let drop = format!(
         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{slot}'"
@@ -116,11 +108,7 @@ pub(super) fn make_slot(
 }
 
 /// Makes the slot that keeps the log for this node, unless there is one.
-pub(super) fn ensure_slot(
-    node: &LocalNode,
-    source: &LocalNode,
-    lock: &Lock,
-) -> Result<(), LocalError> {
+pub(super) fn ensure_slot(node: &LocalNode, source: &Peer, lock: &Lock) -> Result<(), LocalError> {
     let slot = node.slot();
     let make = format!(
         "SELECT pg_create_physical_replication_slot('{slot}', true) \
@@ -132,11 +120,11 @@ pub(super) fn ensure_slot(
 /// Has a node's source carry out statements, one after the other.
 fn tell(
     node: &LocalNode,
-    source: &LocalNode,
+    source: &Peer,
     statements: &[&str],
     lock: &Lock,
 ) -> Result<(), LocalError> {
-    let mut command = node.ground.client("psql", source.port);
+    let mut command = node.ground.client("psql", source);
     command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]);
     for statement in statements {
         command.args(["-c", statement]);

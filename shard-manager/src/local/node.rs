@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-use super::ground::{DATABASE_USER, Ground, said};
+use super::ground::{DATABASE_USER, Ground, Peer, said};
 use super::ports;
 use super::processes;
 use super::settings::{lines, quoted};
@@ -52,7 +52,8 @@ pub struct LocalNode {
     pub(super) is_noted: bool,
     /// Whether it is noted to lead its shard.
     pub(super) is_leading: bool,
-    pub(super) source_port: Option<u16>,
+    pub(super) database: String,
+    pub(super) source: Option<Peer>,
     pub(super) ground: Arc<Ground>,
 }
 
@@ -93,13 +94,18 @@ impl NodeState {
 impl LocalNode {
     /// How to reach a database of this node; the password is in it.
     pub fn url(&self, database: &str) -> String {
-        let password = &self.ground.password;
+        let password = &self.ground.password.0;
         format!("postgres://{DATABASE_USER}:{password}@127.0.0.1:{}/{database}", self.port)
     }
 
     /// The name of the shard, which is also that of its database.
     pub fn database(&self) -> String {
-        format!("shard{}", self.shard + 1)
+        self.database.clone()
+    }
+
+    /// Where programs of this machine find it.
+    pub(super) fn peer(&self) -> Peer {
+        Peer::here(self.port)
     }
 
     /// What PostgreSQL knows this node by as a replica: its slot and its application.
@@ -166,11 +172,7 @@ impl LocalNode {
         let told = |source| LocalError::Port { node: self.name.clone(), port: self.port, source };
         ports::try_out(self.port).map_err(told)?;
         self.write_settings()?;
-        if self.noted_pid().is_some_and(exists) {
-            // The server was killed, and its number is another's now: PostgreSQL would take that for its own.
-            let path = self.data_dir().join("postmaster.pid");
-            fs::remove_file(&path).map_err(LocalError::file(&path))?;
-        }
+        self.forget_number()?;
         let deadline = Instant::now() + LEFT_OVER_MAX;
         loop {
             let before = fs::metadata(self.log()).map_or(0, |found| found.len());
@@ -190,6 +192,16 @@ impl LocalNode {
             }
             sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Of a server that does not run: if it was killed and its number is another's now, PostgreSQL would take that for
+    /// its own.
+    pub(super) fn forget_number(&self) -> Result<(), LocalError> {
+        if !self.noted_pid().is_some_and(exists) {
+            return Ok(());
+        }
+        let path = self.data_dir().join("postmaster.pid");
+        fs::remove_file(&path).map_err(LocalError::file(&path))
     }
 
     /// Lets its server, with all processes of that, stand still as if the machine were gone for a while; nothing if it
@@ -267,7 +279,7 @@ impl LocalNode {
 
     /// What its server answers.
     pub(super) fn ask(&self, sql: &str) -> Result<String, LocalError> {
-        let mut command = self.ground.client("psql", self.port);
+        let mut command = self.ground.client("psql", &self.peer());
         command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]);
         let ended = self.ground.end(command.args(["-c", sql]))?;
         if ended.status.success() {
@@ -277,22 +289,29 @@ impl LocalNode {
         Err(LocalError::Program { node, program, said: said(&ended) })
     }
 
-    /// How a server reaches the one on this port to follow it.
-    pub(super) fn conninfo(&self, port: u16) -> String {
+    /// How a server reaches another one to follow it.
+    pub(super) fn conninfo(&self, source: &Peer) -> String {
         let passfile = quoted(&self.ground.passfile().to_string_lossy());
-        let slot = self.slot();
+        let (slot, Peer { host, port }, tls) = (self.slot(), source, source.tls());
         format!(
-            "host=127.0.0.1 port={port} user={DATABASE_USER} passfile={passfile} application_name={slot} \
-             sslmode=disable gssencmode=disable"
+            "host={host} port={port} user={DATABASE_USER} passfile={passfile} application_name={slot} sslmode={tls} \
+             gssencmode=disable"
         )
     }
 
+    /// What its server is told at its next start, which only this machine can reach.
     pub(super) fn write_settings(&self) -> Result<(), LocalError> {
+        self.write_settings_with(Vec::new())
+    }
+
+    /// The same, and more.
+    pub(super) fn write_settings_with(&self, more: Vec<(&str, String)>) -> Result<(), LocalError> {
         let mut own = vec![("port", self.port.to_string()), ("cluster_name", self.name.clone())];
-        if let Some(port) = self.source_port {
-            own.push(("primary_conninfo", self.conninfo(port)));
+        if let Some(source) = &self.source {
+            own.push(("primary_conninfo", self.conninfo(source)));
             own.push(("primary_slot_name", self.slot()));
         }
+        own.extend(more);
         let text = lines(&own, &self.ground.settings);
         self.ground.place.write(&self.dir.join("tessera.conf"), &text)
     }

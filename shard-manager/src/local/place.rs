@@ -12,6 +12,8 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
+
 use super::account::Account;
 use super::trouble::LocalError;
 
@@ -40,8 +42,13 @@ pub(super) struct Place {
 pub(super) struct Lock(File);
 
 impl Place {
-    /// The directory of a cluster that is or will be: made if it is not there. Tells whether it was made.
-    pub(super) fn prepare(dir: &Path, user: Option<&str>) -> Result<(Self, bool), LocalError> {
+    /// The directory of a cluster that is or will be, known by its file of notes: made if it is not there. Tells whether
+    /// it was made.
+    pub(super) fn prepare(
+        dir: &Path,
+        user: Option<&str>,
+        notes: &str,
+    ) -> Result<(Self, bool), LocalError> {
         let error = |source| LocalError::File { path: dir.to_owned(), source };
         let is_made = match fs::metadata(dir) {
             Ok(found) if found.is_dir() => false,
@@ -60,12 +67,13 @@ impl Place {
         }
         let place =
             |account| Ok((Self { dir: fs::canonicalize(dir).map_err(error)?, account }, false));
-        if dir.join(NOTES).exists() {
+        if dir.join(notes).exists() {
             return place(Account::of_owner(dir, user)?);
         }
+        let begun = format!("{notes}.part");
         for entry in fs::read_dir(dir).map_err(error)? {
             let name = entry.map_err(error)?.file_name();
-            if !EARLY.iter().any(|early| name == **early) {
+            if name != *begun && !EARLY.iter().any(|early| name == **early) {
                 return Err(LocalError::NotOurs(dir.to_owned()));
             }
         }
@@ -79,8 +87,8 @@ impl Place {
     }
 
     /// The directory of a cluster that is there.
-    pub(super) fn of(dir: &Path) -> Result<Self, LocalError> {
-        let notes = dir.join(NOTES);
+    pub(super) fn of(dir: &Path, notes: &str) -> Result<Self, LocalError> {
+        let notes = dir.join(notes);
         match fs::metadata(&notes) {
             Ok(_) => {}
             Err(error)
@@ -156,6 +164,19 @@ impl Drop for Lock {
         // Closing is not enough: a program that another thread is starting has a copy of every open file for a moment.
         let _ = self.0.unlock();
     }
+}
+
+/// What is noted in a file, if it is there.
+pub(super) fn read_notes<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, LocalError> {
+    let text = match fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(LocalError::file(path))?,
+    };
+    let unfit = |error: serde_json::Error| LocalError::Notes {
+        path: path.to_owned(),
+        cause: format!("these are no notes of this program ({error})"),
+    };
+    serde_json::from_str(&text).map(Some).map_err(unfit)
 }
 
 /// Whether a file that is open is the one that has this name.

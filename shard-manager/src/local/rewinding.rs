@@ -21,11 +21,13 @@ pub(super) fn rewind(node: &LocalNode, source: &LocalNode, lock: &Lock) -> Resul
     node.stop(Stop::Immediate)?;
     let text = "this node is being rewound: `cluster up` makes it again\n";
     ground.place.write(&node.dir.join(UNFINISHED), text)?;
-    make_slot(node, source, lock)?;
+    make_slot(node, &source.peer(), lock)?;
     // Its log may have to be recovered first, by a server that reads these.
     node.write_settings()?;
     let mut command = ground.command("pg_rewind");
-    command.arg("--source-server").arg(format!("{} dbname=postgres", node.conninfo(source.port)));
+    command
+        .arg("--source-server")
+        .arg(format!("{} dbname=postgres", node.conninfo(&source.peer())));
     command.arg("--target-pgdata").arg(node.data_dir());
     if !is_synced(&ground.settings) {
         command.arg("--no-sync");

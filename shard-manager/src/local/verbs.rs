@@ -183,7 +183,7 @@ impl Work<'_> {
     }
 
     fn rejoin(&self, node: &LocalNode, leader: &LocalNode) -> Result<Rejoined, LocalError> {
-        let follower = LocalNode { source_port: Some(leader.port), ..node.clone() };
+        let follower = LocalNode { source: Some(leader.peer()), ..node.clone() };
         if node.is_complete() && node.is_standby() {
             self.lead(std::slice::from_ref(node), leader)?;
             follower.start()?;

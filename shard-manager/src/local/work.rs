@@ -75,8 +75,8 @@ impl Work<'_> {
             note.is_made = false;
             note.follows = Some(source.name.clone());
         })?;
-        let node = LocalNode { source_port: Some(source.port), ..node.clone() };
-        make_replica(&node, source, self.lock)?;
+        let node = LocalNode { source: Some(source.peer()), ..node.clone() };
+        make_replica(&node, &source.peer(), self.lock)?;
         self.change(&node.name, |note| note.is_made = true)
     }
 

@@ -1,0 +1,92 @@
+//! Probe: asks a router of this machine how it is, for images that have neither a shell nor an HTTP client.
+//!
+//! **Not here:** what a router answers (`routes/health`).
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::tls;
+
+/// How long the router may take to accept, and for each part of its answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a router can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Question {
+    /// Whether its process works.
+    Live,
+    /// Whether it takes requests: not while it starts or ends.
+    Ready,
+}
+
+/// Why the answer is no.
+#[derive(Debug, thiserror::Error)]
+pub enum No {
+    /// Port 0 is any free port, and nobody knows which.
+    #[error("bind names port 0, so nobody knows where the router is: name its port")]
+    AnyPort,
+    /// Nobody answers.
+    #[error("{0} does not answer: {1}")]
+    Silent(SocketAddr, std::io::Error),
+    /// It answers, and says no.
+    #[error("{0} says {1:?}")]
+    Said(SocketAddr, String),
+}
+
+impl Question {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Live => "/live",
+            Self::Ready => "/ready",
+        }
+    }
+
+    /// Asks the router that serves on this address, by TLS if it does.
+    ///
+    /// # Errors
+    /// [`No`] if it does not say yes.
+    pub fn ask(self, bind: SocketAddr, encrypted: bool) -> Result<(), No> {
+        if bind.port() == 0 {
+            return Err(No::AnyPort);
+        }
+        let address = SocketAddr::new(reached_by(bind.ip()), bind.port());
+        let line = self.status(address, encrypted).map_err(|error| No::Silent(address, error))?;
+        if line.split(' ').nth(1) == Some("200") {
+            return Ok(());
+        }
+        Err(No::Said(address, line.trim().to_owned()))
+    }
+
+    /// The first line of the answer.
+    fn status(self, address: SocketAddr, encrypted: bool) -> std::io::Result<String> {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        match encrypted {
+            false => self.exchange(address, stream),
+            true => self.exchange(address, tls::to_oneself(address.ip(), stream)?),
+        }
+    }
+
+    fn exchange(
+        self,
+        address: SocketAddr,
+        mut stream: impl Read + Write,
+    ) -> std::io::Result<String> {
+        let path = self.path();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line)?;
+        Ok(line)
+    }
+}
+
+/// An address that means all of this machine's is reached through its loopback one.
+fn reached_by(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V4(_) | IpAddr::V6(_) => ip,
+    }
+}

@@ -1,0 +1,378 @@
+//! Stories of docker-compose.yml and its kin: what services and pods are told is run for real, on loopback ports and
+//! without an engine.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use saphyr::{LoadableYamlNode, Yaml};
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+use crate::commands::PROGRAM;
+use crate::ground::files_only;
+use crate::harness::{PATIENCE, Router, bare_command, sightless};
+
+const PASSWORD_FILES: [&str; 2] = ["/run/secrets/password", "/run/secrets/tessera/password"];
+/// Behind the name of a pod.
+const HEADLESS: &str = ".postgres-headless";
+const MANIFESTS: &str = "api-router/deploy/kubernetes/base";
+const NODE_DIR: &str = "/var/lib/tessera/node";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The services of docker-compose.yml.
+fn services() -> Map<String, Value> {
+    read("docker-compose.yml")["services"].as_object().unwrap().clone()
+}
+
+/// The first document of a file.
+fn read(path: &str) -> Value {
+    let text = fs::read_to_string(root().join(path)).unwrap();
+    plain(&Yaml::load_from_str(&text).unwrap()[0])
+}
+
+/// Without anchors: `<<` brings the members of another mapping that this one does not have.
+fn plain(yaml: &Yaml<'_>) -> Value {
+    if let Some(members) = yaml.as_mapping() {
+        let mut plain_members = Map::new();
+        for (name, member) in members {
+            let (name, member) = (name.as_str().unwrap(), plain(member));
+            if name != "<<" {
+                plain_members.insert(name.to_owned(), member);
+                continue;
+            }
+            for (name, member) in member.as_object().unwrap().clone() {
+                plain_members.entry(name).or_insert(member);
+            }
+        }
+        return Value::Object(plain_members);
+    }
+    if let Some(items) = yaml.as_sequence() {
+        return items.iter().map(plain).collect();
+    }
+    let number = yaml.as_integer().map(Value::from).or(yaml.as_floating_point().map(Value::from));
+    let other = yaml.as_str().map(Value::from).or(yaml.as_bool().map(Value::from)).or(number);
+    other.unwrap_or(Value::Null)
+}
+
+fn words(value: &Value) -> Vec<String> {
+    let words = value.as_array().unwrap_or_else(|| panic!("{value} is no list"));
+    words.iter().map(|word| word.as_str().unwrap().to_owned()).collect()
+}
+
+/// What a stage of the Dockerfile says in this line.
+fn line_of_stage(stage: &str, instruction: &str) -> String {
+    let text = fs::read_to_string(root().join("api-router/Dockerfile")).unwrap();
+    let mut lines = text.lines().skip_while(|line| !line.ends_with(&format!(" AS {stage}")));
+    let line = lines.find_map(|line| line.strip_prefix(&format!("{instruction} ")));
+    line.unwrap().to_owned()
+}
+
+/// The same, as the list that it must be.
+fn of_stage(stage: &str, instruction: &str) -> Vec<String> {
+    serde_json::from_str(&line_of_stage(stage, instruction)).unwrap()
+}
+
+/// What a node is told.
+struct Told {
+    /// Behind the entry point of its image.
+    arguments: Vec<String>,
+    /// How it is asked whether it is well.
+    health: Vec<String>,
+}
+
+/// Nodes that a file tells of, as processes of this machine.
+struct Nodes {
+    folder: TempDir,
+    told: BTreeMap<String, Told>,
+    ports: BTreeMap<String, u16>,
+    processes: BTreeMap<String, Child>,
+}
+
+impl Nodes {
+    fn start(told: BTreeMap<String, Told>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // If this is root, the servers are another user's, who must get through.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let mut file = fs::File::options();
+        let file = file.write(true).create_new(true).mode(0o600).open(folder.path().join("word"));
+        writeln!(file.unwrap(), "it's a secret").unwrap();
+        // Held until all are known: no port is found twice.
+        let listen = |name: &String| (name.clone(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let held: Vec<_> = told.keys().map(listen).collect();
+        let port = |(name, held): (String, TcpListener)| (name, held.local_addr().unwrap().port());
+        let ports = held.into_iter().map(port).collect();
+        let mut nodes = Self { folder, told, ports, processes: BTreeMap::new() };
+        for name in nodes.told.keys().cloned().collect::<Vec<_>>() {
+            let process = nodes.run(&name);
+            nodes.processes.insert(name, process);
+        }
+        nodes.await_health();
+        nodes
+    }
+
+    /// What is told, with the paths and ports of this machine.
+    fn here(&self, text: &str) -> String {
+        let word = self.folder.path().join("word").display().to_string();
+        let mut text =
+            PASSWORD_FILES.iter().fold(text.to_owned(), |text, file| text.replace(file, &word));
+        for (name, port) in &self.ports {
+            let here = format!("127.0.0.1:{port}");
+            for spelled in [
+                format!("{name}{HEADLESS}:5432"),
+                format!("{name}{HEADLESS}"),
+                format!("{name}:5432"),
+            ] {
+                text = text.replace(&spelled, &here);
+            }
+        }
+        text
+    }
+
+    fn dir(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    /// The program of the image.
+    fn program(&self, words: &[String]) -> Command {
+        assert_eq!(words[0], "shard-manager");
+        let mut command = sightless(Command::new(&*PROGRAM), self.folder.path());
+        command.args(&words[1..]).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, name: &str) -> Child {
+        let mut all = of_stage("node", "ENTRYPOINT");
+        for word in &self.told[name].arguments {
+            let word = self.here(word).replace(NODE_DIR, &self.dir(name));
+            // Nobody but this machine is to reach it.
+            all.push(word.replace("--listen=0.0.0.0", "--listen=127.0.0.1"));
+        }
+        all.extend(["--set=fsync=off".to_owned(), format!("--port={}", self.ports[name])]);
+        let log = fs::File::create(self.folder.path().join(format!("{name}.log"))).unwrap();
+        self.program(&all).stderr(log).spawn().unwrap()
+    }
+
+    /// Waits until each says that it is well.
+    fn await_health(&mut self) {
+        let began = Instant::now();
+        for (name, told) in &self.told {
+            let health = told.health.iter().map(|word| word.replace(NODE_DIR, &self.dir(name)));
+            let health: Vec<_> = health.collect();
+            let log = self.folder.path().join(format!("{name}.log"));
+            while !self.program(&health).output().unwrap().status.success() {
+                let ended = self.processes.get_mut(name).unwrap().try_wait().unwrap();
+                let said = || fs::read_to_string(&log).unwrap();
+                assert!(ended.is_none() && began.elapsed() < 3 * PATIENCE, "{name}: {}", said());
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+
+    /// Ends all by the signal of their image; their exit codes.
+    fn stop(&mut self) -> Vec<Option<i32>> {
+        let signal = line_of_stage("node", "STOPSIGNAL");
+        for process in self.processes.values() {
+            let pid = process.id().to_string();
+            let sent = Command::new("kill").args(["-s", &signal[3..], &pid]).status().unwrap();
+            assert!(sent.success());
+        }
+        let processes = std::mem::take(&mut self.processes).into_values();
+        processes.map(|mut process| process.wait().unwrap().code()).collect()
+    }
+
+    /// A router that is told of these nodes; its password is theirs.
+    fn router(&self, told: &BTreeMap<&str, String>) -> Router {
+        let mut command = bare_command(self.folder.path());
+        command.envs(told.iter().map(|(variable, value)| (variable, self.here(value))));
+        command.env("TESSERA_BIND", "127.0.0.1:0");
+        Router::start_command(command)
+    }
+}
+
+/// Both take writes, both see what the other one has stored, and each shard has a replica that follows.
+fn check_routers(routers: &[Router; 2]) {
+    for (number, router) in routers.iter().enumerate() {
+        assert_eq!(router.get("/ready").status, 200);
+        let stored = router.write_user(&format!("user_{number}"), "Ada");
+        assert_eq!(stored.status, 201, "{}", stored.text());
+    }
+    let level = [("x-consistency", "all")];
+    let query = "/api/read?table=users&select=user_id&order=user_id&limit=2";
+    for router in routers {
+        let read = router.send("GET", query, &level, None);
+        assert_eq!(read.json()["data"], json!([{"user_id": "user_0"}, {"user_id": "user_1"}]));
+        let began = Instant::now();
+        let well = json!({"primary": true, "replica": true});
+        let all = json!({"shard1": well, "shard2": well, "shard3": well});
+        while router.get("/api/health").json()["health"] != all {
+            assert!(began.elapsed() < PATIENCE, "{}", router.get("/api/health").text());
+        }
+        // On the disk of two nodes: those that are called replicas follow.
+        let row = json!({"user_id": "user_2", "name": "Alan", "email": "alan@example.com"});
+        let headers = [("x-shard-key", "user_2"), ("x-consistency", "quorum")];
+        let stored = router.post("/api/write", &headers, &json!({"table": "users", "data": row}));
+        assert!(stored.status < 300, "{}", stored.text());
+    }
+}
+
+/// What the nodes of docker-compose.yml are told.
+fn composed(services: &Map<String, Value>) -> BTreeMap<String, Told> {
+    let nodes = services.iter().filter(|(name, _)| name.starts_with("shard"));
+    let told = nodes.map(|(name, service)| {
+        let test = words(&service["healthcheck"]["test"]);
+        assert_eq!(test[0], "CMD");
+        assert_eq!(service["stop_signal"], line_of_stage("node", "STOPSIGNAL"));
+        let arguments = words(&service["command"]);
+        (name.clone(), Told { arguments, health: test[1..].to_vec() })
+    });
+    told.collect()
+}
+
+/// What the pods of these manifests are told.
+fn podded() -> BTreeMap<String, Told> {
+    let mut told = BTreeMap::new();
+    for file in ["primaries.yaml", "replicas.yaml"] {
+        let set = read(&format!("{MANIFESTS}/{file}"));
+        let container = &set["spec"]["template"]["spec"]["containers"][0];
+        for ordinal in 0..set["spec"]["replicas"].as_u64().unwrap() {
+            let name = format!("{}-{ordinal}", set["metadata"]["name"].as_str().unwrap());
+            let known = |word: &String| {
+                word.replace("$(POD_NAME)", &name).replace("$(ORDINAL)", &ordinal.to_string())
+            };
+            let arguments = words(&container["args"]).iter().map(known).collect();
+            let health = words(&container["readinessProbe"]["exec"]["command"]);
+            told.insert(name, Told { arguments, health });
+        }
+    }
+    told
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        for process in self.processes.values_mut() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+#[test]
+fn what_services_are_told_makes_nodes_that_replicate_and_routers_that_serve() {
+    files_only!("it has servers of its own");
+    let services = services();
+    let mut nodes = Nodes::start(composed(&services));
+    let routers = ["router1", "router2"].map(|name| {
+        let environment = services[name]["environment"].as_object().unwrap();
+        let told =
+            environment.iter().map(|(name, value)| (&**name, value.as_str().unwrap().into()));
+        nodes.router(&told.collect())
+    });
+    check_routers(&routers);
+    drop(routers);
+    assert_eq!(nodes.stop(), [Some(0); 6]);
+}
+
+#[test]
+fn what_pods_are_told_makes_nodes_that_replicate_and_routers_that_serve() {
+    files_only!("it has servers of its own");
+    let mut nodes = Nodes::start(podded());
+    let file = nodes.folder.path().join("routers.toml");
+    let text = fs::read_to_string(root().join(MANIFESTS).join("tessera.toml")).unwrap();
+    fs::write(&file, nodes.here(&text)).unwrap();
+    let told = BTreeMap::from([("TESSERA_CONFIG", file.display().to_string())]);
+    let routers = [nodes.router(&told), nodes.router(&told)];
+    check_routers(&routers);
+    drop(routers);
+    assert_eq!(nodes.stop(), [Some(0); 6]);
+}
+
+#[test]
+fn the_file_of_the_service_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = root().join("api-router/deploy/systemd/tessera.toml");
+    let text = fs::read_to_string(path).unwrap();
+    let word = folder.path().join("word");
+    let file = fs::File::options().write(true).create_new(true).mode(0o600).open(&word);
+    writeln!(file.unwrap(), "it's a secret").unwrap();
+    let unit =
+        fs::read_to_string(root().join("api-router/deploy/systemd/tessera.service")).unwrap();
+    assert!(unit.contains("\nLoadCredential=password:/etc/tessera/password\n"));
+    let text = text.replace("/run/credentials/tessera.service/password", word.to_str().unwrap());
+    fs::write(folder.path().join("service.toml"), text).unwrap();
+    let mut command = bare_command(folder.path());
+    let ended = command.args(["--config", "service.toml", "--print-config"]).output().unwrap();
+    let shown = String::from_utf8(ended.stdout).unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert!(shown.contains("engine") && !shown.contains("secret"), "{shown}");
+    assert_eq!(shown.matches("sslmode=verify-full").count(), 3, "{shown}");
+}
+
+#[test]
+fn a_router_is_probed_by_the_command_of_its_image() {
+    let test = words(&services()["router1"]["healthcheck"]["test"]);
+    let program = of_stage("router", "ENTRYPOINT");
+    assert_eq!([&test[0], &test[1]], ["CMD", &*program[0]]);
+    let folder = tempfile::tempdir().unwrap();
+    let probe = |bind: &str| {
+        let mut command = bare_command(folder.path());
+        command.args(&test[2..]).env("TESSERA_BIND", bind).env("TESSERA_INSECURE", "true");
+        let ended = command.output().unwrap();
+        (ended.status.code(), String::from_utf8(ended.stderr).unwrap())
+    };
+    let mut router = Router::start();
+    let bind = router.address().to_string();
+    assert_eq!(probe(&bind), (Some(0), String::new()));
+    let everywhere = format!("0.0.0.0:{}", router.address().port());
+    assert_eq!(probe(&everywhere), (Some(0), String::new()));
+    router.signal("TERM");
+    let began = Instant::now();
+    while probe(&bind).0 == Some(0) {
+        assert!(began.elapsed() < PATIENCE, "it never says that it ends");
+    }
+    router.wait();
+    let (code, said) = probe(&bind);
+    assert_eq!(code, Some(1));
+    assert!(said.starts_with(&format!("{bind} does not answer: ")), "{said}");
+}
+
+#[test]
+fn every_service_has_no_more_than_it_needs() {
+    for (name, service) in services() {
+        let is =
+            |member: &str, wanted: Value| assert_eq!(service[member], wanted, "{name}: {member}");
+        is("read_only", json!(true));
+        is("cap_drop", json!(["ALL"]));
+        is("security_opt", json!(["no-new-privileges:true"]));
+        is("restart", json!("unless-stopped"));
+        for member in ["mem_limit", "cpus", "stop_grace_period", "networks"] {
+            assert!(!service[member].is_null(), "{name} has no {member}");
+        }
+        assert_eq!(service["healthcheck"]["test"][0], "CMD", "{name}");
+        for port in service["ports"].as_array().into_iter().flatten() {
+            assert!(port.as_str().unwrap().starts_with("127.0.0.1:"), "{name}: {port}");
+        }
+        for forbidden in ["privileged", "cap_add", "network_mode", "pid", "devices"] {
+            assert!(service[forbidden].is_null(), "{name} has {forbidden}");
+        }
+    }
+}
+
+#[test]
+fn the_ports_are_those_that_were_agreed() {
+    let mut ports: Vec<String> = services()
+        .values()
+        .flat_map(|service| service["ports"].as_array().cloned().unwrap_or_default())
+        .map(|port| port.as_str().unwrap().split(':').nth(1).unwrap().to_owned())
+        .collect();
+    ports.sort();
+    assert_eq!(ports, ["3000", "5432", "5433", "5434", "5435", "5436", "5437"]);
+}

@@ -1,0 +1,184 @@
+//! `node`: one PostgreSQL node by itself, made if its directory is empty, whose server takes the place of this process.
+//!
+//! **Invariant:** no password stands on a command line or in what is said.
+//! **Not here:** making it (`shard_manager::local`).
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use shard_manager::address::Password;
+use shard_manager::local::{LocalError, LoneNode, Peer, Secret, WantedNode};
+use shard_manager::topology::Role;
+
+use super::{Trouble, interrupt};
+use crate::screen::{Screen, say};
+
+/// The variable of libpq that holds the password where no file is named.
+const PASSWORD_VARIABLE: &str = "PGPASSWORD";
+
+const EXAMPLES: &str = "\
+The node is made as those of `cluster up` are. Its server is `postgres` in the foreground, which logs to standard error:
+SIGINT ends it fast, SIGTERM waits for clients first. What is in the directory decides what the node is; a node that was
+cut off while it was made is made again.
+
+Examples:
+  shard-manager node primary --dir /var/lib/tessera/node --name shard1-primary --database shard1 \\
+    --password-file /run/secrets/password --listen 0.0.0.0 --allow 10.0.0.0/8
+  shard-manager node replica --dir /var/lib/tessera/node --name shard1-replica1 --of shard1-primary:5432 \\
+    --password-file /run/secrets/password --listen 0.0.0.0 --allow 10.0.0.0/8
+  shard-manager node ready --dir /var/lib/tessera/node";
+
+/// What to do about a node.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Runs a primary; a new one has an empty database
+    Primary {
+        /// The database of a new primary
+        #[arg(long, value_name = "NAME")]
+        database: String,
+        #[command(flatten)]
+        options: NodeOptions,
+    },
+    /// Runs a replica; a new one waits until its source answers, and copies it
+    Replica {
+        /// Whom it follows
+        #[arg(long = "of", value_name = "HOST:PORT", value_parser = peer)]
+        source: Peer,
+        #[command(flatten)]
+        options: NodeOptions,
+    },
+    /// Whether the node of this directory answers: exit code 1 if not
+    Ready {
+        /// The directory of the node
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+}
+
+#[derive(Args, Debug)]
+struct NodeOptions {
+    /// The directory of the node; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// What the node is called, which also names its replication slot
+    #[arg(long, value_name = "NAME")]
+    name: String,
+    /// A file whose first line is the password of the databases [default: what PGPASSWORD holds]
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Its port
+    #[arg(long, value_name = "PORT", default_value_t = 5432)]
+    port: u16,
+    /// An address to listen on, such as 0.0.0.0 for all; may be repeated
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    listen: Vec<String>,
+    /// A network that is let in with the password, such as 10.0.0.0/8, or samenet; may be repeated [default: only this
+    /// machine]
+    #[arg(long, value_name = "NETWORK")]
+    allow: Vec<String>,
+    /// A setting of the server; may be repeated
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = super::cluster::setting)]
+    settings: Vec<(String, String)>,
+    /// Who runs the server if root starts it [default: postgres, else nobody]
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// The folder of the programs [default: TESSERA_PG_BIN, else the newest installed]
+    #[arg(long, value_name = "DIR")]
+    pg_bin: Option<PathBuf>,
+}
+
+/// Does what was asked for.
+pub(super) fn run(options: Options, screen: &Screen) -> Result<(), Trouble> {
+    match options.verb {
+        Verb::Primary { database, options } => serve(options, database, None),
+        Verb::Replica { source, options } => serve(options, String::new(), Some(source)),
+        Verb::Ready { dir } => ready(&dir, screen),
+    }
+}
+
+/// Returns only if the server could not be started.
+fn serve(options: NodeOptions, database: String, source: Option<Peer>) -> Result<(), Trouble> {
+    interrupt::obey();
+    let password = password(options.password_file.as_deref())?;
+    let name = options.name.clone();
+    let node = LoneNode::make(
+        &WantedNode {
+            dir: options.dir,
+            name: options.name,
+            database,
+            source,
+            listen: options.listen,
+            port: options.port,
+            allow: options.allow,
+            password,
+            user: options.user,
+            pg_bin: options.pg_bin,
+            settings: options.settings,
+        },
+        &mut |line| say(format_args!("{name}: {line}")),
+    )?;
+    say(format_args!("{name}: starts as {}", node.role().name()));
+    Err(node.run().into())
+}
+
+fn password(file: Option<&Path>) -> Result<Secret, Trouble> {
+    if let Some(file) = file {
+        let read = Password::from_file(file);
+        let password = read.map_err(|error| Trouble::Refused(error.to_string()))?;
+        return Ok(Secret::new(password.secret().to_owned()));
+    }
+    let set = std::env::var(PASSWORD_VARIABLE).ok().filter(|word| !word.is_empty());
+    set.map(Secret::new).ok_or_else(|| {
+        Trouble::Refused(format!(
+            "the databases need a password: name its file with --password-file, or set {PASSWORD_VARIABLE}"
+        ))
+    })
+}
+
+fn ready(dir: &Path, screen: &Screen) -> Result<(), Trouble> {
+    let answer = LoneNode::ask(dir).map_err(|error| {
+        let is_found = matches!(error, LocalError::Unfit { .. } | LocalError::Program { .. });
+        if is_found { Trouble::Found(error.to_string()) } else { error.into() }
+    })?;
+    let (role, streams) = (answer.role, answer.streams);
+    let shown = json!({"role": role.name(), "streams": streams});
+    let ended = screen.show(&shown, |_| match (role, streams) {
+        (Role::Primary, _) => "it answers, as primary".to_owned(),
+        (Role::Replica, true) => "it answers, as replica, and follows".to_owned(),
+        (Role::Replica, false) => "it answers, as replica, and follows nobody now".to_owned(),
+    });
+    Ok(ended?)
+}
+
+/// The port stands behind the last colon; an IPv6 address stands in brackets.
+fn peer(text: &str) -> Result<Peer, String> {
+    let wanted = || "a source is written HOST:PORT".to_owned();
+    let (host, port) = text.rsplit_once(':').ok_or_else(wanted)?;
+    let host = host.strip_prefix('[').map_or(Some(host), |host| host.strip_suffix(']'));
+    let port = port.parse().ok().filter(|port| *port != 0);
+    let (host, port) = host.zip(port).ok_or_else(wanted)?;
+    Ok(Peer { host: host.to_owned(), port })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_a_host_and_a_port() {
+        let of = |host: &str, port| Ok(Peer { host: host.to_owned(), port });
+        assert_eq!(peer("shard1-primary:5432"), of("shard1-primary", 5432));
+        assert_eq!(peer("[fd00::1]:5433"), of("fd00::1", 5433));
+        for bad in ["shard1-primary", "db:0", "db:x", "[fd00::1:5432", "db:70000"] {
+            assert!(peer(bad).is_err(), "{bad}");
+        }
+    }
+}
