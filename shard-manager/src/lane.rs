@@ -146,6 +146,13 @@ impl Claim {
         self.0.compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
+    /// The lane's: nothing was stored of what it took, so its client may give it up again.
+    fn put_back(&self) {
+        let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
+        // Nobody but the lane changes what it has taken.
+        let _ = self.0.compare_exchange(TAKEN, WAITING, set, seen);
+    }
+
     /// The client's end: what was not taken never will be.
     fn give_up(&self, error: Error) -> LaneFailure {
         let outcome = if self.decide(ABANDONED) { Outcome::Rejected } else { Outcome::Unknown };

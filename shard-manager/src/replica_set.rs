@@ -183,7 +183,9 @@ impl Member {
         if matches!(probed, Some(Ok(()) | Err(Error::PoolExhausted { .. }))) {
             self.failures.store(0, Ordering::Release);
             self.out_until.store(0, Ordering::Release);
-            tracing::info!(node = self.replica.node(), "a replica is back in the rotation");
+            let (node, at) = self.replica.called();
+            let at = at.map(tracing::field::display);
+            tracing::info!(node, at, "a replica is back in the rotation");
         } else {
             self.fail(true);
         }
@@ -197,7 +199,9 @@ impl Member {
         if suspect {
             self.replica.suspect();
         }
-        tracing::warn!(node = self.replica.node(), ?out, "a replica leaves the rotation");
+        let (node, at) = self.replica.called();
+        let at = at.map(tracing::field::display);
+        tracing::warn!(node, at, ?out, "a replica leaves the rotation");
     }
 
     fn millis(&self) -> u64 {

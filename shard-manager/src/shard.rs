@@ -397,7 +397,9 @@ impl Shard {
     pub async fn probe(&self, deadline: Instant) -> Vec<NodeHealth> {
         let primary = async {
             let (answers, latency) = self.answers(Some(self.primary.clone()), deadline).await;
-            let whole = self.lane.is_up() && !self.damaged.load(Ordering::Acquire);
+            // Reads may get through where writes do not: the lane has a connection of its own.
+            let writes = self.lane.is_up() && !self.lane.waits();
+            let whole = writes && !self.damaged.load(Ordering::Acquire);
             let up = answers && whole && self.check_reachable().is_ok();
             let (node, role) = (self.primary_name.clone(), Role::Primary);
             let lag = Some(Duration::ZERO);

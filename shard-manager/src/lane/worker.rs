@@ -24,6 +24,8 @@ use crate::store::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, Unit, Wri
 
 /// How often it is looked whether there is a node to write to, while there is none.
 const READY_LOOK: Duration = Duration::from_millis(25);
+/// How often, while nobody waits for one.
+const READY_GLANCE: Duration = Duration::from_millis(250);
 /// How long that may take before it is said that there is none.
 const READY_SOON: Duration = Duration::from_millis(100);
 /// How long before its deadline an operation is not tried again: its client is told in time that nothing was stored.
@@ -31,7 +33,10 @@ const LAST_TRY: Duration = Duration::from_millis(50);
 
 impl State {
     fn wait_for_node(&self, waits: bool) {
-        if self.waits.swap(waits, Ordering::SeqCst) == waits {
+        // It is told after every batch: whoever asks meanwhile should not wait for this.
+        if self.waits.load(Ordering::SeqCst) == waits
+            || self.waits.swap(waits, Ordering::SeqCst) == waits
+        {
             return;
         }
         let shard = &self.shard;
@@ -134,6 +139,11 @@ impl<W: AsyncWriter> Worker<W> {
                     if self.round(first).await {
                         break;
                     }
+                }
+                () = tokio::time::sleep(READY_GLANCE), if self.state.waits.load(Ordering::SeqCst) => {
+                    // Nobody writes to find out: health tells that there is a node again.
+                    let ready = self.writer.ready().await;
+                    self.state.wait_for_node(!ready);
                 }
                 () = home.moved() => {
                     // A connection stays on the runtime that it was made on.
@@ -239,7 +249,10 @@ impl<W: AsyncWriter> Worker<W> {
             let units: Vec<Unit<'_>> = batch.iter().map(Operation::unit).collect();
             let began = Instant::now();
             match self.writer.apply(&units).await {
-                Ok(done) => answer_all(batch, done, began),
+                Ok(done) => {
+                    self.state.wait_for_node(false);
+                    answer_all(batch, done, began);
+                }
                 Err(BatchFailure { divisible: true, .. }) if batch.len() > 1 => {
                     let second = batch.split_off(batch.len() / 2);
                     parts.extend([second, batch]);
@@ -259,13 +272,40 @@ impl<W: AsyncWriter> Worker<W> {
                     outcome: Outcome::Rejected,
                     ..
                 }) if self.lives.is_some() => {
-                    parts.push(await_node(&Arc::clone(&self.state), batch, error).await)
+                    parts.push(self.await_node(batch, error).await);
                 }
                 Err(BatchFailure { error, outcome, .. }) => {
                     fail_all(batch, &LaneFailure { error, outcome });
                 }
             }
         }
+    }
+
+    /// Keeps operations of which nothing was stored until there is a node to write to. Who cannot wait so long is told.
+    async fn await_node(&mut self, mut batch: Vec<Operation>, error: Error) -> Vec<Operation> {
+        let Error::ShardUnavailable { shard } = error else {
+            unreachable!("nothing else is tried again")
+        };
+        let error = Error::NoPrimary { shard };
+        let failure = LaneFailure { error, outcome: Outcome::Rejected };
+        batch.iter().for_each(|operation| operation.claim.put_back());
+        loop {
+            tokio::time::sleep(READY_LOOK).await;
+            let is_ready = self.is_ready().await;
+            if !is_ready {
+                // What is queued behind it is told why it waits.
+                self.state.wait_for_node(true);
+            }
+            let soon = Instant::now() + LAST_TRY;
+            let stops = self.state.stops.load(Ordering::SeqCst);
+            let late = batch.extract_if(.., |operation| stops || operation.deadline <= soon);
+            fail_all(late.collect(), &failure);
+            if is_ready || batch.is_empty() {
+                break;
+            }
+        }
+        batch.retain(|operation| operation.claim.decide(TAKEN));
+        batch
     }
 
     /// The halves of a chunk, and of what fails of them their halves: how a culprit is told from its neighbours.
@@ -308,20 +348,6 @@ fn is_over(message: &Message) -> bool {
         Message::Schema(operation) => operation.is_over(),
         Message::Stop => true,
     }
-}
-
-/// Keeps operations of which nothing was stored until there is a node to write to. Who cannot wait so long is told.
-async fn await_node(state: &State, mut batch: Vec<Operation>, error: Error) -> Vec<Operation> {
-    let Error::ShardUnavailable { shard } = error else {
-        unreachable!("nothing else is tried again")
-    };
-    tokio::time::sleep(READY_LOOK).await;
-    let soon = Instant::now() + LAST_TRY;
-    let stops = state.stops.load(Ordering::SeqCst);
-    let late = batch.extract_if(.., |operation| stops || operation.deadline <= soon);
-    let error = Error::NoPrimary { shard };
-    fail_all(late.collect(), &LaneFailure { error, outcome: Outcome::Rejected });
-    batch
 }
 
 /// Claims an operation for execution, unless it is too late for it.

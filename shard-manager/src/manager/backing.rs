@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::OwnedMutexGuard;
@@ -20,9 +20,13 @@ use crate::home::Homes;
 use crate::shard::Shard;
 use crate::store::intent::Intent;
 use crate::store::postgres::catalog::{self, Catalog};
+use crate::store::postgres::leader::{Leader, Term};
 use crate::store::sqlite::data_dir::DataDir;
 use crate::store::sqlite::intents::{self, Intents};
 use crate::table::Table;
+
+/// How long the catalog may take over one step of a change of the tables.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// What stands behind a manager.
 pub(super) enum Backing {
@@ -143,13 +147,25 @@ impl Servers {
     async fn turn(&self, guard: OwnedMutexGuard<()>, deadline: Instant) -> Result<Turn, Error> {
         let told = |error: String| catalog::unavailable(&error);
         let turn = async {
-            let catalog = self.following.connect("tables").await.map_err(told)?;
-            let catalog = catalog.lock_to_change().await?;
-            self.following.refresh_from(&catalog).await.map_err(told)?;
-            Ok(Turn::Servers { catalog: Box::new(catalog), _guard: guard })
+            loop {
+                let (catalog, term) = self.following.connect("tables").await.map_err(told)?;
+                let turned = async {
+                    let catalog = catalog.lock_to_change().await?;
+                    self.following.refresh_from(&catalog).await.map_err(told)?;
+                    Ok::<_, Error>(catalog)
+                };
+                tokio::select! {
+                    turned = turned => break Ok((turned?, term)),
+                    // Nothing has begun: it is another node's turn to lock.
+                    () = self.following.catalog.ended(term) => {}
+                }
+            }
         };
         let turn = tokio::time::timeout_at(deadline.into(), turn).await;
-        turn.unwrap_or(Err(Error::DeadlinePassed))
+        let (catalog, term) = turn.unwrap_or(Err(Error::DeadlinePassed))?;
+        let leader = Arc::clone(&self.following.catalog);
+        let held = Held { catalog, leader, term, _guard: guard };
+        Ok(Turn::Servers(Box::new(held)))
     }
 
     fn close(&self) {
@@ -166,7 +182,30 @@ pub(super) enum Turn {
     /// In this process: nobody else may write.
     Files { catalog: PathBuf, closed: Arc<AtomicBool>, guard: Arc<OwnedMutexGuard<()>> },
     /// Among all routers: the session holds a lock.
-    Servers { catalog: Box<Catalog>, _guard: OwnedMutexGuard<()> },
+    Servers(Box<Held>),
+}
+
+/// A catalog whose session holds the lock of whoever changes the tables.
+pub(super) struct Held {
+    catalog: Catalog,
+    leader: Arc<Leader>,
+    term: Term,
+    _guard: OwnedMutexGuard<()>,
+}
+
+impl Held {
+    /// Waits for what the catalog is asked, but not for a node that leads no more or does not answer.
+    async fn asked<T>(&self, asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::select! {
+            biased;
+            asked = tokio::time::timeout(ANSWER_MAX, asked) => {
+                asked.unwrap_or_else(|_elapsed| Err(catalog::unavailable(&"it does not answer")))
+            }
+            () = self.leader.ended(self.term) => {
+                Err(catalog::unavailable(&"another node leads it by now"))
+            }
+        }
+    }
 }
 
 impl Turn {
@@ -179,7 +218,7 @@ impl Turn {
             Self::Files { catalog, closed, guard } => {
                 with_file((catalog, closed, guard), Intents::list).await
             }
-            Self::Servers { catalog, .. } => catalog.intents().await,
+            Self::Servers(held) => held.asked(held.catalog.intents()).await,
         }
     }
 
@@ -193,7 +232,7 @@ impl Turn {
                 let table = table.clone();
                 with_file((catalog, closed, guard), move |intents| intents.note(&table)).await
             }
-            Self::Servers { catalog, .. } => catalog.note(table).await,
+            Self::Servers(held) => held.asked(held.catalog.note(table)).await,
         }
     }
 
@@ -208,7 +247,7 @@ impl Turn {
                 with_file((catalog, closed, guard), move |intents| intents.turn_to_undo(&name))
                     .await
             }
-            Self::Servers { catalog, .. } => catalog.turn_to_undo(name).await,
+            Self::Servers(held) => held.asked(held.catalog.turn_to_undo(name)).await,
         }
     }
 
@@ -222,7 +261,7 @@ impl Turn {
                 let name = name.to_owned();
                 with_file((catalog, closed, guard), move |intents| intents.remove(&name)).await
             }
-            Self::Servers { catalog, .. } => catalog.remove(name).await,
+            Self::Servers(held) => held.asked(held.catalog.remove(name)).await,
         }
     }
 }

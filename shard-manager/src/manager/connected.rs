@@ -28,6 +28,7 @@ use crate::progress::Progress;
 use crate::shard::Shard;
 use crate::store::cluster::Wanted;
 use crate::store::open_error::OpenError;
+use crate::store::postgres::candidate;
 use crate::store::postgres::catalog::{Catalog, Cluster};
 use crate::store::postgres::leader::{self, Leader};
 use crate::store::postgres::node::{Node, Target};
@@ -96,7 +97,7 @@ impl Manager {
 /// Checks every node, and makes all shards alike.
 async fn open(
     cluster: &ConnectedCluster,
-) -> Result<(Vec<Opened>, Registry, Cluster, Option<Node>), OpenError> {
+) -> Result<(Vec<Opened>, Registry, Cluster, Option<Vec<Node>>), OpenError> {
     let ConnectedCluster { address, wanted } = cluster;
     let wanted = Wanted {
         shards: Some(address.shards.len()),
@@ -109,11 +110,11 @@ async fn open(
         members.into_iter().map(|Members { session, nodes }| (session, nodes)).unzip();
     check_distinct(&sessions, &names)?;
     let at = address.catalog.as_ref().unwrap_or(&nodes[0][0].address);
-    let session = members::connect_catalog(at, address).await?;
-    let catalog_node = address
-        .catalog
-        .as_ref()
-        .map(|at| members::node("catalog".to_owned(), at.clone(), address, &session.identity));
+    let (session, hosts) = members::connect_catalog(at, address).await?;
+    let identity = session.identity.clone();
+    let node = |at| members::node("catalog".to_owned(), at, address, &identity);
+    let apart = address.catalog.is_some();
+    let catalog_nodes = apart.then(|| hosts.into_iter().map(node).collect::<Vec<_>>());
     let catalog = Catalog::on(session.connection).lock_to_open().await?;
     if !catalog.is_made().await? {
         check_unsigned(&sessions, &names).await?;
@@ -156,7 +157,7 @@ async fn open(
         removed.map_err(|error| OpenError::node("catalog", error))?;
     }
     catalog.unlock().await?;
-    Ok((opened, registry, found, catalog_node))
+    Ok((opened, registry, found, catalog_nodes))
 }
 
 /// Whether the nodes that are named make shards: each one primary, each replica of one of them. Nothing is changed.
@@ -225,19 +226,13 @@ fn check_names(found: &Cluster, names: &[String]) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Each host of a node that is listed with several.
-fn hosts(node: &Node) -> Vec<Node> {
-    let one = |host| Node { address: node.address.at(host), ..node.clone() };
-    node.address.hosts.iter().map(one).collect()
-}
-
 /// Starts the lanes, the readers and the watchers.
 fn assemble(
     runtime: Runtime,
     opened: Vec<Opened>,
     registry: Registry,
     found: Cluster,
-    catalog: Option<Node>,
+    catalog: Option<Vec<Node>>,
 ) -> Result<Manager, OpenError> {
     let entered = runtime.enter();
     let homes = Homes::new(runtime.handle().clone());
@@ -262,9 +257,11 @@ fn assemble(
         followed.push((leader, progress));
     }
     let catalog = match catalog {
-        Some(node) => {
-            let identity = node.identity.clone();
-            Leader::new(hosts(&node), &identity, None)
+        Some(nodes) => {
+            let identity = nodes[0].identity.clone();
+            let leader = Leader::new(nodes, &identity, None);
+            candidate::watch(&leader);
+            leader
         }
         None => Arc::clone(&followed[0].0),
     };

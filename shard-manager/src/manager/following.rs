@@ -18,14 +18,27 @@ use tokio::sync::Mutex;
 use crate::progress::Progress;
 use crate::shard_map::ShardMap;
 use crate::store::postgres::catalog::{Catalog, Stamp};
-use crate::store::postgres::leader::{Leader, Led};
+use crate::store::postgres::leader::{Leader, Led, Term};
+use crate::store::postgres::session::Session;
 use crate::store::postgres::shard_database::ShardDatabase;
 use crate::table::{Registry, Table};
 
 /// How often the catalog is asked.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long it may take to answer, and all primaries together to tell their tables.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// The pause after it could not be followed.
+const RETRY: Duration = Duration::from_millis(250);
+/// How long it may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long it and all primaries together may take to tell their tables.
+const TABLES_MAX: Duration = Duration::from_secs(15);
+
+/// What was seen of the catalog.
+#[derive(Default)]
+struct Seen {
+    stamp: Option<Stamp>,
+    /// It could not be followed when that was tried last.
+    is_lost: bool,
+}
 
 /// What is needed to see what others have changed.
 pub(super) struct Following {
@@ -43,26 +56,45 @@ pub(super) struct Following {
 impl Following {
     /// Follows until it is closed.
     pub(super) async fn run(self: Arc<Self>) {
-        let mut seen: Option<Stamp> = None;
+        let mut seen = Seen::default();
         while !self.closed.load(Ordering::Acquire) {
-            if let Err(error) = self.follow(&mut seen).await {
-                tracing::warn!(%error, "the catalog cannot be followed");
+            let ended = match self.connect("follower").await {
+                Ok((catalog, term)) => tokio::select! {
+                    ended = self.follow(catalog, &mut seen) => ended,
+                    () = self.catalog.ended(term) => {
+                        // Who leads now may lack what was seen.
+                        seen.stamp = None;
+                        Ok(())
+                    }
+                },
+                Err(error) => Err(error),
+            };
+            if let Err(error) = ended {
+                // Told once, however often it is tried.
+                if seen.is_lost {
+                    tracing::debug!(%error, "the catalog cannot be followed");
+                } else {
+                    tracing::warn!(%error, "the catalog cannot be followed");
+                }
+                seen.is_lost = true;
+                tokio::time::sleep(RETRY).await;
             }
-            tokio::time::sleep(EVERY).await;
         }
     }
 
-    async fn follow(&self, seen: &mut Option<Stamp>) -> Result<(), String> {
-        let mut catalog = self.connect("follower").await?;
+    async fn follow(&self, mut catalog: Catalog, seen: &mut Seen) -> Result<(), String> {
         catalog.listen().await.map_err(|error| error.to_string())?;
         while !self.closed.load(Ordering::Acquire) {
             let stamp = tokio::time::timeout(PATIENCE, catalog.stamp()).await;
             let stamp = stamp.map_err(|elapsed| elapsed.to_string())?;
             let stamp = stamp.map_err(|error| error.to_string())?;
-            if *seen != Some(stamp) {
-                let refreshed = tokio::time::timeout(PATIENCE, self.refresh_from(&catalog)).await;
+            if std::mem::take(&mut seen.is_lost) {
+                tracing::info!("the catalog is followed again");
+            }
+            if seen.stamp != Some(stamp) {
+                let refreshed = tokio::time::timeout(TABLES_MAX, self.refresh_from(&catalog)).await;
                 refreshed.map_err(|elapsed| elapsed.to_string())??;
-                *seen = Some(stamp);
+                seen.stamp = Some(stamp);
             }
             let pause = std::pin::pin!(tokio::time::sleep(EVERY));
             let told = std::pin::pin!(catalog.told_of_change());
@@ -71,10 +103,11 @@ impl Following {
         Ok(())
     }
 
-    /// A session with the catalog.
-    pub(super) async fn connect(&self, purpose: &str) -> Result<Catalog, String> {
+    /// A session with the catalog, and when it may be used.
+    pub(super) async fn connect(&self, purpose: &str) -> Result<(Catalog, Term), String> {
         let led = self.catalog.connect(purpose).await;
-        Ok(Catalog::on(led.map_err(|error| error.to_string())?.session.connection))
+        let Led { session, term } = led.map_err(|error| error.to_string())?;
+        Ok((Catalog::on(session.connection), term))
     }
 
     /// Reads everything anew.
@@ -91,7 +124,14 @@ impl Following {
         }
         // Before the tables, and after them: what is on its way between may be on every shard and be taken back.
         let before = catalog.intents().await.map_err(|error| told(&error))?;
-        let shards = join_all(self.shards.iter().map(|(leader, _)| declared(leader))).await;
+        let declared = self.shards.iter().map(async |(leader, _)| {
+            if Arc::ptr_eq(leader, &self.catalog) {
+                // A node sees no more connections than it has uses for.
+                return catalog.tables_beside().await.map_err(|error| error.to_string());
+            }
+            declared(leader).await
+        });
+        let shards = join_all(declared).await;
         let shards: Vec<(Registry, u64)> = shards.into_iter().collect::<Result<_, _>>()?;
         let after = catalog.intents().await.map_err(|error| told(&error))?;
         let pending = before.iter().chain(&after);
@@ -119,8 +159,9 @@ impl Following {
 }
 
 async fn declared(leader: &Leader) -> Result<(Registry, u64), String> {
-    let Led { session, .. } = leader.connect("tables").await.map_err(|error| error.to_string())?;
-    let name = leader.name();
-    let database = ShardDatabase::on(name.to_owned(), session.connection, session.identity);
-    database.tables().await.map_err(|error| format!("{name}: {error}"))
+    let led = leader.connect("tables").await;
+    let Led { session, .. } = led.map_err(|error| error.to_string())?;
+    let Session { connection, identity, address } = session;
+    let database = ShardDatabase::on(leader.name().to_owned(), connection, identity);
+    database.tables().await.map_err(|error| format!("{address}: {error}"))
 }

@@ -9,7 +9,7 @@
 
 use futures_util::future::join_all;
 
-use crate::address::{ClusterAddress, NodeAddress};
+use crate::address::{ClusterAddress, NodeAddress, ShardAddress};
 use crate::store::open_error::OpenError;
 use crate::store::postgres::ConnectError;
 use crate::store::postgres::node::Node;
@@ -127,13 +127,9 @@ async fn members(
     name: &str,
     cluster: &ClusterAddress,
 ) -> Result<Members, OpenError> {
-    let writable = asked.iter().enumerate();
-    let writable = writable.filter_map(|(at, node)| Some((at, node.writable()?.timeline)));
-    // Of several the first that is listed.
-    let best = writable.rev().max_by_key(|(_, timeline)| *timeline);
-    let Some((best, _)) = best else { return Err(no_primary(asked, name)) };
-    let primary = asked.remove(best);
     let primary_name = format!("{name}-primary");
+    let Some(best) = best(&asked) else { return Err(no_primary(asked, &primary_name)) };
+    let primary = asked.remove(best);
     let session = primary.found.map_err(|error| OpenError::node(&primary_name, error))?;
     let session = check_fit(session, &primary_name, cluster).await?;
     let identity = session.identity.clone();
@@ -173,6 +169,7 @@ async fn check_replica(
     if !in_recovery {
         tracing::warn!(
             node = name,
+            %at,
             "this node was deposed and takes writes still: it is not used; make it a replica"
         );
     }
@@ -181,9 +178,9 @@ async fn check_replica(
     Ok(fit.ok().map(|session| session.identity))
 }
 
-/// What is said of a shard none of whose nodes takes writes: why the first that is listed does not.
+/// What is said of a shard, or a catalog, none of whose nodes takes writes: why the first that is listed does not.
 fn no_primary(asked: Vec<Asked>, name: &str) -> OpenError {
-    let several = asked.len() > 1;
+    let hosts: Vec<String> = asked.iter().map(|asked| asked.at.to_string()).collect();
     let told = asked.into_iter().map(|Asked { at, found }| match found {
         Ok(_) => ConnectError::WrongRole {
             node: at.to_string(),
@@ -193,12 +190,11 @@ fn no_primary(asked: Vec<Asked>, name: &str) -> OpenError {
         Err(error) => error,
     });
     let mut tried: Vec<ConnectError> = told.collect();
-    let name = format!("{name}-primary");
-    if several {
-        let node = "none of its nodes takes writes".to_owned();
-        return OpenError::node(&name, ConnectError::NoneOfThem { node, tried });
+    if hosts.len() > 1 {
+        let node = hosts.join(", ");
+        return OpenError::node(name, ConnectError::NoneOfThem { node, tried });
     }
-    OpenError::node(&name, tried.remove(0))
+    OpenError::node(name, tried.remove(0))
 }
 
 /// A node of a cluster.
@@ -211,16 +207,29 @@ pub(super) fn node(
     Node { name, address, timeouts: cluster.timeouts, identity: identity.clone() }
 }
 
-/// Connects to the catalog's primary.
+/// Connects to the catalog's primary; told are all its hosts, the primary first.
 ///
 /// # Errors
 /// [`OpenError`], also if it may not serve.
 pub(super) async fn connect_catalog(
     at: &NodeAddress,
     cluster: &ClusterAddress,
-) -> Result<Session, OpenError> {
-    let session = session::connect(at, OPENING, Role::Primary, &cluster.timeouts).await;
-    check_fit(session.map_err(|error| OpenError::node("catalog", error))?, "catalog", cluster).await
+) -> Result<(Session, Vec<NodeAddress>), OpenError> {
+    let mut asked = ask_all([at], cluster).await;
+    let Some(best) = best(&asked) else { return Err(no_primary(asked, "catalog")) };
+    let primary = asked.remove(best);
+    let others = asked.into_iter().map(|other| other.at);
+    let hosts = [primary.at].into_iter().chain(others).collect();
+    let session = primary.found.map_err(|error| OpenError::node("catalog", error))?;
+    Ok((check_fit(session, "catalog", cluster).await?, hosts))
+}
+
+/// Which of these leads: of those that take writes the one on the highest timeline, of several on it the first that is
+/// listed.
+fn best(asked: &[Asked]) -> Option<usize> {
+    let writable = asked.iter().enumerate();
+    let writable = writable.filter_map(|(at, node)| Some((at, node.writable()?.timeline)));
+    writable.rev().max_by_key(|(_, timeline)| *timeline).map(|(at, _)| at)
 }
 
 async fn check_fit(
@@ -228,8 +237,12 @@ async fn check_fit(
     name: &str,
     cluster: &ClusterAddress,
 ) -> Result<Session, OpenError> {
-    let replicas = usize::from(!cluster.replicas.is_empty())
-        + cluster.shards.iter().map(|shard| shard.replicas.len()).sum::<usize>();
+    // Each host of an address that lists several is a node, and those that do not lead are replicas.
+    let of_shard = |shard: &ShardAddress| {
+        shard.primary.hosts.len() - 1
+            + shard.replicas.iter().map(|at| at.hosts.len()).sum::<usize>()
+    };
+    let replicas = cluster.replicas.len() + cluster.shards.iter().map(of_shard).sum::<usize>();
     let warnings = requirements::check(&mut session, replicas).await;
     for warning in warnings.map_err(|unfit| OpenError::node(name, unfit))? {
         tracing::warn!(node = name, "{warning}");

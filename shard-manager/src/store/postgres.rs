@@ -4,6 +4,7 @@
 //! **Not here:** how nodes are named (`address`); the SQLite engine; the choice of node.
 
 mod batch;
+pub mod candidate;
 pub mod catalog;
 mod cell;
 mod connect_error;

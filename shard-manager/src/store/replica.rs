@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::postgres::replica::Replica as StreamingReplica;
 use super::readers::Readers;
 use super::sqlite::replica::Replica as FileReplica;
+use crate::address::NodeAddress;
 use crate::brake::Brake;
 
 /// A replica.
@@ -19,11 +20,22 @@ pub enum Replica {
 }
 
 impl Replica {
-    /// The node's name.
+    /// What the node was called when the cluster was opened.
     pub fn node(&self) -> &str {
         match self {
             Self::Sqlite(replica) => replica.node(),
             Self::Postgres(replica) => replica.node(),
+        }
+    }
+
+    /// What it is called now, and where it is if it is not a file of this process.
+    pub fn called(&self) -> (&str, Option<&NodeAddress>) {
+        match self {
+            Self::Sqlite(replica) => (replica.node(), None),
+            Self::Postgres(replica) => {
+                let (node, at) = replica.called();
+                (node, Some(at))
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 
 use super::ddl::unreadable;
-use super::shard_database::{has_rows, migrate};
+use super::shard_database::{has_rows, migrate, tables};
 use super::statement::{Statement, load, run};
 use crate::error::Error;
 use crate::shard_map::ShardMap;
@@ -22,7 +22,7 @@ use crate::store::intent::{Intent, State};
 use crate::store::open_error::OpenError;
 use crate::store::schema::tessera_cluster::dsl;
 use crate::store::schema::tessera_intents;
-use crate::table::Table;
+use crate::table::{Registry, Table};
 use crate::token::TokenKey;
 use crate::value::format_timestamp;
 
@@ -172,6 +172,15 @@ impl Catalog {
         let number = |column| rows.as_slice().first().and_then(|row| row.bigint(column));
         let stamp = number(0).zip(number(1)).map(|(epoch, tables)| Stamp { epoch, tables });
         stamp.ok_or(diesel::result::Error::NotFound)
+    }
+
+    /// The tables that the database declares in which it lies, if it is a shard's too, and a position at which a replica
+    /// knows them.
+    ///
+    /// # Errors
+    /// That it cannot be read.
+    pub async fn tables_beside(&self) -> QueryResult<(Registry, u64)> {
+        tables(&self.connection).await
     }
 
     /// Holds the lock of whoever changes the tables, as long as this lives.

@@ -9,7 +9,7 @@
 //! what the new leader has.
 //! **Not here:** who notices a promotion (`replica`), what is done on a session.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use super::node::{Node, NodeError};
 use super::session::{Identity, Session, Wanted};
 use super::sql;
 use super::statement::{Statement, load};
+use crate::address::NodeAddress;
 use crate::position::History;
 use crate::progress::Progress;
 
@@ -49,9 +50,18 @@ pub struct Leader {
     term: watch::Sender<Term>,
     /// How far its nodes have come; the catalog's are not watched.
     progress: Option<Arc<Progress>>,
-    /// Held by whoever looks for the leader, and when that was last done.
-    turn: Mutex<Option<Instant>>,
+    /// Held by whoever looks for the leader.
+    turn: Mutex<Sought>,
     samples: Lock<VecDeque<(u64, Instant)>>,
+}
+
+/// What was found when the leader was looked for.
+#[derive(Default)]
+struct Sought {
+    /// When that was last done.
+    at: Option<Instant>,
+    /// Nodes of which it was told why they cannot be asked: once, until they can.
+    refused: BTreeMap<usize, String>,
 }
 
 /// A session with the leader.
@@ -75,14 +85,32 @@ impl Leader {
             system: identity.system,
             term: watch::Sender::new(term),
             progress: progress.map(Arc::clone),
-            turn: Mutex::new(None),
+            turn: Mutex::default(),
             samples: Lock::default(),
         })
     }
 
-    /// What the leader is called now.
+    /// What the leader is called, whichever it is.
     pub fn name(&self) -> &str {
-        &self.members[self.term().member].name
+        &self.members[0].name
+    }
+
+    /// Where the leader is now.
+    pub fn address(&self) -> &NodeAddress {
+        &self.members[self.term().member].address
+    }
+
+    /// What a node is called now: names belong to roles, so the node that led at first has that of the one that leads.
+    pub fn called(&self, member: usize) -> &str {
+        let leading = self.term().member;
+        let named = if member == leading {
+            0
+        } else if member == 0 {
+            leading
+        } else {
+            member
+        };
+        &self.members[named].name
     }
 
     /// The nodes.
@@ -102,9 +130,14 @@ impl Leader {
 
     /// Returns when this term is over.
     pub async fn ended(&self, term: Term) {
+        self.until(|now| *now != term).await;
+    }
+
+    /// Returns when the present term is one of these.
+    pub async fn until(&self, is_met: impl FnMut(&Term) -> bool) {
         let mut terms = self.term.subscribe();
         // The sender lives as long as this.
-        let _ = terms.wait_for(|now| *now != term).await;
+        let _ = terms.wait_for(is_met).await;
     }
 
     /// A session with the node that leads, whichever that is.
@@ -146,20 +179,48 @@ impl Leader {
         if self.term() != known {
             return true;
         }
-        if sought.is_some_and(|at| at.elapsed() < SEEK_EVERY) {
+        if sought.at.is_some_and(|at| at.elapsed() < SEEK_EVERY) {
             return false;
         }
-        let asked = self.members.iter().enumerate().map(async |(member, node)| {
+        let asked = self.members.iter().map(async |node| {
             let connecting = node.connect("failover", Wanted::Primary);
-            let session = tokio::time::timeout(SEEK_MAX, connecting).await.ok()?.ok()?;
-            Some((member, session))
+            tokio::time::timeout(SEEK_MAX, connecting).await
         });
-        let found = join_all(asked).await.into_iter().flatten();
-        let best = found.max_by_key(|(_, session)| session.identity.timeline);
-        *sought = Some(Instant::now());
+        let mut found = Vec::new();
+        for (member, asked) in join_all(asked).await.into_iter().enumerate() {
+            match asked {
+                Ok(Ok(session)) => {
+                    sought.refused.remove(&member);
+                    found.push((member, session));
+                }
+                Ok(Err(error)) => self.tell_refusal(&mut sought.refused, member, &error),
+                Err(_elapsed) => {}
+            }
+        }
+        let best = found.into_iter().max_by_key(|(_, session)| session.identity.timeline);
+        sought.at = Some(Instant::now());
         match best {
             Some((member, session)) => self.begin(member, &session).await,
             None => false,
+        }
+    }
+
+    /// Who mends what keeps a node from being followed has to know of it.
+    fn tell_refusal(
+        &self,
+        refused: &mut BTreeMap<usize, String>,
+        member: usize,
+        error: &NodeError,
+    ) {
+        if error.is_transient() {
+            refused.remove(&member);
+            return;
+        }
+        let told = error.to_string();
+        if refused.get(&member) != Some(&told) {
+            let (node, at) = (self.called(member), &self.members[member].address);
+            tracing::warn!(node, %at, %error, "a node cannot be asked whether it leads: it would not be followed");
+            refused.insert(member, told);
         }
     }
 
@@ -184,7 +245,8 @@ impl Leader {
         let position = match position(&session.connection).await {
             Ok(position) => position,
             Err(error) => {
-                tracing::warn!(node = %node.name, %error, "a node that was promoted does not answer");
+                let (node, at) = (self.called(member), &node.address);
+                tracing::warn!(node, %at, %error, "a node that was promoted does not answer");
                 return false;
             }
         };
@@ -198,7 +260,9 @@ impl Leader {
             self.samples().clear();
             progress.follow(history, position, member);
         }
-        tracing::warn!(node = %node.name, at = %node.address, timeline, "a promoted node is followed");
+        let (was, before) = (self.called(member), self.address());
+        let (node, at) = (self.name(), &node.address);
+        tracing::warn!(node, %at, was, %before, timeline, "a promoted node is followed");
         self.term.send_replace(Term { member, timeline });
         true
     }

@@ -13,7 +13,7 @@ use crate::address::{NodeAddress, Timeouts};
 /// A node of a shard.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// What it is called, such as `shard1-primary`.
+    /// What it was called when the cluster was opened, such as `shard1-primary`: what it is called now, its leader knows.
     pub name: String,
     /// Where it is.
     pub address: NodeAddress,
@@ -27,21 +27,37 @@ pub struct Node {
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// There is no connection.
-    #[error("{name}: {cause}")]
+    #[error("{cause}")]
     Connect {
-        /// The node.
-        name: String,
-        /// Why.
+        /// Why, and where it is.
         cause: ConnectError,
     },
     /// It is not the one that it should be.
-    #[error("{name}: {cause}")]
+    #[error("{at}: {cause}")]
     Another {
-        /// The node.
-        name: String,
+        /// Where it is.
+        at: String,
         /// What differs.
         cause: &'static str,
     },
+}
+
+impl NodeError {
+    /// Whether it may be different in a moment without anybody changing a setting.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect { cause } => cause.is_transient(),
+            Self::Another { .. } => true,
+        }
+    }
+
+    /// Whether the node is there, in another role than the one that was wanted: as around a failover.
+    pub fn is_wrong_role(&self) -> bool {
+        match self {
+            Self::Connect { cause } => cause.is_wrong_role(),
+            Self::Another { .. } => false,
+        }
+    }
 }
 
 impl Node {
@@ -52,8 +68,7 @@ impl Node {
     pub async fn connect(&self, purpose: &str, role: Wanted) -> Result<Session, NodeError> {
         let purpose = format!("tessera {purpose}");
         let connected = session::connect(&self.address, &purpose, role, &self.timeouts).await;
-        let session =
-            connected.map_err(|cause| NodeError::Connect { name: self.name.clone(), cause })?;
+        let session = connected.map_err(|cause| NodeError::Connect { cause })?;
         if session.identity.system != self.identity.system {
             return Err(self.another("another server answers at its address"));
         }
@@ -62,7 +77,7 @@ impl Node {
 
     /// That it is not the one that it should be.
     pub(super) fn another(&self, cause: &'static str) -> NodeError {
-        NodeError::Another { name: self.name.clone(), cause }
+        NodeError::Another { at: self.address.to_string(), cause }
     }
 }
 
@@ -71,8 +86,8 @@ impl Node {
 pub enum Target {
     /// The node that leads, whichever that is.
     Leader(Arc<Leader>),
-    /// This one, as a replica, with its place in the progress of its shard.
-    Replica(Arc<Node>, usize),
+    /// The one of this number among the members, as a replica.
+    Replica(Arc<Leader>, usize),
 }
 
 impl Target {
@@ -80,7 +95,15 @@ impl Target {
     pub fn name(&self) -> &str {
         match self {
             Self::Leader(leader) => leader.name(),
-            Self::Replica(node, _) => &node.name,
+            Self::Replica(leader, member) => leader.called(*member),
+        }
+    }
+
+    /// Where it is now.
+    pub fn address(&self) -> &NodeAddress {
+        match self {
+            Self::Leader(leader) => leader.address(),
+            Self::Replica(leader, member) => &leader.members()[*member].address,
         }
     }
 
@@ -94,7 +117,10 @@ impl Target {
                 let Led { session, term } = leader.connect(purpose).await?;
                 Ok((session, Some(term)))
             }
-            Self::Replica(node, _) => Ok((node.connect(purpose, Wanted::Replica).await?, None)),
+            Self::Replica(leader, member) => {
+                let node = &leader.members()[*member];
+                Ok((node.connect(purpose, Wanted::Replica).await?, None))
+            }
         }
     }
 
@@ -102,7 +128,7 @@ impl Target {
     pub fn is_current(&self, term: Option<Term>) -> bool {
         match self {
             Self::Leader(leader) => term.is_some_and(|term| leader.term() == term),
-            Self::Replica(..) => true,
+            Self::Replica(leader, member) => leader.term().member != *member,
         }
     }
 
@@ -118,8 +144,24 @@ impl Target {
     pub async fn ended(&self, term: Option<Term>) {
         match (self, term) {
             (Self::Leader(leader), Some(term)) => leader.ended(term).await,
-            (Self::Leader(_), None) | (Self::Replica(..), _) => std::future::pending().await,
+            (Self::Leader(_), None) => std::future::pending().await,
+            // It is read as the leader then.
+            (Self::Replica(leader, member), _) => {
+                leader.until(|term| term.member == *member).await;
+            }
         }
+    }
+
+    /// Returns when another term has begun than this one.
+    pub async fn another_term(&self, known: Term) {
+        let (Self::Leader(leader) | Self::Replica(leader, _)) = self;
+        leader.ended(known).await;
+    }
+
+    /// The present term.
+    pub fn term(&self) -> Term {
+        let (Self::Leader(leader) | Self::Replica(leader, _)) = self;
+        leader.term()
     }
 
     /// Its place in the progress, if it is asked as a replica.

@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::cell;
 use super::leader::Term;
-use super::node::Target;
+use super::node::{NodeError, Target};
 use super::sql;
 use super::statement::{Bind, Prepared, RowView, Statement, for_each_row, load, run};
 use super::trouble::Trouble;
@@ -131,6 +131,11 @@ impl Server {
                     self.settle(waiting, home);
                     return;
                 }
+                () = self.outlived() => {
+                    // A node sees no more connections than it has uses for.
+                    self.open = None;
+                    continue;
+                }
             };
             if taken == 0 {
                 return;
@@ -142,6 +147,14 @@ impl Server {
             }
             batch.retain(|read| !read.reply.is_closed());
             self.answer(&mut batch).await;
+        }
+    }
+
+    /// Returns when the connection is of no use any more, because another node leads.
+    async fn outlived(&self) {
+        match &self.open {
+            Some(open) => self.target.ended(open.term).await,
+            None => std::future::pending().await,
         }
     }
 
@@ -220,7 +233,12 @@ impl Server {
                     if was_kept && trouble == Trouble::Lost {
                         continue;
                     }
-                    tracing::warn!(node = self.target.name(), %error, "a read failed");
+                    let (node, at) = (self.target.name(), self.target.address());
+                    if trouble == Trouble::Promoted {
+                        tracing::info!(node, %at, %error, "a read asks another node");
+                    } else {
+                        tracing::warn!(node, %at, %error, "a read failed");
+                    }
                     return Err(match trouble {
                         Trouble::Late => Error::DeadlinePassed,
                         Trouble::Other => Error::Internal,
@@ -229,6 +247,7 @@ impl Server {
                         | Trouble::ReadOnly
                         | Trouble::Full
                         | Trouble::Outdated
+                        | Trouble::Promoted
                         | Trouble::Lost) => lost(),
                     });
                 }
@@ -248,11 +267,21 @@ struct Answer {
     known: u64,
 }
 
+/// A replica that was promoted is told of by who follows it.
+pub(super) fn tell_unreadable(target: &Target, error: &NodeError) {
+    let (node, at) = (target.name(), target.address());
+    if error.is_wrong_role() {
+        tracing::debug!(node, %at, %error, "a node cannot be read");
+    } else {
+        tracing::warn!(node, %at, %error, "a node cannot be read");
+    }
+}
+
 async fn connect(target: &Target) -> Option<Open> {
     let (session, term) = match target.connect("reads").await {
         Ok(session) => session,
         Err(error) => {
-            tracing::warn!(%error, "a node cannot be read");
+            tell_unreadable(target, &error);
             return None;
         }
     };

@@ -62,7 +62,20 @@ impl Proof {
 async fn serve(leader: Arc<Leader>, shard: String, mut waiting: mpsc::Receiver<Reply>) {
     let mut open: Option<Open> = None;
     let mut all = Vec::new();
-    while waiting.recv_many(&mut all, QUEUE_MAX).await > 0 {
+    loop {
+        let used = open.as_ref().map(|open| open.term);
+        let asked = tokio::select! {
+            biased;
+            asked = waiting.recv_many(&mut all, QUEUE_MAX) => asked,
+            () = async { leader.until(|term| used.is_some_and(|used| used != *term)).await } => {
+                // A node sees no more connections than it has uses for.
+                open = None;
+                continue;
+            }
+        };
+        if asked == 0 {
+            return;
+        }
         all.retain(|reply| !reply.is_closed());
         if all.is_empty() {
             continue;

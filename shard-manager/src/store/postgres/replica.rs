@@ -22,6 +22,7 @@ use super::node::{Node, Target};
 use super::readers::Readers;
 use super::session::Wanted;
 use super::statement::{Statement, load};
+use crate::address::NodeAddress;
 use crate::home::Homes;
 use crate::progress::{Progress, ReplicaState};
 
@@ -46,7 +47,8 @@ const STANDING: &str = "SELECT r.recovery,CASE WHEN r.recovery THEN (pg_last_wal
 
 /// A streaming replica.
 pub struct Replica {
-    node: Node,
+    leader: Arc<Leader>,
+    index: usize,
     readers: Arc<Readers>,
     reachable: AtomicBool,
     /// Whether it receives what the primary writes.
@@ -62,11 +64,11 @@ impl Replica {
         (index, progress): (usize, &Arc<Progress>),
         (shard, homes): (&str, &Homes),
     ) -> Arc<Self> {
-        let node = leader.members()[index].clone();
-        let target = Target::Replica(Arc::new(node.clone()), index);
+        let target = Target::Replica(Arc::clone(leader), index);
         let replica = Arc::new(Self {
             readers: Arc::new(Readers::start(&target, shard, progress, homes)),
-            node,
+            leader: Arc::clone(leader),
+            index,
             reachable: AtomicBool::new(true),
             streaming: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -88,9 +90,18 @@ impl Replica {
         replica
     }
 
-    /// The node's name.
+    /// What the node was called when the cluster was opened.
     pub fn node(&self) -> &str {
-        &self.node.name
+        &self.member().name
+    }
+
+    /// What it is called now, and where it is.
+    pub fn called(&self) -> (&str, &NodeAddress) {
+        (self.leader.called(self.index), &self.member().address)
+    }
+
+    fn member(&self) -> &Node {
+        &self.leader.members()[self.index]
     }
 
     /// Who reads it.
@@ -131,14 +142,14 @@ struct Watcher {
 }
 
 /// What a node has told of itself.
-struct Standing {
-    in_recovery: bool,
+pub(super) struct Standing {
+    pub(super) in_recovery: bool,
     /// Up to where it shows the shard's changes, or where its log ends if it takes writes.
     shows: u64,
     /// What it has received, and on which timeline, while it receives.
     received: Option<(u64, u32)>,
     /// Its own timeline, if it takes writes.
-    timeline: Option<u32>,
+    pub(super) timeline: Option<u32>,
 }
 
 impl Watcher {
@@ -156,13 +167,12 @@ impl Watcher {
             }
             // Told once, however often it is tried.
             let is_new = self.retry == RETRY_FIRST;
+            let (node, at) = self.replica.called();
             match ended {
                 Err(error) if is_new => {
-                    tracing::warn!(node = %self.replica.node.name, %error, "a node cannot be watched");
+                    tracing::warn!(node, %at, %error, "a node cannot be watched");
                 }
-                Err(error) => {
-                    tracing::debug!(node = %self.replica.node.name, %error, "a node cannot be watched");
-                }
+                Err(error) => tracing::debug!(node, %at, %error, "a node cannot be watched"),
                 Ok(()) => {}
             }
             tokio::time::sleep(RETRY_FIRST).await;
@@ -175,7 +185,7 @@ impl Watcher {
     /// Connects to the node and asks it again and again, until it fails.
     async fn watch(&mut self) -> Result<(), String> {
         let told = |error: &dyn std::fmt::Display| error.to_string();
-        let node = self.replica.node.connect("watcher", Wanted::Any).await;
+        let node = self.replica.member().connect("watcher", Wanted::Any).await;
         let connection = node.map_err(|error| told(&error))?.connection;
         loop {
             let term = self.leader.term();
@@ -232,7 +242,7 @@ impl Watcher {
         }
         self.replica.streaming.store(standing.received.is_some(), Ordering::SeqCst);
         let known = self.progress.state(self.index) == ReplicaState::Following;
-        let was_there = self.replica.node.identity.timeline == term.timeline;
+        let was_there = self.replica.member().identity.timeline == term.timeline;
         if standing.received.is_none() && !known && !was_there {
             // What it shows may be of a life that did not go on, until it follows who leads now.
             return Err("it receives nothing from the primary".to_owned());
@@ -245,7 +255,8 @@ impl Watcher {
             }
             self.replica.reachable.store(true, Ordering::SeqCst);
             if !known {
-                tracing::info!(node = %self.replica.node.name, "a replica follows");
+                let (node, at) = self.replica.called();
+                tracing::info!(node, %at, "a replica follows");
                 progress.set_state(self.index, ReplicaState::Following);
             }
         });
@@ -262,7 +273,8 @@ impl Watcher {
     }
 }
 
-async fn ask(connection: &AsyncPgConnection) -> QueryResult<Standing> {
+/// Asks a node what it is.
+pub(super) async fn ask(connection: &AsyncPgConnection) -> QueryResult<Standing> {
     let rows = load(connection, Statement { sql: STANDING, binds: &[], cached: true }).await?;
     let row = rows.as_slice().first().ok_or(DieselError::NotFound)?;
     let in_recovery = row.boolean(0).ok_or(DieselError::NotFound)?;

@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 
 use super::leader::Term;
 use super::node::{NodeError, Target};
-use super::point::{push_object, value};
+use super::point::{push_object, tell_unreadable, value};
 use super::select::{Select, keys};
 use super::statement::{Prepared, Statement, for_each_row, load, run};
 use super::trouble::Trouble;
@@ -72,7 +72,8 @@ impl deadpool::managed::Manager for Connector {
         let (session, term) = self.0.connect("scans").await?;
         let connection = session.connection;
         if let Err(error) = run(&connection, SETTINGS).await {
-            tracing::warn!(node = self.0.name(), %error, "a session cannot be set up");
+            let (node, at) = (self.0.name(), self.0.address());
+            tracing::warn!(node, %at, %error, "a session cannot be set up");
         }
         Ok(ScanSession { connection, term, prepared: Prepared::default() })
     }
@@ -93,7 +94,19 @@ impl Scans {
         let pool = builder.build().expect("a pool with a runtime can always be built");
         let (shard, witness) = (shard.to_owned(), Witness::of(target));
         let (target, progress) = (target.clone(), Arc::clone(progress));
-        Self { shard, target, witness, progress, pool, runtime: Handle::current() }
+        let scans = Self { shard, target, witness, progress, pool, runtime: Handle::current() };
+        scans.runtime.spawn(scans.clone().let_go());
+        scans
+    }
+
+    /// Closes the connections that wait in the pool as soon as another node leads: a node sees no more of them than it has
+    /// uses for. Ends with the runtime.
+    async fn let_go(self) {
+        loop {
+            let term = self.target.term();
+            self.pool.retain(|session, _| self.target.is_current(session.term));
+            self.target.another_term(term).await;
+        }
     }
 
     /// Reads a page.
@@ -195,6 +208,10 @@ impl Scans {
         let mut session = match session {
             Err(_elapsed) => return Err(Error::PoolExhausted { shard: shard() }),
             Ok(Err(PoolError::Timeout(_))) => return Err(Error::PoolExhausted { shard: shard() }),
+            Ok(Err(PoolError::Backend(error))) => {
+                tell_unreadable(&self.target, &error);
+                return Err(Error::ShardUnavailable { shard: shard() });
+            }
             Ok(Err(error)) => {
                 tracing::warn!(%error, "a node cannot be read");
                 return Err(Error::ShardUnavailable { shard: shard() });
@@ -222,7 +239,12 @@ impl Scans {
         if trouble == Trouble::Late || Instant::now() >= deadline {
             return Error::DeadlinePassed;
         }
-        tracing::warn!(shard = %self.shard, %error, ?trouble, "a read failed");
+        let (node, at) = (self.target.name(), self.target.address());
+        if trouble == Trouble::Promoted {
+            tracing::info!(node, %at, %error, "a read asks another node");
+        } else {
+            tracing::warn!(node, %at, %error, ?trouble, "a read failed");
+        }
         match trouble {
             Trouble::Other => Error::Internal,
             Trouble::Constraint(_)
@@ -231,6 +253,7 @@ impl Scans {
             | Trouble::Full
             | Trouble::Late
             | Trouble::Outdated
+            | Trouble::Promoted
             | Trouble::Lost => Error::ShardUnavailable { shard: self.shard.clone() },
         }
     }

@@ -125,8 +125,7 @@ impl ShardDatabase {
     /// # Errors
     /// That it cannot be read.
     pub async fn tables(&self) -> QueryResult<(Registry, u64)> {
-        let (tables, _) = declared::load(&self.session.connection).await?;
-        Ok((Registry::new(tables), self.position().await?))
+        tables(&self.session.connection).await
     }
 
     /// Where its log ends.
@@ -134,10 +133,20 @@ impl ShardDatabase {
     /// # Errors
     /// That it cannot be read.
     pub async fn position(&self) -> QueryResult<u64> {
-        let statement = Statement { sql: sql::POSITION, binds: &[], cached: false };
-        let rows = load(&self.session.connection, statement).await?;
-        Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).cast_unsigned())
+        position(&self.session.connection).await
     }
+}
+
+/// The tables that a database declares now, and a position at which a replica knows them.
+pub(super) async fn tables(connection: &AsyncPgConnection) -> QueryResult<(Registry, u64)> {
+    let (tables, _) = declared::load(connection).await?;
+    Ok((Registry::new(tables), position(connection).await?))
+}
+
+async fn position(connection: &AsyncPgConnection) -> QueryResult<u64> {
+    let statement = Statement { sql: sql::POSITION, binds: &[], cached: false };
+    let rows = load(connection, statement).await?;
+    Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).cast_unsigned())
 }
 
 /// Makes the schema of Tessera and runs the migrations that the database has not had. What fails half-way is tried

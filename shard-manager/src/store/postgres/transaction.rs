@@ -85,7 +85,7 @@ impl Broken {
             | Trouble::Full
             | Trouble::Late
             | Trouble::Other => true,
-            Trouble::ReadOnly | Trouble::Outdated | Trouble::Lost => false,
+            Trouble::ReadOnly | Trouble::Outdated | Trouble::Lost | Trouble::Promoted => false,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
+use super::witness::Promoted;
 use crate::error::Error;
 
 /// What an error of a node means.
@@ -24,6 +25,8 @@ pub(super) enum Trouble {
     Outdated,
     /// The connection is gone, or goes.
     Lost,
+    /// The node was read as a replica, and is none any more: another one is to be asked.
+    Promoted,
     /// Anything else.
     Other,
 }
@@ -35,7 +38,13 @@ impl Trouble {
         reason = "diesel's enums may grow, and what is not known is other trouble"
     )]
     pub(super) fn of(error: &DieselError) -> Self {
-        let DieselError::DatabaseError(kind, information) = error else { return Self::Other };
+        let (kind, information) = match error {
+            DieselError::DatabaseError(kind, information) => (kind, information),
+            DieselError::QueryBuilderError(cause) if cause.is::<Promoted>() => {
+                return Self::Promoted;
+            }
+            _ => return Self::Other,
+        };
         match kind {
             DatabaseErrorKind::UniqueViolation => Self::Constraint("unique"),
             DatabaseErrorKind::ForeignKeyViolation => Self::Constraint("foreign key"),
@@ -78,7 +87,7 @@ impl Trouble {
             Self::Constraint(rule) => Error::Constraint { rule },
             Self::Full => Error::StorageFull { shard: shard() },
             Self::Late => Error::DeadlinePassed,
-            Self::Crossed | Self::ReadOnly | Self::Outdated | Self::Lost => {
+            Self::Crossed | Self::ReadOnly | Self::Outdated | Self::Lost | Self::Promoted => {
                 Error::ShardUnavailable { shard: shard() }
             }
             Self::Other => Error::Internal,

@@ -47,6 +47,11 @@ impl Witness {
     }
 }
 
+/// A node that was read as a replica takes writes now.
+#[derive(Debug, thiserror::Error)]
+#[error("the replica that was read was promoted meanwhile")]
+pub(super) struct Promoted;
+
 /// What the node shows for certain.
 ///
 /// # Errors
@@ -66,7 +71,7 @@ pub(super) fn position(witness: Witness, rows: &[RowView]) -> QueryResult<u64> {
     let replayed = number(0).ok_or(DieselError::NotFound)?;
     if witness == Witness::Replica && row.boolean(2) != Some(true) {
         // It was promoted: what it shows is no replica's view any more.
-        return Err(DieselError::NotFound);
+        return Err(DieselError::QueryBuilderError(Box::new(Promoted)));
     }
     Ok(match (witness, number(1)) {
         (Witness::Primary, _) | (Witness::Replica, None) => replayed,

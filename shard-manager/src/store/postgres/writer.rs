@@ -35,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const UNLIMITED: Duration = Duration::from_secs(60);
 /// How often a batch that crossed another router's is tried: from the second time on with the shard to itself.
 const TRIES_MAX: usize = 3;
+/// How often it is told why the primary cannot be written to, while it cannot.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// How often idempotency keys that are too old are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// Records of idempotency keys that are removed at a time.
@@ -49,6 +51,8 @@ pub struct PgWriter {
     session: Option<(LaneSession, Term)>,
     progress: Arc<Progress>,
     forgot_at: Instant,
+    /// When it was told last why there is no connection.
+    told_at: Option<Instant>,
 }
 
 impl PgWriter {
@@ -61,7 +65,8 @@ impl PgWriter {
     ) -> Self {
         let (shard, leader) = (shard.to_owned(), Arc::clone(leader));
         let progress = Arc::clone(progress);
-        Self { shard, leader, timeouts, session: None, progress, forgot_at: Instant::now() }
+        let forgot_at = Instant::now();
+        Self { shard, leader, timeouts, session: None, progress, forgot_at, told_at: None }
     }
 
     fn failure(&self, broken: &Broken) -> BatchFailure {
@@ -80,7 +85,23 @@ impl PgWriter {
         {
             return Ok((open, term));
         }
-        connect(&self.leader, self.timeouts).await
+        let connected = connect(&self.leader, self.timeouts).await;
+        if let Err(NoSession { cause, .. }) = &connected {
+            self.tell(cause);
+        } else {
+            self.told_at = None;
+        }
+        connected.map_err(|NoSession { broken, .. }| broken)
+    }
+
+    /// Who looks for what keeps writes waiting finds it, but not once for each time that it is tried.
+    fn tell(&mut self, cause: &str) {
+        if self.told_at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
+            return;
+        }
+        self.told_at = Some(Instant::now());
+        let (node, at) = (self.leader.name(), self.leader.address());
+        tracing::warn!(node, %at, error = cause, "the primary cannot be written to");
     }
 
     async fn apply_once(
@@ -185,6 +206,7 @@ impl AsyncWriter for PgWriter {
                 | Trouble::Late
                 | Trouble::Outdated
                 | Trouble::Lost
+                | Trouble::Promoted
                 | Trouble::Other => false,
             };
             if !crossed || broken.outcome != Outcome::Rejected || tries == TRIES_MAX {
@@ -235,21 +257,27 @@ fn patience(timeouts: Timeouts) -> Duration {
     if statement.is_zero() { UNLIMITED } else { statement + PATIENCE }
 }
 
-async fn connect(leader: &Leader, timeouts: Timeouts) -> Result<(LaneSession, Term), Broken> {
-    let lost = || Broken {
-        trouble: Trouble::Lost,
-        outcome: Outcome::Rejected,
-        usable: false,
-        divisible: false,
+/// Why there is no connection, for a batch and for people.
+struct NoSession {
+    broken: Broken,
+    cause: String,
+}
+
+async fn connect(leader: &Leader, timeouts: Timeouts) -> Result<(LaneSession, Term), NoSession> {
+    let (trouble, outcome) = (Trouble::Lost, Outcome::Rejected);
+    let lost = |cause: &dyn std::fmt::Display| NoSession {
+        broken: Broken { trouble: trouble.clone(), outcome, usable: false, divisible: false },
+        cause: cause.to_string(),
     };
-    let Led { session, term } = leader.connect("lane").await.map_err(|error| {
-        tracing::debug!(%error, "the primary cannot be written to");
-        lost()
-    })?;
+    let led = leader.connect("lane").await;
+    let Led { session, term } = led.map_err(|error| lost(&error))?;
     let connection = session.connection;
     let set = tokio::time::timeout(timeouts.connect, run(&connection, sql::LANE_SETTINGS));
-    let set: QueryResult<()> = set.await.map_err(|_elapsed| lost())?;
-    set.map_err(|error| Broken::before_commit(&error))?;
+    let set: QueryResult<()> = set.await.map_err(|elapsed| lost(&elapsed))?;
+    set.map_err(|error| NoSession {
+        broken: Broken::before_commit(&error),
+        cause: error.to_string(),
+    })?;
     let (prepared, texts) = (Prepared::default(), Texts::default());
     Ok((LaneSession { connection, prepared, texts, newness: Newness::default() }, term))
 }
