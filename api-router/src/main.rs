@@ -12,7 +12,7 @@ use api_router::app::App;
 use api_router::config::{Config, Engine, Flags};
 use api_router::server;
 use clap::Parser;
-use shard_manager::address::ClusterAddress;
+use shard_manager::address::{ClusterAddress, ServerEngine};
 use shard_manager::manager::{ConnectedCluster, EmbeddedCluster, Manager};
 #[cfg(feature = "sabotage")]
 use shard_manager::sabotage::{self, Switch, UnknownSwitch};
@@ -154,7 +154,10 @@ fn print_banner(app: &App, config: &Config, bound: std::net::SocketAddr) {
         Engine::Embedded { data_dir } => {
             ("embedded SQLite", format!(", in {}", data_dir.display()))
         }
-        Engine::Postgres(_) => ("PostgreSQL", String::new()),
+        Engine::Postgres(cluster) => match cluster.engine {
+            ServerEngine::Postgres => ("PostgreSQL", String::new()),
+            ServerEngine::Citus => ("Citus", String::new()),
+        },
     };
     let banner = format!(
         "Tessera {version}, {count} {kind} shards ({names}), {replicas} each{place}

@@ -20,7 +20,7 @@ use super::agreement::{Agreement, Declared, agree};
 use super::backing::{Backing, Servers};
 use super::following::Following;
 use super::members::{self, Members};
-use crate::address::{ClusterAddress, ShardAddress};
+use crate::address::{ClusterAddress, ServerEngine, ShardAddress};
 use crate::home::Homes;
 use crate::lane::Lane;
 use crate::position::History;
@@ -29,6 +29,7 @@ use crate::shard::Shard;
 use crate::store::cluster::Wanted;
 use crate::store::open_error::OpenError;
 use crate::store::postgres::catalog::{Catalog, Cluster};
+use crate::store::postgres::citus::{Citus, setup};
 use crate::store::postgres::leader::{self, Leader};
 use crate::store::postgres::node::{Node, Target};
 use crate::store::postgres::readers::Readers as NodeReaders;
@@ -58,6 +59,7 @@ struct Opened {
     members: Vec<Node>,
     position: u64,
     history: History,
+    citus: Option<Arc<Citus>>,
 }
 
 impl Manager {
@@ -108,6 +110,7 @@ async fn open(
     let (sessions, nodes): (Vec<Session>, Vec<Vec<Node>>) =
         members.into_iter().map(|Members { session, nodes }| (session, nodes)).unzip();
     check_distinct(&sessions, &names)?;
+    check_engine(&sessions, &names, address.engine).await?;
     let at = address.catalog.as_ref().unwrap_or(&nodes[0][0].address);
     let session = members::connect_catalog(at, address).await?;
     let catalog_node = address
@@ -132,9 +135,11 @@ async fn open(
         let claim = Claim { cluster_id: &found.cluster_id, shard: name, slots: &slots, is_new };
         let history = leader::history(&session.connection, &session.identity).await;
         let place = nodes[0].name.clone();
-        let database = ShardDatabase::on(place, session.connection, session.identity);
+        let known = (address.engine == ServerEngine::Citus).then(Arc::<Citus>::default);
+        let database =
+            ShardDatabase::on(place, session.connection, session.identity, known.clone());
         let (database, ready) = database.prepare(&claim).await?;
-        databases.push((database, nodes, history));
+        databases.push((database, (nodes, history, known)));
         prepared.push(ready);
     }
     let declared: Vec<Declared<'_>> = prepared
@@ -144,11 +149,11 @@ async fn open(
         .collect();
     let Agreement { registry, changes } = agree(&declared, &pending)?;
     let mut opened = Vec::with_capacity(databases.len());
-    for ((mut database, members, history), changes) in databases.into_iter().zip(changes) {
+    for ((mut database, (members, history, citus)), changes) in databases.into_iter().zip(changes) {
         database.settle(&changes).await?;
         let position = database.position().await;
         let position = position.map_err(|error| OpenError::node(&members[0].name, error))?;
-        opened.push(Opened { members, position, history });
+        opened.push(Opened { members, position, history, citus });
     }
     catalog.set_ready().await?;
     for intent in &pending {
@@ -179,6 +184,23 @@ fn check_distinct(sessions: &[Session], names: &[String]) -> Result<(), OpenErro
                 "{} and {} are the same database: give each shard its own",
                 names[before], names[index]
             )));
+        }
+    }
+    Ok(())
+}
+
+/// Each server must be what the operator says it is.
+async fn check_engine(
+    sessions: &[Session],
+    names: &[String],
+    engine: ServerEngine,
+) -> Result<(), OpenError> {
+    for (session, name) in sessions.iter().zip(names) {
+        let told =
+            |error: &dyn std::fmt::Display| OpenError::node(&format!("{name}-primary"), error);
+        let mismatch = setup::mismatch(&session.connection, engine).await;
+        if let Some(cause) = mismatch.map_err(|error| told(&error))? {
+            return Err(told(&cause));
         }
     }
     Ok(())
@@ -233,11 +255,11 @@ fn assemble(
     let mut followed = Vec::with_capacity(opened.len());
     for (index, opened) in found.map.topology().indices().zip(opened) {
         let name = found.map.topology().name(index);
-        let Opened { members, position, history } = opened;
+        let Opened { members, position, history, citus } = opened;
         let (identity, timeouts) = (members[0].identity.clone(), members[0].timeouts);
         let progress = Arc::new(Progress::new(history, position, members.len()).asked());
         progress.schema_changed(position);
-        let leader = Leader::new(members, &identity, Some(&progress));
+        let leader = Leader::new(members, &identity, Some(&progress), citus);
         let writer = PgWriter::new(name, &leader, timeouts, &progress);
         let lane = Lane::spawn(name, writer, homes.another());
         let target = Target::Leader(Arc::clone(&leader));
@@ -252,7 +274,7 @@ fn assemble(
     let catalog = match catalog {
         Some(node) => {
             let identity = node.identity.clone();
-            Leader::new(hosts(&node), &identity, None)
+            Leader::new(hosts(&node), &identity, None, None)
         }
         None => Arc::clone(&followed[0].0),
     };

@@ -121,6 +121,6 @@ impl Following {
 async fn declared(leader: &Leader) -> Result<(Registry, u64), String> {
     let Led { session, .. } = leader.connect("tables").await.map_err(|error| error.to_string())?;
     let name = leader.name();
-    let database = ShardDatabase::on(name.to_owned(), session.connection, session.identity);
+    let database = ShardDatabase::on(name.to_owned(), session.connection, session.identity, None);
     database.tables().await.map_err(|error| format!("{name}: {error}"))
 }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::citus::Citus;
 use super::connect_error::ConnectError;
 use super::leader::{Leader, Led, Term};
 use super::session::{self, Identity, Session, Wanted};
@@ -119,6 +120,14 @@ impl Target {
         match (self, term) {
             (Self::Leader(leader), Some(term)) => leader.ended(term).await,
             (Self::Leader(_), None) | (Self::Replica(..), _) => std::future::pending().await,
+        }
+    }
+
+    /// What is known of Citus, if it is asked as its coordinator.
+    pub fn citus(&self) -> Option<&Arc<Citus>> {
+        match self {
+            Self::Leader(leader) => leader.citus(),
+            Self::Replica(..) => None,
         }
     }
 

@@ -18,7 +18,7 @@ use crate::keyspace::Slot;
 use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
-use crate::store::{NodeRows, TableSize};
+use crate::store::{CitusNode, NodeRows, TableSize};
 
 /// Rows of a read by key that shares a statement with others; for more they would wait too long.
 const POINT_ROWS_MAX: u32 = 100;
@@ -102,6 +102,14 @@ impl Readers {
     /// Asks for nothing.
     pub(in crate::store) async fn probe(&self, deadline: Instant) -> Result<(), Error> {
         self.scans.probe(deadline).await
+    }
+
+    /// The nodes of Citus, if that is what the server is.
+    pub(in crate::store) async fn citus_nodes(
+        &self,
+        deadline: Instant,
+    ) -> Result<Vec<CitusNode>, Error> {
+        self.scans.citus_nodes(deadline).await
     }
 
     /// Rows and bytes of each table.
