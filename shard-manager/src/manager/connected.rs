@@ -20,16 +20,17 @@ use super::agreement::{Agreement, Declared, agree};
 use super::backing::{Backing, Servers};
 use super::following::Following;
 use super::members::{self, Members};
-use crate::address::{ClusterAddress, ServerEngine, ShardAddress};
+use crate::address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
 use crate::home::Homes;
-use crate::lane::Lane;
+use crate::lane::{Holds, Lane};
+use crate::lanes::Lanes;
 use crate::position::History;
 use crate::progress::Progress;
 use crate::shard::Shard;
 use crate::store::cluster::Wanted;
 use crate::store::open_error::OpenError;
 use crate::store::postgres::catalog::{Catalog, Cluster};
-use crate::store::postgres::citus::{Citus, setup};
+use crate::store::postgres::citus::{Citus, setup, watch};
 use crate::store::postgres::leader::{self, Leader};
 use crate::store::postgres::node::{Node, Target};
 use crate::store::postgres::readers::Readers as NodeReaders;
@@ -241,6 +242,25 @@ fn hosts(node: &Node) -> Vec<Node> {
     node.address.hosts.iter().map(one).collect()
 }
 
+/// The lanes of a shard: one, or one to each group of workers of Citus.
+fn lanes(
+    (name, leader): (&str, &Arc<Leader>),
+    timeouts: Timeouts,
+    progress: &Arc<Progress>,
+    homes: &Homes,
+) -> Lanes {
+    let holds = Holds::default();
+    let lane = || {
+        let writer = PgWriter::new(name, leader, timeouts, progress);
+        Lane::spawn_held(name, writer, homes.another(), holds.clone())
+    };
+    let Some(citus) = leader.citus() else { return lane().into() };
+    tokio::spawn(watch::watch(Arc::clone(leader)));
+    let count = citus.parts().groups().len().clamp(1, Lanes::MAX);
+    let others = (1..count).map(|_| lane()).collect();
+    Lanes::of_groups(lane(), others, Arc::clone(citus))
+}
+
 /// Starts the lanes, the readers and the watchers.
 fn assemble(
     runtime: Runtime,
@@ -260,15 +280,14 @@ fn assemble(
         let progress = Arc::new(Progress::new(history, position, members.len()).asked());
         progress.schema_changed(position);
         let leader = Leader::new(members, &identity, Some(&progress), citus);
-        let writer = PgWriter::new(name, &leader, timeouts, &progress);
-        let lane = Lane::spawn(name, writer, homes.another());
+        let lanes = lanes((name, &leader), timeouts, &progress, &homes);
         let target = Target::Leader(Arc::clone(&leader));
         let readers = Arc::new(NodeReaders::start(&target, name, &progress, &homes));
         let watched = (0..leader.members().len()).map(|index| {
             Replica::Postgres(StreamingReplica::start(&leader, (index, &progress), (name, &homes)))
         });
         let (watched, readers) = (watched.collect(), Readers::Postgres(readers));
-        shards.push(Shard::new(name, Arc::clone(&progress), lane, readers, watched));
+        shards.push(Shard::new(name, Arc::clone(&progress), lanes, readers, watched));
         followed.push((leader, progress));
     }
     let catalog = match catalog {

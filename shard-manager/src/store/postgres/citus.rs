@@ -14,11 +14,13 @@ mod hash;
 pub(super) mod nodes;
 pub mod setup;
 pub(super) mod sql;
+pub mod watch;
 pub(super) mod work;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use diesel::QueryResult;
+use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 
 use super::cell;
@@ -32,13 +34,21 @@ const PARTS: &str = "SELECT shardminvalue::bigint, shardmaxvalue::bigint, min(gr
     WHERE logicalrelid = 'tessera.tessera_idempotency'::regclass
     GROUP BY shardid, shardminvalue, shardmaxvalue ORDER BY 1";
 
+/// What an operator does instead of having Tessera move anything.
+pub const MOVES: &str = "Citus moves rows, not Tessera: SELECT citus_rebalance_start() on the coordinator; \
+    SELECT * FROM citus_rebalance_status() tells how far it is";
+
 /// What is known of a Citus cluster.
 #[derive(Debug, Default)]
 pub struct Citus(RwLock<Arc<Parts>>);
 
 /// Its shards, by their hashes, in order. The tables of Tessera are co-located: all of them lie alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Parts(Vec<Part>);
+pub struct Parts {
+    all: Vec<Part>,
+    /// The groups of nodes that hold them, in order.
+    groups: Vec<i64>,
+}
 
 /// One of Citus' own shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,26 +85,31 @@ impl Parts {
             let (least, most, group) = (row.bigint(0)?, row.bigint(1)?, row.bigint(2)?);
             Some(Part { least, most, group })
         };
-        Ok(Self(rows.iter().filter_map(part).collect()))
+        Ok(Self::new(rows.iter().filter_map(part).collect()))
+    }
+
+    fn new(all: Vec<Part>) -> Self {
+        let mut groups: Vec<i64> = all.iter().map(|part| part.group).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        Self { all, groups }
     }
 
     /// Which of Citus' shards holds a key: its number in the order of their hashes.
     pub(super) fn of(&self, key: &str) -> usize {
         let hash = i64::from(hash::of_text(key.as_bytes()));
-        self.0.partition_point(|part| part.most < hash)
+        self.all.partition_point(|part| part.most < hash)
     }
 
-    /// The groups of nodes that hold them, in order; at least one.
-    pub fn groups(&self) -> Vec<i64> {
-        let mut groups: Vec<i64> = self.0.iter().map(|part| part.group).collect();
-        groups.sort_unstable();
-        groups.dedup();
-        groups
+    /// The groups of nodes that hold them, in order.
+    pub fn groups(&self) -> &[i64] {
+        &self.groups
     }
 
-    /// The group of nodes that holds a key.
-    pub fn group(&self, key: &str) -> Option<i64> {
-        self.0.get(self.of(key)).map(|part| part.group)
+    /// Which of these groups holds a key.
+    pub fn group_number(&self, key: &str) -> usize {
+        let part = self.all.get(self.of(key));
+        part.and_then(|part| self.groups.binary_search(&part.group).ok()).unwrap_or(0)
     }
 }
 
@@ -123,8 +138,12 @@ pub(super) async fn forget(
 /// Whether nothing was stored, if this came back from a coordinator that answers still. `last`: it came of what
 /// commits. Then only a worker that refuses the rows themselves is a proof: of a worker that is lost, Citus cannot tell
 /// what became of the commit, nor of a statement that it has cancelled.
-pub(super) fn is_rejected(trouble: &Trouble, last: bool) -> bool {
-    match trouble {
+pub(super) fn is_rejected(error: &DieselError, last: bool) -> bool {
+    // Nothing was sent to that worker; and whoever commits is connected already.
+    if error.to_string().contains("Connection refused") {
+        return true;
+    }
+    match Trouble::of(error) {
         Trouble::Constraint(_) | Trouble::Crossed | Trouble::ReadOnly | Trouble::Outdated => true,
         Trouble::Full | Trouble::Late | Trouble::Lost | Trouble::Other => !last,
     }
@@ -138,11 +157,11 @@ mod tests {
     fn a_key_is_found_in_the_range_of_its_hash() {
         let part = |least, most, group| Part { least, most, group };
         let low = i64::from(i32::MIN);
-        let parts = Parts(vec![part(low, -1, 7), part(0, i64::from(i32::MAX), 3)]);
-        // Hashes: user_123 is below zero, `a` above.
-        assert_eq!((parts.of("user_123"), parts.group("user_123")), (0, Some(7)));
-        assert_eq!((parts.of("a"), parts.group("a")), (1, Some(3)));
+        let parts = Parts::new(vec![part(low, -1, 7), part(0, i64::from(i32::MAX), 3)]);
+        // The hash of user_123 is below zero, that of `a` above.
+        assert_eq!((parts.of("user_123"), parts.group_number("user_123")), (0, 1));
+        assert_eq!((parts.of("a"), parts.group_number("a")), (1, 0));
         assert_eq!(parts.groups(), [3, 7]);
-        assert_eq!((Parts::default().of("a"), Parts::default().group("a")), (0, None));
+        assert_eq!((Parts::default().of("a"), Parts::default().group_number("a")), (0, 0));
     }
 }

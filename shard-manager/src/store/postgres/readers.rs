@@ -25,6 +25,8 @@ const POINT_ROWS_MAX: u32 = 100;
 /// Connections for such reads, of a replica and of a primary, which is read seldom.
 const POINTS: usize = 2;
 const POINTS_OF_PRIMARY: usize = 1;
+/// The same of a coordinator of Citus, which answers all reads, each by a statement of its own.
+const POINTS_OF_COORDINATOR: usize = 4;
 
 /// Connections to one node.
 pub struct Readers {
@@ -42,7 +44,11 @@ impl Readers {
     /// Readers of a node; what takes long runs on the runtime that this is called in.
     pub fn start(target: &Target, shard: &str, progress: &Arc<Progress>, homes: &Homes) -> Self {
         let (points, proof) = match target {
-            Target::Leader(leader) => (POINTS_OF_PRIMARY, Some(Proof::start(leader, shard))),
+            Target::Leader(leader) => {
+                let coordinates = leader.citus().is_some();
+                let points = if coordinates { POINTS_OF_COORDINATOR } else { POINTS_OF_PRIMARY };
+                (points, Some(Proof::start(leader, shard)))
+            }
             Target::Replica(..) => (POINTS, None),
         };
         Self {

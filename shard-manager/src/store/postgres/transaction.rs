@@ -278,7 +278,7 @@ pub(super) fn ended(
     let failed = results.into_iter().enumerate();
     let mut failed = failed.filter_map(|(at, result)| Some((at, result.err()?)));
     if let Some((at, error)) = failed.next() {
-        let proven = !is_citus || citus::is_rejected(&Trouble::of(&error), at == last);
+        let proven = !is_citus || citus::is_rejected(&error, at == last);
         return Err(Broken::after_commit(&error, answers && proven));
     }
     match position {
