@@ -54,6 +54,8 @@ Examples:
                                                  keys A:… on shard1, keys B:… on shard2
   SHARD_URLS=postgres://app@db1/app,postgres://app@db2/app api-router
                                                  two shards on servers of PostgreSQL
+  SHARD_URLS=postgres://app@coordinator/app api-router --engine citus
+                                                 a cluster of Citus, which places the rows
   api-router --doctor                            what is wrong with the set-up, and what to do
   api-router --print-config                      what is in force, and why"
 )]
@@ -64,7 +66,7 @@ pub struct Flags {
     /// Folder of the embedded shards; made if it is not there [default: ./data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
-    /// What keeps the rows: sqlite or postgres [default: sqlite, or postgres if shards are named by URLs]
+    /// What keeps the rows: sqlite, postgres or citus [default: sqlite, or postgres if shards are named by URLs]
     #[arg(long, value_name = "NAME")]
     engine: Option<String>,
     /// Servers of PostgreSQL, one a shard, separated by commas: postgres://user@host:5432/database,… Other users of
@@ -136,7 +138,7 @@ pub enum Engine {
         /// The folder of the shards.
         data_dir: PathBuf,
     },
-    /// Servers of PostgreSQL.
+    /// Servers of PostgreSQL, or the coordinator of a Citus cluster.
     Postgres(Box<ClusterAddress>),
 }
 
@@ -241,8 +243,8 @@ fn tls_files(settings: &mut Settings<'_>) -> Result<Option<tls::Files>, ConfigEr
 
 /// The engine that is meant, and where its shards are.
 fn engine(settings: &mut Settings<'_>, sources: &Sources) -> Result<Engine, ConfigError> {
-    if postgres::is_meant(settings, sources)? {
-        return Ok(Engine::Postgres(Box::new(postgres::cluster(settings, sources)?)));
+    if let Some(servers) = postgres::is_meant(settings, sources)? {
+        return Ok(Engine::Postgres(Box::new(postgres::cluster(servers, settings, sources)?)));
     }
     let data_dir = settings.parse("data_dir", "./data", |text| {
         let folder = (!text.contains("://")).then(|| PathBuf::from(text));

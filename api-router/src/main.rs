@@ -15,7 +15,7 @@ use api_router::doctor;
 use api_router::server;
 use api_router::tls::{Identity, Renewal};
 use clap::Parser;
-use shard_manager::address::ClusterAddress;
+use shard_manager::address::{ClusterAddress, ServerEngine};
 use shard_manager::manager::{ConnectedCluster, EmbeddedCluster, Manager};
 #[cfg(feature = "sabotage")]
 use shard_manager::sabotage::{self, Switch, UnknownSwitch};
@@ -177,7 +177,10 @@ fn print_banner(app: &App, config: &Config, bound: std::net::SocketAddr) {
         Engine::Embedded { data_dir } => {
             ("embedded SQLite", format!(", in {}", data_dir.display()))
         }
-        Engine::Postgres(_) => ("PostgreSQL", String::new()),
+        Engine::Postgres(cluster) => match cluster.engine {
+            ServerEngine::Postgres => ("PostgreSQL", String::new()),
+            ServerEngine::Citus => ("Citus", String::new()),
+        },
     };
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     let banner = format!(

@@ -188,9 +188,31 @@ pub struct ShardAddress {
     pub replicas: Vec<NodeAddress>,
 }
 
+/// What the servers of a cluster are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServerEngine {
+    /// Each shard is a database of PostgreSQL, and Tessera decides which rows it holds.
+    #[default]
+    Postgres,
+    /// The only shard is a coordinator of Citus, which decides on which of its workers rows lie.
+    Citus,
+}
+
+impl ServerEngine {
+    /// As `engine` says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Citus => "citus",
+        }
+    }
+}
+
 /// Where a cluster is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterAddress {
+    /// What its servers are.
+    pub engine: ServerEngine,
     /// Its shards, in their order.
     pub shards: Vec<ShardAddress>,
     /// Replicas of which it is not told whose they are: they are asked.

@@ -181,12 +181,16 @@ impl Lane {
 
     /// Starts the task of a lane over this writer: where it is at home.
     pub fn spawn(shard: &str, writer: impl AsyncWriter, home: Home) -> Self {
+        Self::spawn_held(shard, writer, home, Holds::default())
+    }
+
+    /// The same, held back together with others.
+    pub fn spawn_held(shard: &str, writer: impl AsyncWriter, home: Home, holds: Holds) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let state = Arc::new(State { shard: shard.to_owned(), ..State::default() });
         let (lives, ended) = std::sync::mpsc::channel();
         let worker = Worker::of_task(writer, waiting, (&queued_bytes, &state), lives);
-        let holds = Holds::default();
         worker.settle(Arc::clone(&holds.brake), home);
         let end = Mutex::new(Some(End::Task(ended)));
         Self { shard: shard.to_owned(), holds, queue, queued_bytes, state, end }

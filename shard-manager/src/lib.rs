@@ -37,6 +37,7 @@ pub mod idempotency;
 pub mod store;
 
 pub mod lane;
+pub mod lanes;
 
 pub mod replica_set;
 

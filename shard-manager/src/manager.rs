@@ -32,7 +32,7 @@ use crate::row::{Fields, Operation, RowDone, RowWrite};
 use crate::rows::Rows;
 use crate::shard::{NodeHealth, ReadDemand, Shard, ShardRows};
 use crate::shard_map::{Place, ShardMap};
-use crate::store::TableSize;
+use crate::store::{CitusNode, TableSize};
 use crate::table::{Registry, Table};
 use crate::token::{SessionToken, TokenError, TokenKey};
 use crate::topology::{Role, ShardIndex};
@@ -140,6 +140,8 @@ pub struct ShardReport {
     pub nodes: Vec<NodeHealth>,
     /// Its tables; `None` if it could not be asked.
     pub tables: Option<Vec<TableSize>>,
+    /// The nodes of Citus, if its primary coordinates them and could be asked.
+    pub citus: Vec<CitusNode>,
 }
 
 impl Manager {
@@ -404,7 +406,8 @@ impl Manager {
         let probes = self.shards.iter().map(|shard| shard.probe(deadline));
         let nodes = futures_util::future::join_all(probes).await;
         let numbered = (0..).map(ShardIndex).zip(nodes);
-        numbered.map(|(shard, nodes)| ShardReport { shard, nodes, tables: None }).collect()
+        let report = |(shard, nodes)| ShardReport { shard, nodes, tables: None, citus: Vec::new() };
+        numbered.map(report).collect()
     }
 
     /// Health and sizes of the given shards. Visits every page of their files: ask seldom.
@@ -417,7 +420,8 @@ impl Manager {
             let registry = self.registry.load();
             let is_known = |size: &TableSize| registry.find(&size.table).is_some();
             tables.iter_mut().for_each(|tables| tables.retain(is_known));
-            ShardReport { shard: index, nodes, tables }
+            let citus = shard.citus_nodes(deadline).await.unwrap_or_default();
+            ShardReport { shard: index, nodes, tables, citus }
         });
         futures_util::future::join_all(reports).await
     }

@@ -19,7 +19,8 @@ use crate::brake::{Brake, Gear};
 use crate::consistency::Level;
 use crate::error::{Error, Outcome};
 use crate::keyspace::Slot;
-use crate::lane::{Applied, Lane, LaneFailure};
+use crate::lane::{Applied, LaneFailure};
+use crate::lanes::Lanes;
 use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
@@ -28,7 +29,7 @@ use crate::row::Part;
 use crate::sabotage::{Switch, is_on};
 use crate::store::readers::Readers;
 use crate::store::replica::Replica;
-use crate::store::{NodeRows, SchemaChange, TableSize};
+use crate::store::{CitusNode, NodeRows, SchemaChange, TableSize};
 use crate::topology::Role;
 
 /// How long a read waits for a replica to catch up before it takes the primary.
@@ -45,7 +46,7 @@ pub struct Shard {
     name: String,
     primary_name: String,
     replica_names: Vec<String>,
-    lane: Lane,
+    lanes: Lanes,
     /// How far its nodes have come.
     pub progress: Arc<Progress>,
     primary: Readers,
@@ -102,11 +103,11 @@ pub struct NodeHealth {
 }
 
 impl Shard {
-    /// A shard of this lane to its primary, and of these readers and replicas.
+    /// A shard of these lanes to its primary, and of these readers and replicas.
     pub fn new(
         name: &str,
         progress: Arc<Progress>,
-        lane: Lane,
+        lanes: impl Into<Lanes>,
         primary: Readers,
         replicas: Vec<Replica>,
     ) -> Self {
@@ -118,7 +119,7 @@ impl Shard {
             name: name.to_owned(),
             primary_name: format!("{name}-primary"),
             replica_names: replica_names.map(|replica| replica.node().to_owned()).collect(),
-            lane,
+            lanes: lanes.into(),
             progress,
             primary,
             replicas,
@@ -145,14 +146,14 @@ impl Shard {
     /// What holds the worker of a node back; `None` if the node is not one of this shard.
     pub fn brake(&self, node: &str) -> Option<&Brake> {
         if node == self.primary_name {
-            return Some(&self.lane.holds().brake);
+            return Some(self.lanes.brake());
         }
         self.replicas.replicas().find(|replica| replica.node() == node).and_then(Replica::brake)
     }
 
     /// What its writes pass between two batches, where there is a file to look at meanwhile.
     pub fn gate(&self) -> &Arc<Gate> {
-        &self.lane.holds().gate
+        self.lanes.gate()
     }
 
     /// What to call when the primary's file is found damaged. It is told as down then, and goes on as well as it
@@ -190,11 +191,11 @@ impl Shard {
         let replicas = self.progress.replicas();
         let needed = level.replicas_needed(replicas);
         if needed == 0 {
-            let applied = self.lane.apply(rows, deadline).await?;
+            let applied = self.lanes.apply(rows.into(), deadline).await?;
             return Ok(WriteDone { applied, shortfall: None });
         }
         let mut found = self.replicas.following();
-        if found < needed && (self.lane.waits() || self.progress.is_silent()) {
+        if found < needed && (self.lanes.waits() || self.progress.is_silent()) {
             // Who leads next brings them along.
             let enough = |_: &Progress| {
                 let found = self.replicas.following();
@@ -214,7 +215,7 @@ impl Shard {
         }
         // From before the commit, so that replicas sync the first time they see it.
         let _confirmations = self.progress.ask_for_confirmations();
-        let applied = self.lane.apply(rows, deadline).await?;
+        let applied = self.lanes.apply(rows.into(), deadline).await?;
         let position = applied.position;
         // Another node may have become the primary, with this or without it.
         let confirmed = |progress: &Progress| {
@@ -253,7 +254,7 @@ impl Shard {
         change: SchemaChange,
         deadline: Instant,
     ) -> Result<u64, LaneFailure> {
-        self.lane.change_schema(change, deadline).await
+        self.lanes.change_schema(change, deadline).await
     }
 
     /// The rows of one shard key.
@@ -351,7 +352,7 @@ impl Shard {
 
     /// A brake may have cut the primary off.
     fn check_reachable(&self) -> Result<(), Error> {
-        if self.lane.holds().brake.hold().gear == Gear::Cut {
+        if self.lanes.brake().hold().gear == Gear::Cut {
             return Err(Error::ShardUnavailable { shard: self.name.clone() });
         }
         Ok(())
@@ -385,6 +386,19 @@ impl Shard {
         self.primary.sizes(turn, deadline).await
     }
 
+    /// The nodes of Citus, if that is what the primary coordinates.
+    ///
+    /// # Errors
+    /// As [`Shard::read_key`].
+    pub async fn citus_nodes(&self, deadline: Instant) -> Result<Vec<CitusNode>, Error> {
+        self.primary.citus_nodes(deadline).await
+    }
+
+    /// Which of its lanes changes of this key take.
+    pub fn lane_of(&self, key: &str) -> usize {
+        self.lanes.number(key)
+    }
+
     /// Rows of each table.
     ///
     /// # Errors
@@ -398,7 +412,7 @@ impl Shard {
         let primary = async {
             let (answers, latency) = self.answers(Some(self.primary.clone()), deadline).await;
             // Reads may get through where writes do not: the lane has a connection of its own.
-            let writes = self.lane.is_up() && !self.lane.waits();
+            let writes = self.lanes.is_up() && !self.lanes.waits();
             let whole = writes && !self.damaged.load(Ordering::Acquire);
             let up = answers && whole && self.check_reachable().is_ok();
             let (node, role) = (self.primary_name.clone(), Role::Primary);
@@ -442,7 +456,7 @@ impl Shard {
 
     /// Finishes what is queued, lets replicas catch up for a moment, and closes the files. Blocks.
     pub fn close(&self) {
-        self.lane.stop();
+        self.lanes.stop();
         self.replicas.replicas().for_each(|replica| replica.stop());
     }
 }

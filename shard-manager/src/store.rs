@@ -158,6 +158,23 @@ impl Scope<'_> {
     }
 }
 
+/// A node of a Citus cluster, as its coordinator tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CitusNode {
+    /// Host and port.
+    pub node: String,
+    /// The group of nodes that it belongs to; 0 is the coordinator's.
+    pub group: i64,
+    /// `primary`, `secondary` or `unavailable`.
+    pub role: String,
+    /// Whether Citus sends queries there.
+    pub active: bool,
+    /// Citus' own shards on it, of all tables of Tessera.
+    pub shards: i64,
+    /// Their bytes.
+    pub bytes: i64,
+}
+
 /// Rows and bytes of one table on one shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableSize {

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use shard_manager::address::{
-    ClusterAddress, NodeAddress, NodeDefaults, Password, ShardAddress, Timeouts, TlsMode,
+    ClusterAddress, NodeAddress, NodeDefaults, Password, ServerEngine, ShardAddress, Timeouts,
+    TlsMode,
 };
 use shard_manager::topology::Topology;
 
@@ -20,11 +21,11 @@ use super::sources::{Origin, Sources};
 /// The variable of libpq that holds the password of all nodes that name none.
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
 
-/// Whether servers are named, and are what is to be used.
+/// What servers are, if they are named and are what is to be used.
 pub(super) fn is_meant(
     settings: &mut Settings<'_>,
     sources: &Sources,
-) -> Result<bool, ConfigError> {
+) -> Result<Option<ServerEngine>, ConfigError> {
     let file = sources.sections.path.display();
     let in_file = |what: &str| format!("{what} (from {file})");
     let shards = (!sources.sections.shards.is_empty()).then(|| in_file("[[shard]]"));
@@ -33,38 +34,42 @@ pub(super) fn is_meant(
         "engine",
         if named.is_some() { "postgres" } else { "sqlite" },
         |text| match text {
-            "sqlite" => Ok(false),
-            "postgres" => Ok(true),
-            _ => Err("sqlite or postgres".to_owned()),
+            "sqlite" => Ok(None),
+            "postgres" => Ok(Some(ServerEngine::Postgres)),
+            "citus" => Ok(Some(ServerEngine::Citus)),
+            _ => Err("sqlite, postgres or citus".to_owned()),
         },
     )?;
     let section = sources.sections.postgres.is_some().then(|| in_file("[postgres]"));
     let needs_shards =
         settings.given("replica_urls").or_else(|| settings.given("maindb_url")).or(section);
     match (engine, named, needs_shards) {
-        (Some(false), Some(named), _) | (Some(false), None, Some(named)) => {
+        (Some(None), Some(named), _) | (Some(None), None, Some(named)) => {
             let engine = settings.given("engine").unwrap_or_default();
             Err(ConfigError(format!(
                 "{engine} is sqlite, but {named} is about servers of PostgreSQL: leave one of them out"
             )))
         }
-        (Some(true), None, _) => {
+        (Some(Some(servers)), None, _) => {
             let engine = settings.given("engine").unwrap_or_default();
+            let name = servers.name();
             Err(ConfigError(format!(
-                "{engine} is postgres, but no shard is named: set SHARD_URLS, or add [[shard]] to the file"
+                "{engine} is {name}, but no shard is named: set SHARD_URLS, or add [[shard]] to the file"
             )))
         }
         (None, None, Some(other)) => Err(ConfigError(format!(
             "{other} is about servers of PostgreSQL, but no shard is named: set SHARD_URLS, or add [[shard]] to the \
              file"
         ))),
-        (Some(true) | None, Some(_), _) => Ok(true),
-        (Some(false) | None, None, None) => Ok(false),
+        (Some(Some(servers)), Some(_), _) => Ok(Some(servers)),
+        (None, Some(_), _) => Ok(Some(ServerEngine::Postgres)),
+        (Some(None) | None, None, None) => Ok(None),
     }
 }
 
 /// The cluster that the sources name, each line of it shown.
 pub(super) fn cluster(
+    engine: ServerEngine,
     settings: &mut Settings<'_>,
     sources: &Sources,
 ) -> Result<ClusterAddress, ConfigError> {
@@ -89,10 +94,35 @@ pub(super) fn cluster(
     }
     let replicas = list(settings, "replica_urls", &defaults)?;
     let catalog = catalog(settings, sources, &defaults)?;
-    let cluster = ClusterAddress { shards, replicas, catalog, timeouts };
+    let cluster = ClusterAddress { engine, shards, replicas, catalog, timeouts };
     check_names(&cluster)?;
     check_nodes(&cluster)?;
+    check_coordinator(&cluster)?;
     Ok(cluster)
+}
+
+/// Citus is one address: its coordinator, which knows all other nodes.
+fn check_coordinator(cluster: &ClusterAddress) -> Result<(), ConfigError> {
+    if cluster.engine != ServerEngine::Citus {
+        return Ok(());
+    }
+    let count = cluster.shards.len();
+    let hosts = cluster.shards.first().map_or(0, |shard| shard.primary.hosts.len());
+    if count != 1 || hosts != 1 {
+        let named = if count == 1 { format!("{hosts} hosts") } else { format!("{count} shards") };
+        return Err(ConfigError(format!(
+            "engine is citus, and {named} are named: name the coordinator alone; it knows its workers"
+        )));
+    }
+    let own = cluster.shards.iter().any(|shard| !shard.replicas.is_empty());
+    if own || !cluster.replicas.is_empty() {
+        return Err(ConfigError(
+            "engine is citus, and replicas are named: leave them out; what a coordinator's replica shows is older than \
+             what the workers hold"
+                .to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 fn bare(primary: NodeAddress) -> ShardAddress {

@@ -11,6 +11,8 @@ use shard_manager::keyspace::step::Step;
 use shard_manager::keyspace::{KeyError, SLOT_COUNT, ShardKey};
 use shard_manager::manager::ShardReport;
 use shard_manager::shard_map::ShardMap;
+use shard_manager::store::CitusNode;
+use shard_manager::store::postgres::citus::MOVES;
 use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
@@ -241,6 +243,50 @@ pub struct ShardView {
     /// What each table holds; null if the shard could not be asked.
     #[schema(required)]
     tables: Option<Vec<TableView>>,
+    /// Only with the engine citus: what its coordinator tells of the nodes on which rows lie.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    citus: Option<CitusView>,
+}
+
+/// The nodes of a Citus cluster, which places rows itself.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Citus)]
+pub struct CitusView {
+    /// All of them, the coordinator first.
+    nodes: Vec<CitusNodeView>,
+    /// How rows are moved: not by Tessera.
+    moves: &'static str,
+}
+
+/// One node of a Citus cluster.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CitusNode)]
+pub struct CitusNodeView {
+    /// Host and port.
+    node: String,
+    /// The group of nodes that it belongs to; 0 is the coordinator's.
+    group: i64,
+    /// `primary`, `secondary` or `unavailable`.
+    role: String,
+    /// Whether Citus sends queries there.
+    active: bool,
+    /// Citus' own shards on it, of all tables.
+    shards: i64,
+    /// Their bytes.
+    bytes: i64,
+}
+
+fn citus(nodes: &[CitusNode]) -> Option<CitusView> {
+    let view = |node: &CitusNode| CitusNodeView {
+        node: node.node.clone(),
+        group: node.group,
+        role: node.role.clone(),
+        active: node.active,
+        shards: node.shards,
+        bytes: node.bytes,
+    };
+    let nodes: Vec<CitusNodeView> = nodes.iter().map(view).collect();
+    (!nodes.is_empty()).then_some(CitusView { nodes, moves: MOVES })
 }
 
 /// A table on a shard.
@@ -313,5 +359,6 @@ fn view(map: &ShardMap, report: &ShardReport) -> ShardView {
         ranges: ranges.map(|range| (range.first, range.last)).collect(),
         nodes: nodes(report),
         tables,
+        citus: citus(&report.citus),
     }
 }

@@ -235,6 +235,8 @@ pub(crate) fn set_replicas(router: &Router, state: &str) {
 
 /// Keys that live on this shard.
 pub(crate) fn keys_on(router: &Router, shard: &str, count: usize) -> Vec<String> {
+    let known = router.get(&format!("/api/shards/{shard}")).status;
+    assert_eq!(known, 200, "there is no {shard}, so that no key lives there");
     let lives_there = |key: &String| {
         router.get(&format!("/api/route?key={key}")).json()["shard"].as_str() == Some(shard)
     };

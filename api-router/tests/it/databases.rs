@@ -27,7 +27,7 @@ pub(crate) struct Server {
 }
 
 /// Of a database: every column of its tables, indexes and sequences.
-const SHAPE: &str = "SELECT md5(string_agg(line, ' ' ORDER BY line)) FROM (
+pub(crate) const SHAPE: &str = "SELECT md5(string_agg(line, ' ' ORDER BY line)) FROM (
     SELECT format('%s %s %s %s %s', c.oid::regclass, c.relkind, a.attname, a.atttypid::regtype, a.attnotnull) AS line
     FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     WHERE c.relnamespace IN ('public'::regnamespace, 'tessera'::regnamespace)) AS lines";

@@ -5,6 +5,8 @@
 //! story at a time that holds replicas up (`lab_servers`). A story knows neither: it names a data directory, as on files, and its
 //! databases are found by that.
 //!
+//! `TESSERA_CITUS_URL` is the coordinator of a real cluster of Citus instead, which is one shard (`citus_databases`).
+//!
 //! **Invariant:** what a story has used is given back when its thread ends.
 
 use std::cell::RefCell;
@@ -15,6 +17,7 @@ use std::sync::{Condvar, LazyLock, Mutex};
 
 use shard_manager::local::LocalCluster;
 
+use crate::citus_databases::CitusServer;
 use crate::databases::{Server, query};
 use crate::harness::bare_command;
 use crate::lab_servers::Lab;
@@ -24,6 +27,10 @@ static FOLDER: LazyLock<Option<PathBuf>> =
     LazyLock::new(|| std::env::var_os("TESSERA_TEST_POSTGRES").map(PathBuf::from));
 static PLAIN: LazyLock<Server> = LazyLock::new(|| servers("plain").remove(0));
 pub(crate) static LAB: LazyLock<Lab> = LazyLock::new(|| Lab::new(servers("lab")));
+
+/// The cluster of Citus, if the environment names one: then all stories stand on it.
+pub(crate) static CITUS: LazyLock<Option<CitusServer>> =
+    LazyLock::new(|| std::env::var("TESSERA_CITUS_URL").ok().map(|url| CitusServer::new(&url)));
 
 /// Whether a story has the laboratory.
 static TAKEN: Mutex<bool> = Mutex::new(false);
@@ -35,7 +42,12 @@ thread_local! {
 
 /// Whether shards are databases of servers.
 pub(crate) fn is_servers() -> bool {
-    FOLDER.is_some()
+    FOLDER.is_some() || is_citus()
+}
+
+/// Whether the only shard is a cluster of Citus.
+pub(crate) fn is_citus() -> bool {
+    CITUS.is_some()
 }
 
 fn servers(name: &str) -> Vec<Server> {
@@ -46,6 +58,17 @@ fn servers(name: &str) -> Vec<Server> {
     });
     primaries.collect()
 }
+
+/// Leaves a story out that needs what Citus does not have: several shards of Tessera's own, or replicas that it reads.
+macro_rules! not_on_citus {
+    ($why:expr) => {
+        if crate::ground::is_citus() {
+            crate::ground::leave_out($why);
+            return;
+        }
+    };
+}
+pub(crate) use not_on_citus;
 
 /// Leaves a story out that can only be told of files, and says so.
 macro_rules! files_only {
@@ -62,7 +85,8 @@ pub(crate) use files_only;
 pub(crate) fn leave_out(why: &str) {
     let thread = std::thread::current();
     let story = thread.name().unwrap_or("a story");
-    let _ = writeln!(std::io::stderr(), "LEFT OUT on PostgreSQL: {story}: {why}");
+    let engine = if is_citus() { "Citus" } else { "PostgreSQL" };
+    let _ = writeln!(std::io::stderr(), "LEFT OUT on {engine}: {story}: {why}");
 }
 
 /// What one story uses.
@@ -84,7 +108,16 @@ impl Place {
         if self.is_lab { &LAB.servers[shard] } else { &PLAIN }
     }
 
+    fn url(&self, shard: usize) -> String {
+        let name = &self.databases[shard];
+        CITUS.as_ref().map_or_else(|| self.server(shard).primary.url(name), |citus| citus.url(name))
+    }
+
     fn give_back(self) {
+        if let Some(citus) = &*CITUS {
+            self.databases.into_iter().for_each(|name| citus.take_back(name));
+            return;
+        }
         for (shard, name) in self.databases.iter().enumerate() {
             self.server(shard).take_back(name.clone());
         }
@@ -122,21 +155,27 @@ impl Story {
         self.tidy();
         let known = self.places.iter().position(|place| place.data_dir == data_dir);
         let index = known.unwrap_or_else(|| {
-            let replicas = wish.replicas.unwrap_or(1);
-            let is_lab = wish.is_lab && replicas > 0 || replicas > 1;
+            let replicas = if is_citus() { 0 } else { wish.replicas.unwrap_or(1) };
+            let is_lab = !is_citus() && wish.is_lab && replicas > 0 || replicas > 1;
             if is_lab {
                 self.enter_lab();
             }
             let (data_dir, databases) = (data_dir.to_owned(), Vec::new());
             let mut place = Place { data_dir, databases, replicas, is_lab };
-            for shard in 0..wish.shards.unwrap_or(3) {
-                place.databases.push(place.server(shard).make());
+            if let Some(citus) = &*CITUS {
+                place.databases.push(citus.make());
+            } else {
+                for shard in 0..wish.shards.unwrap_or(3) {
+                    place.databases.push(place.server(shard).make());
+                }
             }
             self.places.push(place);
             self.places.len() - 1
         });
         let place = &mut self.places[index];
-        place.replicas = wish.replicas.unwrap_or(place.replicas);
+        if !is_citus() {
+            place.replicas = wish.replicas.unwrap_or(place.replicas);
+        }
         place
     }
 }
@@ -198,7 +237,9 @@ pub(crate) fn command(data_dir: &Path, flags: &[&str]) -> Command {
             // As on files: what held nodes up ends with the router that did.
             LAB.release();
         }
-        if let Some(shards) = wish.shards.filter(|shards| *shards != place.databases.len()) {
+        if is_citus() {
+            command.env("TESSERA_ENGINE", "citus");
+        } else if let Some(shards) = wish.shards.filter(|shards| *shards != place.databases.len()) {
             command.args(["--shards", &shards.to_string()]);
         }
         urls(place)
@@ -212,14 +253,17 @@ pub(crate) fn command(data_dir: &Path, flags: &[&str]) -> Command {
 
 fn urls(place: &Place) -> (String, String) {
     let shards = || place.databases.iter().enumerate();
-    let primaries = shards().map(|(shard, name)| place.server(shard).primary.url(name));
+    let primaries = shards().map(|(shard, _)| place.url(shard));
+    let joined = |urls: Vec<String>| urls.join(",");
+    if is_citus() {
+        return (joined(primaries.collect()), String::new());
+    }
     let replicas = shards().flat_map(|(shard, name)| {
         let server = place.server(shard);
         assert!(place.replicas <= server.replicas.len(), "there are not so many replicas");
         let replicas = server.replicas[..place.replicas].iter();
         replicas.map(move |node| if place.is_lab { LAB.url(node, name) } else { node.url(name) })
     });
-    let joined = |urls: Vec<String>| urls.join(",");
     (joined(primaries.collect()), joined(replicas.collect()))
 }
 
@@ -227,7 +271,7 @@ fn urls(place: &Place) -> (String, String) {
 pub(crate) fn ask_primary(data_dir: &Path, shard: usize, sql: &str) -> Vec<String> {
     let url = STORY.with_borrow(|story| {
         let place = story.places.iter().find(|place| place.data_dir == data_dir).unwrap();
-        place.server(shard).primary.url(&place.databases[shard])
+        place.url(shard)
     });
     query(&url, sql)
 }

@@ -25,6 +25,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
     &["idempotency"],
     &["store"],
     &["lane", "replica_set"],
+    &["lanes"],
     &["backup", "shard"],
     &["control"],
     &["manager"],

@@ -5,6 +5,8 @@
 mod aliases;
 mod bad_input;
 mod bulk;
+mod citus;
+mod citus_databases;
 mod client;
 mod commands;
 mod compose;

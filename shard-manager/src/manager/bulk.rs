@@ -3,6 +3,8 @@
 //! **Invariant:** rows of one key are applied in the order given.
 //! **Not here:** how rows are read from a body (the router).
 
+use std::collections::BTreeMap;
+
 use super::{Manager, Wish};
 use crate::error::{Error, Outcome};
 use crate::position::Position;
@@ -66,7 +68,7 @@ impl Manager {
         .await
     }
 
-    /// Applies changes of one shard as one operation, each on its own. If the shard's queue is full it waits until
+    /// Applies changes of one shard, each on its own, those of each of its lanes as one operation. If the shard's queue is full it waits until
     /// there is room, but not past the deadline.
     pub async fn write_chunk(
         &self,
@@ -76,7 +78,7 @@ impl Manager {
     ) -> (Vec<BulkRowDone>, Option<Position>) {
         debug_assert!(rows.iter().all(|row| row.place.shard == shard), "all of one shard");
         let part = |rows| Part { rows, whole: None, patient: true };
-        write_part(&self.shards[shard.index()], rows, wish, part).await
+        write_by_lane(&self.shards[shard.index()], rows, wish, part).await
     }
 
     async fn write_parts(
@@ -120,16 +122,44 @@ async fn write_chunks(shard: &Shard, rows: Vec<BulkRow>, wish: &Wish) -> PartDon
             bytes += next.row.bytes();
             chunk.push(next);
         }
-        let (written, position) = write_part(shard, chunk, wish, Part::from).await;
+        let (written, position) = write_by_lane(shard, chunk, wish, Part::from).await;
         done.extend(written);
-        if seen.is_none_or(|seen: Position| position.is_some_and(|now| seen.at <= now.at)) {
-            seen = position;
-        }
+        seen = later(seen, position);
     }
     (done, seen)
 }
 
-/// Rows that go to the lane as one operation.
+/// Rows that go to each of the shard's lanes as one operation.
+async fn write_by_lane(
+    shard: &Shard,
+    rows: Vec<BulkRow>,
+    wish: &Wish,
+    part: impl Fn(Vec<RowWrite>) -> Part,
+) -> PartDone {
+    let mut by_lane: BTreeMap<usize, Vec<BulkRow>> = BTreeMap::new();
+    for row in rows {
+        by_lane.entry(shard.lane_of(&row.row.key)).or_default().push(row);
+    }
+    let parts = by_lane.into_values().map(|rows| write_part(shard, rows, wish, &part));
+    let mut done = Vec::new();
+    let mut seen = None;
+    for (written, position) in futures_util::future::join_all(parts).await {
+        done.extend(written);
+        seen = later(seen, position);
+    }
+    (done, seen)
+}
+
+/// The position that holds what both hold.
+fn later(seen: Option<Position>, position: Option<Position>) -> Option<Position> {
+    match (seen, position) {
+        (Some(seen), Some(now)) if seen.at > now.at => Some(seen),
+        (seen, None) => seen,
+        (_, now) => now,
+    }
+}
+
+/// Rows that go to a lane as one operation.
 async fn write_part(
     shard: &Shard,
     rows: Vec<BulkRow>,

@@ -20,9 +20,10 @@ use super::agreement::{Agreement, Declared, agree};
 use super::backing::{Backing, Servers};
 use super::following::Following;
 use super::members::{self, Members};
-use crate::address::{ClusterAddress, ShardAddress};
+use crate::address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
 use crate::home::Homes;
-use crate::lane::Lane;
+use crate::lane::{Holds, Lane};
+use crate::lanes::Lanes;
 use crate::position::History;
 use crate::progress::Progress;
 use crate::shard::Shard;
@@ -30,6 +31,7 @@ use crate::store::cluster::Wanted;
 use crate::store::open_error::OpenError;
 use crate::store::postgres::candidate;
 use crate::store::postgres::catalog::{Catalog, Cluster};
+use crate::store::postgres::citus::{Citus, setup, watch};
 use crate::store::postgres::leader::{self, Leader};
 use crate::store::postgres::node::{Node, Target};
 use crate::store::postgres::readers::Readers as NodeReaders;
@@ -59,6 +61,7 @@ struct Opened {
     members: Vec<Node>,
     position: u64,
     history: History,
+    citus: Option<Arc<Citus>>,
 }
 
 impl Manager {
@@ -109,6 +112,7 @@ async fn open(
     let (sessions, nodes): (Vec<Session>, Vec<Vec<Node>>) =
         members.into_iter().map(|Members { session, nodes }| (session, nodes)).unzip();
     check_distinct(&sessions, &names)?;
+    check_engine(&sessions, &names, address.engine).await?;
     let at = address.catalog.as_ref().unwrap_or(&nodes[0][0].address);
     let (session, hosts) = members::connect_catalog(at, address).await?;
     let identity = session.identity.clone();
@@ -133,9 +137,11 @@ async fn open(
         let claim = Claim { cluster_id: &found.cluster_id, shard: name, slots: &slots, is_new };
         let history = leader::history(&session.connection, &session.identity).await;
         let place = nodes[0].name.clone();
-        let database = ShardDatabase::on(place, session.connection, session.identity);
+        let known = (address.engine == ServerEngine::Citus).then(Arc::<Citus>::default);
+        let database =
+            ShardDatabase::on(place, session.connection, session.identity, known.clone());
         let (database, ready) = database.prepare(&claim).await?;
-        databases.push((database, nodes, history));
+        databases.push((database, (nodes, history, known)));
         prepared.push(ready);
     }
     let declared: Vec<Declared<'_>> = prepared
@@ -145,11 +151,11 @@ async fn open(
         .collect();
     let Agreement { registry, changes } = agree(&declared, &pending)?;
     let mut opened = Vec::with_capacity(databases.len());
-    for ((mut database, members, history), changes) in databases.into_iter().zip(changes) {
+    for ((mut database, (members, history, citus)), changes) in databases.into_iter().zip(changes) {
         database.settle(&changes).await?;
         let position = database.position().await;
         let position = position.map_err(|error| OpenError::node(&members[0].name, error))?;
-        opened.push(Opened { members, position, history });
+        opened.push(Opened { members, position, history, citus });
     }
     catalog.set_ready().await?;
     for intent in &pending {
@@ -197,6 +203,23 @@ fn check_distinct(sessions: &[Session], names: &[String]) -> Result<(), OpenErro
     Ok(())
 }
 
+/// Each server must be what the operator says it is.
+async fn check_engine(
+    sessions: &[Session],
+    names: &[String],
+    engine: ServerEngine,
+) -> Result<(), OpenError> {
+    for (session, name) in sessions.iter().zip(names) {
+        let told =
+            |error: &dyn std::fmt::Display| OpenError::node(&format!("{name}-primary"), error);
+        let mismatch = setup::mismatch(&session.connection, engine).await;
+        if let Some(cause) = mismatch.map_err(|error| told(&error))? {
+            return Err(told(&cause));
+        }
+    }
+    Ok(())
+}
+
 /// A catalog that knows nothing is a new cluster's: databases that are somebody's already are not for it.
 async fn check_unsigned(sessions: &[Session], names: &[String]) -> Result<(), OpenError> {
     for (session, name) in sessions.iter().zip(names) {
@@ -226,6 +249,25 @@ fn check_names(found: &Cluster, names: &[String]) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// The lanes of a shard: one, or one to each group of workers of Citus.
+fn lanes(
+    (name, leader): (&str, &Arc<Leader>),
+    timeouts: Timeouts,
+    progress: &Arc<Progress>,
+    homes: &Homes,
+) -> Lanes {
+    let holds = Holds::default();
+    let lane = || {
+        let writer = PgWriter::new(name, leader, timeouts, progress);
+        Lane::spawn_held(name, writer, homes.another(), holds.clone())
+    };
+    let Some(citus) = leader.citus() else { return lane().into() };
+    tokio::spawn(watch::watch(Arc::clone(leader)));
+    let count = citus.parts().groups().len().clamp(1, Lanes::MAX);
+    let others = (1..count).map(|_| lane()).collect();
+    Lanes::of_groups(lane(), others, Arc::clone(citus))
+}
+
 /// Starts the lanes, the readers and the watchers.
 fn assemble(
     runtime: Runtime,
@@ -240,26 +282,25 @@ fn assemble(
     let mut followed = Vec::with_capacity(opened.len());
     for (index, opened) in found.map.topology().indices().zip(opened) {
         let name = found.map.topology().name(index);
-        let Opened { members, position, history } = opened;
+        let Opened { members, position, history, citus } = opened;
         let (identity, timeouts) = (members[0].identity.clone(), members[0].timeouts);
         let progress = Arc::new(Progress::new(history, position, members.len()).asked());
         progress.schema_changed(position);
-        let leader = Leader::new(members, &identity, Some(&progress));
-        let writer = PgWriter::new(name, &leader, timeouts, &progress);
-        let lane = Lane::spawn(name, writer, homes.another());
+        let leader = Leader::new(members, &identity, Some(&progress), citus);
+        let lanes = lanes((name, &leader), timeouts, &progress, &homes);
         let target = Target::Leader(Arc::clone(&leader));
         let readers = Arc::new(NodeReaders::start(&target, name, &progress, &homes));
         let watched = (0..leader.members().len()).map(|index| {
             Replica::Postgres(StreamingReplica::start(&leader, (index, &progress), (name, &homes)))
         });
         let (watched, readers) = (watched.collect(), Readers::Postgres(readers));
-        shards.push(Shard::new(name, Arc::clone(&progress), lane, readers, watched));
+        shards.push(Shard::new(name, Arc::clone(&progress), lanes, readers, watched));
         followed.push((leader, progress));
     }
     let catalog = match catalog {
         Some(nodes) => {
             let identity = nodes[0].identity.clone();
-            let leader = Leader::new(nodes, &identity, None);
+            let leader = Leader::new(nodes, &identity, None, None);
             candidate::watch(&leader);
             leader
         }

@@ -162,6 +162,7 @@ async fn declared(leader: &Leader) -> Result<(Registry, u64), String> {
     let led = leader.connect("tables").await;
     let Led { session, .. } = led.map_err(|error| error.to_string())?;
     let Session { connection, identity, address } = session;
-    let database = ShardDatabase::on(leader.name().to_owned(), connection, identity);
+    let name = leader.name().to_owned();
+    let database = ShardDatabase::on(name, connection, identity, None);
     database.tables().await.map_err(|error| format!("{address}: {error}"))
 }

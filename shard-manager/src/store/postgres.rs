@@ -7,6 +7,7 @@ mod batch;
 pub mod candidate;
 pub mod catalog;
 mod cell;
+pub mod citus;
 mod connect_error;
 mod ddl;
 mod declared;

@@ -12,7 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::postgres::readers::Readers as NodeReaders;
 use super::sqlite::reader::Readers as FileReaders;
 use super::sqlite::threads;
-use super::{NodeRows, Scope, TableSize};
+use super::{CitusNode, NodeRows, Scope, TableSize};
 use crate::error::Error;
 use crate::keyspace::Slot;
 use crate::position::Position;
@@ -110,6 +110,17 @@ impl Readers {
                 threads::blocking(deadline, sizes).await
             }
             Self::Postgres(readers) => readers.sizes(turn, deadline).await,
+        }
+    }
+
+    /// The nodes of Citus; none if the node is something else.
+    ///
+    /// # Errors
+    /// As [`Readers::read_key`].
+    pub async fn citus_nodes(&self, deadline: Instant) -> Result<Vec<CitusNode>, Error> {
+        match self {
+            Self::Sqlite(_) => Ok(Vec::new()),
+            Self::Postgres(readers) => readers.citus_nodes(deadline).await,
         }
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use diesel::QueryableByName;
 use diesel::sql_types::{Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use shard_manager::address::{ClusterAddress, NodeAddress, ShardAddress};
+use shard_manager::address::{ClusterAddress, NodeAddress, ServerEngine, ShardAddress};
 use shard_manager::local::{LocalCluster, LocalNode, Wanted as WantedServers};
 use shard_manager::manager::{ConnectedCluster, Manager};
 use shard_manager::store::cluster::Wanted;
@@ -175,6 +175,7 @@ impl Databases {
 pub(crate) fn cluster_of(shards: impl IntoIterator<Item = NodeAddress>) -> ClusterAddress {
     let shard = |primary| ShardAddress { name: None, weight: None, primary, replicas: Vec::new() };
     ClusterAddress {
+        engine: ServerEngine::Postgres,
         shards: shards.into_iter().map(shard).collect(),
         replicas: Vec::new(),
         catalog: None,

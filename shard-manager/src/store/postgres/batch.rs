@@ -13,6 +13,7 @@ use std::sync::Arc;
 use chrono::Utc;
 
 use super::cell;
+use super::citus::Parts;
 use crate::error::Error;
 use crate::idempotency;
 use crate::keyspace::Slot;
@@ -111,10 +112,12 @@ impl Batch {
     }
 
     /// The rows, those of a table together, each table's in one order for all routers: whoever locks them so never
-    /// waits in a circle.
-    pub(super) fn sort(&mut self) {
+    /// waits in a circle. On Citus those of each of its shards together.
+    pub(super) fn sort(&mut self, parts: Option<&Parts>) {
         let sorted = |row: &Row| {
-            (row.table.name().to_owned(), row.slot.number(), place(&row.table, &row.key, &row.id))
+            let part = parts.map_or(0, |parts| parts.of(&row.key));
+            let place = place(&row.table, &row.key, &row.id);
+            (row.table.name().to_owned(), part, row.slot.number(), place)
         };
         self.rows.sort_by_cached_key(sorted);
         let numbered = self.rows.iter().enumerate();

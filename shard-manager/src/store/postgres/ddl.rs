@@ -8,6 +8,7 @@ use diesel::QueryResult;
 use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 
+use super::citus::setup;
 use super::declared;
 use super::sql;
 use super::statement::{Statement, load, run};
@@ -27,7 +28,10 @@ pub(super) async fn change(
     let prepared = async {
         run(connection, "BEGIN").await?;
         load(connection, Statement { sql: SCHEMA_LOCK, binds: &[], cached: false }).await?;
-        apply(connection, change).await
+        if session.citus.is_some() {
+            run(connection, setup::ONE_BY_ONE).await?;
+        }
+        apply(connection, change, session.citus.is_some()).await
     };
     if let Err(error) = prepared.await {
         let usable = run(connection, "ROLLBACK").await.is_ok();
@@ -45,7 +49,11 @@ pub(super) async fn change(
     }
 }
 
-async fn apply(connection: &AsyncPgConnection, change: &SchemaChange) -> QueryResult<()> {
+async fn apply(
+    connection: &AsyncPgConnection,
+    change: &SchemaChange,
+    is_citus: bool,
+) -> QueryResult<()> {
     let table = change.table();
     let known = declared::find(connection, table.name()).await?;
     if known.as_ref().is_some_and(|known| known != &**table) {
@@ -55,6 +63,9 @@ async fn apply(connection: &AsyncPgConnection, change: &SchemaChange) -> QueryRe
         (SchemaChange::Make(_), true) | (SchemaChange::Drop(_), false) => Ok(()),
         (SchemaChange::Make(table), false) => {
             run(connection, &sql::create(table)).await?;
+            if is_citus {
+                setup::distribute_table(connection, table).await?;
+            }
             declared::store(connection, table).await
         }
         (SchemaChange::Drop(table), true) => drop_empty(connection, table).await,
@@ -65,7 +76,7 @@ async fn drop_empty(connection: &AsyncPgConnection, table: &Table) -> QueryResul
     // Whoever writes to it ends first, and nobody begins: what is found is so until it is dropped.
     run(connection, &format!("LOCK TABLE public.{} IN ACCESS EXCLUSIVE MODE", table.name()))
         .await?;
-    let sql = format!("SELECT FROM public.{} LIMIT 1", table.name());
+    let sql = format!("SELECT 1 FROM public.{} LIMIT 1", table.name());
     let rows = load(connection, Statement { sql: &sql, binds: &[], cached: false }).await?;
     if !rows.is_empty() {
         return Err(unreadable(&"the table holds rows"));

@@ -17,6 +17,7 @@ use diesel_async::AsyncPgConnection;
 use futures_util::future::join_all;
 use tokio::sync::{Mutex, watch};
 
+use super::citus::Citus;
 use super::node::{Node, NodeError};
 use super::session::{Identity, Session, Wanted};
 use super::sql;
@@ -50,6 +51,8 @@ pub struct Leader {
     term: watch::Sender<Term>,
     /// How far its nodes have come; the catalog's are not watched.
     progress: Option<Arc<Progress>>,
+    /// What is known of Citus, if that is what they are.
+    citus: Option<Arc<Citus>>,
     /// Held by whoever looks for the leader.
     turn: Mutex<Sought>,
     samples: Lock<VecDeque<(u64, Instant)>>,
@@ -78,6 +81,7 @@ impl Leader {
         members: Vec<Node>,
         identity: &Identity,
         progress: Option<&Arc<Progress>>,
+        citus: Option<Arc<Citus>>,
     ) -> Arc<Self> {
         let term = Term { member: 0, timeline: identity.timeline };
         Arc::new(Self {
@@ -85,9 +89,15 @@ impl Leader {
             system: identity.system,
             term: watch::Sender::new(term),
             progress: progress.map(Arc::clone),
+            citus,
             turn: Mutex::default(),
             samples: Lock::default(),
         })
+    }
+
+    /// What is known of Citus, if the leader is its coordinator.
+    pub fn citus(&self) -> Option<&Arc<Citus>> {
+        self.citus.as_ref()
     }
 
     /// What the leader is called, whichever it is.

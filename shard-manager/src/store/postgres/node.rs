@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::citus::Citus;
 use super::connect_error::ConnectError;
 use super::leader::{Leader, Led, Term};
 use super::session::{self, Identity, Session, Wanted};
@@ -162,6 +163,14 @@ impl Target {
     pub fn term(&self) -> Term {
         let (Self::Leader(leader) | Self::Replica(leader, _)) = self;
         leader.term()
+    }
+
+    /// What is known of Citus, if it is asked as its coordinator.
+    pub fn citus(&self) -> Option<&Arc<Citus>> {
+        match self {
+            Self::Leader(leader) => leader.citus(),
+            Self::Replica(..) => None,
+        }
     }
 
     /// Its place in the progress, if it is asked as a replica.

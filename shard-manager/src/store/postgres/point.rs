@@ -17,13 +17,15 @@ use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::PoolableConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::cell;
 use super::leader::Term;
 use super::node::{NodeError, Target};
 use super::sql;
-use super::statement::{Bind, Prepared, RowView, Statement, for_each_row, load, run};
+use super::statement::{
+    Bind, Prepared, RowView, Statement, for_each_row, load, pipeline, run, step,
+};
 use super::trouble::Trouble;
 use super::witness::{self, Witness};
+use super::{cell, citus};
 use crate::error::Error;
 use crate::home::{Home, Homes};
 use crate::keyspace::Slot;
@@ -111,6 +113,7 @@ struct Open {
     known: u64,
     prepared: Prepared,
     texts: VecDeque<(Arc<Table>, Vec<Output>, Arc<str>)>,
+    is_citus: bool,
 }
 
 impl Server {
@@ -289,7 +292,8 @@ async fn connect(target: &Target) -> Option<Open> {
     let set = tokio::time::timeout(SETTINGS_MAX, run(&connection, sql::LANE_SETTINGS));
     set.await.ok()?.ok()?;
     let (prepared, texts) = (Prepared::default(), VecDeque::new());
-    Some(Open { connection, term, known: 0, prepared, texts })
+    let is_citus = target.citus().is_some();
+    Some(Open { connection, term, known: 0, prepared, texts, is_citus })
 }
 
 /// Reads the rows of all these keys, and then up to where the node shows the shard's changes: at most, and at least
@@ -301,6 +305,9 @@ async fn read(
     query: &ReadQuery,
     group: &[PointRead],
 ) -> QueryResult<(Vec<Result<Rows, Error>>, u64, u64)> {
+    if open.is_citus {
+        return read_each(open, witness, query, group).await;
+    }
     let sql = open.text(query);
     let is_known = group.iter().all(|read| read.floor <= open.known);
     let connection = &open.connection;
@@ -344,6 +351,43 @@ async fn read(
     Ok((pages.into_iter().map(Page::finish).collect(), position, known))
 }
 
+/// The same on Citus, which answers each key by a statement of its own: all are sent at once.
+async fn read_each(
+    open: &mut Open,
+    witness: Witness,
+    query: &ReadQuery,
+    group: &[PointRead],
+) -> QueryResult<(Vec<Result<Rows, Error>>, u64, u64)> {
+    let sql = open.text(query);
+    let Open { connection, prepared, known, .. } = open;
+    let connection = &*connection;
+    let binds: Vec<[Bind; 3]> = group.iter().map(of_one).collect();
+    let ask = || step(connection, Statement { sql: witness.sql(), binds: &[], cached: true });
+    // A coordinator has no replica: what it shows, it has shown since it was asked last.
+    let mut steps = vec![ask()];
+    steps.extend(
+        binds.iter().map(|binds| step(connection, Statement { sql: &sql, binds, cached: true })),
+    );
+    steps.push(ask());
+    let results: QueryResult<Vec<_>> = pipeline(prepared, steps).await.into_iter().collect();
+    let mut results = results?;
+    let seen = results.pop().unwrap_or_default();
+    let mut results = results.into_iter();
+    *known = witness::shown(&results.next().unwrap_or_default())?;
+    let mut pages = Vec::with_capacity(group.len());
+    for (read, rows) in group.iter().zip(results) {
+        let mut page = Page::new(&read.query);
+        rows.iter().try_for_each(|row| page.push(row))?;
+        pages.push(page.finish());
+    }
+    Ok((pages, witness::position(witness, &seen)?, *known))
+}
+
+fn of_one(read: &PointRead) -> [Bind; 3] {
+    let slot = Bind::integer(i32::from(read.slot.number()));
+    [slot, Bind::text(&read.key), Bind::bigint(i64::from(read.query.limit) + 1)]
+}
+
 fn limits(group: &[PointRead]) -> Bind {
     let limits: Vec<Value> =
         group.iter().map(|read| Value::Int(i64::from(read.query.limit) + 1)).collect();
@@ -362,7 +406,7 @@ impl Open {
         if self.texts.len() == TEXTS_MAX {
             self.texts.pop_front();
         }
-        let sql: Arc<str> = text(query).into();
+        let sql: Arc<str> = text(query, self.is_citus).into();
         self.texts.push_back((Arc::clone(&query.table), query.outputs.clone(), Arc::clone(&sql)));
         sql
     }
@@ -370,11 +414,14 @@ impl Open {
 
 /// Parameters: slots, shard keys, one row more than each wants. Columns: the number of the key, then what [`Page`]
 /// reads.
-fn text(query: &ReadQuery) -> String {
+fn text(query: &ReadQuery, is_citus: bool) -> String {
     let table = &query.table;
     let mut columns: Vec<usize> = query.outputs.iter().map(|output| output.column).collect();
     columns.push(table.version());
     columns.extend(table.id());
+    if is_citus {
+        return citus::sql::point(query, &columns);
+    }
     let mut sql = "SELECT k.n,".to_owned();
     sql::push_names(&mut sql, "t.", table, columns.iter().copied());
     sql.push_str(

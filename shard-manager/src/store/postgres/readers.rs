@@ -18,13 +18,15 @@ use crate::keyspace::Slot;
 use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
-use crate::store::{NodeRows, TableSize};
+use crate::store::{CitusNode, NodeRows, TableSize};
 
 /// Rows of a read by key that shares a statement with others; for more they would wait too long.
 const POINT_ROWS_MAX: u32 = 100;
 /// Connections for such reads, of a replica and of a primary, which is read seldom.
 const POINTS: usize = 2;
 const POINTS_OF_PRIMARY: usize = 1;
+/// The same of a coordinator of Citus, which answers all reads, each by a statement of its own.
+const POINTS_OF_COORDINATOR: usize = 4;
 
 /// Connections to one node.
 pub struct Readers {
@@ -42,7 +44,11 @@ impl Readers {
     /// Readers of a node; what takes long runs on the runtime that this is called in.
     pub fn start(target: &Target, shard: &str, progress: &Arc<Progress>, homes: &Homes) -> Self {
         let (points, proof) = match target {
-            Target::Leader(leader) => (POINTS_OF_PRIMARY, Some(Proof::start(leader, shard))),
+            Target::Leader(leader) => {
+                let coordinates = leader.citus().is_some();
+                let points = if coordinates { POINTS_OF_COORDINATOR } else { POINTS_OF_PRIMARY };
+                (points, Some(Proof::start(leader, shard)))
+            }
             Target::Replica(..) => (POINTS, None),
         };
         Self {
@@ -102,6 +108,14 @@ impl Readers {
     /// Asks for nothing.
     pub(in crate::store) async fn probe(&self, deadline: Instant) -> Result<(), Error> {
         self.scans.probe(deadline).await
+    }
+
+    /// The nodes of Citus, if that is what the server is.
+    pub(in crate::store) async fn citus_nodes(
+        &self,
+        deadline: Instant,
+    ) -> Result<Vec<CitusNode>, Error> {
+        self.scans.citus_nodes(deadline).await
     }
 
     /// Rows and bytes of each table.

@@ -18,6 +18,7 @@ use diesel_async::pooled_connection::PoolableConnection;
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
+use super::citus;
 use super::leader::Term;
 use super::node::{NodeError, Target};
 use super::point::{push_object, tell_unreadable, value};
@@ -30,7 +31,7 @@ use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::rows::Rows;
-use crate::store::{NodeRows, Scope, TableSize};
+use crate::store::{CitusNode, NodeRows, Scope, TableSize};
 
 /// Connections of one node for such reads.
 const CONNECTIONS_MAX: usize = 2;
@@ -170,13 +171,22 @@ impl Scans {
         kept: K,
         deadline: Instant,
     ) -> Result<Vec<TableSize>, Error> {
+        let is_citus = self.target.citus().is_some();
         self.run(deadline, move |session| {
             Box::pin(async move {
                 let _kept = kept;
-                session.sizes().await
+                session.sizes(is_citus).await
             })
         })
         .await
+    }
+
+    /// The nodes of Citus, if that is what the server is.
+    pub(super) async fn citus_nodes(&self, deadline: Instant) -> Result<Vec<CitusNode>, Error> {
+        if self.target.citus().is_none() {
+            return Ok(Vec::new());
+        }
+        self.run(deadline, |session| Box::pin(citus::nodes::ask(&session.connection))).await
     }
 
     /// Runs work in a task that owns a connection.
@@ -312,16 +322,15 @@ impl ScanSession {
         Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).cast_unsigned())
     }
 
-    async fn sizes(&mut self) -> QueryResult<Vec<TableSize>> {
+    async fn sizes(&mut self, is_citus: bool) -> QueryResult<Vec<TableSize>> {
         let names = "SELECT name FROM tessera_tables ORDER BY name";
         let names = load(&self.connection, Statement { sql: names, binds: &[], cached: true });
         let names: Vec<String> = names.await?.iter().filter_map(|row| row.text(0)).collect();
         let mut sizes = Vec::with_capacity(names.len());
+        let size = if is_citus { "citus_total_relation_size" } else { "pg_total_relation_size" };
         for table in names {
             // Names of declared tables need no quoting.
-            let sql = format!(
-                "SELECT count(*),pg_total_relation_size('public.{table}') FROM public.{table}"
-            );
+            let sql = format!("SELECT count(*),{size}('public.{table}') FROM public.{table}");
             let statement = Statement { sql: &sql, binds: &[], cached: false };
             let rows = load(&self.connection, statement).await?;
             let number = |column| rows.first().and_then(|row| row.bigint(column)).unwrap_or(0);

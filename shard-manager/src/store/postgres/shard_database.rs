@@ -5,12 +5,14 @@
 //! **Not here:** rows (`writer`, `readers`).
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use diesel::QueryResult;
 use diesel_async::AsyncMigrationHarness;
 use diesel_async::AsyncPgConnection;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
+use super::citus::{Citus, setup};
 use super::session::Identity;
 use super::statement::{Bind, Prepared, Statement, load, run};
 use super::texts::Texts;
@@ -19,7 +21,7 @@ use super::upsert::Newness;
 use super::{ddl, declared, sql};
 use crate::store::SchemaChange;
 use crate::store::open_error::OpenError;
-use crate::table::Registry;
+use crate::table::{Registry, Table};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/postgres/shard");
 
@@ -57,10 +59,15 @@ pub struct Found {
 
 impl ShardDatabase {
     /// The database at the other end of this connection, which is named so in messages.
-    pub fn on(name: String, connection: AsyncPgConnection, identity: Identity) -> Self {
+    pub fn on(
+        name: String,
+        connection: AsyncPgConnection,
+        identity: Identity,
+        citus: Option<Arc<Citus>>,
+    ) -> Self {
         let (prepared, texts, newness) =
             (Prepared::default(), Texts::default(), Newness::default());
-        let session = LaneSession { connection, prepared, texts, newness };
+        let session = LaneSession { connection, prepared, texts, newness, citus };
         Self { name, session, identity }
     }
 
@@ -69,9 +76,9 @@ impl ShardDatabase {
     /// # Errors
     /// [`OpenError`] if it is another's, has lost what it held, or declares tables that it does not have.
     pub async fn prepare(mut self, claim: &Claim<'_>) -> Result<(Self, Found), OpenError> {
-        let LaneSession { connection, prepared, texts, newness } = self.session;
+        let LaneSession { connection, prepared, texts, newness, citus } = self.session;
         let connection = migrate(connection, MIGRATIONS, &self.name).await?;
-        self.session = LaneSession { connection, prepared, texts, newness };
+        self.session = LaneSession { connection, prepared, texts, newness, citus };
         let told = |error| OpenError::node(&self.name, error);
         let connection = &self.session.connection;
         let signed = signed(connection).await.map_err(told)?;
@@ -101,8 +108,27 @@ impl ShardDatabase {
                 ),
             ));
         }
+        if let Some(citus) = &self.session.citus {
+            self.distribute(citus, &tables).await?;
+        }
         let position = self.position().await.map_err(told)?;
         Ok((self, Found { tables, made, position }))
+    }
+
+    /// Distributes the tables that are not, and learns where Citus has put them.
+    async fn distribute(&self, citus: &Citus, tables: &Registry) -> Result<(), OpenError> {
+        let told = |error| OpenError::node(&self.name, error);
+        let connection = &self.session.connection;
+        let tables: Vec<&Table> = tables.tables().map(|table| &**table).collect();
+        setup::distribute(connection, &tables).await.map_err(told)?;
+        if let Some(table) = setup::strange(connection, &tables).await.map_err(told)? {
+            let cause = format!(
+                "the table {table} is distributed otherwise than Tessera's others: by shard_key, and co-located with \
+                 tessera.tessera_idempotency, it has to be. SELECT alter_distributed_table(…) does that"
+            );
+            return Err(OpenError::node(&self.name, cause));
+        }
+        citus.refresh(connection).await.map(drop).map_err(told)
     }
 
     /// Finishes changes of the tables that were begun.

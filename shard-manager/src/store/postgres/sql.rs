@@ -210,7 +210,7 @@ pub(super) fn push_names(
     });
 }
 
-fn push_list<T>(
+pub(super) fn push_list<T>(
     sql: &mut String,
     items: impl IntoIterator<Item = T>,
     mut push: impl FnMut(&mut String, T),
@@ -223,7 +223,7 @@ fn push_list<T>(
     }
 }
 
-fn column_type(table: &Table, column: usize) -> &'static str {
+pub(super) fn column_type(table: &Table, column: usize) -> &'static str {
     if column == Table::SLOT { "integer" } else { type_name(table.column(column).kind) }
 }
 

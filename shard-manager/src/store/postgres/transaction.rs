@@ -8,6 +8,7 @@
 //! still answers: else it is unknown.
 //! **Not here:** what becomes of the rows (`batch`), connections that are lost (`writer`).
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use diesel_async::AsyncPgConnection;
 
 use super::batch::{self, Batch, Row, Store, TooLarge};
 use super::cell;
+use super::citus::{self, Citus};
 use super::sql;
 use super::statement::{Bind, Prepared, RowView, Statement, Step, pipeline, plain, run, step};
 use super::texts::{TableTexts, Texts};
@@ -34,6 +36,19 @@ pub(super) struct LaneSession {
     pub(super) prepared: Prepared,
     pub(super) texts: Texts,
     pub(super) newness: Newness,
+    /// What is known of Citus, if that is what the server is.
+    pub(super) citus: Option<Arc<Citus>>,
+}
+
+/// A statement and its values.
+pub(super) type Work<'w> = (Cow<'w, str>, Vec<Bind>);
+
+/// A statement that locks rows and tells of each that is there.
+pub(super) struct Locking<'w> {
+    pub(super) sql: Cow<'w, str>,
+    pub(super) binds: Vec<Bind>,
+    /// Their places in the batch, as it numbers them.
+    pub(super) rows: Vec<usize>,
 }
 
 /// A batch that is durable.
@@ -104,7 +119,8 @@ pub(super) async fn apply(
     alone: bool,
 ) -> Result<Stored, Broken> {
     let mut batch = Batch::new(units);
-    batch.sort();
+    let parts = session.citus.as_ref().map(|citus| citus.parts());
+    batch.sort(parts.as_deref());
     let groups = groups(&batch, &mut session.texts);
     let alone = alone || batch::removes(units);
     let (strange, versions) = enter(session, &mut batch, &groups, units, alone).await?;
@@ -139,21 +155,20 @@ async fn enter(
     units: &[Unit<'_>],
     alone: bool,
 ) -> Result<(BTreeSet<i64>, Vec<i64>), Broken> {
-    let LaneSession { connection, prepared, .. } = session;
+    let LaneSession { connection, prepared, citus, .. } = session;
     let connection = &*connection;
     let slots = batch.rows().iter().map(|row| i32::from(row.slot.number()));
     let alone = Bind::value(ColumnType::Boolean, &Value::Bool(alone));
     let entering = [Bind::integers(slots.collect::<Vec<_>>().into_iter()), alone];
     let blocks = batch::versions_needed(units).div_ceil(sql::VERSIONS_OF_BLOCK);
     let drawing = [Bind::integer(blocks as i32)];
-    let locking: Vec<Vec<Bind>> =
-        groups.iter().map(|group| places(&group.texts.table, batch.rows(), &group.rows)).collect();
+    let locking: Vec<(&Group, Locking<'_>)> =
+        groups.iter().flat_map(|group| locking(citus.is_some(), batch, group)).collect();
     let mut steps: Vec<Step<'_>> = vec![
         plain(connection, "BEGIN"),
         step(connection, Statement { sql: sql::ENTER, binds: &entering, cached: true }),
     ];
-    for (group, binds) in groups.iter().zip(&locking) {
-        let sql = &*group.texts.lock_rows;
+    for (_, Locking { sql, binds, .. }) in &locking {
         steps.push(step(connection, Statement { sql, binds, cached: true }));
     }
     // Drawn when the rows are locked: whoever has them next draws higher ones.
@@ -169,10 +184,10 @@ async fn enter(
     };
     let strange = results.next().unwrap_or_default();
     let strange = strange.iter().filter_map(|row| row.bigint(0)).collect();
-    for group in groups {
+    for (group, Locking { rows, .. }) in &locking {
         for row in results.next().unwrap_or_default() {
             let number = row.bigint(0).unwrap_or(0) as usize;
-            let at = number.checked_sub(1).and_then(|index| group.rows.get(index));
+            let at = number.checked_sub(1).and_then(|index| rows.get(index));
             if let Some(at) = at {
                 batch.found(*at, image(&group.texts.table, &row, 1));
             }
@@ -182,6 +197,19 @@ async fn enter(
     let blocks = versions.iter().filter_map(|row| row.bigint(0));
     let versions = blocks.flat_map(|first| first..first + sql::VERSIONS_OF_BLOCK as i64);
     Ok((strange, versions.collect()))
+}
+
+/// What locks the rows of a group.
+fn locking<'g>(is_citus: bool, batch: &Batch, group: &'g Group) -> Vec<(&'g Group, Locking<'g>)> {
+    let table = &group.texts.table;
+    let statements = if is_citus {
+        citus::work::locking(table, batch.rows(), &group.rows)
+    } else {
+        let sql = Cow::Borrowed(&*group.texts.lock_rows);
+        let binds = places(table, batch.rows(), &group.rows);
+        vec![Locking { sql, binds, rows: group.rows.clone() }]
+    };
+    statements.into_iter().map(|locking| (group, locking)).collect()
 }
 
 /// The answered columns of a row, which begin at `first`.
@@ -196,25 +224,14 @@ fn image(table: &Table, row: &RowView, first: usize) -> Vec<Value> {
 
 /// The second round trip.
 async fn store(session: &mut LaneSession, batch: &Batch, groups: &[Group]) -> Result<u64, Broken> {
-    let LaneSession { connection, prepared, .. } = session;
+    let LaneSession { connection, prepared, citus, .. } = session;
     let connection = &*connection;
-    let mut work: Vec<(&str, Vec<Bind>)> = Vec::new();
+    let mut work: Vec<Work<'_>> = Vec::new();
     for group in groups {
-        let texts = &*group.texts;
-        let of = |store: Store| -> Vec<usize> {
+        for way in [Store::Insert, Store::Update, Store::Remove] {
             let rows = group.rows.iter().copied();
-            rows.filter(|at| batch.rows()[*at].store() == Some(store)).collect()
-        };
-        let whole = |rows: &[usize]| images(&texts.table, batch.rows(), rows);
-        let (made, changed, removed) = (of(Store::Insert), of(Store::Update), of(Store::Remove));
-        if !made.is_empty() {
-            work.push((&texts.insert, whole(&made)));
-        }
-        if !changed.is_empty() {
-            work.push((&texts.update, whole(&changed)));
-        }
-        if !removed.is_empty() {
-            work.push((&texts.remove, places(&texts.table, batch.rows(), &removed)));
+            let rows = rows.filter(|at| batch.rows()[*at].store() == Some(way));
+            work.extend(storing(citus.as_deref(), batch, (group, &rows.collect::<Vec<_>>()), way));
         }
     }
     let mut steps: Vec<Step<'_>> = Vec::with_capacity(work.len() + 2);
@@ -223,15 +240,46 @@ async fn store(session: &mut LaneSession, batch: &Batch, groups: &[Group]) -> Re
     }
     steps.push(plain(connection, "COMMIT"));
     steps.push(step(connection, Statement { sql: sql::POSITION, binds: &[], cached: true }));
-    ended(pipeline(prepared, steps).await)
+    ended(pipeline(prepared, steps).await, citus.is_some())
+}
+
+/// What stores these rows of a group in one way.
+fn storing<'g>(
+    citus: Option<&Citus>,
+    batch: &Batch,
+    (group, rows): (&'g Group, &[usize]),
+    way: Store,
+) -> Vec<Work<'g>> {
+    let texts = &*group.texts;
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    if let Some(citus) = citus {
+        return citus::work::storing(&citus.parts(), &texts.table, (batch.rows(), rows), way);
+    }
+    let (sql, binds) = match way {
+        Store::Insert => (&texts.insert, images(&texts.table, batch.rows(), rows)),
+        Store::Update => (&texts.update, images(&texts.table, batch.rows(), rows)),
+        Store::Remove => (&texts.remove, places(&texts.table, batch.rows(), rows)),
+    };
+    vec![(Cow::Borrowed(sql), binds)]
 }
 
 /// The position that is told after a commit, by the results of all steps: those of the transaction, `COMMIT`, position.
-pub(super) fn ended(mut results: Vec<QueryResult<Vec<RowView>>>) -> Result<u64, Broken> {
+/// On Citus others commit for the server that answers.
+pub(super) fn ended(
+    mut results: Vec<QueryResult<Vec<RowView>>>,
+    is_citus: bool,
+) -> Result<u64, Broken> {
     let position = results.pop();
     let answers = matches!(position, Some(Ok(_)));
-    if let Some(error) = results.into_iter().find_map(Result::err) {
-        return Err(Broken::after_commit(&error, answers));
+    // What was sent last commits: `COMMIT`, or the only statement.
+    let last = results.len().saturating_sub(1);
+    let failed = results.into_iter().enumerate();
+    let mut failed = failed.filter_map(|(at, result)| Some((at, result.err()?)));
+    if let Some((at, error)) = failed.next() {
+        let proven = !is_citus || citus::is_rejected(&error, at == last);
+        return Err(Broken::after_commit(&error, answers && proven));
     }
     match position {
         Some(Ok(rows)) => {

@@ -7,15 +7,17 @@
 //! **Invariant:** what is answered, and what is stored, is what `transaction` would have answered and stored.
 //! **Not here:** all other changes (`transaction`).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::Utc;
 
 use super::cell;
+use super::citus::{self, Parts};
 use super::sql::{self, Manner};
 use super::statement::{Bind, RowView, Statement, Step, pipeline, plain, step};
-use super::transaction::{Broken, LaneSession, Stored, ended};
+use super::transaction::{Broken, LaneSession, Stored, Work, ended};
 use super::trouble::Trouble;
 use crate::error::{Error, Outcome};
 use crate::row::{Change, Operation, RowDone, RowWrite};
@@ -79,7 +81,7 @@ fn is_plain(change: &RowWrite) -> bool {
 }
 
 /// The statements that these units fall into; `None` if they are more than plain upserts.
-fn groups<'u>(units: &[Unit<'u>]) -> Option<Vec<Group<'u>>> {
+fn groups<'u>(units: &[Unit<'u>], parts: Option<&Parts>) -> Option<Vec<Group<'u>>> {
     let mut groups: Vec<Group<'u>> = Vec::new();
     // In which group a row was last.
     let mut last: HashMap<(&str, &[u8]), usize> = HashMap::new();
@@ -112,31 +114,32 @@ fn groups<'u>(units: &[Unit<'u>]) -> Option<Vec<Group<'u>>> {
         last.insert((change.table.name(), key), at);
     }
     for group in &mut groups {
-        sort(&mut group.rows, &keys);
+        sort(&mut group.rows, &keys, parts);
         group.shown = group.rows.iter().any(|(_, row)| row.wants_row);
     }
     groups.sort_by(|a, b| a.table.name().cmp(b.table.name()));
     groups
         .chunk_by_mut(|a, b| Arc::ptr_eq(a.table, b.table))
-        .for_each(|of_table| lock_first(of_table, &keys));
+        .for_each(|of_table| lock_first(of_table, &keys, parts));
     Some(groups)
 }
 
 /// All routers lock rows in one order, so that they do not wait for each other in a circle: that of `transaction`, by
 /// table, slot and what tells the rows apart.
-fn sort(rows: &mut [(usize, &RowWrite)], keys: &[Vec<u8>]) {
-    let order = |(place, row): &(usize, &RowWrite)| (row.slot.number(), &*keys[*place]);
+fn sort(rows: &mut [(usize, &RowWrite)], keys: &[Vec<u8>], parts: Option<&Parts>) {
+    let part = |row: &RowWrite| parts.map_or(0, |parts| parts.of(&row.key));
+    let order = |(place, row): &(usize, &RowWrite)| (part(row), row.slot.number(), &*keys[*place]);
     rows.sort_unstable_by(|a, b| order(a).cmp(&order(b)));
 }
 
 /// Several statements of one table would each begin the order anew. Rows that are not there yet cannot be locked:
 /// routers that make the same ones with different columns may still cross, and are tried again.
-fn lock_first(of_table: &mut [Group<'_>], keys: &[Vec<u8>]) {
+fn lock_first(of_table: &mut [Group<'_>], keys: &[Vec<u8>], parts: Option<&Parts>) {
     if of_table.len() < 2 {
         return;
     }
     let mut all: Vec<_> = of_table.iter().flat_map(|group| &group.rows).copied().collect();
-    sort(&mut all, keys);
+    sort(&mut all, keys, parts);
     all.dedup_by(|a, b| keys[a.0] == keys[b.0]);
     if all.len() > of_table[0].rows.len() {
         of_table[0].locked = all;
@@ -167,9 +170,14 @@ pub(super) async fn apply(
     if units.iter().any(|unit| unit.whole.is_some()) || is_on(Switch::VersionFromOne) {
         return None;
     }
-    let groups = groups(units)?;
+    let parts = session.citus.as_ref().map(|citus| citus.parts());
+    let groups = groups(units, parts.as_deref())?;
+    // There each row is locked by a statement of its own, as the general way does it.
+    if parts.is_some() && groups.iter().any(|group| !group.locked.is_empty()) {
+        return None;
+    }
     let count = units.iter().map(|unit| unit.rows.len()).sum();
-    if session.newness.is_expected() {
+    if parts.is_none() && session.newness.is_expected() {
         match store(session, &groups, count, true).await {
             Err(Broken {
                 trouble: Trouble::Constraint("unique"),
@@ -190,24 +198,35 @@ async fn store(
     count: usize,
     new: bool,
 ) -> Result<Stored, Broken> {
-    let LaneSession { connection, prepared, texts, newness } = session;
+    let LaneSession { connection, prepared, texts, newness, citus } = session;
     let connection = &*connection;
     let now = Bind::value(ColumnType::Timestamp, &Value::Text(format_timestamp(Utc::now())));
-    let mut work: Vec<(Arc<str>, Vec<Bind>)> = Vec::with_capacity(groups.len());
+    let mut work: Vec<Work<'_>> = Vec::with_capacity(groups.len());
     // Where in it each group is.
     let mut stored = Vec::with_capacity(groups.len());
     for group in groups {
+        let first = work.len();
+        if let Some(citus) = citus {
+            let rows = (&*group.rows, group.shown);
+            work.extend(citus::work::upserting(&citus.parts(), group.table, rows, &now));
+            stored.push(first..work.len());
+            continue;
+        }
         if !group.locked.is_empty() {
             let slots = group.locked.iter().map(|(_, row)| i32::from(row.slot.number()));
             let alone = Bind::value(ColumnType::Boolean, &Value::Bool(false));
-            work.push((sql::ENTER.into(), vec![Bind::integers(slots), alone]));
-            work.push((texts.of(group.table).hold_rows.as_str().into(), places(group)));
+            work.push((Cow::Borrowed(sql::ENTER), vec![Bind::integers(slots), alone]));
+            let hold = texts.of(group.table).hold_rows.clone();
+            work.push((Cow::Owned(hold), places(group)));
         }
         let columns = group.rows[0].1.set.iter().map(|(column, _)| *column);
         let lone = count == 1;
         let sql = texts.upsert(group.table, columns, Manner { shown: group.shown, new, lone });
-        stored.push(work.len());
-        work.push((sql, if lone { lone_binds(group, &now) } else { binds(group, &now) }));
+        stored.push(work.len()..work.len() + 1);
+        work.push((
+            Cow::Owned(sql.to_string()),
+            if lone { lone_binds(group, &now) } else { binds(group, &now) },
+        ));
     }
     // One statement is a transaction by itself.
     let bracketed = work.len() > 1;
@@ -225,14 +244,20 @@ async fn store(
     let mut results = pipeline(prepared, steps).await;
     let first = usize::from(bracketed);
     let mut loaded = Vec::with_capacity(groups.len());
-    for at in stored {
-        loaded.extend(results[first + at].as_mut().ok().map(std::mem::take));
+    for places in stored {
+        let results = results[first + places.start..first + places.end].iter_mut();
+        loaded.push(
+            results
+                .flat_map(|result| result.as_mut().ok().map(std::mem::take))
+                .flatten()
+                .collect::<Vec<_>>(),
+        );
     }
     if let Some(Err(error)) = results.first().filter(|_| bracketed) {
         // Without a beginning each statement was a transaction by itself.
         return Err(Broken::after_commit(error, false));
     }
-    let position = ended(results)?;
+    let position = ended(results, citus.is_some())?;
     let mut rows: Vec<_> = (0..count).map(|_| Err(Error::SlotNotOwned)).collect();
     for (group, loaded) in groups.iter().zip(&loaded) {
         answer(group, loaded, &mut rows);

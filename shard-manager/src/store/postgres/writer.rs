@@ -10,7 +10,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ddl;
 use super::leader::{Leader, Led, Term};
 use super::sql;
 use super::statement::{Bind, Prepared, Statement, load, run};
@@ -18,6 +17,7 @@ use super::texts::Texts;
 use super::transaction::{self, Broken, LaneSession, Stored};
 use super::trouble::Trouble;
 use super::upsert::{self, Newness};
+use super::{citus, ddl};
 use crate::address::Timeouts;
 use crate::error::Outcome;
 use crate::idempotency;
@@ -246,6 +246,10 @@ impl AsyncWriter for PgWriter {
 /// Removes records of idempotency keys that are too old, and tells how many.
 async fn forget(session: &LaneSession) -> Result<usize, Broken> {
     let before = Value::Text(format_timestamp(Utc::now() - idempotency::KEPT));
+    if session.citus.is_some() {
+        let forgotten = citus::forget(&session.connection, (&before, FORGOTTEN_MAX)).await;
+        return forgotten.map_err(|error| Broken::before_commit(&error));
+    }
     let binds = [Bind::value(ColumnType::Timestamp, &before), Bind::integer(FORGOTTEN_MAX)];
     let statement = Statement { sql: sql::FORGET, binds: &binds, cached: true };
     let removed = load(&session.connection, statement).await;
@@ -279,5 +283,6 @@ async fn connect(leader: &Leader, timeouts: Timeouts) -> Result<(LaneSession, Te
         cause: error.to_string(),
     })?;
     let (prepared, texts) = (Prepared::default(), Texts::default());
-    Ok((LaneSession { connection, prepared, texts, newness: Newness::default() }, term))
+    let (newness, citus) = (Newness::default(), leader.citus().map(Arc::clone));
+    Ok((LaneSession { connection, prepared, texts, newness, citus }, term))
 }

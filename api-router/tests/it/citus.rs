@@ -1,0 +1,209 @@
+//! Stories that only a real cluster of Citus can tell: where rows lie, what it moves, and what it is told apart from.
+//! They need `TESSERA_CITUS_URL`; all other stories run on it as well then.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::citus_databases::CitusServer;
+use crate::ground::{self, CITUS, ask_primary};
+use crate::harness::{Router, bare_command, refused_start};
+
+/// Leaves a story out where there is no cluster, and says so: not through `eprintln!`, which nobody sees of a story that
+/// ends well.
+fn cluster() -> Option<&'static CitusServer> {
+    let cluster = CITUS.as_ref();
+    if cluster.is_none() {
+        let thread = std::thread::current();
+        let story = thread.name().unwrap_or("a story of Citus");
+        let _ =
+            writeln!(std::io::stderr(), "SKIPPED: {story}: TESSERA_CITUS_URL names no coordinator");
+    }
+    cluster
+}
+
+fn users(count: usize, name: &str) -> Value {
+    let user = |n| json!({"user_id": format!("u{n:03}"), "name": name, "email": "u@example.com"});
+    json!({"table": "users", "records": (0..count).map(user).collect::<Vec<_>>()})
+}
+
+/// The number of shards of a table on each worker.
+const PLACES: &str = "SELECT nodename || ':' || nodeport || ' ' || count(*) FROM citus_shards
+    WHERE table_name = 'public.users'::regclass GROUP BY nodename, nodeport ORDER BY 1";
+
+#[test]
+fn rows_lie_where_citus_puts_them_and_are_found_by_key_and_all_together() {
+    if cluster().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let router = Router::start_in(&data, &[]);
+    assert_eq!(router.post("/api/bulk-write", &[], &users(100, "first")).status, 201);
+    assert_eq!(router.write_user("u007", "second").status, 200);
+    assert_eq!(router.read("u007", "table=users").json()["data"][0]["name"], "second");
+    let all = router.get("/api/read?table=users&order=user_id&limit=3&offset=6").json();
+    let names: Vec<&Value> =
+        all["data"].as_array().unwrap().iter().map(|row| &row["name"]).collect();
+    assert_eq!(names, ["first", "second", "first"]);
+
+    let shard = router.get("/api/shards/shard1").json();
+    let told: BTreeMap<&str, i64> = shard["citus"]["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|node| (node["node"].as_str().unwrap(), node["shards"].as_i64().unwrap()))
+        .collect();
+    let places = ask_primary(&data, 0, PLACES);
+    assert!(!places.is_empty());
+    for place in places {
+        let (node, shards) = place.split_once(' ').unwrap();
+        // Six tables come with Tessera, and all lie alike.
+        assert_eq!(told[node], 6 * shards.parse::<i64>().unwrap(), "{told:?}");
+    }
+    assert!(shard["citus"]["moves"].as_str().unwrap().contains("citus_rebalance_start"));
+    assert_eq!(shard["tables"][4]["rows"], 100);
+}
+
+#[test]
+fn a_table_that_a_client_makes_is_distributed_like_all_others() {
+    if cluster().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let router = Router::start_in(&data, &[]);
+    let columns =
+        json!([{"name": "id", "type": "text"}, {"name": "grade", "type": "json", "null": true}]);
+    let table = json!({"name": "students", "columns": columns, "id": ["id"], "routing": "id"});
+    assert_eq!(router.post("/api/tables", &[], &table).status, 201);
+    let alike = "SELECT count(DISTINCT colocationid) || ' ' || count(*) FROM pg_dist_partition
+        WHERE column_to_column_name(logicalrelid, partkey) = 'shard_key'";
+    assert_eq!(ask_primary(&data, 0, alike), ["1 7"]);
+    let row = json!({"table": "students", "data": {"id": "ada", "grade": {"best": [1, 2]}}});
+    assert_eq!(router.write("ada", &row).status, 201);
+    assert_eq!(router.read("ada", "table=students").json()["data"][0]["grade"]["best"][1], 2);
+}
+
+#[test]
+fn a_row_that_a_worker_refuses_hurts_none_of_its_neighbours() {
+    if cluster().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let router = Router::start_in(&data, &[]);
+    ask_primary(&data, 0, "ALTER TABLE public.users ADD CONSTRAINT no_bad CHECK (name <> 'bad')");
+    let mut body = users(60, "good");
+    body["records"][17]["name"] = "bad".into();
+    let reply = router.post("/api/bulk-write", &[], &body).json();
+    let whole = router.post("/api/bulk-write", &[("prefer", "tx=per-shard")], &{
+        let mut body = users(60, "better");
+        body["records"][17]["name"] = "bad".into();
+        body
+    });
+    let better = router.get("/api/read?table=users&name=eq.better&limit=1").json();
+    ask_primary(&data, 0, "ALTER TABLE public.users DROP CONSTRAINT no_bad");
+    assert_eq!(
+        (reply["stored"].as_u64(), reply["failed_total"].as_u64()),
+        (Some(59), Some(1)),
+        "{reply}"
+    );
+    assert_eq!(reply["failed"][0]["index"], 17, "{reply}");
+    assert_eq!(whole.json()["stored"], 0, "{}", whole.text());
+    assert_eq!(better["count"], 0, "all or nothing, over all workers");
+}
+
+#[test]
+fn what_is_acknowledged_while_citus_moves_shards_is_there_afterwards() {
+    if cluster().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let router = Router::start_in(&data, &[]);
+    assert_eq!(router.post("/api/bulk-write", &[], &users(40, "0")).status, 201);
+    // Of each shard of the first worker to the second one.
+    let moves = "SELECT format('SELECT citus_move_shard_placement(%s, %L, %s, %L, %s, ''block_writes'')', min(s.shardid),
+            s.nodename, s.nodeport, other.nodename, other.nodeport)
+        FROM citus_shards AS s CROSS JOIN LATERAL (SELECT nodename, nodeport FROM pg_dist_node
+            WHERE shouldhaveshards AND (nodename, nodeport) <> (s.nodename, s.nodeport) ORDER BY 1, 2 LIMIT 1) AS other
+        WHERE table_name = 'public.users'::regclass GROUP BY s.shardid, s.nodename, s.nodeport, other.nodename, other.nodeport
+        ORDER BY s.shardid LIMIT 2";
+    let moves = ask_primary(&data, 0, moves);
+    assert!(!moves.is_empty(), "the cluster needs two workers");
+    let moving = AtomicBool::new(true);
+    let written = std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            let mut last: BTreeMap<String, String> = BTreeMap::new();
+            for round in 1.. {
+                if !moving.load(Ordering::SeqCst) {
+                    break;
+                }
+                let (key, name) = (format!("u{:03}", round % 40), round.to_string());
+                let reply = router.write_user(&key, &name);
+                assert_eq!(reply.status, 200, "{}", reply.text());
+                last.insert(key, name);
+            }
+            last
+        });
+        for sql in &moves {
+            ask_primary(&data, 0, sql);
+        }
+        moving.store(false, Ordering::SeqCst);
+        writing.join().unwrap()
+    });
+    assert!(!written.is_empty());
+    for (key, name) in written {
+        assert_eq!(router.read(&key, "table=users").json()["data"][0]["name"], *name, "{key}");
+    }
+}
+
+/// Why a router does not start.
+fn refusal(folder: &Path, url: &str, settings: &[(&str, &str)]) -> String {
+    let mut command = bare_command(folder);
+    command.args(["--bind", "127.0.0.1:0"]).env("SHARD_URLS", url);
+    command.envs(settings.iter().copied());
+    let (code, said) = refused_start(command);
+    assert_eq!(code, Some(2), "{said}");
+    said
+}
+
+#[test]
+fn a_server_that_is_not_what_engine_says_is_refused_with_what_to_do() {
+    let Some(cluster) = cluster() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let citus = [("TESSERA_ENGINE", "citus")];
+    let name = cluster.make_plain();
+    let plain = refusal(folder.path(), &cluster.url(&name), &citus);
+    cluster.drop_plain(&name);
+    assert!(plain.contains("no extension citus: CREATE EXTENSION citus"), "{plain}");
+    let data = folder.path().join("data");
+    drop(Router::start_in(&data, &[]));
+    let name = ask_primary(&data, 0, "SELECT current_database()").remove(0);
+    let other = refusal(folder.path(), &cluster.url(&name), &[]);
+    assert!(
+        other.contains("distributed by Citus") && other.contains("engine = \"citus\""),
+        "{other}"
+    );
+}
+
+#[test]
+fn a_coordinator_is_named_alone() {
+    if !ground::is_citus() && ground::is_servers() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let citus = ("TESSERA_ENGINE", "citus");
+    let two = "postgres://a@127.0.0.1:1/x,postgres://a@127.0.0.1:2/x";
+    let said = refusal(folder.path(), two, &[citus]);
+    assert!(said.contains("2 shards are named: name the coordinator alone"), "{said}");
+    let said = refusal(folder.path(), "postgres://a@127.0.0.1:1,127.0.0.1:2/x", &[citus]);
+    assert!(said.contains("2 hosts are named: name the coordinator alone"), "{said}");
+    let replica = ("REPLICA_URLS", "postgres://a@127.0.0.1:2/x");
+    let said = refusal(folder.path(), "postgres://a@127.0.0.1:1/x", &[citus, replica]);
+    assert!(said.contains("replicas are named: leave them out"), "{said}");
+}

@@ -1,0 +1,158 @@
+//! Databases for stories on a real cluster of Citus: `TESSERA_CITUS_URL` is a database of its coordinator that knows the
+//! workers, of a user who may make databases. Every story has a database of its own, on all nodes.
+//!
+//! **Invariant:** a database that a story gets has no rows, and no tables but those that come with Tessera.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::databases::{SHAPE, query};
+use crate::harness::{Router, bare_command};
+
+/// How the databases of this process are called; those of one that is gone are left-overs.
+const PREFIX: &str = "citus_story_";
+
+/// The nodes: host, port, and whether it is the coordinator.
+const NODES: &str = "SELECT nodename || ' ' || nodeport || ' ' || (groupid = 0) FROM pg_dist_node
+    WHERE isactive AND noderole = 'primary' ORDER BY groupid";
+
+/// Throws everybody out but Citus itself, drops what clients have made, and empties the rest. Citus truncates what is
+/// distributed on all nodes.
+const EMPTY: &str = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name LIKE 'tessera%';
+    DO $$
+    DECLARE
+        name TEXT;
+    BEGIN
+        FOR name IN SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+            AND relname IN (SELECT t.name FROM tessera.tessera_tables AS t WHERE made_at <> 0)
+        LOOP
+            EXECUTE format('DROP TABLE public.%I', name);
+        END LOOP;
+        DELETE FROM tessera.tessera_tables WHERE made_at <> 0;
+        FOR name IN SELECT oid::regclass FROM pg_class
+            WHERE relnamespace IN ('public'::regnamespace, 'tessera'::regnamespace) AND relkind = 'r'
+            AND relname NOT IN ('tessera_tables', '__diesel_schema_migrations')
+        LOOP
+            EXECUTE 'TRUNCATE ' || name;
+        END LOOP;
+        ALTER SEQUENCE tessera.tessera_version RESTART;
+        ALTER SEQUENCE tessera.tessera_tables_changed RESTART;
+    END $$";
+
+/// The cluster, and databases that are nobody's now.
+pub(crate) struct CitusServer {
+    url: String,
+    free: Mutex<Vec<String>>,
+    /// Held by whoever makes one: a template can be copied by one at a time.
+    making: Mutex<()>,
+    /// That of a database that a router has just made its schema in.
+    shape: Vec<String>,
+}
+
+impl CitusServer {
+    pub(crate) fn new(url: &str) -> Self {
+        let mut server = Self {
+            url: url.to_owned(),
+            free: Mutex::default(),
+            making: Mutex::default(),
+            shape: Vec::new(),
+        };
+        for name in
+            query(url, &format!("SELECT datname FROM pg_database WHERE datname LIKE '{PREFIX}%'"))
+        {
+            let process =
+                name.trim_start_matches(PREFIX).split('_').next().unwrap_or_default().to_owned();
+            if !Path::new("/proc").join(process).exists() {
+                query(url, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"));
+            }
+        }
+        let name = server.make();
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = bare_command(folder.path());
+        command.args(["--bind", "127.0.0.1:0"]).env("SHARD_URLS", server.url(&name));
+        Router::start_command({
+            command.env("TESSERA_ENGINE", "citus");
+            command
+        })
+        .end();
+        server.shape = query(&server.url(&name), SHAPE);
+        server.take_back(name);
+        server
+    }
+
+    /// A database of the coordinator alone, which is no cluster of Citus.
+    pub(crate) fn make_plain(&self) -> String {
+        let _making = self.making.lock().unwrap();
+        let name = format!("{PREFIX}{}_plain", std::process::id());
+        query(&self.url, &format!("CREATE DATABASE {name}"));
+        name
+    }
+
+    /// Drops it.
+    pub(crate) fn drop_plain(&self, name: &str) {
+        query(&self.url, &format!("DROP DATABASE {name} WITH (FORCE)"));
+    }
+
+    /// Where the coordinator has a database.
+    pub(crate) fn url(&self, name: &str) -> String {
+        let (start, database) =
+            self.url.rsplit_once('/').expect("TESSERA_CITUS_URL names a database");
+        let options =
+            database.split_once('?').map_or_else(String::new, |(_, options)| format!("?{options}"));
+        format!("{start}/{name}{options}")
+    }
+
+    /// A database that is empty.
+    pub(crate) fn make(&self) -> String {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        if let Some(name) = self.free.lock().unwrap().pop() {
+            return name;
+        }
+        let _making = self.making.lock().unwrap();
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{PREFIX}{}_{number}", std::process::id());
+        query(&self.url, &format!("CREATE DATABASE {name}"));
+        let url = self.url(&name);
+        // Few of Citus' shards are enough for few rows.
+        query(
+            &url,
+            &format!("CREATE EXTENSION citus; ALTER DATABASE {name} SET citus.shard_count = 4"),
+        );
+        for node in query(&self.url, NODES) {
+            let mut words = node.split(' ');
+            let mut word = || words.next().unwrap_or_default().to_owned();
+            let (host, port, coordinates) = (word(), word(), word() == "true");
+            if coordinates {
+                query(&url, &format!("SELECT citus_set_coordinator_host('{host}', {port})"));
+                continue;
+            }
+            for (database, command) in [
+                ("", format!("CREATE DATABASE {name}")),
+                (&*name, "CREATE EXTENSION citus".to_owned()),
+            ] {
+                let at = if database.is_empty() { &self.url } else { &url };
+                let sql = format!(
+                    "SELECT result FROM master_run_on_worker(ARRAY['{host}'], ARRAY[{port}], ARRAY['{command}'], false)"
+                );
+                query(at, &sql);
+            }
+            query(&url, &format!("SELECT citus_add_node('{host}', {port})"));
+        }
+        name
+    }
+
+    /// Takes a database back, for the next story.
+    pub(crate) fn take_back(&self, name: String) {
+        let url = self.url(&name);
+        // A story may have ended before the router made the schema, or have changed more than a client can.
+        let made = query(&url, "SELECT to_regclass('tessera.tessera_tables') IS NOT NULL");
+        if made == ["t"] {
+            query(&url, EMPTY);
+            if query(&url, SHAPE) == self.shape {
+                self.free.lock().unwrap().push(name);
+            }
+        }
+    }
+}

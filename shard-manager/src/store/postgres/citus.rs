@@ -1,0 +1,171 @@
+//! Citus: what differs where the server is the coordinator of a Citus cluster. All else is as on PostgreSQL.
+//!
+//! Citus is one shard to Tessera: the coordinator takes its statements, and Citus decides by a hash of the shard key
+//! which of its own shards holds a row, and on which worker that lies. It plans each statement for its shards, so the
+//! texts differ: rows are lists of values, not arrays, and each statement is for one of Citus' shards alone. Such a
+//! statement needs one worker, and a transaction of one worker commits there at once; one of several is prepared on
+//! each of them first (two-phase commit), which takes three syncs in place of one.
+//!
+//! **Invariant:** what is known of Citus' shards is for speed alone: where it is out of date, statements and
+//! transactions take longer, and nothing else.
+//! **Not here:** the texts (`citus::sql`), when they are used (`transaction`, `upsert`, `point`).
+
+mod hash;
+pub(super) mod nodes;
+pub mod setup;
+pub(super) mod sql;
+pub mod watch;
+pub(super) mod work;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use diesel::QueryResult;
+use diesel::result::Error as DieselError;
+use diesel_async::AsyncPgConnection;
+
+use super::cell;
+use super::statement::{Bind, Statement, load};
+use super::trouble::Trouble;
+use crate::value::{ColumnType, Value};
+
+/// Citus' own shards: least and greatest hash, and the group of nodes that holds it.
+const PARTS: &str = "SELECT shardminvalue::bigint, shardmaxvalue::bigint, min(groupid)::bigint
+    FROM pg_dist_shard JOIN pg_dist_placement USING (shardid)
+    WHERE logicalrelid = 'tessera.tessera_idempotency'::regclass
+    GROUP BY shardid, shardminvalue, shardmaxvalue ORDER BY 1";
+
+/// What an operator does instead of having Tessera move anything.
+pub const MOVES: &str = "Citus moves rows, not Tessera: SELECT citus_rebalance_start() on the coordinator; \
+    SELECT * FROM citus_rebalance_status() tells how far it is";
+
+/// What is known of a Citus cluster.
+#[derive(Debug, Default)]
+pub struct Citus(RwLock<Arc<Parts>>);
+
+/// Its shards, by their hashes, in order. The tables of Tessera are co-located: all of them lie alike.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    all: Vec<Part>,
+    /// The groups of nodes that hold them, in order.
+    groups: Vec<i64>,
+}
+
+/// One of Citus' own shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Part {
+    least: i64,
+    most: i64,
+    group: i64,
+}
+
+impl Citus {
+    /// Asks the coordinator, and tells whether anything has changed.
+    ///
+    /// # Errors
+    /// That it cannot be asked.
+    pub async fn refresh(&self, connection: &AsyncPgConnection) -> QueryResult<bool> {
+        let parts = Parts::ask(connection).await?;
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = **known != parts;
+        *known = Arc::new(parts);
+        Ok(changed)
+    }
+
+    /// Where keys lie, as far as is known.
+    pub fn parts(&self) -> Arc<Parts> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Parts {
+    async fn ask(connection: &AsyncPgConnection) -> QueryResult<Self> {
+        let statement = Statement { sql: PARTS, binds: &[], cached: false };
+        let rows = load(connection, statement).await?;
+        let part = |row: &super::statement::RowView| {
+            let (least, most, group) = (row.bigint(0)?, row.bigint(1)?, row.bigint(2)?);
+            Some(Part { least, most, group })
+        };
+        Ok(Self::new(rows.iter().filter_map(part).collect()))
+    }
+
+    fn new(all: Vec<Part>) -> Self {
+        let mut groups: Vec<i64> = all.iter().map(|part| part.group).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        Self { all, groups }
+    }
+
+    /// Which of Citus' shards holds a key: its number in the order of their hashes.
+    pub(super) fn of(&self, key: &str) -> usize {
+        let hash = i64::from(hash::of_text(key.as_bytes()));
+        self.all.partition_point(|part| part.most < hash)
+    }
+
+    /// The groups of nodes that hold them, in order.
+    pub fn groups(&self) -> &[i64] {
+        &self.groups
+    }
+
+    /// Which of these groups holds a key.
+    pub fn group_number(&self, key: &str) -> usize {
+        let part = self.all.get(self.of(key));
+        part.and_then(|part| self.groups.binary_search(&part.group).ok()).unwrap_or(0)
+    }
+}
+
+/// Removes the oldest records of idempotency keys among those that are too old, and tells how many: about as many as
+/// asked for, because Citus limits no `DELETE`, so that they are found by their times.
+///
+/// # Errors
+/// What Citus says.
+pub(super) async fn forget(
+    connection: &AsyncPgConnection,
+    (before, most): (&Value, i32),
+) -> QueryResult<usize> {
+    let binds = [Bind::value(ColumnType::Timestamp, before), Bind::integer(most)];
+    let oldest = Statement { sql: sql::OLDEST, binds: &binds, cached: true };
+    let until = load(connection, oldest).await?;
+    let until = until
+        .first()
+        .and_then(|row| row.cell(0, |bytes| cell::decode(ColumnType::Timestamp, bytes)));
+    let Some(until) = until else { return Ok(0) };
+    let binds = [Bind::value(ColumnType::Timestamp, &until)];
+    let removed =
+        load(connection, Statement { sql: sql::FORGET, binds: &binds, cached: true }).await?;
+    Ok(removed.len().min(most.unsigned_abs() as usize))
+}
+
+/// Whether nothing was stored, if this came back from a coordinator that answers still. `last`: it came of what
+/// commits. Then only a worker that refuses the rows themselves is a proof: of a worker that is lost, Citus cannot tell
+/// what became of the commit, nor of a statement that it has cancelled.
+pub(super) fn is_rejected(error: &DieselError, last: bool) -> bool {
+    // Nothing was sent to that worker; and whoever commits is connected already.
+    if error.to_string().contains("Connection refused") {
+        return true;
+    }
+    match Trouble::of(error) {
+        Trouble::Constraint(_) | Trouble::Crossed | Trouble::ReadOnly | Trouble::Outdated => true,
+        Trouble::Full
+        | Trouble::Late
+        | Trouble::Lost
+        | Trouble::Promoted
+        | Trouble::Other => !last,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_in_the_range_of_its_hash() {
+        let part = |least, most, group| Part { least, most, group };
+        let low = i64::from(i32::MIN);
+        let parts = Parts::new(vec![part(low, -1, 7), part(0, i64::from(i32::MAX), 3)]);
+        // The hash of user_123 is below zero, that of `a` above.
+        assert_eq!((parts.of("user_123"), parts.group_number("user_123")), (0, 1));
+        assert_eq!((parts.of("a"), parts.group_number("a")), (1, 0));
+        assert_eq!(parts.groups(), [3, 7]);
+        assert_eq!((Parts::default().of("a"), Parts::default().group_number("a")), (0, 0));
+    }
+}

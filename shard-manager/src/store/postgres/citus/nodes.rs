@@ -1,0 +1,36 @@
+//! Nodes: what Citus tells of its nodes, for people.
+//!
+//! **Not here:** moving anything between them: that is Citus' own `citus_rebalance_start`.
+
+use diesel::QueryResult;
+use diesel_async::AsyncPgConnection;
+
+use crate::store::CitusNode;
+use crate::store::postgres::statement::{Statement, load};
+
+/// Sizes are asked of the workers.
+const NODES: &str = "SELECT format('%s:%s', n.nodename, n.nodeport), n.groupid::bigint, n.noderole::text, n.isactive,
+        count(s.shardid), coalesce(sum(s.shard_size), 0)::bigint
+    FROM pg_dist_node AS n
+    LEFT JOIN citus_shards AS s ON s.nodename = n.nodename AND s.nodeport = n.nodeport
+        AND s.table_name IN (SELECT logicalrelid FROM pg_dist_partition WHERE colocationid =
+            (SELECT colocationid FROM pg_dist_partition WHERE logicalrelid = 'tessera.tessera_idempotency'::regclass))
+    GROUP BY n.nodeid ORDER BY n.groupid, n.nodeid";
+
+/// All nodes of the cluster, its coordinator first.
+pub(in crate::store::postgres) async fn ask(
+    connection: &AsyncPgConnection,
+) -> QueryResult<Vec<CitusNode>> {
+    let rows = load(connection, Statement { sql: NODES, binds: &[], cached: true }).await?;
+    let node = |row: &crate::store::postgres::statement::RowView| {
+        Some(CitusNode {
+            node: row.text(0)?,
+            group: row.bigint(1)?,
+            role: row.text(2)?,
+            active: row.boolean(3)?,
+            shards: row.bigint(4)?,
+            bytes: row.bigint(5)?,
+        })
+    };
+    Ok(rows.iter().filter_map(node).collect())
+}

@@ -1,0 +1,154 @@
+//! SQL: the texts that differ on Citus.
+//!
+//! Citus refuses, or does on the coordinator, what joins arrays with rows: so rows come one a statement, or as lists of
+//! values, and what is not for one row is for rows of one of Citus' shards.
+//!
+//! **Invariant:** as of `postgres::sql`: constants, names from the registry, numbered parameters.
+//! **Not here:** which rows go together (`citus::work`).
+
+use std::fmt::Write as _;
+
+use crate::query::ReadQuery;
+use crate::store::postgres::sql::{column_type, place, push_list, push_names};
+use crate::table::Table;
+
+/// Tells when the last record was made of the `$2` oldest ones of idempotency keys that were made before `$1`.
+pub(in crate::store::postgres) const OLDEST: &str = "SELECT max(created_at) FROM (SELECT created_at FROM \
+    tessera_idempotency WHERE created_at < $1 ORDER BY created_at LIMIT $2) AS oldest";
+
+/// Removes the records of idempotency keys that were made until `$1`.
+pub(in crate::store::postgres) const FORGET: &str =
+    "DELETE FROM tessera_idempotency WHERE created_at <= $1 RETURNING 1";
+
+/// Locks a row, if it is there: parameters slot, shard key, id. Columns: 1, then its answered columns.
+pub(super) fn lock_row(table: &Table) -> String {
+    let mut sql = "SELECT 1::bigint,".to_owned();
+    push_names(&mut sql, "r.", table, table.answered());
+    let _ = write!(sql, " FROM {} r", table.name());
+    push_where_row(&mut sql, table);
+    sql + " FOR UPDATE"
+}
+
+/// Removes a row: parameters slot, shard key, id.
+pub(super) fn remove(table: &Table) -> String {
+    let mut sql = format!("DELETE FROM {} r", table.name());
+    push_where_row(&mut sql, table);
+    sql
+}
+
+/// Stores so many new rows: parameters all columns of the first row, then of the next.
+pub(super) fn insert(table: &Table, rows: usize) -> String {
+    let columns: Vec<usize> = (0..table.columns().len()).collect();
+    let mut sql = format!("INSERT INTO {} (", table.name());
+    push_names(&mut sql, "", table, columns.iter().copied());
+    sql.push_str(") VALUES ");
+    let mut next = 1;
+    push_list(&mut sql, 0..rows, |sql, _| {
+        sql.push('(');
+        push_parameters(sql, table, &columns, &mut next);
+        sql.push(')');
+    });
+    sql
+}
+
+/// The same of rows that are there and are locked.
+pub(super) fn update(table: &Table, rows: usize) -> String {
+    let places = place(table);
+    let changed = (0..table.columns().len()).filter(|column| !places.contains(column));
+    let mut sql = insert(table, rows);
+    push_on_conflict(&mut sql, table);
+    push_list(&mut sql, changed, |sql, column| {
+        let name = &table.column(column).name;
+        let _ = write!(sql, "{name}=excluded.{name}");
+    });
+    sql
+}
+
+/// Changes the columns `set` of so many rows, or makes them. Parameters: the time, then of each row slot, shard key, id
+/// and the columns `set`. Columns: as of the upsert of PostgreSQL.
+///
+/// The coordinator takes the fence lock and draws a version for each row before it sends anything to a worker; of a slot
+/// that may not be written here that is null, which no row may have.
+pub(super) fn upsert(table: &Table, set: &[usize], shown: bool, rows: usize) -> String {
+    let given: Vec<usize> = place(table).into_iter().chain(set.iter().copied()).collect();
+    let version = table.version();
+    let stamps = [version, version + 1, version + 2];
+    let mut sql = format!("INSERT INTO {} AS r (", table.name());
+    push_names(&mut sql, "", table, given.iter().copied().chain(stamps));
+    sql.push_str(") VALUES ");
+    let mut next = 2;
+    push_list(&mut sql, 0..rows, |sql, _| {
+        let slot = next;
+        sql.push('(');
+        push_parameters(sql, table, &given, &mut next);
+        let _ =
+            write!(sql, ",tessera_enter_one(${slot}::integer),$1::timestamptz,$1::timestamptz)");
+    });
+    push_on_conflict(&mut sql, table);
+    for column in set {
+        let name = &table.column(*column).name;
+        let _ = write!(sql, "{name}=excluded.{name},");
+    }
+    sql.push_str("version=greatest(excluded.version,r.version+1),updated_at=excluded.updated_at");
+    sql.push_str(" RETURNING (r.xmax=0),");
+    let told = if shown { table.answered() } else { version..version + 1 };
+    push_names(&mut sql, "r.", table, place(table).into_iter().chain(told));
+    sql
+}
+
+/// Reads the rows of one key: parameters slot, shard key, how many at most. Columns: 1, then these.
+pub(in crate::store::postgres) fn point(query: &ReadQuery, columns: &[usize]) -> String {
+    let table = &query.table;
+    let mut sql = "SELECT 1::bigint,".to_owned();
+    push_names(&mut sql, "r.", table, columns.iter().copied());
+    let _ = write!(sql, " FROM {} r WHERE r.slot=$1 AND r.shard_key=$2 ORDER BY ", table.name());
+    push_names(&mut sql, "r.", table, table.id().iter().copied());
+    sql + " LIMIT $3"
+}
+
+fn push_parameters(sql: &mut String, table: &Table, columns: &[usize], next: &mut usize) {
+    push_list(sql, columns, |sql, column| {
+        let _ = write!(sql, "${next}::{}", column_type(table, *column));
+        *next += 1;
+    });
+}
+
+fn push_on_conflict(sql: &mut String, table: &Table) {
+    sql.push_str(" ON CONFLICT (");
+    push_names(sql, "", table, place(table).into_iter());
+    sql.push_str(") DO UPDATE SET ");
+}
+
+fn push_where_row(sql: &mut String, table: &Table) {
+    for (number, column) in (1..).zip(place(table)) {
+        let joint = if number == 1 { "WHERE" } else { "AND" };
+        let _ = write!(sql, " {joint} r.{}=${number}", table.column(column).name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::idempotency;
+
+    #[test]
+    fn rows_are_lists_of_values() {
+        assert_eq!(
+            upsert(&idempotency::TABLE, &[3], false, 2),
+            "INSERT INTO tessera_idempotency AS r (slot,shard_key,idempotency_key,fingerprint,version,created_at,\
+             updated_at) VALUES ($2::integer,$3::text,$4::text,$5::text,tessera_enter_one($2::integer),\
+             $1::timestamptz,$1::timestamptz),($6::integer,$7::text,$8::text,$9::text,tessera_enter_one($6::integer),\
+             $1::timestamptz,$1::timestamptz) ON CONFLICT (slot,shard_key,idempotency_key) DO UPDATE SET \
+             fingerprint=excluded.fingerprint,version=greatest(excluded.version,r.version+1),\
+             updated_at=excluded.updated_at RETURNING (r.xmax=0),r.slot,r.shard_key,r.idempotency_key,r.version"
+        );
+    }
+
+    #[test]
+    fn a_row_is_named_by_its_whole_primary_key() {
+        assert_eq!(
+            remove(&idempotency::TABLE),
+            "DELETE FROM tessera_idempotency r WHERE r.slot=$1 AND r.shard_key=$2 AND r.idempotency_key=$3"
+        );
+    }
+}
