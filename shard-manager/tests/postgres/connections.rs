@@ -93,12 +93,24 @@ fn a_node_sees_no_more_connections_of_a_router_than_promised_however_many_client
             trio.cluster.promote_best("shard1").unwrap();
             trio
         });
+        let over = AtomicBool::new(false);
+        // What is on its way just then may fail; how that is told, other stories know.
+        let clients = (0..40).map(async |client| {
+            let key = format!("k{client}");
+            while !over.load(Ordering::SeqCst) {
+                let _ = put(&manager, &key, &at(Level::One)).await;
+                let _ = get(&manager, &key, &at(Level::ALL[client % 3])).await;
+                tokio::task::yield_now().await;
+            }
+        });
         let failing_over = async {
             put(&manager, "waits", &at(Level::Quorum)).await.unwrap();
             until_replicas(&manager, 1).await;
+            over.store(true, Ordering::SeqCst);
             promoting.await.unwrap()
         };
-        let (mut trio, most) = counted(&alive, failing_over).await;
+        let both = async { tokio::join!(failing_over, join_all(clients)).0 };
+        let (mut trio, most) = counted(&alive, both).await;
         check(&most);
 
         trio.cluster.rejoin("shard1-primary").unwrap();
