@@ -47,6 +47,10 @@ impl Shard {
                 Err(Error::ShardUnavailable { .. }) if Instant::now() + CATCH_UP_MAX < deadline => {
                     tokio::time::sleep(CATCH_UP_MAX).await;
                 }
+                // It is not the client that had too little time.
+                Err(Error::DeadlinePassed) if self.progress.is_silent() => {
+                    return Err(Error::ShardUnavailable { shard: self.name.clone() });
+                }
                 proven => return proven,
             }
         }

@@ -19,6 +19,7 @@ use shard_manager::local::{LocalCluster, LocalNode, Wanted as WantedServers};
 use shard_manager::manager::{ConnectedCluster, Manager};
 use shard_manager::store::cluster::Wanted;
 use shard_manager::store::open_error::OpenError;
+use shard_manager::store::postgres::ConnectError;
 use shard_manager::store::postgres::session::{self, Wanted as Role};
 
 use crate::server::patient;
@@ -81,7 +82,7 @@ pub(crate) fn mortal() -> MutexGuard<'static, LocalCluster> {
     MORTAL.get_or_init(make).0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A shard of three nodes that one story may break as it likes.
+/// A shard of three nodes, or as many as are wanted, that one story may break as it likes.
 pub(crate) struct Trio {
     pub(crate) cluster: LocalCluster,
     _watcher: Child,
@@ -89,8 +90,14 @@ pub(crate) struct Trio {
 
 impl Trio {
     pub(crate) fn start() -> Self {
-        let settings = [("fsync", "off"), ("max_wal_size", "128MB"), ("shared_buffers", "16MB")];
-        let Watched { cluster, _watcher } = Watched::start(1, 2, &settings);
+        Self::of(2, &[])
+    }
+
+    /// With so many replicas, and such settings.
+    pub(crate) fn of(replicas: usize, settings: &[(&str, &str)]) -> Self {
+        let common = [("fsync", "off"), ("max_wal_size", "128MB"), ("shared_buffers", "16MB")];
+        let settings = [&common, settings].concat();
+        let Watched { cluster, _watcher } = Watched::start(1, replicas, &settings);
         Self { cluster, _watcher }
     }
 
@@ -224,6 +231,16 @@ impl Door {
         let session = session::connect(&at, "story", Role::Any, &patient()).await;
         let connection = session.unwrap_or_else(|error| panic!("{error}")).connection;
         Self { connection }
+    }
+
+    /// The same, if the node has a connection left.
+    pub(crate) async fn try_open(node: &LocalNode, database: &str) -> Option<Self> {
+        let at = address(node, database);
+        match session::connect(&at, "story", Role::Any, &patient()).await {
+            Ok(session) => Some(Self { connection: session.connection }),
+            Err(ConnectError::Busy { .. }) => None,
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// Runs statements.

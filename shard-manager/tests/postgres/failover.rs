@@ -1,5 +1,6 @@
 //! Failover: others promote a replica, and the router follows without a start.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use shard_manager::consistency::Level;
@@ -8,11 +9,13 @@ use shard_manager::local::Stop;
 use shard_manager::manager::Wish;
 
 use crate::cluster::{Door, Trio, connect, try_connect};
+use crate::log;
 use crate::server::runtime;
 use crate::visits::{at, get, put, seen, until_read, until_replicas, within};
 
 #[test]
 fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {
+    log::listen();
     let mut trio = Trio::start();
     let manager = connect(&trio.address());
     runtime().block_on(async {
@@ -64,6 +67,17 @@ fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {
         names.sort();
         assert_eq!(names, ["shard1-replica1", "shard1-replica2"]);
 
+        // The log calls nodes as health does, and tells where they are.
+        let [from, to] = [&old, trio.node(&promoted.node)].map(|node| format!(":{}/", node.port));
+        log::check_said(&["is followed", "node=shard1-primary", &format!("at=127.0.0.1{to}")]);
+        log::check_said(&[
+            "is followed",
+            &format!("was={}", promoted.node),
+            &format!("before=127.0.0.1{from}"),
+        ]);
+        let back = format!("node={}", promoted.node);
+        log::check_said(&["a replica follows", &back, &format!("at=127.0.0.1{from}")]);
+
         // A router that starts now with the same list finds who leads.
         let other = tokio::task::spawn_blocking(move || (try_connect(&trio.address()), trio));
         let (other, _trio) = other.await.unwrap();
@@ -74,6 +88,41 @@ fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {
         assert!(!promoted.node.is_empty());
         tokio::task::spawn_blocking(move || other.close()).await.unwrap();
     });
+    manager.close();
+}
+
+#[test]
+fn a_promotion_is_no_failure_of_a_read() {
+    log::listen();
+    let mut trio = Trio::start();
+    let manager = connect(&trio.address());
+    let ports: Vec<_> =
+        trio.cluster.replicas_of(0).map(|node| format!("at=127.0.0.1:{}/", node.port)).collect();
+    runtime().block_on(async {
+        put(&manager, "k", &at(Level::All)).await.unwrap();
+        until_replicas(&manager, 2).await;
+        trio.cluster.stop_node("shard1-primary", Stop::Immediate).unwrap();
+        let promoting = tokio::task::spawn_blocking(move || {
+            trio.cluster.promote_best("shard1").unwrap();
+            trio
+        });
+        let over = AtomicBool::new(false);
+        let clients = (0..8).map(async |_| {
+            while !over.load(Ordering::SeqCst) {
+                assert_eq!(get(&manager, "k", &at(Level::One)).await.unwrap().rows.len(), 1);
+                tokio::task::yield_now().await;
+            }
+        });
+        let promoted = async {
+            let _trio = promoting.await.unwrap();
+            put(&manager, "k", &at(Level::One)).await.unwrap();
+            over.store(true, Ordering::SeqCst);
+        };
+        tokio::join!(futures_util::future::join_all(clients), promoted);
+    });
+    for port in ports {
+        assert_eq!(log::said(&["WARN", "a read failed", &port]), [""; 0]);
+    }
     manager.close();
 }
 

@@ -5,22 +5,28 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod addresses;
+mod apart;
 mod certificates;
+mod certified;
 mod cluster;
 mod connecting;
+mod connections;
 mod crash;
 mod drafts;
 mod dumping;
 mod equality;
+mod exhausted;
 mod failover;
 mod faults;
 mod fence;
 mod lag;
+mod log;
 mod network;
 mod opening;
 mod proxy;
 mod questions;
 mod requirements;
+mod rights;
 mod rivals;
 mod rows;
 mod server;

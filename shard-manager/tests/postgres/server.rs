@@ -7,7 +7,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use diesel_async::SimpleAsyncConnection;
+use diesel::QueryableByName;
+use diesel::sql_types::Text;
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use shard_manager::address::{NodeAddress, Timeouts};
 use shard_manager::store::postgres::ConnectError;
 use shard_manager::store::postgres::session::{Wanted, connect};
@@ -99,7 +101,8 @@ impl Server {
         fs::read_to_string(Path::new(&self.data()).join(name)).unwrap_or_default()
     }
 
-    fn write(&self, name: &str, text: &str) {
+    /// Writes a file of its data directory.
+    pub(crate) fn write(&self, name: &str, text: &str) {
         let path = Path::new(&self.data()).join(name);
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
@@ -154,11 +157,34 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // One that never started needs no end.
+impl Server {
+    /// The column `value` of the only row of a query of the superuser.
+    pub(crate) fn text(&self, sql: &str) -> String {
+        runtime().block_on(async {
+            let address = self.address(ADMIN, "postgres");
+            let session = connect(&address, "story", Wanted::Any, &patient()).await;
+            let mut connection = session.unwrap().connection;
+            let row: ValueRow = diesel::sql_query(sql).get_result(&mut connection).await.unwrap();
+            row.value
+        })
+    }
+
+    /// Ends it as if the power were gone. One that never started needs no end.
+    pub(crate) fn stop(&self) {
         self.done("pg_ctl", &["stop", "-m", "immediate", "-D", &self.data()]);
     }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[derive(QueryableByName)]
+struct ValueRow {
+    #[diesel(sql_type = Text)]
+    value: String,
 }
 
 fn is_root() -> bool {

@@ -37,13 +37,18 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// What a node is, what it shows, what it has on disk of what it receives, and of which timeline.
+/// What a node is, what it shows, what it has on disk of what it receives, of which timeline, and whether we may not see
+/// that.
 const STANDING: &str = "SELECT r.recovery,CASE WHEN r.recovery THEN (pg_last_wal_replay_lsn()-'0/0')::bigint \
     ELSE (pg_current_wal_flush_lsn()-'0/0')::bigint END,\
     CASE WHEN r.recovery THEN (pg_last_wal_receive_lsn()-'0/0')::bigint END,\
     CASE WHEN r.recovery THEN (SELECT received_tli FROM pg_stat_wal_receiver WHERE status='streaming') \
     ELSE ('x'||left(pg_walfile_name(pg_current_wal_flush_lsn()),8))::bit(32)::integer END::bigint \
+    ,r.recovery AND EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status IS NULL) \
     FROM (SELECT pg_is_in_recovery() AS recovery OFFSET 0) AS r";
+
+/// What is said of a node whose receiver shows that it is there, and nothing else.
+const HIDDEN: &str = "it hides what it receives, so it counts for nothing: GRANT pg_monitor TO the user of Tessera, on the primary";
 
 /// A streaming replica.
 pub struct Replica {
@@ -150,6 +155,8 @@ pub(super) struct Standing {
     received: Option<(u64, u32)>,
     /// Its own timeline, if it takes writes.
     pub(super) timeline: Option<u32>,
+    /// Whether it receives something, and we may not see what.
+    is_hidden: bool,
 }
 
 impl Watcher {
@@ -245,7 +252,8 @@ impl Watcher {
         let was_there = self.replica.member().identity.timeline == term.timeline;
         if standing.received.is_none() && !known && !was_there {
             // What it shows may be of a life that did not go on, until it follows who leads now.
-            return Err("it receives nothing from the primary".to_owned());
+            let nothing = "it receives nothing from the primary";
+            return Err(if standing.is_hidden { HIDDEN } else { nothing }.to_owned());
         }
         let current_at = self.leader.had_all_at(standing.shows);
         self.progress.tell(self.leader.life(term), |progress| {
@@ -282,5 +290,7 @@ pub(super) async fn ask(connection: &AsyncPgConnection) -> QueryResult<Standing>
     let shows = number(1).ok_or(DieselError::NotFound)?;
     let timeline = number(3).map(|timeline| timeline as u32);
     let received = number(2).zip(timeline).filter(|_| in_recovery);
-    Ok(Standing { in_recovery, shows, received, timeline: timeline.filter(|_| !in_recovery) })
+    let is_hidden = row.boolean(4) == Some(true);
+    let timeline = timeline.filter(|_| !in_recovery);
+    Ok(Standing { in_recovery, shows, received, timeline, is_hidden })
 }

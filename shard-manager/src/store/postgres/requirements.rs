@@ -88,7 +88,10 @@ pub enum Warning {
         user: String,
     },
     /// A replica does not tell all of itself.
-    #[error("{node} hides from {user} what it receives: GRANT pg_monitor TO {user}")]
+    #[error(
+        "{node} hides from {user} what it receives, so it counts for no `quorum` or `all`, and is not used after a \
+         failover: GRANT pg_monitor TO {user}, on the primary"
+    )]
     HiddenReceiver {
         /// Which node.
         node: String,
@@ -161,7 +164,9 @@ pub enum Unfit {
         table: String,
     },
     /// It hides how far its replicas are.
-    #[error("{node} hides from {user} how far its replicas are: GRANT pg_monitor TO {user}")]
+    #[error(
+        "{node} hides from {user} how far its replicas are, and then none of them counts: GRANT pg_monitor TO {user}"
+    )]
     HiddenReplicas {
         /// Which node.
         node: String,

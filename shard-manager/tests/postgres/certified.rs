@@ -1,0 +1,146 @@
+//! Certified: a cluster whose addresses ask for proof of each node, and a failover.
+
+use std::time::{Duration, Instant};
+
+use shard_manager::address::{ClusterAddress, NodeAddress};
+use shard_manager::consistency::Level;
+use shard_manager::error::{Error, Outcome};
+use shard_manager::manager::Manager;
+use shard_manager::store::postgres::session::{self, Wanted};
+
+use crate::certificates::Authority;
+use crate::cluster::{cluster_of, connect};
+use crate::log;
+use crate::server::{ADMIN, Server, patient, runtime};
+use crate::visits::{at, get, put, until_replicas, within};
+
+/// Nobody comes in without TLS but from the machine itself, and replicas.
+const RULES: &str = "local all all trust\nhostssl all all 127.0.0.1/32 trust\n\
+                     host replication all 127.0.0.1/32 trust\n";
+
+/// A primary and its replica that prove to be `localhost`, and the authority that says so.
+struct Proven {
+    primary: Server,
+    replica: Server,
+    authority: Authority,
+    folder: tempfile::TempDir,
+}
+
+impl Proven {
+    fn start() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::new();
+        std::fs::write(folder.path().join("ca.pem"), &authority.pem).unwrap();
+        let (certificate, key) = authority.sign("localhost", false);
+        let files = [("server.crt", &*certificate), ("server.key", &*key)];
+        let primary = Server::start_with("ssl = on\n", RULES, &files)?;
+        let replica = primary.replica();
+        let proven = Self { primary, replica, authority, folder };
+        // Its own, not a copy of the primary's.
+        proven.present(&proven.authority);
+        Some(proven)
+    }
+
+    /// Lets the replica show a certificate of this authority to whoever comes from now on.
+    fn present(&self, authority: &Authority) {
+        let (certificate, key) = authority.sign("localhost", false);
+        self.replica.write("server.crt", &certificate);
+        self.replica.write("server.key", &key);
+        self.replica.perform(&["SELECT pg_reload_conf()"]);
+    }
+
+    fn address(&self, server: &Server) -> NodeAddress {
+        let roots = self.folder.path().join("ca.pem");
+        let (port, roots) = (server.port, roots.display());
+        let text = format!(
+            "postgres://{ADMIN}@localhost:{port}/postgres?sslmode=verify-full&sslrootcert={roots}"
+        );
+        text.parse().unwrap()
+    }
+
+    fn cluster(&self) -> ClusterAddress {
+        let replicas = vec![self.address(&self.replica)];
+        ClusterAddress { replicas, ..cluster_of([self.address(&self.primary)]) }
+    }
+
+    /// Waits until the replica proves who it is to those who ask, or does not.
+    async fn until_proven(&self, proven: bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let address = self.address(&self.replica);
+        while session::connect(&address, "story", Wanted::Any, &patient()).await.is_ok() != proven {
+            assert!(Instant::now() < deadline, "it shows what it has shown");
+        }
+    }
+
+    /// Another node leads: that one is gone.
+    fn fail_over(&self) {
+        self.primary.stop();
+        self.replica.perform(&["SELECT pg_promote()"]);
+    }
+}
+
+async fn primary_is_up(manager: &Manager) -> bool {
+    manager.health(Instant::now() + Duration::from_millis(500)).await.remove(0).nodes[0].up
+}
+
+#[test]
+fn a_promoted_node_that_proves_who_it_is_is_written_to_and_only_by_tls() {
+    let Some(proven) = Proven::start() else { return };
+    runtime().block_on(proven.until_proven(true));
+    let manager = connect(&proven.cluster());
+    runtime().block_on(async { put(&manager, "before", &at(Level::All)).await.unwrap() });
+    proven.fail_over();
+    runtime().block_on(async {
+        put(&manager, "after", &at(Level::One)).await.unwrap();
+        assert_eq!(get(&manager, "before", &at(Level::One)).await.unwrap().rows.len(), 1);
+        assert!(primary_is_up(&manager).await);
+    });
+    let of = |ssl| {
+        format!(
+            "SELECT count(*)::text AS value FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) \
+             WHERE application_name LIKE 'tessera %' AND ssl={ssl}"
+        )
+    };
+    assert_eq!(proven.replica.text(&of("false")), "0");
+    assert_ne!(proven.replica.text(&of("true")), "0");
+    manager.close();
+}
+
+#[test]
+fn a_promoted_node_that_does_not_prove_who_it_is_gets_no_write_until_it_does() {
+    log::listen();
+    let Some(proven) = Proven::start() else { return };
+    runtime().block_on(proven.until_proven(true));
+    let manager = connect(&proven.cluster());
+    runtime().block_on(async {
+        put(&manager, "before", &at(Level::All)).await.unwrap();
+        until_replicas(&manager, 1).await;
+    });
+    // What is connected stays so: it has been proven.
+    proven.present(&Authority::new());
+    runtime().block_on(proven.until_proven(false));
+    proven.fail_over();
+    runtime().block_on(async {
+        for level in [Level::One, Level::Quorum] {
+            let failure = put(&manager, "after", &within(1_500, level)).await.unwrap_err();
+            assert!(matches!(failure.error, Error::NoPrimary { .. }), "{failure:?}");
+            assert_eq!(failure.outcome, Outcome::Rejected);
+        }
+        let strong = get(&manager, "before", &within(500, Level::All)).await;
+        assert!(strong.is_err(), "{strong:?}");
+        assert!(!primary_is_up(&manager).await);
+    });
+    let written = "SELECT count(*)::text AS value FROM users WHERE user_id='after'";
+    assert_eq!(proven.replica.text(written), "0");
+    let port = format!("localhost:{}/postgres", proven.replica.port);
+    log::check_said(&["WARN", "it would not be followed", &port, "invalid peer certificate"]);
+
+    proven.present(&proven.authority);
+    runtime().block_on(async {
+        put(&manager, "after", &at(Level::One)).await.unwrap();
+        assert!(primary_is_up(&manager).await);
+    });
+    assert_eq!(proven.replica.text(written), "1");
+    log::check_said(&["a promoted node is followed", "node=shard1-primary", &port]);
+    manager.close();
+}

@@ -1,0 +1,121 @@
+//! Connections: how many of a node's a router takes, whatever its clients do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use shard_manager::consistency::Level;
+use shard_manager::local::{LocalNode, Stop};
+use shard_manager::manager::Manager;
+use shard_manager::store::postgres::requirements::CONNECTIONS_OF_ROUTER;
+use shard_manager::value::ColumnType::{Bigint, Text};
+
+use crate::cluster::{Door, Trio, connect};
+use crate::rows::{make, rows, table};
+use crate::server::runtime;
+use crate::visits::{at, get, put, until_replicas};
+
+const COUNT: &str = "SELECT count(*)::text AS value FROM pg_stat_activity \
+                     WHERE application_name LIKE 'tessera %'";
+
+/// Counts the sessions of a router with a node until it is told to end, and tells the most that it has seen.
+fn count(node: &LocalNode, ends: &Arc<AtomicBool>) -> tokio::task::JoinHandle<usize> {
+    let (node, ends) = (node.clone(), Arc::clone(ends));
+    tokio::task::spawn_blocking(move || {
+        runtime().block_on(async {
+            let mut door = Door::open(&node, "shard1").await;
+            let mut most = 0;
+            while !ends.load(Ordering::SeqCst) {
+                most = most.max(door.text(COUNT).await.parse().unwrap());
+            }
+            most
+        })
+    })
+}
+
+/// Does something, and tells the most sessions that each node has had meanwhile.
+async fn counted<T>(
+    nodes: &[LocalNode],
+    work: impl Future<Output = T>,
+) -> (T, BTreeMap<String, usize>) {
+    let ends = Arc::new(AtomicBool::new(false));
+    let counts: Vec<_> = nodes.iter().map(|node| (node.name.clone(), count(node, &ends))).collect();
+    let done = work.await;
+    ends.store(true, Ordering::SeqCst);
+    let mut most = BTreeMap::new();
+    for (node, count) in counts {
+        most.insert(node, count.await.unwrap());
+    }
+    (done, most)
+}
+
+/// All that clients can ask, by many of them at once.
+async fn load(manager: &Manager, name: &str) {
+    for round in 0..5 {
+        let tables = async {
+            let notes =
+                table(&format!("{name}{round}"), &[("id", Text), ("n", Bigint)], 1, &["id"], None);
+            make(manager, &notes).await;
+        };
+        let clients = (0..40).map(async |client| {
+            let (key, level) = (format!("k{client}"), Level::ALL[client % 3]);
+            put(manager, &key, &at(level)).await.unwrap();
+            get(manager, &key, &at(level)).await.unwrap();
+            rows(manager, "users", None).await;
+        });
+        let health = manager.health(Instant::now() + Duration::from_secs(5));
+        tokio::join!(tables, join_all(clients), health);
+    }
+}
+
+fn check(most: &BTreeMap<String, usize>) {
+    eprintln!("connections at most: {most:?}");
+    assert!(most.values().all(|most| *most <= CONNECTIONS_OF_ROUTER as usize), "{most:?}");
+}
+
+#[test]
+fn a_node_sees_no_more_connections_of_a_router_than_promised_however_many_clients_it_has() {
+    let mut trio = Trio::start();
+    runtime().block_on(async {
+        let nodes = trio.cluster.nodes().to_vec();
+        let listed = trio.address();
+        let starting = tokio::task::spawn_blocking(move || connect(&listed));
+        let (manager, most) = counted(&nodes, starting).await;
+        let manager = manager.unwrap();
+        check(&most);
+        check(&counted(&nodes, load(&manager, "before")).await.1);
+
+        trio.cluster.stop_node("shard1-primary", Stop::Immediate).unwrap();
+        let alive: Vec<_> = trio.cluster.replicas_of(0).cloned().collect();
+        let promoting = tokio::task::spawn_blocking(move || {
+            trio.cluster.promote_best("shard1").unwrap();
+            trio
+        });
+        let over = AtomicBool::new(false);
+        // What is on its way just then may fail; how that is told, other stories know.
+        let clients = (0..40).map(async |client| {
+            let key = format!("k{client}");
+            while !over.load(Ordering::SeqCst) {
+                let _ = put(&manager, &key, &at(Level::One)).await;
+                let _ = get(&manager, &key, &at(Level::ALL[client % 3])).await;
+                tokio::task::yield_now().await;
+            }
+        });
+        let failing_over = async {
+            put(&manager, "waits", &at(Level::Quorum)).await.unwrap();
+            until_replicas(&manager, 1).await;
+            over.store(true, Ordering::SeqCst);
+            promoting.await.unwrap()
+        };
+        let both = async { tokio::join!(failing_over, join_all(clients)).0 };
+        let (mut trio, most) = counted(&alive, both).await;
+        check(&most);
+
+        trio.cluster.rejoin("shard1-primary").unwrap();
+        until_replicas(&manager, 2).await;
+        check(&counted(&nodes, load(&manager, "after")).await.1);
+        tokio::task::spawn_blocking(move || manager.close()).await.unwrap();
+    });
+}

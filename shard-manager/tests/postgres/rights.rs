@@ -1,0 +1,82 @@
+//! Rights: what the user of a router must be let see of replicas, and what is said where it is not.
+
+use std::time::{Duration, Instant};
+
+use shard_manager::address::ClusterAddress;
+use shard_manager::consistency::Level;
+
+use crate::cluster::{cluster_of, connect, refused};
+use crate::log;
+use crate::server::{ADMIN, Server, run};
+use crate::visits::{at, put, until_replicas};
+
+/// A primary and its replicas, with the rights that a router has after its first start.
+fn owned(replicas: usize) -> Option<(Server, Vec<Server>)> {
+    let primary = Server::start("")?;
+    primary.perform(&["CREATE ROLE tessera LOGIN", "CREATE DATABASE shard1 OWNER tessera"]);
+    let replicas = (0..replicas).map(|_| primary.replica()).collect();
+    Some((primary, replicas))
+}
+
+/// One address of all of them.
+fn listed<'s>(servers: impl IntoIterator<Item = &'s Server>) -> ClusterAddress {
+    let hosts: Vec<String> =
+        servers.into_iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
+    let address = format!("postgres://tessera@{}/shard1", hosts.join(","));
+    cluster_of([address.parse().unwrap()])
+}
+
+#[test]
+fn nodes_that_are_hosts_of_one_address_are_asked_for_the_rights_of_replicas_too() {
+    let Some((primary, replicas)) = owned(1) else { return };
+    let cluster = listed([&primary, &replicas[0]]);
+    let said = refused(&cluster);
+    assert!(said.contains("GRANT pg_monitor TO tessera"), "{said}");
+    primary.perform(&["GRANT pg_monitor TO tessera"]);
+    let manager = connect(&cluster);
+    run(async {
+        until_replicas(&manager, 1).await;
+        put(&manager, "k", &at(Level::All)).await.unwrap();
+    });
+    manager.close();
+}
+
+/// The right may be lost later: by a dump that was put back, or a hand.
+#[test]
+fn a_replica_that_hides_what_it_receives_is_told_with_the_statement_and_used_once_it_was_run() {
+    log::listen();
+    let Some((primary, replicas)) = owned(2) else { return };
+    primary.perform(&["GRANT pg_monitor TO tessera"]);
+    let manager = connect(&listed([&primary, &replicas[0], &replicas[1]]));
+    run(async {
+        until_replicas(&manager, 2).await;
+        put(&manager, "k", &at(Level::All)).await.unwrap();
+    });
+    primary.perform(&["REVOKE pg_monitor FROM tessera"]);
+    run(async { put(&manager, "k", &at(Level::One)).await.unwrap() });
+    let end = primary.text("SELECT pg_current_wal_flush_lsn()::text AS value");
+    for replica in &replicas {
+        let has = format!("SELECT (pg_last_wal_replay_lsn()>='{end}')::text AS value");
+        while replica.text(&has) != "true" {}
+    }
+    primary.stop();
+    replicas[0].perform(&["SELECT pg_promote()"]);
+    let source = format!("host=127.0.0.1 port={} user={ADMIN}", replicas[0].port);
+    replicas[1].perform(&[
+        &format!("ALTER SYSTEM SET primary_conninfo = '{source}'"),
+        "SELECT pg_reload_conf()",
+    ]);
+    run(async { put(&manager, "k", &at(Level::One)).await.unwrap() });
+    let words = ["WARN", "GRANT pg_monitor", &format!("at=127.0.0.1:{}/", replicas[1].port)];
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while log::said(&words).is_empty() {
+        assert!(Instant::now() < deadline, "{words:?} is not said");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    replicas[0].perform(&["GRANT pg_monitor TO tessera"]);
+    run(async {
+        until_replicas(&manager, 1).await;
+        put(&manager, "k", &at(Level::Quorum)).await.unwrap();
+    });
+    manager.close();
+}
