@@ -4,7 +4,8 @@
 #
 #   ./setup.sh          builds the router, starts it with demo data, shows how to use it; Ctrl-C ends it
 #   ./setup.sh postgres the same on PostgreSQL servers of its own, in ./data-postgres; Ctrl-C ends them too
-#   ./setup.sh test     runs every test, those of the API on files and on PostgreSQL servers of their own
+#   ./setup.sh test     runs every test, those of the API on files and on PostgreSQL servers of their own, and on the
+#                       Citus cluster whose coordinator TESSERA_CITUS_URL names, if it is set
 #   ./setup.sh tools    only installs what building and testing need
 #   ./setup.sh help     shows this
 #
@@ -365,6 +366,8 @@ run_tests() {
     install_for_tests
     watch_signals
     say 'running every test'
+    local citus=${TESSERA_CITUS_URL-}
+    unset TESSERA_CITUS_URL # Else everything would run there.
     begin_job cargo test --workspace --locked
     await_job
     say 'running the stories of the router once more, on PostgreSQL servers'
@@ -374,6 +377,12 @@ run_tests() {
     make_test_servers lab --shards 3 --replicas 3 --set shared_buffers=16MB
     run_stories api-router
     run_stories loadtest servers::
+    if [[ -z $citus ]]; then
+        say 'SKIPPED: the stories of the router on Citus; set TESSERA_CITUS_URL=postgres://USER@COORDINATOR/DATABASE'
+        return
+    fi
+    say 'running the stories of the router once more, on Citus'
+    TESSERA_CITUS_URL=$citus run_stories api-router
 }
 
 # Runs stories of a package, as they were built for the whole workspace: for one package alone cargo builds anew.
@@ -382,7 +391,11 @@ run_stories() {
     program=$(cargo test --workspace --test it --no-run --locked --quiet --message-format json |
         sed -n "s/.*\/$1[#\"].*\"name\":\"it\".*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1)
     [[ -x $program ]] || die "the stories of $1 were not built"
-    begin_job env --chdir "$1" TESSERA_TEST_POSTGRES="$stories" "$program" "${@:2}"
+    if [[ -n ${TESSERA_CITUS_URL-} ]]; then
+        begin_job env --chdir "$1" "$program" "${@:2}"
+    else
+        begin_job env --chdir "$1" TESSERA_TEST_POSTGRES="$stories" "$program" "${@:2}"
+    fi
     await_job
 }
 

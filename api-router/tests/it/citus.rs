@@ -64,7 +64,7 @@ fn rows_lie_where_citus_puts_them_and_are_found_by_key_and_all_together() {
         // Six tables come with Tessera, and all lie alike.
         assert_eq!(told[node], 6 * shards.parse::<i64>().unwrap(), "{told:?}");
     }
-    assert!(shard["citus"]["moves"].as_str().unwrap().contains("citus_rebalance_start"));
+    assert!(shard["citus"]["moves"].as_str().unwrap().contains("citus_rebalance_start()"));
     assert_eq!(shard["tables"][4]["rows"], 100);
 }
 

@@ -354,6 +354,7 @@ fn the_body_of_a_refused_write() {
 
 #[test]
 fn the_body_of_a_write_that_a_shard_refused() {
+    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     router.write_user("u", "Ada");
     insta::assert_json_snapshot!(redacted(&write(

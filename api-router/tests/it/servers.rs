@@ -194,7 +194,7 @@ fn words_about_servers_without_a_shard_are_refused() {
     let said = refusal(with(folder.path(), &[("TESSERA_ENGINE", "postgres")], &[]));
     assert!(said.contains("engine (from environment) is postgres, but no shard"), "{said}");
     let said = refusal(with(folder.path(), &[("TESSERA_ENGINE", "mysql")], &[]));
-    assert!(said.contains("it must be sqlite or postgres"), "{said}");
+    assert!(said.contains("it must be sqlite, postgres or citus"), "{said}");
     let said = refusal(with(folder.path(), &[("SHARD_URLS", "")], &[]));
     assert!(said.contains("SHARD_URLS (from environment) names 0 shards"), "{said}");
     assert!(refused_file("[postgres]\nuser = \"u\"\n").contains("[postgres] (from tessera.toml)"));

@@ -176,6 +176,7 @@ fn a_route_tells_what_decided() {
 
 #[test]
 fn users_of_a_server_stay_together_when_asked_to() {
+    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let shards = |mode: &str| -> BTreeSet<String> {
         let router = Router::start_with(&["--keyspace", mode, "--replicas", "0"]);
         let shard =
@@ -188,6 +189,7 @@ fn users_of_a_server_stay_together_when_asked_to() {
 
 #[test]
 fn partitions_lie_on_the_shards_that_the_operator_chose() {
+    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start_with(&[
         "--keyspace",
         "list:A=30,B=20,D=25,C=15,E=10",
@@ -212,6 +214,7 @@ fn partitions_lie_on_the_shards_that_the_operator_chose() {
 
 #[test]
 fn a_cluster_of_each_placement_is_the_same_after_a_restart() {
+    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     for placement in [
         "weighted",
         "modulo",
@@ -238,6 +241,7 @@ fn a_cluster_of_each_placement_is_the_same_after_a_restart() {
 
 #[test]
 fn weights_count_on_a_ring_and_in_a_rendezvous() {
+    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     for placement in ["ring", "rendezvous"] {
         let router = Router::start_with(&[
             "--placement",

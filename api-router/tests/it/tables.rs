@@ -76,6 +76,7 @@ fn assert_shards_agree(data: &Path) {
 
 #[test]
 fn a_table_is_made_on_every_shard_and_used_at_once() {
+    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
@@ -254,6 +255,7 @@ fn a_table_may_have_a_composite_id_and_every_type_and_no_routing_column() {
 
 #[test]
 fn when_a_shard_does_not_come_the_table_is_made_nowhere_and_later_it_can_be() {
+    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&[]);
     set(&router, "shard2-primary", "paused");
     let soon = [("x-deadline-ms", "150")];
@@ -275,6 +277,7 @@ fn first_shard_has(data: &Path, table: &str) -> bool {
 
 #[test]
 fn a_router_that_is_killed_while_it_makes_a_table_finishes_it_when_it_starts() {
+    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &["--lab"]);
@@ -363,6 +366,7 @@ fn after_each_kill_a_table_is_on_all_shards_or_on_none_and_those_acknowledged_ar
 
 #[test]
 fn a_new_table_is_read_at_once_though_its_replicas_stand_still_or_come_late() {
+    crate::ground::not_on_citus!("nothing is read from replicas there");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &["--lab"]);

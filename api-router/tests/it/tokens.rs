@@ -56,6 +56,7 @@ fn every_answer_about_rows_carries_a_token() {
 
 #[test]
 fn a_client_reads_what_it_wrote_however_late_its_replica_is() {
+    crate::ground::not_on_citus!("nothing is read from replicas there");
     let (router, [a, b, c]) = frozen();
     let mut client = stranger(&router);
     client.write_user(&a, "new");
@@ -87,6 +88,7 @@ fn a_client_reads_what_it_wrote_however_late_its_replica_is() {
 
 #[test]
 fn a_row_that_was_refused_is_not_waited_for() {
+    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (router, [a, ..]) = frozen();
     let mut client = stranger(&router);
     assert_eq!(client.user(&a), Seen::by("replica", &["old"]));
@@ -120,6 +122,7 @@ fn what_was_seen_once_stays_seen() {
 /// One replica stands still, the other goes on: who has met the second never goes back to the first.
 #[test]
 fn a_reader_never_goes_back_from_one_replica_to_another() {
+    crate::ground::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1", "--replicas", "2"]);
     stranger(&router).write_users(&["k"], "000", "all");
     set(&router, "shard1-replica1", "paused");
@@ -186,6 +189,7 @@ fn under_load_nobody_ever_sees_less_than_before() {
 /// The wait for a replica is short, and worth it if the replica comes in that time.
 #[test]
 fn a_replica_that_is_a_little_late_is_waited_for_and_one_that_is_very_late_is_not() {
+    crate::ground::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     settle(&router);
     delay(&router, "shard1-replica1", 5);

@@ -153,7 +153,15 @@ impl Following {
             }
         }
         let registry = tables.into_iter().fold(Registry::default(), |all, table| all.with(table));
-        self.registry.store(Arc::new(registry));
+        self.registry.rcu(|now| {
+            // What this router has made meanwhile stays.
+            let is_new = |table: &&Arc<Table>| {
+                known.find(table.name()).is_none() && registry.find(table.name()).is_none()
+            };
+            now.tables()
+                .filter(is_new)
+                .fold(registry.clone(), |all, table| all.with(Arc::clone(table)))
+        });
         Ok(())
     }
 }

@@ -35,8 +35,8 @@ const PARTS: &str = "SELECT shardminvalue::bigint, shardmaxvalue::bigint, min(gr
     GROUP BY shardid, shardminvalue, shardmaxvalue ORDER BY 1";
 
 /// What an operator does instead of having Tessera move anything.
-pub const MOVES: &str = "Citus moves rows, not Tessera: SELECT citus_rebalance_start() on the coordinator; \
-    SELECT * FROM citus_rebalance_status() tells how far it is";
+pub const MOVES: &str = "Citus moves rows, not Tessera: call citus_rebalance_start() on the coordinator; \
+    citus_rebalance_status() tells how far it is";
 
 /// What is known of a Citus cluster.
 #[derive(Debug, Default)]
@@ -139,8 +139,9 @@ pub(super) async fn forget(
 /// commits. Then only a worker that refuses the rows themselves is a proof: of a worker that is lost, Citus cannot tell
 /// what became of the commit, nor of a statement that it has cancelled.
 pub(super) fn is_rejected(error: &DieselError, last: bool) -> bool {
-    // Nothing was sent to that worker; and whoever commits is connected already.
-    if error.to_string().contains("Connection refused") {
+    // Nothing was sent to that worker, and whoever commits is connected already; or the statement was never begun.
+    let message = error.to_string();
+    if ["Connection refused", "does not exist"].iter().any(|proof| message.contains(proof)) {
         return true;
     }
     match Trouble::of(error) {

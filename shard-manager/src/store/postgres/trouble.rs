@@ -67,13 +67,24 @@ impl Trouble {
             Self::Constraint("size")
         } else if says(&["cached plan must not change"]) {
             Self::Outdated
-        } else if says(&["deadlock detected", "could not serialize", "lock timeout"]) {
+        } else if says(&[
+            "deadlock detected",
+            "distributed deadlock",
+            "could not serialize",
+            "lock timeout",
+        ]) {
             Self::Crossed
         } else if says(&["No space left", "disk full"]) {
             Self::Full
         } else if says(&["statement timeout", "canceling statement due to conflict"]) {
             Self::Late
-        } else if says(&["terminating connection", "the database system is", "connection"]) {
+        } else if says(&[
+            "terminating connection",
+            "the database system is",
+            "connection",
+            // Citus, of a worker that was lost as it committed.
+            "could not commit transaction",
+        ]) {
             Self::Lost
         } else {
             Self::Other

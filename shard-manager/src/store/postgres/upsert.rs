@@ -14,6 +14,7 @@ use std::sync::Arc;
 use chrono::Utc;
 
 use super::cell;
+use super::citus::work::Versions;
 use super::citus::{self, Parts};
 use super::sql::{self, Manner};
 use super::statement::{Bind, RowView, Statement, Step, pipeline, plain, step};
@@ -189,7 +190,16 @@ pub(super) async fn apply(
             stored => return Some(stored),
         }
     }
-    Some(store(session, &groups, count, false).await)
+    match store(session, &groups, count, false).await {
+        // Perhaps a slot may not be written here: which rows that are, the general way finds out.
+        Err(Broken {
+            trouble: Trouble::Constraint("not null") | Trouble::Other,
+            outcome: Outcome::Rejected,
+            usable: true,
+            ..
+        }) if parts.is_some() => None,
+        stored => Some(stored),
+    }
 }
 
 async fn store(
@@ -202,14 +212,21 @@ async fn store(
     let connection = &*connection;
     let now = Bind::value(ColumnType::Timestamp, &Value::Text(format_timestamp(Utc::now())));
     let mut work: Vec<Work<'_>> = Vec::with_capacity(groups.len());
+    let mut versions = None;
+    if citus.is_some() && count > 1 {
+        let rows: Vec<_> = groups.iter().flat_map(|group| &group.rows).collect();
+        let slots = rows.iter().map(|(_, row)| i32::from(row.slot.number()));
+        let (block, entering) = Versions::enter(slots);
+        versions = Some(block);
+        work.push(entering);
+    }
     // Where in it each group is.
     let mut stored = Vec::with_capacity(groups.len());
     for group in groups {
-        let first = work.len();
         if let Some(citus) = citus {
-            let rows = (&*group.rows, group.shown);
-            work.extend(citus::work::upserting(&citus.parts(), group.table, rows, &now));
-            stored.push(first..work.len());
+            let rows = (&**group.table, &*group.rows, group.shown);
+            let parts = citus.parts();
+            stored.push(citus::work::upsert(&mut work, &parts, rows, &now, versions.as_mut()));
             continue;
         }
         if !group.locked.is_empty() {
@@ -222,7 +239,7 @@ async fn store(
         let columns = group.rows[0].1.set.iter().map(|(column, _)| *column);
         let lone = count == 1;
         let sql = texts.upsert(group.table, columns, Manner { shown: group.shown, new, lone });
-        stored.push(work.len()..work.len() + 1);
+        stored.push(vec![work.len()]);
         work.push((
             Cow::Owned(sql.to_string()),
             if lone { lone_binds(group, &now) } else { binds(group, &now) },
@@ -245,13 +262,11 @@ async fn store(
     let first = usize::from(bracketed);
     let mut loaded = Vec::with_capacity(groups.len());
     for places in stored {
-        let results = results[first + places.start..first + places.end].iter_mut();
-        loaded.push(
-            results
-                .flat_map(|result| result.as_mut().ok().map(std::mem::take))
-                .flatten()
-                .collect::<Vec<_>>(),
-        );
+        let mut told = Vec::new();
+        for at in places {
+            told.extend(results[first + at].as_mut().ok().map(std::mem::take).unwrap_or_default());
+        }
+        loaded.push(told);
     }
     if let Some(Err(error)) = results.first().filter(|_| bracketed) {
         // Without a beginning each statement was a transaction by itself.

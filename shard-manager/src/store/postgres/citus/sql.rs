@@ -64,25 +64,51 @@ pub(super) fn update(table: &Table, rows: usize) -> String {
     sql
 }
 
-/// Changes the columns `set` of so many rows, or makes them. Parameters: the time, then of each row slot, shard key, id
-/// and the columns `set`. Columns: as of the upsert of PostgreSQL.
+/// Takes the fence lock and draws a block of versions for this session; if one of the slots `$1` may not be written here
+/// it fails (it divides by zero), and the transaction with it.
+pub(super) const ENTER: &str = "SELECT nextval('tessera_version')/\
+    (cardinality(tessera_enter($1,false))=0)::integer::bigint";
+
+/// Draws one more block.
+pub(super) const DRAW: &str = "SELECT nextval('tessera_version')";
+
+/// Changes the columns `set` of one row, or makes it. Parameters: the time, then slot, shard key, id and the columns `set`.
+/// Columns: as of the upsert of PostgreSQL.
 ///
-/// The coordinator takes the fence lock and draws a version for each row before it sends anything to a worker; of a slot
-/// that may not be written here that is null, which no row may have.
-pub(super) fn upsert(table: &Table, set: &[usize], shown: bool, rows: usize) -> String {
+/// The coordinator takes the fence lock and draws a version before it sends anything to a worker; of a slot that may not
+/// be written here that is null, which no row may have.
+pub(super) fn upsert_one(table: &Table, set: &[usize], shown: bool) -> String {
+    let version = |sql: &mut String, _: usize| sql.push_str("tessera_enter_one($2::integer)");
+    upsert(table, (set, shown), (1, 2), version)
+}
+
+/// The same of so many rows, in a transaction that has drawn versions. Parameters: the time, how many of the block were
+/// given out, then of each row as before. A function for each row would take as long as the rest.
+pub(super) fn upsert_many(table: &Table, set: &[usize], shown: bool, rows: usize) -> String {
+    upsert(table, (set, shown), (rows, 3), |sql, row| {
+        let _ = write!(sql, "currval('tessera.tessera_version')+$2::bigint+{row}");
+    })
+}
+
+fn upsert(
+    table: &Table,
+    (set, shown): (&[usize], bool),
+    (rows, first): (usize, usize),
+    push_version: impl Fn(&mut String, usize),
+) -> String {
     let given: Vec<usize> = place(table).into_iter().chain(set.iter().copied()).collect();
     let version = table.version();
     let stamps = [version, version + 1, version + 2];
     let mut sql = format!("INSERT INTO {} AS r (", table.name());
     push_names(&mut sql, "", table, given.iter().copied().chain(stamps));
     sql.push_str(") VALUES ");
-    let mut next = 2;
-    push_list(&mut sql, 0..rows, |sql, _| {
-        let slot = next;
+    let mut next = first;
+    push_list(&mut sql, 0..rows, |sql, row| {
         sql.push('(');
         push_parameters(sql, table, &given, &mut next);
-        let _ =
-            write!(sql, ",tessera_enter_one(${slot}::integer),$1::timestamptz,$1::timestamptz)");
+        sql.push(',');
+        push_version(sql, row);
+        sql.push_str(",$1::timestamptz,$1::timestamptz)");
     });
     push_on_conflict(&mut sql, table);
     for column in set {
@@ -134,11 +160,12 @@ mod tests {
     #[test]
     fn rows_are_lists_of_values() {
         assert_eq!(
-            upsert(&idempotency::TABLE, &[3], false, 2),
+            upsert_many(&idempotency::TABLE, &[3], false, 2),
             "INSERT INTO tessera_idempotency AS r (slot,shard_key,idempotency_key,fingerprint,version,created_at,\
-             updated_at) VALUES ($2::integer,$3::text,$4::text,$5::text,tessera_enter_one($2::integer),\
-             $1::timestamptz,$1::timestamptz),($6::integer,$7::text,$8::text,$9::text,tessera_enter_one($6::integer),\
-             $1::timestamptz,$1::timestamptz) ON CONFLICT (slot,shard_key,idempotency_key) DO UPDATE SET \
+             updated_at) VALUES ($3::integer,$4::text,$5::text,$6::text,\
+             currval('tessera.tessera_version')+$2::bigint+0,$1::timestamptz,$1::timestamptz),($7::integer,$8::text,\
+             $9::text,$10::text,currval('tessera.tessera_version')+$2::bigint+1,$1::timestamptz,$1::timestamptz) \
+             ON CONFLICT (slot,shard_key,idempotency_key) DO UPDATE SET \
              fingerprint=excluded.fingerprint,version=greatest(excluded.version,r.version+1),\
              updated_at=excluded.updated_at RETURNING (r.xmax=0),r.slot,r.shard_key,r.idempotency_key,r.version"
         );

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use super::{Parts, sql};
 use crate::row::RowWrite;
 use crate::store::postgres::batch::{Row, Store};
+use crate::store::postgres::sql::VERSIONS_OF_BLOCK;
 use crate::store::postgres::statement::Bind;
 use crate::store::postgres::transaction::{Locking, Work};
 use crate::table::Table;
@@ -64,19 +65,56 @@ pub(in crate::store::postgres) fn storing(
     }
 }
 
-/// What upserts rows of one table that are given the same columns.
-pub(in crate::store::postgres) fn upserting(
+/// The versions that a transaction has drawn and not given out yet.
+pub(in crate::store::postgres) struct Versions {
+    given: usize,
+}
+
+impl Versions {
+    /// Lets a transaction write rows of these slots.
+    pub(in crate::store::postgres) fn enter(
+        slots: impl ExactSizeIterator<Item = i32>,
+    ) -> (Self, Work<'static>) {
+        (Self { given: 0 }, (Cow::Borrowed(sql::ENTER), vec![Bind::integers(slots)]))
+    }
+
+    /// Gives out so many, of a new block if there are not so many left: then that has to be drawn first.
+    fn give(&mut self, count: usize) -> (usize, Option<Work<'static>>) {
+        let is_empty = self.given + count > VERSIONS_OF_BLOCK;
+        if is_empty {
+            self.given = 0;
+        }
+        let first = self.given;
+        self.given += count;
+        (first, is_empty.then(|| (Cow::Borrowed(sql::DRAW), Vec::new())))
+    }
+}
+
+/// Adds what upserts rows of one table that are given the same columns, and tells which statements tell of rows. Without
+/// versions there is one row, and no other.
+pub(in crate::store::postgres) fn upsert(
+    work: &mut Vec<Work<'_>>,
     parts: &Parts,
-    table: &Table,
-    (rows, shown): (&[(usize, &RowWrite)], bool),
+    (table, rows, shown): (&Table, &[(usize, &RowWrite)], bool),
     now: &Bind,
-) -> Vec<Work<'static>> {
+    mut versions: Option<&mut Versions>,
+) -> Vec<usize> {
     let Some((_, first)) = rows.first() else { return Vec::new() };
     let set: Vec<usize> = first.set.iter().map(|(column, _)| *column).collect();
     let width = 2 + table.id().len() + set.len();
-    let statement = |chunk: &[(usize, &RowWrite)]| {
-        let mut binds = Vec::with_capacity(1 + chunk.len() * width);
+    let mut telling = Vec::new();
+    for chunk in chunks(rows, |(_, row)| parts.of(&row.key), width) {
+        let mut binds = Vec::with_capacity(2 + chunk.len() * width);
         binds.push(now.clone());
+        let text = match versions.as_mut() {
+            Some(versions) => {
+                let (given, drawing) = versions.give(chunk.len());
+                work.extend(drawing);
+                binds.push(Bind::bigint(given as i64));
+                sql::upsert_many(table, &set, shown, chunk.len())
+            }
+            None => sql::upsert_one(table, &set, shown),
+        };
         for (_, row) in chunk {
             binds.extend([Bind::integer(i32::from(row.slot.number())), Bind::text(&row.key)]);
             let ids = table.id().iter().zip(&row.id);
@@ -85,10 +123,10 @@ pub(in crate::store::postgres) fn upserting(
                 values.map(|(column, value)| Bind::value(table.column(*column).kind, value)),
             );
         }
-        (Cow::Owned(sql::upsert(table, &set, shown, chunk.len())), binds)
-    };
-    let chunks = chunks(rows, |(_, row)| parts.of(&row.key), width);
-    chunks.into_iter().map(statement).collect()
+        telling.push(work.len());
+        work.push((Cow::Owned(text), binds));
+    }
+    telling
 }
 
 /// Rows of one of Citus' shards, as many as make a statement whose text is not one of too many.
@@ -141,6 +179,17 @@ mod tests {
                     .all(|chunk| [1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64].contains(&chunk.len()))
             );
         }
+    }
+
+    #[test]
+    fn no_version_of_a_block_is_given_out_twice() {
+        let (mut versions, _) = Versions::enter([1].into_iter());
+        for _ in 0..VERSIONS_OF_BLOCK / ROWS_MAX {
+            assert!(versions.give(ROWS_MAX).1.is_none());
+        }
+        let (first, drawing) = versions.give(1);
+        assert!(drawing.is_some(), "the block is used up");
+        assert_eq!((first, versions.give(1).0), (0, 1));
     }
 
     #[test]
