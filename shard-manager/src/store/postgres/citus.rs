@@ -146,11 +146,7 @@ pub(super) fn is_rejected(error: &DieselError, last: bool) -> bool {
     }
     match Trouble::of(error) {
         Trouble::Constraint(_) | Trouble::Crossed | Trouble::ReadOnly | Trouble::Outdated => true,
-        Trouble::Full
-        | Trouble::Late
-        | Trouble::Lost
-        | Trouble::Promoted
-        | Trouble::Other => !last,
+        Trouble::Full | Trouble::Late | Trouble::Lost | Trouble::Promoted | Trouble::Other => !last,
     }
 }
 
