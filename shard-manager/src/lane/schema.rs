@@ -28,6 +28,12 @@ impl SchemaOperation {
     pub(super) fn is_over(&self) -> bool {
         self.reply.is_closed() || self.deadline <= Instant::now()
     }
+
+    /// Tells that it was never begun.
+    pub(super) fn refuse(self, failure: LaneFailure) {
+        // The client may have left; then nobody needs to know.
+        let _ = self.reply.send(Err(failure));
+    }
 }
 
 impl Lane {

@@ -187,9 +187,17 @@ impl<W: AsyncWriter> Worker<W> {
         }
     }
 
+    /// Its client looks at a clock of its own, and may be the later of the two: it is told why all the same.
     fn drop_late(&self, message: Message) {
-        if let Message::Operation(operation) = message {
-            self.queued_bytes.fetch_sub(operation.bytes, Ordering::Relaxed);
+        let error = Error::NoPrimary { shard: self.state.shard.clone() };
+        let failure = LaneFailure { error, outcome: Outcome::Rejected };
+        match message {
+            Message::Operation(operation) => {
+                self.queued_bytes.fetch_sub(operation.bytes, Ordering::Relaxed);
+                let _ = operation.reply.send(Err(failure));
+            }
+            Message::Schema(operation) => operation.refuse(failure),
+            Message::Stop => {}
         }
     }
 

@@ -9,6 +9,7 @@ use shard_manager::table::Table;
 use shard_manager::value::ColumnType::{Bigint, Text};
 
 use crate::cluster::{Databases, Door, Trio, address, connect};
+use crate::log;
 use crate::rows::{make, table};
 use crate::server::runtime;
 use crate::visits::{at, get, put, within};
@@ -50,6 +51,35 @@ async fn until_copied(trio: &Trio) {
     let end = primary.text("SELECT pg_current_wal_flush_lsn()::text AS value").await;
     let has = format!("SELECT (pg_last_wal_replay_lsn()>='{end}')::text AS value");
     replica.until(&has, "true").await;
+}
+
+/// Nobody has stopped it, and its sessions go on as if nothing were.
+#[test]
+fn a_catalog_that_goes_on_alone_is_left() {
+    log::listen();
+    let trio = Trio::of(1, &[]);
+    runtime().block_on(async {
+        let databases = Databases::new(1).await;
+        let (old, new) = ("shard1-primary", "shard1-replica1");
+        let catalog = Some(listed(&trio, [old, new]));
+        let manager = router(ClusterAddress { catalog, ..databases.address() }).await;
+        make(&manager, &notes("first")).await;
+        until_copied(&trio).await;
+        let mut promoted = Door::open(trio.node(new), "shard1").await;
+        let mut deposed = Door::open(trio.node(old), "shard1").await;
+        promoted.run("SELECT pg_promote()").await;
+        let port = format!("at=127.0.0.1:{}/", trio.node(new).port);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while log::said(&["a promoted node is followed", "node=catalog", &port]).is_empty() {
+            assert!(Instant::now() < deadline, "nobody asks who was promoted");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let before = deposed.text(CHANGES).await;
+        make(&manager, &notes("second")).await;
+        assert_eq!(deposed.text(CHANGES).await, before);
+        assert_ne!(promoted.text(CHANGES).await, before);
+        end(manager).await;
+    });
 }
 
 #[test]
