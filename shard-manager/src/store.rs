@@ -161,7 +161,7 @@ impl Scope<'_> {
 /// A node of a Citus cluster, as its coordinator tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CitusNode {
-    /// Host and port.
+    /// `coordinator`, or `worker` and its group.
     pub node: String,
     /// The group of nodes that it belongs to; 0 is the coordinator's.
     pub group: i64,

@@ -262,7 +262,7 @@ pub struct CitusView {
 #[derive(Serialize, ToSchema)]
 #[schema(as = CitusNode)]
 pub struct CitusNodeView {
-    /// Host and port.
+    /// `coordinator`, or `worker` and its group, by which the coordinator knows its address.
     node: String,
     /// The group of nodes that it belongs to; 0 is the coordinator's.
     group: i64,

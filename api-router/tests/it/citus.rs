@@ -31,8 +31,8 @@ fn users(count: usize, name: &str) -> Value {
 }
 
 /// The number of shards of a table on each worker.
-const PLACES: &str = "SELECT nodename || ':' || nodeport || ' ' || count(*) FROM citus_shards
-    WHERE table_name = 'public.users'::regclass GROUP BY nodename, nodeport ORDER BY 1";
+const PLACES: &str = "SELECT 'worker' || groupid || ' ' || count(*) FROM pg_dist_shard JOIN pg_dist_placement USING (shardid)
+    WHERE logicalrelid = 'public.users'::regclass GROUP BY groupid ORDER BY 1";
 
 #[test]
 fn rows_lie_where_citus_puts_them_and_are_found_by_key_and_all_together() {

@@ -179,6 +179,7 @@ fn of_many_who_make_a_table_at_once_one_makes_it() {
 
 #[test]
 fn rows_are_written_and_read_while_tables_are_made() {
+    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
@@ -327,6 +328,7 @@ fn make_many(router: &Router, tag: &str, told: &mpsc::Sender<()>) -> Vec<String>
 
 #[test]
 fn after_each_kill_a_table_is_on_all_shards_or_on_none_and_those_acknowledged_are_there() {
+    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut expected = built_in();

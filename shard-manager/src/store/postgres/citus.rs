@@ -141,7 +141,10 @@ pub(super) async fn forget(
 pub(super) fn is_rejected(error: &DieselError, last: bool) -> bool {
     // Nothing was sent to that worker, and whoever commits is connected already; or the statement was never begun.
     let message = error.to_string();
-    if ["Connection refused", "does not exist"].iter().any(|proof| message.contains(proof)) {
+    if ["Connection refused", "the database system is", "does not exist"]
+        .iter()
+        .any(|proof| message.contains(proof))
+    {
         return true;
     }
     match Trouble::of(error) {

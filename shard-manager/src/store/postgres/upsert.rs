@@ -212,14 +212,7 @@ async fn store(
     let connection = &*connection;
     let now = Bind::value(ColumnType::Timestamp, &Value::Text(format_timestamp(Utc::now())));
     let mut work: Vec<Work<'_>> = Vec::with_capacity(groups.len());
-    let mut versions = None;
-    if citus.is_some() && count > 1 {
-        let rows: Vec<_> = groups.iter().flat_map(|group| &group.rows).collect();
-        let slots = rows.iter().map(|(_, row)| i32::from(row.slot.number()));
-        let (block, entering) = Versions::enter(slots);
-        versions = Some(block);
-        work.push(entering);
-    }
+    let mut versions = (citus.is_some() && count > 1).then(|| enter(groups, &mut work));
     // Where in it each group is.
     let mut stored = Vec::with_capacity(groups.len());
     for group in groups {
@@ -240,10 +233,8 @@ async fn store(
         let lone = count == 1;
         let sql = texts.upsert(group.table, columns, Manner { shown: group.shown, new, lone });
         stored.push(vec![work.len()]);
-        work.push((
-            Cow::Owned(sql.to_string()),
-            if lone { lone_binds(group, &now) } else { binds(group, &now) },
-        ));
+        let binds = if lone { lone_binds(group, &now) } else { binds(group, &now) };
+        work.push((Cow::Owned(sql.to_string()), binds));
     }
     // One statement is a transaction by itself.
     let bracketed = work.len() > 1;
@@ -282,6 +273,15 @@ async fn store(
     let made = rows.iter().filter(made).count();
     newness.learn(made as u32, (rows.len() - made) as u32);
     Ok(Stored { rows, position })
+}
+
+/// On Citus the lock is taken, and versions are drawn, in front of all rows.
+fn enter(groups: &[Group<'_>], work: &mut Vec<Work<'_>>) -> Versions {
+    let rows: Vec<_> = groups.iter().flat_map(|group| &group.rows).collect();
+    let slots = rows.iter().map(|(_, row)| i32::from(row.slot.number()));
+    let (versions, entering) = Versions::enter(slots);
+    work.push(entering);
+    versions
 }
 
 /// The binds of the places of the rows that are locked.

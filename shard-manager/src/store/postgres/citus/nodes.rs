@@ -8,8 +8,10 @@ use diesel_async::AsyncPgConnection;
 use crate::store::CitusNode;
 use crate::store::postgres::statement::{Statement, load};
 
-/// Sizes are asked of the workers.
-const NODES: &str = "SELECT format('%s:%s', n.nodename, n.nodeport), n.groupid::bigint, n.noderole::text, n.isactive,
+/// Nodes are called by their groups: an address is nobody's business who asks through the router. Sizes are asked of the
+/// workers.
+const NODES: &str = "SELECT CASE n.groupid WHEN 0 THEN 'coordinator' ELSE format('worker%s', n.groupid) END
+            || CASE n.noderole WHEN 'primary' THEN '' ELSE format('-%s%s', n.noderole, n.nodeid) END, n.groupid::bigint, n.noderole::text, n.isactive,
         count(s.shardid), coalesce(sum(s.shard_size), 0)::bigint
     FROM pg_dist_node AS n
     LEFT JOIN citus_shards AS s ON s.nodename = n.nodename AND s.nodeport = n.nodeport
