@@ -23,9 +23,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, InconsistentKeys, ServerConfig,
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, InconsistentKeys, ServerConfig,
+    SignatureScheme, StreamOwned,
 };
-use rustls::{SignatureScheme, StreamOwned};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How often the files are looked at.
@@ -194,7 +194,7 @@ impl ServerCertVerifier for Oneself {
         _name: &ServerName<'_>,
         _ocsp: &[u8],
         _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
+    ) -> Result<ServerCertVerified, Error> {
         Ok(ServerCertVerified::assertion())
     }
 
@@ -203,7 +203,7 @@ impl ServerCertVerifier for Oneself {
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+    ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.0.signature_verification_algorithms;
         verify_tls12_signature(message, certificate, signature, algorithms)
     }
@@ -213,7 +213,7 @@ impl ServerCertVerifier for Oneself {
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+    ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.0.signature_verification_algorithms;
         verify_tls13_signature(message, certificate, signature, algorithms)
     }
@@ -239,19 +239,21 @@ fn pair(files: &Files) -> Result<CertifiedKey, TlsError> {
     if chain.is_empty() {
         return Err(bad(certificate, "there is no certificate in it, as PEM"));
     }
-    let private = PrivateKeyDer::from_pem_slice(&content(key)?).map_err(|error| match error {
-        pem::Error::NoItemsFound => {
+    let private = PrivateKeyDer::from_pem_slice(&content(key)?).map_err(|error| {
+        if matches!(error, pem::Error::NoItemsFound) {
             bad(key, "there is no private key in it that has no passphrase, as PEM")
+        } else {
+            bad(key, "its PEM is broken")
         }
-        _ => bad(key, "its PEM is broken"),
     })?;
-    CertifiedKey::from_der(chain, private, &provider()).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+    CertifiedKey::from_der(chain, private, &provider()).map_err(|error| {
+        if let Error::InconsistentKeys(InconsistentKeys::KeyMismatch) = error {
             TlsError::Strangers { certificate: certificate.clone(), key: key.clone() }
-        }
-        rustls::Error::InvalidCertificate(error) => bad(certificate, &format!("{error}")),
-        _ => {
-            bad(key, "a key of this kind cannot be used: take RSA, ECDSA (P-256, P-384) or Ed25519")
+        } else if let Error::InvalidCertificate(error) = error {
+            bad(certificate, &error.to_string())
+        } else {
+            let kinds = "RSA, ECDSA (P-256, P-384) or Ed25519";
+            bad(key, &format!("a key of this kind cannot be used: take {kinds}"))
         }
     })
 }
