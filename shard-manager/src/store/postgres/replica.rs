@@ -90,6 +90,7 @@ impl Replica {
             progress: Arc::clone(progress),
             index,
             retry: RETRY_FIRST,
+            told: String::new(),
         };
         tokio::spawn(watcher.run());
         replica
@@ -144,6 +145,8 @@ struct Watcher {
     progress: Arc<Progress>,
     index: usize,
     retry: Duration,
+    /// Why it could not be watched when that was told last.
+    told: String,
 }
 
 /// What a node has told of itself.
@@ -172,12 +175,13 @@ impl Watcher {
             if self.replica.stopping.load(Ordering::SeqCst) {
                 return;
             }
-            // Told once, however often it is tried.
-            let is_new = self.retry == RETRY_FIRST;
+            // Each reason is told once, however often it is tried.
+            let is_new = ended.as_ref().is_err_and(|error| *error != self.told);
             let (node, at) = self.replica.called();
             match ended {
                 Err(error) if is_new => {
                     tracing::warn!(node, %at, %error, "a node cannot be watched");
+                    self.told = error;
                 }
                 Err(error) => tracing::debug!(node, %at, %error, "a node cannot be watched"),
                 Ok(()) => {}
@@ -209,6 +213,7 @@ impl Watcher {
                 self.heard_primary(term, &standing, asked_at).await?;
             }
             self.retry = RETRY_FIRST;
+            self.told.clear();
             let pause = if self.progress.is_awaited() { AWAITED } else { IDLE };
             let _ = tokio::time::timeout(pause, self.rest(pause)).await;
             if self.replica.stopping.load(Ordering::SeqCst) {
