@@ -45,20 +45,29 @@ async fn node(at: &NodeAddress, cluster: &ClusterAddress, replicas: usize) -> Ve
     let about = at.to_string();
     let mut session = match session::connect(at, PURPOSE, Wanted::Any, &cluster.timeouts).await {
         Ok(session) => session,
-        Err(error) => return vec![Finding::fault(about, error)],
+        Err(error) => return vec![Finding::fault(&about, plain(&about, error))],
     };
     let mut found = Vec::new();
     match requirements::check(&mut session, replicas).await {
         Ok(warnings) => {
-            found.extend(warnings.iter().map(|warning| Finding::warning(&about, warning)));
+            found.extend(
+                warnings.iter().map(|warning| Finding::warning(&about, plain(&about, warning))),
+            );
         }
-        Err(unfit) => found.push(Finding::fault(&about, unfit)),
+        Err(unfit) => found.push(Finding::fault(&about, plain(&about, unfit))),
     }
     match habits(&mut session.connection).await {
         Ok(habits) => found.extend(judge(&about, at, &session, &habits)),
         Err(error) => found.push(Finding::fault(&about, error)),
     }
     found
+}
+
+/// What was said of a node, without its name, which stands before it.
+fn plain(about: &str, said: impl ToString) -> String {
+    let said = said.to_string();
+    let rest = said.strip_prefix(about).unwrap_or(&said);
+    rest.trim_start_matches([':', ' ']).to_owned()
 }
 
 /// What a router does not need, and its operator one day does.

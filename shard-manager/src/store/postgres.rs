@@ -13,6 +13,7 @@ mod ddl;
 mod declared;
 pub mod leader;
 pub mod node;
+mod page;
 mod point;
 mod proof;
 pub mod readers;

@@ -17,15 +17,14 @@ use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::PoolableConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use super::citus;
 use super::leader::Term;
 use super::node::{NodeError, Target};
+use super::page::Page;
 use super::sql;
-use super::statement::{
-    Bind, Prepared, RowView, Statement, for_each_row, load, pipeline, run, step,
-};
+use super::statement::{Bind, Prepared, Statement, for_each_row, load, pipeline, run, step};
 use super::trouble::Trouble;
 use super::witness::{self, Witness};
-use super::{cell, citus};
 use crate::error::Error;
 use crate::home::{Home, Homes};
 use crate::keyspace::Slot;
@@ -439,66 +438,4 @@ fn text(query: &ReadQuery, is_citus: bool) -> String {
     sql::push_names(&mut sql, "r.", table, table.id().iter().copied());
     sql.push_str(" LIMIT k.most) t");
     sql
-}
-
-/// The rows of one key while they come.
-struct Page<'q> {
-    query: &'q ReadQuery,
-    rows: Rows,
-    last: Vec<Value>,
-}
-
-impl<'q> Page<'q> {
-    fn new(query: &'q ReadQuery) -> Self {
-        Self { query, rows: Rows::with_capacity(256), last: Vec::new() }
-    }
-
-    /// Columns: a number, the outputs, the version, the id.
-    fn push(&mut self, row: &RowView) -> QueryResult<()> {
-        let Self { query, rows, last } = self;
-        if rows.len() == query.limit as usize {
-            rows.more_after = Some(std::mem::take(last));
-            return Ok(());
-        }
-        if rows.is_too_large() {
-            return Ok(());
-        }
-        rows.push(|out| {
-            push_object(out, row, query, 1);
-            Ok::<(), DieselError>(())
-        })?;
-        let version = 1 + query.outputs.len();
-        if rows.len() == 1 {
-            rows.version = row.bigint(version);
-        }
-        if rows.len() == query.limit as usize {
-            let id = query.table.id().iter().zip(version + 1..);
-            *last =
-                id.map(|(column, at)| value(row, at, query.table.column(*column).kind)).collect();
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> Result<Rows, Error> {
-        if self.rows.is_too_large() { Err(Error::AnswerTooLarge) } else { Ok(self.rows) }
-    }
-}
-
-/// Appends the outputs of a query, which begin at column `first`, as a JSON object.
-pub(super) fn push_object(out: &mut Vec<u8>, row: &RowView, query: &ReadQuery, first: usize) {
-    for (at, output) in query.outputs.iter().enumerate() {
-        let column = query.table.column(output.column);
-        out.extend_from_slice(if at == 0 { b"{\"" } else { b",\"" });
-        out.extend_from_slice(output.alias.as_deref().unwrap_or(&column.name).as_bytes());
-        out.extend_from_slice(b"\":");
-        if row.cell(first + at, |bytes| cell::push_json(out, column.kind, bytes)).is_none() {
-            out.extend_from_slice(b"null");
-        }
-    }
-    out.extend_from_slice(if query.outputs.is_empty() { b"{}" } else { b"}" });
-}
-
-/// The value of a column.
-pub(super) fn value(row: &RowView, column: usize, kind: ColumnType) -> Value {
-    row.cell(column, |bytes| cell::decode(kind, bytes)).unwrap_or(Value::Null)
 }

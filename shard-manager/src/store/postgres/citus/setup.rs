@@ -1,6 +1,6 @@
 //! Setup: whether a server is what `engine` says, and that its tables are distributed.
 //!
-//! **Invariant:** after [`distribute`] every table of rows lies on the workers by its shard key, all of them alike.
+//! **Invariant:** after `distribute` every table of rows lies on the workers by its shard key, all of them alike.
 //! **Not here:** the tables themselves (the migrations, `ddl`).
 
 use diesel::QueryResult;
