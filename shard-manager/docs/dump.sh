@@ -10,12 +10,13 @@
 #
 # Every batch of writes takes the lock (1950, 1) of its shard, shared. Here it is taken alone, on all shards; then no
 # batch is between two shards, and a snapshot of each is exported. With that the locks are given up: writes wait for as
-# long as the running batches take and a few round trips more, and at most LOCK_WAIT. The dumps are made of the snapshots
+# long as the running batches take and a few round trips more, and at most HELD_SECONDS_MAX. The dumps are made of the snapshots
 # afterwards, and take as long as they take.
 
 set -euo pipefail
 
-readonly LOCK_WAIT=5s
+readonly HELD_SECONDS_MAX=5
+readonly OPENING_SECONDS_MAX=30
 readonly DUMPS_AT_ONCE=${DUMPS_AT_ONCE:-2}
 export PATH="${TESSERA_PG_BIN:+$TESSERA_PG_BIN:}$PATH" PGTARGETSESSIONATTRS=read-write PGAPPNAME='tessera dump'
 export PGCONNECT_TIMEOUT=${PGCONNECT_TIMEOUT:-10}
@@ -28,15 +29,24 @@ main() {
     [[ ! -e $target ]] || die "$target is there already: name a folder that is not"
     IFS=$'\n' read -rd '' -a list < <(split "$SHARD_URLS") || true
     for index in "${!list[@]}"; do add "shard$((index + 1))" "${list[index]}"; done
-    [[ -z ${MAINDB_URL-} ]] || add catalog "$MAINDB_URL"
+    if [[ -n ${MAINDB_URL-} ]]; then
+        # One that is a shard's too is dumped with it.
+        [[ $'\n'"$(printf '%s\n' "${list[@]}")"$'\n' == *$'\n'"$MAINDB_URL"$'\n'* ]] || add catalog "$MAINDB_URL"
+    fi
     umask 077
+    rm -rf -- "$target-unfinished"
     mkdir -p "$target-unfinished"
     work=$(mktemp -d)
     trap finish EXIT
     trap '' PIPE # A session that ended is told of, not died of.
     for index in "${!urls[@]}"; do open "$index"; done
-    # The catalog first: no table is being made, on some shards and not on others.
-    for index in "${!urls[@]}"; do run "$index" "SET lock_timeout = '$LOCK_WAIT'; SELECT pg_advisory_lock(1950, 4)"; done
+    deadline=$((SECONDS + OPENING_SECONDS_MAX))
+    # The catalog's lock first: no table is being made, on some shards and not on others.
+    for index in "${!urls[@]}"; do
+        run "$index" "SET lock_timeout = '${HELD_SECONDS_MAX}s'; SET idle_in_transaction_session_timeout = 0;
+            SELECT pg_advisory_lock(1950, 4)"
+    done
+    deadline=$((SECONDS + HELD_SECONDS_MAX))
     for index in "${!urls[@]}"; do run "$index" 'SELECT pg_advisory_lock(1950, 1)'; done
     date --utc +%Y-%m-%dT%H:%M:%S.%3NZ >"$target-unfinished/moment"
     for index in "${!urls[@]}"; do
@@ -62,13 +72,19 @@ split() {
 
 # The password apart, as the programs take it.
 add() {
-    local password=''
-    if [[ $2 =~ ^(postgres(ql)?://[^:/@]*):([^@/]*)@(.*)$ ]]; then
-        password=$(printf '%b' "${BASH_REMATCH[3]//%/\\x}")
-        urls+=("${BASH_REMATCH[1]}@${BASH_REMATCH[4]}")
-    else
-        urls+=("$2")
+    local password='' url=$2
+    [[ ! $url =~ [?\&](ssl)?password= ]] || die "a password after the ? of an address would be seen: put it before the @"
+    if [[ $url =~ ^(.*[?\&])password_file=([^\&]*)\&?(.*)$ ]]; then
+        url=${BASH_REMATCH[1]}${BASH_REMATCH[3]}
+        url=${url%[?&]}
+        IFS= read -r password <"${BASH_REMATCH[2]}" || [[ -n $password ]]
     fi
+    if [[ $url =~ ^(postgres(ql)?://[^:/@]*):([^@/]*)@(.*)$ ]]; then
+        password=${BASH_REMATCH[3]//\\/\\\\}
+        password=$(printf '%b' "${password//%/\\x}")
+        url=${BASH_REMATCH[1]}@${BASH_REMATCH[4]}
+    fi
+    urls+=("$url")
     names+=("$1")
     passwords+=("$password")
 }
@@ -100,7 +116,8 @@ run() {
     local line
     answer=''
     printf '%s;\n\\echo done\n' "$2" >&"${asks[$1]}" 2>/dev/null || true
-    while IFS= read -r line <&"${answers[$1]}"; do
+    # A server that hangs must not hold the others' locks.
+    while IFS= read -r -t "$((deadline > SECONDS ? deadline - SECONDS : 1))" line <&"${answers[$1]}"; do
         [[ $line != done ]] || return 0
         answer=$line
     done
@@ -125,6 +142,7 @@ dump_all() {
 finish() {
     local status=$? descriptor
     for descriptor in ${asks[@]+"${asks[@]}"}; do exec {descriptor}>&-; done
+    ((${#sessions[@]} == 0)) || kill "${sessions[@]}" 2>/dev/null || true
     ((${#sessions[@]} == 0)) || wait "${sessions[@]}" || true
     rm -rf "$work"
     exit "$status"
