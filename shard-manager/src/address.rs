@@ -223,6 +223,17 @@ pub struct ClusterAddress {
     pub timeouts: Timeouts,
 }
 
+impl ClusterAddress {
+    /// How many nodes follow others: each host of an address that lists several is a node, and of a shard's one leads.
+    pub fn replica_count(&self) -> usize {
+        let of_shard = |shard: &ShardAddress| {
+            let listed = shard.replicas.iter().map(|at| at.hosts.len()).sum::<usize>();
+            shard.primary.hosts.len() - 1 + listed
+        };
+        self.replicas.len() + self.shards.iter().map(of_shard).sum::<usize>()
+    }
+}
+
 /// How long to wait for a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {

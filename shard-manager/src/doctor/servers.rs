@@ -26,8 +26,7 @@ pub async fn servers(address: &ClusterAddress) -> Vec<Finding> {
             nodes.push(node);
         }
     }
-    let replicas = nodes.len().saturating_sub(address.shards.len());
-    let found = join_all(nodes.iter().map(|at| node(at, address, replicas))).await;
+    let found = join_all(nodes.iter().map(|at| node(at, address))).await;
     let mut found: Vec<Finding> = found.into_iter().flatten().collect();
     // What is wrong with a node has been told; a start would tell it again.
     if found.iter().all(|finding| finding.verdict < Verdict::Fault) {
@@ -41,14 +40,14 @@ pub async fn servers(address: &ClusterAddress) -> Vec<Finding> {
     found
 }
 
-async fn node(at: &NodeAddress, cluster: &ClusterAddress, replicas: usize) -> Vec<Finding> {
+async fn node(at: &NodeAddress, cluster: &ClusterAddress) -> Vec<Finding> {
     let about = at.to_string();
     let mut session = match session::connect(at, PURPOSE, Wanted::Any, &cluster.timeouts).await {
         Ok(session) => session,
         Err(error) => return vec![Finding::fault(&about, plain(&about, error))],
     };
     let mut found = Vec::new();
-    match requirements::check(&mut session, replicas).await {
+    match requirements::check(&mut session, cluster.replica_count()).await {
         Ok(warnings) => {
             found.extend(
                 warnings.iter().map(|warning| Finding::warning(&about, plain(&about, warning))),

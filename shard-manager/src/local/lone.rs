@@ -268,7 +268,7 @@ fn fill(
     if node.is_complete() {
         // One that was cut off just after it was made may still run.
         node.stop(Stop::Fast)?;
-    } else if notes.is_made && notes.leads {
+    } else if notes.is_made && (notes.leads || node.source.is_none()) {
         return Err(LocalError::Lost { node: node.name.clone(), dir: node.dir.clone() });
     } else {
         // On a port that nobody knows: who found its server now would lose it again in a moment.
@@ -286,7 +286,10 @@ fn fill(
     let leads = !node.is_standby();
     match &node.source {
         Some(_) if leads => told("it was promoted: it leads, and follows nobody"),
-        None if !leads => told("it was made as a replica, and goes on following its source"),
+        None if !leads => {
+            let cause = "it is a replica: promote it, or run it as `node replica` of its source";
+            return Err(LocalError::Unfit { node: node.name.clone(), cause: cause.to_owned() });
+        }
         // After a failover it may be another one, which has no slot for it; if it does not answer, it is asked for by
         // the server itself.
         Some(source) => {

@@ -9,7 +9,7 @@
 
 use futures_util::future::join_all;
 
-use crate::address::{ClusterAddress, NodeAddress, ShardAddress};
+use crate::address::{ClusterAddress, NodeAddress};
 use crate::store::open_error::OpenError;
 use crate::store::postgres::ConnectError;
 use crate::store::postgres::node::Node;
@@ -237,13 +237,7 @@ async fn check_fit(
     name: &str,
     cluster: &ClusterAddress,
 ) -> Result<Session, OpenError> {
-    // Each host of an address that lists several is a node, and those that do not lead are replicas.
-    let of_shard = |shard: &ShardAddress| {
-        shard.primary.hosts.len() - 1
-            + shard.replicas.iter().map(|at| at.hosts.len()).sum::<usize>()
-    };
-    let replicas = cluster.replicas.len() + cluster.shards.iter().map(of_shard).sum::<usize>();
-    let warnings = requirements::check(&mut session, replicas).await;
+    let warnings = requirements::check(&mut session, cluster.replica_count()).await;
     for warning in warnings.map_err(|unfit| OpenError::node(name, unfit))? {
         tracing::warn!(node = name, "{warning}");
     }
