@@ -21,6 +21,9 @@ readonly MANAGER="${CARGO_TARGET_DIR:-target}/release/shard-manager"
 readonly TEST_MANAGER="${CARGO_TARGET_DIR:-target}/debug/shard-manager"
 readonly POSTGRES_DIR=./data-postgres
 readonly POSTGRES_MIN=15
+# Judges whether the dashboard keeps anybody out. Only tests use it; no release of it changes what is built.
+readonly AXE_VERSION=4.14.1
+readonly AXE_SHA256=e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745
 # A start takes well under a second; a long time is what a large log to recover from may take.
 readonly READY_SECONDS_MAX=60
 
@@ -124,8 +127,26 @@ install_for_tests() {
     has strace || miss 'strace, with which a test sees that writes reach the disk' strace
     python3 -c 'import ensurepip, venv' 2>/dev/null ||
         miss 'Python with venv, in which a test runs schemathesis against the API' python3 python3-venv
+    has chromium || miss 'Chromium, in which tests look at the dashboard' chromium
+    has npm || miss 'npm, which brings axe-core, which judges the dashboard' npm
     check_postgres
     install_missing
+    fetch_axe
+}
+
+# Into the folder of what cargo builds: it is nobody's but the tests'.
+fetch_axe() {
+    local folder=${CARGO_TARGET_DIR:-target}/axe-core
+    local package=axe-core-$AXE_VERSION.tgz
+    [[ ! -e $folder/package/axe.min.js || ! -e $folder/$package ]] || return 0
+    say "fetching axe-core $AXE_VERSION, which judges the dashboard"
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    npm pack --silent --pack-destination "$folder" "axe-core@$AXE_VERSION" </dev/null >/dev/null ||
+        die "npm cannot fetch axe-core@$AXE_VERSION"
+    sha256sum --check --status <<<"$AXE_SHA256  $folder/$package" ||
+        die "$folder/$package is not the axe-core $AXE_VERSION that is known"
+    tar --extract --gzip --file "$folder/$package" --directory "$folder" package/axe.min.js package/LICENSE
 }
 
 install_missing() {
@@ -348,6 +369,7 @@ print_banner() {
     cat <<BANNER
 
 Tessera is ready at $1 with its data in $2
+  watch it              $1/dashboard
   try it in a browser   $1/swagger-ui/
   end it                Ctrl-C
 
@@ -375,26 +397,28 @@ run_tests() {
     chmod 755 "$stories" # Whoever runs the servers for root has to get there.
     make_test_servers plain --shards 1 --replicas 1 --set max_connections=400
     make_test_servers lab --shards 3 --replicas 3 --set shared_buffers=16MB
-    run_stories api-router
-    run_stories loadtest servers::
+    run_stories api-router it
+    run_stories loadtest it servers::
+    run_stories analytics store servers::
     if [[ -z $citus ]]; then
         say 'SKIPPED: the stories of the router on Citus; set TESSERA_CITUS_URL=postgres://USER@COORDINATOR/DATABASE'
         return
     fi
     say 'running the stories of the router once more, on Citus'
-    TESSERA_CITUS_URL=$citus run_stories api-router
+    TESSERA_CITUS_URL=$citus run_stories api-router it
 }
 
-# Runs stories of a package, as they were built for the whole workspace: for one package alone cargo builds anew.
+# Runs stories of a package, those of the test that is called so, as they were built for the whole workspace: for one
+# package alone cargo builds anew.
 run_stories() {
     local program
-    program=$(cargo test --workspace --test it --no-run --locked --quiet --message-format json |
-        sed -n "s/.*\/$1[#\"].*\"name\":\"it\".*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1)
+    program=$(cargo test --workspace --test "$2" --no-run --locked --quiet --message-format json |
+        sed -n "s/.*\/$1[#\"].*\"name\":\"$2\".*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1)
     [[ -x $program ]] || die "the stories of $1 were not built"
     if [[ -n ${TESSERA_CITUS_URL-} ]]; then
-        begin_job env --chdir "$1" "$program" "${@:2}"
+        begin_job env --chdir "$1" "$program" "${@:3}"
     else
-        begin_job env --chdir "$1" TESSERA_TEST_POSTGRES="$stories" "$program" "${@:2}"
+        begin_job env --chdir "$1" TESSERA_TEST_POSTGRES="$stories" "$program" "${@:3}"
     fi
     await_job
 }

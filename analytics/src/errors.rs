@@ -1,37 +1,44 @@
 //! The newest failures, for people who ask "what went wrong".
 //!
-//! **Invariant:** at most [`ErrorLog::KEPT_MAX`] events, each of bounded length; when full, the
-//! oldest goes.
-//! **Not here:** counts over time. Those are `metrics`, which count every failure; this log
+//! **Invariant:** at most [`ErrorLog::KEPT_MAX`] events and [`ErrorLog::BYTES_MAX`] bytes of them, each of bounded
+//! length; when full, the oldest goes.
+//! **Invariant:** every event has a number, one more than the one before: who has seen up to a number can ask for
+//! what came after.
+//! **Not here:** counts over time. Those are `figures`, which count every failure; this log
 //! forgets.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde::Serializer;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 
 /// Longest message kept, in characters: a sentence, not a stack.
 const MESSAGE_CHARS_MAX: usize = 300;
 /// Longest id or shard name kept, in characters: clients choose some of them.
 const ID_CHARS_MAX: usize = 128;
+/// Codes and shards that errors are counted by.
+const COUNTS_MAX: usize = 2_048;
+/// In place of a code or a shard: one of those that there was no room for.
+const OTHER: &str = "(other)";
 /// The last ms that RFC 3339 can write: the year has four digits.
 const TIME_MAX_MS: u64 = 253_402_300_799_999;
 
 /// One request that was refused or failed.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorEvent {
     /// When, in ms since 1970 UTC. Serialized as `time`, RFC 3339 with `Z`.
-    #[serde(rename = "time", serialize_with = "rfc3339")]
+    #[serde(rename = "time", serialize_with = "rfc3339", deserialize_with = "of_rfc3339")]
     #[schema(value_type = String, format = DateTime, example = "2026-11-21T10:00:00.000Z")]
     pub at_ms: u64,
     /// Code of the problem: `TSR201`.
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     /// HTTP status of the answer.
     pub status: u16,
     /// Route as it is declared, without values: `/api/write`.
-    pub route: &'static str,
+    pub route: Cow<'static, str>,
     /// The shard it happened on, when there was one. At most 128 characters are kept.
     pub shard: Option<String>,
     /// The request's id. At most 128 characters are kept.
@@ -43,14 +50,14 @@ pub struct ErrorEvent {
 }
 
 /// Events of one code on one shard and route.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ErrorGroup {
     /// Code of the problem.
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     /// The shard, when there was one.
     pub shard: Option<String>,
     /// Route as it is declared.
-    pub route: &'static str,
+    pub route: Cow<'static, str>,
     /// How many of the events kept.
     pub count: u64,
     /// The earliest of them, in ms since 1970 UTC. Serialized as RFC 3339 with `Z`.
@@ -70,7 +77,7 @@ pub struct ErrorGroup {
 /// Which events, and how many. By default the newest 50 of all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorFilter<'q> {
-    /// Most events (or groups) to answer; the log has no more than 1,000.
+    /// Most events (or groups) to answer.
     pub limit: usize,
     /// Only events at or after this time, in ms since 1970 UTC.
     pub since_ms: Option<u64>,
@@ -87,7 +94,7 @@ impl ErrorFilter<'_> {
     /// [`FilterError::Limit`] for any other text.
     pub fn parse_limit(text: &str) -> Result<usize, FilterError> {
         match parse_digits(text).map(usize::try_from) {
-            Some(Ok(limit @ 1..=ErrorLog::KEPT_MAX)) => Ok(limit),
+            Some(Ok(limit @ 1..=ErrorLog::LIMIT_MAX)) => Ok(limit),
             Some(_) | None => Err(FilterError::Limit),
         }
     }
@@ -128,7 +135,7 @@ pub enum FilterError {
     Since,
 }
 
-/// The newest 1,000 failures. Share it by reference or `Arc`.
+/// The newest 10,000 failures. Share it by reference or `Arc`.
 #[derive(Debug, Default)]
 pub struct ErrorLog {
     ring: Mutex<Ring>,
@@ -138,12 +145,22 @@ pub struct ErrorLog {
 struct Ring {
     /// Oldest first. `Arc`, so that a question copies pointers under the lock, not text.
     events: VecDeque<Arc<ErrorEvent>>,
+    bytes: usize,
     total: u64,
+    /// Since the start, by code and shard.
+    counts: HashMap<ErrorKind, u64>,
 }
 
+/// What errors are counted by: the code, and the shard if there was one.
+pub(crate) type ErrorKind = (Cow<'static, str>, Option<String>);
+
 impl ErrorLog {
-    /// Events kept: enough to see a pattern, and under 3 MiB in the worst case.
-    pub const KEPT_MAX: usize = 1_000;
+    /// Events kept.
+    pub const KEPT_MAX: usize = 10_000;
+    /// Bytes that they may take: with the longest texts in the widest alphabet, the log holds fewer.
+    pub const BYTES_MAX: usize = 8 << 20;
+    /// Most events that one question is answered with.
+    pub const LIMIT_MAX: usize = 1_000;
 
     /// An empty log.
     pub fn new() -> Self {
@@ -152,23 +169,55 @@ impl ErrorLog {
 
     /// Adds an event; texts that are too long are cut. From any thread.
     pub fn push(&self, mut event: ErrorEvent) {
+        event.code = bounded_label(event.code);
+        event.route = bounded_label(event.route);
         event.message = bounded(event.message, MESSAGE_CHARS_MAX);
         event.request_id = bounded(event.request_id, ID_CHARS_MAX);
         event.trace_id = event.trace_id.map(|id| bounded(id, ID_CHARS_MAX));
         event.shard = event.shard.map(|shard| bounded(shard, ID_CHARS_MAX));
         let event = Arc::new(event);
+        let mut forgotten = Vec::new();
         let mut ring = self.ring();
         ring.total += 1;
-        let full = ring.events.len() == Self::KEPT_MAX;
-        let oldest = full.then(|| ring.events.pop_front()).flatten();
+        ring.count(&event);
+        ring.bytes += event.bytes();
         ring.events.push_back(event);
+        while ring.events.len() > Self::KEPT_MAX || ring.bytes > Self::BYTES_MAX {
+            let Some(oldest) = ring.events.pop_front() else { break };
+            ring.bytes -= oldest.bytes();
+            forgotten.push(oldest);
+        }
         drop(ring);
-        drop(oldest); // Freed outside the lock.
+        drop(forgotten); // Freed outside the lock.
+    }
+
+    /// Bytes that the events take.
+    pub fn bytes(&self) -> usize {
+        self.ring().bytes
+    }
+
+    /// Errors since the start by code and shard, kept or not.
+    pub(crate) fn counts(&self) -> Vec<(ErrorKind, u64)> {
+        let counts = self.ring().counts.clone();
+        let mut counts: Vec<_> = counts.into_iter().collect();
+        counts.sort_unstable();
+        counts
     }
 
     /// Events since the start, kept or not.
     pub fn total(&self) -> u64 {
         self.ring().total
+    }
+
+    /// Events that came after number `seq`, oldest first, at most `limit` of those still kept; and the number of the
+    /// last of them: what to ask with next. The first event has number 1, so 0 asks for all.
+    pub fn events_after(&self, seq: u64, limit: usize) -> (Vec<Arc<ErrorEvent>>, u64) {
+        let ring = self.ring();
+        let oldest = ring.total - ring.events.len() as u64;
+        let skip = seq.clamp(oldest, ring.total) - oldest;
+        let events: Vec<_> = ring.events.iter().skip(skip as usize).take(limit).cloned().collect();
+        let last = oldest + skip + events.len() as u64;
+        (events, last)
     }
 
     /// The events that the filter admits, newest first.
@@ -185,7 +234,7 @@ impl ErrorLog {
         let mut places = HashMap::new();
         let mut groups: Vec<ErrorGroup> = Vec::new();
         for event in events.iter().filter(|event| filter.admits(event)) {
-            let key = (event.code, event.shard.as_deref(), event.route);
+            let key = (&*event.code, event.shard.as_deref(), &*event.route);
             let place = *places.entry(key).or_insert(groups.len());
             match groups.get_mut(place) {
                 Some(group) => group.add(event),
@@ -205,12 +254,40 @@ impl ErrorLog {
     }
 }
 
+impl Ring {
+    /// Counts by code and shard; when there are too many of these, by code, and then all together.
+    fn count(&mut self, event: &ErrorEvent) {
+        let full = self.counts.len() >= COUNTS_MAX;
+        let kinds = [
+            (event.code.clone(), event.shard.clone()),
+            (event.code.clone(), Some(OTHER.to_owned())),
+            (Cow::Borrowed(OTHER), None),
+        ];
+        let known = kinds.iter().position(|kind| self.counts.contains_key(kind));
+        // The last two have room beyond.
+        let code_full = self.counts.len() >= 2 * COUNTS_MAX;
+        let place = known.unwrap_or(if code_full { 2 } else { usize::from(full) });
+        let [exact, of_code, other] = kinds;
+        let kind = [exact, of_code, other].into_iter().nth(place).unwrap_or_default();
+        *self.counts.entry(kind).or_default() += 1;
+    }
+}
+
+impl ErrorEvent {
+    fn bytes(&self) -> usize {
+        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let texts = [self.code.len(), self.route.len(), self.request_id.len(), self.message.len()];
+        let texts: usize = texts.iter().sum();
+        size_of::<Self>() + texts + optional(&self.shard) + optional(&self.trace_id)
+    }
+}
+
 impl ErrorGroup {
     fn of(newest: &ErrorEvent) -> Self {
         Self {
-            code: newest.code,
+            code: newest.code.clone(),
             shard: newest.shard.clone(),
-            route: newest.route,
+            route: newest.route.clone(),
             count: 1,
             first_ms: newest.at_ms,
             last_ms: newest.at_ms,
@@ -235,9 +312,23 @@ fn bounded(mut text: String, chars_max: usize) -> String {
     text
 }
 
+/// The same for a text that may be a constant: such a one is short.
+fn bounded_label(text: Cow<'static, str>) -> Cow<'static, str> {
+    match text {
+        Cow::Borrowed(text) => Cow::Borrowed(text),
+        Cow::Owned(text) => Cow::Owned(bounded(text, ID_CHARS_MAX)),
+    }
+}
+
 fn parse_digits(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
+}
+
+fn of_rfc3339<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let text = Cow::<'de, str>::deserialize(deserializer)?;
+    let time = DateTime::parse_from_rfc3339(&text).map_err(serde::de::Error::custom)?;
+    Ok(u64::try_from(time.timestamp_millis()).unwrap_or(0))
 }
 
 fn rfc3339<S: Serializer>(at_ms: &u64, serializer: S) -> Result<S::Ok, S::Error> {

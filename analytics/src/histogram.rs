@@ -1,42 +1,44 @@
-//! Latencies of many requests: record, merge, ask for a quantile.
+//! Latencies of many requests: count, merge, ask for a quantile.
 //!
-//! Three significant digits from 1 µs to 60 s, on `hdrhistogram` with `u32` counters: 17,408
-//! buckets, 68 KiB, fixed. [`LatencyHistogram::encode`] gives the sparse form (HDR V2) that
-//! finished slots are kept in.
+//! The buckets are those of an HDR histogram of three significant digits from 1 µs to 60 s: 17,408 of them. They are
+//! kept in pages of 64 that come into being when they are first counted in, so that a label that was asked a few times
+//! takes hundreds of bytes and not 136 KiB. [`Packed`] is the form at rest.
 //!
-//! **Invariant:** merging encoded histograms gives the quantiles of one histogram that saw every
-//! value, exactly while each encoded one is within [`EncodedHistogram::LOSSLESS_BYTES_MAX`], else
-//! within 0.5 %.
-//! **Invariant:** an encoded histogram is at most [`EncodedHistogram::BYTES_MAX`] long.
+//! **Invariant:** merging packed histograms gives the quantiles of one histogram that saw every value: exactly while
+//! each has three digits, else within 0.5 %.
 //! **Not here:** no averages of percentiles, no time.
 
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-use hdrhistogram::serialization::{Deserializer, Serializer, V2Serializer};
+use crate::packed::{Buckets, Packed};
 
 /// Slowest latency told apart, in µs: 60 s is the longest deadline a client may ask for.
-const MICROS_MAX: u32 = 60_000_000;
-/// Digits while recording and merging: at most 0.1 % error.
-const DIGITS: u8 = 3;
-/// Digits of a histogram too wide to keep at three: buckets 0.8 % wide, answered by their middle.
-const DIGITS_COARSE: u8 = 2;
+pub(crate) const MICROS_MAX: u32 = 60_000_000;
+/// Buckets of a page: one page holds what a quiet label shows, 512 bytes.
+const PAGE: usize = 64;
 
 /// Whole µs of a latency as they are counted: 1 to 60,000,000.
 pub(crate) fn counted_micros(elapsed: Duration) -> u32 {
-    u32::try_from(elapsed.as_micros()).map_or(MICROS_MAX, |micros| micros.clamp(1, MICROS_MAX))
+    part_micros(elapsed).max(1)
 }
 
-/// Latencies from 1 µs to 60 s (slower counts as 60 s), three significant digits. 68 KiB.
-#[derive(Clone, Debug)]
+/// Whole µs of a part of a latency, which may have taken no time: 0 to 60,000,000.
+pub(crate) fn part_micros(elapsed: Duration) -> u32 {
+    u32::try_from(elapsed.as_micros()).map_or(MICROS_MAX, |micros| micros.min(MICROS_MAX))
+}
+
+/// Latencies from 0 to 60 s in whole µs (slower counts as 60 s), three significant digits.
+#[derive(Clone, Debug, Default)]
 pub struct LatencyHistogram {
-    counts: Histogram<u32>,
+    /// Up to the slowest page that was counted in.
+    pages: Vec<Option<Box<[u64; PAGE]>>>,
+    total: u64,
 }
 
 impl LatencyHistogram {
     /// An empty histogram.
     pub fn new() -> Self {
-        Self { counts: empty(DIGITS) }
+        Self::default()
     }
 
     /// Counts one latency.
@@ -44,103 +46,129 @@ impl LatencyHistogram {
         self.record_micros(counted_micros(elapsed));
     }
 
-    /// Counts one latency of 1 to [`MICROS_MAX`] µs.
-    pub(crate) fn record_micros(&mut self, micros: u32) {
-        self.counts.saturating_record(u64::from(micros));
+    /// Counts one latency of at most [`MICROS_MAX`] µs. Tells how many pages that made.
+    pub(crate) fn record_micros(&mut self, micros: u32) -> usize {
+        self.add(Buckets::FINE.of(micros), 1)
+    }
+
+    /// Counts `count` latencies in a bucket of three digits. Tells how many pages that made.
+    pub(crate) fn add(&mut self, bucket: usize, count: u64) -> usize {
+        let (page, within) = (bucket / PAGE, bucket % PAGE);
+        self.total += count;
+        if let Some(Some(counts)) = self.pages.get_mut(page) {
+            counts[within] += count;
+            return 0;
+        }
+        self.add_to_new_page(page, within, count)
+    }
+
+    #[cold]
+    fn add_to_new_page(&mut self, page: usize, within: usize, count: u64) -> usize {
+        if self.pages.len() <= page {
+            self.pages.resize_with(page + 1, || None);
+        }
+        self.pages[page].insert(Box::new([0; PAGE]))[within] = count;
+        1
     }
 
     /// How many latencies were counted.
     pub fn count(&self) -> u64 {
-        self.counts.len()
+        self.total
     }
 
     /// The latency that the share `quantile` (0.0 to 1.0) of all did not exceed: the upper edge of
     /// its bucket. Zero when nothing was counted.
     pub fn quantile(&self, quantile: f64) -> Duration {
-        within_range(self.counts.value_at_quantile(quantile))
+        let [micros] = self.quantiles([quantile]);
+        Duration::from_micros(micros)
+    }
+
+    /// Several quantiles in µs, in one pass; they must be given growing.
+    pub(crate) fn quantiles<const N: usize>(&self, quantiles: [f64; N]) -> [u64; N] {
+        debug_assert!(quantiles.is_sorted(), "one pass finds growing quantiles");
+        let rank = |quantile: f64| ((quantile * self.total as f64).ceil() as u64).max(1);
+        let mut found = [0; N];
+        let (mut next, mut seen) = (0, 0);
+        for (bucket, count) in self.counted() {
+            seen += count;
+            while next < N && seen >= rank(quantiles[next]).min(self.total) {
+                found[next] = upper_edge(bucket);
+                next += 1;
+            }
+            if next == N {
+                break;
+            }
+        }
+        found
     }
 
     /// The slowest latency counted, to three digits. Zero when nothing was counted.
     pub fn max(&self) -> Duration {
-        within_range(self.counts.max())
+        Duration::from_micros(self.max_micros())
+    }
+
+    /// [`LatencyHistogram::max`] in µs.
+    pub(crate) fn max_micros(&self) -> u64 {
+        let pages = self.pages.iter().enumerate().rev();
+        let last = pages.filter_map(|(number, page)| Some((number, page.as_ref()?))).find_map(
+            |(number, page)| {
+                let within = page.iter().rposition(|&count| count > 0)?;
+                Some(number * PAGE + within)
+            },
+        );
+        last.map_or(0, upper_edge)
     }
 
     /// Adds all that `other` has counted.
     pub fn merge(&mut self, other: &Self) {
-        self.counts.add(&other.counts).expect("both have the same bounds");
-    }
-
-    /// Adds all that was counted when `encoded` was made.
-    pub fn merge_encoded(&mut self, encoded: &EncodedHistogram) {
-        let decoded: Histogram<u32> = Deserializer::new()
-            .deserialize(&mut &*encoded.bytes)
-            .expect("only `encode` makes these bytes");
-        if decoded.sigfig() == DIGITS {
-            self.counts.add(&decoded).expect("both have the same bounds");
-            return;
-        }
-        for bucket in decoded.iter_recorded() {
-            let middle = decoded.median_equivalent(bucket.value_iterated_to());
-            let middle = middle.min(u64::from(MICROS_MAX));
-            self.counts.saturating_record_n(middle, bucket.count_at_value());
+        for (bucket, count) in other.counted() {
+            self.add(bucket, count);
         }
     }
 
-    /// The compact form of what was counted.
-    pub fn encode(&self) -> EncodedHistogram {
-        let mut bytes = encode(&self.counts);
-        if bytes.len() > EncodedHistogram::LOSSLESS_BYTES_MAX {
-            let mut coarse = empty(DIGITS_COARSE);
-            coarse.add(&self.counts).expect("both reach to 60 s");
-            bytes = encode(&coarse);
-        }
-        debug_assert!(bytes.len() <= EncodedHistogram::BYTES_MAX, "2560 counts of 5 bytes");
-        EncodedHistogram { bytes: bytes.into() }
+    /// Adds all that was counted when `packed` was made. What has two digits counts in the middle of its bucket.
+    pub fn absorb(&mut self, packed: &Packed) {
+        packed.each(|bucket, count| {
+            self.add(bucket, count);
+        });
+    }
+
+    /// The form at rest, at three digits.
+    pub fn packed(&self) -> Packed {
+        Packed::of_fine(self.counted())
+    }
+
+    /// The form at rest, at two digits.
+    pub fn packed_coarse(&self) -> Packed {
+        Packed::of_coarse(self.counted())
+    }
+
+    /// Every bucket that was counted in, growing, and its count.
+    pub(crate) fn counted(&self) -> impl Iterator<Item = (usize, u64)> + Clone + '_ {
+        let pages = self.pages.iter().enumerate();
+        pages.filter_map(|(number, page)| Some((number, page.as_ref()?))).flat_map(
+            |(number, page)| {
+                let counts = page.iter().enumerate().filter(|&(_, &count)| count > 0);
+                counts.map(move |(within, &count)| (number * PAGE + within, count))
+            },
+        )
     }
 
     /// Forgets everything; the memory stays.
     pub(crate) fn reset(&mut self) {
-        self.counts.reset();
+        self.pages.iter_mut().flatten().for_each(|page| page.fill(0));
+        self.total = 0;
+    }
+
+    /// Bytes that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let pages = self.pages.iter().flatten().count() * PAGE * size_of::<u64>();
+        pages + self.pages.capacity() * size_of::<Option<Box<[u64; PAGE]>>>()
     }
 }
 
-impl Default for LatencyHistogram {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// A histogram at rest: the HDR V2 bytes, which hold only what was counted.
-#[derive(Clone, Debug)]
-pub struct EncodedHistogram {
-    bytes: Box<[u8]>,
-}
-
-impl EncodedHistogram {
-    /// Longest form that keeps three digits. About 3,000 different latencies fit, more than
-    /// five seconds of a healthy shard show; a wider one is kept at two digits.
-    pub const LOSSLESS_BYTES_MAX: usize = 4_096;
-    /// Longest form of all: a header of 40 bytes and 2,560 counts of two digits, 5 bytes each at
-    /// most.
-    pub const BYTES_MAX: usize = 40 + 2_560 * 5;
-
-    /// Length in bytes.
-    pub fn size_bytes(&self) -> usize {
-        self.bytes.len()
-    }
-}
-
-fn empty(digits: u8) -> Histogram<u32> {
-    Histogram::new_with_bounds(1, u64::from(MICROS_MAX), digits).expect("constant valid bounds")
-}
-
-fn encode(counts: &Histogram<u32>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    V2Serializer::new().serialize(counts, &mut bytes).expect("a Vec takes every write");
-    bytes
-}
-
-/// The upper edge of the last bucket lies above 60 s: no answer may say so.
-fn within_range(micros: u64) -> Duration {
-    Duration::from_micros(micros.min(u64::from(MICROS_MAX)))
+/// The upper edge of a bucket in µs; the last bucket lies above 60 s: no answer may say so.
+fn upper_edge(bucket: usize) -> u64 {
+    let (first, width) = Buckets::FINE.bounds(bucket);
+    (first + width - 1).min(u64::from(MICROS_MAX))
 }

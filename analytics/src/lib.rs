@@ -6,29 +6,83 @@
 //!
 //! | module | noun |
 //! | --- | --- |
-//! | `sample` | one request, as the router reports it |
-//! | `window` | how far back a question looks |
-//! | `histogram` | latencies: record, merge, quantile |
+//! | `dashboard` | the files of the page that people open |
+//! | `sample` | one request, as the router reports it; the labels |
+//! | `cluster` | the cluster as it is now |
+//! | `window`, `query` | how far back a question looks, and at what |
 //! | `errors` | the newest failures, bounded |
-//! | `stripe` | where threads leave entries without meeting |
-//! | `slot` | five seconds of counts and latencies, running and finished |
-//! | `metrics` | the answer, as it is serialized |
-//! | `recorder` | the façade: record, roll, snapshot |
+//! | `clock`, `process` | unix time that never runs backwards; `/proc` |
+//! | `packed`, `histogram` | latencies at rest, and while they are counted |
+//! | `counted` | counts in a few fixed buckets, since the start |
+//! | `entry` | a sample as it lies in a queue |
+//! | `frame`, `merge` | one finished slot of time; several as one |
+//! | `hot`, `slot_load`, `totals` | the busiest keys; load by slot; what scrapers are told |
+//! | `sheet` | the running second |
+//! | `history` | finished slots in three rings |
+//! | `ledger` | drains queues, closes seconds |
+//! | `metrics`, `curves`, `sums`, `figures` | the answer, and how it is added up |
+//! | `shared`, `worker`, `recorder` | the façade and its two ends |
+//! | `example_lines`, `openmetrics` | the text of `/metrics` |
+//! | `live` | the stream that dashboards watch (feature `live`) |
+//! | `trust`, `store` | which certificates are believed; history that survives restarts (feature `store`) |
+//! | `service` | collects from routers and serves for all of them (feature `service`) |
 
 #![forbid(unsafe_code)]
 
+mod clock;
+mod cluster;
+mod counted;
+mod curves;
+pub mod dashboard;
+mod entry;
 mod errors;
+mod example_lines;
+mod figures;
+mod frame;
 mod histogram;
+mod history;
+mod hot;
+mod ledger;
+#[cfg(feature = "live")]
+pub mod live;
+mod merge;
 mod metrics;
+mod openmetrics;
+mod packed;
+mod process;
+mod query;
 mod recorder;
 mod sample;
-mod slot;
-mod stripe;
+#[cfg(feature = "service")]
+pub mod service;
+mod shared;
+mod sheet;
+mod slot_load;
+#[cfg(feature = "store")]
+pub mod store;
+mod sums;
+mod totals;
+#[cfg(feature = "store")]
+mod trust;
 mod window;
+mod worker;
 
+pub use cluster::{CacheNow, ClusterNow, LaneNow, MoveNow, NodeNow, PoolNow, ShardNow};
 pub use errors::{ErrorEvent, ErrorFilter, ErrorGroup, ErrorLog, FilterError};
-pub use histogram::{EncodedHistogram, LatencyHistogram};
-pub use metrics::{LatencyMs, Metrics, ShardCounts, ShardMetrics};
+pub use figures::figures;
+pub use frame::{Cell, CellLabel, Fanout, Frame, HotCount, Part, Parts, Step, StepError};
+pub use histogram::LatencyHistogram;
+pub use history::{BUDGETS, History};
+pub use metrics::{
+    CacheMetrics, ClusterMetrics, FanoutMetrics, Heatmap, HistoryMetrics, HotKey, LatencyMs,
+    LatencyParts, Metrics, Named, PartMs, ReadFrom, RouteMetrics, Series, ShardMetrics,
+    ShardSeries, Skew,
+};
+pub use openmetrics::{CONTENT_TYPE, openmetrics};
+pub use packed::{Packed, PackedError};
+pub use query::{MetricsQuery, OperationError};
 pub use recorder::Recorder;
-pub use sample::{Operation, Outcome, Sample};
+pub use sample::{Labels, Operation, Outcome, Role, Sample};
+pub use slot_load::SlotLoad;
 pub use window::{Window, WindowError};
+pub use worker::{InFlight, Worker};

@@ -1,163 +1,154 @@
-//! The façade: takes samples from many threads, answers with [`Metrics`].
+//! Recorder: the façade. Hands out workers, drains them, answers with what they counted.
 //!
-//! Threads leave entries in their stripes. The *ledger* has the running slot and a ring of finished
-//! ones; it is rolled when somebody comes by after a slot has ended, so no timer and no thread is
-//! needed.
-//!
-//! **Invariant:** every sample is counted exactly once, in the slot that runs when it is recorded
-//! (a sample that races with the end of a slot may count in the one before).
-//! **Invariant:** the ring holds at most [`SLOTS_KEPT_MAX`] slots. The ledger's lock is taken
-//! before a stripe's, never after.
-//! **Not here:** the sums (`slot`), the figures (`metrics`), any unit but [`Duration`].
+//! **Invariant:** whoever asks is told of every request that was recorded before.
+//! **Invariant:** the ledger's lock is taken before those of the history, never after.
+//! **Not here:** the sums (`ledger`), the figures (`figures`).
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
-use crate::metrics::Metrics;
-use crate::sample::Sample;
-use crate::slot::{FinishedSlot, SLOT_LENGTH, Sheet, slot_at, slot_start};
-use crate::stripe::{Entry, Stripes};
-use crate::window::Window;
+use rtrb::RingBuffer;
 
-/// Finished slots kept: an hour, the longest window.
-const SLOTS_KEPT_MAX: u64 = Window::MAX.length().as_secs() / SLOT_LENGTH.as_secs();
-/// Labels of one recorder. The running slot takes 68 KiB for each: 68 MiB at most.
-const SHARDS_MAX: usize = 1_024;
+use crate::clock::Clock;
+use crate::entry::{DETAILS_MAX, ENTRIES_MAX, Shape};
+use crate::history::History;
+use crate::ledger::{Lane, Ledger};
+use crate::sample::Labels;
+use crate::shared::{Running, Shared};
+use crate::slot_load::SlotLoad;
+use crate::totals::Totals;
+use crate::worker::Worker;
 
-/// Counts data requests and their latencies over the last hour. Share it by reference or `Arc`.
+/// Counts data requests. Share it by reference or `Arc`.
 #[derive(Debug)]
 pub struct Recorder {
-    started: Instant,
-    shards: Vec<String>,
-    stripes: Stripes,
-    /// Number of the running slot; a copy of the ledger's, to be read without its lock.
-    running: AtomicU64,
-    ledger: Mutex<Ledger>,
-}
-
-/// What has left the stripes.
-#[derive(Debug)]
-struct Ledger {
-    running: u64,
-    sheet: Sheet,
-    /// Oldest first; slots without requests are left out.
-    finished: VecDeque<Arc<FinishedSlot>>,
+    labels: Labels,
+    shared: Arc<Shared>,
+    drainer: Option<JoinHandle<()>>,
 }
 
 impl Recorder {
-    /// A recorder for these shard labels; their order is the order of every answer. Time starts
-    /// now.
+    /// A recorder for these labels. Time starts now, and a thread of its own that drains the workers, until the
+    /// recorder is dropped.
     ///
     /// # Panics
-    /// With more than 1,024 labels, or with the same label twice.
-    pub fn new(shards: Vec<String>) -> Self {
-        assert!(shards.len() <= SHARDS_MAX, "at most {SHARDS_MAX} shard labels");
-        let repeated = shards.iter().enumerate().find(|(at, shard)| shards[..*at].contains(shard));
-        assert!(repeated.is_none(), "shard labels are distinct: {repeated:?}");
-        let sheet = Sheet::new(shards.len());
-        Self {
-            started: Instant::now(),
-            shards,
-            stripes: Stripes::new(),
-            running: AtomicU64::new(0),
-            ledger: Mutex::new(Ledger { running: 0, sheet, finished: VecDeque::new() }),
-        }
+    /// With more labels than [`Labels`] allows, with a shard twice, or if the system has no thread to give.
+    pub fn new(labels: Labels) -> Self {
+        let mut recorder = Self::with_clock(labels, Clock::start());
+        let shared = recorder.shared.clone();
+        let drainer = thread::Builder::new().name("recorder".into());
+        let drainer = drainer.spawn(move || shared.drain_until_end());
+        recorder.drainer = Some(drainer.expect("the system has a thread for the recorder"));
+        recorder
     }
 
-    /// Counts one request, now. From any thread.
-    pub fn record(&self, sample: &Sample) {
-        self.record_at(sample, self.started.elapsed());
+    /// A recorder without a thread, for tests: its clock says `started_ms` at [`Recorder::started`], and goes on only
+    /// as far as [`Recorder::settle_at`] is told.
+    pub fn by_hand(labels: Labels, started_ms: u64) -> Self {
+        Self::with_clock(labels, Clock::at(started_ms))
     }
 
-    /// Counts one request at a time since the start of the recorder. For a caller that has just
-    /// read the clock, and for tests. Time that runs backwards counts in the running slot.
-    pub fn record_at(&self, sample: &Sample, at: Duration) {
-        if slot_at(at) > self.running.load(Ordering::Relaxed) {
-            self.roll_unless_busy(at);
-        }
-        let shards = self.shards.len() as u16; // At most SHARDS_MAX.
-        if self.stripes.push(Entry::of(sample, shards)) {
-            let mut ledger = self.ledger();
-            self.stripes.drain_own(|entry| ledger.sheet.count(entry));
-        }
+    fn with_clock(labels: Labels, clock: Clock) -> Self {
+        let history = Arc::new(History::new());
+        history.know_since(clock.started_ms());
+        let second = clock.started_ms() / 1_000;
+        let shared = Shared::new(
+            clock,
+            Shape::of(&labels),
+            RandomState::new().hash_one(0),
+            Ledger::new(labels.clone(), history.clone(), second),
+            history,
+        );
+        Self { labels, shared: Arc::new(shared), drainer: None }
+    }
+
+    /// What a thread that answers requests records with; one for each of them.
+    pub fn worker(&self) -> Worker {
+        let (entries, entries_taken) = RingBuffer::new(ENTRIES_MAX);
+        let (details, details_taken) = RingBuffer::new(DETAILS_MAX);
+        self.shared.ledger().add(Lane { entries: entries_taken, details: details_taken });
+        let running = Arc::new(Running::default());
+        let mut in_flight = self.shared.in_flight();
+        in_flight.retain(|other| Arc::strong_count(other) > 1);
+        in_flight.push(running.clone());
+        Worker::new(self.shared.clone(), running, entries, details)
+    }
+
+    /// The history up to this moment: every request that was recorded before is in it. Takes the time of a drain, so
+    /// ask where blocking is allowed.
+    pub fn history(&self) -> &Arc<History> {
+        // A recorder by hand has no time of its own: it stays where it was told to be.
+        self.settle_at(if self.drainer.is_some() { Instant::now() } else { self.started() })
+    }
+
+    /// [`Recorder::history`] up to a moment: closes the seconds before it. For tests.
+    pub fn settle_at(&self, now: Instant) -> &Arc<History> {
+        self.drain_at(now);
+        self.shared.ledger().show_open();
+        self.shared.history()
+    }
+
+    /// Counts what workers left up to a moment, and closes the seconds before it: what the recorder's thread does. For
+    /// tests.
+    pub fn drain_at(&self, now: Instant) {
+        self.shared.drain(self.shared.clock.ms(now));
+    }
+
+    /// The clock of the recorder: ms since 1970 UTC, never backwards.
+    pub fn at_ms(&self) -> u64 {
+        self.shared.clock.ms(Instant::now())
     }
 
     /// When the recorder began to count.
     pub fn started(&self) -> Instant {
-        self.started
+        self.shared.clock.started()
     }
 
-    /// What happened in the window that ends now. Takes about 20 µs per slot of 5 s and label: 5 ms
-    /// for five minutes of four shards, so call it where blocking is allowed.
-    pub fn snapshot(&self, window: Window) -> Metrics {
-        self.snapshot_at(window, self.started.elapsed())
+    /// When the recorder began to count, in ms since 1970 UTC.
+    pub fn started_ms(&self) -> u64 {
+        self.shared.clock.started_ms()
     }
 
-    /// [`Recorder::snapshot`] at a time since the start of the recorder.
-    pub fn snapshot_at(&self, window: Window, at: Duration) -> Metrics {
-        // The lock is held for a copy; the slots are decoded and added up outside.
-        let (mut sheet, slots, at) = {
-            let mut ledger = self.ledger();
-            self.roll(&mut ledger, at);
-            self.stripes.drain_all(|entry| ledger.sheet.count(entry));
-            let at = at.max(slot_start(ledger.running));
-            (ledger.sheet.clone(), ledger.since(first_slot(window, at)), at)
-        };
-        for slot in &slots {
-            sheet.add(slot);
-        }
-        let measured = at - slot_start(first_slot(window, at));
-        Metrics::of(&sheet, &self.shards, window, measured)
+    /// Requests being answered, of all workers.
+    pub fn in_flight(&self) -> u64 {
+        self.shared.in_flight().iter().map(|running| running.0.load(Ordering::Relaxed)).sum()
     }
 
-    /// Bytes that the finished slots take: at most 9 MiB for each label used.
-    pub fn finished_bytes(&self) -> usize {
-        self.ledger().finished.iter().map(|slot| slot.size_bytes()).sum()
+    /// Requests of each slot of the key space in the running minute and the `minutes` before it (at most 15): as many
+    /// entries as there are slots.
+    pub fn slot_load(&self, minutes: u64) -> Vec<SlotLoad> {
+        self.history();
+        let ledger = self.shared.ledger();
+        ledger.books().slots.sums(ledger.books().running(), minutes)
     }
 
-    /// No request waits for another that is closing the slot, or for a snapshot.
-    fn roll_unless_busy(&self, at: Duration) {
-        if let Ok(mut ledger) = self.ledger.try_lock() {
-            self.roll(&mut ledger, at);
-        }
+    /// Bytes that it takes, its history included: what the README bounds.
+    pub fn bytes(&self) -> usize {
+        self.shared.ledger().bytes() + self.shared.history().bytes()
     }
 
-    /// Ends the running slot if `at` is beyond it.
-    fn roll(&self, ledger: &mut Ledger, at: Duration) {
-        let next = slot_at(at);
-        if next > ledger.running {
-            self.stripes.drain_all(|entry| ledger.sheet.count(entry));
-            ledger.advance(next);
-            self.running.store(next, Ordering::Relaxed);
-        }
+    /// The names it was made with.
+    pub fn labels(&self) -> &Labels {
+        &self.labels
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What was counted since the start.
+    pub(crate) fn totals(&self) -> Totals {
+        self.history();
+        self.shared.ledger().books().totals.clone()
     }
 }
 
-impl Ledger {
-    /// Closes the running slot, begins slot `next`, and forgets what no window reaches any more.
-    fn advance(&mut self, next: u64) {
-        assert!(next > self.running, "slots only go forward");
-        self.finished.extend(self.sheet.finish(self.running).map(Arc::new));
-        self.running = next;
-        let oldest = next.saturating_sub(SLOTS_KEPT_MAX);
-        while self.finished.front().is_some_and(|slot| slot.index < oldest) {
-            self.finished.pop_front();
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.shared.end();
+        if let Some(drainer) = self.drainer.take() {
+            // Its thread panics only where this one would.
+            let _ = drainer.join();
         }
-        assert!(self.finished.len() as u64 <= SLOTS_KEPT_MAX, "one entry per slot");
     }
-
-    fn since(&self, first: u64) -> Vec<Arc<FinishedSlot>> {
-        self.finished.iter().filter(|slot| slot.index >= first).cloned().collect()
-    }
-}
-
-/// The oldest slot that the window touches.
-fn first_slot(window: Window, at: Duration) -> u64 {
-    slot_at(at.saturating_sub(window.length()))
 }

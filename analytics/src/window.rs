@@ -1,26 +1,28 @@
 //! How far back a question looks.
 //!
-//! **Invariant:** a [`Window`] is 1 ms to 1 h; no other can be made.
-//! **Not here:** the rounding to slots. That is `recorder`'s.
+//! **Invariant:** a [`Window`] is 1 ms to 7 days; no other can be made.
+//! **Not here:** the rounding to slots. That is `history`'s.
 
 use std::time::Duration;
 
-/// The longest window: what is older is not kept.
-const WINDOW_MAX_MS: u64 = 3_600_000;
+/// The longest window that can be asked for in ms.
+const TIME_RANGE_MAX_MS: u64 = 3_600_000;
 /// Characters of a refused text that an error repeats; the rest says nothing more.
 const ECHO_CHARS_MAX: usize = 40;
 
-/// A stretch of time that ends now: 1 ms to 1 h, 5 minutes by default.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A stretch of time that ends now: 1 ms to 7 days, 5 minutes by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Window {
     ms: u64,
 }
 
 impl Window {
-    /// The longest window, and how long the recorder remembers: 1 h.
-    pub const MAX: Window = Window { ms: WINDOW_MAX_MS };
+    /// The longest window, and how long anything is remembered: 7 days.
+    pub const MAX: Window = Window { ms: 7 * 86_400_000 };
+    /// The values of `window=`, the shortest first.
+    pub const NAMES: [&'static str; 7] = ["1m", "5m", "15m", "1h", "6h", "24h", "7d"];
 
-    /// Parses the value of `window=`: `1m`, `5m`, `15m` or `1h`, spelled exactly so.
+    /// Parses the value of `window=`: one of [`Window::NAMES`], spelled exactly so.
     ///
     /// # Errors
     /// [`WindowError::Name`] for any other text.
@@ -29,7 +31,10 @@ impl Window {
             "1m" => Ok(Self { ms: 60_000 }),
             "5m" => Ok(Self { ms: 300_000 }),
             "15m" => Ok(Self { ms: 900_000 }),
-            "1h" => Ok(Self::MAX),
+            "1h" => Ok(Self { ms: 3_600_000 }),
+            "6h" => Ok(Self { ms: 6 * 3_600_000 }),
+            "24h" => Ok(Self { ms: 86_400_000 }),
+            "7d" => Ok(Self::MAX),
             other => Err(WindowError::Name { given: echo(other) }),
         }
     }
@@ -42,7 +47,7 @@ impl Window {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let ms = digits.then(|| text.parse().ok()).flatten();
         match ms {
-            Some(ms @ 1..=WINDOW_MAX_MS) => Ok(Self { ms }),
+            Some(ms @ 1..=TIME_RANGE_MAX_MS) => Ok(Self { ms }),
             Some(_) | None => Err(WindowError::TimeRange { given: echo(text) }),
         }
     }
@@ -76,8 +81,8 @@ impl Default for Window {
 /// Why a text is no window. The message names what is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WindowError {
-    /// `window` is none of the four names.
-    #[error("window must be one of 1m, 5m, 15m, 1h; got \"{given}\"")]
+    /// `window` is none of the names.
+    #[error("window must be one of 1m, 5m, 15m, 1h, 6h, 24h, 7d; got \"{given}\"")]
     Name {
         /// The text, cut after 40 characters.
         given: String,
@@ -89,7 +94,7 @@ pub enum WindowError {
         given: String,
     },
     /// Both spellings at once.
-    #[error("window and timeRange exclude each other: give window=1m|5m|15m|1h only")]
+    #[error("window and timeRange exclude each other: give window=1m|5m|15m|1h|6h|24h|7d only")]
     Both,
 }
 

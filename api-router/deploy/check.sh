@@ -119,15 +119,18 @@ check_manifests() {
 }
 
 check_service() {
-    say 'systemd unit'
+    say 'systemd units'
     if ! type -P systemd-analyze >/dev/null; then
-        skip 'the systemd unit: there is no systemd-analyze'
+        skip 'the systemd units: there is no systemd-analyze'
         return
     fi
-    # It is not installed here.
-    sed 's#^ExecStart=.*#ExecStart=/bin/true#' "$here/systemd/tessera.service" >"$scratch/tessera.service"
-    systemd-analyze verify --man=no "$scratch/tessera.service"
-    systemd-analyze security --offline=true --threshold="$EXPOSURE_MAX" "$scratch/tessera.service" | tail -n 1
+    local unit
+    for unit in tessera.service tessera-analytics.service; do
+        # It is not installed here.
+        sed 's#^ExecStart=.*#ExecStart=/bin/true#' "$here/systemd/$unit" >"$scratch/$unit"
+        systemd-analyze verify --man=no "$scratch/$unit"
+        systemd-analyze security --offline=true --threshold="$EXPOSURE_MAX" "$scratch/$unit" | tail -n 1
+    done
 }
 
 check_balancer() {
@@ -144,18 +147,19 @@ check_balancer() {
     LD_LIBRARY_PATH="${libraries:-}" python3 "$here/try_balancer.py" "$haproxy" "$here/balancer/haproxy.cfg"
 }
 
+# Of a stage of the Dockerfile, with this program or the one that is built.
 try_image() {
-    say 'image of the router'
-    local target=${CARGO_TARGET_DIR:-target} program=${1-}
-    for found in "$target/release/api-router" "$target/debug/api-router"; do
+    local stage=$1 name=$2 program=${3-} target=${CARGO_TARGET_DIR:-target}
+    say "image $stage"
+    for found in "$target/release/$name" "$target/debug/$name"; do
         [[ -z $program && -x $found ]] && program=$found
     done
     if [[ -z $program ]]; then
-        skip 'the image: no router is built'
+        skip "the image $stage: no $name is built"
         return
     fi
     local said
-    said=$(python3 "$here/try_image.py" api-router/Dockerfile "$program" 2>"$scratch/log") || {
+    said=$(python3 "$here/try_image.py" api-router/Dockerfile "$stage" "$program" 2>"$scratch/log") || {
         cat "$scratch/log"
         return 1
     }
@@ -171,7 +175,8 @@ else
 fi
 check_service
 check_balancer
-try_image "$@"
+try_image router api-router "$@"
+try_image analytics analytics
 
 ((${#skipped[@]} == 0)) || printf '==> NOT CHECKED: %s\n' "${skipped[@]}"
 say 'what was checked is well'

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Makes the last image of a Dockerfile in a plain directory, and runs it as an engine would: without one.
+"""Makes an image of a Dockerfile in a plain directory, and runs it as an engine would: without one.
 
-    try_image.py DOCKERFILE PROGRAM
+    try_image.py DOCKERFILE STAGE PROGRAM
 
 The root directory is read-only, the process is the first one of its system, as the image's user and without any
 capability; only the working directory and /tmp can be written. It must become healthy by the image's own check, answer
@@ -26,22 +26,24 @@ PATIENCE_SECONDS = 60
 PR_SET_NO_NEW_PRIVS = 38
 
 
-def last_stage(path):
-    """The instructions of the last stage, in their order, as pairs."""
+def instructions(path, stage):
+    """The instructions of a stage, in their order, as pairs."""
     text = re.sub(r"\\\n", " ", open(path).read())
     lines = [line.split(None, 1) for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    begin = max(at for at, line in enumerate(lines) if line[0] == "FROM")
-    return [(name, rest.strip()) for name, rest in lines[begin:]]
+    begins = [at for at, line in enumerate(lines) if line[0] == "FROM"] + [len(lines)]
+    begin = next(at for at in begins if lines[at][1].endswith(f" AS {stage}"))
+    end = next(at for at in begins if at > begin)
+    return [(name, rest.strip()) for name, rest in lines[begin:end]]
 
 
 class Image:
     """What an engine would know of the image."""
 
-    def __init__(self, dockerfile, program, folder):
-        stage = last_stage(dockerfile)
+    def __init__(self, dockerfile, name, program, folder):
+        stage = instructions(dockerfile, name)
         said = dict(stage)
         if not said["FROM"].startswith("scratch "):
-            sys.exit("the last stage is not made of nothing: this check does not know its base")
+            sys.exit(f"the stage {name} is not made of nothing: this check does not know its base")
         self.root = os.path.join(folder, "root")
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "image-root.sh")
         subprocess.run([script, program, self.root], check=True)
@@ -59,10 +61,10 @@ class Image:
         self.health = json.loads(said["HEALTHCHECK"].split(" CMD ", 1)[1])
 
     def own(self, copied):
-        """`/image` of the build is the root here: what is copied is there already, but for its owner."""
+        """`/image…` of the build is the root here: what is copied is there already, but for its owner."""
         words = copied.split()
         source, target = words[-2:]
-        if source.rstrip("/") != "/image" + target.rstrip("/"):
+        if not re.fullmatch("/image(-[a-z]+)?" + re.escape(target.rstrip("/")), source.rstrip("/")):
             sys.exit(f"COPY {copied}: this check only knows copies of /image to their own place")
         owner = [word.split("=", 1)[1] for word in words if word.startswith("--chown=")]
         user, group = map(int, owner[0].split(":")) if owner else (0, 0)
@@ -132,7 +134,8 @@ def check_rights(image, pid):
 def try_out(image):
     """Runs the image until it has answered, and ends it."""
     address = f"127.0.0.1:{free_port()}"
-    environment = {**image.environment, "TESSERA_BIND": address}
+    bind = next(name for name in image.environment if name.endswith("_BIND"))
+    environment = {**image.environment, bind: address}
     process = subprocess.Popen(image.command(image.entrypoint, True), env=environment, stdout=subprocess.DEVNULL)
     try:
         probe = image.command(image.health, False)
@@ -158,14 +161,14 @@ def size_of(root):
     return len(files), sum(os.path.getsize(file) for file in files)
 
 
-def main(dockerfile, program):
+def main(dockerfile, stage, program):
     probe = ["unshare", "--mount", "--pid", "--fork", "true"]
     if os.geteuid() != 0 or not shutil.which("unshare") or subprocess.run(probe, stderr=subprocess.DEVNULL).returncode:
         print("SKIPPED: the image is tried by root only, where namespaces can be made")
         return
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
-        image = Image(dockerfile, program, folder)
+        image = Image(dockerfile, stage, program, folder)
         count, size = size_of(image.root)
         try_out(image)
         print(f"the image has {count} files, {size / 1e6:.1f} MB, most of it {program}; read-only and as user "

@@ -6,16 +6,17 @@ use std::time::{Duration, Instant};
 
 use actix_web::http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use actix_web::web::Bytes;
-use actix_web::{HttpResponse, HttpResponseBuilder};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use shard_manager::error::Failure;
 use shard_manager::lane::LaneTimes;
 use shard_manager::shard_map::Place;
 use shard_manager::token::SessionToken;
-use shard_manager::topology::{Role, ShardIndex};
+use shard_manager::topology::Role;
 use shard_manager::value::push_json_number;
 
 use crate::app::App;
 use crate::problem::{Problem, ProblemBody, X_SESSION_TOKEN};
+use crate::trail;
 
 const X_SHARD: HeaderName = HeaderName::from_static("x-shard");
 const X_SHARD_SLOT: HeaderName = HeaderName::from_static("x-shard-slot");
@@ -24,10 +25,6 @@ const X_SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// The preferences that were honoured.
 pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
-
-/// Left on an answer for the gate: which shard it came from.
-#[derive(Clone, Copy, Debug)]
-pub struct ServedBy(pub ShardIndex);
 
 /// Where a request's time went, for `Server-Timing`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -82,6 +79,8 @@ fn push_milliseconds(out: &mut Vec<u8>, time: Duration) {
 /// What every answer about rows tells of where it comes from.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'s> {
+    /// What was asked.
+    pub request: &'s HttpRequest,
     /// Which kind of node answered.
     pub role: Role,
     /// What the client has seen with it.
@@ -92,6 +91,10 @@ pub struct Source<'s> {
 
 /// An answer about rows, ready for its body.
 pub fn data_response(app: &App, source: &Source<'_>, timing: &Timing) -> HttpResponseBuilder {
+    trail::note(source.request, |trail| {
+        trail.role = Some(source.role);
+        (trail.route, trail.queue, trail.database) = (timing.route, timing.queue, timing.database);
+    });
     let mut response = HttpResponse::Ok();
     let token = HeaderValue::from_maybe_shared(Bytes::from(app.manager.token(source.session)))
         .expect("a token is visible ASCII");
@@ -113,11 +116,11 @@ pub fn keyed_response(
     source: &Source<'_>,
     timing: &Timing,
 ) -> HttpResponseBuilder {
+    trail::note(source.request, |trail| trail.ask(place));
     let mut response = data_response(app, source, timing);
     response
         .insert_header((X_SHARD, app.shard_header(place.shard)))
         .insert_header((X_SHARD_SLOT, HeaderValue::from(place.slot.number())));
-    response.extensions_mut().insert(ServedBy(place.shard));
     response
 }
 
@@ -130,8 +133,16 @@ pub fn etag(version: i64) -> HeaderValue {
     HeaderValue::from_maybe_shared(Bytes::from(text)).expect("digits in quotes are a header value")
 }
 
-/// A failure as a problem that names its shard, and tells what the client has seen with it.
-pub fn refusal(app: &App, failure: Failure, session: &SessionToken) -> Problem {
+/// A failure, of what was asked of the shards at `asked`, as a problem that names its shard, and tells what the client has
+/// seen with it.
+pub fn refusal(
+    app: &App,
+    (request, asked): (&HttpRequest, Instant),
+    failure: Failure,
+    session: &SessionToken,
+) -> Problem {
+    let all = || app.manager.map().topology().len();
+    trail::note(request, |trail| trail.fail(&failure, asked.elapsed(), all()));
     let shard = failure.place.map(|place| app.manager.shard_name(place.shard).to_owned());
     let seen = failure.place.zip(failure.seen).map(|(place, position)| {
         let mut session = session.clone();
@@ -177,6 +188,13 @@ refusals! {
         400 BadRequest "A header or a parameter cannot be used: the detail names it.";
         403 Forbidden "The request comes from a foreign web page.";
         404 NotFound "There is nothing of this name.";
+    }
+    /// The problems that a stream may answer with.
+    StreamRefusals {
+        400 BadRequest "A header or a parameter cannot be used: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        404 NotFound "Nothing is counted here.";
+        503 Unavailable "Too many watch already, or the router is about to end; see Retry-After.";
     }
     /// The problems that a read may answer with.
     ReadRefusals {

@@ -2,28 +2,38 @@
 //!
 //! **Not here:** the routes; anything of a single request.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use actix_web::http::header::HeaderValue;
-use analytics::{ErrorLog, Recorder};
+use analytics::live::Hub;
+use analytics::{ErrorLog, MetricsQuery};
 use shard_manager::manager::Manager;
 use shard_manager::topology::ShardIndex;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::body::BULK_BYTES_MAX;
+use crate::data_route::DataRoute;
+use crate::figures::{self, Figures};
 use crate::problem::{Code, Problem};
+use crate::trace::Trace;
 
 /// The state of a router.
 pub struct App {
     /// The cluster.
-    pub manager: Manager,
-    /// What happened and how fast.
-    pub recorder: Recorder,
-    /// The last errors.
-    pub errors: ErrorLog,
+    pub manager: Arc<Manager>,
+    /// What happened and how fast; `None` if nothing is to be counted.
+    pub analytics: Option<Analytics>,
+    /// Where traces are sent, if anywhere.
+    #[cfg(feature = "otlp")]
+    pub tracer: Option<crate::otlp::Tracer>,
     /// When the router started.
     pub started: Instant,
+    /// The port that the router serves on.
+    pub port: u16,
     /// Whether the router is reached through a loopback address only.
     pub loopback_only: bool,
     /// Whether nodes can be paused, delayed and cut through the API.
@@ -34,6 +44,29 @@ pub struct App {
     bulk_room: Semaphore,
 }
 
+/// What a router counts, and who watches it.
+pub struct Analytics {
+    /// The figures.
+    pub figures: Arc<Figures>,
+    /// The last errors.
+    pub errors: Arc<ErrorLog>,
+    /// Those who watch the figures live.
+    pub hub: Arc<Hub<MetricsQuery>>,
+}
+
+/// What a router is told of itself when it is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// The address that it serves on.
+    pub address: SocketAddr,
+    /// Whether nodes can be paused, delayed and cut through the API.
+    pub lab: bool,
+    /// Whether requests are counted.
+    pub analytics: bool,
+    /// `sqlite`, `postgres` or `citus`.
+    pub backend: &'static str,
+}
+
 /// What a streamed body may hold at most, however long it is, of rows on their way to the shards.
 const STREAM_BYTES_MAX: usize = 12 << 20;
 /// The same while many bodies are held.
@@ -42,22 +75,31 @@ const STREAM_BYTES_MIN: usize = 8 << 20;
 const BULK_ROOM_MAX: usize = 128 << 20;
 
 impl App {
-    /// The state of a router over an open cluster.
-    pub fn new(manager: Manager, loopback_only: bool, lab: bool) -> Self {
+    /// The state of a router over an open cluster. What goes on beside requests does so on `runtime`, which must not be
+    /// one that serves them.
+    pub fn new(manager: Manager, setting: Setting, runtime: &Handle) -> Self {
+        let manager = Arc::new(manager);
         let map = manager.map();
-        let names: Vec<String> =
-            map.topology().shards().iter().map(|shard| shard.name.clone()).collect();
-        let shard_headers = names
+        let shard_headers = map
+            .topology()
+            .shards()
             .iter()
-            .map(|name| HeaderValue::from_str(name).expect("shard names are visible ASCII"))
+            .map(|shard| HeaderValue::from_str(&shard.name).expect("shard names are visible ASCII"))
             .collect();
+        let analytics = setting.analytics.then(|| {
+            let figures = Arc::new(Figures::new(&manager, runtime, setting.backend));
+            let hub = figures::hub(&figures, runtime);
+            Analytics { figures, errors: Arc::default(), hub }
+        });
         Self {
             manager,
-            recorder: Recorder::new(names),
-            errors: ErrorLog::new(),
+            analytics,
+            #[cfg(feature = "otlp")]
+            tracer: None,
             started: Instant::now(),
-            loopback_only,
-            lab,
+            port: setting.address.port(),
+            loopback_only: setting.address.ip().to_canonical().is_loopback(),
+            lab: setting.lab,
             shard_headers,
             draining: AtomicBool::new(false),
             bulk_room: Semaphore::new(BULK_ROOM_MAX >> 10),
@@ -94,9 +136,44 @@ impl App {
         }
     }
 
-    /// Tells load balancers to send no more.
+    /// Tells load balancers to send no more, and ends what would never end by itself.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        if let Some(analytics) = &self.analytics {
+            analytics.hub.close();
+        }
+    }
+
+    /// What is counted.
+    ///
+    /// # Errors
+    /// TSR111 if nothing is.
+    pub fn analytics(&self) -> Result<&Analytics, Problem> {
+        self.analytics.as_ref().ok_or_else(|| {
+            Problem::new(Code::TSR111, "analytics is off: this router counts nothing")
+                .hint("start it with --analytics on")
+        })
+    }
+
+    /// Whether somebody wants to know what became of a request.
+    pub fn follows_trails(&self) -> bool {
+        self.analytics.is_some() || self.is_traced()
+    }
+
+    /// A trace for a request that came without one: only requests about rows are traced, and only if traces are sent
+    /// anywhere.
+    pub fn begin_trace(&self, route: Option<DataRoute>) -> Option<Trace> {
+        (route.is_some() && self.is_traced()).then(Trace::begin)
+    }
+
+    #[cfg(feature = "otlp")]
+    fn is_traced(&self) -> bool {
+        self.tracer.is_some()
+    }
+
+    #[cfg(not(feature = "otlp"))]
+    fn is_traced(&self) -> bool {
+        false
     }
 
     /// Whether the router is about to end.

@@ -62,7 +62,10 @@ fn is_worth_it(answer: &ServiceResponse<BoxBody>) -> bool {
     let is_text = essence.starts_with("text/")
         || matches!(
             essence,
-            "application/json" | "application/problem+json" | "application/javascript"
+            "application/json"
+                | "application/problem+json"
+                | "application/javascript"
+                | "application/openmetrics-text"
         );
     is_text && !headers.contains_key(CONTENT_ENCODING)
 }

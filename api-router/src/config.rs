@@ -7,6 +7,7 @@
 //! the default. Passwords are neither shown nor told by an error.
 //! **Not here:** what the values do (`app`, `main`).
 
+mod analytics;
 mod file;
 mod postgres;
 mod settings;
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ::analytics::store::StoreAddress;
 use clap::Parser;
 use shard_manager::address::ClusterAddress;
 use shard_manager::keyspace::Keyspace;
@@ -115,6 +117,16 @@ pub struct Flags {
     /// Serve /api/lab, by which anybody can pause, delay and cut nodes: for development and teaching
     #[arg(long)]
     lab: bool,
+    /// Whether requests are counted, for figures and the dashboard: on or off [default: on]
+    #[arg(long, value_name = "on|off")]
+    analytics: Option<String>,
+    /// Where figures are kept over restarts: a file of SQLite, postgres://…, or none [default: analytics.db in the folder
+    /// of embedded shards, none with servers]. Give passwords in TESSERA_ANALYTICS_STORE or a file
+    #[arg(long, value_name = "FILE|URL|none")]
+    analytics_store: Option<String>,
+    /// Where traces are sent, by OTLP over HTTP: http://127.0.0.1:4318 (only if built with the feature otlp)
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
     /// A TOML file with any of these settings, and sections for servers [default: tessera.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -161,6 +173,12 @@ pub struct Config {
     pub insecure: bool,
     /// Whether nodes can be paused, delayed and cut through the API.
     pub lab: bool,
+    /// Whether requests are counted.
+    pub analytics: bool,
+    /// Where figures are kept over restarts, if anywhere.
+    pub analytics_store: Option<StoreAddress>,
+    /// Where traces are sent, if anywhere: `http://host:port`, a path behind it or none.
+    pub otlp_endpoint: Option<String>,
     shown: Vec<Shown>,
 }
 
@@ -192,8 +210,24 @@ impl Config {
         let truth = |text: &str| text.parse().map_err(|_| "true or false".to_owned());
         let insecure = settings.parse("insecure", "false", truth)?;
         let lab = settings.parse("lab", "false", truth)?;
+        let analytics = analytics::is_on(&mut settings)?;
+        let analytics_store = analytics::store(&mut settings, &engine)?;
+        let otlp_endpoint = analytics::otlp_endpoint(&mut settings)?;
         let shown = settings.shown();
-        Ok(Self { bind, tls, engine, wanted, workers, log, insecure, lab, shown })
+        Ok(Self {
+            bind,
+            tls,
+            engine,
+            wanted,
+            workers,
+            log,
+            insecure,
+            lab,
+            analytics,
+            analytics_store,
+            otlp_endpoint,
+            shown,
+        })
     }
 
     /// Refuses to be reachable for others without being told so.
@@ -333,6 +367,9 @@ impl Flags {
             ("keyspace", &self.keyspace),
             ("workers", &self.workers),
             ("log", &self.log),
+            ("analytics", &self.analytics),
+            ("analytics_store", &self.analytics_store),
+            ("otlp_endpoint", &self.otlp_endpoint),
             ("tls_cert", &self.tls_cert),
             ("tls_key", &self.tls_key),
         ];

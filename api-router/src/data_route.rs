@@ -11,25 +11,40 @@ pub const KV: &str = "/api/kv/{key}";
 /// What begins so is of [`KV`], whatever follows: slashes belong to the key.
 pub const KV_PREFIX: &str = "/api/kv/";
 
-/// A route about rows: its name, and what a request does there.
-pub type DataRoute = (&'static str, Operation);
+/// Every route about rows, in the order in which they are told. Those that are asked for most stand first.
+pub const ROUTES: [&str; 6] = ["/api/write", "/api/read", "/api/bulk-write", KV, "/write", "/read"];
 
-/// Paths with one method each. Those that are asked for most stand first.
-const PLAIN: [DataRoute; 5] = [
-    ("/api/write", Operation::Write),
-    ("/api/read", Operation::Read),
-    ("/api/bulk-write", Operation::Write),
-    ("/write", Operation::Write),
-    ("/read", Operation::Read),
-];
+/// A route about rows, and what a request does there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataRoute {
+    /// Its place in [`ROUTES`].
+    pub index: u8,
+    /// Read or write.
+    pub operation: Operation,
+}
+
+impl DataRoute {
+    /// The path as it is declared.
+    pub fn name(self) -> &'static str {
+        ROUTES[usize::from(self.index)]
+    }
+}
 
 /// The route that a request for this path (decoded as routing decodes it) is counted under, if it is about rows.
 pub fn data_route(path: &str, method: &Method) -> Option<DataRoute> {
-    let plain = PLAIN.into_iter().find(|(route, _)| *route == path);
-    plain.or_else(|| {
-        let operation = if method == Method::GET { Operation::Read } else { Operation::Write };
-        path.starts_with(KV_PREFIX).then_some((KV, operation))
-    })
+    let (read, write) = (Operation::Read, Operation::Write);
+    let (index, operation) = match path {
+        "/api/write" => (0, write),
+        "/api/read" => (1, read),
+        "/api/bulk-write" => (2, write),
+        "/write" => (4, write),
+        "/read" => (5, read),
+        path if path.starts_with(KV_PREFIX) => {
+            (3, if method == Method::GET { read } else { write })
+        }
+        _ => return None,
+    };
+    Some(DataRoute { index, operation })
 }
 
 /// The route that makes tables: not counted among those about rows.
@@ -38,7 +53,7 @@ const TABLES: &str = "/api/tables";
 /// Whether a refusal must say what became of the request.
 pub fn is_write(route: Option<DataRoute>, path: &str, method: &Method) -> bool {
     match route {
-        Some((_, operation)) => operation == Operation::Write,
+        Some(route) => route.operation == Operation::Write,
         None => path == TABLES && method == Method::POST,
     }
 }

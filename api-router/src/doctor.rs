@@ -6,16 +6,22 @@
 use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::net::TcpListener;
+use std::time::{Duration, SystemTime};
+
+use chrono::{DateTime, Utc};
 
 use rustix::process::{Resource, getrlimit};
 use shard_manager::doctor::{Finding, Verdict, files, servers};
 
 use crate::config::{Config, Engine};
 use crate::server::CONNECTIONS_MAX;
-use crate::tls::Identity;
+use crate::tls::{Identity, Validity};
 
 /// Files that a router has open beside the connections of clients.
 const FILES_BESIDE: usize = 256;
+/// A certificate that ends sooner should have been renewed by now: those that are renewed by programs are, a third of their
+/// time before it ends.
+const RENEWED_BEFORE: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 /// Looks at everything.
 pub async fn examine(config: &Config) -> Vec<Finding> {
@@ -86,9 +92,40 @@ fn certificate(config: &Config) -> Option<Finding> {
     let files = config.tls.clone()?;
     let about = files.certificate.display().to_string();
     Some(match Identity::read(files) {
-        Ok(_) => Finding::good(about, "is a certificate, and its key fits"),
+        Ok(identity) => lifetime(about, identity.validity(), SystemTime::now()),
         Err(error) => Finding::fault(about, error),
     })
+}
+
+fn lifetime(about: String, validity: Option<Validity>, now: SystemTime) -> Finding {
+    let fits = "is a certificate, and its key fits";
+    let at = |time: SystemTime| DateTime::<Utc>::from(time).format("%Y-%m-%d %H:%M UTC");
+    let Some(Validity { begins, ends }) = validity else {
+        return Finding::warning(about, format!("{fits}; how long it is valid cannot be read"));
+    };
+    if now < begins {
+        let told = format!(
+            "is valid from {} on: no client accepts it before; or is the clock of this machine wrong?",
+            at(begins)
+        );
+        return Finding::warning(about, told);
+    }
+    match ends.duration_since(now) {
+        Err(_over) => {
+            Finding::fault(about, format!("ended on {}: no client accepts it; renew it", at(ends)))
+        }
+        Ok(left) if left < RENEWED_BEFORE => {
+            let days = left.as_secs() / (24 * 3_600);
+            Finding::warning(
+                about,
+                format!(
+                    "ends in {days} days, on {}: renew it; a running router takes the new one by itself",
+                    at(ends)
+                ),
+            )
+        }
+        Ok(_) => Finding::good(about, format!("{fits}; it ends on {}", at(ends))),
+    }
 }
 
 fn open_files(config: &Config) -> Finding {

@@ -5,26 +5,33 @@
 //! readiness say is an answer, not a refusal). Bytes that are no HTTP never come here.
 //! **Not here:** what a route does.
 
+use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use actix_web::Error;
-use actix_web::body::BoxBody;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
-use analytics::{ErrorEvent, Sample};
+use actix_web::{Error, HttpMessage};
+use analytics::{ErrorEvent, ErrorLog, Sample, Worker};
+use shard_manager::keyspace::Slot;
+use shard_manager::topology::Role;
+#[cfg(feature = "otlp")]
+use shard_manager::topology::ShardIndex;
 
-use crate::answer::ServedBy;
 use crate::app::App;
 use crate::compression::compressed;
 use crate::data_route::{DataRoute, data_route, is_write};
 use crate::headers::{X_REQUEST_ID, request_id};
+#[cfg(feature = "otlp")]
+use crate::otlp::Traced;
 use crate::problem::{Code, Problem};
+use crate::trace::{TRACEPARENT, Trace};
+use crate::trail::{self, Trail};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
 
 /// Handles a request on its way in and its answer on the way out.
@@ -37,9 +44,21 @@ pub async fn gate(
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let began = Instant::now();
     let app = request.app_data::<Data<App>>().cloned().expect("serve() registers the app");
-    if request.method() == Method::HEAD {
+    let is_head = request.method() == Method::HEAD;
+    if is_head {
         // As GET; what sends the answer knows that the client wants no body.
         request.head_mut().method = Method::GET;
+    }
+    // The path as it is routed, for it may be spelled with escapes: also of a request that is refused before.
+    let (path, method) = (request.match_info().as_str(), request.method());
+    let route = data_route(path, method);
+    let is_write = is_write(route, path, method);
+    let trace = Trace::of(request.headers()).or_else(|| app.begin_trace(route));
+    let worker = request.app_data::<Rc<Worker>>().cloned();
+    // Ended also when the client goes away, and all of this is dropped.
+    let _in_flight = route.and(worker.as_ref()).map(|worker| worker.begin());
+    if route.is_some() && app.follows_trails() {
+        trail::lay(&request);
     }
     let refused = match request_id(request.headers()) {
         Ok(id) => (id, refuse_foreign(request.headers(), app.loopback_only).err()),
@@ -51,25 +70,25 @@ pub async fn gate(
         // Routes turn their errors into responses; an error here is the framework's own.
         None => next.call(request).await?,
     };
-    // The path as it is routed, for it may be spelled with escapes: also of a request that was refused before.
-    let asked = response.request();
-    let (path, method) = (asked.match_info().as_str(), asked.method());
-    let route = data_route(path, method);
-    let problem = problem_of(&response, is_write(route, path, method));
+    let problem = problem_of(&response, is_write);
     if let Some(problem) = &problem {
         let rendered = problem.respond(id.to_str().unwrap_or(""));
         response = response.into_response(rendered);
     }
     response = compressed(response).await;
+    if is_head && response.response().body().size() == BodySize::Stream {
+        // What sends the answer would wait for the end of a body that it leaves out.
+        response = response.map_body(|_, _| BoxBody::new(()));
+    }
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if let Some(problem) = &problem {
-        // The path of a data route may hold a key, which no log may tell.
-        let path = route.map_or(response.request().path(), |(name, _)| name);
-        log(problem, &id, path);
+    if let Some(trace) = &trace {
+        headers.insert(TRACEPARENT, trace.header());
     }
+    let told = Told { route, id: &id, trace, problem: problem.as_ref() };
+    told.log(response.request().path());
     if let Some(route) = route {
-        record(&app, route, &response, problem.as_ref(), (&id, began));
+        told.record(&app, worker.as_deref(), route, &response, began);
     }
     response.headers_mut().insert(X_REQUEST_ID, id);
     Ok(response)
@@ -152,57 +171,91 @@ fn is_local_host(host: &str) -> bool {
         || address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// The trace that the client is in (W3C Trace Context: `00-<32 hex>-<16 hex>-<2 hex>`).
-fn trace_id(headers: &HeaderMap) -> Option<String> {
-    let parent = headers.get(&TRACEPARENT)?.to_str().ok()?;
-    let id = parent.split('-').nth(1)?;
-    let valid = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    valid.then(|| id.to_owned())
+/// What is known of an answer when it is told on.
+struct Told<'a> {
+    route: Option<DataRoute>,
+    id: &'a HeaderValue,
+    trace: Option<Trace>,
+    problem: Option<&'a Problem>,
 }
 
-/// What is our fault, or our trouble, is logged under the id that the client was told.
-fn log(problem: &Problem, id: &HeaderValue, path: &str) {
-    let request_id = id.to_str().unwrap_or("");
-    if problem.code() == Code::TSR500 {
-        tracing::error!(%problem, %request_id, path, "a request failed");
-    } else if problem.code() == Code::TSR005 {
-        // Told by counts and by the list of errors: a line for each would be work when there is too much of it.
-        tracing::debug!(%problem, %request_id, path, "a request was shed");
-    } else if problem.status().is_server_error() {
-        tracing::warn!(%problem, %request_id, path, "a request was not served");
+impl Told<'_> {
+    /// What is our fault, or our trouble, is logged under the id that the client was told.
+    fn log(&self, path: &str) {
+        let Some(problem) = self.problem else { return };
+        let request_id = self.id.to_str().unwrap_or("");
+        let trace_id = self.trace.map(tracing::field::display);
+        // The path of a data route may hold a key, which no log may tell.
+        let path = self.route.map_or(path, |route| route.name());
+        if problem.code() == Code::TSR500 {
+            tracing::error!(%problem, %request_id, trace_id, path, "a request failed");
+        } else if problem.code() == Code::TSR005 {
+            // Told by counts and by the list of errors: a line for each would be work when there is too much of it.
+            tracing::debug!(%problem, %request_id, trace_id, path, "a request was shed");
+        } else if problem.status().is_server_error() {
+            tracing::warn!(%problem, %request_id, trace_id, path, "a request was not served");
+        }
+    }
+
+    /// Counts a data request, and keeps what went wrong.
+    fn record(
+        &self,
+        app: &App,
+        worker: Option<&Worker>,
+        route: DataRoute,
+        response: &ServiceResponse<BoxBody>,
+        began: Instant,
+    ) {
+        let extensions = response.request().extensions();
+        let Some(trail) = extensions.get::<Trail>() else { return };
+        let named = self.problem.and_then(Problem::shard_name);
+        let found = || app.manager.map().topology().find(named?);
+        let now = Instant::now();
+        let sample = Sample {
+            route: route.index,
+            operation: route.operation,
+            shard: trail.shard.or_else(found).map(|shard| shard.0),
+            slot: trail.slot.map(Slot::number),
+            role: trail.role.map(counted_role),
+            status: response.status().as_u16(),
+            fanout: trail.fanout,
+            elapsed: now.duration_since(began),
+            queue: trail.queue,
+            database: trail.database,
+            key: trail.key(),
+            trace: self.trace.map(|trace| trace.id),
+        };
+        if let (Some(worker), Some(analytics)) = (worker, &app.analytics) {
+            worker.record(&sample, now);
+            self.remember(&analytics.errors, route, named);
+        }
+        #[cfg(feature = "otlp")]
+        if let (Some(tracer), Some(trace)) = (&app.tracer, self.trace) {
+            let shard = sample.shard.map(|shard| app.manager.shard_name(ShardIndex(shard)));
+            let (before, method) = (trail.route, response.request().method().as_str());
+            tracer.tell(&Traced { trace, sample, before, method, route: route.name(), shard });
+        }
+    }
+
+    fn remember(&self, errors: &ErrorLog, route: DataRoute, shard: Option<&str>) {
+        let Some(problem) = self.problem else { return };
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        errors.push(ErrorEvent {
+            at_ms: at.as_millis() as u64,
+            code: problem.code().name().into(),
+            status: problem.status().as_u16(),
+            route: route.name().into(),
+            shard: shard.map(str::to_owned),
+            request_id: self.id.to_str().unwrap_or("").to_owned(),
+            trace_id: self.trace.map(|trace| trace.to_string()),
+            message: problem.detail().to_owned(),
+        });
     }
 }
 
-/// Counts a data request, and keeps what went wrong.
-fn record(
-    app: &App,
-    (route, operation): DataRoute,
-    response: &ServiceResponse<BoxBody>,
-    problem: Option<&Problem>,
-    (id, began): (&HeaderValue, Instant),
-) {
-    let served = response.response().extensions().get::<ServedBy>().map(|served| served.0.0);
-    let named = problem.and_then(Problem::shard_name);
-    let found = named.and_then(|name| app.manager.map().topology().find(name)).map(|shard| shard.0);
-    let now = Instant::now();
-    let sample = Sample {
-        operation,
-        shard: served.or(found),
-        status: response.status().as_u16(),
-        elapsed: now.duration_since(began),
-    };
-    app.recorder.record_at(&sample, now.duration_since(app.recorder.started()));
-    let Some(problem) = problem else { return };
-    let request_id = id.to_str().unwrap_or("").to_owned();
-    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    app.errors.push(ErrorEvent {
-        at_ms: at.as_millis() as u64,
-        code: problem.code().name(),
-        status: problem.status().as_u16(),
-        route,
-        shard: named.map(str::to_owned),
-        request_id,
-        trace_id: trace_id(response.request().headers()),
-        message: problem.detail().to_owned(),
-    });
+fn counted_role(role: Role) -> analytics::Role {
+    match role {
+        Role::Primary => analytics::Role::Primary,
+        Role::Replica => analytics::Role::Replica,
+    }
 }

@@ -6,8 +6,10 @@ pub mod inflate;
 pub mod negotiation;
 pub mod problem;
 pub mod tls;
+pub mod trace;
 
 pub mod probe;
+pub mod trail;
 
 pub mod config;
 
@@ -17,7 +19,12 @@ pub mod filter;
 pub mod prefer;
 
 pub mod headers;
+pub mod lookout;
 pub mod query;
+
+pub mod figures;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 
 pub mod app;
 

@@ -9,9 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web::Data;
-use api_router::app::App;
+use analytics::store::Keeper;
+use api_router::app::{App, Setting};
 use api_router::config::{Config, Engine, Flags};
 use api_router::doctor;
+#[cfg(feature = "otlp")]
+use api_router::otlp::Tracer;
 use api_router::server;
 use api_router::tls::{Identity, Renewal};
 use clap::Parser;
@@ -19,6 +22,7 @@ use shard_manager::address::{ClusterAddress, ServerEngine};
 use shard_manager::manager::{ConnectedCluster, EmbeddedCluster, Manager};
 #[cfg(feature = "sabotage")]
 use shard_manager::sabotage::{self, Switch, UnknownSwitch};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -120,7 +124,21 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         .map_err(|error| anyhow::anyhow!("cannot serve on {}: {error}", config.bind))?;
     let bound = listener.local_addr()?;
     let manager = open(config)?;
-    let app = Data::new(App::new(manager, bound.ip().to_canonical().is_loopback(), config.lab));
+    let setting = Setting {
+        address: bound,
+        lab: config.lab,
+        analytics: config.analytics,
+        backend: backend(&config.engine),
+    };
+    // Nobody's requests are served by this thread.
+    #[cfg_attr(not(feature = "otlp"), expect(unused_mut, reason = "nothing is added to it"))]
+    let mut app = App::new(manager, setting, &Handle::current());
+    #[cfg(feature = "otlp")]
+    if let Some(endpoint) = &config.otlp_endpoint {
+        app.tracer = Some(Tracer::start(endpoint, bound, config.tls.is_some(), setting.backend)?);
+    }
+    let app = Data::new(app);
+    let keeper = keep_history(&app, config)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let server = server::serve(app.clone(), listener, identity, config.workers)?;
@@ -148,6 +166,15 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     app.manager.withdraw();
     handle.stop(true).await;
     serving.await??;
+    #[cfg(feature = "otlp")]
+    if let Some(tracer) = &app.tracer {
+        // Nobody is served any more: the last spans may be waited for.
+        tracer.end();
+    }
+    if let (Some(analytics), Some(keeper)) = (&app.analytics, keeper) {
+        analytics.figures.finish();
+        keeper.close();
+    }
     app.manager.close();
     Ok(())
 }
@@ -162,6 +189,27 @@ fn open(config: &Config) -> anyhow::Result<Manager> {
             let (address, wanted) = (ClusterAddress::clone(cluster), config.wanted.clone());
             Ok(Manager::connect(&ConnectedCluster { address, wanted })?)
         }
+    }
+}
+
+/// Has the figures of earlier times given back, and those of now kept, until what this returns is dropped. Nobody waits
+/// for it, and a store that cannot be used is tried again.
+fn keep_history(app: &App, config: &Config) -> anyhow::Result<Option<Keeper>> {
+    let (Some(analytics), Some(address)) = (&app.analytics, &config.analytics_store) else {
+        return Ok(None);
+    };
+    let history = analytics.figures.recorder.history().clone();
+    Ok(Some(Keeper::start(address.clone(), "router", history)?))
+}
+
+/// What keeps the rows, as figures name it.
+fn backend(engine: &Engine) -> &'static str {
+    match engine {
+        Engine::Embedded { .. } => "sqlite",
+        Engine::Postgres(cluster) => match cluster.engine {
+            ServerEngine::Postgres => "postgres",
+            ServerEngine::Citus => "citus",
+        },
     }
 }
 

@@ -1,9 +1,11 @@
 //! Routes: the whole HTTP surface, as one list. The OpenAPI document is collected from the same list.
 
+pub mod advice;
 pub mod aliases;
 pub mod analytics;
 pub mod bulk;
 pub mod change;
+pub mod dashboard;
 pub mod distribution;
 pub mod document;
 pub mod errors;
@@ -13,6 +15,7 @@ pub mod kv;
 pub mod lab;
 pub mod placement;
 pub mod read;
+pub mod scrape;
 pub mod tables;
 pub mod write;
 
@@ -38,11 +41,17 @@ pub fn configure(surface: &mut ServiceConfig<'_>, lab: bool) {
         .service(placement::find_shard)
         .service(placement::shard_map)
         .service(distribution::distribution)
+        .service(advice::advise)
         .service(tables::list_tables)
         .service(tables::find_table)
         .service(tables::make_table)
         .service(analytics::read_metrics)
         .service(analytics::list_errors)
+        .service(analytics::stream_metrics)
+        .service(analytics::list_frames)
+        .service(scrape::scrape)
+        .service(dashboard::show_dashboard)
+        .service(dashboard::show_file)
         .service(home::home)
         .service(errors::list_codes)
         .service(errors::explain_code);

@@ -3,6 +3,7 @@
 //! **Not here:** configuration, what the routes do.
 
 use std::net::TcpListener;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,12 +61,17 @@ pub fn serve(
     let server = HttpServer::new(move || {
         // Called in each worker's thread, which drives its runtime until the server has ended.
         app.manager.offer(Handle::current());
+        let worker = app.analytics.as_ref().map(|it| Rc::new(it.figures.recorder.worker()));
         let (surface, _) = ActixApp::new()
             .app_data(app.clone())
             .app_data(api.clone())
             .into_utoipa_app()
             .configure(|surface| routes::configure(surface, lab))
             .split_for_parts();
+        let surface = match worker {
+            Some(worker) => surface.app_data(worker),
+            None => surface,
+        };
         surface
             .service(swagger_ui(&api))
             .default_service(web::to(routes::home::nothing_here))

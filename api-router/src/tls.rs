@@ -13,7 +13,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -27,6 +27,8 @@ use rustls::{
     SignatureScheme, StreamOwned,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
 
 /// How often the files are looked at.
 pub const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -95,6 +97,37 @@ impl Identity {
         }
         Ok(is_new)
     }
+}
+
+/// When clients accept a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// Not before.
+    pub begins: SystemTime,
+    /// Not after.
+    pub ends: SystemTime,
+}
+
+impl Identity {
+    /// When clients accept what is shown now: for as long as every certificate of the chain is valid. `None`, if one of
+    /// them cannot be read.
+    pub fn validity(&self) -> Option<Validity> {
+        let shown = self.shown.load();
+        let mut chain = shown.cert.iter().map(|certificate| validity(certificate));
+        let first = chain.next()??;
+        chain.try_fold(first, |all, one| {
+            let one = one?;
+            Some(Validity { begins: all.begins.max(one.begins), ends: all.ends.min(one.ends) })
+        })
+    }
+}
+
+fn validity(certificate: &CertificateDer<'_>) -> Option<Validity> {
+    let read = Certificate::from_der(certificate).ok()?.tbs_certificate.validity;
+    Some(Validity {
+        begins: read.not_before.to_system_time(),
+        ends: read.not_after.to_system_time(),
+    })
 }
 
 impl ResolvesServerCert for Identity {

@@ -1,4 +1,5 @@
-//! Routing: nanoseconds from a key to the name of the node that holds it, and milliseconds to build a placement.
+//! Routing: nanoseconds from a key to the name of the node that holds it, and milliseconds to build a placement or to
+//! advise on one.
 //!
 //! `cargo bench -p shard-manager --bench routing`. Every key is checked, given its slot, looked up in the shard map
 //! and named; the keys are different, so that neither cache nor branch predictor learns them by heart.
@@ -6,6 +7,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use shard_manager::advice::{Basis, Observed, SlotLoad, advise};
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::placement::{Placement, rebalance};
 use shard_manager::shard_map::ShardMap;
@@ -33,6 +35,7 @@ fn main() {
         route(name, &map, &keys);
     }
     build();
+    advise_all();
 }
 
 /// What to call it, the keyspace as configuration writes it, and keys that it has a place for.
@@ -134,7 +137,33 @@ fn build() {
     time("rebalance for one shard more", || drop(black_box(rebalance(&before, &fewer, &even))));
 }
 
+/// Prints how long it takes to judge a cluster as large as can be served, and to plan what would make it even.
+fn advise_all() {
+    let cubes = |slot: u64| 1_000 * slot.pow(3) / 16_384_u64.pow(3);
+    let scattered = |slot: u64| slot * 7_919 % 16_384;
+    for (name, placement, requests) in [
+        ("even load", "even", &(|_| 100_u64) as &dyn Fn(u64) -> u64),
+        ("a load that grows with the slot", "even", &cubes),
+        ("the same, neighbours apart", "modulo", &cubes),
+        ("few hot slots among many", "even", &|slot| 100_000 / (1 + scattered(slot))),
+    ] {
+        let topology = Topology::with_weights(&[1; 256]).expect("good weights");
+        let placement: Placement = placement.parse().expect("a good placement");
+        let map = ShardMap::first(Keyspace::Hash, placement, topology).expect("it fits");
+        let load: Vec<SlotLoad> =
+            (0..16_384).map(|slot| SlotLoad { reads: requests(slot), writes: 0 }).collect();
+        let observed = Observed { map: &map, load: &load, sizes: &[], keys: &[] };
+        let advice = advise(&observed, Basis::Load);
+        let told = format!("256 shards, advice, {name}, {} moves", advice.moves.len());
+        time_of(&told, || drop(black_box(advise(&observed, Basis::Load))));
+    }
+}
+
 fn time(name: &str, work: impl Fn()) {
+    time_of(&format!("{SHARDS} shards, {name}"), work);
+}
+
+fn time_of(what: &str, work: impl Fn()) {
     work(); // Warms up.
     let milliseconds = |_| {
         let began = Instant::now();
@@ -144,7 +173,5 @@ fn time(name: &str, work: impl Fn()) {
     let mut runs: Vec<f64> = (0..RUNS).map(milliseconds).collect();
     runs.sort_by(f64::total_cmp);
     let (median, least, most) = (runs[RUNS / 2], runs[0], runs[RUNS - 1]);
-    println!(
-        "{SHARDS} shards, {name}: {median:.2} ms (median of {RUNS} runs; {least:.2} to {most:.2})"
-    );
+    println!("{what}: {median:.2} ms (median of {RUNS} runs; {least:.2} to {most:.2})");
 }

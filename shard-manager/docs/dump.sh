@@ -103,8 +103,11 @@ with() {
 open() {
     local index=$1 ask answer
     mkfifo "$work/ask$index" "$work/answer$index"
-    with "$index" psql --no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1 "${urls[index]}" \
-        <"$work/ask$index" >"$work/answer$index" &
+    {
+        # A session ends with its own pipe: the others' must not stay open here. `exec`, so that it is what is killed.
+        for ask in ${asks[@]+"${asks[@]}"} ${answers[@]+"${answers[@]}"}; do exec {ask}>&-; done
+        with "$index" exec psql --no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1 "${urls[index]}"
+    } <"$work/ask$index" >"$work/answer$index" &
     sessions+=($!)
     exec {ask}>"$work/ask$index" {answer}<"$work/answer$index"
     asks[index]=$ask

@@ -99,7 +99,7 @@ pub fn fill<E>(
                 let runtime = runtime.expect("a runtime without threads needs nothing");
                 for rows in parts {
                     let wish = Wish::by(Instant::now() + PATIENCE);
-                    let (done, _) = runtime.block_on(manager.write_chunk(shard, rows, &wish));
+                    let done = runtime.block_on(manager.write_chunk(shard, rows, &wish)).rows;
                     let mut stored = 0;
                     let mut filled = locked(filled);
                     for row in done {

@@ -10,6 +10,7 @@
 //! **Not here:** SQL (`store`), routing (`manager`).
 
 mod schema;
+mod tally;
 mod worker;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -28,6 +29,7 @@ use crate::position::Position;
 use crate::row::{Part, RowDone, RowWrite};
 use crate::store::{AsyncWriter, Unit, Writer};
 use schema::SchemaOperation;
+use tally::Tally;
 use worker::Worker;
 
 /// Operations that may wait for one shard. More would only wait past their deadlines.
@@ -63,6 +65,8 @@ struct State {
     waits: AtomicBool,
     /// What is queued is not to be waited for.
     stops: AtomicBool,
+    /// What the loop has done.
+    tally: Tally,
 }
 
 /// What holds a lane back between two batches.
@@ -122,6 +126,20 @@ pub struct LaneTimes {
     pub queue: Duration,
     /// In the transaction, sync included.
     pub database: Duration,
+}
+
+impl LaneTimes {
+    /// Those of one operation after another.
+    #[must_use]
+    pub fn and_then(self, next: Self) -> Self {
+        Self { queue: self.queue + next.queue, database: self.database + next.database }
+    }
+
+    /// Those of the slower of two that ran beside each other.
+    #[must_use]
+    pub fn slower(self, other: Self) -> Self {
+        if other.queue + other.database > self.queue + self.database { other } else { self }
+    }
 }
 
 /// An operation that was not applied, or whose fate is not known.

@@ -16,6 +16,7 @@ use crate::lane::{Applied, Lane, LaneFailure};
 use crate::row::{Part, RowWrite};
 use crate::store::SchemaChange;
 use crate::store::postgres::citus::Citus;
+use crate::vitals::LaneVitals;
 
 /// The lanes of one shard.
 pub struct Lanes {
@@ -79,6 +80,11 @@ impl Lanes {
         self.first.change_schema(change, deadline).await
     }
 
+    /// Whether the primary is a coordinator of Citus.
+    pub fn is_of_citus(&self) -> bool {
+        self.citus.is_some()
+    }
+
     /// What holds all of them back.
     pub fn brake(&self) -> &Brake {
         &self.first.holds().brake
@@ -97,6 +103,11 @@ impl Lanes {
     /// Whether their loops run.
     pub fn is_up(&self) -> bool {
         self.all().all(Lane::is_up)
+    }
+
+    /// How busy they are together, and what they have done.
+    pub fn vitals(&self) -> LaneVitals {
+        self.all().fold(LaneVitals::default(), |sum, lane| sum.with(&lane.vitals()))
     }
 
     /// Applies what is queued, and ends them. Blocks.

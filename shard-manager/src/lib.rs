@@ -19,10 +19,12 @@ pub mod shard_map;
 pub mod simulation;
 pub mod token;
 pub mod value;
+pub mod vitals;
 
 pub mod table;
 
 pub mod address;
+pub mod advice;
 pub mod declaration;
 pub mod fake;
 pub mod query;

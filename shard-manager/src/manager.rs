@@ -13,6 +13,7 @@ mod embedded;
 mod following;
 mod members;
 mod tables;
+mod vitals;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,7 +40,7 @@ use crate::topology::{Role, ShardIndex};
 use crate::value::Value;
 
 use backing::Backing;
-pub use bulk::{BulkDone, BulkRow, BulkRowDone};
+pub use bulk::{BulkDone, BulkPart, BulkRow, BulkRowDone};
 pub use connected::{ConnectedCluster, check_members};
 pub use embedded::EmbeddedCluster;
 pub use tables::Made;

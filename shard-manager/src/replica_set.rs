@@ -105,6 +105,14 @@ impl ReplicaSet {
         self.is_in(index)
     }
 
+    /// The same, as it is believed now: unlike [`ReplicaSet::takes_part`] this lets nobody find out.
+    pub fn is_believed_in(&self, index: usize) -> bool {
+        let member = &self.members[index];
+        self.progress.state(index) == ReplicaState::Following
+            && member.replica.is_reachable()
+            && member.out_until.load(Ordering::Acquire) == 0
+    }
+
     /// The better of two replicas that meet the demand.
     pub fn choose(&self, demand: &Demand) -> Option<Chosen> {
         let count = self.members.len();

@@ -7,6 +7,7 @@
 //! **Not here:** which shard (`manager`), which replica (`replica_set`).
 
 mod strong;
+mod vitals;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -6,9 +6,9 @@ use serde_json::json;
 fn event(at_ms: u64) -> ErrorEvent {
     ErrorEvent {
         at_ms,
-        code: "TSR201",
+        code: "TSR201".into(),
         status: 503,
-        route: "/api/write",
+        route: "/api/write".into(),
         shard: Some("shard3".into()),
         request_id: format!("request-{at_ms}"),
         trace_id: None,
@@ -21,12 +21,12 @@ fn times(events: &[ErrorEvent]) -> Vec<u64> {
 }
 
 #[test]
-fn only_the_newest_thousand_are_kept_and_all_are_counted() {
+fn only_the_newest_ten_thousand_are_kept_and_all_are_counted() {
     let log = ErrorLog::new();
-    (0..2_500).for_each(|at_ms| log.push(event(at_ms)));
+    (0..25_000).for_each(|at_ms| log.push(event(at_ms)));
     let kept = log.query(&ErrorFilter { limit: usize::MAX, ..ErrorFilter::default() });
-    assert_eq!((log.total(), kept.len()), (2_500, ErrorLog::KEPT_MAX));
-    assert_eq!((kept[0].at_ms, kept[999].at_ms), (2_499, 1_500));
+    assert_eq!((log.total(), kept.len()), (25_000, ErrorLog::KEPT_MAX));
+    assert_eq!((kept[0].at_ms, kept[9_999].at_ms), (24_999, 15_000));
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn a_query_without_wishes_gives_the_newest_fifty() {
 fn filters_hold_together() {
     let log = ErrorLog::new();
     log.push(event(1));
-    log.push(ErrorEvent { code: "TSR100", shard: None, ..event(2) });
+    log.push(ErrorEvent { code: "TSR100".into(), shard: None, ..event(2) });
     log.push(ErrorEvent { shard: Some("shard1".into()), ..event(3) });
     log.push(event(4));
     let all = ErrorFilter::default();
@@ -57,13 +57,13 @@ fn filters_hold_together() {
 fn groups_count_by_code_shard_and_route_with_the_newest_first() {
     let log = ErrorLog::new();
     log.push(event(1_000));
-    log.push(ErrorEvent { code: "TSR100", shard: None, ..event(2_000) });
+    log.push(ErrorEvent { code: "TSR100".into(), shard: None, ..event(2_000) });
     log.push(ErrorEvent { message: "still silent".into(), ..event(3_000) });
-    log.push(ErrorEvent { route: "/api/read", ..event(2_500) });
+    log.push(ErrorEvent { route: "/api/read".into(), ..event(2_500) });
 
     let groups = log.grouped(&ErrorFilter::default());
     let counts: Vec<_> =
-        groups.iter().map(|group| (group.code, group.route, group.count)).collect();
+        groups.iter().map(|group| (&*group.code, &*group.route, group.count)).collect();
     let (read, write) = ("/api/read", "/api/write");
     assert_eq!(counts, [("TSR201", read, 1), ("TSR201", write, 2), ("TSR100", write, 1)]);
     assert_eq!(
@@ -119,4 +119,56 @@ fn limits_and_times_of_a_query_are_parsed_or_refused() {
     for text in ["", "yesterday", "2026-11-21", "-5", "1e3", "99999999999999999999999"] {
         assert_eq!(ErrorFilter::parse_since(text), Err(FilterError::Since), "{text}");
     }
+}
+
+/// A service that pulls what is new misses nothing, and gets nothing twice.
+#[test]
+fn events_are_pulled_by_their_number() {
+    let log = ErrorLog::new();
+    assert_eq!(log.events_after(0, 10).1, 0);
+    (1..=25).for_each(|at_ms| log.push(event(at_ms)));
+    let (mut seq, mut seen) = (0, Vec::new());
+    loop {
+        let (events, next) = log.events_after(seq, 10);
+        if events.is_empty() {
+            break;
+        }
+        seen.extend(events.iter().map(|event| event.at_ms));
+        seq = next;
+    }
+    assert_eq!((seq, seen), (25, (1..=25).collect::<Vec<_>>()));
+    log.push(event(26));
+    assert_eq!(log.events_after(seq, 10).0[0].at_ms, 26);
+    // Who asks too late gets what is left; who comes from another life of the log gets nothing made up.
+    (27..=20_000).for_each(|at_ms| log.push(event(at_ms)));
+    let (late, next) = log.events_after(seq, 1);
+    assert_eq!((late[0].at_ms, next), (10_001, 10_001));
+    assert_eq!(log.events_after(99_999, 10), (Vec::new(), 20_000));
+}
+
+#[test]
+fn an_event_that_was_sent_is_the_same_when_it_is_read() {
+    let sent = ErrorEvent { trace_id: Some("4bf9".into()), ..event(1_795_255_200_042) };
+    let text = serde_json::to_string(&sent).unwrap();
+    assert_eq!(serde_json::from_str::<ErrorEvent>(&text).unwrap(), sent);
+    assert!(serde_json::from_str::<ErrorEvent>(&text.replace("2026", "soon")).is_err());
+}
+
+#[test]
+fn the_longest_events_stay_within_the_memory_that_is_documented() {
+    let log = ErrorLog::new();
+    let long = "\u{1F9E9}".repeat(1_000);
+    for at_ms in 0..12_000 {
+        log.push(ErrorEvent {
+            code: long.clone().into(),
+            route: long.clone().into(),
+            shard: Some(long.clone()),
+            request_id: long.clone(),
+            trace_id: Some(long.clone()),
+            message: long.clone(),
+            ..event(at_ms)
+        });
+    }
+    assert!(log.bytes() <= ErrorLog::BYTES_MAX && log.bytes() > ErrorLog::BYTES_MAX / 2);
+    assert_eq!(log.query(&ErrorFilter { limit: 1, ..ErrorFilter::default() })[0].at_ms, 11_999);
 }

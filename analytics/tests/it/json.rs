@@ -1,34 +1,47 @@
 //! The wire form: the members, their order, and a schema that says the same.
 
-use analytics::{ErrorEvent, ErrorGroup, Metrics, Window};
+use analytics::{ErrorEvent, ErrorGroup, Metrics};
 use serde_json::{Value, json};
 use utoipa::PartialSchema;
 
-use crate::{millis, read, recorder, seconds, write};
+use crate::{Story, millis, read, seconds, write};
 
 #[test]
-fn metrics_have_the_members_of_the_seed_and_one_order() {
-    let recorder = recorder(2);
-    recorder.record_at(&write(1, 201, millis(1)), seconds(1));
-    recorder.record_at(&read(1, 500, millis(1)), seconds(1));
-    let metrics = recorder.snapshot_at(Window::parse("1m").unwrap(), seconds(4));
+fn metrics_begin_with_the_members_of_the_seed_in_one_order() {
+    let story = Story::of(2);
+    story.record(&write(1, 201, millis(1)), seconds(1));
+    story.record(&read(1, 500, millis(1)), seconds(1));
+    let metrics = story.figures("1m", seconds(4));
+    let text = serde_json::to_string(&metrics).unwrap();
+    assert!(
+        text.starts_with(
+            "{\"total\":2,\"writes\":1,\"reads\":1,\"errors\":1,\"errors_client\":0,\
+             \"errors_server\":1,\"avgLatency\":1.0,\"throughput\":0.5,\
+             \"shardDistribution\":{\"shard1\":0,\"shard2\":2},\"unassigned\":0,\
+             \"latency_ms\":{\"p50\":1.0,\"p90\":1.0,\"p95\":1.0,\"p99\":1.0,\"p999\":1.0,\"max\":1.0},\
+             \"window_s\":60.0,\"measured_s\":4.0,\"at\":\"2026-11-21T10:00:04.000Z\","
+        ),
+        "{text}"
+    );
+    let shard = serde_json::to_value(&metrics.shards[1]).unwrap();
+    for (member, value) in [("ops_per_s", 0.5), ("p50", 1.0), ("p99", 1.0), ("share", 1.0)] {
+        assert_eq!(shard[member], value, "{member}");
+    }
+}
+
+/// Null stands only where the cluster does not know.
+#[test]
+fn numbers_are_never_null_but_for_what_is_unknown_of_a_shard() {
+    let sent = serde_json::to_value(Story::of(1).figures("7d", seconds(1))).unwrap();
     assert_eq!(
-        serde_json::to_string(&metrics).unwrap(),
-        "{\"total\":2,\"writes\":1,\"reads\":1,\"errors\":1,\"errors_client\":0,\
-         \"errors_server\":1,\"avgLatency\":1.0,\"throughput\":0.5,\
-         \"shardDistribution\":{\"shard1\":0,\"shard2\":2},\"unassigned\":0,\
-         \"latency_ms\":{\"p50\":1.0,\"p90\":1.0,\"p95\":1.0,\"p99\":1.0,\"p999\":1.0,\"max\":1.0},\
-         \"window_s\":60.0,\"measured_s\":4.0,\"shards\":[\
-         {\"shard\":\"shard1\",\"ops_per_s\":0.0,\"reads\":0,\"writes\":0,\"errors\":0,\"p50\":0.0,\
-         \"p99\":0.0},\
-         {\"shard\":\"shard2\",\"ops_per_s\":0.5,\"reads\":1,\"writes\":1,\"errors\":1,\"p50\":1.0,\
-         \"p99\":1.0}]}"
+        nulls(&sent, "metrics"),
+        ["metrics.shards.bytes", "metrics.shards.lag_ms", "metrics.shards.rows"]
     );
 }
 
 #[test]
 fn the_schema_names_exactly_the_members_that_are_sent() {
-    let sent = serde_json::to_value(recorder(1).snapshot_at(Window::MAX, seconds(1))).unwrap();
+    let sent = serde_json::to_value(Story::of(1).figures("1h", seconds(1))).unwrap();
     assert_eq!(members(&schema::<Metrics>()["properties"]), members(&sent));
     let counts = &schema::<Metrics>()["properties"]["shardDistribution"];
     assert_eq!(counts["additionalProperties"]["type"], "integer");
@@ -38,6 +51,18 @@ fn the_schema_names_exactly_the_members_that_are_sent() {
     let group = schema::<ErrorGroup>();
     assert_eq!(group["properties"]["code"]["type"], "string");
     assert_eq!(group["properties"]["shard"]["type"], json!(["string", "null"]));
+}
+
+fn nulls(value: &Value, at: &str) -> Vec<String> {
+    match value {
+        Value::Null => vec![at.to_owned()],
+        Value::Array(items) => items.iter().flat_map(|item| nulls(item, at)).collect(),
+        Value::Object(members) => members
+            .iter()
+            .flat_map(|(name, member)| nulls(member, &format!("{at}.{name}")))
+            .collect(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => Vec::new(),
+    }
 }
 
 fn schema<T: PartialSchema>() -> Value {

@@ -1,26 +1,92 @@
 //! What the crate promises, told from outside: one module per noun.
 
 mod errors;
+mod figures;
+mod frames;
+mod history;
+mod hot;
 mod json;
+mod openmetrics;
 mod percentiles;
 mod recorder;
 mod window;
 
 use std::time::Duration;
 
-use analytics::{Operation, Recorder, Sample};
+use analytics::{
+    ClusterNow, Labels, Metrics, MetricsQuery, Operation, Recorder, Role, Sample, ShardNow, Window,
+    Worker, figures,
+};
 
-/// A recorder for `shard1`, `shard2`, ... whose clock the test drives.
-fn recorder(shards: usize) -> Recorder {
-    Recorder::new((1..=shards).map(|number| format!("shard{number}")).collect())
+/// The time at which every story begins: a whole minute of November 2026, in ms since 1970 UTC.
+const BEGIN_MS: u64 = 1_795_255_200_000;
+/// The same in s.
+const BEGIN: u64 = BEGIN_MS / 1_000;
+const ROUTES: [&str; 2] = ["/api/write", "/api/read"];
+
+/// A recorder whose clock the test drives, and one worker of it.
+struct Story {
+    recorder: Recorder,
+    worker: Worker,
 }
 
-fn read(shard: u16, status: u16, elapsed: Duration) -> Sample {
-    Sample { operation: Operation::Read, shard: Some(shard), status, elapsed }
+impl Story {
+    /// With shards `shard1`, `shard2`, ...
+    fn of(shards: usize) -> Self {
+        let recorder = Recorder::by_hand(labels(shards), BEGIN_MS);
+        let worker = recorder.worker();
+        Self { recorder, worker }
+    }
+
+    /// Records a sample at a time since the beginning.
+    fn record(&self, sample: &Sample<'_>, at: Duration) {
+        self.worker.record(sample, self.recorder.started() + at);
+    }
+
+    /// The figures of a window at a time since the beginning.
+    fn figures(&self, window: &str, at: Duration) -> Metrics {
+        let window = Window::parse(window).expect("a window");
+        self.ask(&MetricsQuery { window, ..MetricsQuery::default() }, at)
+    }
+
+    fn ask(&self, query: &MetricsQuery, at: Duration) -> Metrics {
+        let history = self.recorder.settle_at(self.recorder.started() + at);
+        let at_ms = BEGIN_MS + at.as_millis() as u64;
+        figures(&[history], query, &now(&self.recorder.labels().shards), at_ms)
+    }
 }
 
-fn write(shard: u16, status: u16, elapsed: Duration) -> Sample {
-    Sample { operation: Operation::Write, shard: Some(shard), status, elapsed }
+fn labels(shards: usize) -> Labels {
+    let shards = (1..=shards).map(|number| format!("shard{number}")).collect();
+    Labels { routes: ROUTES.to_vec(), shards, slots: 16_384 }
+}
+
+/// A cluster of which only the names are known.
+fn now(shards: &[String]) -> ClusterNow {
+    let shard = |name: &String| ShardNow { shard: name.clone(), ..ShardNow::default() };
+    ClusterNow { shards: shards.iter().map(shard).collect(), ..ClusterNow::default() }
+}
+
+fn read(shard: u16, status: u16, elapsed: Duration) -> Sample<'static> {
+    Sample {
+        route: 1,
+        operation: Operation::Read,
+        shard: Some(shard),
+        slot: None,
+        role: Some(Role::Replica),
+        status,
+        fanout: 1,
+        elapsed,
+        queue: Duration::ZERO,
+        database: Duration::ZERO,
+        key: None,
+        trace: None,
+    }
+}
+
+fn write(shard: u16, status: u16, elapsed: Duration) -> Sample<'static> {
+    let role = Some(Role::Primary);
+    Sample { route: 0, operation: Operation::Write, role, ..read(shard, status, elapsed) }
 }
 
 fn seconds(count: u64) -> Duration {

@@ -1,8 +1,10 @@
-//! Histograms: merged is the same as one, and close to the truth.
+//! Histograms: merged is the same as one, close to the truth, and what other readers of HDR make of it.
 
 use std::time::Duration;
 
-use analytics::{EncodedHistogram, LatencyHistogram};
+use analytics::{LatencyHistogram, Packed};
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Deserializer, Serializer, V2Serializer};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -29,7 +31,7 @@ fn micros() -> impl Strategy<Value = Duration> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 40,
+        cases: 60,
         failure_persistence: None,
         rng_seed: RngSeed::Fixed(2),
         ..ProptestConfig::default()
@@ -41,7 +43,7 @@ proptest! {
     ) {
         let mut merged = LatencyHistogram::new();
         for slot in &slots {
-            merged.merge_encoded(&histogram(slot.iter().copied()).encode());
+            merged.absorb(&histogram(slot.iter().copied()).packed());
         }
         let mut all = slots.concat();
         let whole = histogram(all.iter().copied());
@@ -53,18 +55,76 @@ proptest! {
             assert_close(merged.quantile(quantile), exact(&all, quantile), 0.001);
         }
     }
+
+    #[test]
+    fn two_digits_are_within_a_half_percent(all in vec(micros(), 1..200)) {
+        let coarse = histogram(all.iter().copied()).packed_coarse();
+        prop_assert_eq!(coarse.digits(), 2);
+        let mut merged = LatencyHistogram::new();
+        merged.absorb(&coarse);
+        let mut all = all;
+        all.sort();
+        for quantile in [0.01, 0.5, 0.9, 0.99] {
+            assert_close(merged.quantile(quantile), exact(&all, quantile), 0.006);
+        }
+    }
+
+    /// The crate `hdrhistogram` is the judge: it reads ours, counts as we do, and we read its.
+    #[test]
+    fn the_encoding_is_the_one_that_hdr_readers_know(all in vec(micros(), 0..300)) {
+        let ours = histogram(all.iter().copied());
+        let mut theirs = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).unwrap();
+        all.iter().for_each(|latency| theirs.record(latency.as_micros() as u64).unwrap());
+        let read: Histogram<u64> =
+            Deserializer::new().deserialize(&mut &*ours.packed().to_hdr()).unwrap();
+        prop_assert_eq!(&read, &theirs);
+        for quantile in QUANTILES.into_iter().skip(1).filter(|_| !all.is_empty()) {
+            let micros = theirs.value_at_quantile(quantile).min(60_000_000);
+            prop_assert_eq!(ours.quantile(quantile), Duration::from_micros(micros));
+        }
+        let mut bytes = Vec::new();
+        V2Serializer::new().serialize(&theirs, &mut bytes).unwrap();
+        prop_assert_eq!(Packed::of_hdr(&bytes).unwrap(), ours.packed());
+
+        let mut coarse = Histogram::<u64>::new_with_bounds(1, 60_000_000, 2).unwrap();
+        coarse.add(&theirs).unwrap();
+        let read: Histogram<u64> =
+            Deserializer::new().deserialize(&mut &*ours.packed_coarse().to_hdr()).unwrap();
+        prop_assert_eq!(&read, &coarse);
+    }
+
+    /// Frames come from other machines: any bytes are read or refused, never believed or crashed on.
+    #[test]
+    fn damaged_bytes_are_refused_or_read_as_some_histogram(
+        all in vec(micros(), 1..40),
+        damage in vec((0_usize..200, any::<u8>()), 1..4),
+        cut in 0_usize..200,
+    ) {
+        let mut bytes = histogram(all).packed().to_hdr();
+        for (place, byte) in damage {
+            let place = place % bytes.len();
+            bytes[place] = byte;
+        }
+        bytes.truncate(bytes.len().saturating_sub(cut % 3));
+        if let Ok(packed) = Packed::of_hdr(&bytes) {
+            let mut read = LatencyHistogram::new();
+            read.absorb(&packed);
+            prop_assert!(read.quantile(1.0) <= seconds(60));
+        }
+    }
 }
 
 #[test]
-fn latencies_spread_too_widely_for_three_digits_are_kept_within_a_half_percent() {
+fn latencies_spread_too_widely_for_three_digits_are_kept_at_two() {
     let mut all: Vec<_> =
         (0..30_000).map(|n| Duration::from_micros(1.000_59_f64.powi(n) as u64 + 1)).collect();
     all.sort();
-    let encoded = histogram(all.iter().copied()).encode();
-    assert!(encoded.size_bytes() <= EncodedHistogram::BYTES_MAX);
+    let packed = histogram(all.iter().copied()).packed();
+    assert_eq!(packed.digits(), 2);
+    assert!(packed.size_bytes() <= Packed::FINE_BYTES_MAX);
 
     let mut merged = LatencyHistogram::new();
-    merged.merge_encoded(&encoded);
+    merged.absorb(&packed);
     assert_eq!(merged.count(), 30_000);
     for quantile in [0.01, 0.5, 0.9, 0.95, 0.99, 0.999] {
         assert_close(merged.quantile(quantile), exact(&all, quantile), 0.005);
@@ -74,7 +134,7 @@ fn latencies_spread_too_widely_for_three_digits_are_kept_within_a_half_percent()
 #[test]
 fn what_a_healthy_shard_shows_in_a_slot_fits_without_loss() {
     let usual = latencies(12_500).map(|latency| latency.min(Duration::from_millis(2)));
-    assert!(histogram(usual).encode().size_bytes() <= EncodedHistogram::LOSSLESS_BYTES_MAX);
+    assert_eq!(histogram(usual).packed().digits(), 3);
 }
 
 #[test]
@@ -88,9 +148,21 @@ fn latencies_out_of_range_count_as_the_nearest_in_range() {
 #[test]
 fn an_empty_histogram_answers_zero() {
     let mut empty = LatencyHistogram::new();
-    empty.merge_encoded(&LatencyHistogram::new().encode());
+    empty.absorb(&LatencyHistogram::new().packed());
     assert_eq!(
         (empty.count(), empty.quantile(0.5), empty.max()),
         (0, Duration::ZERO, Duration::ZERO)
     );
+}
+
+#[test]
+fn a_histogram_of_other_bounds_is_refused() {
+    let mut foreign = Histogram::<u64>::new_with_bounds(1, 3_600_000_000, 3).unwrap();
+    foreign.record(5).unwrap();
+    let mut bytes = Vec::new();
+    V2Serializer::new().serialize(&foreign, &mut bytes).unwrap();
+    assert!(Packed::of_hdr(&bytes).unwrap_err().to_string().contains("other bounds"));
+    for text in ["", "\"\"", "\"AAAA\"", "\"*\"", "7", "null"] {
+        assert!(serde_json::from_str::<Packed>(text).is_err(), "{text}");
+    }
 }

@@ -1,24 +1,24 @@
-//! The recorder: counts, windows, the ring. Time is told, never waited for.
+//! The recorder: counts, windows, threads. Time is told, never waited for.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use analytics::{EncodedHistogram, Operation, Sample, ShardCounts, Window};
+use analytics::{MetricsQuery, Named, Recorder, Sample, Window, figures};
 
-use crate::{exact, latencies, millis, read, recorder, seconds, write};
+use crate::{Story, exact, labels, latencies, millis, now, read, seconds, write};
 
 #[test]
 fn reads_writes_and_both_kinds_of_errors_are_counted_apart_and_in_total() {
-    let recorder = recorder(2);
-    recorder.record_at(&write(0, 201, millis(2)), seconds(1));
-    recorder.record_at(&read(1, 200, millis(4)), seconds(1));
-    recorder.record_at(&read(1, 404, millis(6)), seconds(2));
-    recorder.record_at(&write(1, 503, millis(8)), seconds(2));
+    let story = Story::of(2);
+    story.record(&write(0, 201, millis(2)), seconds(1));
+    story.record(&read(1, 200, millis(4)), seconds(1));
+    story.record(&read(1, 404, millis(6)), seconds(2));
+    story.record(&write(1, 503, millis(8)), seconds(2));
 
-    let metrics = recorder.snapshot_at(Window::default(), seconds(4));
+    let metrics = story.figures("5m", seconds(4));
     assert_eq!((metrics.total, metrics.reads, metrics.writes), (4, 2, 2));
     assert_eq!((metrics.errors, metrics.errors_client, metrics.errors_server), (2, 1, 1));
-    assert_eq!(metrics.avg_latency, 5.0);
+    assert_eq!((metrics.avg_latency, metrics.error_rate), (5.0, 0.5));
     assert_eq!(metrics.latency_ms.max, 8.003); // The upper edge of the bucket of 8 ms.
     assert_eq!((metrics.shards[0].errors, metrics.shards[1].errors), (0, 2));
     assert_eq!((metrics.shards[1].reads, metrics.shards[1].writes), (2, 1));
@@ -26,22 +26,29 @@ fn reads_writes_and_both_kinds_of_errors_are_counted_apart_and_in_total() {
 
 #[test]
 fn requests_of_several_shards_none_or_an_unknown_one_are_unassigned_but_counted() {
-    let recorder = recorder(1);
-    let bulk =
-        Sample { operation: Operation::Write, shard: None, status: 207, elapsed: millis(40) };
-    recorder.record_at(&bulk, seconds(1));
-    recorder.record_at(&read(7, 200, millis(1)), seconds(1));
-    recorder.record_at(&read(u16::MAX, 200, millis(1)), seconds(1));
-    recorder.record_at(&read(0, 200, millis(1)), seconds(1));
+    let story = Story::of(1);
+    let bulk = Sample { shard: None, fanout: 3, ..write(0, 207, millis(40)) };
+    story.record(&bulk, seconds(1));
+    story.record(&read(7, 200, millis(1)), seconds(1));
+    story.record(&read(u16::MAX, 200, millis(1)), seconds(1));
+    story.record(&read(0, 200, millis(1)), seconds(1));
 
-    let metrics = recorder.snapshot_at(Window::default(), seconds(2));
+    let metrics = story.figures("5m", seconds(2));
     assert_eq!((metrics.total, metrics.unassigned), (4, 3));
-    assert_eq!(metrics.shard_distribution, ShardCounts(vec![("shard1".into(), 1)]));
+    assert_eq!(metrics.shard_distribution, Named(vec![("shard1".into(), 1)]));
+}
+
+#[test]
+fn a_route_that_was_not_declared_counts_as_another() {
+    let story = Story::of(1);
+    story.record(&Sample { route: 200, ..read(0, 200, millis(1)) }, seconds(1));
+    let metrics = story.figures("5m", seconds(2));
+    assert_eq!((&*metrics.routes[0].route, metrics.routes[0].total), ("(other)", 1));
 }
 
 #[test]
 fn an_idle_recorder_answers_zeros_and_names_every_shard() {
-    let metrics = recorder(3).snapshot_at(Window::MAX, Duration::ZERO);
+    let metrics = Story::of(3).figures("7d", Duration::ZERO);
     assert_eq!((metrics.total, metrics.throughput, metrics.avg_latency), (0, 0.0, 0.0));
     assert_eq!(metrics.latency_ms, Default::default());
     let names: Vec<_> = metrics.shard_distribution.0.iter().map(|(name, _)| &**name).collect();
@@ -51,90 +58,111 @@ fn an_idle_recorder_answers_zeros_and_names_every_shard() {
 
 #[test]
 fn rates_are_over_the_time_lived_while_that_is_shorter_than_the_window() {
-    let recorder = recorder(1);
+    let story = Story::of(1);
     for _ in 0..30 {
-        recorder.record_at(&read(0, 200, millis(1)), seconds(9));
+        story.record(&read(0, 200, millis(1)), seconds(9));
     }
-    let young = recorder.snapshot_at(Window::default(), seconds(10));
-    assert_eq!((young.throughput, young.shards[0].ops_per_s, young.measured_s), (3.0, 3.0, 10.0));
+    let young = story.figures("5m", seconds(10));
+    assert_eq!((young.throughput, young.window_s, young.measured_s), (3.0, 300.0, 10.0));
+    assert_eq!(young.shards[0].ops_per_s, 3.0);
 
-    let old = recorder.snapshot_at(Window::default(), seconds(300));
+    let old = story.figures("5m", seconds(300));
     assert_eq!((old.throughput, old.window_s, old.measured_s), (0.1, 300.0, 300.0));
 }
 
 #[test]
 fn a_rate_in_the_first_instant_is_finite() {
-    let recorder = recorder(1);
-    recorder.record_at(&read(0, 200, millis(1)), Duration::ZERO);
-    assert_eq!(recorder.snapshot_at(Window::default(), Duration::ZERO).throughput, 1000.0);
+    let story = Story::of(1);
+    story.record(&read(0, 200, millis(1)), Duration::ZERO);
+    assert_eq!(story.figures("5m", Duration::ZERO).throughput, 1000.0);
 }
 
 #[test]
 fn a_window_counts_every_slot_it_touches_whole_and_says_what_it_covers() {
-    let recorder = recorder(1);
-    for second in 0..200 {
-        recorder.record_at(&read(0, 200, millis(1)), seconds(second));
+    let story = Story::of(1);
+    for half in 0..400 {
+        story.record(&read(0, 200, millis(1)), millis(half * 500));
     }
-    let minute = Window::parse("1m").unwrap();
-    // 60 s before 197 s is 137 s, which lies in the slot that began at 135 s.
-    let metrics = recorder.snapshot_at(minute, millis(199_500));
-    assert_eq!((metrics.total, metrics.measured_s, metrics.window_s), (65, 64.5, 60.0));
-    let metrics = recorder.snapshot_at(minute, seconds(200));
-    assert_eq!((metrics.total, metrics.measured_s), (60, 60.0));
+    // 60 s before 199.5 s is 139.5 s, which lies in the slot that began at 139 s.
+    let metrics = story.figures("1m", millis(199_500));
+    assert_eq!((metrics.total, metrics.measured_s, metrics.window_s), (122, 60.5, 60.0));
+    let metrics = story.figures("1m", seconds(200));
+    assert_eq!((metrics.total, metrics.measured_s), (120, 60.0));
 
-    let instant = Window::parse_time_range("1").unwrap();
-    let metrics = recorder.snapshot_at(instant, seconds(200));
-    assert_eq!((metrics.total, metrics.measured_s), (5, 5.0));
-}
-
-#[test]
-fn what_is_older_than_an_hour_is_forgotten_and_nothing_younger_is() {
-    let recorder = recorder(1);
-    recorder.record_at(&read(0, 200, millis(1)), seconds(4));
-    recorder.record_at(&read(0, 200, millis(1)), seconds(5));
-    assert_eq!(recorder.snapshot_at(Window::MAX, seconds(3_604)).total, 2);
-    assert_eq!(recorder.snapshot_at(Window::MAX, seconds(3_605)).total, 1);
-    assert_eq!(recorder.snapshot_at(Window::MAX, seconds(3_610)).total, 0);
-    assert_eq!(recorder.finished_bytes(), 0);
+    let window = Window::parse_time_range("1").unwrap();
+    let instant = story.ask(&MetricsQuery { window, ..MetricsQuery::default() }, seconds(200));
+    assert_eq!((instant.total, instant.measured_s), (2, 1.0));
 }
 
 #[test]
 fn a_night_without_requests_is_crossed_in_one_step() {
-    let recorder = recorder(1);
-    recorder.record_at(&read(0, 200, millis(1)), seconds(1));
-    recorder.record_at(&read(0, 200, millis(1)), seconds(40_000));
-    recorder.record_at(&read(0, 200, millis(1)), Duration::from_secs(u64::MAX / 2));
-    let metrics = recorder.snapshot_at(Window::MAX, Duration::from_secs(u64::MAX / 2));
-    assert_eq!(metrics.total, 1);
+    let story = Story::of(1);
+    story.record(&read(0, 200, millis(1)), seconds(1));
+    story.record(&read(0, 200, millis(1)), seconds(40_000));
+    assert_eq!(story.figures("1h", seconds(40_001)).total, 1);
+    assert_eq!(story.figures("24h", seconds(40_001)).total, 2);
+    // Thirty years on.
+    story.record(&read(0, 200, millis(1)), seconds(1_000_000_000));
+    assert_eq!(story.figures("7d", seconds(1_000_000_000)).total, 1);
 }
 
 #[test]
-fn a_clock_that_goes_back_counts_in_the_running_slot() {
-    let recorder = recorder(1);
-    recorder.record_at(&read(0, 200, millis(1)), seconds(100));
-    recorder.record_at(&read(0, 200, millis(1)), seconds(3));
-    let metrics = recorder.snapshot_at(Window::parse("1m").unwrap(), seconds(50));
+fn a_clock_that_goes_back_counts_in_the_running_second() {
+    let story = Story::of(1);
+    story.record(&read(0, 200, millis(1)), seconds(100));
+    assert_eq!(story.figures("1m", seconds(100)).total, 1);
+    story.record(&read(0, 200, millis(1)), seconds(3));
+    let metrics = story.figures("1m", seconds(50));
     assert_eq!((metrics.total, metrics.throughput.is_finite()), (2, true));
 }
 
+/// A worker whose queue is full drains it: nobody waits for the thread that would.
 #[test]
-fn hours_of_traffic_keep_memory_bounded_and_percentiles_within_one_percent() {
+fn more_requests_than_a_queue_holds_are_all_counted() {
+    let story = Story::of(1);
+    for request in 0..50_000 {
+        story.record(&read(0, 200, millis(1)), millis(request / 10));
+    }
+    assert_eq!(story.figures("1m", seconds(5)).total, 50_000);
+}
+
+#[test]
+fn what_a_worker_left_before_it_ended_is_counted() {
+    let Story { recorder, worker } = Story::of(1);
+    worker.record(&read(0, 200, millis(1)), recorder.started());
+    drop(worker);
+    let story = Story { worker: recorder.worker(), recorder };
+    assert_eq!(story.figures("1m", seconds(1)).total, 1);
+}
+
+#[test]
+fn workers_that_recorded_in_different_seconds_count_in_their_own() {
+    let story = Story::of(1);
+    let other = story.recorder.worker();
+    story.record(&read(0, 200, millis(1)), seconds(3));
+    other.record(&read(0, 200, millis(1)), story.recorder.started() + seconds(1));
+    story.record(&read(0, 200, millis(1)), seconds(4));
+    let series = story.figures("1m", seconds(6)).series;
+    let at = |second: u64| {
+        series.rps[series.t.iter().position(|t| *t == crate::BEGIN + second).unwrap()]
+    };
+    assert_eq!([at(1), at(2), at(3), at(4), at(5)], [1.0, 0.0, 1.0, 1.0, 0.0]);
+}
+
+#[test]
+fn hours_of_traffic_give_percentiles_within_one_percent() {
     const EVENTS: u64 = 200_000;
     const HOURS: u64 = 2;
-    let recorder = recorder(1);
+    let story = Story::of(1);
     let mut last_hour = Vec::new();
-    let mut largest = 0;
     for (event, latency) in (0..EVENTS).zip(latencies(EVENTS as usize)) {
         let at = millis(event * HOURS * 3_600_000 / EVENTS);
-        recorder.record_at(&write(0, 201, latency), at);
+        story.record(&write(0, 201, latency), at);
         if at >= seconds((HOURS - 1) * 3_600) {
             last_hour.push(latency);
         }
-        if event % 10_000 == 0 {
-            largest = largest.max(recorder.finished_bytes());
-        }
     }
-    let metrics = recorder.snapshot_at(Window::MAX, seconds(HOURS * 3_600));
+    let metrics = story.figures("1h", seconds(HOURS * 3_600));
     last_hour.sort();
     assert_eq!(metrics.total, last_hour.len() as u64);
     for (quantile, got) in [
@@ -145,34 +173,37 @@ fn hours_of_traffic_keep_memory_bounded_and_percentiles_within_one_percent() {
         let want = exact(&last_hour, quantile).as_secs_f64() * 1e3;
         assert!((got - want).abs() <= want * 0.01, "p{quantile}: {got} for {want}");
     }
-    assert!(largest <= 720 * 1_000, "139 latencies a slot took {largest} bytes");
-}
-
-#[test]
-fn the_documented_bound_on_memory_is_what_the_constants_say() {
-    let finished_slot = EncodedHistogram::BYTES_MAX + 200; // Counters and headers are below 200.
-    assert!(720 * finished_slot <= 9 * 1_024 * 1_024);
 }
 
 #[test]
 fn threads_that_record_at_once_lose_nothing_while_others_ask() {
     const THREADS: u16 = 8;
-    const EACH: u64 = 5_000;
-    let recorder = recorder(4);
+    const EACH: u64 = 20_000;
+    let recorder = Recorder::new(labels(4));
+    let cluster = now(&recorder.labels().shards);
+    let query = MetricsQuery { window: Window::MAX, ..MetricsQuery::default() };
+    let ask = || figures(&[recorder.history()], &query, &cluster, recorder.at_ms());
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| {
+            let mut last = 0;
             while !done.load(Ordering::Relaxed) {
-                assert!(recorder.snapshot_at(Window::MAX, seconds(20)).total <= 40_000);
+                let total = ask().total;
+                assert!(
+                    total >= last && total <= u64::from(THREADS) * EACH,
+                    "{last}, then {total}"
+                );
+                last = total;
             }
         });
         let recording: Vec<_> = (0..THREADS)
             .map(|thread| {
-                let recorder = &recorder;
+                let worker = recorder.worker();
                 scope.spawn(move || {
-                    for event in 0..EACH {
-                        let at = millis(event * 4);
-                        recorder.record_at(&read(thread % 5, 200, millis(1)), at);
+                    for _ in 0..EACH {
+                        let _in_flight = worker.begin();
+                        let sample = read(thread % 5, 200, millis(1));
+                        worker.record(&sample, std::time::Instant::now());
                     }
                 })
             })
@@ -181,14 +212,60 @@ fn threads_that_record_at_once_lose_nothing_while_others_ask() {
         done.store(true, Ordering::Relaxed);
         asking.join().unwrap();
     });
-    let metrics = recorder.snapshot_at(Window::MAX, seconds(20));
-    assert_eq!(metrics.total, u64::from(THREADS) * EACH);
+    let metrics = ask();
+    assert_eq!((metrics.total, recorder.in_flight()), (u64::from(THREADS) * EACH, 0));
     let distributed: u64 = metrics.shard_distribution.0.iter().map(|(_, count)| count).sum();
     assert_eq!(distributed + metrics.unassigned, metrics.total);
 }
 
 #[test]
+fn requests_are_in_flight_until_they_are_answered() {
+    let story = Story::of(1);
+    let other = story.recorder.worker();
+    let (first, second) = (story.worker.begin(), other.begin());
+    assert_eq!(story.recorder.in_flight(), 2);
+    drop(first);
+    assert_eq!(story.recorder.in_flight(), 1);
+    // Also of a worker that has ended before its request.
+    drop(other);
+    assert_eq!(story.recorder.in_flight(), 1);
+    drop(second);
+    assert_eq!(story.recorder.in_flight(), 0);
+}
+
+#[test]
+fn a_recorder_that_is_dropped_takes_its_thread_along_and_leaves_workers_unharmed() {
+    let recorder = Recorder::new(labels(1));
+    let worker = recorder.worker();
+    drop(recorder);
+    for _ in 0..10_000 {
+        worker.record(&read(0, 200, millis(1)), std::time::Instant::now());
+    }
+}
+
+#[test]
+fn slots_of_the_key_space_tell_their_load_of_the_last_minutes() {
+    let story = Story::of(1);
+    let of_slot = |slot, sample| Sample { slot: Some(slot), ..sample };
+    story.record(&of_slot(7, read(0, 200, millis(1))), seconds(1));
+    story.record(&of_slot(7, write(0, 201, millis(1))), seconds(61));
+    story.record(&of_slot(16_383, write(0, 201, millis(1))), seconds(62));
+    story.record(&of_slot(16_384, write(0, 201, millis(1))), seconds(62)); // There is none.
+    story.recorder.settle_at(story.recorder.started() + seconds(63));
+    let load = |minutes, slot: usize| {
+        let load = story.recorder.slot_load(minutes)[slot];
+        (load.reads, load.writes)
+    };
+    assert_eq!((load(1, 7), load(0, 7)), ((1, 1), (0, 1)));
+    assert_eq!((load(15, 16_383), load(15, 8)), ((0, 1), (0, 0)));
+    story.record(&of_slot(9, read(0, 200, millis(1))), seconds(17 * 60));
+    story.recorder.settle_at(story.recorder.started() + seconds(17 * 60));
+    assert_eq!((load(99, 7), load(99, 9)), ((0, 0), (1, 0)));
+}
+
+#[test]
 #[should_panic(expected = "shard labels are distinct")]
 fn the_same_label_twice_is_refused() {
-    analytics::Recorder::new(vec!["shard1".into(), "shard1".into()]);
+    let shards = vec!["shard1".into(), "shard1".into()];
+    Recorder::by_hand(analytics::Labels { shards, ..labels(0) }, 0);
 }

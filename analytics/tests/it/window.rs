@@ -5,9 +5,11 @@ use analytics::{Window, WindowError};
 use crate::{millis, seconds};
 
 #[test]
-fn the_four_names_are_windows_and_five_minutes_is_the_default() {
-    let named = ["1m", "5m", "15m", "1h"].map(|name| Window::parse(name).unwrap().length());
-    assert_eq!(named, [seconds(60), seconds(300), seconds(900), seconds(3_600)]);
+fn the_names_are_windows_and_five_minutes_is_the_default() {
+    let named = Window::NAMES.map(|name| Window::parse(name).unwrap().length());
+    let hour = 3_600;
+    let lengths = [60, 300, 900, hour, 6 * hour, 24 * hour, 7 * 24 * hour];
+    assert_eq!(named, lengths.map(seconds));
     assert_eq!(Window::from_query(None, None).unwrap(), Window::parse("5m").unwrap());
 }
 

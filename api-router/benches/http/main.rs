@@ -4,8 +4,10 @@
 //! Both run with as many workers, on the same machine as the load generator (wrk, 64 connections, one
 //! thread), in interleaved rounds; what counts is the ratio of the medians. It needs `wrk`. Rounds,
 //! seconds and workers can be given: `-- 5 4 1` is five rounds of four seconds with one worker; without,
-//! there are as many workers as the router takes by itself. `-- fanout` measures what many shards cost.
+//! there are as many workers as the router takes by itself. `-- fanout` measures what many shards cost,
+//! `-- counting` what analytics costs.
 
+mod counting;
 mod fanout;
 mod load;
 mod servers;
@@ -43,7 +45,7 @@ fn cases(token: &str) -> Vec<Case> {
     ]
 }
 
-fn write(headers: &str) -> String {
+pub(crate) fn write(headers: &str) -> String {
     format!(
         r#"request = function()
              local k = "user_" .. math.random(0, 9999)
@@ -80,6 +82,9 @@ fn main() -> std::io::Result<()> {
     let workers = numbers.next().unwrap_or(cores).to_string();
     if std::env::args().any(|argument| argument == "fanout") {
         return fanout::measure(rounds, seconds, &workers);
+    }
+    if std::env::args().any(|argument| argument == "counting") {
+        return counting::measure(rounds, seconds, &workers);
     }
     let data = tempfile::tempdir()?;
     let mut bare = start_bare(data.path(), &workers)?;

@@ -14,7 +14,10 @@ use super::ConfigError;
 use super::sources::{NAMES, unknown};
 
 /// The sections at the top.
-const SECTIONS: [&str; 2] = ["postgres", "shard"];
+const SECTIONS: [&str; 3] = ["analytics", "postgres", "shard"];
+
+/// Members of `[analytics]`, and the settings that they are.
+const ANALYTICS: [(&str, &str); 2] = [("record", "analytics"), ("store", "analytics_store")];
 
 const POSTGRES: [&str; 7] = [
     "connect_timeout_ms",
@@ -78,6 +81,15 @@ pub(super) fn read(path: &Path) -> Result<(BTreeMap<String, String>, Sections), 
         match &**name {
             "postgres" => sections.postgres = Some(file.postgres(value)?),
             "shard" => sections.shards = file.shards(value)?,
+            "analytics" if value.is_table() => {
+                let at = "analytics";
+                let table = file.members(at, value, &ANALYTICS.map(|(member, _)| member))?;
+                for (member, setting) in ANALYTICS {
+                    if let Some(text) = file.text(at, table, member)? {
+                        values.insert(setting.to_owned(), text);
+                    }
+                }
+            }
             name if NAMES.contains(&name) => {
                 let text = plain(value).ok_or_else(|| file.wrong(name, "a plain value"))?;
                 values.insert(name.to_owned(), text);

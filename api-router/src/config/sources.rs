@@ -12,7 +12,7 @@ use super::file::{self, Sections};
 use super::{ConfigError, Flags};
 
 /// The names of all settings, as at the top of the configuration file.
-pub(super) const NAMES: [&str; 17] = [
+pub(super) const NAMES: [&str; 20] = [
     "bind",
     "data_dir",
     "engine",
@@ -25,6 +25,9 @@ pub(super) const NAMES: [&str; 17] = [
     "log",
     "insecure",
     "lab",
+    "analytics",
+    "analytics_store",
+    "otlp_endpoint",
     "tls_cert",
     "tls_key",
     "shard_urls",
@@ -35,8 +38,18 @@ pub(super) const NAMES: [&str; 17] = [
 /// Those whose variables have no prefix: other programs know them too.
 const PLAIN: [&str; 3] = ["shard_urls", "replica_urls", "maindb_url"];
 
-/// Variables of this prefix belong to the load tester, which reads them itself.
-const FOREIGN_PREFIXES: [&str; 2] = ["TESSERA_LOADTEST_", "TESSERA_PG_"];
+/// Variables that begin so belong to the load tester, to the command line and to the service of analytics, which read them
+/// themselves.
+const FOREIGN_PREFIXES: [&str; 8] = [
+    "TESSERA_LOADTEST_",
+    "TESSERA_PG_",
+    "TESSERA_ANALYTICS_BIND",
+    "TESSERA_ANALYTICS_CONFIG",
+    "TESSERA_ANALYTICS_INSECURE",
+    "TESSERA_ANALYTICS_LOG",
+    "TESSERA_ANALYTICS_ROUTERS",
+    "TESSERA_ANALYTICS_WORKERS",
+];
 
 /// The configuration file that is read without being named, if it is there.
 const FILE: &str = "tessera.toml";

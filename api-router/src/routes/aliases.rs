@@ -94,7 +94,7 @@ pub(crate) async fn write_pair(
     let change = parse_anywhere(&app, shard_key, bytes).await?;
     let place = change.0;
     let asked = Asked { began, wish, prefer, idempotency_key, wants_row: false };
-    let done = carry_out(&app, request.headers(), asked, change).await;
+    let done = carry_out(&app, &request, asked, change).await;
     let mut response = done.map_err(in_words_of_keys)?.response;
     let shard = app.manager.shard_name(place.shard);
     Ok(response.json(PairWritten { message: "Write successful", shard }))
@@ -168,7 +168,7 @@ pub(crate) async fn read_pair(
     let key = ShardKey::parse(text)
         .map_err(|error| Problem::new(Code::TSR100, format!("key: {error}")))?;
     let key = agree(key, headers.shard_key.take())?;
-    let found = find(&app, key, &headers, began).await?;
+    let found = find(&app, &request, key, &headers, began).await?;
     let shard = found.shard(&app);
     found.answer(&app, request.headers(), |value| {
         let mut body = Vec::with_capacity(value.len() + text.len() + 64);

@@ -11,6 +11,7 @@ mod pipes;
 mod row;
 pub mod stream;
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use actix_web::http::header::HeaderValue;
@@ -28,7 +29,7 @@ use self::feed::Shape;
 use self::row::{Rows, Unfit};
 use self::stream::write_stream;
 use super::write::{OperationName, one_key, operation};
-use crate::answer::{PREFERENCE_APPLIED, ServedBy, WriteRefusals};
+use crate::answer::{PREFERENCE_APPLIED, WriteRefusals};
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::headers::{BulkFormat, DataHeaders, bulk_format, idempotency_key, refuse_conditions};
@@ -36,6 +37,7 @@ use crate::inflate::Coding;
 use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem};
 use crate::query::Parameters;
+use crate::trail;
 
 /// Most rows of one JSON body.
 const ROWS_MAX: usize = 10_000;
@@ -141,7 +143,7 @@ pub(crate) async fn write_bulk(
             let shape = stream_shape(&app, &head, &parameters)?;
             let (_room, window) = app.make_window()?;
             let wish = (&head.wish, window);
-            let mut response = write_stream(&app, payload, shape, wish, began).await?;
+            let mut response = write_stream(&app, &request, payload, shape, wish, began).await?;
             if let Some(applied) = head.prefer.applied(&[Preference::Strict]) {
                 response.headers_mut().insert(PREFERENCE_APPLIED, applied);
             }
@@ -214,26 +216,27 @@ async fn write_json(
     }
     let route = began.elapsed();
     let mut tally = Tally::new(app, wish.session.clone());
-    let met = only_shard(&rows);
-    let BulkDone { rows: done, session } = if head.prefer.has(Preference::PerShard) {
-        let rows = undo_with(app, rows, &refused, &mut tally);
-        app.manager.write_bulk_whole(rows, wish).await
-    } else {
-        app.manager.write_bulk(rows, wish).await
+    let whole = head.prefer.has(Preference::PerShard);
+    if whole {
+        rows = undo_with(app, rows, &refused, &mut tally);
+    }
+    let asked: BTreeSet<ShardIndex> = rows.iter().map(|row| row.place.shard).collect();
+    note_key(request, &rows);
+    let BulkDone { rows: done, session, times } = match whole {
+        true => app.manager.write_bulk_whole(rows, wish).await,
+        false => app.manager.write_bulk(rows, wish).await,
     };
     tally.session = session;
+    asked.into_iter().for_each(|shard| tally.spend(shard, times));
     tally.add(app, done);
     refused.into_iter().for_each(|(row, _)| tally.refuse(row));
     let replayed = tally.is_replayed();
-    let (mut response, answer) = tally.respond(app, *began, route);
+    let (mut response, answer) = tally.respond(app, request, *began, route);
     if replayed {
         response.insert_header((IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true")));
     }
     if let Some(applied) = head.prefer.applied(&[Preference::PerShard]) {
         response.insert_header((PREFERENCE_APPLIED, applied));
-    }
-    if let Some(shard) = met {
-        response.extensions_mut().insert(ServedBy(shard));
     }
     Ok(response.json(answer))
 }
@@ -267,10 +270,15 @@ fn undo_with(
     left
 }
 
-/// The one shard that all rows go to, if it is one: whose request this then counts as.
-fn only_shard(rows: &[BulkRow]) -> Option<ShardIndex> {
-    let first = rows.first()?.place.shard;
-    rows.iter().all(|row| row.place.shard == first).then_some(first)
+/// Leaves the key with the request, if all rows have the same: whose request this then counts as.
+fn note_key(request: &HttpRequest, rows: &[BulkRow]) {
+    let Some(first) = rows.first() else { return };
+    if rows.iter().all(|row| row.row.key == first.row.key) {
+        trail::note(request, |trail| {
+            trail.about(&first.row.key);
+            trail.slot = Some(first.place.slot);
+        });
+    }
 }
 
 /// The rows of a JSON body.

@@ -6,9 +6,9 @@
 use std::time::Instant;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ETAG, HeaderMap, HeaderValue};
+use actix_web::http::header::{ETAG, HeaderValue};
 use actix_web::web::block;
-use actix_web::{HttpResponse, HttpResponseBuilder};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use shard_manager::manager::{Wish, Written};
 use shard_manager::row::{Change, RowWrite};
 use shard_manager::shard_map::Place;
@@ -21,6 +21,7 @@ use crate::app::App;
 use crate::headers::precondition;
 use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem};
+use crate::trail;
 
 /// Preferences that a write honours: of a single row `tx=per-shard` is true anyway.
 const HONOURED: [Preference; 3] =
@@ -71,19 +72,22 @@ pub(super) struct Done {
 /// TSR113 if a condition is malformed; those of the shard.
 pub(super) async fn carry_out(
     app: &App,
-    headers: &HeaderMap,
+    request: &HttpRequest,
     asked: Asked<'_>,
     (place, mut row): (Place, RowWrite),
 ) -> Result<Done, Problem> {
     let Asked { began, wish, prefer, idempotency_key, wants_row } = asked;
     row.wants_row = wants_row;
-    row.precondition = precondition(headers, row.operation)?;
+    row.precondition = precondition(request.headers(), row.operation)?;
     row.idempotency_key = idempotency_key.map(str::to_owned);
+    trail::note(request, |trail| trail.about(&row.key));
+    let asked = Instant::now();
     let written = app.manager.write(place, row, &wish).await;
-    let written = written.map_err(|failure| refusal(app, failure, &wish.session))?;
+    let refused = |failure| refusal(app, (request, asked), failure, &wish.session);
+    let written = written.map_err(refused)?;
     let mut session = wish.session;
     app.manager.seen(&mut session, place.shard, written.receipt.position);
-    let source = Source { role: Role::Primary, session: &session, epoch: place.epoch };
+    let source = Source { request, role: Role::Primary, session: &session, epoch: place.epoch };
     let timing = Timing::of_write(began, written.receipt.times);
     let mut response = keyed_response(app, place, &source, &timing);
     response.insert_header((ETAG, etag(written.row.version)));

@@ -25,8 +25,8 @@ pub fn describe(api: &mut OpenApi) {
     api.info = info;
     for (path, item) in &mut api.paths.paths {
         for (method, operation) in operations(item) {
-            if let Some((_, kind)) = data_route(path, &method) {
-                take_headers(operation, kind);
+            if let Some(route) = data_route(path, &method) {
+                take_headers(operation, route.operation);
                 carry_headers(operation, path != BULK);
             }
             forbid_nulls(operation);

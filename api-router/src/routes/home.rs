@@ -6,6 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, get};
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::path::Operation;
 
+use crate::app::App;
 use crate::data_route::{KV, KV_PREFIX};
 use crate::problem::{Code, Problem};
 
@@ -13,6 +14,8 @@ use crate::problem::{Code, Problem};
 pub(crate) const DOCUMENT: &str = "/api-docs/openapi.json";
 /// See [`DOCUMENT`].
 const PAGES: &str = "/swagger-ui/";
+/// The page that shows what happens.
+const DASHBOARD: &str = "/dashboard";
 
 const LINKS: &str = "Tessera: one REST API in front of many databases
 
@@ -26,26 +29,31 @@ const LINKS: &str = "Tessera: one REST API in front of many databases
   GET  /api/health              how the shards are
   GET  /api/route?key=user_123  where a key lives
   GET  /api/distribution        how rows are spread over the shards
-  GET  /api/analytics/metrics   what happened and how fast
+  GET  /api/advice              which slots should move so that shards carry their share
+  GET  /api/analytics/metrics   what happened and how fast; /api/analytics/stream each second
+  GET  /api/analytics/errors    what went wrong
+  GET  /metrics                 the same for Prometheus
+       /dashboard               all of it on a page
        /swagger-ui/             every call, to try out
        /api-docs/openapi.json   the same for programs
        /errors                  the codes of problems
 ";
 
-/// Leads browsers to the documentation and tells others the links.
+/// Leads browsers to the dashboard and tells others the links.
 #[utoipa::path(
     tag = "operations",
     responses(
         (status = 200, description = "The links", body = String, content_type = "text/plain"),
-        (status = 303, description = "For browsers: /swagger-ui/"),
+        (status = 303, description = "For browsers: /dashboard; if nothing is counted, /swagger-ui/"),
         crate::answer::GateRefusals,
     )
 )]
 #[get("/")]
-pub(crate) async fn home(request: HttpRequest) -> HttpResponse {
+pub(crate) async fn home(app: Data<App>, request: HttpRequest) -> HttpResponse {
     let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
     if accept.contains("text/html") {
-        return HttpResponse::SeeOther().insert_header((LOCATION, PAGES)).finish();
+        let place = if app.analytics.is_some() { DASHBOARD } else { PAGES };
+        return HttpResponse::SeeOther().insert_header((LOCATION, place)).finish();
     }
     HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(LINKS)
 }

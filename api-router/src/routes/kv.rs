@@ -32,6 +32,7 @@ use crate::headers::{DataHeaders, check_content_type, has_version, idempotency_k
 use crate::prefer::Preference;
 use crate::problem::{Code, Problem, ProblemBody};
 use crate::query::Parameters;
+use crate::trail;
 
 /// The table of the values, and its column that holds them.
 const TABLE: &str = "kv";
@@ -75,7 +76,7 @@ pub(crate) async fn put_value(
     let change = put_anywhere(&app, key, bytes).await?;
     let wants_row = prefer.has(Preference::Representation);
     let asked = Asked { began, wish, prefer, idempotency_key, wants_row };
-    let done = carry_out(&app, request.headers(), asked, change).await;
+    let done = carry_out(&app, &request, asked, change).await;
     Ok(done.map_err(in_words_of_keys)?.answer(&app))
 }
 
@@ -106,7 +107,7 @@ pub(crate) async fn delete_value(
     let change = change(&app, Operation::Delete, path_key(&text, shard_key)?, &[])?;
     let wants_row = prefer.has(Preference::Representation);
     let asked = Asked { began, wish, prefer, idempotency_key, wants_row };
-    let done = carry_out(&app, request.headers(), asked, change).await;
+    let done = carry_out(&app, &request, asked, change).await;
     Ok(done.map_err(in_words_of_keys)?.answer(&app))
 }
 
@@ -138,7 +139,7 @@ pub(crate) async fn get_value(
     let mut headers = DataHeaders::parse(&app.manager, &request, began)?;
     let text = key_in_path(&request)?;
     let key = path_key(&text, headers.shard_key.take())?;
-    let found = find(&app, key, &headers, began).await?;
+    let found = find(&app, &request, key, &headers, began).await?;
     found.answer(&app, request.headers(), <[u8]>::to_vec)
 }
 
@@ -237,16 +238,23 @@ pub(super) struct Found {
 /// TSR302 if there is none; those of the shard.
 pub(super) async fn find(
     app: &App,
+    request: &HttpRequest,
     key: ShardKey<'_>,
     headers: &DataHeaders<'_>,
     began: Instant,
 ) -> Result<Found, Problem> {
     let query = value_of_a_key(&app.manager.table(TABLE)?)?;
-    let route = began.elapsed();
+    trail::note(request, |trail| trail.about(key.as_str()));
+    let asked = Instant::now();
     let read = app.manager.read(query, Some(key), &headers.wish).await;
-    let read = read.map_err(|failure| refusal(app, failure, &headers.wish.session))?;
+    let refused = |failure| refusal(app, (request, asked), failure, &headers.wish.session);
+    let read = read.map_err(refused)?;
     let internal = || Problem::new(Code::TSR500, "an internal error");
     let place = read.place.ok_or_else(internal)?;
+    let timing = Timing { route: asked - began, database: read.database, ..Timing::default() };
+    let (role, epoch) = (read.served_by, read.epoch);
+    let source = Source { request, role, session: &read.session, epoch };
+    let mut response = keyed_response(app, place, &source, &timing);
     if read.rows.is_empty() {
         return Err(Problem::new(Code::TSR302, "there is no value under this key")
             .hint("PUT makes it")
@@ -254,9 +262,6 @@ pub(super) async fn find(
             .session(app.manager.token(&read.session)));
     }
     let version = read.version().ok_or_else(internal)?;
-    let timing = Timing { route, database: read.database, ..Timing::default() };
-    let source = Source { role: read.served_by, session: &read.session, epoch: read.epoch };
-    let mut response = keyed_response(app, place, &source, &timing);
     response.insert_header((ETAG, etag(version)));
     // A read of one key asks one shard, whatever was preferred.
     if let Some(applied) = headers.prefer.applied(&[Preference::DenyFanout]) {

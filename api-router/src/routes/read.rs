@@ -21,6 +21,7 @@ use crate::headers::{DataHeaders, has_version};
 use crate::prefer::Preference;
 use crate::problem::{Code, Problem};
 use crate::query::{Parameters, read_query};
+use crate::trail;
 
 /// The rows of a read.
 #[derive(serde::Serialize, ToSchema)]
@@ -106,14 +107,24 @@ pub(crate) async fn read_rows(
         query.after = Some(app.manager.resume(&query, key, cursor).map_err(bad_cursor)?);
     }
     let is_first_page = query.after.is_none() && query.offset == 0;
-    let route = began.elapsed();
+    if let Some(key) = key {
+        trail::note(&request, |trail| trail.about(key.as_str()));
+    }
+    let asked = Instant::now();
+    let route = asked - began;
     let read = app.manager.read(query, key, &headers.wish).await;
-    let read = read.map_err(|failure| refusal(&app, failure, &headers.wish.session))?;
+    let refused = |failure| refusal(&app, (&request, asked), failure, &headers.wish.session);
+    let read = read.map_err(refused)?;
     let timing = Timing { route, database: read.database, merge: read.merge, ..Timing::default() };
-    let source = Source { role: read.served_by, session: &read.session, epoch: read.epoch };
+    let (role, epoch) = (read.served_by, read.epoch);
+    let source = Source { request: &request, role, session: &read.session, epoch };
     let mut response = match read.place {
         Some(place) => keyed_response(&app, place, &source, &timing),
-        None => data_response(&app, &source, &timing),
+        None => {
+            let asked = read.shards.len() + read.missing.len();
+            trail::note(&request, |trail| trail.fanout = trail::fanout(asked));
+            data_response(&app, &source, &timing)
+        }
     };
     if let Some(applied) = headers.prefer.applied(&HONOURED) {
         response.insert_header((PREFERENCE_APPLIED, applied));

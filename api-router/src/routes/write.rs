@@ -98,7 +98,7 @@ pub(crate) async fn write_row(
     let change = parse_anywhere(&app, keys, bytes).await?;
     let wants_row = !prefer.has(Preference::Minimal);
     let asked = Asked { began, wish, prefer, idempotency_key, wants_row };
-    Ok(carry_out(&app, request.headers(), asked, change).await?.answer(&app))
+    Ok(carry_out(&app, &request, asked, change).await?.answer(&app))
 }
 
 /// The keys of header and query.

@@ -13,29 +13,32 @@ use crate::harness::{Router, sightless};
 
 /// The program of the command line, which is another package's: cargo makes it before a test of the whole workspace
 /// only.
-pub(crate) static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+pub(crate) static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| program("shard-manager"));
+
+/// The program of a package that has its name.
+pub(crate) fn program(name: &str) -> PathBuf {
     let router = Path::new(env!("CARGO_BIN_EXE_api-router"));
     let folder = router.parent().unwrap();
-    let program = folder.join("shard-manager");
-    if made(&program).is_none_or(|made| made < last_change()) {
+    let program = folder.join(name);
+    if made(&program).is_none_or(|made| made < last_change(name)) {
         let profile = folder.file_name().unwrap().to_str().unwrap();
         let profile = if profile == "debug" { "dev" } else { profile };
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--package", "shard-manager", "--bin", "shard-manager"]);
+        build.args(["build", "--quiet", "--package", name, "--bin", name]);
         build.args(["--profile", profile, "--target-dir"]).arg(folder.parent().unwrap());
         build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        assert!(build.status().unwrap().success(), "the command line is made");
+        assert!(build.status().unwrap().success(), "{name} is made");
     }
     program
-});
+}
 
 fn made(path: &Path) -> Option<SystemTime> {
     path.metadata().and_then(|file| file.modified()).ok()
 }
 
-/// When a source of the command line was changed last.
-fn last_change() -> SystemTime {
-    let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shard-manager");
+/// When a source of a package was changed last.
+fn last_change(name: &str) -> SystemTime {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
     let sources = crate::layering::sources(&package.join("src"));
     sources.iter().filter_map(|file| made(file)).max().unwrap()
 }

@@ -14,7 +14,7 @@ use saphyr::{LoadableYamlNode, Yaml};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use crate::commands::PROGRAM;
+use crate::commands::{PROGRAM, program};
 use crate::ground::files_only;
 use crate::harness::{PATIENCE, Router, bare_command, sightless};
 
@@ -277,8 +277,56 @@ fn what_services_are_told_makes_nodes_that_replicate_and_routers_that_serve() {
         nodes.router(&told.collect())
     });
     check_routers(&routers);
+    check_analytics(&services["analytics"], &routers);
     drop(routers);
     assert_eq!(nodes.stop(), [Some(0); 6]);
+}
+
+/// The service that collects figures finds both routers as it is told, is well by the command of its image, and has counted
+/// what they have answered.
+fn check_analytics(service: &Value, routers: &[Router; 2]) {
+    let folder = tempfile::tempdir().unwrap();
+    let bind = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let here = |text: &str| {
+        let told = text.replace("0.0.0.0:3001", &bind.to_string());
+        let told = told.replace("router1:3000", &routers[0].address().to_string());
+        told.replace("router2:3000", &routers[1].address().to_string())
+    };
+    let command = || {
+        let mut command = sightless(Command::new(program("analytics")), folder.path());
+        let told = service["environment"].as_object().unwrap().iter();
+        command.envs(told.map(|(name, value)| (name, here(value.as_str().unwrap()))));
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    };
+    let mut process = command().spawn().unwrap();
+    let began = Instant::now();
+    let test = words(&service["healthcheck"]["test"]);
+    assert_eq!([&test[0], &test[1]], ["CMD", &*of_stage("analytics", "ENTRYPOINT")[0]]);
+    while !command().args(&test[2..]).stderr(Stdio::null()).status().unwrap().success() {
+        assert!(process.try_wait().unwrap().is_none() && began.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let counted = || -> Value {
+        let url = format!("http://{bind}/api/analytics/metrics?window=15m");
+        ureq::get(&url).call().unwrap().body_mut().read_json().unwrap()
+    };
+    loop {
+        let metrics = counted()["metrics"].clone();
+        let up = |router: &Value| router["up"] == true;
+        let found = metrics["routers"].as_array().unwrap().iter().filter(|router| up(router));
+        // Both have stored a row, or more.
+        if found.count() == 2 && metrics["writes"].as_u64() >= Some(2) {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{metrics}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let signal = line_of_stage("analytics", "STOPSIGNAL");
+    assert_eq!(service["stop_signal"], signal);
+    let pid = process.id().to_string();
+    assert!(Command::new("kill").args(["-s", &signal[3..], &pid]).status().unwrap().success());
+    assert_eq!(process.wait().unwrap().code(), Some(0));
 }
 
 #[test]
@@ -314,6 +362,30 @@ fn the_file_of_the_service_is_taken() {
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     assert!(shown.contains("engine") && !shown.contains("secret"), "{shown}");
     assert_eq!(shown.matches("sslmode=verify-full").count(), 3, "{shown}");
+}
+
+#[test]
+fn the_file_of_the_analytics_service_is_taken_and_pods_find_the_routers_by_a_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let shown = |command: &mut Command| {
+        let ended = command.arg("--print-config").output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        String::from_utf8(ended.stdout).unwrap()
+    };
+    let command = || sightless(Command::new(program("analytics")), folder.path());
+    let file = root().join("api-router/deploy/systemd/analytics.toml");
+    let table = shown(command().arg("--config").arg(file));
+    assert_eq!(table.matches("alert[").count(), 6, "{table}");
+    assert!(table.contains("router1=http://127.0.0.1:3000"), "{table}");
+    let set = read(&format!("{MANIFESTS}/analytics.yaml"));
+    let container = &set["spec"]["template"]["spec"]["containers"][0];
+    let mut told = command();
+    for variable in container["env"].as_array().unwrap() {
+        told.env(variable["name"].as_str().unwrap(), variable["value"].as_str().unwrap());
+    }
+    assert!(shown(&mut told).contains("dns+http://tessera-routers:3000"));
+    let network = fs::read_to_string(root().join(MANIFESTS).join("network.yaml")).unwrap();
+    assert!(network.contains("\n  name: tessera-routers\n"));
 }
 
 #[test]
@@ -374,5 +446,5 @@ fn the_ports_are_those_that_were_agreed() {
         .map(|port| port.as_str().unwrap().split(':').nth(1).unwrap().to_owned())
         .collect();
     ports.sort();
-    assert_eq!(ports, ["3000", "5432", "5433", "5434", "5435", "5436", "5437"]);
+    assert_eq!(ports, ["3000", "3001", "5432", "5433", "5434", "5435", "5436", "5437"]);
 }

@@ -81,7 +81,7 @@ fn a_compressed_answer_is_the_plain_one_in_fewer_bytes() {
 #[test]
 fn small_answers_are_sent_as_they_are() {
     let router = router();
-    for path in ["/api/kv/small", "/live", "/", "/api/route?key=a", "/api/kv/none"] {
+    for path in ["/api/kv/small", "/live", "/ready", "/api/route?key=a", "/api/kv/none"] {
         let reply = ask(&router, path, Some("gzip"));
         assert_eq!(
             (reply.header("content-encoding"), reply.header("vary")),

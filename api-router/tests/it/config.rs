@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::harness::{Router, bare_command, refused_start};
 
 /// Each setting, a value that is not its default, and another one.
-const SETTINGS: [(&str, &str, &str); 11] = [
+const SETTINGS: [(&str, &str, &str); 13] = [
     ("bind", "127.0.0.1:4001", "127.0.0.1:4002"),
     ("data_dir", "./one", "./two"),
     ("shards", "5", "6"),
@@ -21,14 +21,16 @@ const SETTINGS: [(&str, &str, &str); 11] = [
     ("log", "warn", "debug"),
     ("insecure", "true", "false"),
     ("lab", "true", "false"),
+    ("analytics", "off", "on"),
+    ("analytics_store", "./figures.db", "none"),
 ];
 
 /// Those that are true when their flag is given, and have no value there.
 const SWITCHES: [&str; 2] = ["insecure", "lab"];
 
-/// Those about servers and certificates; they have stories of their own.
-const ELSEWHERE: [&str; 6] =
-    ["engine", "shard_urls", "replica_urls", "maindb_url", "tls_cert", "tls_key"];
+/// Those about servers, certificates and traces; they have stories of their own.
+const ELSEWHERE: [&str; 7] =
+    ["engine", "shard_urls", "replica_urls", "maindb_url", "tls_cert", "tls_key", "otlp_endpoint"];
 
 /// What is in force: each setting's value and where it came from.
 pub(crate) fn shown(mut command: Command) -> BTreeMap<String, (String, String)> {
@@ -100,6 +102,9 @@ fn without_a_word_the_defaults_are_in_force() {
         ("log", "info"),
         ("insecure", "false"),
         ("lab", "false"),
+        ("analytics", "on"),
+        ("analytics_store", "./data/analytics.db"),
+        ("otlp_endpoint", "none"),
         ("shards", "what the data directory has, else 3"),
         ("replicas", "what the data directory has, else 1"),
     ] {
@@ -236,6 +241,7 @@ fn variables_of_others_are_nobodys_business() {
     write(folder.path(), ".env", "DATABASE_URL=x\nTESSERA_LOADTEST_HOST=http://127.0.0.1:1\n");
     let mut command = bare_command(folder.path());
     command.env("TESSERA_LOADTEST_HOST", "x").env("TESSERA_PG_BIN", "x");
+    command.env("TESSERA_ANALYTICS_BIND", "x").env("TESSERA_ANALYTICS_ROUTERS", "x");
     command.env("TESSERAE", "x").env("MY_TESSERA_BIND", "x");
     assert!(shown(command).values().all(|(_, origin)| origin == "default"));
 }
@@ -257,6 +263,7 @@ fn a_value_that_does_not_fit_is_refused_with_its_origin_and_what_is_allowed() {
         ("placement", "ring:0", "1 to 10000 virtual nodes, not 0"),
         ("placement", "partitions:A=1", "`A=1` is not NAME=WEIGHT>SHARD"),
         ("placement", "manual:0-99=shard1", "nobody owns the slots 100 to 16383"),
+        ("analytics", "maybe", "on or off"),
         ("keyspace", "geo", "hash, modulo, range:10,20"),
         ("keyspace", "range", "is no integer"),
         ("keyspace", "range:2,1", "split points must ascend"),
@@ -387,7 +394,8 @@ fn the_example_of_dot_env_shows_the_defaults() {
     for (name, value) in documented() {
         // The file says of these that they have another default, or none.
         let other = ["weights", "workers", "config", "loadtest_host", "pg_bin", "pgpassword"];
-        if other.contains(&&*name) || (ELSEWHERE.contains(&&*name) && name != "engine") {
+        let service = name.starts_with("analytics_") && name != "analytics_store";
+        if service || other.contains(&&*name) || (ELSEWHERE.contains(&&*name) && name != "engine") {
             continue;
         }
         let (default, _) = &shown[&name];

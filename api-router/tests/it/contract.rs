@@ -1,14 +1,14 @@
 //! The contract as a stranger's tool sees it: schemathesis asks for all that the OpenAPI document allows, and
 //! for much that it does not.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use crate::ground::is_servers;
 use crate::harness::{Router, left_out};
+use crate::python::{SCHEMATHESIS, program, text};
 
-/// Another version generates other requests.
-const SCHEMATHESIS: &str = "4.32.5";
+/// The one path of which the answer has no end: it has stories of its own (`figures_live`).
+const ENDLESS: &str = "/api/analytics/stream";
 
 /// How it is to write bodies of lines, which it does not know by itself.
 const LINES: &str = r#"
@@ -25,43 +25,9 @@ def lines(context, value):
     return "\n".join(json.dumps(row) for row in rows).encode()
 "#;
 
-fn text(output: &Output) -> String {
-    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
-}
-
-fn is_installed(program: &Path) -> bool {
-    let output = Command::new(program).arg("--version").output();
-    output.is_ok_and(|output| text(&output).trim_end().ends_with(SCHEMATHESIS))
-}
-
-/// The program, in a virtual environment below `target` that is made once.
-///
-/// # Errors
-/// What could not be had.
-fn schemathesis() -> Result<PathBuf, String> {
-    let name = format!("schemathesis-{SCHEMATHESIS}");
-    let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let program = environment.join("bin/schemathesis");
-    if is_installed(&program) {
-        return Ok(program);
-    }
-    let mut venv = Command::new("python3");
-    venv.args(["-m", "venv", "--clear"]).arg(&environment);
-    let mut install = Command::new(environment.join("bin/python"));
-    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-    install.arg(format!("schemathesis=={SCHEMATHESIS}"));
-    for mut step in [venv, install] {
-        let output = step.output().map_err(|error| format!("{step:?}: {error}"))?;
-        if !output.status.success() {
-            return Err(format!("{step:?}: {}", text(&output)));
-        }
-    }
-    if is_installed(&program) { Ok(program) } else { Err(format!("{program:?} does not run")) }
-}
-
 #[test]
 fn every_answer_is_one_that_the_document_declares() {
-    let program = match schemathesis() {
+    let program = match program("schemathesis") {
         Ok(program) => program,
         Err(why) => {
             return left_out(&format!("schemathesis {SCHEMATHESIS} is not to be had: {why}"));
@@ -85,6 +51,7 @@ fn every_answer_is_one_that_the_document_declares() {
     let output = Command::new(program)
         .args(["run", &router.url("/api-docs/openapi.json")])
         .args(["--checks", &checks.join(",")])
+        .args(["--exclude-path", ENDLESS])
         .args(["--phases", "examples,coverage,fuzzing"])
         .args(["--max-examples", "25", "--seed", "20261121", "--no-color"])
         .current_dir(folder.path())
@@ -99,6 +66,8 @@ fn every_answer_is_one_that_the_document_declares() {
     let api = router.get("/api-docs/openapi.json").json();
     let paths = api["paths"].as_object().unwrap().values();
     let all: usize = paths.map(|item| item.as_object().unwrap().len()).sum();
-    let selected = format!("Selected: {all}/{all}");
-    assert!(report.contains(&selected) && report.contains(&format!("Tested: {all}")), "{report}");
+    let tested = all - 1;
+    let selected = format!("Selected: {tested}/{all}");
+    assert!(report.contains(&selected), "{report}");
+    assert!(report.contains(&format!("Tested: {tested}")), "{report}");
 }

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use chrono::Datelike;
+
 use crate::ground::{self, files_only, is_servers};
 use crate::harness::{Router, bare_command, command};
 
@@ -94,6 +96,42 @@ fn what_others_could_reach_and_a_broken_certificate_are_told() {
     assert_eq!(code, Some(1), "{lines:#?}");
     assert!(told(&lines, "fault", "there is no authentication"), "{lines:#?}");
     assert!(told(&lines, "fault", "there is no certificate in it"), "{lines:#?}");
+}
+
+/// What the doctor says of a certificate that is valid from so many days before today to so many after.
+fn of_certificate(begins: i64, ends: i64) -> (Option<i32>, Vec<String>) {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let day = |days: i64| {
+        let day = chrono::Utc::now() + chrono::TimeDelta::days(days);
+        rcgen::date_time_ymd(day.year(), day.month() as u8, day.day() as u8)
+    };
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let mut wanted = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    (wanted.not_before, wanted.not_after) = (day(begins), day(ends));
+    fs::write(&certificate, wanted.self_signed(&pair).unwrap().pem()).unwrap();
+    fs::write(&key, pair.serialize_pem()).unwrap();
+    let mut router = bare_command(folder.path());
+    router.args(["--bind", "127.0.0.1:0", "--tls-cert"]).arg(&certificate);
+    router.arg("--tls-key").arg(&key);
+    examined(router)
+}
+
+#[test]
+fn a_certificate_that_ends_soon_or_has_not_begun_is_told_before_clients_find_out() {
+    files_only!("it is about a file");
+    let (code, lines) = of_certificate(-10, 80);
+    assert_eq!(code, Some(0), "{lines:#?}");
+    assert!(told(&lines, "good", "its key fits; it ends on 2"), "{lines:#?}");
+    let (code, lines) = of_certificate(-10, 20);
+    assert_eq!(code, Some(0), "{lines:#?}");
+    assert!(told(&lines, "warning", "ends in 19 days, on 2"), "{lines:#?}");
+    let (code, lines) = of_certificate(3, 80);
+    assert_eq!(code, Some(0), "{lines:#?}");
+    assert!(told(&lines, "warning", "is valid from 2"), "{lines:#?}");
+    let (code, lines) = of_certificate(-90, -3);
+    assert_eq!(code, Some(1), "{lines:#?}");
+    assert!(told(&lines, "fault", "no client accepts it; renew it"), "{lines:#?}");
 }
 
 #[test]

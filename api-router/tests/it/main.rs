@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
+mod advice;
 mod aliases;
 mod bad_input;
 mod bulk;
@@ -22,6 +23,11 @@ mod doctor;
 mod durability;
 mod faults;
 mod figures;
+mod figures_kept;
+mod figures_known;
+mod figures_live;
+mod figures_of_errors;
+mod frames;
 mod ground;
 mod harness;
 mod idempotency;
@@ -31,16 +37,21 @@ mod lab_servers;
 mod layering;
 mod levels;
 mod operations;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod pages;
 mod placement;
 mod problems;
+mod python;
 mod random;
 mod reads;
 mod replicas;
 #[cfg(not(feature = "sabotage"))]
 mod sabotage;
 mod saving;
+mod scrape;
 mod secrets;
+mod served_page;
 mod servers;
 mod sockets;
 mod strategies;
@@ -50,6 +61,7 @@ mod surface;
 mod tables;
 mod tls;
 mod tokens;
+mod traces;
 mod transactions;
 mod wire;
 mod writes;

@@ -220,8 +220,8 @@ fn a_start_that_asks_for_another_cluster_is_refused_and_touches_nothing() {
     crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (_folder, data) = used_directory(&["--weights", "50,25,25"]);
     let before = databases(&data);
-    let files = if is_servers() { 1 } else { 7 };
-    assert_eq!(before.len(), files, "three shards with a replica each, and the catalog");
+    let files = if is_servers() { 1 } else { 8 };
+    assert_eq!(before.len(), files, "three shards with a replica each, catalog and figures");
     for (flags, asked, made) in [
         // Servers are counted by their addresses before anybody looks at the cluster.
         (["--shards", "5"], if is_servers() { "says 5" } else { "the number of shards 5" }, "3"),

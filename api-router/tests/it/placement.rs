@@ -192,8 +192,11 @@ fn the_document_is_openapi_3_1_and_names_every_path() {
         paths,
         BTreeSet::from([
             "/",
+            "/api/advice",
             "/api/analytics/errors",
+            "/api/analytics/frames",
             "/api/analytics/metrics",
+            "/api/analytics/stream",
             "/api/bulk-write",
             "/api/distribution",
             "/api/health",
@@ -206,9 +209,12 @@ fn the_document_is_openapi_3_1_and_names_every_path() {
             "/api/tables",
             "/api/tables/{name}",
             "/api/write",
+            "/dashboard",
+            "/dashboard/{file}",
             "/errors",
             "/errors/{code}",
             "/live",
+            "/metrics",
             "/read",
             "/ready",
             "/stats",
@@ -320,7 +326,7 @@ fn swagger_ui_is_served_from_here_and_names_no_other_host() {
         );
     }
     let browser = router.send("GET", "/", &[("accept", "text/html,*/*;q=0.8")], None);
-    assert_eq!((browser.status, browser.header("location")), (303, Some("/swagger-ui/")));
+    assert_eq!((browser.status, browser.header("location")), (303, Some("/dashboard")));
     let curl = router.send("GET", "/", &[("accept", "*/*")], None);
     assert!(curl.status == 200 && curl.text().contains("/api/write"), "{}", curl.text());
 }

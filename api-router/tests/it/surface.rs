@@ -29,6 +29,10 @@ fn head_answers_as_get_without_a_body() {
         "/nowhere",
         "/api-docs/openapi.json",
         "/swagger-ui/",
+        "/dashboard",
+        "/dashboard/page.css",
+        "/metrics",
+        "/api/analytics/frames",
     ] {
         let get = router.get(path);
         let head = router.send("HEAD", path, &[], None);
@@ -60,6 +64,10 @@ fn a_method_that_a_path_does_not_have_is_405_with_those_it_has() {
         ("/write", "POST"),
         ("/read", "GET, HEAD"),
         ("/stats", "GET, HEAD"),
+        ("/metrics", "GET, HEAD"),
+        ("/dashboard", "GET, HEAD"),
+        ("/dashboard/page.js", "GET, HEAD"),
+        ("/api/analytics/stream", "GET, HEAD"),
     ] {
         let methods =
             if allow == "POST" { ["GET", "PUT", "OPTIONS"] } else { ["POST", "DELETE", "OPTIONS"] };
@@ -91,8 +99,12 @@ fn a_path_that_leads_nowhere_is_404_whatever_the_method() {
         "/api/tables/users/columns",
         "/api/lab/nodes",
         "/api/lab/nodes/shard1-replica1",
-        "/dashboard",
-        "/metrics",
+        "/dashboard/",
+        "/dashboard/nothing.js",
+        "/dashboard/../Cargo.toml",
+        "/metrics/",
+        "/api/analytics",
+        "/api/analytics/alerts",
         "/write/",
         "/stats/",
         "/errors/TSR999",
@@ -213,6 +225,10 @@ fn parameters_that_mean_nothing_are_refused() {
         "/api/shard-map",
         "/api/analytics/metrics",
         "/api/analytics/errors",
+        "/api/analytics/stream",
+        "/api/analytics/frames",
+        "/metrics",
+        "/dashboard/page.css",
         "/api/kv/a",
         "/read",
         "/stats",
@@ -304,15 +320,4 @@ fn a_path_that_is_spelled_with_escapes_is_the_same_path() {
     assert_eq!(reply.json()["outcome"], "rejected");
     let errors = router.get("/api/analytics/errors").json();
     assert_eq!(errors["errors"][0]["route"], "/api/write", "{errors}");
-}
-
-/// The trace of a client that is in one is kept with its error (W3C Trace Context).
-#[test]
-fn an_error_remembers_the_trace_of_its_request() {
-    let router = Router::start();
-    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-    let parent = format!("00-{trace}-00f067aa0ba902b7-01");
-    router.send("GET", "/api/read?table=nope", &[("traceparent", &parent)], None);
-    let errors = router.get("/api/analytics/errors").json();
-    assert_eq!(errors["errors"][0]["trace_id"], trace, "{errors}");
 }

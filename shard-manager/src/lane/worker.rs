@@ -98,6 +98,7 @@ impl<W: Writer> Worker<Held<W>> {
     /// Works until it is told to stop.
     pub(super) fn run(mut self, Holds { brake, gate }: &Holds) {
         while let Some(first) = self.waiting.blocking_recv() {
+            self.state.tally.hold(1);
             // Before anything is taken: what waits here can still be given up.
             let _turn = brake.wait();
             let _pass = gate.enter();
@@ -133,6 +134,7 @@ impl<W: AsyncWriter> Worker<W> {
                 biased;
                 first = self.waiting.recv() => {
                     let Some(first) = first else { break };
+                    self.state.tally.hold(1);
                     // Before anything is taken: what waits here can still be given up.
                     let Some(first) = self.until_ready(first).await else { continue };
                     let _turn = brake.wait_on_task().await;
@@ -165,7 +167,9 @@ impl<W: AsyncWriter> Worker<W> {
                     return Some(first);
                 }
                 self.drop_late(first);
-                first = self.waiting.try_recv().ok()?;
+                let next = self.waiting.try_recv().ok();
+                self.state.tally.hold(usize::from(next.is_some()));
+                first = next?;
             }
             tokio::time::sleep(READY_LOOK).await;
         }
@@ -205,7 +209,9 @@ impl<W: AsyncWriter> Worker<W> {
     async fn round(&mut self, first: Message) -> bool {
         let (mut schema, mut stopping) = (None, false);
         let batch = self.gather(first, &mut schema, &mut stopping);
+        self.state.tally.apply(batch.len());
         self.execute(batch).await;
+        self.state.tally.apply(0);
         #[cfg(feature = "sabotage")]
         self.writer.commit_owed();
         if let Some(operation) = schema {
@@ -259,7 +265,7 @@ impl<W: AsyncWriter> Worker<W> {
             match self.writer.apply(&units).await {
                 Ok(done) => {
                     self.state.wait_for_node(false);
-                    answer_all(batch, done, began);
+                    self.answer_all(batch, done, began);
                 }
                 Err(BatchFailure { divisible: true, .. }) if batch.len() > 1 => {
                     let second = batch.split_off(batch.len() / 2);
@@ -270,7 +276,7 @@ impl<W: AsyncWriter> Worker<W> {
                     if units[0].whole.is_none() && units[0].rows.len() > 1 =>
                 {
                     match self.apply_parted(units[0].rows).await {
-                        Ok(done) => answer_all(batch, done, began),
+                        Ok(done) => self.answer_all(batch, done, began),
                         Err(failure) => fail_all(batch, &failure),
                     }
                 }
@@ -314,6 +320,20 @@ impl<W: AsyncWriter> Worker<W> {
         }
         batch.retain(|operation| operation.claim.decide(TAKEN));
         batch
+    }
+
+    /// Tells everybody what became of their rows.
+    fn answer_all(&self, batch: Vec<Operation>, done: BatchDone, began: Instant) {
+        let database = began.elapsed();
+        let position = done.position;
+        self.state.tally.add(batch.len(), done.rows.len());
+        let mut results = done.rows.into_iter();
+        for operation in batch {
+            let rows = results.by_ref().take(operation.part.rows.len()).collect();
+            let queue = began.duration_since(operation.queued_at);
+            let times = LaneTimes { queue, database };
+            let _ = operation.reply.send(Ok(Applied { rows, position, times }));
+        }
     }
 
     /// The halves of a chunk, and of what fails of them their halves: how a culprit is told from its neighbours.
@@ -367,18 +387,6 @@ fn take(operation: Operation) -> Option<Operation> {
         return None;
     }
     operation.claim.decide(TAKEN).then_some(operation)
-}
-
-fn answer_all(batch: Vec<Operation>, done: BatchDone, began: Instant) {
-    let database = began.elapsed();
-    let position = done.position;
-    let mut results = done.rows.into_iter();
-    for operation in batch {
-        let rows = results.by_ref().take(operation.part.rows.len()).collect();
-        let queue = began.duration_since(operation.queued_at);
-        let times = LaneTimes { queue, database };
-        let _ = operation.reply.send(Ok(Applied { rows, position, times }));
-    }
 }
 
 fn fail_all(batch: Vec<Operation>, failure: &LaneFailure) {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{Manager, Wish};
 use crate::error::{Error, Outcome};
+use crate::lane::LaneTimes;
 use crate::position::Position;
 use crate::row::{Change, Part, RowDone, RowWrite};
 use crate::sabotage::{Switch, is_on};
@@ -49,6 +50,19 @@ pub struct BulkDone {
     pub rows: Vec<BulkRowDone>,
     /// What the client has seen with this.
     pub session: SessionToken,
+    /// Where the time of the slowest shard went.
+    pub times: LaneTimes,
+}
+
+/// What became of rows of one shard.
+#[derive(Clone, Debug, Default)]
+pub struct BulkPart {
+    /// The rows.
+    pub rows: Vec<BulkRowDone>,
+    /// The position that holds the last of them.
+    pub seen: Option<Position>,
+    /// Where their time went.
+    pub times: LaneTimes,
 }
 
 impl Manager {
@@ -75,7 +89,7 @@ impl Manager {
         shard: ShardIndex,
         rows: Vec<BulkRow>,
         wish: &Wish,
-    ) -> (Vec<BulkRowDone>, Option<Position>) {
+    ) -> BulkPart {
         debug_assert!(rows.iter().all(|row| row.place.shard == shard), "all of one shard");
         let part = |rows| Part { rows, whole: None, patient: true };
         write_by_lane(&self.shards[shard.index()], rows, wish, part).await
@@ -85,7 +99,7 @@ impl Manager {
         &self,
         rows: Vec<BulkRow>,
         wish: &Wish,
-        write: impl AsyncFn(&Shard, Vec<BulkRow>) -> PartDone,
+        write: impl AsyncFn(&Shard, Vec<BulkRow>) -> BulkPart,
     ) -> BulkDone {
         let mut by_shard: Vec<Vec<BulkRow>> = self.shards.iter().map(|_| Vec::new()).collect();
         for row in rows {
@@ -96,24 +110,22 @@ impl Manager {
         let parts = futures_util::future::join_all(parts).await;
         let mut session = wish.session.clone();
         let mut done = Vec::new();
-        for (shard, (rows, position)) in (0..).map(ShardIndex).zip(parts) {
-            if let Some(position) = position {
+        let mut slowest = LaneTimes::default();
+        for (shard, BulkPart { rows, seen, times }) in (0..).map(ShardIndex).zip(parts) {
+            if let Some(position) = seen {
                 self.seen(&mut session, shard, position);
             }
+            slowest = slowest.slower(times);
             done.extend(rows);
         }
-        BulkDone { rows: done, session }
+        BulkDone { rows: done, session, times: slowest }
     }
 }
 
-/// What became of the rows of one shard, and the position that holds the last of them.
-type PartDone = (Vec<BulkRowDone>, Option<Position>);
-
 /// One shard's part of a bulk write, a chunk after the other: so rows of one key keep their order, and one
 /// bulk write cannot fill the lane.
-async fn write_chunks(shard: &Shard, rows: Vec<BulkRow>, wish: &Wish) -> PartDone {
-    let mut done = Vec::with_capacity(rows.len());
-    let mut seen = None;
+async fn write_chunks(shard: &Shard, rows: Vec<BulkRow>, wish: &Wish) -> BulkPart {
+    let mut done = BulkPart { rows: Vec::with_capacity(rows.len()), ..BulkPart::default() };
     let mut rows = rows.into_iter().peekable();
     while rows.peek().is_some() {
         let (mut chunk, mut bytes) = (Vec::new(), 0);
@@ -122,11 +134,12 @@ async fn write_chunks(shard: &Shard, rows: Vec<BulkRow>, wish: &Wish) -> PartDon
             bytes += next.row.bytes();
             chunk.push(next);
         }
-        let (written, position) = write_by_lane(shard, chunk, wish, Part::from).await;
-        done.extend(written);
-        seen = later(seen, position);
+        let written = write_by_lane(shard, chunk, wish, Part::from).await;
+        done.rows.extend(written.rows);
+        done.seen = later(done.seen, written.seen);
+        done.times = done.times.and_then(written.times);
     }
-    (done, seen)
+    done
 }
 
 /// Rows that go to each of the shard's lanes as one operation.
@@ -135,19 +148,19 @@ async fn write_by_lane(
     rows: Vec<BulkRow>,
     wish: &Wish,
     part: impl Fn(Vec<RowWrite>) -> Part,
-) -> PartDone {
+) -> BulkPart {
     let mut by_lane: BTreeMap<usize, Vec<BulkRow>> = BTreeMap::new();
     for row in rows {
         by_lane.entry(shard.lane_of(&row.row.key)).or_default().push(row);
     }
     let parts = by_lane.into_values().map(|rows| write_part(shard, rows, wish, &part));
-    let mut done = Vec::new();
-    let mut seen = None;
-    for (written, position) in futures_util::future::join_all(parts).await {
-        done.extend(written);
-        seen = later(seen, position);
+    let mut done = BulkPart::default();
+    for written in futures_util::future::join_all(parts).await {
+        done.rows.extend(written.rows);
+        done.seen = later(done.seen, written.seen);
+        done.times = done.times.slower(written.times);
     }
-    (done, seen)
+    done
 }
 
 /// The position that holds what both hold.
@@ -165,9 +178,9 @@ async fn write_part(
     rows: Vec<BulkRow>,
     wish: &Wish,
     part: impl FnOnce(Vec<RowWrite>) -> Part,
-) -> PartDone {
+) -> BulkPart {
     if rows.is_empty() {
-        return (Vec::new(), None);
+        return BulkPart::default();
     }
     let (mut places, mut changes) =
         (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
@@ -175,10 +188,11 @@ async fn write_part(
         places.push((index, place));
         changes.push(row);
     }
-    let mut seen = None;
+    let mut part_done = BulkPart::default();
     let outcomes = match shard.write(part(changes), wish.level, wish.deadline).await {
         Ok(WriteDone { applied, shortfall }) => {
-            seen = Some(shard.seen_by_writer(applied.position));
+            part_done.seen = Some(shard.seen_by_writer(applied.position));
+            part_done.times = applied.times;
             let told = |row: Result<RowDone, Error>| match (row, &shortfall) {
                 (Ok(_), Some(shortfall)) => Err((shortfall.clone(), Outcome::Committed)),
                 (Ok(row), None) => Ok(row),
@@ -194,5 +208,6 @@ async fn write_part(
     };
     let rows = places.into_iter().zip(outcomes);
     let done = rows.map(|((index, place), outcome)| BulkRowDone { index, place, outcome });
-    (done.collect(), seen)
+    part_done.rows = done.collect();
+    part_done
 }

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::keyspace::Slot;
 use crate::position::Position;
 use crate::query::ReadQuery;
+use crate::vitals::{Footprint, PoolVitals};
 
 /// Who reads a node.
 #[derive(Clone)]
@@ -90,6 +91,14 @@ impl Readers {
         }
     }
 
+    /// How many connections there are, and how many of them read now.
+    pub fn vitals(&self) -> PoolVitals {
+        match self {
+            Self::Sqlite(readers) => readers.vitals(),
+            Self::Postgres(readers) => readers.vitals(),
+        }
+    }
+
     /// Rows and bytes of each table. The turn is given back when the work has ended, also if nobody waits for it any
     /// more.
     ///
@@ -110,6 +119,20 @@ impl Readers {
                 threads::blocking(deadline, sizes).await
             }
             Self::Postgres(readers) => readers.sizes(turn, deadline).await,
+        }
+    }
+
+    /// About how much the node holds, without looking at rows.
+    ///
+    /// # Errors
+    /// As [`Readers::read_key`].
+    pub async fn footprint(&self, deadline: Instant) -> Result<Footprint, Error> {
+        match self {
+            Self::Sqlite(readers) => {
+                let readers = Arc::clone(readers);
+                threads::blocking(deadline, move |wait| readers.footprint(wait)).await
+            }
+            Self::Postgres(readers) => readers.footprint(deadline).await,
         }
     }
 

@@ -31,13 +31,13 @@ struct Fake {
 }
 
 #[derive(Clone, Default)]
-struct Plan {
+pub(crate) struct Plan {
     /// Keys that fail every batch they are in.
-    culprits: HashSet<String>,
+    pub(crate) culprits: HashSet<String>,
     /// Keys whose batch fails for good, with this outcome.
-    fatal: Option<(String, Outcome)>,
+    pub(crate) fatal: Option<(String, Outcome)>,
     /// A key whose batch panics.
-    panics: Option<String>,
+    pub(crate) panics: Option<String>,
 }
 
 impl Writer for Fake {
@@ -86,8 +86,8 @@ impl Writer for Fake {
 }
 
 /// The test's side of a lane with a fake writer.
-struct Story {
-    lane: Arc<Lane>,
+pub(crate) struct Story {
+    pub(crate) lane: Arc<Lane>,
     began: Receiver<Vec<String>>,
     gate: Option<Sender<()>>,
     applied: Arc<Mutex<Vec<String>>>,
@@ -108,7 +108,7 @@ impl Story {
     }
 
     /// An operation of these rows: queued now, its answer awaited later.
-    async fn queue(
+    pub(crate) async fn queue(
         &self,
         keys: &[&str],
         deadline: Instant,
@@ -147,14 +147,14 @@ impl Story {
     }
 
     /// Holds a first batch at the gate, so that what comes next must wait.
-    async fn occupied(plan: Plan) -> (Self, Pin<Box<dyn Future<Output = Answer>>>) {
+    pub(crate) async fn occupied(plan: Plan) -> (Self, Pin<Box<dyn Future<Output = Answer>>>) {
         let story = Self::begin(plan);
         let first = story.queue(&["first"], deadline()).await;
         assert_eq!(story.batch(), ["first"]);
         (story, first)
     }
 
-    fn open_gate(&mut self) {
+    pub(crate) fn open_gate(&mut self) {
         self.gate = None;
     }
 

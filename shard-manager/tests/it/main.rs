@@ -1,5 +1,6 @@
 //! What the shard manager promises, told as stories: one binary, so that it links once and runs in parallel.
 
+mod advice;
 mod catalog;
 mod cluster;
 mod cursor;
@@ -24,6 +25,7 @@ mod token;
 mod trouble;
 mod units;
 mod values;
+mod vitals;
 
 /// So many cases of a property, the same ones each time: a test that fails fails again.
 fn cases(count: u32) -> proptest::test_runner::Config {

@@ -314,6 +314,36 @@ fn a_promoted_replica_leads_also_after_a_restart() {
 }
 
 #[test]
+fn a_replica_is_not_run_as_a_primary_which_would_cut_it_off() {
+    let nodes = Nodes::new();
+    let mut primary = nodes.primary();
+    let mut replica = nodes.replica_of(&primary);
+    primary.start();
+    primary.until_ready();
+    replica.start();
+    replica.until_ready();
+    assert_eq!(replica.end("-INT"), Some(0));
+    let wrong = nodes.node("shard1-replica1", &["primary", "--database", "shard1"]);
+    let said = wrong.refused();
+    assert!(said.contains("it is a replica: promote it, or run it as `node replica`"), "{said}");
+    // Nothing has changed: it follows on.
+    replica.start();
+    replica.until_ready();
+    primary.ask("CREATE TABLE t (n int); INSERT INTO t VALUES (42)");
+    replica.until(ROWS, "42");
+    assert_eq!(primary.ask(STREAMS), "shard1_replica1|t|streaming");
+
+    // Nor is an empty primary made where its rows were.
+    assert_eq!(replica.end("-INT"), Some(0));
+    fs::remove_dir_all(replica.dir.join("server")).unwrap();
+    let said = wrong.refused();
+    assert!(said.contains("it is not made again, for it would be empty"), "{said}");
+    replica.start();
+    replica.until_ready();
+    replica.until(ROWS, "42");
+}
+
+#[test]
 fn what_cannot_be_is_told_before_anything_is_made() {
     let nodes = Nodes::new();
     let refused = |change: &dyn Fn(&mut Node)| {

@@ -6,10 +6,14 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use shard_manager::address::ClusterAddress;
+use shard_manager::keyspace::ShardKey;
+use shard_manager::local::LocalNode;
+use shard_manager::manager::Manager;
 use shard_manager::row::Operation::Insert;
 
-use crate::cluster::{Databases, connect, shared};
+use crate::cluster::{Databases, connect, mortal, shared};
 use crate::rows::{rows, write};
+use crate::server::runtime;
 
 const USER: &str = r#"{"name":"n","email":"e"}"#;
 /// Rows that are acknowledged before the dump begins.
@@ -21,10 +25,24 @@ fn urls(databases: &Databases) -> Vec<String> {
 }
 
 fn dump(urls: &[String], target: &Path) -> Output {
+    dump_with(urls, &[], target)
+}
+
+/// The same with more variables.
+fn dump_with(urls: &[String], variables: &[(&str, &str)], target: &Path) -> Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/dump.sh");
     let mut command = Command::new(script);
     command.env("SHARD_URLS", urls.join(",")).env_remove("MAINDB_URL").arg(target);
+    command.envs(variables.iter().copied());
     command.env("TESSERA_PG_BIN", &shared().programs().bin).output().unwrap()
+}
+
+/// The files of a dump.
+fn files(target: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(target).unwrap().map(|file| file.unwrap().file_name());
+    let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 fn restore(url: &str, dump: &Path) {
@@ -101,4 +119,133 @@ async fn a_dump_that_fails_leaves_no_lock_and_nothing_of_its_name() {
     std::fs::create_dir(&target).unwrap();
     let output = dump(&urls(&databases), &target);
     assert!(String::from_utf8_lossy(&output.stderr).contains("is there already"));
+}
+
+/// Who has the lock of all writers of a shard for himself.
+const HELD: &str =
+    "SELECT count(*)::text AS value FROM pg_locks JOIN pg_database ON pg_database.oid = database
+    WHERE datname = current_database() AND locktype = 'advisory' AND (classid, objid) = (1950, 1)
+    AND mode = 'ExclusiveLock' AND granted";
+
+/// Stands still until it is dropped.
+struct Frozen<'n>(&'n LocalNode);
+
+impl<'n> Frozen<'n> {
+    fn new(node: &'n LocalNode) -> Self {
+        node.freeze().unwrap();
+        Self(node)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.0.thaw().unwrap();
+    }
+}
+
+/// A key of the first shard.
+fn key_of_first(manager: &Manager, prefix: &str) -> String {
+    let map = manager.map();
+    let mut keys = (0..).map(|number| format!("{prefix}{number}"));
+    let place = |key: &String| map.place(ShardKey::parse(key).unwrap()).unwrap();
+    keys.find(|key| place(key).shard.index() == 0).unwrap()
+}
+
+#[test]
+fn a_server_that_freezes_while_it_is_dumped_keeps_no_other_shard_waiting() {
+    let servers = mortal();
+    let nodes: Vec<&LocalNode> = servers.primaries().take(2).collect();
+    runtime().block_on(async {
+        let databases = Databases::on(&nodes).await;
+        let address = databases.address();
+        let manager = tokio::task::spawn_blocking(move || connect(&address)).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (places, target) = (urls(&databases), folder.path().join("dump"));
+        let dumping = |variables: &'static [(&str, &str)]| {
+            let (places, target) = (places.clone(), target.clone());
+            tokio::task::spawn_blocking(move || dump_with(&places, variables, &target))
+        };
+        // A batch runs on the second: the dump waits for it, and has the lock of the first.
+        let mut batch = databases.door(1).await;
+        batch.run("SELECT pg_advisory_lock_shared(1950, 1)").await;
+        let mut first = databases.door(0).await;
+        let ended = dumping(&[]);
+        first.until(HELD, "1").await;
+        let frozen = Frozen::new(nodes[1]);
+        write(&manager, "users", Insert, &key_of_first(&manager, "a"), USER).await.unwrap();
+        let told = ended.await.unwrap();
+        let said = String::from_utf8_lossy(&told.stderr).into_owned();
+        assert!(!told.status.success() && said.contains("shard2 could not be asked"), "{said}");
+
+        // One that was frozen before is not even connected to: nobody's writes wait for that.
+        let ended = dumping(&[("PGCONNECT_TIMEOUT", "2")]);
+        while !ended.is_finished() {
+            assert_eq!(first.text(HELD).await, "0");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let told = ended.await.unwrap();
+        let said = String::from_utf8_lossy(&told.stderr).into_owned();
+        assert!(!told.status.success() && said.contains("shard2 could not be asked"), "{said}");
+        write(&manager, "users", Insert, &key_of_first(&manager, "b"), USER).await.unwrap();
+        assert!(!target.exists());
+        drop((frozen, batch));
+        tokio::task::spawn_blocking(move || manager.close()).await.unwrap();
+    });
+}
+
+#[tokio::test]
+async fn a_catalog_in_the_database_of_a_shard_is_dumped_with_it_and_one_of_its_own_beside_it() {
+    let databases = Databases::new(3).await;
+    let places = urls(&databases);
+    let address = ClusterAddress {
+        shards: databases.address().shards[..2].to_vec(),
+        catalog: Some(places[2].parse().unwrap()),
+        ..databases.address()
+    };
+    let manager = connect(&address);
+    write(&manager, "users", Insert, "u", USER).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (apart, within) = (folder.path().join("apart"), folder.path().join("within"));
+    let output = dump_with(&places[..2], &[("MAINDB_URL", &places[2])], &apart);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(files(&apart), ["catalog.dump", "moment", "shard1.dump", "shard2.dump"]);
+    // Its lock is taken once: taken twice, nobody would ever have it.
+    let output = dump_with(&places[..2], &[("MAINDB_URL", &places[1])], &within);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(files(&within), ["moment", "shard1.dump", "shard2.dump"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("holds 2 databases as they were at"));
+}
+
+#[tokio::test]
+async fn a_password_is_taken_from_the_file_that_an_address_names_and_never_told() {
+    let databases = Databases::new(2).await;
+    let places = urls(&databases);
+    let manager = connect(&databases.address());
+    write(&manager, "users", Insert, "u", USER).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (_, tail) = places[0].split_once("://tessera:").unwrap();
+    let (password, _) = tail.split_once('@').unwrap();
+    let file = folder.path().join("password");
+    let without = |url: &String| {
+        let url = url.replace(&format!(":{password}@"), "@");
+        assert!(!url.contains(password), "{url}");
+        url
+    };
+    let apart: Vec<String> = places
+        .iter()
+        .map(|url| format!("{}?password_file={}", without(url), file.display()))
+        .collect();
+    for (written, works) in [(format!("{password}\n"), true), ("another".to_owned(), false)] {
+        std::fs::write(&file, written).unwrap();
+        let target = folder.path().join(format!("dump-{works}"));
+        let nothing = [("PGPASSFILE", "/dev/null"), ("PGPASSWORD", "")];
+        let output = dump_with(&apart, &nothing, &target);
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!((output.status.success(), target.exists()), (works, works), "{said}");
+        assert!(!said.contains(password) && !said.contains("another"), "{said}");
+    }
+    let seen = format!("{}?password={password}", without(&places[0]));
+    let output = dump(&[seen], &folder.path().join("seen"));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("put it before the @") && !said.contains(password), "{said}");
 }

@@ -33,3 +33,4 @@ mod server;
 mod tables;
 mod tls;
 mod visits;
+mod vitals;

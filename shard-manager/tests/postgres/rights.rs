@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use shard_manager::address::ClusterAddress;
 use shard_manager::consistency::Level;
+use shard_manager::doctor::{self, Verdict};
 
 use crate::cluster::{cluster_of, connect, refused};
 use crate::log;
@@ -79,4 +80,34 @@ fn a_replica_that_hides_what_it_receives_is_told_with_the_statement_and_used_onc
         put(&manager, "k", &at(Level::Quorum)).await.unwrap();
     });
     manager.close();
+}
+
+/// Whoever may not see replicas needs not, where there are none.
+#[test]
+fn the_doctor_takes_a_catalog_on_a_server_of_its_own_for_no_replica() {
+    let (Some((shard, _)), Some((apart, _))) = (owned(0), owned(0)) else { return };
+    let catalog = format!("postgres://tessera@127.0.0.1:{}/shard1", apart.port);
+    let cluster = ClusterAddress { catalog: Some(catalog.parse().unwrap()), ..listed([&shard]) };
+    let examined = || run(doctor::servers(&cluster));
+    let is_fit = |found: &[doctor::Finding]| {
+        found
+            .iter()
+            .all(|finding| finding.verdict < Verdict::Fault && !finding.text.contains("pg_monitor"))
+    };
+    let found = examined();
+    assert!(is_fit(&found), "{found:#?}");
+    connect(&cluster).close();
+    let found = examined();
+    let each = found.iter().any(|finding| finding.text.contains("each has one primary"));
+    assert!(is_fit(&found) && each, "{found:#?}");
+    for port in [shard.port, apart.port] {
+        let about = format!("127.0.0.1:{port}/");
+        assert!(found.iter().any(|finding| finding.about.contains(&about)), "{found:#?}");
+    }
+    apart.stop();
+    let found = examined();
+    let gone = format!("127.0.0.1:{}/", apart.port);
+    let faults: Vec<_> = found.iter().filter(|finding| finding.verdict == Verdict::Fault).collect();
+    assert!(!faults.is_empty(), "{found:#?}");
+    assert!(faults.iter().all(|finding| finding.about.contains(&gone)), "{found:#?}");
 }

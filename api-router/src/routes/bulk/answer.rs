@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use actix_web::HttpResponseBuilder;
 use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponseBuilder};
 use serde::Serialize;
 use shard_manager::error::Error;
+use shard_manager::lane::LaneTimes;
 use shard_manager::manager::BulkRowDone;
 use shard_manager::position::Position;
 use shard_manager::token::SessionToken;
@@ -15,6 +16,7 @@ use utoipa::ToSchema;
 use crate::answer::{Source, Timing, data_response};
 use crate::app::App;
 use crate::problem::{Problem, ProblemBody, Progress};
+use crate::trail;
 
 /// Failures that are told one by one; `failed_total` counts all.
 const FAILED_MAX: usize = 1_000;
@@ -73,6 +75,8 @@ pub(super) struct Refused {
 pub(super) struct Tally {
     /// By shard.
     stored: Vec<usize>,
+    /// By shard that was asked: where the time went. Its parts were carried out one after the other.
+    times: Vec<Option<LaneTimes>>,
     /// At least the first [`FAILED_MAX`] by index; never twice as many.
     refused: Vec<Refused>,
     failed_total: usize,
@@ -83,8 +87,9 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn new(app: &App, session: SessionToken) -> Self {
-        let stored = vec![0; app.manager.map().topology().len()];
-        Self { stored, refused: Vec::new(), failed_total: 0, replayed: 0, session }
+        let shards = app.manager.map().topology().len();
+        let (stored, times) = (vec![0; shards], vec![None; shards]);
+        Self { stored, times, refused: Vec::new(), failed_total: 0, replayed: 0, session }
     }
 
     /// Counts stored rows by shard; the others join those refused before.
@@ -117,6 +122,26 @@ impl Tally {
         }
     }
 
+    /// Counts a shard among those that were asked, and what it took.
+    pub(super) fn spend(&mut self, shard: ShardIndex, times: LaneTimes) {
+        let spent = self.times[shard.index()].get_or_insert_default();
+        *spent = spent.and_then(times);
+    }
+
+    /// Leaves with the request which shards were asked, and where the time of the slowest went.
+    pub(super) fn leave_trail(&self, request: &HttpRequest) {
+        let asked = || self.times.iter().flatten();
+        let slowest = asked().fold(LaneTimes::default(), |slowest, times| slowest.slower(*times));
+        let numbered = (0..).map(ShardIndex).zip(&self.times);
+        let mut shards = numbered.filter(|(_, times)| times.is_some()).map(|(shard, _)| shard);
+        let only = shards.next().filter(|_| shards.next().is_none());
+        trail::note(request, |trail| {
+            trail.fanout = trail::fanout(asked().count());
+            (trail.shard, trail.queue, trail.database) = (only, slowest.queue, slowest.database);
+            trail.role = (trail.fanout > 0).then_some(Role::Primary);
+        });
+    }
+
     fn keep_first(&mut self) {
         self.refused.sort_by_key(|row| row.index);
         self.refused.truncate(FAILED_MAX);
@@ -135,6 +160,7 @@ impl Tally {
     pub(super) fn respond<'a>(
         &'a mut self,
         app: &'a App,
+        request: &HttpRequest,
         began: Instant,
         route: Duration,
     ) -> (HttpResponseBuilder, BulkAnswer<'a>) {
@@ -142,8 +168,9 @@ impl Tally {
         let database = began.elapsed().saturating_sub(route);
         let timing = Timing { route, database, ..Timing::default() };
         let epoch = app.manager.map().epoch();
-        let source = Source { role: Role::Primary, session: &self.session, epoch };
+        let source = Source { request, role: Role::Primary, session: &self.session, epoch };
         let mut response = data_response(app, &source, &timing);
+        self.leave_trail(request);
         let stored_all = self.failed_total == 0;
         response.status(if stored_all { StatusCode::CREATED } else { StatusCode::MULTI_STATUS });
         (response, self.answer(app, began))

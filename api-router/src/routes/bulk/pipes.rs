@@ -168,11 +168,11 @@ impl Pipe {
                 chunk.push(row);
             }
             self.wish.deadline = Instant::now() + self.patience;
-            let (done, position) =
-                self.app.manager.write_chunk(self.shard, chunk, &self.wish).await;
+            let done = self.app.manager.write_chunk(self.shard, chunk, &self.wish).await;
             let mut tally = self.tally.borrow_mut();
-            tally.add(&self.app, done);
-            tally.see(&self.app, self.shard, position);
+            tally.add(&self.app, done.rows);
+            tally.see(&self.app, self.shard, done.seen);
+            tally.spend(self.shard, done.times);
             drop(tally);
             self.shared.held.set(self.shared.held.get() - bytes);
             self.shared.room.notify_one();

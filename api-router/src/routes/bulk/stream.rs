@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use actix_web::web::{Bytes, Data, Payload};
-use actix_web::{HttpResponse, rt};
+use actix_web::{HttpRequest, HttpResponse, rt};
 use futures_util::{FutureExt, StreamExt};
 use shard_manager::manager::Wish;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -30,6 +30,7 @@ const INTAKE_BYTES: usize = 256 << 10;
 /// Carries out a streamed body, holding as many bytes of rows as `window`.
 pub(super) async fn write_stream(
     app: &Data<App>,
+    request: &HttpRequest,
     payload: Payload,
     shape: Shape,
     (wish, window): (&Wish, usize),
@@ -63,10 +64,13 @@ pub(super) async fn write_stream(
     let mut tally = tally.borrow_mut();
     match trouble {
         None => {
-            let (mut response, answer) = tally.respond(app, began, Duration::ZERO);
+            let (mut response, answer) = tally.respond(app, request, began, Duration::ZERO);
             Ok(response.json(answer))
         }
-        Some(problem) => Err(tally.partial(app, problem, next_index)),
+        Some(problem) => {
+            tally.leave_trail(request);
+            Err(tally.partial(app, problem, next_index))
+        }
     }
 }
 

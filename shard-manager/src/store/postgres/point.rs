@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use diesel::QueryResult;
@@ -35,6 +36,7 @@ use crate::rows::Rows;
 use crate::store::NodeRows;
 use crate::table::Table;
 use crate::value::{ColumnType, Value};
+use crate::vitals::PoolVitals;
 
 /// Reads that may wait for one node. More would only wait past their deadlines.
 const QUEUE_MAX: usize = 4_096;
@@ -63,6 +65,31 @@ pub(super) struct PointRead {
 /// The way to the connections of one node.
 pub(super) struct Points {
     queue: mpsc::Sender<PointRead>,
+    connections: usize,
+    counts: Counts,
+}
+
+/// Connections that are open, and those that answer.
+#[derive(Clone, Default)]
+struct Counts {
+    open: Arc<AtomicUsize>,
+    answering: Arc<AtomicUsize>,
+}
+
+/// One that is counted until it is dropped.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn by(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Points {
@@ -75,6 +102,7 @@ impl Points {
     ) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let waiting = Arc::new(Mutex::new(waiting));
+        let counts = Counts::default();
         for _ in 0..connections {
             let server = Server {
                 target: target.clone(),
@@ -83,15 +111,26 @@ impl Points {
                 witness: Witness::of(target),
                 open: None,
                 out_until: None,
+                counts: counts.clone(),
             };
             server.settle(Arc::clone(&waiting), homes.another());
         }
-        Self { queue }
+        Self { queue, connections, counts }
     }
 
     /// Queues a read; `false` if too many wait already.
     pub(super) fn send(&self, read: PointRead) -> bool {
         self.queue.try_send(read).is_ok()
+    }
+
+    /// How many connections there are, how many of them answer now, and how many reads wait for one.
+    pub(super) fn vitals(&self) -> PoolVitals {
+        PoolVitals {
+            in_use: self.counts.answering.load(Ordering::Relaxed),
+            open: self.counts.open.load(Ordering::Relaxed),
+            max: self.connections,
+            waiting: self.queue.max_capacity() - self.queue.capacity(),
+        }
     }
 }
 
@@ -103,6 +142,7 @@ struct Server {
     witness: Witness,
     open: Option<Open>,
     out_until: Option<Instant>,
+    counts: Counts,
 }
 
 struct Open {
@@ -113,6 +153,7 @@ struct Open {
     prepared: Prepared,
     texts: VecDeque<(Arc<Table>, Vec<Output>, Arc<str>)>,
     is_citus: bool,
+    _counted: Counted,
 }
 
 impl Server {
@@ -148,6 +189,7 @@ impl Server {
                 let _ = late.reply.send(Err(Error::DeadlinePassed));
             }
             batch.retain(|read| !read.reply.is_closed());
+            let _answering = Counted::by(&self.counts.answering);
             self.answer(&mut batch).await;
         }
     }
@@ -201,7 +243,7 @@ impl Server {
             let was_kept = kept.is_some();
             let mut open = match kept {
                 Some(open) => open,
-                None => match connect(&self.target).await {
+                None => match connect(&self.target, &self.counts).await {
                     Some(open) => open,
                     None => break,
                 },
@@ -279,7 +321,7 @@ pub(super) fn tell_unreadable(target: &Target, error: &NodeError) {
     }
 }
 
-async fn connect(target: &Target) -> Option<Open> {
+async fn connect(target: &Target, counts: &Counts) -> Option<Open> {
     let (session, term) = match target.connect("reads").await {
         Ok(session) => session,
         Err(error) => {
@@ -292,7 +334,8 @@ async fn connect(target: &Target) -> Option<Open> {
     set.await.ok()?.ok()?;
     let (prepared, texts) = (Prepared::default(), VecDeque::new());
     let is_citus = target.citus().is_some();
-    Some(Open { connection, term, known: 0, prepared, texts, is_citus })
+    let _counted = Counted::by(&counts.open);
+    Some(Open { connection, term, known: 0, prepared, texts, is_citus, _counted })
 }
 
 /// Reads the rows of all these keys, and then up to where the node shows the shard's changes: at most, and at least

@@ -19,6 +19,7 @@ use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::store::{CitusNode, NodeRows, TableSize};
+use crate::vitals::{Footprint, PoolVitals};
 
 /// Rows of a read by key that shares a statement with others; for more they would wait too long.
 const POINT_ROWS_MAX: u32 = 100;
@@ -110,12 +111,22 @@ impl Readers {
         self.scans.probe(deadline).await
     }
 
+    /// How many connections there are, and how many of them read now.
+    pub(in crate::store) fn vitals(&self) -> PoolVitals {
+        self.points.vitals().with(&self.scans.vitals())
+    }
+
     /// The nodes of Citus, if that is what the server is.
     pub(in crate::store) async fn citus_nodes(
         &self,
         deadline: Instant,
     ) -> Result<Vec<CitusNode>, Error> {
         self.scans.citus_nodes(deadline).await
+    }
+
+    /// About how much it holds.
+    pub(in crate::store) async fn footprint(&self, deadline: Instant) -> Result<Footprint, Error> {
+        self.scans.footprint(deadline).await
     }
 
     /// Rows and bytes of each table.

@@ -33,6 +33,7 @@ use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::rows::Rows;
 use crate::store::{CitusNode, NodeRows, Scope, TableSize};
+use crate::vitals::{Footprint, PoolVitals};
 
 /// Connections of one node for such reads.
 const CONNECTIONS_MAX: usize = 2;
@@ -40,6 +41,17 @@ const CONNECTIONS_MAX: usize = 2;
 const POOL_WAIT: f64 = 0.75;
 /// What a session is set to: its statements are many and different, and each is planned for its values.
 const SETTINGS: &str = "SET plan_cache_mode=force_custom_plan";
+
+/// About how many rows there are, and how many bytes. What a server has counted since it was started tells, and until then
+/// what it found when it looked at a table last.
+const FOOTPRINT: &str = "SELECT COALESCE(sum(CASE WHEN s.n_live_tup>0 THEN s.n_live_tup \
+    ELSE GREATEST(c.reltuples,0)::bigint END),0)::bigint, COALESCE(sum(pg_total_relation_size(c.oid)),0)::bigint \
+    FROM tessera_tables t JOIN pg_class c ON c.oid=to_regclass('public.'||t.name) \
+    LEFT JOIN pg_stat_all_tables s ON s.relid=c.oid";
+/// A coordinator counts no rows of others.
+const FOOTPRINT_OF_CITUS: &str = "SELECT NULL::bigint, \
+    COALESCE(sum(citus_total_relation_size(c.oid)),0)::bigint \
+    FROM tessera_tables t JOIN pg_class c ON c.oid=to_regclass('public.'||t.name)";
 
 /// The pool of one node.
 #[derive(Clone)]
@@ -182,12 +194,37 @@ impl Scans {
         .await
     }
 
+    /// About how much the node holds, as its statistics tell.
+    pub(super) async fn footprint(&self, deadline: Instant) -> Result<Footprint, Error> {
+        let is_citus = self.target.citus().is_some();
+        let sql = if is_citus { FOOTPRINT_OF_CITUS } else { FOOTPRINT };
+        self.run(deadline, move |session| {
+            Box::pin(async move {
+                let statement = Statement { sql, binds: &[], cached: true };
+                let rows = load(&session.connection, statement).await?;
+                let row = rows.first().ok_or(DieselError::NotFound)?;
+                let number =
+                    |column| row.bigint(column).map(|number| number.max(0).cast_unsigned());
+                let bytes = number(1).unwrap_or(0);
+                Ok(Footprint { rows: number(0), is_estimate: true, bytes })
+            })
+        })
+        .await
+    }
+
     /// The nodes of Citus, if that is what the server is.
     pub(super) async fn citus_nodes(&self, deadline: Instant) -> Result<Vec<CitusNode>, Error> {
         if self.target.citus().is_none() {
             return Ok(Vec::new());
         }
         self.run(deadline, |session| Box::pin(citus::nodes::ask(&session.connection))).await
+    }
+
+    /// How many connections there are, and how many of them read now.
+    pub(super) fn vitals(&self) -> PoolVitals {
+        let pool = self.pool.status();
+        let in_use = pool.size.saturating_sub(pool.available);
+        PoolVitals { in_use, open: pool.size, max: pool.max_size, waiting: pool.waiting }
     }
 
     /// Runs work in a task that owns a connection.

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use diesel::QueryResult;
@@ -27,6 +28,7 @@ use crate::rows::Rows;
 use crate::store::TableSize;
 use crate::store::schema::tessera_counts;
 pub use crate::store::{NodeRows, Scope};
+use crate::vitals::{Footprint, PoolVitals};
 
 /// Connections of one node for the rows of a key as they lie, and as many for reads that may look at many rows:
 /// without connections of their own the short reads would wait for those.
@@ -59,6 +61,8 @@ pub struct Readers {
     witness: Witness,
     by_key: r2d2::Pool<Connector>,
     scans: r2d2::Pool<Connector>,
+    /// Reads that have found no connection free.
+    waiting: Arc<AtomicUsize>,
 }
 
 /// Who knows up to where a read of this node may have seen.
@@ -111,7 +115,8 @@ impl Readers {
                 .build(Connector { path: path.to_owned() })
                 .map_err(|error| OpenError::file(path, error))
         };
-        Ok(Self { shard: shard.to_owned(), witness, by_key: pool(1)?, scans: pool(0)? })
+        let (shard, waiting) = (shard.to_owned(), Arc::default());
+        Ok(Self { shard, witness, by_key: pool(1)?, scans: pool(0)?, waiting })
     }
 
     /// Reads the rows of a key on a connection that is free now; `None` if all are busy, or if the answer
@@ -189,13 +194,39 @@ impl Readers {
         self.told(reader.counts())
     }
 
+    /// Rows, counted by the writer, and bytes of the pages in use of the whole file. Blocks for a moment.
+    ///
+    /// # Errors
+    /// As [`Readers::read`].
+    pub fn footprint(&self, wait: Duration) -> Result<Footprint, Error> {
+        let mut reader = self.checkout(&self.by_key, wait)?;
+        self.told(reader.footprint())
+    }
+
+    /// How many connections there are, and how many of them read now.
+    pub fn vitals(&self) -> PoolVitals {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        let start = PoolVitals { waiting, ..PoolVitals::default() };
+        [&self.by_key, &self.scans].into_iter().fold(start, |sum, pool| {
+            let state = pool.state();
+            let in_use = (state.connections - state.idle_connections) as usize;
+            let (open, max) = (state.connections as usize, pool.max_size() as usize);
+            sum.with(&PoolVitals { in_use, open, max, waiting: 0 })
+        })
+    }
+
     fn checkout(
         &self,
         pool: &r2d2::Pool<Connector>,
         wait: Duration,
     ) -> Result<r2d2::PooledConnection<Connector>, Error> {
-        let exhausted = |_| Error::PoolExhausted { shard: self.shard.clone() };
-        pool.get_timeout(wait).map_err(exhausted)
+        if let Some(reader) = pool.try_get() {
+            return Ok(reader);
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let reader = pool.get_timeout(wait);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        reader.map_err(|_late| Error::PoolExhausted { shard: self.shard.clone() })
     }
 
     fn told<T>(&self, result: QueryResult<T>) -> Result<T, Error> {
@@ -335,6 +366,17 @@ impl Reader {
         counts.select((tessera_counts::name, tessera_counts::rows)).load(&mut self.connection)
     }
 
+    fn footprint(&mut self) -> QueryResult<Footprint> {
+        let rows = self.counts()?.into_iter().map(|(_, rows)| rows.max(0).cast_unsigned()).sum();
+        let statement = Statement { sql: FILE_BYTES, binds: &[], cached: true };
+        let mut bytes = 0;
+        for_each_row(&mut self.connection, statement, |row| {
+            bytes = row.int(0).unwrap_or(0).max(0).cast_unsigned();
+            Ok(())
+        })?;
+        Ok(Footprint { rows: Some(rows), is_estimate: false, bytes })
+    }
+
     fn sizes(&mut self) -> QueryResult<Vec<TableSize>> {
         let counts = self.counts()?;
         let mut sizes = Vec::with_capacity(counts.len());
@@ -352,6 +394,9 @@ impl Reader {
     }
 }
 
+const FILE_BYTES: &str = "SELECT (p.page_count - f.freelist_count) * s.page_size
+    FROM pragma_page_count AS p, pragma_freelist_count AS f, pragma_page_size AS s";
+
 const TABLE_BYTES: &str = "SELECT sum(pgsize) FROM dbstat WHERE aggregate = TRUE
     AND name IN (SELECT name FROM sqlite_schema WHERE tbl_name = ?1)";
 
@@ -362,3 +407,6 @@ fn shown(query: &ReadQuery) -> impl Iterator<Item = (&str, crate::value::ColumnT
         (output.alias.as_deref().unwrap_or(&column.name), column.kind)
     })
 }
+
+#[cfg(test)]
+mod tests;

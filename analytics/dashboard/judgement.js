@@ -1,0 +1,26 @@
+// Judgement: from where on a figure deserves a look. In one place, and told to the reader beside every figure.
+
+/** `warn` and `bad`: from these values on; `says` why the line is there. */
+export const LIMITS = {
+  errors: { warn: 0.01, bad: 0.05, says: "normal below 1 %" },
+  p99: { warn: 100, bad: 1000, says: "normal below 100 ms" },
+  // A replica that is 10 s behind is asked no more.
+  lag: { warn: 1000, bad: 10_000, says: "normal below 1 s" },
+  skew: { warn: 1.2, bad: 2, says: "normal below 1.2" },
+};
+
+/** How far from its ideal share a shard may be. */
+export const BAND = 0.2;
+
+const WORDS = { normal: "", warn: "look", bad: "high" };
+
+/** `normal`, `warn` or `bad`. */
+export function judge(value, limits) {
+  if (!(value >= limits.warn)) return "normal";
+  return value >= limits.bad ? "bad" : "warn";
+}
+
+/** Whether a count is as far from what was expected as it may be by chance: few requests lie unevenly by themselves. */
+export const isChance = (counted, expected) => Math.abs(counted - expected) < 3 * Math.sqrt(expected);
+
+export const word = (level) => WORDS[level];

@@ -1,0 +1,196 @@
+// Plot: what every chart shares. A canvas as wide as its place, sharp on any screen; time from left to right; a crosshair
+// by pointer or arrow keys with a readout; a title, and a summary in words that says the same to those who do not see it.
+
+import { element, setText } from "./element.js";
+import { resolve } from "./palette.js";
+import { clock, minute } from "./units.js";
+
+const LEFT = 52;
+const RIGHT = 6;
+const TOP = 8;
+const BOTTOM = 22;
+
+export class Plot {
+  constructor(place, { title, unit, height = 190 }) {
+    this.height = height;
+    this.unit = unit;
+    this.at = null; // Where the crosshair stands: 0 to 1 of the width, or null.
+    this.summary = element("p", { class: "summary" });
+    this.head = element("div", { class: "head" }, element("h3", { text: title }));
+    this.canvas = element("canvas", { role: "img", tabindex: "0", "aria-label": title });
+    this.readout = element("div", { class: "readout", hidden: true });
+    this.spoken = element("p", { class: "unseen", role: "status" });
+    this.legend = element("ul", { class: "legend" });
+    this.frame = element("div", { class: "plot" }, this.canvas, this.readout);
+    place.append(this.head, this.summary, this.frame, this.legend, this.spoken);
+    this.canvas.style.height = `${height}px`;
+    this.pen = this.canvas.getContext("2d");
+    this.title = title;
+    new ResizeObserver(() => this.draw()).observe(this.frame);
+    document.addEventListener("themechange", () => this.draw());
+    this.listen();
+  }
+
+  listen() {
+    const point = (event) => {
+      const box = this.canvas.getBoundingClientRect();
+      this.point((event.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT));
+    };
+    this.canvas.addEventListener("pointermove", point);
+    this.canvas.addEventListener("pointerdown", point);
+    this.canvas.addEventListener("pointerleave", () => this.point(null));
+    this.canvas.addEventListener("blur", () => this.point(null));
+    this.canvas.addEventListener("keydown", (event) => {
+      const moves = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity };
+      if (event.key === "Escape") this.point(null);
+      if (!(event.key in moves) || !this.data) return;
+      event.preventDefault();
+      const steps = Math.max(1, (this.data.to - this.data.from) / this.data.step);
+      const at = this.at === null ? 1 : this.at + moves[event.key] / steps;
+      this.point(Math.min(1, Math.max(0, at)));
+      setText(this.spoken, this.readout.innerText.replaceAll("\n", ", "));
+    });
+  }
+
+  point(at) {
+    this.at = at === null || at < 0 || at > 1 ? null : at;
+    this.draw();
+  }
+
+  /** Shows data: `{from, to, step, times}` in s since 1970 and what the kind of chart needs. */
+  show(data) {
+    this.data = data;
+    this.draw();
+  }
+
+  /** Says in words what is drawn. */
+  tell(summary) {
+    setText(this.summary, summary);
+    this.canvas.setAttribute("aria-label", `${this.title}: ${summary}`);
+  }
+
+  draw() {
+    const width = this.frame.clientWidth;
+    if (!this.data || width === 0) return;
+    const scale = window.devicePixelRatio || 1;
+    const [wide, high] = [Math.round(width * scale), Math.round(this.height * scale)];
+    if (this.canvas.width !== wide) this.canvas.width = wide;
+    if (this.canvas.height !== high) this.canvas.height = high;
+    this.area = { left: LEFT, right: width - RIGHT, top: TOP, bottom: this.height - BOTTOM };
+    this.pen.setTransform(scale, 0, 0, scale, 0, 0);
+    this.pen.clearRect(0, 0, width, this.height);
+    this.pen.font = "11px Inter, system-ui, sans-serif";
+    this.drawTimes();
+    this.drawData();
+    this.drawUnknown();
+    this.drawCrosshair();
+  }
+
+  x(second) {
+    const { from, to } = this.data;
+    return this.area.left + ((second - from) / (to - from)) * (this.area.right - this.area.left);
+  }
+
+  drawTimes() {
+    const { pen, area } = this;
+    const { from, to } = this.data;
+    const steps = [10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600, 43_200, 86_400];
+    const room = Math.max(2, Math.floor((area.right - area.left) / 90));
+    const step = steps.find((step) => (to - from) / step <= room) ?? 86_400;
+    const offset = new Date(to * 1000).getTimezoneOffset() * 60;
+    pen.textAlign = "center";
+    pen.textBaseline = "alphabetic";
+    for (let at = Math.ceil((from - offset) / step) * step + offset; at <= to; at += step) {
+      const x = this.x(at);
+      if (x < area.left + 14 || x > area.right - 14) continue;
+      pen.strokeStyle = resolve("var(--grid)");
+      pen.beginPath();
+      pen.moveTo(Math.round(x) + 0.5, area.top);
+      pen.lineTo(Math.round(x) + 0.5, area.bottom);
+      pen.stroke();
+      pen.fillStyle = resolve("var(--muted)");
+      pen.fillText((step < 60 ? clock : minute)(at * 1000), x, area.bottom + 15);
+    }
+  }
+
+  /** What was before the first figure is not zero: it is unknown. */
+  drawUnknown() {
+    const { pen, area } = this;
+    const { from, times } = this.data;
+    const first = times[0];
+    if (first === undefined || first - from < this.data.step * 2) return;
+    const end = this.x(first);
+    pen.save();
+    pen.beginPath();
+    pen.rect(area.left, area.top, end - area.left, area.bottom - area.top);
+    pen.clip();
+    pen.strokeStyle = resolve("var(--line)");
+    pen.beginPath();
+    for (let x = area.left - area.bottom; x < end; x += 7) {
+      pen.moveTo(x, area.bottom);
+      pen.lineTo(x + area.bottom - area.top, area.top);
+    }
+    pen.stroke();
+    pen.restore();
+    const text = "not measured";
+    if (end - area.left > pen.measureText(text).width + 16) {
+      const middle = (area.left + end) / 2;
+      const width = pen.measureText(text).width + 12;
+      pen.fillStyle = resolve("var(--panel)");
+      pen.fillRect(middle - width / 2, (area.top + area.bottom) / 2 - 10, width, 20);
+      pen.fillStyle = resolve("var(--muted)");
+      pen.textAlign = "center";
+      pen.textBaseline = "alphabetic";
+      pen.fillText(text, middle, (area.top + area.bottom) / 2 + 4);
+    }
+  }
+
+  /** The scale of values at the left: lines and their labels. */
+  drawLevels(levels, y, label) {
+    const { pen, area } = this;
+    pen.textAlign = "right";
+    pen.textBaseline = "middle";
+    for (const level of levels) {
+      const at = Math.round(y(level)) + 0.5;
+      pen.strokeStyle = resolve("var(--grid)");
+      pen.beginPath();
+      pen.moveTo(area.left, at);
+      pen.lineTo(area.right, at);
+      pen.stroke();
+      pen.fillStyle = resolve("var(--muted)");
+      pen.fillText(label(level), area.left - 8, at);
+    }
+  }
+
+  /** The place among the times that the crosshair is nearest to, or null. */
+  pointed() {
+    if (this.at === null || !this.data || this.data.times.length === 0) return null;
+    const second = this.data.from + this.at * (this.data.to - this.data.from);
+    let best = null;
+    this.data.times.forEach((time, place) => {
+      const far = Math.abs(time + this.data.step / 2 - second);
+      if (best === null || far < best.far) best = { far, place };
+    });
+    return best.far <= this.data.step * 1.5 ? best.place : null;
+  }
+
+  drawCrosshair() {
+    const place = this.pointed();
+    this.readout.hidden = place === null;
+    if (place === null) return;
+    const { pen, area } = this;
+    const x = this.x(this.data.times[place] + this.data.step / 2);
+    pen.strokeStyle = resolve("var(--muted)");
+    pen.beginPath();
+    pen.moveTo(Math.round(x) + 0.5, area.top);
+    pen.lineTo(Math.round(x) + 0.5, area.bottom);
+    pen.stroke();
+    this.readout.replaceChildren(
+      element("p", { class: "readout-time", text: clock(this.data.times[place] * 1000) }),
+      ...this.read(place),
+    );
+    const half = x > (area.left + area.right) / 2;
+    this.readout.style.left = half ? "auto" : `${x + 10}px`;
+    this.readout.style.right = half ? `${this.frame.clientWidth - x + 10}px` : "auto";
+  }
+}

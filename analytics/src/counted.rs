@@ -1,0 +1,71 @@
+//! Counted: how many values fell into each of a few fixed buckets, since the start.
+//!
+//! The form that Prometheus reads: coarse beside the histograms of `histogram`, but it never forgets, so that rates can
+//! be taken over any time. Each bucket remembers one request's trace, as an example.
+//!
+//! **Not here:** names and texts (`openmetrics`).
+
+/// The trace of one request, as an example of its bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Example {
+    pub(crate) trace: [u8; 16],
+    pub(crate) value: u32,
+    /// Since 1970 UTC, in s.
+    pub(crate) at: u32,
+}
+
+/// Counts of values of a kind by bucket, and their sum.
+#[derive(Clone, Debug)]
+pub(crate) struct Counted {
+    /// Upper bounds, growing; a bound belongs to its bucket.
+    bounds: &'static [u32],
+    /// One more than there are bounds.
+    counts: Box<[u64]>,
+    sum: u64,
+    /// By bucket; nothing until there is one.
+    examples: Vec<Option<Example>>,
+}
+
+impl Counted {
+    pub(crate) fn new(bounds: &'static [u32]) -> Self {
+        let counts = vec![0; bounds.len() + 1].into();
+        Self { bounds, counts, sum: 0, examples: Vec::new() }
+    }
+
+    /// Counts a value.
+    pub(crate) fn count(&mut self, value: u32) {
+        self.counts[self.bucket(value)] += 1;
+        self.sum += u64::from(value);
+    }
+
+    /// Remembers an example of its bucket in place of the one before.
+    pub(crate) fn exemplify(&mut self, example: Example) {
+        if self.examples.is_empty() {
+            self.examples = vec![None; self.counts.len()];
+        }
+        let bucket = self.bucket(example.value);
+        self.examples[bucket] = Some(example);
+    }
+
+    pub(crate) fn sum(&self) -> u64 {
+        self.sum
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Upper bound (none for the last), count and example of each bucket.
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = (Option<u32>, u64, Option<Example>)> + '_ {
+        let bounds = self.bounds.iter().copied().map(Some).chain([None]);
+        let examples = self.examples.iter().copied().chain(std::iter::repeat(None));
+        bounds
+            .zip(&self.counts)
+            .zip(examples)
+            .map(|((bound, count), example)| (bound, *count, example))
+    }
+
+    fn bucket(&self, value: u32) -> usize {
+        self.bounds.iter().position(|bound| value <= *bound).unwrap_or(self.bounds.len())
+    }
+}

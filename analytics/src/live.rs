@@ -1,0 +1,196 @@
+//! Live: the stream of server-sent events that dashboards watch.
+//!
+//! An event is built once a second for each distinct question, however many watch it, and nothing is built while nobody
+//! does. Whoever is slow misses events, and costs nothing: the newest is all that is kept.
+//!
+//! **Invariant:** at most [`VIEWERS_MAX`] streams; a stream ends with its client, or with the hub.
+//! **Not here:** what is in an event, HTTP.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// Most streams at once: a wall of screens, and not a leak of connections.
+pub const VIEWERS_MAX: usize = 32;
+/// How often an event is built.
+pub const EVERY: Duration = Duration::from_secs(1);
+/// After this long without an event, a comment keeps what stands in between from closing the connection.
+const PING_AFTER: Duration = Duration::from_secs(15);
+const PING: &[u8] = b": ping\n\n";
+
+/// Too many watch already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{VIEWERS_MAX} watch already")]
+pub struct Full;
+
+/// Makes events and hands them to whoever watches.
+pub struct Hub<Q> {
+    /// Makes the data of an event: JSON on one line.
+    build: Box<dyn Fn(&Q) -> Bytes + Send + Sync>,
+    topics: Mutex<HashMap<Q, watch::Receiver<Option<Bytes>>>>,
+    viewers: Arc<AtomicUsize>,
+    built: AtomicU64,
+    closed: watch::Sender<bool>,
+    runtime: Handle,
+}
+
+impl<Q: Clone + Eq + Hash + Send + Sync + 'static> Hub<Q> {
+    /// A hub whose events have this data. It is made where blocking is allowed, in this runtime, whose clock must run.
+    pub fn new(runtime: Handle, build: impl Fn(&Q) -> Bytes + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            build: Box::new(build),
+            topics: Mutex::default(),
+            viewers: Arc::default(),
+            built: AtomicU64::new(0),
+            closed: watch::Sender::new(false),
+            runtime,
+        })
+    }
+
+    /// How many watch.
+    pub fn viewers(&self) -> usize {
+        self.viewers.load(Ordering::Relaxed)
+    }
+
+    /// How many events were made since the start, of all questions.
+    pub fn built(&self) -> u64 {
+        self.built.load(Ordering::Relaxed)
+    }
+
+    /// Ends all streams, and all that are asked for later: who waits for connections to end need not wait for these.
+    pub fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    /// A stream of events about `question`, as bytes of `text/event-stream`. Must be called within a runtime of tokio.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn watch(
+        self: &Arc<Self>,
+        question: Q,
+    ) -> Result<impl Stream<Item = Result<Bytes, Infallible>> + Send + use<Q>, Full> {
+        let place = Place::take(&self.viewers)?;
+        let viewer = Viewer {
+            events: self.topic(question),
+            closed: self.closed.subscribe(),
+            is_new: true,
+            _place: place,
+        };
+        Ok(unfold(viewer, |mut viewer| async {
+            let bytes = viewer.next().await?;
+            Some((Ok(bytes), viewer))
+        }))
+    }
+
+    /// The events about a question; whoever asks first has them made.
+    fn topic(self: &Arc<Self>, question: Q) -> watch::Receiver<Option<Bytes>> {
+        let mut topics = self.topics();
+        // Of a runtime that has ended nobody has said goodbye.
+        let is_made = |events: &&watch::Receiver<Option<Bytes>>| events.has_changed().is_ok();
+        if let Some(events) = topics.get(&question).filter(is_made) {
+            return events.clone();
+        }
+        let (sender, events) = watch::channel(None);
+        topics.insert(question.clone(), events.clone());
+        drop(topics);
+        self.runtime.spawn(self.clone().produce(question, sender));
+        events
+    }
+
+    /// Makes events until nobody watches.
+    async fn produce(self: Arc<Self>, question: Q, events: watch::Sender<Option<Bytes>>) {
+        let mut beat = interval(EVERY);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            beat.tick().await;
+            if self.forget_unwatched(&question, &events) {
+                return;
+            }
+            let (hub, asked) = (self.clone(), question.clone());
+            let built = tokio::task::spawn_blocking(move || (hub.build)(&asked)).await;
+            // Who asks after a panic has it made anew.
+            let Ok(data) = built else { return };
+            self.built.fetch_add(1, Ordering::Relaxed);
+            events.send_replace(Some(event(&data)));
+        }
+    }
+
+    /// Under the lock, so that nobody begins to watch meanwhile what is not made any more.
+    fn forget_unwatched(&self, question: &Q, events: &watch::Sender<Option<Bytes>>) -> bool {
+        let mut topics = self.topics();
+        // One is that of the list.
+        let is_unwatched = events.receiver_count() <= 1 || *self.closed.borrow();
+        if is_unwatched {
+            topics.remove(question);
+        }
+        is_unwatched
+    }
+
+    fn topics(&self) -> MutexGuard<'_, HashMap<Q, watch::Receiver<Option<Bytes>>>> {
+        // A map is whole whoever panics.
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The place of one stream among those that there may be.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(taken: &Arc<AtomicUsize>) -> Result<Self, Full> {
+        let more = |count: usize| (count < VIEWERS_MAX).then_some(count + 1);
+        let done = taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        done.map(|_| Self(taken.clone())).map_err(|_| Full)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+struct Viewer {
+    events: watch::Receiver<Option<Bytes>>,
+    closed: watch::Receiver<bool>,
+    /// The event that is there already is news too.
+    is_new: bool,
+    _place: Place,
+}
+
+impl Viewer {
+    async fn next(&mut self) -> Option<Bytes> {
+        if *self.closed.borrow() {
+            return None;
+        }
+        if std::mem::take(&mut self.is_new) {
+            let there = self.events.borrow_and_update().clone();
+            if there.is_some() {
+                return there;
+            }
+        }
+        tokio::select! {
+            changed = self.events.changed() => {
+                changed.ok()?;
+                self.events.borrow_and_update().clone()
+            }
+            () = tokio::time::sleep(PING_AFTER) => Some(Bytes::from_static(PING)),
+            _ = self.closed.changed() => None,
+        }
+    }
+}
+
+/// One event in the words of the standard.
+fn event(data: &[u8]) -> Bytes {
+    [b"event: metrics\ndata: ", data, b"\n\n"].concat().into()
+}

@@ -1,0 +1,38 @@
+//! Query: what a question about figures asks for.
+//!
+//! **Not here:** the answer (`figures`); whether a shard or a route of that name exists, which the caller knows.
+
+use crate::sample::Operation;
+use crate::window::Window;
+
+/// Which requests the figures are of. By default those of the last 5 minutes, all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct MetricsQuery {
+    /// How far back.
+    pub window: Window,
+    /// Only requests that met this shard alone.
+    pub shard: Option<String>,
+    /// Only requests for this route.
+    pub route: Option<String>,
+    /// Only reads, or only writes.
+    pub operation: Option<Operation>,
+}
+
+impl Operation {
+    /// Parses the value of `operation=`: `read` or `write`.
+    ///
+    /// # Errors
+    /// [`OperationError`] for any other text.
+    pub fn parse(text: &str) -> Result<Self, OperationError> {
+        match text {
+            "read" => Ok(Self::Read),
+            "write" => Ok(Self::Write),
+            _ => Err(OperationError),
+        }
+    }
+}
+
+/// A text that is no operation. The message names what is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("operation must be read or write")]
+pub struct OperationError;

@@ -1,0 +1,63 @@
+//! App: what all routes share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustls::ClientConfig;
+
+use super::fleet::Fleet;
+use super::problem::Problem;
+use super::question::Question;
+use super::watch::Watch;
+use crate::live::Hub;
+use crate::store::Keeper;
+
+/// What all routes share.
+pub(super) struct App {
+    /// The routers.
+    pub fleet: Arc<Fleet>,
+    /// The rules.
+    pub watch: Arc<Watch>,
+    /// The streams.
+    pub hub: Arc<Hub<Question>>,
+    /// Who keeps history, if anybody does.
+    pub keeper: Option<Arc<Keeper>>,
+    /// Whether only this machine can ask.
+    pub loopback_only: bool,
+    /// How routers prove who they are.
+    pub(super) tls: Option<Arc<ClientConfig>>,
+    draining: AtomicBool,
+}
+
+impl App {
+    pub(super) fn new(
+        fleet: Arc<Fleet>,
+        watch: Arc<Watch>,
+        hub: Arc<Hub<Question>>,
+        keeper: Option<Arc<Keeper>>,
+        (loopback_only, tls): (bool, Option<Arc<ClientConfig>>),
+    ) -> Self {
+        let draining = AtomicBool::new(false);
+        Self { fleet, watch, hub, keeper, loopback_only, tls, draining }
+    }
+
+    /// Whether the service is about to end.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Tells whoever asks that the service is about to end, and ends what would never end by itself.
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.hub.close();
+    }
+
+    /// Refuses the name of a router that nobody knows.
+    pub(super) fn known(&self, router: Option<&str>) -> Result<(), Problem> {
+        match router.filter(|name| self.fleet.find(name).is_none()) {
+            None => Ok(()),
+            Some(_) => Err(Problem::parameter("router: there is no router of this name")
+                .hint("/api/analytics/metrics lists them under routers")),
+        }
+    }
+}

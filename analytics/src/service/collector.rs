@@ -1,0 +1,230 @@
+//! Collector: asks each router once a second for what it has counted since.
+//!
+//! A router is asked by a task of its own, over one connection: one that hangs, lies or is away delays no other. What was
+//! missed while it was away is asked for afterwards, as far back as the router still holds it.
+//!
+//! **Invariant:** a router is asked one thing at a time, and never waits for anything here.
+//! **Not here:** what its answers mean (`service/pulled`), which routers there are (`service/discovery`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::Request;
+use rustls::ClientConfig;
+use tokio::sync::oneshot;
+
+use super::fleet::{Member, unix_ms};
+use super::pulled::Pulled;
+use super::wire::{Wire, printable};
+use crate::frame::{Frame, Step};
+use crate::history::History;
+use crate::merge::merged;
+use crate::store::Keeper;
+
+/// How often a router is asked.
+const EVERY: Duration = Duration::from_secs(1);
+/// The longest pause between two questions to a router that is away.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How long one answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest answer: a router ends one after some 4 MiB.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Most answers taken at once from a router that says that there is more: seven days are some dozens.
+const CATCH_UP_MAX: usize = 200;
+/// How long a router may wait to be asked for until what was kept of it is there.
+const LOADING_MAX: Duration = Duration::from_secs(30);
+
+/// Asks a router for ever; ends when it is gone and not to be there any more.
+pub(super) async fn collect(
+    member: Arc<Member>,
+    keeper: Option<Arc<Keeper>>,
+    tls: Option<Arc<ClientConfig>>,
+) {
+    if let Some(keeper) = &keeper {
+        // What is kept already need not be asked for.
+        let (done, loaded) = oneshot::channel();
+        keeper.keep(&*member.name, member.history.clone(), move || {
+            // Who waits no longer need not know.
+            let _ = done.send(());
+        });
+        let _ = tokio::time::timeout(LOADING_MAX, loaded).await;
+    }
+    follow(member, tls).await;
+}
+
+/// The same of a router whose history is kept already.
+pub(super) async fn follow(member: Arc<Member>, tls: Option<Arc<ClientConfig>>) {
+    let wire = Wire::new(member.target.clone(), tls.as_ref());
+    let mut questions =
+        Questions { wire, after: [0; 3], errors_after: 0, started: String::new(), member };
+    questions.look_back();
+    let mut pause = EVERY;
+    loop {
+        pause = match questions.catch_up().await {
+            Ok(()) => EVERY,
+            Err(cause) => {
+                questions.away(cause);
+                if !questions.member.is_listed() {
+                    return;
+                }
+                (pause * 2).min(PAUSE_MAX)
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// What is asked of one router.
+struct Questions {
+    member: Arc<Member>,
+    wire: Wire,
+    /// The last slot that is there, by step.
+    after: [u64; 3],
+    errors_after: u64,
+    /// When the router started that told the number of the last error.
+    started: String,
+}
+
+impl Questions {
+    /// Goes on behind what is in the history already.
+    fn look_back(&mut self) {
+        for (step, after) in Step::ALL.into_iter().zip(&mut self.after) {
+            let frames = self.member.history.frames_after(step, 0, usize::MAX);
+            *after = frames.last().map_or(0, |frame| frame.start);
+        }
+    }
+
+    /// Asks until there is no more.
+    async fn catch_up(&mut self) -> Result<(), String> {
+        for _ in 0..CATCH_UP_MAX {
+            let before = (self.after, self.errors_after);
+            let more = self.ask().await?;
+            if !more || before == (self.after, self.errors_after) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// One question and its answer; whether there is more.
+    async fn ask(&mut self) -> Result<bool, String> {
+        let [after_1, after_10, after_60] = self.after;
+        let errors_after = self.errors_after;
+        let path = format!(
+            "/api/analytics/frames?after_1={after_1}&after_10={after_10}&after_60={after_60}&errors_after={errors_after}"
+        );
+        let asked = Request::get(path).header("accept", "application/json").body(Full::default());
+        let asked = asked.map_err(|error| error.to_string())?;
+        let answer = self.wire.exchange(asked, PATIENCE, ANSWER_BYTES_MAX).await;
+        let answer = answer.map_err(|error| error.to_string())?;
+        if answer.status != 200 {
+            return Err(refusal(answer.status, &answer.body));
+        }
+        // Megabytes of it take tens of milliseconds: not on a thread that others need.
+        let pulled = tokio::task::spawn_blocking(move || Pulled::parse(&answer.body)).await;
+        let pulled = pulled.map_err(|error| error.to_string())??;
+        if pulled.started != self.started {
+            let is_first = std::mem::replace(&mut self.started, pulled.started.clone()).is_empty();
+            if self.errors_after > 0 {
+                // The numbers that were told begin anew with the router.
+                self.errors_after = 0;
+                self.take(pulled, false);
+                return Ok(true);
+            }
+            if !is_first {
+                tracing::info!(router = %self.member.name, "the router was started anew");
+            }
+        }
+        let more = pulled.more;
+        self.take(pulled, true);
+        Ok(more)
+    }
+
+    /// Takes an answer in; its errors only if they are those that were asked for.
+    fn take(&mut self, mut pulled: Pulled, with_errors: bool) {
+        for (step, after) in Step::ALL.into_iter().zip(&mut self.after) {
+            *after = pulled.last(step).map_or(*after, |last| last.max(*after));
+        }
+        let history = &self.member.history;
+        let started_ms = of_rfc3339(&pulled.started);
+        // Shorter slots first: longer ones may be made of them.
+        pulled.frames.sort_by_key(|frame| frame.step);
+        for frame in pulled.frames {
+            history.absorb(whole(frame, history, started_ms));
+        }
+        if let Some(started_ms) = started_ms.filter(|_| !pulled.more) {
+            // All that it still holds is here: where there is nothing, nothing happened.
+            history.know_since(started_ms);
+        }
+        if with_errors {
+            self.errors_after = pulled.errors_seq;
+            pulled.errors.into_iter().for_each(|error| self.member.errors.push(error));
+        }
+        let mut seen = self.member.seen();
+        let was_away = seen.trouble.take().is_some();
+        seen.is_up = true;
+        seen.at_ms = Some(unix_ms());
+        seen.clock_ms = pulled.at_ms;
+        seen.started = pulled.started;
+        seen.now = pulled.now;
+        seen.pulls += 1;
+        drop(seen);
+        if was_away {
+            tracing::info!(router = %self.member.name, "the router answers again");
+        }
+    }
+
+    fn away(&self, cause: String) {
+        let mut seen = self.member.seen();
+        seen.is_up = false;
+        let was_away = seen.trouble.replace(cause.clone()).is_some();
+        drop(seen);
+        if !was_away {
+            tracing::warn!(router = %self.member.name, "the router is away: {cause}");
+        }
+    }
+}
+
+/// A slot in which a router was started anew holds what it has counted since. What it had counted in it before was told in
+/// shorter slots: they may hold more.
+fn whole(frame: Frame, history: &History, started_ms: Option<u64>) -> Frame {
+    let started = started_ms.map(|ms| ms / 1_000);
+    let is_broken =
+        started.is_some_and(|s| frame.start < s && s < frame.start + frame.step.seconds());
+    let finer = match frame.step {
+        Step::TenSeconds if is_broken => Step::Second,
+        Step::Minute if is_broken => Step::TenSeconds,
+        Step::Second | Step::TenSeconds | Step::Minute => return frame,
+    };
+    let (after, end) = (frame.start.saturating_sub(1), frame.start + frame.step.seconds());
+    let mut parts = history.frames_after(finer, after, frame.step.seconds() as usize);
+    parts.retain(|part| part.start < end);
+    let mut sum = merged(frame.step, frame.start, &parts);
+    if sum.total() <= frame.total() {
+        return frame;
+    }
+    if frame.step == Step::TenSeconds {
+        // Seconds tell no keys.
+        sum.hot = frame.hot;
+    }
+    sum
+}
+
+/// A time in ms since 1970.
+fn of_rfc3339(text: &str) -> Option<u64> {
+    let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
+    u64::try_from(time.timestamp_millis()).ok()
+}
+
+/// What a router says that does not tell: the title of its problem, if it is one.
+fn refusal(status: u16, body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Said {
+        detail: String,
+    }
+    match serde_json::from_slice::<Said>(body) {
+        Ok(Said { detail }) => format!("it answers with status {status}: {}", printable(&detail)),
+        Err(_) => format!("it answers with status {status}"),
+    }
+}

@@ -1,0 +1,192 @@
+//! Configuration: what is in force, and where each value came from.
+//!
+//! A value is looked for in this order: flag, environment variable, configuration file, default. Reading configuration
+//! does nothing else: no file is made, no port is bound, nobody is asked.
+//!
+//! **Invariant:** a name that nobody knows is an error wherever it stands, so a typo cannot silently mean the default.
+//! Secrets are neither shown nor told by an error.
+//! **Not here:** what the values do.
+
+mod alerting;
+mod file;
+mod router_list;
+mod settings;
+
+pub use alerting::{Authorization, Webhook};
+pub use router_list::{Place, RouterSource};
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use self::settings::{Layer, Origin, Settings, Shown};
+use super::alerts::Rule;
+use super::probe::Question;
+use crate::store::StoreAddress;
+
+/// Most HTTP workers: few people look at figures.
+const WORKERS_MAX: usize = 64;
+const WORKERS_DEFAULT: usize = 2;
+
+/// The figures of any number of Tessera's routers, together.
+///
+/// Without flags: collects from the router on http://127.0.0.1:3000, keeps history in ./analytics.db, and serves
+/// http://127.0.0.1:3001.
+#[derive(Default, Parser)]
+#[command(
+    name = "analytics",
+    version,
+    after_help = "\
+Each setting is also an environment variable (TESSERA_ANALYTICS_BIND, TESSERA_ANALYTICS_ROUTERS, …) and a key of the
+configuration file (bind, routers, …), which alone has alerts and webhooks. Flags win over the environment, that over the file.
+
+Examples:
+  analytics                                      the router of this machine
+  analytics --routers north=https://north.example.com,south=https://south.example.com
+  analytics --routers dns+http://tessera-routers:3000
+                                                 each address of that name is a router
+  analytics --store postgres://figures@db/figures
+  analytics --print-config                       what is in force, and why"
+)]
+pub struct Flags {
+    /// Address and port to serve on [default: 127.0.0.1:3001]
+    #[arg(long, value_name = "ADDR:PORT")]
+    bind: Option<String>,
+    /// Routers to collect from, separated by commas: URL or NAME=URL, such as http://127.0.0.1:3000; dns+http://NAME:PORT
+    /// means each address of the name [default: http://127.0.0.1:3000]
+    #[arg(long, value_name = "URL,URL,…")]
+    routers: Option<String>,
+    /// Where history is kept: a file, postgres://user@host:5432/database, or none. Other users of this machine can see
+    /// flags: give passwords in TESSERA_ANALYTICS_STORE or by password_file= [default: ./analytics.db]
+    #[arg(long, value_name = "FILE|URL|none")]
+    store: Option<String>,
+    /// HTTP worker threads, 1 to 64 [default: 2]
+    #[arg(long, value_name = "N")]
+    workers: Option<String>,
+    /// Least severe messages to log: error, warn, info, debug, trace [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log: Option<String>,
+    /// Serve on an address that others can reach, without authentication
+    #[arg(long)]
+    insecure: bool,
+    /// A TOML file with any of these settings, alerts and webhooks [default: analytics.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print what is in force and where each value came from, and end
+    #[arg(long)]
+    pub print_config: bool,
+    /// Ask the service that runs with these settings on this machine how it is, and end: exit code 0 if it says yes
+    #[arg(long, value_name = "live|ready")]
+    pub probe: Option<Question>,
+}
+
+/// What is in force.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to serve.
+    pub bind: SocketAddr,
+    /// Whom to collect from.
+    pub routers: Vec<RouterSource>,
+    /// Where history is kept, if anywhere.
+    pub store: Option<StoreAddress>,
+    /// HTTP worker threads.
+    pub workers: usize,
+    /// Least severe messages to log.
+    pub log: tracing::Level,
+    /// Whether others may reach the service though it knows no authentication.
+    pub insecure: bool,
+    /// What is watched.
+    pub rules: Vec<Rule>,
+    /// Who is told.
+    pub webhooks: Vec<Webhook>,
+    shown: Vec<Shown>,
+}
+
+/// A configuration that cannot be used; the sentence says what to change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub(super) String);
+
+impl Config {
+    /// Reads flags, environment, and the file that they name, or `analytics.toml`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the setting, where it came from and what is allowed.
+    pub fn read(flags: &Flags) -> Result<Self, ConfigError> {
+        let environment = settings::environment()?;
+        let named = flags.config.clone();
+        let named = named.or_else(|| environment.1.get("config").map(PathBuf::from));
+        let file = match named.or_else(file::present) {
+            Some(path) => file::read(&path)?,
+            None => file::File::default(),
+        };
+        let mut layers = vec![flags.layer(), environment];
+        layers.extend(file.layer());
+        let mut settings = Settings::new(&layers);
+        let bind = settings.parse("bind", "127.0.0.1:3001", |text| {
+            text.parse()
+                .map_err(|_| "must be an address and a port, such as 127.0.0.1:3001".to_owned())
+        })?;
+        let routers = router_list::routers(&mut settings, &file)?;
+        let store = settings.secret("store", "./analytics.db", |text| {
+            let store = StoreAddress::parse(text).map_err(|error| error.to_string())?;
+            let shown = store.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+            Ok((store, shown))
+        })?;
+        let workers = settings.parse("workers", &WORKERS_DEFAULT.to_string(), |text| {
+            let number = text.parse().ok().filter(|number| (1..=WORKERS_MAX).contains(number));
+            number.ok_or_else(|| format!("must be a number from 1 to {WORKERS_MAX}"))
+        })?;
+        let log = settings.parse("log", "info", |text| {
+            text.parse().map_err(|_| "must be error, warn, info, debug or trace".to_owned())
+        })?;
+        let insecure = settings.parse("insecure", "false", |text| {
+            text.parse().map_err(|_| "must be true or false".to_owned())
+        })?;
+        let rules = alerting::rules(&mut settings, &file, &routers)?;
+        let webhooks = alerting::webhooks(&mut settings, &file)?;
+        let shown = settings.shown();
+        Ok(Self { bind, routers, store, workers, log, insecure, rules, webhooks, shown })
+    }
+
+    /// Refuses to be reachable for others without being told so.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the address and the flag.
+    pub fn check_exposure(&self) -> Result<(), ConfigError> {
+        if self.insecure || self.bind.ip().to_canonical().is_loopback() {
+            return Ok(());
+        }
+        Err(ConfigError(format!(
+            "{} can be reached from other machines, and there is no authentication: bind to 127.0.0.1, or \
+             add --insecure if a network that you trust is all that can reach it",
+            self.bind
+        )))
+    }
+
+    /// What is in force, one setting a line, with its origin.
+    pub fn table(&self) -> String {
+        settings::table(&self.shown)
+    }
+}
+
+impl Flags {
+    fn layer(&self) -> Layer {
+        let texts = [
+            ("bind", &self.bind),
+            ("routers", &self.routers),
+            ("store", &self.store),
+            ("workers", &self.workers),
+            ("log", &self.log),
+        ];
+        let given = texts.into_iter().filter_map(|(name, text)| Some((name, text.clone()?)));
+        let mut values: BTreeMap<String, String> =
+            given.map(|(name, text)| (name.to_owned(), text)).collect();
+        if self.insecure {
+            values.insert("insecure".to_owned(), "true".to_owned());
+        }
+        (Origin::Flag, values)
+    }
+}

@@ -1,0 +1,117 @@
+//! Gate: around every route. Gives the request its id, refuses foreign web pages, and turns problems into answers.
+//!
+//! **Invariant:** every answer has `x-request-id`; every refusal is a problem. The rules are those of a router.
+//! **Not here:** what a route does.
+
+use actix_web::Error;
+use actix_web::body::BoxBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::Next;
+use actix_web::web::Data;
+
+use super::app::App;
+use super::problem::{Code, Problem};
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longest id that a client may choose.
+const ID_MAX: usize = 128;
+
+/// Handles a request on its way in and its answer on the way out.
+///
+/// # Errors
+/// Those of the framework; a route's own become answers.
+pub(super) async fn gate(
+    mut request: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let loopback_only = request.app_data::<Data<App>>().is_some_and(|app| app.loopback_only);
+    if request.method() == Method::HEAD {
+        // As GET; what sends the answer knows that the client wants no body.
+        request.head_mut().method = Method::GET;
+    }
+    let id = request_id(request.headers());
+    let mut response = match refuse_foreign(request.headers(), loopback_only) {
+        Err(problem) => request.error_response(problem),
+        Ok(()) => next.call(request).await?,
+    };
+    if let Some(problem) = problem_of(&response) {
+        if problem.code == Code::TSR500 {
+            tracing::error!(%problem, request_id = id, "a request failed");
+        }
+        response = response.into_response(problem.respond(&id));
+    }
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(X_REQUEST_ID, id);
+    }
+    Ok(response)
+}
+
+/// The id that the client has chosen, if it can be one, or a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get(&X_REQUEST_ID).and_then(|value| value.to_str().ok());
+    let fits = |id: &&str| {
+        (1..=ID_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    given.filter(fits).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
+}
+
+/// The problem behind an answer. What the framework itself refused becomes one of ours.
+fn problem_of(response: &ServiceResponse<BoxBody>) -> Option<Problem> {
+    let error = response.response().error();
+    if let Some(problem) = error.and_then(|error| error.as_error::<Problem>()) {
+        return Some(problem.clone());
+    }
+    let status = response.status();
+    if status == StatusCode::NOT_FOUND && error.is_some() {
+        return Some(Problem::new(Code::TSR111, "there is nothing at this path"));
+    }
+    let error = error?;
+    if status.is_client_error() {
+        return Some(Problem::new(Code::TSR100, "the request cannot be understood"));
+    }
+    tracing::error!(%error, "a request failed in the framework");
+    Some(Problem::new(Code::TSR500, "an internal error"))
+}
+
+/// A browser must not be a way into a loopback service: neither by a page of another origin, nor by a host
+/// name that was made to point here (DNS rebinding).
+fn refuse_foreign(headers: &HeaderMap, loopback_only: bool) -> Result<(), Problem> {
+    let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or(""));
+    // Without a Host it is no browser.
+    let host = text(&HOST).unwrap_or("localhost");
+    if loopback_only && !is_local_host(host) {
+        return Err(Problem::new(
+            Code::TSR403,
+            "this service serves its own machine, and Host is another's",
+        )
+        .hint("ask for 127.0.0.1 or localhost; a proxy in front must send such a Host"));
+    }
+    let own = [format!("http://{host}"), format!("https://{host}")];
+    let foreign_origin = text(&ORIGIN).is_some_and(|origin| !own.iter().any(|own| own == origin));
+    let foreign_site =
+        text(&SEC_FETCH_SITE).is_some_and(|site| !matches!(site, "same-origin" | "none"));
+    if foreign_origin || foreign_site {
+        return Err(Problem::new(
+            Code::TSR403,
+            "the request comes from a web page of another origin",
+        )
+        .hint("requests from other programs, and from pages served here, are welcome"));
+    }
+    Ok(())
+}
+
+fn is_local_host(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        Some(_) | None => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost")
+        || address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}

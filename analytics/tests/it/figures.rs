@@ -1,0 +1,217 @@
+//! Figures: parts, routes, shards, reads, fan-out, skew, curves, and what narrows them.
+
+use std::time::Duration;
+
+use analytics::{
+    CacheNow, ClusterNow, MetricsQuery, NodeNow, Operation, ReadFrom, Role, Sample, ShardNow,
+    Window, figures,
+};
+
+use crate::{BEGIN, BEGIN_MS, Story, millis, now, read, seconds, write};
+
+fn micros(count: u64) -> Duration {
+    Duration::from_micros(count)
+}
+
+#[test]
+fn the_time_of_a_request_is_told_by_its_parts() {
+    let story = Story::of(2);
+    let slow =
+        Sample { queue: micros(600), database: micros(1_200), ..write(0, 201, micros(2_000)) };
+    let fast = Sample { queue: micros(0), database: micros(200), ..read(1, 200, micros(300)) };
+    story.record(&slow, seconds(1));
+    story.record(&fast, seconds(2));
+    let metrics = story.figures("5m", seconds(3));
+    let parts = metrics.latency_parts_ms;
+    assert_eq!((parts.queue.avg, parts.queue.p50, parts.queue.p99), (0.3, 0.0, 0.6));
+    assert_eq!((parts.database.avg, parts.database.p99), (0.7, 1.2));
+    assert_eq!((parts.rest.avg, parts.rest.p50, parts.rest.p99), (0.15, 0.1, 0.2));
+    assert_eq!((metrics.shards[0].queue_p99, metrics.shards[0].database_p99), (0.6, 1.2));
+    assert_eq!((metrics.shards[1].queue_p99, metrics.shards[1].database_p99), (0.0, 0.2));
+
+    let query = MetricsQuery { shard: Some("shard2".into()), ..MetricsQuery::default() };
+    assert_eq!(story.ask(&query, seconds(3)).latency_parts_ms.database.avg, 0.2);
+}
+
+#[test]
+fn routes_are_told_apart_by_operation_the_busiest_first() {
+    let story = Story::of(1);
+    story.record(&write(0, 409, millis(4)), seconds(1));
+    story.record(&write(0, 503, millis(4)), seconds(1));
+    (0..6).for_each(|_| story.record(&read(0, 200, millis(1)), seconds(2)));
+    let routes = story.figures("5m", seconds(4)).routes;
+    let told: Vec<_> =
+        routes.iter().map(|r| (&*r.route, r.operation, r.total, r.ops_per_s)).collect();
+    let (get, put) = (Operation::Read, Operation::Write);
+    assert_eq!(told, [("/api/read", get, 6, 1.5), ("/api/write", put, 2, 0.5)]);
+    let writes = &routes[1];
+    assert_eq!((writes.errors, writes.errors_client, writes.errors_server), (2, 1, 1));
+    assert_eq!((writes.avg, writes.p50, writes.max), (4.0, 4.001, 4.001));
+}
+
+#[test]
+fn figures_are_narrowed_by_shard_route_and_operation() {
+    let story = Story::of(2);
+    story.record(&write(0, 201, millis(1)), seconds(1));
+    story.record(&write(1, 201, millis(1)), seconds(1));
+    (0..3).for_each(|_| story.record(&read(1, 200, millis(1)), seconds(1)));
+    let all = MetricsQuery::default();
+    let total = |query: MetricsQuery| {
+        let metrics = story.ask(&query, seconds(2));
+        let assigned: u64 = metrics.shard_distribution.0.iter().map(|(_, count)| count).sum();
+        assert_eq!(assigned + metrics.unassigned, metrics.total);
+        assert_eq!(
+            metrics.series.rps.iter().sum::<f64>() * metrics.series.step_s as f64,
+            metrics.total as f64
+        );
+        metrics.total
+    };
+    let shard2 = Some("shard2".to_owned());
+    assert_eq!(total(MetricsQuery { shard: shard2.clone(), ..all.clone() }), 4);
+    assert_eq!(total(MetricsQuery { operation: Some(Operation::Write), ..all.clone() }), 2);
+    assert_eq!(total(MetricsQuery { route: Some("/api/read".into()), ..all.clone() }), 3);
+    let read_of_shard2 =
+        MetricsQuery { shard: shard2, operation: Some(Operation::Read), ..all.clone() };
+    assert_eq!(total(read_of_shard2), 3);
+    assert_eq!(total(MetricsQuery { shard: Some("shard9".into()), ..all }), 0);
+}
+
+#[test]
+fn reads_are_told_by_who_answered() {
+    let story = Story::of(1);
+    let by = |role| Sample { role, ..read(0, 200, millis(1)) };
+    let roles =
+        [Some(Role::Primary), Some(Role::Replica), Some(Role::Replica), Some(Role::Cache), None];
+    roles.into_iter().for_each(|role| story.record(&by(role), seconds(1)));
+    // Who takes a write is no choice.
+    story.record(&write(0, 201, millis(1)), seconds(1));
+    let told = story.figures("5m", seconds(2)).read_from;
+    assert_eq!(told, ReadFrom { primary: 1, replica: 2, cache: 1 });
+}
+
+#[test]
+fn fan_out_and_skew_tell_how_evenly_the_shards_are_used() {
+    let story = Story::of(3);
+    for (fanout, shard) in
+        [(3, None), (1, Some(0)), (1, Some(0)), (1, Some(0)), (1, Some(1)), (0, None)]
+    {
+        story.record(&Sample { fanout, shard, ..read(0, 200, millis(1)) }, seconds(1));
+    }
+    let metrics = story.figures("5m", seconds(2));
+    assert_eq!((metrics.fanout.requests, metrics.fanout.mean, metrics.fanout.max), (5, 1.4, 3));
+    // Three of four on one shard of three.
+    assert_eq!((metrics.skew.requests, metrics.skew.rows), (2.25, 0.0));
+    assert_eq!(
+        metrics.shards.iter().map(|shard| shard.share).collect::<Vec<_>>(),
+        [0.75, 0.25, 0.0]
+    );
+}
+
+#[test]
+fn what_the_router_knows_of_its_cluster_stands_beside_what_it_counted() {
+    let story = Story::of(2);
+    story.record(&read(1, 200, millis(1)), seconds(1));
+    let node = |role: &str, lag_ms| NodeNow { role: role.into(), lag_ms, ..NodeNow::default() };
+    let shard = |name: &str, rows| ShardNow {
+        shard: name.into(),
+        up: true,
+        rows,
+        nodes: vec![node("primary", None), node("replica", Some(3.0)), node("replica", Some(8.5))],
+        ..ShardNow::default()
+    };
+    let cluster = ClusterNow {
+        epoch: 7,
+        shards: vec![shard("shard1", Some(30)), shard("shard2", Some(10)), shard("shard3", None)],
+        cache: CacheNow { enabled: true, hits: 3, misses: 1, ..CacheNow::default() },
+        in_flight: 2,
+        ..ClusterNow::default()
+    };
+    let history = story.recorder.settle_at(story.recorder.started() + seconds(2));
+    let metrics = figures(&[history], &MetricsQuery::default(), &cluster, BEGIN_MS + 2_000);
+    assert_eq!((metrics.cluster.epoch, metrics.in_flight, metrics.cache.hit_rate), (7, 2, 0.75));
+    assert_eq!((metrics.shards[0].lag_ms, metrics.shards[2].rows), (Some(8.5), None));
+    assert_eq!((metrics.shards[1].reads, metrics.shards[1].up), (1, true));
+    assert_eq!(metrics.skew.rows, 1.5);
+    assert_eq!(metrics.at, "2026-11-21T10:00:02.000Z");
+}
+
+/// A shard that is gone from the map is still told of while its requests are remembered.
+#[test]
+fn a_shard_that_is_no_longer_in_the_cluster_comes_last() {
+    let story = Story::of(2);
+    story.record(&read(0, 200, millis(1)), seconds(1));
+    let history = story.recorder.settle_at(story.recorder.started() + seconds(2));
+    let cluster = now(&["shard2".into()]);
+    let metrics = figures(&[history], &MetricsQuery::default(), &cluster, BEGIN_MS + 2_000);
+    let names: Vec<_> = metrics.shards.iter().map(|shard| (&*shard.shard, shard.reads)).collect();
+    assert_eq!(names, [("shard2", 0), ("shard1", 1)]);
+}
+
+#[test]
+fn curves_have_a_point_for_each_step_and_end_with_the_last_second_that_has_ended() {
+    let story = Story::of(2);
+    for second in 0..600 {
+        let shard = u16::from(second >= 300);
+        (0..4).for_each(|_| {
+            story.record(&read(shard, 200, millis(1 + second / 300)), seconds(second))
+        });
+    }
+    let metrics = story.figures("1m", millis(600_900));
+    let series = &metrics.series;
+    assert_eq!((series.step_s, series.t.len()), (1, 60));
+    assert_eq!((series.t[0], series.t[59]), (BEGIN + 540, BEGIN + 599));
+    assert!(series.rps.iter().all(|rps| *rps == 4.0), "{:?}", series.rps);
+    assert!(series.p50.iter().all(|p50| *p50 == 2.0), "{:?}", series.p50);
+
+    let metrics = story.figures("15m", seconds(600));
+    let series = &metrics.series;
+    assert_eq!((series.step_s, series.t.len()), (5, 180));
+    assert_eq!(series.t[179], BEGIN + 595);
+    let of = |name: &str| &series.shards.0.iter().find(|(shard, _)| shard == name).unwrap().1;
+    let halves = |curve: &[f64]| [curve[60], curve[119], curve[120], curve[179]];
+    assert_eq!(halves(&of("shard1").rps), [4.0, 4.0, 0.0, 0.0]);
+    assert_eq!(halves(&of("shard2").rps), [0.0, 0.0, 4.0, 4.0]);
+    assert_eq!(halves(&of("shard2").p99), [0.0, 0.0, 2.0, 2.0]);
+    // Before anything was known.
+    assert_eq!((series.rps[0], series.p50[0]), (0.0, 0.0));
+}
+
+/// The last point of a longer step is not yet whole: its rate is of the seconds that it has.
+#[test]
+fn a_point_that_is_still_growing_shows_no_dip() {
+    let story = Story::of(1);
+    (0..133).for_each(|second| story.record(&read(0, 200, millis(1)), seconds(second)));
+    let series = story.figures("1h", seconds(133)).series;
+    assert_eq!((series.step_s, series.t[179]), (20, BEGIN + 120));
+    assert_eq!(series.rps[174..], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
+}
+
+#[test]
+fn no_window_has_more_points_than_a_chart_can_show() {
+    let story = Story::of(1);
+    story.record(&read(0, 200, millis(1)), seconds(1));
+    for name in Window::NAMES {
+        let series = story.figures(name, seconds(700_000)).series;
+        assert!((60..=180).contains(&series.t.len()), "{name}: {}", series.t.len());
+        let lengths =
+            [series.rps.len(), series.p99.len(), series.errors.len(), series.heatmap.counts.len()];
+        assert_eq!(lengths, [series.t.len(); 4], "{name}");
+        assert!(series.t.is_sorted_by(|a, b| b - a == series.step_s), "{name}");
+    }
+}
+
+#[test]
+fn the_heatmap_counts_each_request_of_the_curves_once_by_its_latency() {
+    let story = Story::of(2);
+    for (elapsed, shard) in
+        [(micros(90), 0), (micros(100), 1), (micros(101), 0), (millis(3), 1), (seconds(59), 0)]
+    {
+        story.record(&read(shard, 200, elapsed), seconds(30));
+    }
+    let heatmap = story.figures("1m", seconds(60)).series.heatmap;
+    assert_eq!(heatmap.bounds_ms[..4], [0.1, 0.25, 0.5, 1.0]);
+    let row = &heatmap.counts[30];
+    assert_eq!(row.len(), heatmap.bounds_ms.len() + 1);
+    assert_eq!((row[0], row[1], row[5], row[16]), (2, 1, 1, 1));
+    assert_eq!(heatmap.counts.iter().flatten().sum::<u64>(), 5);
+}

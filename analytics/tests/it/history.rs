@@ -1,0 +1,159 @@
+//! History: how long what is remembered, at which grain, and within which memory.
+
+use std::time::Duration;
+
+use analytics::{BUDGETS, Frame, History, MetricsQuery, Step, Window, figures};
+
+use crate::{BEGIN, BEGIN_MS, Story, latencies, millis, now, read, seconds};
+
+fn frames(story: &Story, step: Step) -> usize {
+    let history = story.recorder.settle_at(story.recorder.started());
+    history.frames_after(step, 0, usize::MAX).len()
+}
+
+#[test]
+fn seconds_are_kept_a_quarter_of_an_hour_tens_six_hours_and_minutes_a_week() {
+    let story = Story::of(1);
+    let week = 7 * 86_400;
+    for ten in 0..(week + 3_600) / 10 {
+        story.record(&read(0, 200, millis(1)), seconds(ten * 10));
+    }
+    let at = seconds(week + 3_600);
+    story.recorder.settle_at(story.recorder.started() + at);
+    let kept = [Step::Second, Step::TenSeconds, Step::Minute].map(|step| frames(&story, step));
+    assert_eq!(kept, [90, 2_160, 10_080]);
+    assert_eq!(story.figures("15m", at).total, 90);
+    assert_eq!(story.figures("1h", at).total, 360);
+    assert_eq!(story.figures("6h", at).total, 2_160);
+    assert_eq!(story.figures("24h", at).total, 8_640);
+    assert_eq!(story.figures("7d", at).total, week / 10);
+    // A week later nothing of it is left.
+    assert_eq!(story.figures("7d", at + at).total, 0);
+    assert_eq!(story.figures("7d", at + at).history.bytes, 0);
+}
+
+/// At every moment, and whatever the window, a request counts once: running, in its second, its ten or its minute.
+#[test]
+fn a_request_counts_once_in_whatever_slot_it_lies() {
+    let story = Story::of(1);
+    for second in 0..200 {
+        story.record(&read(0, 200, millis(1)), seconds(second));
+        for window in ["5m", "15m", "1h", "6h", "24h", "7d"] {
+            let metrics = story.figures(window, millis(second * 1_000 + 500));
+            assert_eq!(metrics.total, second + 1, "{window} at {second}");
+            assert_eq!(metrics.measured_s, second as f64 + 0.5, "{window} at {second}");
+        }
+    }
+}
+
+/// After a restart the old slots are loaded: the new ones go on where these ended.
+#[test]
+fn a_recorder_goes_on_from_what_was_stored() {
+    let before = Story::of(1);
+    (0..600).for_each(|second| before.record(&read(0, 200, millis(2)), seconds(second)));
+    let old = before.recorder.settle_at(before.recorder.started() + seconds(600));
+    let stored = [Step::TenSeconds, Step::Minute];
+    let stored = stored.map(|step| old.frames_after(step, 0, usize::MAX));
+
+    let recorder = analytics::Recorder::by_hand(crate::labels(1), BEGIN_MS + 603_200);
+    let worker = recorder.worker();
+    for frame in stored.iter().flatten() {
+        recorder.history().absorb(Frame::clone(frame));
+    }
+    let after = Story { recorder, worker };
+    (0..100).for_each(|second| after.record(&read(0, 200, millis(2)), seconds(second)));
+    let ask = |window: &str, at: u64| {
+        let history = after.recorder.settle_at(after.recorder.started() + seconds(at));
+        let query = MetricsQuery { window: Window::parse(window).unwrap(), ..Default::default() };
+        figures(&[history], &query, &now(&["shard1".into()]), BEGIN_MS + 603_200 + at * 1_000)
+    };
+    for window in ["15m", "1h", "6h", "24h", "7d"] {
+        let metrics = ask(window, 100);
+        assert_eq!((metrics.total, metrics.measured_s), (700, 703.2), "{window}");
+        assert_eq!(metrics.history.oldest, BEGIN);
+    }
+    // A window that ends before the restart is read from the stored slots; this one straddles it.
+    let straddling = ask("5m", 100);
+    // From 403.2 s, in the slot of ten seconds that began at 400 s: 200 requests before, 100 after.
+    assert_eq!((straddling.total, straddling.series.step_s), (300, 10));
+}
+
+/// Two processes in one slot of ten seconds: the first stored it when it ended in order.
+#[test]
+fn a_slot_that_two_processes_shared_holds_the_requests_of_both() {
+    let first = Story::of(1);
+    first.record(&read(0, 200, millis(2)), seconds(1));
+    let stored = first.recorder.settle_at(first.recorder.started() + seconds(10));
+    let stored = stored.frames_after(Step::TenSeconds, 0, 1).remove(0);
+    let recorder = analytics::Recorder::by_hand(crate::labels(1), BEGIN_MS + 4_000);
+    recorder.history().absorb(Frame::clone(&stored));
+    let second = Story { worker: recorder.worker(), recorder };
+    second.record(&read(0, 200, millis(2)), seconds(1));
+    second.recorder.settle_at(second.recorder.started() + seconds(10));
+    let history = second.recorder.history();
+    let both = history.frames_after(Step::TenSeconds, 0, 10);
+    assert_eq!(both.iter().map(|frame| frame.total()).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn a_ring_that_is_full_forgets_its_oldest_slot_and_longer_slots_answer_for_it() {
+    let story = Story::of(1);
+    (0..900).for_each(|second| story.record(&read(0, 200, millis(second)), seconds(second)));
+    let all = story.recorder.settle_at(story.recorder.started() + seconds(900));
+    let small = History::with_budgets([20_000, 1 << 20, 1 << 20]);
+    small.know_since(BEGIN_MS);
+    for step in Step::ALL {
+        for frame in all.frames_after(step, 0, usize::MAX) {
+            small.absorb(Frame::clone(&frame));
+        }
+    }
+    let kept = small.frames_after(Step::Second, 0, usize::MAX);
+    assert!(kept.len() < 100 && kept.last().unwrap().start == BEGIN + 899, "{}", kept.len());
+    assert!(kept.iter().map(|frame| frame.bytes()).sum::<usize>() <= 20_000);
+    let query = MetricsQuery { window: Window::parse("15m").unwrap(), ..Default::default() };
+    let metrics = figures(&[&small], &query, &now(&["shard1".into()]), BEGIN_MS + 900_000);
+    assert_eq!((metrics.total, metrics.series.step_s), (900, 10));
+    assert_eq!(metrics.history.dropped, 900 - kept.len() as u64);
+    assert!(metrics.history.bytes == small.bytes() as u64);
+    // What went does not come back.
+    small.absorb(Frame::clone(&all.frames_after(Step::Second, 0, 1)[0]));
+    assert_eq!(small.frames_after(Step::Second, 0, usize::MAX).len(), kept.len());
+}
+
+/// 256 shards, each asked in many ways with latencies as wide as they can be: the rings stay within their bounds.
+#[test]
+fn the_busiest_router_stays_within_the_memory_that_is_documented() {
+    let story = Story::of(256);
+    let mut latencies = latencies(usize::MAX);
+    let mut largest = 0;
+    for second in 0..40 {
+        for request in 0..6_000_u64 {
+            let sample = read(
+                request as u16 % 256,
+                [200, 404, 503][request as usize % 3],
+                latencies.next().unwrap(),
+            );
+            story.record(&sample, millis(second * 1_000 + request / 6));
+        }
+        let history = story.recorder.settle_at(story.recorder.started() + seconds(second));
+        largest = largest.max(history.bytes());
+    }
+    let budget: usize = BUDGETS.iter().sum();
+    assert!(largest > 4 << 20, "{largest} bytes are no load");
+    assert!(largest <= budget, "{largest} of {budget} bytes");
+    // Beside the history: the running second and what waits for it.
+    let beside = story.recorder.bytes() - story.recorder.history().bytes();
+    assert!(beside <= 32 << 20, "{beside} bytes");
+    let metrics = story.figures("15m", seconds(40));
+    assert_eq!(metrics.total, 40 * 6_000);
+    assert_eq!(metrics.series.shards.0.len(), 32, "the busiest have curves");
+    assert_eq!(metrics.shards.len(), 256);
+}
+
+#[test]
+fn an_idle_week_takes_no_memory() {
+    let story = Story::of(256);
+    let history =
+        story.recorder.settle_at(story.recorder.started() + Duration::from_secs(7 * 86_400));
+    assert_eq!(history.bytes(), 0);
+}

@@ -1,0 +1,165 @@
+//! Hot keys: what Space-Saving promises, kept under load.
+
+use std::collections::HashMap;
+
+use analytics::{HotKey, MetricsQuery, Sample, Window};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use rand_distr::{Distribution, Zipf};
+
+use crate::{Story, millis, read, seconds, write};
+
+/// Asks for keys, one every 0.5 ms from the beginning, so that each brings its text along.
+fn ask_for<'k>(story: &Story, keys: impl Iterator<Item = &'k str>) {
+    for (number, key) in (0..).zip(keys) {
+        let shard = (key.len() % 2) as u16;
+        let sample =
+            Sample { key: Some(key), slot: Some(key.len() as u16), ..read(shard, 200, millis(1)) };
+        story.record(&sample, millis(number / 2));
+    }
+}
+
+#[test]
+fn the_keys_asked_for_most_are_told_with_shard_slot_share_and_kind() {
+    let story = Story::of(2);
+    for request in 0..100_u64 {
+        let at = millis(request * 10);
+        let hot = Sample { key: Some("ada"), slot: Some(9), ..read(1, 200, millis(1)) };
+        story.record(&hot, at);
+        if request % 2 == 0 {
+            story.record(&Sample { key: Some("bob"), ..write(0, 201, millis(1)) }, at + millis(2));
+        }
+        // Without a key: counts in the share of others.
+        story.record(&Sample { shard: None, ..read(0, 200, millis(1)) }, at + millis(4));
+    }
+    let keys = story.figures("1m", seconds(2)).hot_keys;
+    let ada = HotKey {
+        key: "ada".into(),
+        shard: Some("shard2".into()),
+        slot: Some(9),
+        requests: 100,
+        error: 0,
+        share: 0.4,
+        reads: 100,
+        writes: 0,
+    };
+    let bob = HotKey {
+        key: "bob".into(),
+        shard: Some("shard1".into()),
+        slot: None,
+        requests: 50,
+        reads: 0,
+        writes: 50,
+        share: 0.2,
+        ..ada.clone()
+    };
+    assert_eq!(keys, [ada.clone(), bob]);
+    // Later, when the slot of ten seconds has ended, and when the minute has.
+    assert_eq!(story.figures("5m", seconds(20)).hot_keys[0], ada);
+    assert_eq!(story.figures("24h", seconds(70)).hot_keys[0], ada);
+    // When the window has passed, they are cold.
+    assert_eq!(story.figures("1m", seconds(140)).hot_keys, []);
+    // Of one shard.
+    let query = MetricsQuery {
+        shard: Some("shard2".into()),
+        window: Window::default(),
+        ..Default::default()
+    };
+    let keys = story.ask(&query, seconds(20)).hot_keys;
+    assert_eq!((keys.len(), &*keys[0].key, keys[0].share), (1, "ada", 1.0));
+}
+
+#[test]
+fn a_hot_key_is_found_among_a_hundred_thousand_others() {
+    let story = Story::of(2);
+    let names: Vec<String> = (0..100_000).map(|number| format!("key-{number}")).collect();
+    let zipf = Zipf::new(100_000.0, 1.1).unwrap();
+    let mut random = SmallRng::seed_from_u64(7);
+    let mut counts: HashMap<&str, u64> = HashMap::new();
+    // Within one slot of ten seconds.
+    let asked: Vec<&str> =
+        (0..19_000).map(|_| &*names[zipf.sample(&mut random) as usize - 1]).collect();
+    asked.iter().for_each(|key| *counts.entry(key).or_default() += 1);
+    ask_for(&story, asked.into_iter());
+    let told = story.figures("1m", millis(9_900)).hot_keys;
+    let mut wanted: Vec<(&&str, &u64)> = counts.iter().collect();
+    wanted.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    for (key, count) in wanted.into_iter().take(8) {
+        let told = told.iter().find(|told| told.key == **key);
+        let told = told.unwrap_or_else(|| panic!("{key} with {count} requests is not told"));
+        assert!(
+            told.requests >= *count && told.requests - told.error <= *count,
+            "{told:?}: {count}"
+        );
+        assert_eq!(told.reads, told.requests - told.error);
+    }
+}
+
+#[test]
+fn keys_that_are_too_long_count_and_are_not_told() {
+    let story = Story::of(2);
+    let long = "k".repeat(257);
+    ask_for(&story, std::iter::repeat_n(&*long, 100).chain(["short"]));
+    let metrics = story.figures("1m", seconds(1));
+    let keys: Vec<&str> = metrics.hot_keys.iter().map(|hot| &*hot.key).collect();
+    assert_eq!((metrics.total, keys), (101, vec!["short"]));
+}
+
+#[test]
+fn at_most_twenty_keys_are_told_over_any_time() {
+    let story = Story::of(2);
+    let names: Vec<String> = (0..60).map(|number| format!("key-{number}")).collect();
+    let keys = (0..120_000).map(|request| &*names[request / 500 % 60]);
+    ask_for(&story, keys);
+    assert_eq!(story.figures("5m", seconds(61)).hot_keys.len(), 20);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 40,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(5),
+        ..ProptestConfig::default()
+    })]
+
+    /// Never below the truth, never above it by more than the error, and the error at most a 512th of all requests: with
+    /// a key in 100 being one of many that come once.
+    #[test]
+    fn counts_are_true_within_their_error(
+        hot in vec(0_usize..12, 500..3_000),
+        cold in 1_usize..6,
+    ) {
+        let story = Story::of(2);
+        let mut counts: HashMap<String, u64> = HashMap::new();
+        let mut keys = Vec::new();
+        for (number, hot) in hot.iter().enumerate() {
+            keys.push(format!("hot-{}", hot * hot % 12));
+            keys.extend((0..cold).map(|which| format!("cold-{number}-{which}")));
+        }
+        keys.iter().for_each(|key| *counts.entry(key.clone()).or_default() += 1);
+        ask_for(&story, keys.iter().map(|key| &**key));
+        let at = millis(keys.len() as u64 / 2);
+        // Within the first slot of ten seconds; longer stories are cut by slots, each with its own error.
+        prop_assume!(at < seconds(10));
+        let told = story.figures("1m", at).hot_keys;
+        for hot in &told {
+            let truth = counts[&hot.key];
+            prop_assert!(hot.requests >= truth, "{:?} is below {}", hot, truth);
+            prop_assert!(hot.requests - hot.error <= truth, "{:?} is above {}", hot, truth);
+            prop_assert!(hot.error <= keys.len() as u64 / 512, "{:?} of {}", hot, keys.len());
+            prop_assert_eq!(hot.reads + hot.writes, hot.requests - hot.error);
+        }
+        // Every key above the error is told, as far as sixteen go.
+        let mut heavy: Vec<u64> = counts.values().copied().collect();
+        heavy.sort_unstable_by(|a, b| b.cmp(a));
+        let sure = keys.len() as u64 / 512 * 2 + 1;
+        for (key, count) in counts.iter().filter(|(_, count)| **count > sure) {
+            if heavy.iter().filter(|other| **other >= *count).count() <= 12 {
+                prop_assert!(told.iter().any(|hot| hot.key == *key), "{} with {}", key, count);
+            }
+        }
+    }
+}

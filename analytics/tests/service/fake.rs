@@ -1,0 +1,279 @@
+//! A router that is none, and a server that is told of alerts: as honest as a story wants them.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use analytics::{
+    Cell, CellLabel, ClusterNow, ErrorEvent, Fanout, Frame, LatencyHistogram, NodeNow, Operation,
+    Outcome, Part, Parts, Role, ShardNow, Step,
+};
+use serde_json::json;
+
+/// What came.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) line: String,
+    head: Vec<(String, String)>,
+    pub(crate) body: String,
+}
+
+impl Request {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let found = self.head.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| &**value)
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.line.split(' ').nth(1).unwrap()
+    }
+
+    /// The number of a parameter.
+    fn number(&self, name: &str) -> u64 {
+        let (_, query) = self.path().split_once('?').unwrap_or_default();
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(known, _)| *known == name).map_or(0, |(_, value)| value.parse().unwrap())
+    }
+}
+
+/// A server of HTTP; its threads end with the test's process.
+pub(crate) struct Server(pub(crate) SocketAddr);
+
+impl Server {
+    /// Answers by `answer`, as bytes; `None` closes the connection.
+    pub(crate) fn start(
+        answer: impl Fn(&Request) -> Option<Vec<u8>> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let answer = Arc::new(answer);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let answer = Arc::clone(&answer);
+                thread::spawn(move || serve(&stream, &*answer));
+            }
+        });
+        Self(address)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.0)
+    }
+}
+
+/// An address where nobody listens: the port was free a moment ago.
+pub(crate) fn nobody() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+}
+
+fn serve(stream: &TcpStream, answer: &dyn Fn(&Request) -> Option<Vec<u8>>) {
+    let mut reader = BufReader::new(stream);
+    while let Some(request) = receive(&mut reader) {
+        let Some(bytes) = answer(&request) else { return };
+        if (&mut &*stream).write_all(&bytes).is_err() {
+            return;
+        }
+    }
+}
+
+fn receive(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|&length| length > 0)?;
+        match line.trim_end() {
+            "" => break,
+            line => lines.push(line.to_owned()),
+        }
+    }
+    let line = lines.remove(0);
+    let pair = |line: &String| {
+        let (name, value) = line.split_once(':').unwrap();
+        (name.to_owned(), value.trim().to_owned())
+    };
+    let mut request = Request { line, head: lines.iter().map(pair).collect(), body: String::new() };
+    let length = request.header("content-length").map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    request.body = String::from_utf8(body).ok()?;
+    Some(request)
+}
+
+pub(crate) fn response(status: u16, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}")
+        .into_bytes()
+}
+
+pub(crate) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
+/// What a fake router tells.
+pub(crate) struct Told {
+    pub(crate) started: String,
+    pub(crate) now: ClusterNow,
+    pub(crate) frames: Vec<Frame>,
+    pub(crate) errors: Vec<ErrorEvent>,
+    /// Whether it says something else altogether.
+    pub(crate) instead: Option<Instead>,
+}
+
+/// What a router says that has lost its mind.
+#[derive(Clone, Copy)]
+pub(crate) enum Instead {
+    /// Bytes that are no HTTP.
+    Noise,
+    /// A status that is no success.
+    Refusal,
+    /// JSON of another kind.
+    OtherJson,
+    /// Twice what may be.
+    Huge,
+    /// Nothing, with the connection open.
+    Silence,
+    /// A head, and then nothing.
+    HalfAnAnswer,
+    /// More than there can be.
+    Nonsense,
+    /// Always the same, and that there is more.
+    Endless,
+}
+
+/// A router that tells what a story has counted.
+pub(crate) struct FakeRouter {
+    server: Server,
+    pub(crate) told: Arc<Mutex<Told>>,
+}
+
+impl FakeRouter {
+    /// With these shards, all of them well.
+    pub(crate) fn start(shards: &[&str]) -> Self {
+        let shard = |name: &&str| ShardNow {
+            shard: (*name).to_owned(),
+            up: true,
+            weight: 1,
+            nodes: vec![NodeNow {
+                node: format!("{name}-replica1"),
+                role: "replica".to_owned(),
+                up: true,
+                lag_ms: Some(0.0),
+                latency_ms: None,
+            }],
+            ..ShardNow::default()
+        };
+        let started =
+            chrono::DateTime::from_timestamp_millis(unix_ms() as i64 - 3_600_000).unwrap();
+        let now = ClusterNow {
+            epoch: 1,
+            backend: "sqlite".to_owned(),
+            version: "0.1.0".to_owned(),
+            shards: shards.iter().map(shard).collect(),
+            ..ClusterNow::default()
+        };
+        let (frames, errors) = (Vec::new(), Vec::new());
+        let told = Told { started: started.to_rfc3339(), now, frames, errors, instead: None };
+        let told = Arc::new(Mutex::new(told));
+        let asked = Arc::clone(&told);
+        let server = Server::start(move |request| answer(&asked, request));
+        Self { server, told }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.server.url()
+    }
+
+    /// What it is called where nobody names it.
+    pub(crate) fn name(&self) -> String {
+        self.server.0.to_string()
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Told)) {
+        change(&mut self.told.lock().unwrap());
+    }
+}
+
+fn answer(told: &Mutex<Told>, request: &Request) -> Option<Vec<u8>> {
+    let told = told.lock().unwrap();
+    if !request.path().starts_with("/api/analytics/frames") {
+        let asked = json!({"asked": request.path(), "host": request.header("host")});
+        return Some(response(200, &asked.to_string()));
+    }
+    let instead = told.instead;
+    let text = frames(&told, request, matches!(instead, Some(Instead::Endless)));
+    drop(told);
+    let Some(instead) = instead else { return Some(response(200, &text)) };
+    match instead {
+        Instead::Noise => Some(b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n\0\xff\xfe".to_vec()),
+        Instead::Refusal => {
+            Some(response(404, r#"{"code":"TSR111","detail":"there is nothing at this path"}"#))
+        }
+        Instead::OtherJson => Some(response(200, r#"{"success":true,"frames":"all of them"}"#)),
+        Instead::Huge => Some(response(200, &format!("{text}{}", " ".repeat(33 << 20)))),
+        Instead::Silence => loop {
+            thread::park();
+        },
+        Instead::HalfAnAnswer => {
+            let half = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{\"success\":".to_vec();
+            Some(half)
+        }
+        Instead::Nonsense => {
+            Some(response(200, &text.replace("\"total\":", "\"total\":9999999999999")))
+        }
+        Instead::Endless => Some(response(200, &text)),
+    }
+}
+
+fn frames(told: &Told, request: &Request, more: bool) -> String {
+    let after = |step: Step| request.number(&format!("after_{}", step.seconds()));
+    let new = told.frames.iter().filter(|frame| frame.start > after(frame.step));
+    let errors = told.errors.get(request.number("errors_after") as usize..).unwrap_or_default();
+    let answer = json!({
+        "success": true, "router": "fake", "started": told.started, "at_ms": unix_ms(), "now": told.now,
+        "frames": new.collect::<Vec<_>>(), "errors": errors, "errors_seq": told.errors.len(), "more": more,
+    });
+    answer.to_string()
+}
+
+/// So many seconds ago, in s since 1970.
+pub(crate) fn ago(seconds: u64) -> u64 {
+    unix_ms() / 1_000 - seconds
+}
+
+/// A slot of time in which one shard answered so many reads, each in so many milliseconds.
+pub(crate) fn frame(step: Step, start: u64, shard: &str, requests: u64, ms: u64) -> Frame {
+    counted(step, start, shard, (requests, ms), Outcome::Success)
+}
+
+pub(crate) fn counted(
+    step: Step,
+    start: u64,
+    shard: &str,
+    (requests, ms): (u64, u64),
+    outcome: Outcome,
+) -> Frame {
+    let mut latencies = LatencyHistogram::new();
+    (0..requests).for_each(|_| latencies.record(Duration::from_millis(ms)));
+    let micros = requests * ms * 1_000;
+    let part = || Part { total: requests, micros, latencies: latencies.packed() };
+    let label = CellLabel {
+        route: "/api/read".to_owned(),
+        operation: Operation::Read,
+        shard: Some(shard.to_owned()),
+        role: Some(Role::Replica),
+        outcome,
+    };
+    let cell =
+        Cell { label: Arc::new(label), total: requests, micros, latencies: latencies.packed() };
+    let parts = Parts { shard: Some(shard.into()), queue: part(), database: part(), rest: part() };
+    Frame {
+        step,
+        start: start / step.seconds() * step.seconds(),
+        cells: vec![cell],
+        parts: vec![parts],
+        fanout: Fanout { requests, shards: requests, max: 1 },
+        hot: Vec::new(),
+    }
+}

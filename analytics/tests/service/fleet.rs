@@ -1,0 +1,185 @@
+//! Stories of several routers as one: what is added up, what is told of each, and what is handed on.
+
+use analytics::{ErrorEvent, Step};
+use serde_json::{Value, json};
+
+use crate::eventually;
+use crate::fake::{FakeRouter, ago, frame, unix_ms};
+use crate::http::get;
+use crate::process::Service;
+use crate::router::Router;
+
+fn routers(list: &[(&str, &str)]) -> String {
+    let named: Vec<_> = list.iter().map(|(name, url)| format!("{name}={url}")).collect();
+    named.join(",")
+}
+
+#[test]
+fn the_figures_of_a_fleet_are_the_sum_of_its_routers_and_each_is_told_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let north = Router::start(&folder.path().join("north"));
+    let south = Router::start(&folder.path().join("south"));
+    let list = routers(&[("north", &north.url()), ("south", &south.url())]);
+    let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
+    north.write(0..40);
+    south.write(0..25);
+    south.read(0..10);
+    south.fail(3);
+    let fleet = service.await_total("window=15m", 78);
+    for (member, wanted) in [("writes", 65), ("reads", 13), ("errors", 3), ("errors_client", 3)] {
+        assert_eq!(fleet[member], wanted, "{member}");
+    }
+    let own = |router: &Router| {
+        get(router.address, "/api/analytics/metrics?window=15m").json()["metrics"].clone()
+    };
+    let (north_says, south_says) = (own(&north), own(&south));
+    for member in ["total", "writes", "reads", "errors", "unassigned"] {
+        let sum = north_says[member].as_u64().unwrap() + south_says[member].as_u64().unwrap();
+        assert_eq!(fleet[member], sum, "{member}");
+    }
+    for shard in ["shard1", "shard2", "shard3"] {
+        let of = |says: &Value| says["shardDistribution"][shard].as_u64().unwrap();
+        assert_eq!(of(&fleet), of(&north_says) + of(&south_says), "{shard}");
+    }
+    // Alone, each is what it says of itself, to the last digit of its percentiles.
+    for (name, says) in [("north", north_says), ("south", south_says)] {
+        let told = service.metrics(&format!("window=15m&router={name}"));
+        for member in ["total", "latency_ms", "shardDistribution", "read_from", "avgLatency"] {
+            assert_eq!(told[member], says[member], "{name}: {member}");
+        }
+    }
+    let slowest = |says: &Value| says["latency_ms"]["max"].as_f64().unwrap();
+    assert!(slowest(&fleet) >= slowest(&service.metrics("window=15m&router=south")));
+    let errors = service.get("/api/analytics/errors").json();
+    assert_eq!(errors["errors"].as_array().unwrap().len(), 3, "{errors}");
+    assert_eq!(errors["errors"][0]["router"], "south");
+    assert_eq!(errors["errors"][0]["code"], "TSR310");
+    let grouped = service.get("/api/analytics/errors?grouped=true&router=south").json();
+    assert_eq!(grouped["errors"][0]["count"], 3, "{grouped}");
+    assert_eq!(service.get("/api/analytics/errors?router=north").json()["errors"], json!([]));
+}
+
+#[test]
+fn percentiles_of_a_fleet_come_from_all_requests_and_not_from_percentiles() {
+    let folder = tempfile::tempdir().unwrap();
+    let (fast, slow) = (FakeRouter::start(&["shard1"]), FakeRouter::start(&["shard1"]));
+    // Of a hundred requests ninety take 1 ms: the median of medians would be 50 ms.
+    fast.change(|told| told.frames.push(frame(Step::Second, ago(10), "shard1", 90, 1)));
+    slow.change(|told| told.frames.push(frame(Step::Second, ago(12), "shard1", 10, 100)));
+    let list = format!("{},{}", fast.url(), slow.url());
+    let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
+    let figures = service.await_total("window=5m", 100);
+    assert_eq!(figures["latency_ms"]["p50"], 1.0);
+    assert_eq!(figures["latency_ms"]["p90"], 1.0);
+    let p95 = figures["latency_ms"]["p95"].as_f64().unwrap();
+    assert!((99.9..=100.1).contains(&p95), "{p95}");
+}
+
+#[test]
+fn the_cluster_is_as_bad_as_the_worst_router_sees_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (well, ill) =
+        (FakeRouter::start(&["shard1", "shard2"]), FakeRouter::start(&["shard1", "shard2"]));
+    well.change(|told| {
+        told.now.in_flight = 2;
+        told.now.shards[0].pool.in_use = 3;
+        told.now.shards[0].rows = Some(7);
+    });
+    ill.change(|told| {
+        told.now.in_flight = 5;
+        told.now.shards[0].pool.in_use = 4;
+        told.now.shards[1].up = false;
+        told.now.shards[1].nodes[0].lag_ms = Some(900.0);
+    });
+    let list = routers(&[("well", &well.url()), ("ill", &ill.url())]);
+    let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
+    service.await_router("well", true);
+    service.await_router("ill", true);
+    let told = service.metrics("");
+    assert_eq!((&told["in_flight"], &told["shards"][0]["pool"]["in_use"]), (&json!(7), &json!(7)));
+    assert_eq!((&told["shards"][0]["up"], &told["shards"][0]["rows"]), (&json!(true), &json!(7)));
+    assert_eq!(
+        (&told["shards"][1]["up"], &told["shards"][1]["lag_ms"]),
+        (&json!(false), &json!(900.0))
+    );
+    assert_eq!(service.metrics("router=well")["shards"][1]["up"], true);
+}
+
+#[test]
+fn what_was_missed_is_asked_for_as_far_back_as_the_router_still_holds_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let router = FakeRouter::start(&["shard1"]);
+    router.change(|told| {
+        let minutes = (1..=100).map(|n| frame(Step::Minute, ago(60 * (30 + n)), "shard1", 1, 1));
+        let tens = (1..=60).map(|n| frame(Step::TenSeconds, ago(900 + 10 * n), "shard1", 1, 1));
+        let seconds = (1..=300).map(|n| frame(Step::Second, ago(n), "shard1", 1, 1));
+        told.frames = minutes.chain(tens).chain(seconds).collect();
+        told.errors = (0..5).map(error).collect();
+    });
+    let service = Service::start(folder.path(), &["--routers", &router.url(), "--store", "none"]);
+    service.await_total("window=15m", 300);
+    assert_eq!(service.get("/api/analytics/errors").json()["total"], 5);
+    router.change(|told| {
+        told.frames.push(frame(Step::Second, ago(0), "shard1", 1, 1));
+        told.errors.push(error(5));
+    });
+    service.await_total("window=15m", 301);
+    eventually("the new error", || {
+        let errors = service.get("/api/analytics/errors?limit=2").json();
+        (errors["total"] == 6).then(|| assert_eq!(errors["errors"][0]["request_id"], "id-5"))
+    });
+}
+
+pub(crate) fn error(number: u64) -> ErrorEvent {
+    ErrorEvent {
+        at_ms: unix_ms() - 10_000 + number,
+        code: "TSR201".into(),
+        status: 503,
+        route: "/api/read".into(),
+        shard: Some("shard1".to_owned()),
+        request_id: format!("id-{number}"),
+        trace_id: None,
+        message: "shard1 did not answer".to_owned(),
+    }
+}
+
+#[test]
+fn each_address_of_a_name_is_a_router() {
+    let folder = tempfile::tempdir().unwrap();
+    let router = FakeRouter::start(&["shard1"]);
+    let (_, port) =
+        router.name().rsplit_once(':').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let name = format!("dns+http://localhost:{port}");
+    let service = Service::start(folder.path(), &["--routers", &name, "--store", "none"]);
+    let found = eventually("a router", || {
+        let routers = service.metrics("")["routers"].clone();
+        let up = |router: &&Value| router["up"] == true;
+        routers.as_array().unwrap().iter().find(up).cloned()
+    });
+    assert_eq!(found["router"], format!("127.0.0.1:{port}"));
+}
+
+#[test]
+fn what_only_routers_know_is_handed_on_to_one_that_answers_and_nothing_else_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let router = FakeRouter::start(&["shard1"]);
+    let gone = crate::fake::nobody();
+    let list = format!("http://{gone},{}", router.url());
+    let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
+    let before = service.get("/api/shards");
+    assert!(before.status == 200 || before.json()["code"] == "TSR001", "{}", before.text());
+    service.await_router(&router.name(), true);
+    for path in
+        ["/api/route?key=user%201", "/api/shard-map", "/api/shards", "/api/advice", "/api/health"]
+    {
+        let answer = service.get(path);
+        assert_eq!((answer.status, &answer.json()["asked"]), (200, &json!(path)));
+        assert_eq!(answer.json()["host"], router.name());
+    }
+    for path in
+        ["/api/write", "/api/read?table=users", "/api/kv/x", "/api/shards/shard1", "/api/tables"]
+    {
+        let answer = service.get(path);
+        assert_eq!((answer.status, &answer.json()["code"]), (404, &json!("TSR111")), "{path}");
+    }
+}

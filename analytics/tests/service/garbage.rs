@@ -1,0 +1,102 @@
+//! Stories of routers that are broken, of another kind, or malicious: they hurt nobody but their own figures.
+
+use analytics::Step;
+use serde_json::json;
+
+use crate::eventually;
+use crate::fake::{FakeRouter, Instead, ago, frame, nobody};
+use crate::process::Service;
+
+/// A service beside an honest router and one that says something else; what is told of that one in the end.
+fn beside(instead: Instead) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let (honest, other) = (FakeRouter::start(&["shard1"]), FakeRouter::start(&["shard1"]));
+    honest.change(|told| told.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
+    other.change(|told| {
+        told.frames.push(frame(Step::Second, ago(5), "shard1", 1_000, 1));
+        told.instead = Some(instead);
+    });
+    let list = format!("other={},honest={}", other.url(), honest.url());
+    let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
+    let trouble =
+        eventually("its trouble", || service.router("other")["error"].as_str().map(str::to_owned));
+    assert_eq!(service.router("other")["up"], false);
+    // The honest one is collected from all the while.
+    honest.change(|told| told.frames.push(frame(Step::Second, ago(0), "shard1", 7, 1)));
+    let figures = service.await_total("window=5m", 17);
+    assert_eq!(figures["routers"].as_array().unwrap().len(), 2);
+    assert!(service.said().contains("the router is away"), "{}", service.said());
+    // It may come to its senses.
+    other.change(|told| told.instead = None);
+    service.await_total("window=5m", 1_017);
+    assert_eq!(service.router("other")["error"], json!(null));
+    trouble
+}
+
+#[test]
+fn bytes_that_are_no_http() {
+    let trouble = beside(Instead::Noise);
+    assert!(trouble.starts_with("no whole answer: "), "{trouble}");
+}
+
+#[test]
+fn a_refusal() {
+    let trouble = beside(Instead::Refusal);
+    assert_eq!(trouble, "it answers with status 404: there is nothing at this path");
+}
+
+#[test]
+fn json_of_another_kind() {
+    let trouble = beside(Instead::OtherJson);
+    assert!(trouble.starts_with("its answer cannot be read (line 1, column "), "{trouble}");
+}
+
+#[test]
+fn an_answer_without_end() {
+    assert_eq!(beside(Instead::Huge), "the answer is longer than 16 MiB");
+}
+
+#[test]
+fn silence() {
+    assert_eq!(beside(Instead::Silence), "no whole answer within 5 s");
+}
+
+#[test]
+fn half_an_answer() {
+    assert_eq!(beside(Instead::HalfAnAnswer), "no whole answer within 5 s");
+}
+
+#[test]
+fn numbers_that_there_cannot_be() {
+    let trouble = beside(Instead::Nonsense);
+    assert_eq!(trouble, "its answer cannot be taken in: a slot of time holds what there cannot be");
+}
+
+#[test]
+fn a_router_that_always_has_more_is_not_asked_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let (honest, other) = (FakeRouter::start(&["shard1"]), FakeRouter::start(&["shard1"]));
+    honest.change(|told| told.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
+    other.change(|told| told.instead = Some(Instead::Endless));
+    let list = format!("other={},honest={}", other.url(), honest.url());
+    let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
+    service.await_total("window=5m", 10);
+    service.await_router("other", true);
+}
+
+#[test]
+fn a_router_that_is_not_there_is_told_as_away_and_found_when_it_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = nobody();
+    let list = format!("late=http://{address}");
+    let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
+    let late = eventually("its trouble", || {
+        Some(service.router("late")).filter(|late| !late["error"].is_null())
+    });
+    assert_eq!(late["error"], "connection refused");
+    assert_eq!((&late["up"], &late["last_seen"]), (&json!(false), &json!(null)));
+    assert_eq!(service.get("/ready").status, 200);
+    let answer = service.get("/api/route?key=a");
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (503, Some("TSR001")));
+    assert!(answer.header("retry-after").is_some());
+}

@@ -1,0 +1,33 @@
+//! Stories of the service: its program beside real routers, beside routers that are none, and alone.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
+mod alerts;
+mod config;
+mod fake;
+mod fleet;
+mod garbage;
+mod http;
+mod pages;
+mod process;
+mod restarts;
+mod ringing;
+mod router;
+mod secure;
+
+use std::time::{Duration, Instant};
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until something is there.
+fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,210 @@
+//! Stories of the HTTP surface: pages, parameters, problems, streams, and who is let in.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+
+use analytics::Step;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::PATIENCE;
+use crate::fake::{FakeRouter, ago, frame};
+use crate::http::send;
+use crate::process::{Service, command};
+
+/// A service beside a router that has counted ten reads.
+fn service() -> (TempDir, FakeRouter, Service) {
+    let folder = tempfile::tempdir().unwrap();
+    let router = FakeRouter::start(&["shard1", "shard2"]);
+    router.change(|told| told.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
+    let list = format!("north={}", router.url());
+    let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
+    service.await_total("", 10);
+    (folder, router, service)
+}
+
+#[test]
+fn a_browser_finds_the_dashboard_and_a_program_the_links() {
+    let (_folder, _router, service) = service();
+    let home = send(service.address, ("GET", "/"), &[("Accept", "text/html,*/*")], "").unwrap();
+    assert_eq!((home.status, home.header("location")), (303, Some("/dashboard")));
+    assert!(service.get("/").text().contains("GET  /api/analytics/metrics"));
+    let page = service.get("/dashboard");
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.starts_with("default-src 'none'; script-src 'self'"), "{policy}");
+    assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
+    let known = [("If-None-Match", page.header("etag").unwrap())];
+    assert_eq!(send(service.address, ("GET", "/dashboard"), &known, "").unwrap().status, 304);
+    // Whatever the page names is there.
+    let text = page.text();
+    let files = text.split("=\"dashboard/").skip(1).map(|rest| rest.split('"').next().unwrap());
+    let files: Vec<_> = files.collect();
+    assert!(files.len() >= 2, "{text}");
+    for file in files {
+        assert_eq!(service.get(&format!("/dashboard/{file}")).status, 200, "{file}");
+    }
+    assert_eq!(service.get("/dashboard/").header("location"), Some("/dashboard"));
+    assert_eq!(service.get("/dashboard/secrets.txt").status, 404);
+}
+
+#[test]
+fn every_path_of_the_document_is_there_and_no_other() {
+    let (_folder, _router, service) = service();
+    let document = service.get("/api-docs/openapi.json").json();
+    let paths = document["paths"].as_object().unwrap();
+    for wanted in [
+        "/api/analytics/metrics",
+        "/api/analytics/stream",
+        "/api/analytics/alerts",
+        "/metrics",
+        "/api/advice",
+    ] {
+        assert!(paths.contains_key(wanted), "{wanted}");
+    }
+    for (path, item) in paths {
+        assert!(item["get"]["summary"].is_string(), "{path} says nothing");
+        if path != "/api/analytics/stream" && !path.contains('{') {
+            let asked = if path == "/api/route" { "/api/route?key=a" } else { path };
+            let answer = send(service.address, ("GET", asked), &[("Accept", "*/*")], "").unwrap();
+            assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+            assert!(answer.header("x-request-id").is_some(), "{path}");
+        }
+        let posted = send(
+            service.address,
+            ("POST", &path.replace("{file}", "page.js").replace("{code}", "TSR100")),
+            &[],
+            "{}",
+        );
+        let posted = posted.unwrap();
+        assert_eq!((posted.status, posted.header("allow")), (405, Some("GET, HEAD")), "{path}");
+    }
+    for path in [
+        "/api/analytics/frames",
+        "/api/write",
+        "/nothing",
+        "/../etc/passwd",
+        "/dashboard/..%2f..%2fCargo.toml",
+    ] {
+        let answer = service.get(path);
+        assert_eq!((answer.status, &answer.json()["code"]), (404, &json!("TSR111")), "{path}");
+    }
+    let answer = send(service.address, ("HEAD", "/api/analytics/metrics"), &[], "").unwrap();
+    assert_eq!((answer.status, answer.body.len()), (200, 0));
+}
+
+#[test]
+fn scrapers_are_told_how_collecting_goes() {
+    let (_folder, _router, service) = service();
+    let answer = service.get("/metrics");
+    let kind = answer.header("content-type").unwrap();
+    assert!(kind.starts_with("application/openmetrics-text; version=1.0.0"), "{kind}");
+    let text = answer.text();
+    for line in [
+        "tessera_fleet_router_up{router=\"north\"} 1.0",
+        "tessera_fleet_errors_total{router=\"north\"} 0",
+        "tessera_fleet_latency_seconds{quantile=\"0.5\"} 0.001",
+        "tessera_fleet_viewers 0.0",
+    ] {
+        assert!(text.lines().any(|known| known == line), "{line}: {text}");
+    }
+    assert!(text.ends_with("# EOF\n") && !text.contains("tessera_store"), "{text}");
+    assert_eq!(service.get("/metrics?router=south").status, 400);
+}
+
+#[test]
+fn bad_parameters_are_refused_with_their_name() {
+    let (_folder, _router, service) = service();
+    for (path, detail) in [
+        ("/api/analytics/metrics?window=2m", "window must be one of"),
+        ("/api/analytics/metrics?timeRange=0", "timeRange must be"),
+        ("/api/analytics/metrics?window=1m&timeRange=5", "window and timeRange"),
+        ("/api/analytics/metrics?window=1m&window=1m", "window is given twice"),
+        ("/api/analytics/metrics?windw=1m", "`windw` means nothing here"),
+        ("/api/analytics/metrics?operation=delete", "operation must be read or write"),
+        ("/api/analytics/metrics?router=south", "router: there is no router of this name"),
+        ("/api/analytics/metrics?shard=%ff", "the query string is not UTF-8"),
+        ("/api/analytics/stream?router=south", "router: there is no router of this name"),
+        ("/api/analytics/errors?limit=0", "limit must be a whole number from 1 to 1000"),
+        ("/api/analytics/errors?limit=1&count=1", "limit and count are the same"),
+        ("/api/analytics/errors?grouped=yes", "grouped must be true or false"),
+        ("/api/analytics/alerts?x=1", "`x` means nothing here"),
+    ] {
+        let answer = service.get(path);
+        let problem = answer.json();
+        assert_eq!((answer.status, &problem["code"]), (400, &json!("TSR100")), "{path}");
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+        let said = problem["detail"].as_str().unwrap();
+        assert!(said.contains(detail), "{path}: {said}");
+        assert_eq!(problem["request_id"], answer.header("x-request-id").unwrap());
+        assert_eq!(problem["success"], false);
+        let page = problem["type"].as_str().unwrap();
+        assert!(service.get(page).text().starts_with("TSR100 Bad query string (status 400)"));
+    }
+}
+
+#[test]
+fn a_foreign_page_is_no_way_in() {
+    let (_folder, _router, service) = service();
+    let own = format!("http://{}", service.address);
+    for (headers, status) in [
+        (&[("Origin", &*own)][..], 200),
+        (&[("Sec-Fetch-Site", "same-origin")], 200),
+        (&[("Host", "localhost:9")], 200),
+        (&[("Origin", "http://evil.example.com")], 403),
+        (&[("Sec-Fetch-Site", "cross-site")], 403),
+        (&[("Host", "evil.example.com")], 403),
+        (&[("Origin", "null")], 403),
+    ] {
+        for path in ["/api/analytics/metrics", "/dashboard", "/api/shards"] {
+            let answer = send(service.address, ("GET", path), headers, "").unwrap();
+            assert_eq!(answer.status, status, "{path} {headers:?}");
+            if status == 403 {
+                assert_eq!(answer.json()["code"], "TSR403");
+            }
+        }
+    }
+}
+
+/// The events of a stream, as they come.
+fn watch(service: &Service, path: &str) -> impl Iterator<Item = Value> + use<> {
+    let mut stream = TcpStream::connect(service.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", service.address).unwrap();
+    let lines = BufReader::new(stream).lines().map_while(Result::ok);
+    lines.filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok())
+}
+
+#[test]
+fn a_stream_tells_each_second_what_the_figures_would_and_ends_with_the_service() {
+    let (_folder, router, service) = service();
+    let mut all = watch(&service, "/api/analytics/stream?window=5m");
+    let mut none = watch(&service, "/api/analytics/stream?window=5m&shard=shard2");
+    assert_eq!(all.next().unwrap()["metrics"]["total"], 10);
+    assert_eq!(none.next().unwrap()["metrics"]["total"], 0);
+    router.change(|told| told.frames.push(frame(Step::Second, ago(0), "shard2", 5, 1)));
+    assert!(all.any(|event| event["metrics"]["total"] == 15));
+    assert!(none.any(|event| event["metrics"]["total"] == 5));
+    assert_eq!(service.end("TERM"), Some(0));
+    // Else nothing more would come, and the time would be over.
+    assert!(all.all(|event| event["success"] == true));
+}
+
+#[test]
+fn a_service_says_before_it_ends_that_it_will() {
+    let (folder, _router, service) = service();
+    let bind = service.address.to_string();
+    let probe = |question: &str| {
+        let mut command = command(folder.path());
+        command.args(["--bind", &bind, "--probe", question]).output().unwrap().status.code()
+    };
+    assert_eq!((probe("live"), probe("ready")), (Some(0), Some(0)));
+    service.signal("TERM");
+    crate::eventually("it says that it ends", || {
+        let answer = send(service.address, ("GET", "/ready"), &[], "").ok()?;
+        (answer.status == 503).then(|| assert_eq!(answer.json()["status"], "draining"))
+    });
+    assert_eq!(probe("ready"), Some(1));
+    assert_eq!(service.end("INT"), Some(0));
+    assert_eq!(probe("live"), Some(1));
+}

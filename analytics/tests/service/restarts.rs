@@ -1,0 +1,172 @@
+//! Stories of restarts: of a router, of the service, and of a store that is away.
+
+use std::fs;
+
+use analytics::{Fanout, Step};
+use serde_json::json;
+
+use crate::eventually;
+use crate::fake::{FakeRouter, ago, frame, unix_ms};
+use crate::fleet::error;
+use crate::process::{Service, command};
+use crate::router::Router;
+
+#[test]
+fn a_router_that_is_killed_and_comes_back_counts_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let keeps_nothing = ["--analytics-store", "none"];
+    let router = Router::serve(&folder.path().join("router"), "127.0.0.1:0", &keeps_nothing);
+    let list = format!("north={}", router.url());
+    let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
+    router.write(0..30);
+    router.fail(2);
+    service.await_total("window=15m", 32);
+    let before = service.await_router("north", true)["started"].clone();
+    let router = router.kill_and_restart(&keeps_nothing);
+    let again = eventually("another start", || {
+        Some(service.router("north"))
+            .filter(|north| north["up"] == true && north["started"] != before)
+    });
+    assert_eq!(again["error"], json!(null));
+    // What it had counted before is remembered here, though not there.
+    assert_eq!(service.metrics("window=15m")["total"], 32);
+    router.write(30..40);
+    router.fail(1);
+    service.await_total("window=15m", 43);
+    assert_eq!(service.get("/api/analytics/errors").json()["total"], 3);
+}
+
+#[test]
+fn a_minute_in_which_a_router_was_started_anew_holds_what_it_counted_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let router = FakeRouter::start(&["shard1"]);
+    let minute = (unix_ms() / 60_000 - 1) * 60;
+    let seconds = |range: std::ops::Range<u64>| {
+        range.map(move |n| frame(Step::Second, minute + n, "shard1", 1, 1))
+    };
+    let ten = |n: u64, requests| frame(Step::TenSeconds, minute + 10 * n, "shard1", requests, 1);
+    router.change(|told| told.frames = seconds(0..25).chain([ten(0, 10), ten(1, 10)]).collect());
+    let service = Service::start(folder.path(), &["--routers", &router.url(), "--store", "none"]);
+    service.await_total("window=15m", 25);
+    // Killed after 25 seconds of the minute, and back after 27: of what was before it knows nothing any more.
+    router.change(|told| {
+        let started = chrono::DateTime::from_timestamp((minute + 27) as i64, 0).unwrap();
+        told.started = started.to_rfc3339();
+        let tens = [ten(2, 3), ten(3, 10), ten(4, 10), ten(5, 10)];
+        let whole = frame(Step::Minute, minute, "shard1", 33, 1);
+        told.frames = seconds(27..60).chain(tens).chain([whole]).collect();
+    });
+    for window in ["15m", "1h", "7d"] {
+        service.await_total(&format!("window={window}"), 58);
+    }
+}
+
+#[test]
+fn a_service_that_is_killed_forgets_no_more_than_ten_seconds() {
+    let folder = tempfile::tempdir().unwrap();
+    let router = FakeRouter::start(&["shard1"]);
+    let list = format!("north={}", router.url());
+    let arguments = ["--routers", &*list];
+    router.change(|told| {
+        let minutes = (2..50).map(|n| frame(Step::Minute, ago(3_600 + 60 * n), "shard1", 100, 1));
+        let seconds = (20..80).map(|n| frame(Step::Second, ago(n), "shard1", 1, 1));
+        told.frames = minutes.chain(seconds).collect();
+    });
+    let service = Service::start(folder.path(), &arguments);
+    service.await_total("window=15m", 60);
+    let kept = || kept(&folder.path().join("analytics.db"));
+    eventually("all is kept", || (kept() == 108).then_some(()));
+    // Within ten seconds a slot that is finished is kept.
+    router.change(|told| told.frames.push(frame(Step::Second, ago(0), "shard1", 7, 1)));
+    service.await_total("window=15m", 67);
+    let seen = std::time::Instant::now();
+    eventually("the new one is kept", || (kept() == 109).then_some(()));
+    assert!(seen.elapsed() < std::time::Duration::from_secs(10));
+    assert_eq!(service.end("KILL"), None);
+    // The router has forgotten all of it meanwhile.
+    router.change(|told| told.frames.clear());
+    let service = Service::start(folder.path(), &arguments);
+    service.await_router("north", true);
+    assert_eq!(service.await_total("window=15m", 67)["routers"][0]["up"], true);
+    service.await_total("window=7d", 4_867);
+}
+
+/// How many slots a store has, as somebody else sees it.
+fn kept(path: &std::path::Path) -> i64 {
+    use diesel::prelude::*;
+    let Ok(mut connection) = diesel::sqlite::SqliteConnection::establish(path.to_str().unwrap())
+    else {
+        return 0;
+    };
+    let count =
+        diesel::dsl::sql::<diesel::sql_types::BigInt>("SELECT count(*) FROM tessera_history");
+    count.get_result(&mut connection).unwrap_or_default()
+}
+
+#[test]
+fn a_service_that_is_told_to_end_keeps_what_it_has_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let router = FakeRouter::start(&["shard1"]);
+    let service = Service::start(folder.path(), &["--routers", &router.url()]);
+    service.await_router(&router.name(), true);
+    router.change(|told| told.frames.push(frame(Step::Second, ago(0), "shard1", 7, 1)));
+    service.await_total("window=15m", 7);
+    assert_eq!(service.end("TERM"), Some(0));
+    assert_eq!(kept(&folder.path().join("analytics.db")), 1);
+}
+
+#[test]
+fn a_store_that_is_away_stops_nothing_and_is_told_of_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let router = FakeRouter::start(&["shard1"]);
+    router.change(|told| told.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
+    let store = folder.path().join("later/analytics.db");
+    let arguments = ["--routers", &*router.url(), "--store", store.to_str().unwrap()];
+    let service = Service::start(folder.path(), &arguments);
+    service.await_total("window=5m", 10);
+    let warned = || service.said().matches("history is not kept for now").count();
+    eventually("a warning", || (warned() == 1).then_some(()));
+    fs::create_dir(folder.path().join("later")).unwrap();
+    eventually("it is kept", || (kept(&store) == 1).then_some(()));
+    eventually("it is told", || service.said().contains("history is kept again").then_some(()));
+    assert_eq!(warned(), 1);
+}
+
+#[test]
+fn errors_of_a_router_that_was_started_anew_are_neither_lost_nor_told_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let router = FakeRouter::start(&["shard1"]);
+    router.change(|told| told.errors = (0..4).map(error).collect());
+    let service = Service::start(folder.path(), &["--routers", &router.url(), "--store", "none"]);
+    let total = || service.get("/api/analytics/errors").json()["total"].as_u64().unwrap();
+    eventually("four errors", || (total() == 4).then_some(()));
+    // As many as before, and others: only the time of the start tells.
+    router.change(|told| {
+        told.started =
+            chrono::DateTime::from_timestamp_millis(unix_ms() as i64).unwrap().to_rfc3339();
+        told.errors = (10..16).map(error).collect();
+    });
+    eventually("six more", || (total() == 10).then_some(()));
+    let errors = service.get("/api/analytics/errors").json()["errors"].clone();
+    let ids = errors.as_array().unwrap().iter().map(|error| error["request_id"].as_str().unwrap());
+    let ids: std::collections::BTreeSet<_> = ids.collect();
+    assert_eq!(ids.len(), 10);
+}
+
+#[test]
+fn two_services_may_look_at_one_router_and_a_router_needs_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let router = FakeRouter::start(&["shard1"]);
+    let mut odd = frame(Step::Second, ago(5), "shard1", 10, 1);
+    odd.fanout = Fanout::default();
+    router.change(|told| told.frames.push(odd));
+    let start = |name: &str| {
+        let own = folder.path().join(name);
+        fs::create_dir(&own).unwrap();
+        Service::start_command(command(&own).args(["--routers", &router.url()]), &own)
+    };
+    let (one, other) = (start("one"), start("other"));
+    one.await_total("window=5m", 10);
+    other.await_total("window=5m", 10);
+    assert_ne!(one.folder, other.folder);
+}

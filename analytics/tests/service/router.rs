@@ -1,0 +1,128 @@
+//! The real router beside the service, as its user would start it.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::time::SystemTime;
+
+use crate::http;
+
+/// The router's program, which is another package's: cargo makes it before a test of the whole workspace only.
+static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_BIN_EXE_analytics")).parent().unwrap();
+    let program = folder.join("api-router");
+    if made(&program).is_none_or(|made| made < last_change()) {
+        let profile = folder.file_name().unwrap().to_str().unwrap();
+        let profile = if profile == "debug" { "dev" } else { profile };
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--package", "api-router", "--bin", "api-router"]);
+        build.args(["--profile", profile, "--target-dir"]).arg(folder.parent().unwrap());
+        build.current_dir(env!("CARGO_MANIFEST_DIR"));
+        assert!(build.status().unwrap().success(), "the router is made");
+    }
+    program
+});
+
+fn made(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|file| file.modified()).ok()
+}
+
+/// When a source of the router was changed last.
+fn last_change() -> SystemTime {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut folders: Vec<_> =
+        ["api-router/src", "shard-manager/src", "analytics/src"].map(|path| root.join(path)).into();
+    let mut latest = SystemTime::UNIX_EPOCH;
+    while let Some(folder) = folders.pop() {
+        for entry in folder.read_dir().unwrap().map(Result::unwrap) {
+            match entry.file_type().unwrap().is_dir() {
+                true => folders.push(entry.path()),
+                false => latest = latest.max(made(&entry.path()).unwrap()),
+            }
+        }
+    }
+    latest
+}
+
+/// A router over files of its own; killed when it is dropped.
+pub(crate) struct Router {
+    child: Child,
+    pub(crate) address: SocketAddr,
+    folder: PathBuf,
+}
+
+impl Router {
+    pub(crate) fn start(folder: &Path) -> Self {
+        Self::serve(folder, "127.0.0.1:0", &[])
+    }
+
+    pub(crate) fn serve(folder: &Path, bind: &str, arguments: &[&str]) -> Self {
+        std::fs::create_dir_all(folder).unwrap();
+        let mut command = Command::new(&*PROGRAM);
+        for (name, _) in std::env::vars_os() {
+            let own = |name: &str| name.starts_with("TESSERA_") || name.ends_with("_URLS");
+            if name.to_str().is_some_and(own) {
+                command.env_remove(name);
+            }
+        }
+        command.args(["--bind", bind, "--log", "error"]).args(arguments).current_dir(folder);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let line = lines.find(|line| line.trim_start().starts_with("API")).unwrap();
+        let address = line.split_whitespace().nth(1).unwrap();
+        let (_, address) = address.trim_end_matches('/').split_once("://").unwrap();
+        let address = address.parse().unwrap();
+        std::thread::spawn(move || lines.count());
+        Self { child, address, folder: folder.to_owned() }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Stores so many users, one after the other.
+    pub(crate) fn write(&self, keys: std::ops::Range<u32>) {
+        for key in keys {
+            let key = format!("user_{key}");
+            let body = serde_json::json!({"table": "users", "data": {"user_id": key, "name": "Ada", "email": "a@b.c"}});
+            let headers = [("Content-Type", "application/json"), ("x-shard-key", &*key)];
+            let answer =
+                http::send(self.address, ("POST", "/api/write"), &headers, &body.to_string());
+            let answer = answer.unwrap();
+            assert!(answer.status < 300, "{}", answer.text());
+        }
+    }
+
+    /// Reads one after the other.
+    pub(crate) fn read(&self, keys: std::ops::Range<u32>) {
+        for key in keys {
+            let path = format!("/api/read?table=users&shardKey=user_{key}");
+            assert_eq!(http::get(self.address, &path).status, 200);
+        }
+    }
+
+    /// Asks for what is not there.
+    pub(crate) fn fail(&self, times: u32) {
+        for _ in 0..times {
+            assert_eq!(http::get(self.address, "/api/read?table=nothing").status, 404);
+        }
+    }
+
+    /// Kills it, as `kill -9` does, and starts another one on the same files and port.
+    pub(crate) fn kill_and_restart(mut self, arguments: &[&str]) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let (folder, bind) = (self.folder.clone(), self.address.to_string());
+        drop(self);
+        Self::serve(&folder, &bind, arguments)
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

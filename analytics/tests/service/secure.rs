@@ -1,0 +1,41 @@
+//! Stories of https: a router that proves who it is is collected from, and no other.
+
+use std::path::Path;
+
+use rcgen::{CertificateParams, KeyPair};
+
+use crate::eventually;
+use crate::process::{Service, command};
+use crate::router::Router;
+
+/// Writes a certificate for this machine, and its key.
+fn certify(folder: &Path, name: &str) {
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let certificate = certificate.self_signed(&key).unwrap();
+    std::fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
+    std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+}
+
+#[test]
+fn a_router_that_proves_who_it_is_is_collected_from_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    certify(folder.path(), "its");
+    certify(folder.path(), "another");
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let certificate = ["--tls-cert", &*file("its.pem"), "--tls-key", &*file("its.key")];
+    let router = Router::serve(&folder.path().join("router"), "127.0.0.1:0", &certificate);
+    let list = format!("north=https://{}", router.address);
+    let start = |trusted: &str| {
+        let mut command = command(folder.path());
+        command.env("SSL_CERT_FILE", file(trusted)).args(["--routers", &*list, "--store", "none"]);
+        Service::start_command(&mut command, folder.path())
+    };
+    let service = start("its.pem");
+    service.await_router("north", true);
+    assert_eq!(service.get("/api/shards").status, 200);
+    let service = start("another.pem");
+    let trouble =
+        eventually("its trouble", || service.router("north")["error"].as_str().map(str::to_owned));
+    assert!(trouble.contains("certificate"), "{trouble}");
+}

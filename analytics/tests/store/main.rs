@@ -1,0 +1,77 @@
+//! Stories of history that survives: in files, and in databases of PostgreSQL if `TESSERA_TEST_POSTGRES` names a folder in
+//! which `shard-manager cluster up` has made `plain`, as `./setup.sh test` does.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
+mod addresses;
+mod files;
+mod restarts;
+mod servers;
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use analytics::store::{Keeper, KeeperState, StoreAddress};
+use analytics::{Fanout, Frame, History, Step};
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// A frame that is told from others by its requests.
+fn frame(step: Step, start: u64, requests: u64) -> Frame {
+    let fanout = Fanout { requests, shards: requests, max: 1 };
+    Frame { step, start, cells: Vec::new(), parts: Vec::new(), fanout, hot: Vec::new() }
+}
+
+fn history(frames: impl IntoIterator<Item = Frame>) -> Arc<History> {
+    let history = History::new();
+    frames.into_iter().for_each(|frame| history.absorb(frame));
+    Arc::new(history)
+}
+
+/// Seconds of the last minute, each with as many requests as its number.
+fn seconds(count: u64) -> impl Iterator<Item = Frame> {
+    let first = now() - count;
+    (0..count).map(move |second| frame(Step::Second, first + second, second + 1))
+}
+
+/// The requests of each frame of a step, oldest first.
+fn requests(history: &History, step: Step) -> Vec<u64> {
+    let frames = history.frames_after(step, 0, usize::MAX);
+    frames.iter().map(|frame| frame.fanout.requests).collect()
+}
+
+/// What is kept of a source, and how its keeper is doing.
+fn given_back(address: &StoreAddress, source: &str) -> (Arc<History>, KeeperState) {
+    let keeper = Keeper::open(address.clone()).unwrap();
+    let history = loaded(&keeper, source);
+    let state = keeper.state();
+    keeper.close();
+    (history, state)
+}
+
+fn loaded(keeper: &Keeper, source: &str) -> Arc<History> {
+    let history = Arc::new(History::new());
+    let (done, wait) = mpsc::channel();
+    keeper.keep(source, history.clone(), move || done.send(()).unwrap());
+    wait.recv_timeout(PATIENCE).unwrap();
+    history
+}
+
+/// Waits until a keeper is as it should be.
+fn await_state(keeper: &Keeper, is: impl Fn(&KeeperState) -> bool) -> KeeperState {
+    let began = Instant::now();
+    loop {
+        let state = keeper.state();
+        if is(&state) {
+            return state;
+        }
+        assert!(began.elapsed() < PATIENCE, "it never is: {state:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

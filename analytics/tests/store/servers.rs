@@ -1,0 +1,136 @@
+//! Stories of history in a database of PostgreSQL.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use analytics::Step;
+use analytics::store::{Keeper, StoreAddress};
+
+use crate::{await_state, frame, given_back, history, now, requests, seconds};
+
+/// The URL of a database, if there is one to test with.
+fn database() -> Option<String> {
+    let Some(folder) = std::env::var_os("TESSERA_TEST_POSTGRES").map(PathBuf::from) else {
+        eprintln!("SKIPPED: TESSERA_TEST_POSTGRES names no cluster; ./setup.sh test makes one");
+        return None;
+    };
+    let text = std::fs::read_to_string(folder.join("plain/tessera.env")).unwrap();
+    let urls = text.lines().find_map(|line| line.strip_prefix("SHARD_URLS=")).unwrap();
+    let urls = urls.trim_matches(['\'', '"']);
+    Some(urls.split(',').next().unwrap().to_owned())
+}
+
+fn address(url: &str) -> StoreAddress {
+    StoreAddress::parse(url).unwrap().unwrap()
+}
+
+/// A name that no other story has.
+fn source(story: &str) -> String {
+    format!("{story}-{}-{}", std::process::id(), now())
+}
+
+/// A port that leads to another one, until it is closed.
+struct Way {
+    port: u16,
+    is_closed: Arc<AtomicBool>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Way {
+    fn to(server: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (is_closed, open) =
+            (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let way = Self { port, is_closed: Arc::clone(&is_closed), open: Arc::clone(&open) };
+        std::thread::spawn(move || {
+            for client in listener.incoming().map(Result::unwrap) {
+                if is_closed.load(Ordering::SeqCst) {
+                    continue;
+                }
+                let server = TcpStream::connect(&server).unwrap();
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    open.lock().unwrap().push(from.try_clone().unwrap());
+                    std::thread::spawn(move || carry(from, to));
+                }
+            }
+        });
+        way
+    }
+
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        for end in self.open.lock().unwrap().drain(..) {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn open(&self) {
+        self.is_closed.store(false, Ordering::SeqCst);
+    }
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream) {
+    let mut bytes = [0; 16 << 10];
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        if to.write_all(&bytes[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+#[test]
+fn what_was_kept_in_a_database_is_given_back_to_each_of_its_sources() {
+    let Some(url) = database() else { return };
+    let (north, south) = (source("north"), source("south"));
+    let minute = now() / 60 * 60;
+    let keeper = Keeper::open(address(&url)).unwrap();
+    let north_has = history(seconds(20).chain([frame(Step::Minute, minute - 120, 7)]));
+    keeper.keep(&*north, north_has, || ());
+    // Another program begins at the same time: one of them makes the tables.
+    Keeper::start(address(&url), &*south, history(seconds(3))).unwrap().close();
+    keeper.close();
+    let (read, state) = given_back(&address(&url), &north);
+    assert_eq!(requests(&read, Step::Second), (1..=20).collect::<Vec<_>>());
+    assert_eq!(requests(&read, Step::Minute), [7]);
+    assert_eq!((state.given_back, state.store_errors), (21, 0));
+    assert_eq!(requests(&given_back(&address(&url), &south).0, Step::Second), [1, 2, 3]);
+}
+
+#[test]
+fn a_server_that_was_away_gets_all_that_the_rings_still_hold() {
+    let Some(url) = database() else { return };
+    let (before, server) = url.rsplit_once('@').unwrap();
+    let (server, name) = server.split_once('/').unwrap();
+    let way = Way::to(server.to_owned());
+    let proxied = format!("{before}@127.0.0.1:{}/{name}", way.port);
+    let source = source("away");
+    let history = history(seconds(5));
+    let keeper = Keeper::start(address(&proxied), &*source, history.clone()).unwrap();
+    await_state(&keeper, |state| state.written == 5);
+    way.close();
+    history.absorb(frame(Step::Second, now(), 6));
+    let state = await_state(&keeper, |state| state.is_away);
+    assert_eq!((state.written, state.store_errors), (5, 1));
+    way.open();
+    await_state(&keeper, |state| !state.is_away);
+    keeper.close();
+    let (read, _) = given_back(&address(&url), &source);
+    assert_eq!(requests(&read, Step::Second), [1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn a_wrong_password_keeps_nothing_and_is_not_told() {
+    let Some(url) = database() else { return };
+    let (user, server) = url.rsplit_once('@').unwrap();
+    let user = user.rsplit_once(':').unwrap().0;
+    let wrong = format!("{user}:not-it@{server}");
+    let keeper = Keeper::start(address(&wrong), "x", history(seconds(1))).unwrap();
+    let state = await_state(&keeper, |state| state.is_away);
+    assert_eq!(state.written, 0);
+}

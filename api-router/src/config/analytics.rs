@@ -1,0 +1,78 @@
+//! Analytics: whether requests are counted, where that is kept, and where traces of them are sent.
+//!
+//! **Not here:** counting, keeping, sending.
+
+use analytics::store::StoreAddress;
+
+use super::settings::Settings;
+use super::sources::{Origin, spelled};
+use super::{ConfigError, Engine};
+
+/// Whether this router can send traces.
+const HAS_OTLP: bool = cfg!(feature = "otlp");
+/// The file beside embedded shards.
+const FILE: &str = "analytics.db";
+
+/// Whether requests are counted.
+pub(super) fn is_on(settings: &mut Settings<'_>) -> Result<bool, ConfigError> {
+    settings.parse("analytics", "on", |text| match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off".to_owned()),
+    })
+}
+
+/// Where figures are kept over restarts. An address is shown without its user and password.
+pub(super) fn store(
+    settings: &mut Settings<'_>,
+    engine: &Engine,
+) -> Result<Option<StoreAddress>, ConfigError> {
+    const NAME: &str = "analytics_store";
+    let (address, origin) = match settings.find(NAME) {
+        Some((origin, text)) => {
+            let what = format!("{} (from {origin})", spelled(NAME, &origin));
+            let parsed = StoreAddress::parse(&text);
+            (parsed.map_err(|error| ConfigError(format!("{what} {error}")))?, origin)
+        }
+        None => match engine {
+            Engine::Embedded { data_dir } => {
+                (Some(StoreAddress::Sqlite(data_dir.join(FILE))), Origin::Default)
+            }
+            // A service that watches all routers keeps what they counted.
+            Engine::Postgres(_) => (None, Origin::Default),
+        },
+    };
+    let shown = address.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+    settings.show(NAME, shown, origin);
+    Ok(address)
+}
+
+/// Where traces are sent. What stands before an @ is shown to nobody.
+pub(super) fn otlp_endpoint(settings: &mut Settings<'_>) -> Result<Option<String>, ConfigError> {
+    const NAME: &str = "otlp_endpoint";
+    let Some((origin, text)) = settings.find(NAME) else {
+        settings.show(NAME, "none".to_owned(), Origin::Default);
+        return Ok(None);
+    };
+    let what = format!("{} (from {origin})", spelled(NAME, &origin));
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let host = rest.and_then(|rest| rest.split(['/', '?', '#']).next());
+    let is_plain = |host: &&str| {
+        let name = host.rsplit_once('@').map_or(*host, |(_, name)| name);
+        !name.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+    };
+    let Some(host) = host.filter(is_plain) else {
+        return Err(ConfigError(format!("{what} must be a URL, such as http://127.0.0.1:4318")));
+    };
+    if !HAS_OTLP {
+        return Err(ConfigError(format!(
+            "{what} needs a router that sends traces: build it with --features otlp, or leave the setting out"
+        )));
+    }
+    let shown = match host.rsplit_once('@') {
+        Some((secret, _)) => text.replacen(secret, "***", 1),
+        None => text.clone(),
+    };
+    settings.show(NAME, shown, origin);
+    Ok(Some(text))
+}

@@ -1,0 +1,142 @@
+//! `GET /api/analytics/frames`: finished slots of time and new errors, for services that keep them longer than this router.
+//!
+//! **Invariant:** an answer is bounded, however long nobody has asked: it says so if there is more.
+
+use std::sync::Arc;
+
+use actix_web::web::{Bytes, Data, block};
+use actix_web::{HttpRequest, HttpResponse, get};
+use analytics::{ClusterNow, ErrorEvent, ErrorLog, Step};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use crate::answer::LookupRefusals;
+use crate::app::App;
+use crate::figures::Figures;
+use crate::problem::{Code, Problem};
+use crate::query::Parameters;
+
+/// Bytes of frames of one answer, but for the last of them.
+const FRAMES_BYTES_MAX: usize = 4 << 20;
+/// Frames of one answer: the whole ring of seconds.
+const FRAMES_MAX: usize = 900;
+/// Errors of one answer.
+const ERRORS_MAX: usize = 1_000;
+
+/// What happened since the last time.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct FramesAnswer {
+    /// Always true.
+    success: bool,
+    /// The router, by the port that it serves on: an address is nobody's business.
+    router: String,
+    /// When the router started: another time means that it counts anew.
+    started: String,
+    /// The router's clock, in milliseconds since 1970.
+    at_ms: u64,
+    /// The cluster as it is now.
+    now: ClusterNow,
+    /// Finished slots, by step, oldest first.
+    #[schema(value_type = Vec<Object>)]
+    frames: Vec<Box<RawValue>>,
+    /// Errors, oldest first.
+    #[schema(value_type = Vec<ErrorEvent>)]
+    errors: Vec<Arc<ErrorEvent>>,
+    /// The number of the last of them: errors_after of the next question.
+    errors_seq: u64,
+    /// Whether there is more already: ask again at once.
+    more: bool,
+}
+
+/// What was asked for.
+#[derive(Clone, Copy)]
+struct After {
+    steps: [(Step, u64); 3],
+    errors: u64,
+}
+
+/// Hands on finished slots of time and new errors.
+///
+/// For services that collect from routers. Histograms are HDR (V2, base64). Slots and errors are kept for a while only: who
+/// asks too late gets what is left.
+#[utoipa::path(
+    tag = "analytics",
+    params(
+        ("after_1" = Option<u64>, Query, description = "Only slots of one second that begin later, in seconds since 1970", minimum = 0),
+        ("after_10" = Option<u64>, Query, description = "The same of ten seconds", minimum = 0),
+        ("after_60" = Option<u64>, Query, description = "The same of a minute", minimum = 0),
+        ("errors_after" = Option<u64>, Query, description = "Only errors of later numbers", minimum = 0),
+    ),
+    responses((status = 200, description = "Slots and errors", body = FramesAnswer), LookupRefusals)
+)]
+#[get("/api/analytics/frames")]
+pub(crate) async fn list_frames(
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let analytics = app.analytics()?;
+    let parameters = Parameters::parse(request.query_string())?;
+    parameters.check_names(&["after_1", "after_10", "after_60", "errors_after"])?;
+    let after = After {
+        // The longest first: there are few of them.
+        steps: [
+            (Step::Minute, number(&parameters, "after_60")?),
+            (Step::TenSeconds, number(&parameters, "after_10")?),
+            (Step::Second, number(&parameters, "after_1")?),
+        ],
+        errors: number(&parameters, "errors_after")?,
+    };
+    let now = analytics.figures.now().await;
+    let (figures, errors) = (Arc::clone(&analytics.figures), Arc::clone(&analytics.errors));
+    let router = format!("router-{}", app.port);
+    let answer = block(move || answer(&figures, &errors, after, now, router)).await;
+    let internal = |_| Problem::new(Code::TSR500, "an internal error");
+    Ok(HttpResponse::Ok().content_type("application/json").body(answer.map_err(internal)?))
+}
+
+fn number(parameters: &Parameters<'_>, name: &str) -> Result<u64, Problem> {
+    let Some(text) = parameters.single(name)? else { return Ok(0) };
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits).ok_or_else(|| {
+        Problem::new(Code::TSR100, format!("{name} must be a whole number, 0 or more"))
+    })
+}
+
+fn answer(
+    figures: &Figures,
+    log: &ErrorLog,
+    after: After,
+    now: ClusterNow,
+    router: String,
+) -> Bytes {
+    let history = figures.recorder.history();
+    let (mut frames, mut bytes, mut more) = (Vec::new(), 0, false);
+    for (step, start) in after.steps {
+        for frame in history.frames_after(step, start, FRAMES_MAX + 1) {
+            more = frames.len() == FRAMES_MAX || bytes > FRAMES_BYTES_MAX;
+            if more {
+                break;
+            }
+            let json = serde_json::value::to_raw_value(&*frame);
+            let json = json.expect("frames are numbers and texts");
+            bytes += json.get().len();
+            frames.push(json);
+        }
+    }
+    let (errors, errors_seq) = log.events_after(after.errors, ERRORS_MAX);
+    more |= errors.len() == ERRORS_MAX;
+    let (started, at_ms) = (now.started.clone(), figures.recorder.at_ms());
+    let answer = FramesAnswer {
+        success: true,
+        router,
+        started,
+        at_ms,
+        now,
+        frames,
+        errors,
+        errors_seq,
+        more,
+    };
+    serde_json::to_vec(&answer).expect("frames and errors are numbers and texts").into()
+}

@@ -1,0 +1,133 @@
+//! Trail: what a request about rows leaves on its way, for whoever counts it when it has been answered.
+//!
+//! It lies with the request itself, so that a route which refuses halfway has still told how far it came, and so that
+//! nothing has to be allocated for it beyond that one place.
+//!
+//! **Invariant:** what stands here happened: a shard that nobody asked is not named, a time that nobody took is zero.
+//! **Not here:** counting (`gate`), what the client is told (`answer`).
+
+use std::time::Duration;
+
+use actix_web::HttpMessage;
+use actix_web::HttpRequest;
+use shard_manager::error::{Error, Failure, Outcome};
+use shard_manager::keyspace::{ShardKey, Slot};
+use shard_manager::shard_map::Place;
+use shard_manager::topology::{Role, ShardIndex};
+
+/// What is known of a request about rows.
+#[derive(Debug)]
+pub struct Trail {
+    /// The one shard that was asked.
+    pub shard: Option<ShardIndex>,
+    /// The slot of its key.
+    pub slot: Option<Slot>,
+    /// Which kind of node answered.
+    pub role: Option<Role>,
+    /// How many shards were asked.
+    pub fanout: u16,
+    /// Reading, checking and routing: until the first shard was asked.
+    pub route: Duration,
+    /// Waiting for the shard; of several the slowest.
+    pub queue: Duration,
+    /// In its database.
+    pub database: Duration,
+    key_length: u16,
+    key: [u8; ShardKey::LEN_MAX],
+}
+
+/// Makes the place for a trail; without it nothing is noted.
+pub fn lay(request: &impl HttpMessage) {
+    request.extensions_mut().insert(Trail {
+        shard: None,
+        slot: None,
+        role: None,
+        fanout: 0,
+        route: Duration::ZERO,
+        queue: Duration::ZERO,
+        database: Duration::ZERO,
+        key_length: 0,
+        key: [0; ShardKey::LEN_MAX],
+    });
+}
+
+/// Notes something, if somebody wants to know.
+pub fn note(request: &HttpRequest, noted: impl FnOnce(&mut Trail)) {
+    if let Some(trail) = request.extensions_mut().get_mut::<Trail>() {
+        noted(trail);
+    }
+}
+
+impl Trail {
+    /// The key that the request is about.
+    pub fn key(&self) -> Option<&str> {
+        let key = self.key.get(..usize::from(self.key_length))?;
+        str::from_utf8(key).ok().filter(|key| !key.is_empty())
+    }
+
+    /// Notes the key: one that was checked, so it has its place here.
+    pub fn about(&mut self, key: &str) {
+        if let Some(place) = self.key.get_mut(..key.len()) {
+            place.copy_from_slice(key.as_bytes());
+            self.key_length = key.len() as u16;
+        }
+    }
+
+    /// Notes that the one shard of a key is asked.
+    pub fn ask(&mut self, place: Place) {
+        (self.shard, self.slot, self.fanout) = (Some(place.shard), Some(place.slot), 1);
+    }
+
+    /// Notes what a shard, or one of `all`, did not do, after `waited`.
+    pub fn fail(&mut self, failure: &Failure, waited: Duration, all: usize) {
+        match failure.place {
+            Some(place) => self.ask(place),
+            // A key that is none of this keyspace was sent nowhere.
+            None if self.key_length > 0 => return,
+            None => self.fanout = fanout(all),
+        }
+        // Of a write that was refused by its rows as they are, or by the replicas: the primary has looked.
+        self.role = failure.seen.map(|_| Role::Primary);
+        if is_in_queue(failure) {
+            self.queue = waited;
+        } else {
+            self.database = waited;
+        }
+    }
+}
+
+/// A number of shards, of which there are never so many.
+pub fn fanout(shards: usize) -> u16 {
+    u16::try_from(shards).unwrap_or(u16::MAX)
+}
+
+/// Whether a request got no further than to wait for its turn.
+fn is_in_queue(failure: &Failure) -> bool {
+    match failure.error {
+        Error::QueueFull { .. } | Error::PoolExhausted { .. } => true,
+        // A write that nobody began to carry out.
+        Error::DeadlinePassed => failure.outcome == Outcome::Rejected,
+        Error::NoSuchTable { .. }
+        | Error::Row(_)
+        | Error::Key(_)
+        | Error::Exists
+        | Error::NoSuchRow
+        | Error::VersionDiffers
+        | Error::KeyReused
+        | Error::Remembered(_)
+        | Error::Undone { .. }
+        | Error::TransactionTooLarge
+        | Error::Constraint { .. }
+        | Error::ShardUnavailable { .. }
+        | Error::NoPrimary { .. }
+        | Error::TooFewReplicas { .. }
+        | Error::NotConfirmed { .. }
+        | Error::SeenMayBeLost { .. }
+        | Error::SlotNotOwned
+        | Error::StorageFull { .. }
+        | Error::TableDiffers { .. }
+        | Error::TooManyTables
+        | Error::AnswerTooLarge
+        | Error::Internal => false,
+    }
+}

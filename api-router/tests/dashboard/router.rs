@@ -1,0 +1,129 @@
+//! Router: a real router process on a loopback port, over embedded shards in a directory of its own.
+//!
+//! The process is ended by its own id when the [`Router`] is dropped, the directory removed with it.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything that must happen may take before a test says that it does not.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running router.
+pub(crate) struct Router {
+    child: Child,
+    address: SocketAddr,
+    agent: ureq::Agent,
+    data: TempDir,
+    flags: Vec<String>,
+}
+
+impl Router {
+    /// A router with three shards, and with these flags.
+    pub(crate) fn start(flags: &[&str]) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let (child, address) = launch(data.path(), "127.0.0.1:0", &flags);
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .timeout_global(Some(PATIENCE))
+            .build();
+        Self { child, address, agent: agent.into(), data, flags }
+    }
+
+    /// Ends the process at once, as a crash would.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again, over the same rows and at the same address.
+    pub(crate) fn come_back(&mut self) {
+        let (child, address) = launch(self.data.path(), &self.address.to_string(), &self.flags);
+        assert_eq!(address, self.address);
+        self.child = child;
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub(crate) fn agent(&self) -> ureq::Agent {
+        self.agent.clone()
+    }
+
+    /// Gets JSON.
+    pub(crate) fn get(&self, path: &str) -> Value {
+        let mut response = self.agent.get(self.url(path)).call().unwrap();
+        response.body_mut().read_json().unwrap()
+    }
+
+    /// Status and headers of an answer.
+    pub(crate) fn headers(&self, path: &str) -> (u16, ureq::http::HeaderMap) {
+        let response = self.agent.get(self.url(path)).header("accept", "text/html").call().unwrap();
+        (response.status().as_u16(), response.headers().clone())
+    }
+
+    /// Sets a node of the laboratory to `running`, `paused` or `cut`.
+    pub(crate) fn set_node(&self, node: &str, state: &str) {
+        let body = serde_json::json!({ "state": state });
+        let url = self.url(&format!("/api/lab/nodes/{node}"));
+        let mut response = self.agent.put(url).send_json(&body).unwrap();
+        let answer = response.body_mut().read_to_string().unwrap();
+        assert_eq!(response.status(), 200, "{answer}");
+    }
+
+    /// Writes a user whose id is the key; the status.
+    pub(crate) fn write_user(&self, key: &str) -> u16 {
+        write_user(&self.agent, &self.url("/api/write"), key)
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Writes a user whose id is the key; the status.
+pub(crate) fn write_user(agent: &ureq::Agent, url: &str, key: &str) -> u16 {
+    let data = serde_json::json!({"user_id": key, "name": "Ada", "email": "ada@example.com"});
+    let body = serde_json::json!({"table": "users", "data": data});
+    let sent = agent.post(url).header("x-shard-key", key).send_json(&body);
+    sent.unwrap().status().as_u16()
+}
+
+/// Starts the process; waits until its banner tells the address.
+fn launch(data: &Path, bind: &str, flags: &[String]) -> (Child, SocketAddr) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_api-router"));
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if name.starts_with("TESSERA_") || name.ends_with("_URLS") || name.ends_with("_URL") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .current_dir(data)
+        .args(["--bind", bind, "--data-dir"])
+        .arg(data.join("data"))
+        .args(flags);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let address = loop {
+        let line = lines.next().expect("the router ended before it served").unwrap();
+        if let Some(rest) = line.trim().strip_prefix("API") {
+            let url = rest.split_whitespace().next().unwrap();
+            break url.trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
+        }
+    };
+    // Kept open and read, so that the router never writes into a closed pipe.
+    std::thread::spawn(move || lines.for_each(drop));
+    (child, address)
+}

@@ -1,0 +1,257 @@
+//! Stories of the advice: what a router that was asked for this and that says should move.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+use shard_manager::keyspace::{Keyspace, ShardKey};
+
+use crate::harness::Router;
+
+/// Requests that are sent at once over one connection.
+const AT_ONCE: usize = 50;
+
+/// The map of a router, as it tells it.
+struct Owners(Vec<String>);
+
+impl Owners {
+    fn of(router: &Router) -> Self {
+        let map = router.get("/api/shard-map").json();
+        let ranges = map["ranges"].as_array().unwrap().iter();
+        let owners = ranges.flat_map(|range| {
+            let [first, last] = [0, 1].map(|at| range[at].as_u64().unwrap());
+            (first..=last).map(|_| range[2].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        });
+        Self(owners.collect())
+    }
+
+    /// Keys of a shard, each in a slot of its own.
+    fn keys(&self, shard: &str, count: usize) -> Vec<String> {
+        let mut taken = std::collections::HashSet::new();
+        let keys = (0..).map(|number| format!("key{number}"));
+        keys.filter(|key| self.0[slot(key)] == shard && taken.insert(slot(key)))
+            .take(count)
+            .collect()
+    }
+
+    /// What each shard carries of these requests.
+    fn shares(&self, requests: &HashMap<usize, u64>) -> HashMap<String, f64> {
+        let total: u64 = requests.values().sum();
+        let mut shares = HashMap::new();
+        for (slot, count) in requests {
+            *shares.entry(self.0[*slot].clone()).or_default() += *count as f64 / total as f64;
+        }
+        shares
+    }
+
+    /// Does what is advised.
+    fn follow(&mut self, advice: &Value) {
+        for step in advice["moves"].as_array().unwrap() {
+            let mut count = 0;
+            for range in step["ranges"].as_array().unwrap() {
+                let [first, last] = [0, 1].map(|at| range[at].as_u64().unwrap() as usize);
+                for owner in &mut self.0[first..=last] {
+                    assert_eq!(*owner, step["from"], "it has these slots: {step}");
+                    *owner = step["to"].as_str().unwrap().to_owned();
+                    count += 1;
+                }
+            }
+            assert_eq!(step["slots"], count);
+        }
+    }
+}
+
+fn slot(key: &str) -> usize {
+    Keyspace::Hash.slot_of(ShardKey::parse(key).unwrap()).unwrap().index()
+}
+
+/// Reads each key so many times, and counts what that is for each slot.
+fn read(router: &Router, keys: &[(Vec<String>, usize)]) -> HashMap<usize, u64> {
+    let all: Vec<&String> =
+        keys.iter().flat_map(|(keys, times)| std::iter::repeat_n(keys, *times).flatten()).collect();
+    for some in all.chunks(AT_ONCE) {
+        let mut text = String::new();
+        for (number, key) in some.iter().enumerate() {
+            let end = if number + 1 == some.len() { "connection: close\r\n" } else { "" };
+            let path = format!("/api/read?table=users&shardKey={key}");
+            let _ = write!(text, "GET {path} HTTP/1.1\r\nhost: localhost\r\n{end}\r\n");
+        }
+        let answers = String::from_utf8_lossy(&router.raw(text.as_bytes())).into_owned();
+        assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), some.len(), "{answers}");
+    }
+    let mut counts = HashMap::new();
+    all.iter().for_each(|key| *counts.entry(slot(key)).or_default() += 1);
+    counts
+}
+
+fn advice(router: &Router, query: &str) -> Value {
+    let reply = router.get(&format!("/api/advice{query}"));
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    reply.json()
+}
+
+fn is_near(told: &Value, expected: f64) -> bool {
+    told.as_f64().is_some_and(|told| (told - expected).abs() < 1e-9)
+}
+
+#[test]
+fn a_cluster_with_an_overloaded_shard_is_told_which_slots_would_relieve_it() {
+    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut router = Router::start_in(&data, &[]);
+    let mut owners = Owners::of(&router);
+    let counts = read(
+        &router,
+        &[
+            (owners.keys("shard1", 300), 4),
+            (owners.keys("shard2", 100), 2),
+            (owners.keys("shard3", 100), 2),
+        ],
+    );
+    let told = advice(&router, "");
+    assert_eq!((&told["verdict"], &told["by"]), (&json!("skewed"), &json!("load")), "{told}");
+    assert_eq!((&told["total"], &told["unit"]), (&json!(1_600), &json!("requests")), "{told}");
+    assert_eq!((&told["hot"], &told["success"]), (&json!([]), &json!(true)), "{told}");
+    // 1200 of 1600 where a third should be.
+    assert!(is_near(&told["skew"], 2.25) && told["window_s"].as_f64() > Some(0.0), "{told}");
+    assert!(told["because"].as_str().unwrap().starts_with("shard1 carries 2.25"), "{told}");
+    assert!(told["how"].as_str().unwrap().contains("nothing moves by itself"), "{told}");
+
+    let before = owners.shares(&counts);
+    owners.follow(&told);
+    let after = owners.shares(&counts);
+    for shard in told["shards"].as_array().unwrap() {
+        let name = shard["shard"].as_str().unwrap();
+        assert!(is_near(&shard["share"], before[name]), "{shard}");
+        assert!(is_near(&shard["share_after"], after[name]), "{shard} {after:?}");
+        assert!(is_near(&shard["fair_share"], 1.0 / 3.0) && after[name] < 0.35, "{shard}");
+        let slots = owners.0.iter().filter(|owner| *owner == name).count();
+        assert_eq!(shard["slots_after"], slots);
+        assert!(shard["bytes"].as_u64() > Some(0) && shard["rows"] == 0, "{shard}");
+    }
+    let moves = told["moves"].as_array().unwrap();
+    assert!((2..=4).contains(&moves.len()), "{told}");
+    for step in moves {
+        assert_eq!((&step["from"], &step["estimated"]), (&json!("shard1"), &json!(true)));
+    }
+    let skew = after.values().fold(0.0_f64, |most, share| most.max(share * 3.0));
+    assert!(is_near(&told["skew_after"], skew) && skew < 1.05, "{told}");
+
+    // What was asked for is forgotten with the process.
+    router.end();
+    let told = advice(&Router::start_in(&data, &[]), "?by=load");
+    assert_eq!((&told["verdict"], &told["moves"]), (&json!("too_little_to_say"), &json!([])));
+}
+
+#[test]
+fn a_key_that_outweighs_a_shard_is_named_and_nothing_is_planned_for_it() {
+    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    let router = Router::start();
+    let owners = Owners::of(&router);
+    let others = ["shard1", "shard2", "shard3"].map(|shard| (owners.keys(shard, 100), 2));
+    let counts = [read(&router, &others), read(&router, &[(vec!["celebrity".to_owned()], 1_400)])];
+    let told = advice(&router, "");
+    assert_eq!(told["verdict"], "hot", "{told}");
+    let hot = &told["hot"][0];
+    let place = router.get("/api/route?key=celebrity").json();
+    assert_eq!((&hot["key"], &hot["slot"]), (&json!("celebrity"), &place["slot"]), "{told}");
+    assert_eq!((&hot["shard"], told["hot"].as_array().unwrap().len()), (&place["shard"], 1));
+    let of_slot: u64 = counts.iter().filter_map(|counts| counts.get(&slot("celebrity"))).sum();
+    assert!(is_near(&hot["share"], of_slot as f64 / 2_000.0), "{told}");
+    assert!(is_near(&hot["key_share"], 0.7) && is_near(&hot["fair_share"], 1.0 / 3.0), "{told}");
+    assert!(told["because"].as_str().unwrap().contains("no move can change"), "{told}");
+    let mut after = Owners::of(&router);
+    after.follow(&told);
+    assert_eq!(after.0[slot("celebrity")], place["shard"], "it stays: {told}");
+    assert!(told["skew_after"].as_f64() <= told["skew"].as_f64(), "{told}");
+}
+
+#[test]
+fn an_even_cluster_is_told_that_it_is_balanced() {
+    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    let router = Router::start();
+    let owners = Owners::of(&router);
+    let evenly = ["shard1", "shard2", "shard3"].map(|shard| (owners.keys(shard, 100), 4));
+    read(&router, &evenly[..2]);
+    let told = advice(&router, "");
+    assert_eq!((&told["verdict"], &told["total"]), (&json!("too_little_to_say"), &json!(800)));
+    read(&router, &evenly[2..]);
+    let told = advice(&router, "");
+    assert_eq!((&told["verdict"], &told["moves"]), (&json!("balanced"), &json!([])), "{told}");
+    assert!(is_near(&told["skew"], 1.0) && is_near(&told["skew_after"], 1.0), "{told}");
+}
+
+/// So many letters without a pattern that anybody could press together.
+fn noise(letters: usize) -> String {
+    let mut state = 7_u64;
+    let letter = |_| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'0' + (state >> 59) as u8 + if (state >> 59) > 9 { 39 } else { 0 })
+    };
+    (0..letters).map(letter).collect()
+}
+
+#[test]
+fn by_size_a_fuller_shard_gives_what_the_others_lack() {
+    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    let router = Router::start_with(&["--analytics", "off"]);
+    let told = advice(&router, "?by=size");
+    assert_eq!((&told["verdict"], &told["unit"]), (&json!("too_little_to_say"), &json!("bytes")));
+    assert_eq!(told["window_s"], Value::Null);
+    // Nobody has counted.
+    let refused = router.get("/api/advice");
+    assert_eq!((refused.status, &*refused.code()), (404, "TSR111"), "{}", refused.text());
+
+    let mut owners = Owners::of(&router);
+    let value = json!(noise(800_000)).to_string();
+    for key in owners.keys("shard2", 25) {
+        let json = [("content-type", "application/json")];
+        let put = router.send("PUT", &format!("/api/kv/{key}"), &json, Some(value.as_bytes()));
+        assert_eq!(put.status, 201, "{}", put.text());
+    }
+    let told = advice(&router, "?by=size");
+    assert_eq!((&told["verdict"], &told["hot"]), (&json!("skewed"), &json!([])), "{told}");
+    assert!(told["total"].as_u64() > Some(16 << 20) && told["skew"].as_f64() > Some(2.0), "{told}");
+    assert!(told["skew_after"].as_f64() < Some(1.1), "{told}");
+    let (mut lost, mut share) = (0, 0.0);
+    for step in told["moves"].as_array().unwrap() {
+        assert_eq!(
+            (&step["from"], step["ranges"].as_array().unwrap().len()),
+            (&json!("shard2"), 1)
+        );
+        lost += step["bytes"].as_u64().unwrap();
+        share += step["share"].as_f64().unwrap();
+    }
+    let of_shard = &told["shards"][1];
+    let expected = of_shard["share"].as_f64().unwrap() - share;
+    assert!(is_near(&of_shard["share_after"], expected), "{told}");
+    let part = lost as f64 / told["total"].as_f64().unwrap();
+    assert!((part - share).abs() < 0.001, "{part} {told}");
+    owners.follow(&told);
+}
+
+#[test]
+fn a_question_that_cannot_be_meant_is_refused_with_what_can() {
+    let router = Router::start();
+    for query in ["?by=rows", "?by=", "?by=load&by=size", "?bye=load", "?by=LOAD"] {
+        let refused = router.get(&format!("/api/advice{query}"));
+        assert_eq!((refused.status, &*refused.code()), (400, "TSR100"), "{query}");
+    }
+    let refused = router.get("/api/advice?by=rows").json();
+    assert_eq!(refused["detail"], "by must be load or size");
+}
+
+#[test]
+fn on_citus_it_is_told_who_moves_rows_there() {
+    if !crate::ground::is_citus() {
+        return;
+    }
+    let router = Router::start();
+    for query in ["", "?by=size"] {
+        let told = advice(&router, query);
+        assert_eq!((&told["verdict"], &told["moves"]), (&json!("left_to_citus"), &json!([])));
+        assert!(told["how"].as_str().unwrap().contains("citus_rebalance_start"), "{told}");
+    }
+}

@@ -1,0 +1,72 @@
+//! Tally: what a lane has done so far, counted once for each batch.
+//!
+//! **Not here:** time: whoever asks twice knows what happened in between.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use super::{BATCH_OPERATIONS_MAX, Lane, QUEUE_BYTES_MAX, QUEUE_MAX};
+use crate::vitals::{BATCH_CLASSES, LaneVitals, batch_class};
+
+const _: () = assert!(
+    BATCH_OPERATIONS_MAX == 1 << (BATCH_CLASSES - 1),
+    "the classes end with the largest batch"
+);
+
+/// The counters of a lane. Its loop alone adds to them.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// Operations that were taken from the queue, and wait for their batch still: at most one.
+    held: AtomicUsize,
+    /// Operations of the batch that is being applied.
+    applying: AtomicUsize,
+    batches: AtomicU64,
+    operations: AtomicU64,
+    rows: AtomicU64,
+    largest: AtomicU64,
+    sizes: [AtomicU64; BATCH_CLASSES],
+}
+
+impl Tally {
+    /// Told when something was taken from the queue that waits still, and when it waits no more.
+    pub(super) fn hold(&self, operations: usize) {
+        self.held.store(operations, Ordering::Relaxed);
+    }
+
+    /// Told when a batch begins, and with none when it has been answered.
+    pub(super) fn apply(&self, operations: usize) {
+        self.held.store(0, Ordering::Relaxed);
+        self.applying.store(operations, Ordering::Relaxed);
+    }
+
+    /// Told after a batch became durable, before anybody is answered: who knows of a write finds it counted.
+    pub(super) fn add(&self, operations: usize, rows: usize) {
+        let size = operations as u64;
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.operations.fetch_add(size, Ordering::Relaxed);
+        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+        self.largest.fetch_max(size, Ordering::Relaxed);
+        self.sizes[batch_class(operations)].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Lane {
+    /// How busy it is, and what it has done.
+    pub fn vitals(&self) -> LaneVitals {
+        let tally = &self.state.tally;
+        let queued = self.queue.max_capacity() - self.queue.capacity();
+        LaneVitals {
+            lanes: 1,
+            waiting: queued + tally.held.load(Ordering::Relaxed),
+            waiting_bytes: self.queued_bytes.load(Ordering::Relaxed),
+            applying: tally.applying.load(Ordering::Relaxed),
+            waiting_max: QUEUE_MAX,
+            waiting_bytes_max: QUEUE_BYTES_MAX,
+            waits_for_node: self.waits(),
+            batches: tally.batches.load(Ordering::Relaxed),
+            operations: tally.operations.load(Ordering::Relaxed),
+            rows: tally.rows.load(Ordering::Relaxed),
+            largest_batch: tally.largest.load(Ordering::Relaxed),
+            batch_sizes: std::array::from_fn(|class| tally.sizes[class].load(Ordering::Relaxed)),
+        }
+    }
+}

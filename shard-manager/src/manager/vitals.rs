@@ -1,0 +1,30 @@
+//! Vitals: how busy the shards are and how much they hold, told cheaply.
+//!
+//! **Not here:** exact rows and bytes of each table (`Manager::report`), which visits all of them.
+
+use std::time::Instant;
+
+use super::Manager;
+use crate::shard::Shard;
+use crate::topology::ShardIndex;
+use crate::vitals::{Footprint, ShardVitals};
+
+impl Manager {
+    /// How busy every shard is, and how its nodes are believed to be. Asks nobody: cheap enough for every second.
+    pub fn vitals(&self) -> Vec<ShardVitals> {
+        (0..).map(ShardIndex).zip(&self.shards).map(|(index, shard)| shard.vitals(index)).collect()
+    }
+
+    /// Whether Citus places the rows, and not the shard map.
+    pub fn is_citus(&self) -> bool {
+        self.shards.iter().any(Shard::is_citus)
+    }
+
+    /// About how much every shard holds, in their order; `None` of those that could not be asked. One short question to
+    /// each primary, whatever it holds: cheap enough for every few seconds.
+    pub async fn footprints(&self, deadline: Instant) -> Vec<Option<Footprint>> {
+        let footprints = self.shards.iter().map(|shard| shard.footprint(deadline));
+        let footprints = futures_util::future::join_all(footprints).await;
+        footprints.into_iter().map(Result::ok).collect()
+    }
+}

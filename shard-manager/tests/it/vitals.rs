@@ -1,0 +1,203 @@
+//! Vitals: what is told of lanes, readers and nodes without asking anybody is what happened.
+
+use std::time::{Duration, Instant};
+
+use shard_manager::brake::{Gear, Hold};
+use shard_manager::row::Operation::{Insert, Upsert};
+use shard_manager::topology::{Role, ShardIndex};
+use shard_manager::vitals::{BATCH_CLASSES, LaneVitals, ShardVitals};
+
+use crate::cluster::{Cluster, deadline, with_replicas};
+use crate::lane::{Plan, Story};
+
+fn sizes(first: &[u64]) -> [u64; BATCH_CLASSES] {
+    std::array::from_fn(|class| first.get(class).copied().unwrap_or(0))
+}
+
+#[tokio::test]
+async fn a_lane_tells_what_waits_what_is_applied_and_what_batches_there_were() {
+    let (mut story, first) = Story::occupied(Plan::default()).await;
+    let idle = LaneVitals { lanes: 1, applying: 1, ..LaneVitals::default() };
+    let told = story.lane.vitals();
+    assert!(told.waiting_max >= 1_000 && told.waiting_bytes_max >= 1 << 20, "{told:?}");
+    let limits = |vitals: LaneVitals| LaneVitals {
+        waiting_max: told.waiting_max,
+        waiting_bytes_max: told.waiting_bytes_max,
+        ..vitals
+    };
+    assert_eq!(told, limits(idle.clone()));
+
+    let queued = [
+        story.queue(&["b", "a"], deadline()).await,
+        story.queue(&["c"], deadline()).await,
+        story.queue(&["d"], deadline()).await,
+    ];
+    let waiting = story.lane.vitals();
+    assert!(waiting.waiting_bytes > 0);
+    assert_eq!(
+        waiting,
+        limits(LaneVitals { waiting: 3, waiting_bytes: waiting.waiting_bytes, ..idle })
+    );
+
+    story.open_gate();
+    first.await.expect("it is applied");
+    for answer in queued {
+        answer.await.expect("it is applied");
+    }
+    // The loop sees to it a moment after the last answer.
+    while story.lane.vitals().applying > 0 {
+        tokio::task::yield_now().await;
+    }
+    let done = LaneVitals {
+        lanes: 1,
+        batches: 2,
+        operations: 4,
+        rows: 5,
+        largest_batch: 3,
+        // One of one operation, one of three.
+        batch_sizes: sizes(&[1, 0, 1]),
+        ..LaneVitals::default()
+    };
+    assert_eq!(story.lane.vitals(), limits(done));
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_counts_by_what_became_durable() {
+    let plan = Plan { culprits: ["bad".to_owned()].into(), ..Plan::default() };
+    let (mut story, first) = Story::occupied(plan).await;
+    let queued = [
+        story.queue(&["good"], deadline()).await,
+        story.queue(&["bad"], deadline()).await,
+        story.queue(&["fine"], deadline()).await,
+        story.queue(&["well"], deadline()).await,
+    ];
+    story.open_gate();
+    first.await.expect("it is applied");
+    let mut failures = 0;
+    for answer in queued {
+        failures += u32::from(answer.await.is_err());
+    }
+    let vitals = story.lane.vitals();
+    assert_eq!(failures, 1);
+    // Four were halved: `good` and `bad` apart, `fine` and `well` together.
+    assert_eq!((vitals.batches, vitals.operations, vitals.rows), (3, 4, 4));
+    assert_eq!((vitals.largest_batch, vitals.batch_sizes), (2, sizes(&[2, 1])));
+}
+
+/// What a shard tells when so many operations are durable there.
+async fn until_operations(cluster: &Cluster, shard: ShardIndex, count: u64) -> ShardVitals {
+    loop {
+        let vitals = cluster.manager.vitals().remove(shard.index());
+        assert!(vitals.lane.operations <= count, "{vitals:?}");
+        if vitals.lane.operations == count && vitals.lane.applying == 0 {
+            return vitals;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn writes_are_counted_on_the_shard_that_has_them_and_on_no_other() {
+    let cluster = Cluster::with(with_replicas(3, 1));
+    let mut expected = [0_u64; 3];
+    for number in 0..60 {
+        let key = format!("user_{number}");
+        let json = r#"{"name":"n","email":"e"}"#;
+        let written = cluster.write("users", Upsert, &key, json).await.expect("it is written");
+        expected[written.receipt.place.shard.index()] += 1;
+    }
+    // A row that is there already is an operation like any other; one chunk of a bulk write is one, of many rows.
+    let again = cluster.write("users", Insert, "user_1", r#"{"name":"n","email":"e"}"#).await;
+    let shard = again.expect_err("it is there").place.expect("it was routed").shard;
+    expected[shard.index()] += 1;
+    let rows =
+        (0..10).map(|_| cluster.prepare("users", Upsert, "user_1", r#"{"name":"m","email":"e"}"#));
+    let done = cluster.write_all(rows.collect()).await;
+    assert!(done.iter().all(|row| row.outcome.is_ok()));
+    expected[shard.index()] += 1;
+
+    for (index, &operations) in (0..).map(ShardIndex).zip(&expected) {
+        let vitals = until_operations(&cluster, index, operations).await;
+        let lane = &vitals.lane;
+        let bulk = if index == shard { 9 } else { 0 };
+        assert_eq!(vitals.shard, index);
+        assert_eq!((lane.lanes, lane.batches, lane.rows), (1, operations, operations + bulk));
+        assert_eq!((lane.largest_batch, lane.batch_sizes), (1, sizes(&[operations])));
+        assert_eq!((lane.waiting, lane.waiting_bytes, lane.waits_for_node), (0, 0, false));
+    }
+}
+
+/// What is told of the only replica, once it is what is waited for.
+async fn until_replica(cluster: &Cluster, is_so: impl Fn(&ShardVitals) -> bool) -> ShardVitals {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let vitals = cluster.manager.vitals().remove(0);
+        if is_so(&vitals) {
+            return vitals;
+        }
+        assert!(Instant::now() < until, "{vitals:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_replica_tells_how_far_it_is_behind_and_whether_it_is_in_the_rotation() {
+    let cluster = Cluster::with(with_replicas(1, 1));
+    let current = |vitals: &ShardVitals| vitals.nodes[1].up && vitals.nodes[1].behind == Some(0);
+    let vitals = until_replica(&cluster, current).await;
+    let names: Vec<_> = vitals.nodes.iter().map(|node| (&*node.node, node.role)).collect();
+    assert_eq!(names, [("shard1-primary", Role::Primary), ("shard1-replica1", Role::Replica)]);
+    assert_eq!((vitals.nodes[0].up, vitals.nodes[0].lag), (true, Some(Duration::ZERO)));
+    assert_eq!(
+        (vitals.nodes[1].lag, vitals.worst_lag()),
+        (Some(Duration::ZERO), vitals.nodes[1].lag)
+    );
+    let pools = vitals.nodes.iter().map(|node| node.pool);
+    assert!(pools.clone().all(|pool| pool.max == 8 && pool.open >= 1), "{vitals:?}");
+    assert_eq!(vitals.pool().max, 16);
+
+    let brake = cluster.manager.brake("shard1-replica1").expect("it is there");
+    brake.set(Hold { gear: Gear::Paused, ..Hold::default() });
+    for number in 0..5 {
+        let json = format!(r#"{{"name":"n{number}","email":"e"}}"#);
+        cluster.write("users", Upsert, "user_1", &json).await.expect("it is written");
+    }
+    let behind = until_replica(&cluster, |vitals| vitals.nodes[1].behind == Some(5)).await;
+    assert!(behind.nodes[1].up, "who is a moment behind is in the rotation: {behind:?}");
+    assert!(behind.worst_lag() > Some(Duration::ZERO), "{behind:?}");
+
+    brake.set(Hold { gear: Gear::Cut, ..Hold::default() });
+    until_replica(&cluster, |vitals| !vitals.nodes[1].up && vitals.nodes[0].up).await;
+    brake.set(Hold::default());
+    until_replica(&cluster, current).await;
+
+    let brake = cluster.manager.brake("shard1-primary").expect("it is there");
+    brake.set(Hold { gear: Gear::Cut, ..Hold::default() });
+    until_replica(&cluster, |vitals| !vitals.nodes[0].up).await;
+    brake.set(Hold::default());
+    until_replica(&cluster, |vitals| vitals.nodes[0].up).await;
+}
+
+#[tokio::test]
+async fn how_much_shards_hold_is_told_without_looking_at_their_rows() {
+    let cluster = Cluster::with(with_replicas(2, 0));
+    let empty = cluster.manager.footprints(deadline()).await;
+    let rows = |number: usize| {
+        let json = format!(r#"{{"name":"{}","email":"e"}}"#, "n".repeat(1_000));
+        cluster.prepare("users", Upsert, &format!("user_{number}"), &json)
+    };
+    let done = cluster.write_all((0..2_000).map(rows).collect()).await;
+    assert!(done.iter().all(|row| row.outcome.is_ok()));
+    let full = cluster.manager.footprints(deadline()).await;
+    let exact = cluster.manager.report(&[ShardIndex(0), ShardIndex(1)], deadline()).await;
+    for ((before, after), exact) in empty.into_iter().zip(full).zip(exact) {
+        let tables = exact.tables.expect("it answers");
+        let rows: i64 = tables.iter().map(|table| table.rows).sum();
+        let bytes: i64 = tables.iter().map(|table| table.bytes).sum();
+        let (before, after) = (before.expect("it answers"), after.expect("it answers"));
+        assert_eq!((before.rows, before.is_estimate), (Some(0), false));
+        assert_eq!(after.rows, Some(rows.unsigned_abs()));
+        // All tables, and what else is in the file.
+        assert!(after.bytes >= bytes.unsigned_abs() && after.bytes > before.bytes + 900_000);
+    }
+}
