@@ -14,8 +14,9 @@ use crate::packed::{Buckets, Packed};
 
 /// Slowest latency told apart, in µs: 60 s is the longest deadline a client may ask for.
 pub(crate) const MICROS_MAX: u32 = 60_000_000;
-/// Buckets of a page: one page holds what a quiet label shows, 512 bytes.
+/// Buckets of a page: one page holds what a quiet label shows, 520 bytes.
 const PAGE: usize = 64;
+const _: () = assert!(PAGE == u64::BITS as usize, "each bucket of a page has its bit");
 
 /// Whole µs of a latency as they are counted: 1 to 60,000,000.
 pub(crate) fn counted_micros(elapsed: Duration) -> u32 {
@@ -31,8 +32,43 @@ pub(crate) fn part_micros(elapsed: Duration) -> u32 {
 #[derive(Clone, Debug, Default)]
 pub struct LatencyHistogram {
     /// Up to the slowest page that was counted in.
-    pages: Vec<Option<Box<[u64; PAGE]>>>,
+    pages: Vec<Option<Box<Page>>>,
     total: u64,
+}
+
+/// Buckets beside each other. Of a second few are counted in: whoever packs it looks at those only.
+#[derive(Clone, Debug)]
+struct Page {
+    /// A bit for each bucket that was counted in.
+    touched: u64,
+    counts: [u64; PAGE],
+}
+
+impl Page {
+    const EMPTY: Self = Self { touched: 0, counts: [0; PAGE] };
+
+    fn add(&mut self, within: usize, count: u64) {
+        self.touched |= 1 << within;
+        self.counts[within] += count;
+    }
+
+    /// Every bucket that was counted in, growing, and its count.
+    fn counted(&self) -> impl Iterator<Item = (usize, u64)> + Clone + '_ {
+        let mut left = self.touched;
+        std::iter::from_fn(move || {
+            let within = left.trailing_zeros() as usize;
+            let count = self.counts.get(within)?;
+            left &= left - 1;
+            Some((within, *count))
+        })
+    }
+
+    fn reset(&mut self) {
+        while self.touched != 0 {
+            self.counts[self.touched.trailing_zeros() as usize] = 0;
+            self.touched &= self.touched - 1;
+        }
+    }
 }
 
 impl LatencyHistogram {
@@ -55,8 +91,8 @@ impl LatencyHistogram {
     pub(crate) fn add(&mut self, bucket: usize, count: u64) -> usize {
         let (page, within) = (bucket / PAGE, bucket % PAGE);
         self.total += count;
-        if let Some(Some(counts)) = self.pages.get_mut(page) {
-            counts[within] += count;
+        if let Some(Some(page)) = self.pages.get_mut(page) {
+            page.add(within, count);
             return 0;
         }
         self.add_to_new_page(page, within, count)
@@ -67,7 +103,7 @@ impl LatencyHistogram {
         if self.pages.len() <= page {
             self.pages.resize_with(page + 1, || None);
         }
-        self.pages[page].insert(Box::new([0; PAGE]))[within] = count;
+        self.pages[page].insert(Box::new(Page::EMPTY)).add(within, count);
         1
     }
 
@@ -112,7 +148,7 @@ impl LatencyHistogram {
         let pages = self.pages.iter().enumerate().rev();
         let last = pages.filter_map(|(number, page)| Some((number, page.as_ref()?))).find_map(
             |(number, page)| {
-                let within = page.iter().rposition(|&count| count > 0)?;
+                let within = page.touched.checked_ilog2()? as usize;
                 Some(number * PAGE + within)
             },
         );
@@ -148,22 +184,21 @@ impl LatencyHistogram {
         let pages = self.pages.iter().enumerate();
         pages.filter_map(|(number, page)| Some((number, page.as_ref()?))).flat_map(
             |(number, page)| {
-                let counts = page.iter().enumerate().filter(|&(_, &count)| count > 0);
-                counts.map(move |(within, &count)| (number * PAGE + within, count))
+                page.counted().map(move |(within, count)| (number * PAGE + within, count))
             },
         )
     }
 
     /// Forgets everything; the memory stays.
     pub(crate) fn reset(&mut self) {
-        self.pages.iter_mut().flatten().for_each(|page| page.fill(0));
+        self.pages.iter_mut().flatten().for_each(|page| page.reset());
         self.total = 0;
     }
 
     /// Bytes that it takes.
     pub(crate) fn bytes(&self) -> usize {
-        let pages = self.pages.iter().flatten().count() * PAGE * size_of::<u64>();
-        pages + self.pages.capacity() * size_of::<Option<Box<[u64; PAGE]>>>()
+        let pages = self.pages.iter().flatten().count() * size_of::<Page>();
+        pages + self.pages.capacity() * size_of::<Option<Box<Page>>>()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Trail: what a request about rows leaves on its way, for whoever counts it when it has been answered.
 //!
 //! It lies with the request itself, so that a route which refuses halfway has still told how far it came, and so that
-//! nothing has to be allocated for it beyond that one place.
+//! nothing has to be allocated for it beyond that one place, but for a long key.
 //!
 //! **Invariant:** what stands here happened: a shard that nobody asked is not named, a time that nobody took is zero.
 //! **Not here:** counting (`gate`), what the client is told (`answer`).
@@ -11,7 +11,7 @@ use std::time::Duration;
 use actix_web::HttpMessage;
 use actix_web::HttpRequest;
 use shard_manager::error::{Error, Failure, Outcome};
-use shard_manager::keyspace::{ShardKey, Slot};
+use shard_manager::keyspace::Slot;
 use shard_manager::shard_map::Place;
 use shard_manager::topology::{Role, ShardIndex};
 
@@ -32,9 +32,19 @@ pub struct Trail {
     pub queue: Duration,
     /// In its database.
     pub database: Duration,
-    key_length: u16,
-    key: [u8; ShardKey::LEN_MAX],
+    key: Key,
 }
+
+/// The key that a request is about. Most are short and lie here.
+#[derive(Debug)]
+enum Key {
+    None,
+    Short(u8, [u8; SHORT_MAX]),
+    Long(Box<str>),
+}
+
+/// Longest key, in bytes, that takes no memory of its own: one like a UUID, and some more.
+const SHORT_MAX: usize = 47;
 
 /// Makes the place for a trail; without it nothing is noted.
 pub fn lay(request: &impl HttpMessage) {
@@ -46,8 +56,7 @@ pub fn lay(request: &impl HttpMessage) {
         route: Duration::ZERO,
         queue: Duration::ZERO,
         database: Duration::ZERO,
-        key_length: 0,
-        key: [0; ShardKey::LEN_MAX],
+        key: Key::None,
     });
 }
 
@@ -61,16 +70,23 @@ pub fn note(request: &HttpRequest, noted: impl FnOnce(&mut Trail)) {
 impl Trail {
     /// The key that the request is about.
     pub fn key(&self) -> Option<&str> {
-        let key = self.key.get(..usize::from(self.key_length))?;
-        str::from_utf8(key).ok().filter(|key| !key.is_empty())
+        match &self.key {
+            Key::None => None,
+            Key::Short(length, text) => str::from_utf8(text.get(..usize::from(*length))?).ok(),
+            Key::Long(text) => Some(text),
+        }
     }
 
-    /// Notes the key: one that was checked, so it has its place here.
+    /// Notes the key.
     pub fn about(&mut self, key: &str) {
-        if let Some(place) = self.key.get_mut(..key.len()) {
-            place.copy_from_slice(key.as_bytes());
-            self.key_length = key.len() as u16;
-        }
+        let mut text = [0; SHORT_MAX];
+        self.key = match text.get_mut(..key.len()) {
+            Some(place) => {
+                place.copy_from_slice(key.as_bytes());
+                Key::Short(key.len() as u8, text)
+            }
+            None => Key::Long(key.into()),
+        };
     }
 
     /// Notes that the one shard of a key is asked.
@@ -83,7 +99,7 @@ impl Trail {
         match failure.place {
             Some(place) => self.ask(place),
             // A key that is none of this keyspace was sent nowhere.
-            None if self.key_length > 0 => return,
+            None if self.key().is_some() => return,
             None => self.fanout = fanout(all),
         }
         // Of a write that was refused by its rows as they are, or by the replicas: the primary has looked.
