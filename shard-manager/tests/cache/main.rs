@@ -3,12 +3,16 @@
 //!
 //! Where there is no `redis-server`, every story says so and is passed over.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod away;
 mod bench;
+#[path = "../postgres/certificates.rs"]
+mod certificates;
 mod cluster;
 mod crowds;
+mod near;
 mod races;
 mod redis_server;
+mod secured;
 mod values;

@@ -72,6 +72,11 @@ impl Server {
         settings(self.port, self.password.as_deref())
     }
 
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// With a password that is not its own.
     pub(crate) fn settings_of_a_stranger(&self) -> CacheSettings {
         settings(self.port, Some("guessed"))
@@ -120,7 +125,13 @@ impl Drop for Server {
 
 fn spawn(port: u16, dir: &TempDir, options: &[String]) -> Child {
     let mut command = Command::new("redis-server");
-    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+    let port = port.to_string();
+    if options.iter().any(|option| option == "--tls-cert-file") {
+        command.args(["--tls-port", &port, "--port", "0"]);
+    } else {
+        command.args(["--port", &port]);
+    }
+    command.args(["--bind", "127.0.0.1", "--save", ""]);
     command.arg("--dir").arg(dir.path()).args(options);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
