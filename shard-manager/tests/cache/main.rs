@@ -14,5 +14,7 @@ mod crowds;
 mod near;
 mod races;
 mod redis_server;
+#[cfg(feature = "sabotage")]
+mod sabotaged;
 mod secured;
 mod values;
