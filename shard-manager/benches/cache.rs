@@ -9,12 +9,15 @@ mod bench;
 #[expect(dead_code, reason = "stories need more of it")]
 mod redis_server;
 
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::join_all;
-use shard_manager::cache::{CacheSettings, CacheUse};
+use shard_manager::cache::{Cache, CacheSettings, CacheUse};
+use shard_manager::query::ReadQuery;
 
-use bench::{ask, fresh, router, until, want};
+use bench::{about, ask, deadline, fresh, router, table, until, want};
 use redis_server::Server;
 
 /// Reads of one run.
@@ -32,6 +35,7 @@ async fn measure(redis: &Server) {
     let client = redis::Client::open(redis.settings().address.redacted()).expect("an address");
     let bare = client.get_multiplexed_async_connection().await.expect("a connection");
     let cache = router(&redis.settings());
+    let query = ReadQuery::all(&table());
     let row = format!("{{\"n\":1,\"text\":\"{}\"}}", "x".repeat(200));
     for key in &keys {
         let mut answer = fresh(1);
@@ -55,14 +59,13 @@ async fn measure(redis: &Server) {
             }),
         )
         .await;
-        let (cache, keys) = (&cache, &keys);
+        let (cache, keys, query) = (&cache, &keys, &query);
         let hits = rate(
             readers * each,
             (0..readers).map(async |reader| {
                 for read in 0..each {
                     let key = &keys[(read * 7 + reader) % KEYS];
-                    let answer = ask(cache, key, &want(Some(1)), async || fresh(1)).await;
-                    assert_eq!(answer.cache, CacheUse::Hit);
+                    assert_eq!(hit(cache, (query, key)).await, CacheUse::Hit);
                 }
             }),
         )
@@ -74,12 +77,19 @@ async fn measure(redis: &Server) {
     let near = router(&CacheSettings { near_bytes: 64 << 20, ..redis.settings() });
     let read = async |reads: usize| {
         for read in 0..reads {
-            ask(&near, &keys[read * 7 % KEYS], &want(None), async || fresh(1)).await;
+            hit(&near, (&query, &keys[read * 7 % KEYS])).await;
         }
     };
     read(KEYS).await;
     let hits = rate(READS, std::iter::once(read(READS))).await;
     println!("   1 reader:  {hits:>9.0} hits/s kept near, {:?}", near.vitals());
+}
+
+async fn hit(cache: &Arc<Cache>, (query, key): (&ReadQuery, &str)) -> CacheUse {
+    let read = async || Ok::<_, Infallible>(fresh(1));
+    let (about, want) = (about(key), want(Some(1)));
+    let Ok(answer) = cache.read((&about, query), (&want, deadline()), read).await;
+    answer.cache
 }
 
 async fn rate(reads: usize, readers: impl Iterator<Item = impl Future<Output = ()>>) -> f64 {

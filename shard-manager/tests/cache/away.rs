@@ -8,6 +8,7 @@ use shard_manager::cache::CacheUse::{Hit, Miss};
 use shard_manager::cache::{BreakerState, Cache, CacheSettings, Want};
 
 use crate::bench::{Played, about, ask, fill, fresh, number, router, told, until, want};
+use crate::proxy::Proxy;
 use crate::redis_server::{Server, nowhere};
 
 /// Asks until Redis answers again.
@@ -219,4 +220,57 @@ async fn one_router_is_cut_off_from_it_and_the_other_is_not() {
     assert_eq!(told(&other, &shard, Some(seen)).await, (2, Miss), "the token tells");
     let door = redis.door().hlen::<_, usize>(redis.keys().remove(0));
     assert!(door.unwrap() >= 1);
+}
+
+#[tokio::test]
+async fn connections_that_died_without_a_word_are_made_anew() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let proxy = Proxy::to(&redis);
+    let mut settings = proxy.settings(&redis);
+    settings.patience = Duration::from_millis(100);
+    let (cache, shard) = (router(&settings), Played::new(1));
+    fill(&cache, &shard).await;
+    proxy.lose_all();
+    for _ in 0..3 {
+        assert_eq!(told(&cache, &shard, None).await, (1, Miss));
+    }
+    assert_eq!(cache.vitals().breaker, BreakerState::Open);
+    recovers(&cache, &shard).await;
+}
+
+#[tokio::test]
+async fn a_void_that_is_held_on_its_way_lets_nobody_read_older_who_has_seen_the_write() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let proxy = Proxy::to(&redis);
+    let (far, near) = (router(&proxy.settings(&redis)), router(&redis.settings()));
+    let shard = Played::new(1);
+    fill(&far, &shard).await;
+    proxy.hold(true);
+    let seen = shard.write();
+    far.void([about("k")]);
+    assert_eq!(told(&near, &shard, None).await, (1, Hit), "within its bound");
+    assert_eq!(told(&near, &shard, Some(seen)).await, (2, Miss));
+    until("it is stored", || near.vitals().fills == 1).await;
+    assert_eq!(told(&near, &shard, Some(seen)).await, (2, Hit));
+    proxy.hold(false);
+    until("the void arrives", || redis.keys().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_fill_that_is_held_on_its_way_is_refused_once_somebody_has_written() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let proxy = Proxy::to(&redis);
+    let (far, near) = (router(&proxy.settings(&redis)), router(&redis.settings()));
+    let shard = Played::new(1);
+    ask(&far, "k", &want(None), async || {
+        proxy.hold(true);
+        shard.read()
+    })
+    .await;
+    shard.write();
+    near.void([about("k")]);
+    until("the lease is gone", || redis.keys().is_empty()).await;
+    proxy.hold(false);
+    until("the fill is refused", || far.vitals().rejected == 1).await;
+    assert_eq!(told(&near, &shard, None).await, (2, Miss));
 }

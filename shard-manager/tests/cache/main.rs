@@ -12,6 +12,7 @@ mod certificates;
 mod cluster;
 mod crowds;
 mod near;
+mod proxy;
 mod races;
 mod redis_server;
 #[cfg(feature = "sabotage")]
