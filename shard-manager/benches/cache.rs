@@ -2,6 +2,8 @@
 //!
 //! `cargo bench -p shard-manager --bench cache`, with `redis-server` on this machine.
 
+#![expect(clippy::unwrap_used, reason = "what cannot be measured ends the measurement")]
+
 #[path = "../tests/cache/bench.rs"]
 #[expect(dead_code, reason = "stories need more of it")]
 mod bench;
