@@ -327,6 +327,7 @@ impl Cache {
             let mut expire = redis::cmd("PEXPIRE");
             expire.arg(&name.key).arg(ttl.as_millis() as u64);
             self.ask(&expire, until).await;
+            self.tally.count(Count::Fill);
             return;
         };
         let Some(answer) = self.step(&Step::fill(name, lease, bytes, ttl), until).await else {

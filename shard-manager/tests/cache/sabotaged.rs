@@ -8,7 +8,6 @@ use shard_manager::sabotage::{Switch, VARIABLE};
 #[test]
 fn stories_find_a_cache_that_gives_what_does_not_prove_itself() {
     for story in [
-        "races::a_fill_that_a_write_overtakes_is_refused",
         "races::an_entry_whose_void_was_lost_serves_nobody_who_has_seen_the_write",
         "races::an_entry_of_another_timeline_serves_nobody",
         "cluster::a_client_that_has_read_never_reads_older_from_the_cache",
