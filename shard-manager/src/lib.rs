@@ -35,6 +35,7 @@ pub mod rows;
 
 pub mod error;
 
+pub mod cache;
 pub mod idempotency;
 pub mod store;
 

@@ -8,6 +8,7 @@
 mod agreement;
 mod backing;
 mod bulk;
+mod cached;
 mod connected;
 mod embedded;
 mod following;
@@ -20,13 +21,13 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use crate::backup::Source;
 use crate::brake::{Brake, Hold};
+use crate::cache::{Cache, CacheUse, ServedBy};
 use crate::consistency::Level;
 use crate::cursor::{self, CursorError};
 use crate::error::{Error, Failure, Outcome};
 use crate::keyspace::ShardKey;
-use crate::lane::LaneTimes;
+use crate::lane::{LaneFailure, LaneTimes};
 use crate::position::Position;
 use crate::query::ReadQuery;
 use crate::row::{Fields, Operation, RowDone, RowWrite};
@@ -41,6 +42,7 @@ use crate::value::Value;
 
 use backing::Backing;
 pub use bulk::{BulkDone, BulkPart, BulkRow, BulkRowDone};
+use cached::KeyAnswer;
 pub use connected::{ConnectedCluster, check_members};
 pub use embedded::EmbeddedCluster;
 pub use tables::Made;
@@ -54,6 +56,7 @@ pub struct Manager {
     shards: Vec<Shard>,
     token_key: TokenKey,
     backing: Backing,
+    cache: Option<Arc<Cache>>,
 }
 
 /// What a client asks of a request, whatever it is about.
@@ -112,8 +115,10 @@ pub struct ReadDone {
     pub next_cursor: Option<String>,
     /// Where, if the read had a key.
     pub place: Option<Place>,
-    /// Which kind of node answered; of several shards the primary if one of them did.
-    pub served_by: Role,
+    /// Who answered; of several shards the primary if one of them did.
+    pub served_by: ServedBy,
+    /// What the cache was to it; `None` if there is none.
+    pub cache: Option<CacheUse>,
     /// What the client has seen with this.
     pub session: SessionToken,
     /// Version of the map.
@@ -165,7 +170,8 @@ impl Manager {
         token_key: TokenKey,
         backing: Backing,
     ) -> Self {
-        Self { map, registry, schema_turn: Arc::default(), shards, token_key, backing }
+        let schema_turn = Arc::default();
+        Self { map, registry, schema_turn, shards, token_key, backing, cache: None }
     }
 
     /// The map in force.
@@ -253,7 +259,12 @@ impl Manager {
     ) -> Result<Written, Failure> {
         let shard = &self.shards[place.shard.index()];
         let failed = |error, outcome, seen| Failure { error, place: Some(place), outcome, seen };
+        let mut written = self.written(std::iter::once((place, &row)));
         let done = shard.write(vec![row], wish.level, wish.deadline).await;
+        if let Err(LaneFailure { outcome: Outcome::Rejected, .. }) = &done {
+            written.forget();
+        }
+        drop(written);
         let done = done.map_err(|failure| failed(failure.error, failure.outcome, None))?;
         let position = shard.seen_by_writer(done.applied.position);
         let seen = Some(position);
@@ -296,21 +307,24 @@ impl Manager {
         let told = |error| Failure::rejected(error, Some(place));
         let shard = &self.shards[place.shard.index()];
         let demand = demand(shard, place.shard, wish).map_err(told)?;
-        let read = shard.read_key(&query, (place.slot, key.as_str()), &demand).await;
-        let ShardRows { read, role } = read.map_err(told)?;
-        let next_cursor = self.next_cursor(&query, Some(key), &read.rows);
+        let asked = (&query, key);
+        let answer = self.read_key(asked, place, wish, &demand).await.map_err(told)?;
+        let KeyAnswer { rows, position, served_by, cache } = answer;
+        let next_cursor = self.next_cursor(&query, Some(key), &rows);
         let mut session = wish.session.clone();
-        self.seen(&mut session, place.shard, read.position);
+        self.seen(&mut session, place.shard, position);
+        let is_cached = served_by == ServedBy::Cache;
         Ok(ReadDone {
-            rows: read.rows,
+            rows,
             shards: vec![place.shard],
             missing: Vec::new(),
             next_cursor,
             place: Some(place),
-            served_by: role,
+            served_by,
+            cache,
             session,
             epoch: place.epoch,
-            database: began.elapsed(),
+            database: if is_cached { Duration::ZERO } else { began.elapsed() },
             merge: Duration::ZERO,
         })
     }
@@ -335,15 +349,15 @@ impl Manager {
         let answers = futures_util::future::join_all(reads).await;
         let database = began.elapsed();
         let mut session = wish.session.clone();
-        let mut served_by = Role::Replica;
+        let mut served_by = ServedBy::Replica;
         let (mut parts, mut shards, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         let mut first_error = None;
         for ((index, _), answer) in numbered().zip(answers) {
             match answer {
-                Ok(ShardRows { read, role }) => {
+                Ok(ShardRows { read, role, .. }) => {
                     self.seen(&mut session, index, read.position);
                     if role == Role::Primary {
-                        served_by = Role::Primary;
+                        served_by = ServedBy::Primary;
                     }
                     parts.push(read.rows);
                     shards.push(index);
@@ -372,6 +386,7 @@ impl Manager {
             next_cursor,
             place,
             served_by,
+            cache: self.cache.as_ref().map(|cache| cache.bypass()),
             session,
             epoch,
             database,
@@ -452,27 +467,6 @@ impl Manager {
     /// What holds a node back; `None` if there is no such node. For tests and for teaching.
     pub fn brake(&self, node: &str) -> Option<&Brake> {
         self.shards.iter().find_map(|shard| shard.brake(node))
-    }
-
-    /// Whether the shards are files of this process; else they are databases of servers.
-    pub fn is_embedded(&self) -> bool {
-        matches!(self.backing, Backing::Files(_))
-    }
-
-    /// The cluster, as a backup copies it; `None` if its files are not this process's.
-    pub fn saved(&self) -> Option<&Arc<Source>> {
-        match &self.backing {
-            Backing::Files(files) => Some(&files.saved),
-            Backing::Servers(_) => None,
-        }
-    }
-
-    /// Whether a process before ended in bad order, and not every file has been found well since.
-    pub fn is_unclean(&self) -> bool {
-        match &self.backing {
-            Backing::Files(files) => files.data_dir.is_unclean(),
-            Backing::Servers(_) => false,
-        }
     }
 }
 

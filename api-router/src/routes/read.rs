@@ -8,7 +8,7 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use shard_manager::cursor::CursorError;
 use shard_manager::manager::ReadDone;
-use shard_manager::topology::ShardIndex;
+use shard_manager::topology::{Role, ShardIndex};
 use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
@@ -116,7 +116,8 @@ pub(crate) async fn read_rows(
     let refused = |failure| refusal(&app, (&request, asked), failure, &headers.wish.session);
     let read = read.map_err(refused)?;
     let timing = Timing { route, database: read.database, merge: read.merge, ..Timing::default() };
-    let (role, epoch) = (read.served_by, read.epoch);
+    let role = read.served_by.role().unwrap_or(Role::Replica);
+    let epoch = read.epoch;
     let source = Source { request: &request, role, session: &read.session, epoch };
     let mut response = match read.place {
         Some(place) => keyed_response(&app, place, &source, &timing),

@@ -22,7 +22,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
     &["address", "advice", "declaration", "fake", "query", "row"],
     &["cursor", "rows"],
     &["error"],
-    &["idempotency"],
+    &["cache", "idempotency"],
     &["store"],
     &["lane", "replica_set"],
     &["lanes"],

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use shard_manager::brake::{Gear, Hold};
+use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::ShardKey;
@@ -14,7 +15,7 @@ use shard_manager::row::Operation::Upsert;
 use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::token::SessionToken;
-use shard_manager::topology::{Role, ShardIndex};
+use shard_manager::topology::ShardIndex;
 
 use crate::cluster::{Cluster, deadline, execute, open, refusal, wish, with_replicas};
 
@@ -48,7 +49,7 @@ async fn try_read(cluster: &Cluster, key: &str, wish: &Wish) -> Result<ReadDone,
 }
 
 /// The number that a key's row holds, if it is there, and who said so.
-async fn read(cluster: &Cluster, key: &str, wish: &Wish) -> (Option<i64>, Role) {
+async fn read(cluster: &Cluster, key: &str, wish: &Wish) -> (Option<i64>, ServedBy) {
     let read = try_read(cluster, key, wish).await.expect("it is read");
     (number(&read), read.served_by)
 }
@@ -84,27 +85,27 @@ async fn caught_up(cluster: &Cluster) {
 async fn a_client_sees_its_own_writes_though_every_replica_stands_still() {
     let cluster = Cluster::with(with_replicas(1, 2));
     let first = write(&cluster, "ada", 1, &at(Level::All)).await;
-    assert_eq!(read(&cluster, "ada", &with(&first)).await, (Some(1), Role::Replica));
+    assert_eq!(read(&cluster, "ada", &with(&first)).await, (Some(1), ServedBy::Replica));
     for node in ["shard1-replica1", "shard1-replica2"] {
         hold(&cluster.manager, node, Gear::Paused);
     }
     let second = write(&cluster, "ada", 2, &with(&first)).await;
     assert_eq!(
         read(&cluster, "ada", &wish()).await,
-        (Some(1), Role::Replica),
+        (Some(1), ServedBy::Replica),
         "no promise, no wait"
     );
-    assert_eq!(read(&cluster, "ada", &with(&first)).await, (Some(1), Role::Replica));
-    assert_eq!(read(&cluster, "ada", &with(&second)).await, (Some(2), Role::Primary));
+    assert_eq!(read(&cluster, "ada", &with(&first)).await, (Some(1), ServedBy::Replica));
+    assert_eq!(read(&cluster, "ada", &with(&second)).await, (Some(2), ServedBy::Primary));
     for level in [Level::Quorum, Level::All] {
-        assert_eq!(read(&cluster, "ada", &at(level)).await, (Some(2), Role::Primary));
+        assert_eq!(read(&cluster, "ada", &at(level)).await, (Some(2), ServedBy::Primary));
     }
     hold(&cluster.manager, "shard1-replica2", Gear::Running);
     caught_up_one(&cluster, "shard1-replica2").await;
     for _ in 0..10 {
-        assert_eq!(read(&cluster, "ada", &with(&second)).await, (Some(2), Role::Replica));
-        assert_eq!(read(&cluster, "ada", &at(Level::Quorum)).await, (Some(2), Role::Replica));
-        assert_eq!(read(&cluster, "ada", &at(Level::All)).await, (Some(2), Role::Primary));
+        assert_eq!(read(&cluster, "ada", &with(&second)).await, (Some(2), ServedBy::Replica));
+        assert_eq!(read(&cluster, "ada", &at(Level::Quorum)).await, (Some(2), ServedBy::Replica));
+        assert_eq!(read(&cluster, "ada", &at(Level::All)).await, (Some(2), ServedBy::Primary));
     }
 }
 
@@ -134,11 +135,11 @@ async fn what_a_client_has_seen_of_all_shards_it_sees_again() {
         (read.rows.len(), read.served_by, read.session)
     };
     let (rows, role, _) = all(&wish()).await;
-    assert_eq!((rows, role), (0, Role::Replica), "they stand still");
+    assert_eq!((rows, role), (0, ServedBy::Replica), "they stand still");
     let (rows, role, seen) = all(&at(Level::All)).await;
-    assert_eq!((rows, role), (30, Role::Primary));
+    assert_eq!((rows, role), (30, ServedBy::Primary));
     let (rows, role, again) = all(&with(&seen)).await;
-    assert_eq!((rows, role), (30, Role::Primary), "a read is remembered as a write is");
+    assert_eq!((rows, role), (30, ServedBy::Primary), "a read is remembered as a write is");
     assert_eq!(again, seen);
     for n in 0..3 {
         assert!(seen.seen(ShardIndex(n)).is_some(), "shard {n}");
@@ -151,12 +152,16 @@ async fn a_read_may_ask_how_old_its_node_is_at_most() {
     write(&cluster, "ada", 1, &at(Level::All)).await;
     let current = |staleness| Wish { staleness, ..wish() };
     let now = current(Duration::ZERO);
-    assert_eq!(read(&cluster, "ada", &now).await, (Some(1), Role::Replica), "it has everything");
+    assert_eq!(
+        read(&cluster, "ada", &now).await,
+        (Some(1), ServedBy::Replica),
+        "it has everything"
+    );
     hold(&cluster.manager, "shard1-replica1", Gear::Paused);
     write(&cluster, "ada", 2, &wish()).await;
-    assert_eq!(read(&cluster, "ada", &now).await, (Some(2), Role::Primary));
+    assert_eq!(read(&cluster, "ada", &now).await, (Some(2), ServedBy::Primary));
     let long = current(Duration::from_secs(9));
-    assert_eq!(read(&cluster, "ada", &long).await, (Some(1), Role::Replica));
+    assert_eq!(read(&cluster, "ada", &long).await, (Some(1), ServedBy::Replica));
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::json;
 use shard_manager::brake::{Gear, Hold};
+use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::declaration::Declaration;
 use shard_manager::error::{Error, Outcome};
@@ -21,7 +22,6 @@ use shard_manager::store::sqlite::intents::{Intents, State};
 use shard_manager::store::sqlite::writer::SqliteWriter;
 use shard_manager::store::{SchemaChange, Writer};
 use shard_manager::table::{Column, Registry, Table};
-use shard_manager::topology::Role;
 use shard_manager::value::{ColumnType, Value};
 
 use crate::cluster::{
@@ -104,7 +104,7 @@ async fn a_table_is_made_on_every_shard_and_can_be_used_at_once() {
         let (place, row) = cluster.prepare("students", Upsert, &format!("s{n}"), "{}");
         cluster.manager.write(place, row, &all).await.expect("on the replicas too");
     }
-    assert_eq!(served_by(&cluster, "students").await, (30, Role::Replica));
+    assert_eq!(served_by(&cluster, "students").await, (30, ServedBy::Replica));
     for (operation, key, json) in [(Update, "s1", r#"{"grade":"B"}"#), (Delete, "s0", "{}")] {
         let (place, row) = cluster.prepare("students", operation, key, json);
         cluster.manager.write(place, row, &all).await.expect("on the replicas too");
@@ -412,7 +412,7 @@ fn hold(manager: &Manager, node: &str, gear: Gear) {
     brake.set(Hold { gear, delay: Duration::ZERO });
 }
 
-async fn served_by(cluster: &Cluster, name: &str) -> (usize, Role) {
+async fn served_by(cluster: &Cluster, name: &str) -> (usize, ServedBy) {
     let table = cluster.manager.table(name).expect("it is there");
     let read = cluster.try_read(ReadQuery::all(&table), None).await.expect("it is read");
     (read.rows.len(), read.served_by)
@@ -423,14 +423,14 @@ async fn a_replica_that_does_not_know_a_table_is_not_asked_for_it_also_after_a_r
     let cluster = Cluster::with(with_replicas(1, 1));
     hold(&cluster.manager, "shard1-replica1", Gear::Paused);
     make(&cluster, table("students")).await.expect("made");
-    assert_eq!(served_by(&cluster, "students").await, (0, Role::Primary));
+    assert_eq!(served_by(&cluster, "students").await, (0, ServedBy::Primary));
     cluster.write("students", Insert, "ada", "{}").await.expect("stored");
-    assert_eq!(served_by(&cluster, "students").await, (1, Role::Primary));
+    assert_eq!(served_by(&cluster, "students").await, (1, ServedBy::Primary));
     hold(&cluster.manager, "shard1-replica1", Gear::Running);
     let all = Wish { level: Level::All, ..wish() };
     let (place, row) = cluster.prepare("students", Upsert, "bob", "{}");
     cluster.manager.write(place, row, &all).await.expect("the replica has it too");
-    assert_eq!(served_by(&cluster, "students").await, (2, Role::Replica));
+    assert_eq!(served_by(&cluster, "students").await, (2, ServedBy::Replica));
     // As it is when a router dies before its replica has come so far: the replica is behind the table when it starts.
     let replica = cluster.dir.path().join("shard1-replica1.db");
     let aside = cluster.dir.path().join("aside.db");

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::local::LocalNode;
 use shard_manager::manager::Manager;
 use shard_manager::shard::NodeHealth;
-use shard_manager::topology::Role;
 
 use crate::cluster::{Door, Trio, connect};
 use crate::server::runtime;
@@ -86,7 +86,7 @@ fn where_others_have_taken_all_connections_reads_go_elsewhere_and_writes_are_ref
         }
         assert_eq!(until_read(&manager, "k").await, 1);
         let read = get(&manager, "k", &at(Level::One)).await.unwrap();
-        assert_eq!(read.served_by, Role::Replica);
+        assert_eq!(read.served_by, ServedBy::Replica);
         let told = nodes(&manager).await;
         assert_eq!((told[0].up, told[1].up), (false, true), "{told:?}");
 
@@ -103,7 +103,7 @@ fn where_others_have_taken_all_connections_reads_go_elsewhere_and_writes_are_ref
         until_primary_is_up(&manager).await;
         put(&manager, "k", &at(Level::One)).await.unwrap();
         let read = get(&manager, "k", &at(Level::One)).await.unwrap();
-        assert_eq!((read.rows.len(), read.served_by), (1, Role::Primary));
+        assert_eq!((read.rows.len(), read.served_by), (1, ServedBy::Primary));
         let failure = put(&manager, "k", &within(400, Level::Quorum)).await.unwrap_err();
         assert!(matches!(failure.error, Error::TooFewReplicas { .. }), "{failure:?}");
 
@@ -127,7 +127,7 @@ fn a_primary_that_can_be_read_and_not_written_is_told_as_down_until_it_can() {
         check_no_primary(&put(&manager, "k", &within(400, Level::One)).await.unwrap_err());
         check_no_primary(&put(&manager, "k", &within(400, Level::Quorum)).await.unwrap_err());
         let read = get(&manager, "k", &at(Level::All)).await.unwrap();
-        assert_eq!((read.rows.len(), read.served_by), (1, Role::Primary));
+        assert_eq!((read.rows.len(), read.served_by), (1, ServedBy::Primary));
         assert!(!nodes(&manager).await[0].up);
         drop(crowd);
         until_primary_is_up(&manager).await;

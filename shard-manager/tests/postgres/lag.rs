@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::manager::Wish;
-use shard_manager::topology::Role;
 
 use crate::cluster::{Door, Trio, connect};
 use crate::rows::wish;
@@ -30,22 +30,22 @@ fn a_client_never_sees_less_than_it_has_written_however_far_replicas_are_behind(
         let with = Wish { session: seen(&manager, &written), ..at(Level::One) };
         for _ in 0..20 {
             let read = get(&manager, "new", &with).await.unwrap();
-            assert_eq!((read.rows.len(), read.served_by), (1, Role::Primary));
+            assert_eq!((read.rows.len(), read.served_by), (1, ServedBy::Primary));
             assert_eq!(get(&manager, "new", &at(Level::Quorum)).await.unwrap().rows.len(), 1);
         }
         // Who has seen nothing may be shown less, but nothing older than it says.
         let read = get(&manager, "new", &at(Level::One)).await.unwrap();
-        assert_eq!((read.rows.len(), read.served_by), (0, Role::Replica));
+        assert_eq!((read.rows.len(), read.served_by), (0, ServedBy::Replica));
         tokio::time::sleep(Duration::from_millis(300)).await;
         let fresh = Wish { staleness: Duration::from_millis(250), ..wish() };
         let read = get(&manager, "new", &fresh).await.unwrap();
-        assert_eq!((read.rows.len(), read.served_by), (1, Role::Primary));
+        assert_eq!((read.rows.len(), read.served_by), (1, ServedBy::Primary));
 
         for door in &mut doors {
             door.run("SELECT pg_wal_replay_resume()").await;
         }
         let began = Instant::now();
-        while get(&manager, "new", &with).await.unwrap().served_by != Role::Replica {
+        while get(&manager, "new", &with).await.unwrap().served_by != ServedBy::Replica {
             assert!(began.elapsed() < Duration::from_secs(20), "replicas stay out");
         }
 
@@ -64,8 +64,8 @@ fn a_client_never_sees_less_than_it_has_written_however_far_replicas_are_behind(
             let loose = get(&manager, "busy", &loose).await.unwrap().served_by;
             let tight = get(&manager, "busy", &tight).await.unwrap().served_by;
             if began.elapsed() > within / 2 {
-                old += u32::from(loose == Role::Replica);
-                new += u32::from(tight == Role::Replica);
+                old += u32::from(loose == ServedBy::Replica);
+                new += u32::from(tight == ServedBy::Replica);
             }
         }
         assert!(old > 0, "replicas that are 400 ms behind answer those who bear three seconds");

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use shard_manager::address::{ClusterAddress, NodeAddress};
+use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Outcome};
-use shard_manager::topology::Role;
 
 use crate::cluster::{Trio, address, cluster_of, connect};
 use crate::proxy::Proxy;
@@ -39,7 +39,7 @@ fn nodes_that_cannot_be_reached_hold_up_nobody_for_long_and_come_back_by_themsel
         proxies[1..].iter().for_each(Proxy::fall_silent);
         let began = Instant::now();
         while get(&manager, "k", &within(10_000, Level::One)).await.unwrap().served_by
-            != Role::Primary
+            != ServedBy::Primary
         {
             assert!(began.elapsed() < Duration::from_secs(20), "replicas are asked still");
         }
