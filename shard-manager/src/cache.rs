@@ -4,11 +4,37 @@
 //! **Not here:** what a read demands of its shard (`shard`), who asks (`manager`).
 
 mod address;
+mod asking;
+mod breaker;
+mod clock;
+mod entry;
+mod flight;
+mod link;
+mod proof;
+mod reading;
+mod script;
+mod shape;
+mod tally;
 mod vitals;
+mod voiding;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::token::TokenKey;
+use asking::{Turns, UNWAITED_MAX};
+use breaker::Breaker;
+use clock::Clock;
+use flight::Flights;
+use link::Links;
+use shape::Secrets;
+use tally::{Count, Tally};
+
 pub use address::{AddressError, CacheAddress};
+pub use entry::Entry;
+pub use proof::{CLOCK_ALLOWANCE, Claim, Moment, Stamp, Want};
+pub use reading::{Answer, Fresh};
+pub use shape::About;
 pub use vitals::{BreakerState, CacheUse, CacheVitals, ServedBy};
 
 /// Where the cache is, and how it is used.
@@ -62,5 +88,60 @@ impl CacheSettings {
             entry_bytes_max: Self::ENTRY_BYTES_DEFAULT,
             near_bytes: 0,
         }
+    }
+}
+
+/// By which share entries are kept longer or shorter than they are said to.
+const TTL_JITTER: f64 = 0.1;
+/// Fills, and keys that are voided, that nobody waits for: what comes beyond is dropped.
+const UNWAITED_COUNT_MAX: usize = 16_384;
+
+/// The cache of a cluster, as one router uses it.
+pub struct Cache {
+    settings: CacheSettings,
+    secrets: Secrets,
+    links: Links,
+    breaker: Breaker,
+    flights: Arc<Flights>,
+    turns: Turns,
+    tally: Tally,
+    clock: Clock,
+}
+
+impl Cache {
+    /// A cache there, for the cluster that signs its tokens with this key. Nobody is asked yet.
+    pub fn new(settings: CacheSettings, key: &TokenKey) -> Self {
+        Self {
+            secrets: Secrets::of(key),
+            links: Links::new(settings.address.clone()),
+            breaker: Breaker::new(settings.patience),
+            flights: Arc::default(),
+            turns: Turns::new(UNWAITED_COUNT_MAX),
+            tally: Tally::default(),
+            clock: Clock::new(),
+            settings,
+        }
+    }
+
+    /// How it does.
+    pub fn vitals(&self) -> CacheVitals {
+        let of = |what| self.tally.of(what);
+        CacheVitals {
+            hits: of(Count::Hit),
+            misses: of(Count::Miss),
+            stale: of(Count::Stale),
+            bypass: of(Count::Bypass),
+            fills: of(Count::Fill),
+            rejected: of(Count::Rejected),
+            errors: of(Count::Error),
+            voids: of(Count::Void),
+            near_hits: of(Count::NearHit),
+            breaker: self.breaker.state(),
+        }
+    }
+
+    /// Gives up its connections.
+    pub fn close(&self) {
+        self.links.close();
     }
 }

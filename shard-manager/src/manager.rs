@@ -8,6 +8,7 @@
 mod agreement;
 mod backing;
 mod bulk;
+mod cached;
 mod connected;
 mod embedded;
 mod following;
@@ -22,12 +23,12 @@ use arc_swap::ArcSwap;
 
 use crate::backup::Source;
 use crate::brake::{Brake, Hold};
-use crate::cache::{CacheSettings, CacheUse, CacheVitals, ServedBy};
+use crate::cache::{Cache, CacheUse, ServedBy};
 use crate::consistency::Level;
 use crate::cursor::{self, CursorError};
 use crate::error::{Error, Failure, Outcome};
 use crate::keyspace::ShardKey;
-use crate::lane::LaneTimes;
+use crate::lane::{LaneFailure, LaneTimes};
 use crate::position::Position;
 use crate::query::ReadQuery;
 use crate::row::{Fields, Operation, RowDone, RowWrite};
@@ -42,6 +43,7 @@ use crate::value::Value;
 
 use backing::Backing;
 pub use bulk::{BulkDone, BulkPart, BulkRow, BulkRowDone};
+use cached::KeyAnswer;
 pub use connected::{ConnectedCluster, check_members};
 pub use embedded::EmbeddedCluster;
 pub use tables::Made;
@@ -55,6 +57,7 @@ pub struct Manager {
     shards: Vec<Shard>,
     token_key: TokenKey,
     backing: Backing,
+    cache: Option<Arc<Cache>>,
 }
 
 /// What a client asks of a request, whatever it is about.
@@ -168,19 +171,8 @@ impl Manager {
         token_key: TokenKey,
         backing: Backing,
     ) -> Self {
-        Self { map, registry, schema_turn: Arc::default(), shards, token_key, backing }
-    }
-
-    /// The same, with a cache before it. Whether the cache is there shows when it is asked.
-    #[must_use]
-    pub fn with_cache(self, settings: CacheSettings) -> Self {
-        tracing::info!(address = %settings.address, "reads may be answered from a cache");
-        self
-    }
-
-    /// How the cache does; `None` if there is none.
-    pub fn cache_vitals(&self) -> Option<CacheVitals> {
-        None
+        let schema_turn = Arc::default();
+        Self { map, registry, schema_turn, shards, token_key, backing, cache: None }
     }
 
     /// The map in force.
@@ -268,7 +260,12 @@ impl Manager {
     ) -> Result<Written, Failure> {
         let shard = &self.shards[place.shard.index()];
         let failed = |error, outcome, seen| Failure { error, place: Some(place), outcome, seen };
+        let mut written = self.written(std::iter::once((place, &row)));
         let done = shard.write(vec![row], wish.level, wish.deadline).await;
+        if let Err(LaneFailure { outcome: Outcome::Rejected, .. }) = &done {
+            written.forget();
+        }
+        drop(written);
         let done = done.map_err(|failure| failed(failure.error, failure.outcome, None))?;
         let position = shard.seen_by_writer(done.applied.position);
         let seen = Some(position);
@@ -311,22 +308,24 @@ impl Manager {
         let told = |error| Failure::rejected(error, Some(place));
         let shard = &self.shards[place.shard.index()];
         let demand = demand(shard, place.shard, wish).map_err(told)?;
-        let read = shard.read_key(&query, (place.slot, key.as_str()), &demand).await;
-        let ShardRows { read, role } = read.map_err(told)?;
-        let next_cursor = self.next_cursor(&query, Some(key), &read.rows);
+        let asked = (&query, key);
+        let answer = self.read_key(asked, place, wish, &demand).await.map_err(told)?;
+        let KeyAnswer { rows, position, served_by, cache } = answer;
+        let next_cursor = self.next_cursor(&query, Some(key), &rows);
         let mut session = wish.session.clone();
-        self.seen(&mut session, place.shard, read.position);
+        self.seen(&mut session, place.shard, position);
+        let is_cached = served_by == ServedBy::Cache;
         Ok(ReadDone {
-            rows: read.rows,
+            rows,
             shards: vec![place.shard],
             missing: Vec::new(),
             next_cursor,
             place: Some(place),
-            served_by: role.into(),
-            cache: None,
+            served_by,
+            cache,
             session,
             epoch: place.epoch,
-            database: began.elapsed(),
+            database: if is_cached { Duration::ZERO } else { began.elapsed() },
             merge: Duration::ZERO,
         })
     }
@@ -356,7 +355,7 @@ impl Manager {
         let mut first_error = None;
         for ((index, _), answer) in numbered().zip(answers) {
             match answer {
-                Ok(ShardRows { read, role }) => {
+                Ok(ShardRows { read, role, .. }) => {
                     self.seen(&mut session, index, read.position);
                     if role == Role::Primary {
                         served_by = ServedBy::Primary;
@@ -388,7 +387,7 @@ impl Manager {
             next_cursor,
             place,
             served_by,
-            cache: None,
+            cache: self.cache.as_ref().map(|cache| cache.bypass()),
             session,
             epoch,
             database,

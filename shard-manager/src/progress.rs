@@ -145,7 +145,6 @@ impl Progress {
     /// until they have told that they follow it.
     pub fn follow(&self, history: History, position: u64, leading: usize) {
         let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
-        self.history.store(Arc::new(history));
         self.leading.store(leading, Ordering::SeqCst);
         for positions in [&self.begun, &self.committed, &self.shown, &self.schema] {
             positions.store(position, Ordering::SeqCst);
@@ -157,6 +156,8 @@ impl Progress {
             }
             replica.current_at.store(0, Ordering::SeqCst);
         }
+        // Last: who finds the new timeline finds no position of the one before.
+        self.history.store(Arc::new(history));
         self.silent.store(false, Ordering::SeqCst);
         self.advanced.notify_waiters();
         self.downs.notify_waiters();

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::cache::Stamp;
 use crate::error::Error;
 use crate::progress::{Progress, ReplicaState};
 use crate::store::readers::Readers;
@@ -58,6 +59,8 @@ pub struct Chosen {
     member: Arc<Member>,
     /// Its place in the progress.
     pub index: usize,
+    /// What it had before it is read.
+    pub stamp: Stamp,
     /// Its connections.
     pub readers: Readers,
 }
@@ -127,9 +130,20 @@ impl ReplicaSet {
         let busy = |index: usize| self.members[index].in_flight.load(Ordering::Relaxed);
         let better = second.filter(|&second| busy(second) < busy(first)).unwrap_or(first);
         let member = Arc::clone(&self.members[better]);
+        // Before its connections: those of a file that is made anew lead to one that has more.
+        let stamp = self.stamp(better);
         let readers = member.replica.readers()?;
         member.in_flight.fetch_add(1, Ordering::Relaxed);
-        Some(Chosen { member, index: better, readers })
+        Some(Chosen { member, index: better, stamp, readers })
+    }
+
+    /// What a read of a replica that begins later surely shows.
+    fn stamp(&self, index: usize) -> Stamp {
+        // In this order: what is told between is more than what is claimed.
+        let (timeline, now) = (self.progress.life(), Instant::now());
+        let floor = self.progress.applied_by(index);
+        let staleness = self.progress.staleness(index);
+        Stamp { timeline, floor, as_of: now.checked_sub(staleness).unwrap_or(now) }
     }
 
     fn meets(&self, index: usize, demand: &Demand) -> bool {

@@ -64,6 +64,18 @@ impl Rows {
         &self.json
     }
 
+    /// Where each row's JSON ends.
+    pub fn ends(&self) -> &[usize] {
+        &self.ends
+    }
+
+    /// Rows of this JSON, of which each ends there; `None` if that cannot be.
+    pub fn from_parts(json: Vec<u8>, ends: Vec<usize>) -> Option<Self> {
+        let ascending = ends.windows(2).all(|pair| pair[0] < pair[1]);
+        let whole = ends.last().copied().unwrap_or(0) == json.len();
+        (ascending && whole).then(|| Self { json, ends, ..Self::default() })
+    }
+
     /// The JSON of one row.
     pub fn row(&self, index: usize) -> &[u8] {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before] + 1);

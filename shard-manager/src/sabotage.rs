@@ -23,6 +23,7 @@
 //! | `duplicate_pages` | a page begins with the last row of the one before | a walk meets each row once | C7 |
 //! | `wrong_row` | one read of 128 brings the row of another key | a read brings the rows of its key | C2 |
 //! | `sqlite_sync_off` | nothing is synced to the disk | a success survives the loss of power | `tests/power_loss` |
+//! | `cache_set_without_version` | the cache keeps what anyone read last, and gives it until it expires | what the cache gives proves itself | C4 |
 //!
 //! C1 to C9 are the checks of the load tester.
 //!
@@ -57,6 +58,7 @@ pub enum Switch {
     DuplicatePages,
     WrongRow,
     SqliteSyncOff,
+    CacheSetWithoutVersion,
 }
 
 /// Whether a promise is to be broken: never.

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 
 use crate::barrier::Gate;
 use crate::brake::{Brake, Gear};
+use crate::cache::Stamp;
 use crate::consistency::Level;
 use crate::error::{Error, Outcome};
 use crate::keyspace::Slot;
@@ -86,6 +87,15 @@ pub struct ShardRows {
     pub read: NodeRows,
     /// Who answered.
     pub role: Role,
+    /// From when and how far the rows surely are; `None` if another node has become the primary meanwhile.
+    pub stamp: Option<Stamp>,
+}
+
+impl ShardRows {
+    fn new(read: NodeRows, role: Role, stamp: Stamp) -> Self {
+        let stamp = Some(stamp).filter(|stamp| stamp.timeline == read.position.timeline);
+        Self { read, role, stamp }
+    }
 }
 
 /// How a node is.
@@ -303,6 +313,7 @@ impl Shard {
             return answer;
         }
         self.check_reachable()?;
+        let stamp = self.stamp_of_primary();
         let answer = read(&self.primary, 0).await;
         let is_gone = matches!(answer, Err(Error::ShardUnavailable { .. }));
         if let Some(floor) = floor
@@ -317,7 +328,15 @@ impl Shard {
         if demand.level != Level::One {
             self.progress.show(read.position.at);
         }
-        Ok(ShardRows { read, role: Role::Primary })
+        Ok(ShardRows::new(read, Role::Primary, stamp))
+    }
+
+    /// What a read of the primary that begins later surely shows. Of a server it is not known: a commit that is flushed, and
+    /// so has a position, may still be invisible to a read.
+    fn stamp_of_primary(&self) -> Stamp {
+        let (timeline, as_of) = (self.progress.life(), Instant::now());
+        let floor = if self.progress.is_asked() { 0 } else { self.progress.committed() };
+        Stamp { timeline, floor, as_of }
     }
 
     /// The answer of a replica; `None`, if another node has to be asked.
@@ -338,7 +357,12 @@ impl Shard {
         match read {
             Err(error) if replica.is_to_blame(&error) => None,
             Err(error) => Some(Err(error)),
-            Ok(read) => Some(Ok(ShardRows { read, role: Role::Replica })),
+            Ok(read) => {
+                let mut stamp = replica.stamp;
+                // It has been asked whether it has this.
+                stamp.floor = stamp.floor.max(floor);
+                Some(Ok(ShardRows::new(read, Role::Replica, stamp)))
+            }
         }
     }
 

@@ -30,6 +30,7 @@ pub struct Table {
     columns: Vec<Column>,
     id: Vec<usize>,
     routing: Option<usize>,
+    digest: u64,
 }
 
 impl Table {
@@ -67,7 +68,8 @@ impl Table {
                 return Err(TableError::NameTaken { name: column.name.clone() });
             }
         }
-        let mut table = Self { name: name.to_owned(), columns, id: Vec::new(), routing: None };
+        let mut table =
+            Self { name: name.to_owned(), columns, id: Vec::new(), routing: None, digest: 0 };
         table.id = id.iter().map(|name| table.own_column(name)).collect::<Result<_, _>>()?;
         table.routing = routing.map(|name| table.own_column(name)).transpose()?;
         if table.id.is_empty() {
@@ -77,7 +79,21 @@ impl Table {
         if let Some(column) = unfit {
             return Err(TableError::IdNotComparable { name: column.name.clone() });
         }
+        table.digest = table.digested();
         Ok(table)
+    }
+
+    fn digested(&self) -> u64 {
+        let mut text = format!("{} {:?} {:?}", self.name, self.id, self.routing);
+        for Column { name, kind, nullable } in &self.columns {
+            text.extend([" ", name, " ", kind.name(), if *nullable { " null" } else { "" }]);
+        }
+        xxhash_rust::xxh3::xxh3_64(text.as_bytes())
+    }
+
+    /// A number that another declaration does not have, not even one under the same name.
+    pub fn digest(&self) -> u64 {
+        self.digest
     }
 
     /// Whether a table or a column could be called so.

@@ -18,6 +18,7 @@ use std::hash::Hasher;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use siphasher::sip::SipHasher24;
+use siphasher::sip128::{self, Hasher128 as _};
 
 use crate::position::Position;
 use crate::topology::ShardIndex;
@@ -34,6 +35,13 @@ impl TokenKey {
     /// A key of these bytes, which are a secret of the cluster.
     pub fn new(secret: [u8; 16]) -> Self {
         Self(secret)
+    }
+
+    /// A secret of the cluster for another purpose.
+    pub(crate) fn derive(&self, purpose: &[u8]) -> [u8; 16] {
+        let mut hasher = sip128::SipHasher24::new_with_key(&self.0);
+        hasher.write(purpose);
+        hasher.finish128().as_bytes()
     }
 
     pub(crate) fn tag(&self, body: &[u8]) -> [u8; TAG_LEN] {

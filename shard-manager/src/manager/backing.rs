@@ -95,6 +95,9 @@ impl Manager {
     /// Finishes what is queued and closes the files. Blocks.
     pub fn close(&self) {
         self.backing.end();
+        if let Some(cache) = &self.cache {
+            cache.close();
+        }
         self.shards.iter().for_each(Shard::close);
         self.backing.close();
     }

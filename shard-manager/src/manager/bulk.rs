@@ -90,6 +90,7 @@ impl Manager {
         rows: Vec<BulkRow>,
         wish: &Wish,
     ) -> BulkPart {
+        let _written = self.written(rows.iter().map(|row| (row.place, &row.row)));
         debug_assert!(rows.iter().all(|row| row.place.shard == shard), "all of one shard");
         let part = |rows| Part { rows, whole: None, patient: true };
         write_by_lane(&self.shards[shard.index()], rows, wish, part).await
@@ -105,9 +106,12 @@ impl Manager {
         for row in rows {
             by_shard[row.place.shard.index()].push(row);
         }
+        let all = by_shard.iter().flatten();
+        let written = self.written(all.map(|row| (row.place, &row.row)));
         let shards = self.shards.iter().zip(by_shard);
         let parts = shards.map(|(shard, rows)| write(shard, rows));
         let parts = futures_util::future::join_all(parts).await;
+        drop(written);
         let mut session = wish.session.clone();
         let mut done = Vec::new();
         let mut slowest = LaneTimes::default();

@@ -13,7 +13,7 @@ pub const VARIABLE: &str = "TESSERA_SABOTAGE";
 
 impl Switch {
     /// Every switch, in the order of its declaration.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::AckBeforeCommit,
         Self::LostBatch,
         Self::NoTokenWait,
@@ -31,6 +31,7 @@ impl Switch {
         Self::DuplicatePages,
         Self::WrongRow,
         Self::SqliteSyncOff,
+        Self::CacheSetWithoutVersion,
     ];
 
     /// The name in the environment variable.
@@ -53,6 +54,7 @@ impl Switch {
             Self::DuplicatePages => "duplicate_pages",
             Self::WrongRow => "wrong_row",
             Self::SqliteSyncOff => "sqlite_sync_off",
+            Self::CacheSetWithoutVersion => "cache_set_without_version",
         }
     }
 

@@ -1,0 +1,37 @@
+//! Clock: moments that this process and others can compare.
+//!
+//! **Not here:** how they are compared (`proof`).
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::proof::Moment;
+
+/// The clocks of this process.
+#[derive(Debug)]
+pub(super) struct Clock {
+    process: u64,
+    epoch: Instant,
+}
+
+impl Clock {
+    pub(super) fn new() -> Self {
+        Self { process: uuid::Uuid::new_v4().as_u64_pair().0, epoch: Instant::now() }
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        self.moment(Instant::now())
+    }
+
+    /// The moment of an instant that is past.
+    pub(super) fn moment(&self, at: Instant) -> Moment {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        let wall = wall.map_or(0, |since| since.as_micros() as i64);
+        let own = match at.checked_duration_since(self.epoch) {
+            Some(since) => since.as_micros() as i64,
+            // Rounded to what is earlier, as everything here.
+            None => -(self.epoch.duration_since(at).as_micros() as i64) - 1,
+        };
+        let wall = wall - at.elapsed().as_micros() as i64;
+        Moment { process: self.process, own, wall }
+    }
+}

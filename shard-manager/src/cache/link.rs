@@ -1,0 +1,227 @@
+//! Link: the connections to Redis: one for each thread that serves, shared by all that it serves.
+//!
+//! A connection lives on the runtime of the thread that first used it, so an answer wakes nobody else. Who needs one that is
+//! not there begins to make it, and waits as long as its patience lasts; it is made all the same.
+//!
+//! **Invariant:** of each link at most one connection is being made; nothing here waits longer than it says.
+//! **Not here:** whether Redis is to be asked (`breaker`), what (`cache`).
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, TlsCertificates, Value};
+use tokio::sync::watch;
+
+use super::address::CacheAddress;
+
+/// Connections of one process; more threads than this share them.
+const LINKS_MAX: usize = 64;
+/// How long a connection may take to be made.
+pub(super) const CONNECT_MAX: Duration = Duration::from_secs(1);
+/// Commands that wait to be written on one connection; who comes then waits.
+const WAITING_MAX: usize = 512;
+
+/// Why Redis was not asked, or did not answer. What it said is not repeated: that may be what it was told.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    /// No connection could be made.
+    #[error("no connection: {0}")]
+    Unreachable(String),
+    /// It refused the command.
+    #[error("{0}")]
+    Refused(String),
+    /// Its connection ended.
+    #[error("the connection ended")]
+    Ended,
+}
+
+/// All connections.
+pub(super) struct Links {
+    id: u64,
+    address: CacheAddress,
+    all: Mutex<Vec<Arc<Link>>>,
+    shared: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Link(Mutex<State>);
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Idle,
+    /// Told when that has ended.
+    Connecting(watch::Receiver<Option<Trouble>>),
+    /// The number tells it from those before.
+    Open(MultiplexedConnection, u64),
+}
+
+thread_local! {
+    static OWN: RefCell<Vec<(u64, Weak<Link>)>> = const { RefCell::new(Vec::new()) };
+}
+
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+impl Links {
+    pub(super) fn new(address: CacheAddress) -> Self {
+        let (all, shared) = (Mutex::default(), AtomicUsize::new(0));
+        Self { id: next_number(), address, all, shared }
+    }
+
+    /// Where they go.
+    pub(super) fn address(&self) -> &CacheAddress {
+        &self.address
+    }
+
+    /// Asks on the connection of this thread. One that has ended, or one that ends before it has answered, is replaced once.
+    pub(super) async fn ask(&self, cmd: &Cmd) -> Result<Value, Trouble> {
+        let link = self.own();
+        let (mut connection, number) = link.connection(&self.address).await?;
+        let ended = match connection.send_packed_command(cmd).await {
+            Ok(Value::ServerError(error)) => return Err(Trouble::Refused(error.code().to_owned())),
+            Ok(value) => return Ok(value),
+            Err(error) if error.is_unrecoverable_error() || error.is_io_error() => number,
+            Err(error) => return Err(Trouble::Refused(told(&error))),
+        };
+        link.forget(ended);
+        let (mut connection, number) = link.connection(&self.address).await?;
+        match connection.send_packed_command(cmd).await {
+            Ok(Value::ServerError(error)) => Err(Trouble::Refused(error.code().to_owned())),
+            Ok(value) => Ok(value),
+            Err(error) if error.is_unrecoverable_error() || error.is_io_error() => {
+                link.forget(number);
+                Err(Trouble::Ended)
+            }
+            Err(error) => Err(Trouble::Refused(told(&error))),
+        }
+    }
+
+    /// Gives up all connections.
+    pub(super) fn close(&self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn own(&self) -> Arc<Link> {
+        let mine = |own: &mut Vec<(u64, Weak<Link>)>| {
+            let found = own.iter().find(|(id, _)| *id == self.id);
+            found.and_then(|(_, link)| link.upgrade()).unwrap_or_else(|| {
+                let link = self.another();
+                own.retain(|(id, link)| *id != self.id && link.strong_count() > 0);
+                own.push((self.id, Arc::downgrade(&link)));
+                link
+            })
+        };
+        OWN.with_borrow_mut(mine)
+    }
+
+    fn another(&self) -> Arc<Link> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() < LINKS_MAX {
+            all.push(Arc::default());
+            return Arc::clone(&all[all.len() - 1]);
+        }
+        Arc::clone(&all[self.shared.fetch_add(1, Ordering::Relaxed) % all.len()])
+    }
+}
+
+impl Link {
+    async fn connection(
+        self: &Arc<Self>,
+        address: &CacheAddress,
+    ) -> Result<(MultiplexedConnection, u64), Trouble> {
+        loop {
+            let mut ended = {
+                let mut state = self.state();
+                match &*state {
+                    State::Open(connection, number) => return Ok((connection.clone(), *number)),
+                    State::Connecting(ended) => ended.clone(),
+                    State::Idle => {
+                        let (tell, ended) = watch::channel(None);
+                        *state = State::Connecting(ended.clone());
+                        let making = Making(Arc::clone(self), tell);
+                        tokio::spawn(making.make(address.clone()));
+                        ended
+                    }
+                }
+            };
+            // It ends without a word if its runtime does; then this one makes another.
+            let _ = ended.changed().await;
+            if let Some(trouble) = &*ended.borrow() {
+                return Err(trouble.clone());
+            }
+        }
+    }
+
+    fn forget(&self, ended: u64) {
+        let mut state = self.state();
+        if matches!(&*state, State::Open(_, number) if *number == ended) {
+            *state = State::Idle;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that is being made. When it is dropped, that has ended, well or not.
+struct Making(Arc<Link>, watch::Sender<Option<Trouble>>);
+
+impl Making {
+    async fn make(self, address: CacheAddress) {
+        match tokio::time::timeout(CONNECT_MAX, connect(&address)).await {
+            Ok(Ok(connection)) => *self.0.state() = State::Open(connection, next_number()),
+            Ok(Err(trouble)) => self.fail(trouble),
+            Err(_elapsed) => self.fail(Trouble::Unreachable("it took too long".to_owned())),
+        }
+    }
+
+    fn fail(&self, trouble: Trouble) {
+        *self.0.state() = State::Idle;
+        self.1.send_replace(Some(trouble));
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        if matches!(&*state, State::Connecting(_)) {
+            *state = State::Idle;
+        }
+    }
+}
+
+async fn connect(address: &CacheAddress) -> Result<MultiplexedConnection, Trouble> {
+    let unreachable = |error: RedisError| Trouble::Unreachable(told(&error));
+    let client = match address.roots() {
+        None => Client::open(address.info().clone()).map_err(unreachable)?,
+        Some(path) => {
+            let unreadable = |error| Trouble::Unreachable(format!("{}: {error}", path.display()));
+            // Short, and seldom.
+            let roots = std::fs::read(path).map_err(unreadable)?;
+            let certificates = TlsCertificates { client_tls: None, root_cert: Some(roots) };
+            Client::build_with_tls(address.info().clone(), certificates).map_err(unreachable)?
+        }
+    };
+    // Who asks waits no longer than its own patience.
+    let config = AsyncConnectionConfig::new()
+        .set_response_timeout(None)
+        .set_connection_timeout(None)
+        .set_pipeline_buffer_size(WAITING_MAX);
+    client.get_multiplexed_async_connection_with_config(&config).await.map_err(unreachable)
+}
+
+/// What kind of error it was. The text of a server may repeat what it was sent.
+fn told(error: &RedisError) -> String {
+    match error.code() {
+        Some(code) => code.to_owned(),
+        None if error.is_connection_refusal() => "it is refused".to_owned(),
+        None => error.category().to_owned(),
+    }
+}

@@ -1,0 +1,326 @@
+//! Reading: from a question to an answer: out of the cache, from the flight of somebody else, or from the shard.
+//!
+//! **Invariant:** nothing is answered that was not read for this question and proves itself to its reader, or was read by
+//! it; a lease is asked for before the shard is.
+//! **Not here:** what voids entries (`voiding`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::asking::Asked;
+use super::entry::{self, Entry};
+use super::flight::{Boarded, Landed, Lead};
+use super::proof::{Claim, Moment, Stamp, Want};
+use super::script::{Lease, Leased, Step, leased};
+use super::shape::{About, Name};
+use super::tally::Count;
+use super::vitals::{CacheUse, ServedBy};
+use super::{Cache, shape};
+use crate::position::Position;
+use crate::query::ReadQuery;
+use crate::rows::Rows;
+use crate::sabotage::{Switch, is_on};
+
+/// What the shard answered.
+#[derive(Clone, Debug)]
+pub struct Fresh {
+    /// The rows.
+    pub rows: Rows,
+    /// Up to where they may show changes.
+    pub position: Position,
+    /// From when and how far they surely are; `None` if that is not known.
+    pub stamp: Option<Stamp>,
+    /// Who answered.
+    pub served_by: ServedBy,
+}
+
+/// What a reader gets.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The rows.
+    pub rows: Rows,
+    /// Up to where they may show changes.
+    pub position: Position,
+    /// Who answered.
+    pub served_by: ServedBy,
+    /// What the cache was to it.
+    pub cache: CacheUse,
+}
+
+impl Answer {
+    fn of(Entry { rows, claim }: Entry, served_by: ServedBy, cache: CacheUse) -> Self {
+        let position = Position { timeline: claim.timeline, at: claim.seen };
+        Self { rows, position, served_by, cache }
+    }
+
+    fn fresh(fresh: Fresh) -> Self {
+        let Fresh { rows, position, served_by, stamp: _ } = fresh;
+        Self { rows, position, served_by, cache: CacheUse::Miss }
+    }
+}
+
+/// What was found in Redis.
+enum Found {
+    Enough(Entry),
+    /// An entry that does not prove itself, and its tag.
+    Stale(Option<[u8; 16]>),
+    Nothing,
+    /// Redis was not to be asked, or did not answer.
+    Away,
+}
+
+/// A question on its way.
+struct Reading<'r> {
+    name: Name,
+    want: &'r Want,
+    began: Instant,
+    /// Until when it waits for Redis.
+    patient_until: Instant,
+}
+
+impl Cache {
+    /// Whether the answer to a question may come from here.
+    pub fn keeps(&self, query: &ReadQuery) -> bool {
+        shape::is_kept(query)
+    }
+
+    /// Told of a read that must not be answered from here.
+    pub fn bypass(&self) -> CacheUse {
+        self.tally.count(Count::Bypass);
+        CacheUse::Bypass
+    }
+
+    /// How old an answer may be for a client that allows so much.
+    pub fn age_max(&self, staleness: Duration) -> Duration {
+        let allowed = if staleness == Duration::MAX { self.settings.bound } else { staleness };
+        allowed.min(self.settings.ttl)
+    }
+
+    /// Answers a question about one key: from here if something here is enough, or else as the shard does.
+    ///
+    /// # Errors
+    /// Those of `read`, which is called at most once.
+    ///
+    /// Cancel safety: who waits for the same answer reads it then.
+    pub async fn read<E>(
+        self: &Arc<Self>,
+        (about, query): (&About<'_>, &ReadQuery),
+        (want, deadline): (&Want, Instant),
+        read: impl AsyncFnOnce() -> Result<Fresh, E>,
+    ) -> Result<Answer, E> {
+        let began = Instant::now();
+        let patient_until = (began + self.settings.patience).min(deadline);
+        let name = self.secrets.name(about, query);
+        let reading = Reading { name, want, began, patient_until };
+        let found = self.find(&reading).await;
+        if let Found::Enough(entry) = found {
+            self.tally.count(Count::Hit);
+            return Ok(Answer::of(entry, ServedBy::Cache, CacheUse::Hit));
+        }
+        loop {
+            let (flight, in_time) = match self.flights.board(&reading.name) {
+                Boarded::Leader(lead) => return self.lead(lead, reading, found, read).await,
+                Boarded::Follower(flight) => {
+                    let in_time = !flight.has_begun();
+                    (flight, in_time)
+                }
+            };
+            match tokio::time::timeout_at(deadline.into(), flight.landed()).await {
+                Ok(Some(landed)) => {
+                    self.missed(&found);
+                    if let Some(answer) = reading.from(&self.clock_of(&reading), &landed, in_time) {
+                        return Ok(answer);
+                    }
+                    return Ok(Answer::fresh(read().await?));
+                }
+                // It failed: the next one leads.
+                Ok(None) => {}
+                // The shard tells that the time is over as it does.
+                Err(_elapsed) => {
+                    self.missed(&found);
+                    return Ok(Answer::fresh(read().await?));
+                }
+            }
+        }
+    }
+
+    /// Looks for an entry that is enough.
+    async fn find(self: &Arc<Self>, reading: &Reading<'_>) -> Found {
+        if !self.may_ask() {
+            return Found::Away;
+        }
+        let Reading { name, want, patient_until, .. } = reading;
+        let mut cmd = redis::cmd("HGET");
+        cmd.arg(&name.key).arg(&name.field);
+        match self.ask(&cmd, *patient_until).await {
+            Asked::Answer(redis::Value::BulkString(bytes)) => {
+                let tag = entry::tag_of(&bytes);
+                match self.read_entry(bytes, name) {
+                    Some(entry) if entry.claim.proves(want, &self.clock.now()) => {
+                        Found::Enough(entry)
+                    }
+                    Some(_) => Found::Stale(tag),
+                    None => {
+                        // It would be met again and again.
+                        self.remove(name);
+                        Found::Nothing
+                    }
+                }
+            }
+            Asked::Answer(redis::Value::Nil) => Found::Nothing,
+            Asked::Answer(_) => {
+                self.tally.count(Count::Error);
+                Found::Nothing
+            }
+            Asked::WrongKind => Found::Nothing,
+            Asked::Late => {
+                // What is there may be what takes so long.
+                self.remove(name);
+                Found::Away
+            }
+            Asked::Trouble => Found::Away,
+        }
+    }
+
+    /// The entry of these bytes. Others have made them, if they are none.
+    fn read_entry(&self, bytes: Vec<u8>, name: &Name) -> Option<Entry> {
+        let entry = Entry::decode(bytes, &name.spot(), &self.secrets.entries);
+        if entry.is_none() {
+            self.tally.count(Count::Error);
+        }
+        entry
+    }
+
+    fn missed(&self, found: &Found) {
+        let stale = matches!(found, Found::Stale(_));
+        self.tally.count(if stale { Count::Stale } else { Count::Miss });
+    }
+
+    /// The moment at which a question began.
+    fn clock_of(&self, reading: &Reading<'_>) -> Moment {
+        self.clock.moment(reading.began)
+    }
+
+    /// Reads for all who ask the same.
+    async fn lead<E>(
+        self: &Arc<Self>,
+        lead: Lead,
+        reading: Reading<'_>,
+        found: Found,
+        read: impl AsyncFnOnce() -> Result<Fresh, E>,
+    ) -> Result<Answer, E> {
+        let lease = match self.lease(&reading, &found).await {
+            Some(Leased::Granted(lease)) => Some(lease),
+            Some(Leased::Filled(bytes)) => {
+                let entry = self.read_entry(bytes, &reading.name);
+                let now = self.clock.now();
+                let enough = entry.filter(|entry| entry.claim.proves(reading.want, &now));
+                if let Some(entry) = enough {
+                    self.tally.count(Count::Hit);
+                    let served_by = ServedBy::Cache;
+                    lead.land(Arc::new(Landed { entry: entry.clone(), served_by }));
+                    return Ok(Answer::of(entry, served_by, CacheUse::Hit));
+                }
+                None
+            }
+            Some(Leased::Refused) | None => None,
+        };
+        self.missed(&found);
+        lead.begin();
+        let fresh = read().await?;
+        let Some(stamp) = fresh.stamp else { return Ok(Answer::fresh(fresh)) };
+        let as_of = self.clock.moment(stamp.as_of);
+        let Stamp { timeline, floor, .. } = stamp;
+        let claim = Claim { timeline, floor, seen: fresh.position.at, as_of };
+        let rows = fresh.rows.clone();
+        let served_by = fresh.served_by;
+        let landed = Arc::new(Landed { entry: Entry { rows, claim }, served_by });
+        lead.land(Arc::clone(&landed));
+        self.keep(lead, reading.name, lease, landed);
+        Ok(Answer::fresh(fresh))
+    }
+
+    /// The right to fill, or what another has filled meanwhile.
+    async fn lease(self: &Arc<Self>, reading: &Reading<'_>, found: &Found) -> Option<Leased> {
+        let known = match found {
+            Found::Away | Found::Enough(_) => return None,
+            Found::Nothing => None,
+            Found::Stale(tag) => *tag,
+        };
+        if !self.breaker.is_closed() {
+            return None;
+        }
+        let lease = Lease(uuid::Uuid::new_v4().into_bytes());
+        let step = Step::acquire(&reading.name, lease, known);
+        let answer = self.step(&step, reading.patient_until).await?;
+        leased(answer, lease)
+    }
+
+    /// Stores what was read, if it may; nobody waits for it. The flight goes on until that is done: who comes meanwhile
+    /// finds the answer here or there.
+    fn keep(self: &Arc<Self>, lead: Lead, name: Name, lease: Option<Lease>, landed: Arc<Landed>) {
+        let unchecked = is_on(Switch::CacheSetWithoutVersion);
+        let Landed { entry, .. } = &*landed;
+        let old =
+            entry.claim.as_of.age(&self.clock.now()).is_none_or(|age| age > self.settings.ttl);
+        let is_kept = entry.rows.more_after.is_none() && entry.rows.total.is_none() && !old;
+        let fits = entry.rows.json().len() + 4 * entry.rows.len() + entry::OVERHEAD
+            <= self.settings.entry_bytes_max;
+        if !is_kept || !fits || (lease.is_none() && !unchecked) || !self.breaker.is_closed() {
+            return;
+        }
+        if lead.is_voided() && !unchecked {
+            self.tally.count(Count::Rejected);
+            return;
+        }
+        let Some(turn) = self.turns.take(1) else { return };
+        let cache = Arc::clone(self);
+        let bytes = entry.encode(&name.spot(), &cache.secrets.entries);
+        self.spawn(async move {
+            let _in_the_air_until_here = (lead, turn);
+            cache.fill(&name, lease, &bytes).await;
+        });
+    }
+
+    async fn fill(self: &Arc<Self>, name: &Name, lease: Option<Lease>, bytes: &[u8]) {
+        let until = Instant::now() + super::UNWAITED_MAX;
+        let ttl = self.jittered_ttl();
+        let Some(lease) = lease.filter(|_| !is_on(Switch::CacheSetWithoutVersion)) else {
+            self.ask(&Step::set(name, bytes), until).await;
+            let mut expire = redis::cmd("PEXPIRE");
+            expire.arg(&name.key).arg(ttl.as_millis() as u64);
+            self.ask(&expire, until).await;
+            return;
+        };
+        let Some(answer) = self.step(&Step::fill(name, lease, bytes, ttl), until).await else {
+            return;
+        };
+        let filled = redis::from_redis_value::<i64>(answer) == Ok(1);
+        self.tally.count(if filled { Count::Fill } else { Count::Rejected });
+    }
+
+    /// How long an entry is kept: not all that were made together end together.
+    fn jittered_ttl(&self) -> Duration {
+        let chance = uuid::Uuid::new_v4().as_u64_pair().1 as u32;
+        let spread = f64::from(chance) / f64::from(u32::MAX);
+        self.settings.ttl.mul_f64(1.0 - super::TTL_JITTER + 2.0 * super::TTL_JITTER * spread)
+    }
+}
+
+impl Reading<'_> {
+    /// The answer that another's flight brought, if it is enough. A reader that boarded `in_time`, before its read began,
+    /// gets from the primary what it would have read there itself.
+    fn from(&self, began: &Moment, landed: &Landed, in_time: bool) -> Option<Answer> {
+        let Landed { entry: Entry { rows, claim }, served_by } = landed;
+        let is_own_read = in_time && *served_by == ServedBy::Primary;
+        let holds = is_own_read || self.want.seen.is_none_or(|seen| seen <= claim.floor);
+        // What is newer than the question is new enough for it, however long the flight took.
+        let as_of = claim.as_of;
+        let is_newer = as_of.process == began.process && as_of.own >= began.own;
+        let is_new = is_newer || as_of.age(began).is_some_and(|age| age <= self.want.age_max);
+        (claim.timeline == self.want.timeline && holds && is_new).then(|| {
+            let entry = Entry { rows: rows.clone(), claim: *claim };
+            Answer::of(entry, *served_by, CacheUse::Miss)
+        })
+    }
+}
