@@ -45,7 +45,10 @@ fn what_one_router_of_a_cluster_reads_the_others_need_not() {
         &crate::client::user("k", "Ada"),
     );
     until_hit(|| plain_read(&cached.router, "k"));
-    assert_eq!(told(&plain_read(&other, "k")), ("hit", "cache"));
+    // Its first question may be too early for its connection; it is answered then, but fills nothing.
+    until_hit(|| plain_read(&other, "k"));
+    let counted = other.get("/api/analytics/metrics").json()["metrics"]["cache"].clone();
+    assert_eq!(counted["fills"], 0, "{counted}");
 
     let mut writer = stranger(&other);
     for n in 0..30 {
