@@ -1,5 +1,63 @@
 //! Cache: answers of reads kept in Redis, used only where they prove themselves new enough.
 //!
+//! Redis may lose, rewind, evict, hang or be written by others. So **no promise depends on it**, and none on a message that
+//! voids something: an entry carries what is known of it, and each reader judges by that.
+//!
+//! # What is stored
+//! All answers about one shard key of one table are one hash (`shape`). A field is one question; its value is the rows and
+//! a claim (`entry`): *these rows are of this timeline of the shard, hold every change up to `floor`, none after `seen`, and
+//! were all there was at `as_of`*. A claim is a fact about the past. It does not become wrong, only old; no loss, copy or
+//! rewind of Redis changes that. A tag under a secret of the cluster keeps everything else out. Beside the field of an entry
+//! may stand a lease for it.
+//!
+//! What is claimed is measured before the rows are read, so that everything that happens meanwhile makes the rows newer than
+//! the claim and never older. `floor` is what the replica that is read has applied, or what it was asked to have; of a
+//! primary in a file, what is committed. Of a server that leads it is 0: a commit that is flushed has a position before reads
+//! see it, so the server's position proves nothing. `as_of` is now, or when the replica last had everything. An answer
+//! during which another node has become the primary is not kept.
+//!
+//! # When an entry answers a read
+//! At level `one`, if all of this holds (`proof`):
+//! - its timeline is the one in which the shard lives. Positions of another may be of changes that were lost;
+//! - its age is within what the client allows, or the bound where it says nothing. Of what another router has stored, the
+//!   age counts as more by what clocks may differ: so with a bound not above [`CLOCK_ALLOWANCE`] each router uses its own
+//!   entries only;
+//! - what the session has seen of the shard is not after `floor`. That the history of the shard holds it was checked
+//!   before, as for every read.
+//!
+//! The session has then seen up to `seen`. So it reads its own writes, and never older than before, whichever of cache,
+//! replicas and primary answers which of its reads: these are the session guarantees of Terry et al. ("Session Guarantees
+//! for Weakly Consistent Replicated Data", 1994), read-your-writes and monotonic reads.
+//!
+//! # In which order
+//! A read: ask for the entry; none is enough: board the flight of the question (`flight`), lead it: *take the lease; measure;
+//! read the shard; answer; store under the lease*. A write: *commit; send the void; answer*; a void removes the whole hash,
+//! leases included. Leases are those of Nishtala et al. ("Scaling Memcache at Facebook", NSDI 2013): they let one of many
+//! fill, and stop a fill that a write has overtaken.
+//!
+//! # Why each race ends well
+//! *For whom a race is lost, the entry that is left is still a true claim: it serves nobody who has seen what it lacks, and
+//! nobody else longer than the bound. The lease makes that rare.*
+//!
+//! | Race | End |
+//! |---|---|
+//! | a write between the read of the rows and the fill | the void took the lease: the fill is refused |
+//! | the same, and the void is lost or late | the claim is of before the write: see above; the void ends it when it comes |
+//! | a void before the lease is taken | the write was committed before, so the rows hold it |
+//! | the lease is evicted, flushed, or lost with Redis | the fill is refused |
+//! | a lease runs out, and another fills | the token is another: the late fill is refused |
+//! | two routers miss at once | one gets the lease, the other reads and does not fill |
+//! | the rows come from a replica that lags | `floor` and `as_of` are those of the replica |
+//! | another node leads, has lost changes, or a copy was put back | the timeline is another |
+//! | a slot moves | its keys name another epoch |
+//! | Redis comes back with what it had | claims of long ago: too old, or they do not hold what was seen |
+//! | a writer's client goes away | the void is sent all the same; if before the commit, as if it were lost |
+//! | a table is dropped and made anew | its declaration is in the name of the question |
+//!
+//! # When Redis is not well
+//! Nobody waits for it longer than the patience, and writes do not wait at all. After some failures it is left alone for a
+//! while (`breaker`). Flights work without it: many who ask the same at once make one query.
+//!
 //! **Invariant:** an answer of the cache is one that the shard gave, and as new as its reader demands.
 //! **Not here:** what a read demands of its shard (`shard`), who asks (`manager`).
 
@@ -11,6 +69,7 @@ mod entry;
 mod flight;
 mod link;
 mod look;
+mod near;
 mod proof;
 mod reading;
 mod script;
@@ -28,6 +87,7 @@ use breaker::Breaker;
 use clock::Clock;
 use flight::Flights;
 use link::Links;
+use near::Near;
 use shape::Secrets;
 use tally::{Count, Tally};
 
@@ -105,6 +165,7 @@ pub struct Cache {
     links: Links,
     breaker: Breaker,
     flights: Arc<Flights>,
+    near: Option<Near>,
     turns: Turns,
     tally: Tally,
     clock: Clock,
@@ -118,6 +179,7 @@ impl Cache {
             links: Links::new(settings.address.clone()),
             breaker: Breaker::new(settings.patience),
             flights: Arc::default(),
+            near: (settings.near_bytes > 0).then(|| Near::new(settings.near_bytes)),
             turns: Turns::new(UNWAITED_COUNT_MAX),
             tally: Tally::default(),
             clock: Clock::new(),

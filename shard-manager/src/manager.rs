@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use crate::backup::Source;
 use crate::brake::{Brake, Hold};
 use crate::cache::{Cache, CacheUse, ServedBy};
 use crate::consistency::Level;
@@ -468,27 +467,6 @@ impl Manager {
     /// What holds a node back; `None` if there is no such node. For tests and for teaching.
     pub fn brake(&self, node: &str) -> Option<&Brake> {
         self.shards.iter().find_map(|shard| shard.brake(node))
-    }
-
-    /// Whether the shards are files of this process; else they are databases of servers.
-    pub fn is_embedded(&self) -> bool {
-        matches!(self.backing, Backing::Files(_))
-    }
-
-    /// The cluster, as a backup copies it; `None` if its files are not this process's.
-    pub fn saved(&self) -> Option<&Arc<Source>> {
-        match &self.backing {
-            Backing::Files(files) => Some(&files.saved),
-            Backing::Servers(_) => None,
-        }
-    }
-
-    /// Whether a process before ended in bad order, and not every file has been found well since.
-    pub fn is_unclean(&self) -> bool {
-        match &self.backing {
-            Backing::Files(files) => files.data_dir.is_unclean(),
-            Backing::Servers(_) => false,
-        }
     }
 }
 

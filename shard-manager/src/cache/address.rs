@@ -94,7 +94,10 @@ impl FromStr for CacheAddress {
         let info = url.into_connection_info().map_err(|_| AddressError::Form)?;
         // The server need not know who made the client, and is asked less when one connects.
         let settings = info.redis_settings().clone().set_skip_set_lib_name();
-        Ok(Self { info: info.set_redis_settings(settings), roots, shown })
+        // A question does not wait until the answer to the one before has come.
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
+        Ok(Self { info, roots, shown })
     }
 }
 

@@ -73,6 +73,7 @@ impl Cache {
 
     async fn try_again(&self) {
         let ping = redis::cmd("PING");
+        self.links.renew();
         // The first may have to connect; the second tells how long an answer takes.
         let tried = async {
             self.links.ask(&ping).await.ok()?;

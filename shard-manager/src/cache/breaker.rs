@@ -188,7 +188,9 @@ mod tests {
     #[test]
     fn one_at_a_time_tries_whether_it_is_back_and_the_pauses_grow() {
         let breaker = Breaker::new(PATIENCE);
-        (0..3).for_each(|_| drop(breaker.failed()));
+        for _ in 0..3 {
+            breaker.failed();
+        }
         assert_eq!(breaker.advice(), Advice::Leave, "the pause has begun");
         for pause in [2_000, 4_000, 8_000, 10_000, 10_000] {
             wait_out(&breaker);
@@ -202,7 +204,9 @@ mod tests {
         assert_eq!(breaker.advice(), Advice::Try);
         breaker.tried(true);
         assert_eq!((breaker.advice(), breaker.state()), (Advice::Ask, BreakerState::Closed));
-        (0..3).for_each(|_| drop(breaker.failed()));
+        for _ in 0..3 {
+            breaker.failed();
+        }
         assert_eq!(breaker.pause.load(Ordering::Relaxed), 2_000, "it began anew");
     }
 }

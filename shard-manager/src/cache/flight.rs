@@ -42,7 +42,7 @@ pub(super) struct Flight {
 /// What a flight brought.
 #[derive(Debug)]
 pub(super) struct Landed {
-    pub(super) entry: Entry,
+    pub(super) entry: Arc<Entry>,
     pub(super) served_by: ServedBy,
 }
 

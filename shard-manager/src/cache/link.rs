@@ -102,6 +102,17 @@ impl Links {
         }
     }
 
+    /// All that are asked next make connections anew: one may have died without a word.
+    pub(super) fn renew(&self) {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        for link in all.iter() {
+            let mut state = link.state();
+            if matches!(&*state, State::Open(..)) {
+                *state = State::Idle;
+            }
+        }
+    }
+
     /// Gives up all connections.
     pub(super) fn close(&self) {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).clear();

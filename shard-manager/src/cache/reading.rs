@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::asking::Asked;
 use super::entry::{self, Entry};
 use super::flight::{Boarded, Landed, Lead};
+use super::near::Mark;
 use super::proof::{Claim, Moment, Stamp, Want};
 use super::script::{Lease, Leased, Step, leased};
 use super::shape::{About, Name};
@@ -76,6 +77,8 @@ struct Reading<'r> {
     began: Instant,
     /// Until when it waits for Redis.
     patient_until: Instant,
+    /// What the first level is to be told with what it is to keep.
+    mark: Option<Mark>,
 }
 
 impl Cache {
@@ -111,10 +114,15 @@ impl Cache {
         let began = Instant::now();
         let patient_until = (began + self.settings.patience).min(deadline);
         let name = self.secrets.name(about, query);
-        let reading = Reading { name, want, began, patient_until };
+        if let Some(entry) = self.near_by(&name, want) {
+            return Ok(Answer::of(entry, ServedBy::Cache, CacheUse::Hit));
+        }
+        let mark = self.near.as_ref().map(|near| near.mark(name.key_hash));
+        let reading = Reading { name, want, began, patient_until, mark };
         let found = self.find(&reading).await;
         if let Found::Enough(entry) = found {
             self.tally.count(Count::Hit);
+            self.keep_near(&reading.name, reading.mark, || Arc::new(entry.clone()));
             return Ok(Answer::of(entry, ServedBy::Cache, CacheUse::Hit));
         }
         loop {
@@ -141,6 +149,22 @@ impl Cache {
                     return Ok(Answer::fresh(read().await?));
                 }
             }
+        }
+    }
+
+    /// The entry that this process keeps itself, if it is enough.
+    fn near_by(&self, name: &Name, want: &Want) -> Option<Entry> {
+        let entry = self.near.as_ref()?.get(name)?;
+        entry.claim.proves(want, &self.clock.now()).then(|| {
+            self.tally.count(Count::Hit);
+            self.tally.count(Count::NearHit);
+            Entry::clone(&entry)
+        })
+    }
+
+    fn keep_near(&self, name: &Name, mark: Option<Mark>, entry: impl FnOnce() -> Arc<Entry>) {
+        if let (Some(near), Some(mark)) = (&self.near, mark) {
+            near.keep(name, mark, entry());
         }
     }
 
@@ -218,7 +242,9 @@ impl Cache {
                 if let Some(entry) = enough {
                     self.tally.count(Count::Hit);
                     let served_by = ServedBy::Cache;
-                    lead.land(Arc::new(Landed { entry: entry.clone(), served_by }));
+                    let kept = Arc::new(entry.clone());
+                    self.keep_near(&reading.name, reading.mark, || Arc::clone(&kept));
+                    lead.land(Arc::new(Landed { entry: kept, served_by }));
                     return Ok(Answer::of(entry, served_by, CacheUse::Hit));
                 }
                 None
@@ -234,9 +260,9 @@ impl Cache {
         let claim = Claim { timeline, floor, seen: fresh.position.at, as_of };
         let rows = fresh.rows.clone();
         let served_by = fresh.served_by;
-        let landed = Arc::new(Landed { entry: Entry { rows, claim }, served_by });
+        let landed = Arc::new(Landed { entry: Arc::new(Entry { rows, claim }), served_by });
         lead.land(Arc::clone(&landed));
-        self.keep(lead, reading.name, lease, landed);
+        self.keep(lead, reading, lease, landed);
         Ok(Answer::fresh(fresh))
     }
 
@@ -258,15 +284,26 @@ impl Cache {
 
     /// Stores what was read, if it may; nobody waits for it. The flight goes on until that is done: who comes meanwhile
     /// finds the answer here or there.
-    fn keep(self: &Arc<Self>, lead: Lead, name: Name, lease: Option<Lease>, landed: Arc<Landed>) {
+    fn keep(
+        self: &Arc<Self>,
+        lead: Lead,
+        reading: Reading<'_>,
+        lease: Option<Lease>,
+        landed: Arc<Landed>,
+    ) {
+        let Reading { name, mark, .. } = reading;
         let unchecked = is_on(Switch::CacheSetWithoutVersion);
         let Landed { entry, .. } = &*landed;
         let old =
             entry.claim.as_of.age(&self.clock.now()).is_none_or(|age| age > self.settings.ttl);
-        let is_kept = entry.rows.more_after.is_none() && entry.rows.total.is_none() && !old;
+        let is_whole = entry.rows.more_after.is_none() && entry.rows.total.is_none();
         let fits = entry.rows.json().len() + 4 * entry.rows.len() + entry::OVERHEAD
             <= self.settings.entry_bytes_max;
-        if !is_kept || !fits || (lease.is_none() && !unchecked) || !self.breaker.is_closed() {
+        if !is_whole || !fits || old {
+            return;
+        }
+        self.keep_near(&name, mark, || Arc::clone(entry));
+        if (lease.is_none() && !unchecked) || !self.breaker.is_closed() {
             return;
         }
         if lead.is_voided() && !unchecked {
@@ -311,7 +348,8 @@ impl Reading<'_> {
     /// The answer that another's flight brought, if it is enough. A reader that boarded `in_time`, before its read began,
     /// gets from the primary what it would have read there itself.
     fn from(&self, began: &Moment, landed: &Landed, in_time: bool) -> Option<Answer> {
-        let Landed { entry: Entry { rows, claim }, served_by } = landed;
+        let Landed { entry, served_by } = landed;
+        let Entry { rows, claim } = &**entry;
         let is_own_read = in_time && *served_by == ServedBy::Primary;
         let holds = is_own_read || self.want.seen.is_none_or(|seen| seen <= claim.floor);
         // What is newer than the question is new enough for it, however long the flight took.

@@ -26,6 +26,9 @@ impl Cache {
         for about in written {
             let (key, hash) = self.secrets.key(&about);
             self.flights.void(hash);
+            if let Some(near) = &self.near {
+                near.void(hash);
+            }
             self.tally.count(Count::Void);
             keys.push(key);
             if keys.len() == CHUNK {

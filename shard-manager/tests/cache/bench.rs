@@ -1,0 +1,128 @@
+//! Bench: a cache, and a shard that the test plays itself, so that every step can be held.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use shard_manager::cache::{
+    About, Answer, Cache, CacheSettings, CacheUse, Fresh, ServedBy, Stamp, Want,
+};
+use shard_manager::keyspace::Slot;
+use shard_manager::position::Position;
+use shard_manager::query::ReadQuery;
+use shard_manager::rows::Rows;
+use shard_manager::table::{Column, Table};
+use shard_manager::token::TokenKey;
+use shard_manager::value::ColumnType;
+
+/// A shard of one row, which holds the number of its last change.
+#[derive(Default)]
+pub(crate) struct Played {
+    pub(crate) at: AtomicU64,
+    pub(crate) queries: AtomicUsize,
+}
+
+impl Played {
+    pub(crate) fn new(at: u64) -> Self {
+        Self { at: AtomicU64::new(at), queries: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn write(&self) -> u64 {
+        self.at.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    pub(crate) fn queries(&self) -> usize {
+        self.queries.load(Ordering::SeqCst)
+    }
+
+    /// As a primary whose positions mean what they say.
+    pub(crate) fn read(&self) -> Fresh {
+        self.queries.fetch_add(1, Ordering::SeqCst);
+        fresh(self.at.load(Ordering::SeqCst))
+    }
+}
+
+/// What a shard answers that is at this change.
+pub(crate) fn fresh(at: u64) -> Fresh {
+    let as_of = Instant::now();
+    let stamp = Some(Stamp { timeline: 1, floor: at, as_of });
+    let position = Position { timeline: 1, at };
+    Fresh { rows: rows(&format!("{{\"n\":{at}}}")), position, stamp, served_by: ServedBy::Primary }
+}
+
+pub(crate) fn rows(row: &str) -> Rows {
+    let mut rows = Rows::default();
+    let Ok(()) = rows.push(|json| {
+        json.extend_from_slice(row.as_bytes());
+        Ok::<(), Infallible>(())
+    });
+    rows
+}
+
+/// The number that an answer shows.
+pub(crate) fn number(answer: &Answer) -> u64 {
+    let json = std::str::from_utf8(answer.rows.json()).unwrap();
+    json.trim_start_matches("{\"n\":").trim_end_matches('}').parse().unwrap()
+}
+
+pub(crate) fn table() -> Arc<Table> {
+    let column = |name: &str| Column { name: name.into(), kind: ColumnType::Text, nullable: false };
+    let columns = vec![column("id"), column("n")];
+    Arc::new(Table::new("users", columns, &["id".to_owned()], None).unwrap())
+}
+
+pub(crate) fn about(key: &str) -> About<'_> {
+    About { epoch: 1, slot: Slot::new(7).unwrap(), table: "users", key }
+}
+
+/// Whatever age, by a client who has seen this.
+pub(crate) fn want(seen: Option<u64>) -> Want {
+    Want { timeline: 1, seen, age_max: CacheSettings::TTL_MAX }
+}
+
+pub(crate) fn deadline() -> Instant {
+    Instant::now() + Duration::from_secs(30)
+}
+
+/// One router's cache. All of a test are of the same cluster.
+pub(crate) fn router(settings: &CacheSettings) -> Arc<Cache> {
+    Arc::new(Cache::new(settings.clone(), &TokenKey::new([9; 16])))
+}
+
+/// Asks for the row of a key.
+pub(crate) async fn ask(
+    cache: &Arc<Cache>,
+    key: &str,
+    want: &Want,
+    read: impl AsyncFnOnce() -> Fresh,
+) -> Answer {
+    let query = ReadQuery::all(&table());
+    let read = async || Ok::<_, Infallible>(read().await);
+    let Ok(answer) = cache.read((&about(key), &query), (want, deadline()), read).await;
+    answer
+}
+
+/// Asks, and tells what was answered, and what the cache was to it.
+pub(crate) async fn told(cache: &Arc<Cache>, shard: &Played, seen: Option<u64>) -> (u64, CacheUse) {
+    let answer = ask(cache, "k", &want(seen), async || shard.read()).await;
+    (number(&answer), answer.cache)
+}
+
+/// Lets everything else on this runtime go on until something is so.
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = deadline();
+    while !is_so() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Asks, and waits until the answer is stored.
+pub(crate) async fn fill(cache: &Arc<Cache>, shard: &Played) -> u64 {
+    let before = cache.vitals().fills;
+    let (number, used) = told(cache, shard, None).await;
+    assert_eq!(used, CacheUse::Miss);
+    until("it is stored", || cache.vitals().fills > before).await;
+    number
+}

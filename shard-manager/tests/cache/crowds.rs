@@ -1,0 +1,211 @@
+//! Crowds: many who ask the same at the same time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::future::join_all;
+use shard_manager::cache::CacheUse::{Hit, Miss};
+use shard_manager::cache::{Answer, BreakerState, Cache, CacheSettings, ServedBy, Want};
+use shard_manager::query::ReadQuery;
+use tokio::sync::{Notify, oneshot};
+
+use crate::bench::{Played, about, ask, deadline, fresh, number, router, table, told, until, want};
+use crate::redis_server::{Server, nowhere};
+
+async fn a_crowd(settings: CacheSettings) -> (usize, Arc<Cache>) {
+    let cache = router(&settings);
+    let shard = Played::new(1);
+    let readers = (0..1_000).map(|_| ask_slowly(&cache, &shard));
+    let numbers = join_all(readers).await;
+    assert!(numbers.iter().all(|number| *number == 1));
+    (shard.queries(), cache)
+}
+
+async fn ask_slowly(cache: &Arc<Cache>, shard: &Played) -> u64 {
+    let read = async || {
+        let answer = shard.read();
+        // Long enough for all to come.
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        answer
+    };
+    number(&ask(cache, "k", &want(None), read).await)
+}
+
+#[tokio::test]
+async fn a_thousand_readers_of_a_cold_key_make_one_query() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let (queries, cache) = a_crowd(redis.settings()).await;
+    assert_eq!(queries, 1);
+    until("it is stored", || cache.vitals().fills == 1).await;
+}
+
+#[tokio::test]
+async fn a_thousand_readers_make_one_query_also_without_redis() {
+    let (queries, _) = a_crowd(nowhere()).await;
+    assert_eq!(queries, 1);
+}
+
+#[tokio::test]
+async fn readers_on_all_threads_make_one_query() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let settings = redis.settings();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(4).enable_all().build().unwrap();
+    let crowd = std::thread::spawn(move || {
+        let cache = router(&settings);
+        let shard = Arc::new(Played::new(1));
+        let queries = runtime.block_on(async {
+            let readers = (0..200).map(|_| {
+                let (cache, shard) = (Arc::clone(&cache), Arc::clone(&shard));
+                runtime.spawn(async move { ask_slowly(&cache, &shard).await })
+            });
+            join_all(readers)
+                .await
+                .into_iter()
+                .for_each(|answered| assert_eq!(answered.unwrap(), 1));
+            shard.queries()
+        });
+        drop(runtime);
+        queries
+    });
+    let queries = tokio::task::spawn_blocking(move || crowd.join().unwrap()).await.unwrap();
+    assert_eq!(queries, 1);
+}
+
+/// A cache that has found out that there is no Redis: who asks, boards a flight at once.
+async fn without_redis() -> Arc<Cache> {
+    let cache = router(&nowhere());
+    while cache.vitals().breaker == BreakerState::Closed {
+        ask(&cache, "other", &want(None), async || fresh(1)).await;
+    }
+    cache
+}
+
+#[tokio::test]
+async fn if_the_one_who_reads_goes_away_the_next_one_reads() {
+    let cache = without_redis().await;
+    let shard = Arc::new(Played::new(1));
+    let begun = Arc::new(Notify::new());
+    let leader = tokio::spawn({
+        let (cache, shard, begun) = (Arc::clone(&cache), Arc::clone(&shard), Arc::clone(&begun));
+        async move {
+            ask(&cache, "k", &want(None), async || {
+                shard.read();
+                begun.notify_one();
+                std::future::pending().await
+            })
+            .await
+        }
+    });
+    begun.notified().await;
+    let wants = want(None);
+    let follower = ask(&cache, "k", &wants, async || shard.read());
+    let gone = async {
+        tokio::task::yield_now().await;
+        leader.abort();
+    };
+    let (answer, ()) = tokio::join!(follower, gone);
+    assert_eq!((number(&answer), shard.queries()), (1, 2));
+}
+
+#[tokio::test]
+async fn a_failure_is_told_to_the_one_who_read_and_the_next_one_reads() {
+    let cache = without_redis().await;
+    let query = ReadQuery::all(&table());
+    let about = about("k");
+    let (go, held) = oneshot::channel::<()>();
+    let wants = want(None);
+    let failing = cache.read((&about, &query), (&wants, deadline()), async || {
+        held.await.unwrap();
+        Err::<_, &str>("the shard is away")
+    });
+    let next = async {
+        tokio::task::yield_now().await;
+        let follower = ask(&cache, "k", &wants, async || fresh(1));
+        let let_it_fail = async {
+            tokio::task::yield_now().await;
+            go.send(()).unwrap();
+        };
+        tokio::join!(follower, let_it_fail).0
+    };
+    let (failed, answer) = tokio::join!(failing, next);
+    assert_eq!(failed.unwrap_err(), "the shard is away");
+    assert_eq!(number(&answer), 1);
+}
+
+/// Two who ask the same, the second while the first reads: what the first has read serves the second if it is enough.
+async fn together(cache: &Arc<Cache>, first: Answered, second: &Want) -> (Answer, bool) {
+    let begun = Notify::new();
+    let (go, held) = oneshot::channel::<()>();
+    let wants = want(None);
+    let leader = ask(cache, "k", &wants, async || {
+        begun.notify_one();
+        held.await.unwrap();
+        first()
+    });
+    let has_read = AtomicBool::new(false);
+    let follower = async {
+        begun.notified().await;
+        let follower = ask(cache, "k", second, async || {
+            has_read.store(true, Ordering::SeqCst);
+            fresh(10)
+        });
+        let release = async {
+            tokio::task::yield_now().await;
+            go.send(()).unwrap();
+        };
+        tokio::join!(follower, release).0
+    };
+    let (_, answer) = tokio::join!(leader, follower);
+    (answer, has_read.into_inner())
+}
+
+type Answered = fn() -> shard_manager::cache::Fresh;
+
+#[tokio::test]
+async fn what_another_has_read_serves_a_session_only_if_it_holds_what_that_has_seen() {
+    let cache = without_redis().await;
+    let at_five = || fresh(5);
+    let (answer, has_read) = together(&cache, at_five, &want(Some(5))).await;
+    assert_eq!((number(&answer), answer.cache, has_read), (5, Miss, false));
+    let (answer, has_read) = together(&cache, at_five, &want(Some(6))).await;
+    assert_eq!((number(&answer), has_read), (10, true));
+}
+
+#[tokio::test]
+async fn what_another_has_read_of_a_replica_that_lags_serves_nobody_who_wants_newer() {
+    let cache = without_redis().await;
+    let lagging = || {
+        let mut answer = fresh(5);
+        answer.served_by = ServedBy::Replica;
+        let aged = std::time::Instant::now() - std::time::Duration::from_secs(3);
+        answer.stamp = answer.stamp.map(|mut stamp| {
+            stamp.as_of = aged;
+            stamp
+        });
+        answer
+    };
+    let strict = Want { age_max: std::time::Duration::from_secs(2), ..want(None) };
+    let (answer, has_read) = together(&cache, lagging, &strict).await;
+    assert_eq!((number(&answer), has_read), (10, true));
+    let (answer, has_read) = together(&cache, lagging, &want(None)).await;
+    assert_eq!((number(&answer), has_read), (5, false));
+}
+
+#[tokio::test]
+async fn who_asks_after_a_write_does_not_get_what_is_being_read_since_before_it() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    let old = ask(&cache, "k", &want(None), async || {
+        let old = shard.read();
+        shard.write();
+        cache.void([about("k")]);
+        assert_eq!(told(&cache, &shard, None).await, (2, Miss));
+        old
+    })
+    .await;
+    assert_eq!(number(&old), 1);
+    until("of the two one is stored", || cache.vitals().fills == 1).await;
+    until("and one is not", || cache.vitals().rejected == 1).await;
+    assert_eq!(told(&cache, &shard, None).await, (2, Hit));
+}

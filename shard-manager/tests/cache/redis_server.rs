@@ -1,0 +1,149 @@
+//! Server: a Redis of the test's own, on a free port of the loopback, in a folder that goes with it.
+
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use redis::{Commands as _, Connection};
+use rustix::process::{Pid, Signal, kill_process};
+use shard_manager::cache::{CacheAddress, CacheSettings};
+use tempfile::TempDir;
+
+/// Waits until something is so. No test waits that long; one that does has found a defect.
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A Redis.
+pub(crate) struct Server {
+    child: Child,
+    port: u16,
+    dir: TempDir,
+    options: Vec<String>,
+    password: Option<String>,
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Where nobody listens.
+pub(crate) fn nowhere() -> CacheSettings {
+    settings(free_port(), None)
+}
+
+fn settings(port: u16, password: Option<&str>) -> CacheSettings {
+    let user = password.map(|password| format!(":{password}@")).unwrap_or_default();
+    let address = format!("redis://{user}127.0.0.1:{port}/0");
+    let mut settings = CacheSettings::at(address.parse::<CacheAddress>().unwrap());
+    // The machine may be busy; who tests patience sets its own.
+    settings.patience = CacheSettings::PATIENCE_MAX;
+    settings
+}
+
+impl Server {
+    /// One with these options; `None`, said aloud, if there is no such program.
+    pub(crate) fn start(options: &[&str]) -> Option<Self> {
+        if Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_err() {
+            eprintln!("PASSED OVER: there is no redis-server on this machine");
+            return None;
+        }
+        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+        let password = options.windows(2).find(|pair| pair[0] == "--requirepass");
+        let password = password.map(|pair| pair[1].clone());
+        let dir = tempfile::tempdir().unwrap();
+        // Another may take a port that was free a moment ago.
+        for _ in 0..20 {
+            let port = free_port();
+            let mut child = spawn(port, &dir, &options);
+            if listens(&mut child, port) {
+                return Some(Self { child, port, dir, options, password });
+            }
+        }
+        panic!("no Redis starts");
+    }
+
+    /// How to reach it.
+    pub(crate) fn settings(&self) -> CacheSettings {
+        settings(self.port, self.password.as_deref())
+    }
+
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// With a password that is not its own.
+    pub(crate) fn settings_of_a_stranger(&self) -> CacheSettings {
+        settings(self.port, Some("guessed"))
+    }
+
+    /// A way into it beside the cache.
+    pub(crate) fn door(&self) -> Connection {
+        let user = self.password.as_ref().map(|password| format!(":{password}@"));
+        let address = format!("redis://{}127.0.0.1:{}/0", user.unwrap_or_default(), self.port);
+        redis::Client::open(address).unwrap().get_connection().unwrap()
+    }
+
+    /// All keys that there are.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        self.door().keys("*").unwrap()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// As if its machine lost power.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again in the same place.
+    pub(crate) fn restart(&mut self) {
+        self.child = spawn(self.port, &self.dir, &self.options);
+        assert!(listens(&mut self.child, self.port), "its port is taken");
+    }
+
+    /// Its folder.
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(port: u16, dir: &TempDir, options: &[String]) -> Child {
+    let mut command = Command::new("redis-server");
+    let port = port.to_string();
+    if options.iter().any(|option| option == "--tls-cert-file") {
+        command.args(["--tls-port", &port, "--port", "0"]);
+    } else {
+        command.args(["--port", &port]);
+    }
+    command.args(["--bind", "127.0.0.1", "--save", ""]);
+    command.arg("--dir").arg(dir.path()).args(options);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn listens(child: &mut Child, port: u16) -> bool {
+    let mut listens = false;
+    eventually("Redis listens, or ends", || {
+        if child.try_wait().unwrap().is_some() {
+            return true;
+        }
+        listens = TcpStream::connect(("127.0.0.1", port)).is_ok();
+        listens
+    });
+    listens && child.try_wait().unwrap().is_none()
+}

@@ -1,0 +1,46 @@
+//! Secured: Redis behind TLS.
+
+use std::fs;
+
+use shard_manager::cache::CacheUse::{Hit, Miss};
+use shard_manager::cache::{BreakerState, CacheSettings};
+
+use crate::bench::{Played, fill, router, told};
+use crate::certificates::Authority;
+use crate::redis_server::Server;
+
+#[tokio::test]
+async fn redis_is_spoken_to_through_tls_and_only_if_its_certificate_is_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let (good, foreign) = (Authority::new(), Authority::new());
+    let (certificate, key) = good.sign("localhost", false);
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let roots = file("roots.pem", &good.pem);
+    let others = file("others.pem", &foreign.pem);
+    let (certificate, key) = (file("server.pem", &certificate), file("server.key", &key));
+    let options = [
+        ["--tls-cert-file", &certificate],
+        ["--tls-key-file", &key],
+        ["--tls-ca-cert-file", &roots],
+        ["--tls-auth-clients", "no"],
+    ];
+    let Some(redis) = Server::start(options.as_flattened()) else { return };
+    let at = |roots: &str| CacheSettings {
+        address: format!("rediss://localhost:{}?ca={roots}", redis.port()).parse().unwrap(),
+        ..redis.settings()
+    };
+    let (cache, shard) = (router(&at(&roots)), Played::new(1));
+    fill(&cache, &shard).await;
+    assert_eq!(told(&cache, &shard, None).await, (1, Hit));
+    for wrong in [&others, "/nowhere/roots.pem"] {
+        let stranger = router(&at(wrong));
+        for _ in 0..3 {
+            assert_eq!(told(&stranger, &shard, None).await, (1, Miss));
+        }
+        assert_eq!(stranger.vitals().breaker, BreakerState::Open);
+    }
+}

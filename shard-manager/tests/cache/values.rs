@@ -1,0 +1,207 @@
+//! Values: what may stand under the cache's keys, its own and what others have put there.
+
+use std::time::Duration;
+
+use redis::Commands as _;
+use shard_manager::cache::CacheUse::{Hit, Miss};
+use shard_manager::cache::{CacheAddress, CacheSettings};
+use shard_manager::query::{Condition, OrderBy, Output, ReadQuery, State, Test};
+use shard_manager::rows::Rows;
+use shard_manager::token::TokenKey;
+
+use crate::bench::{
+    Played, about, ask, deadline, fill, fresh, number, router, rows, table, told, until, want,
+};
+use crate::redis_server::Server;
+
+#[tokio::test]
+async fn that_there_is_nothing_is_an_answer_too() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let cache = router(&redis.settings());
+    let nothing = async || {
+        let mut answer = fresh(1);
+        answer.rows = Rows::default();
+        answer
+    };
+    ask(&cache, "k", &want(None), nothing).await;
+    until("it is stored", || cache.vitals().fills == 1).await;
+    let answer = ask(&cache, "k", &want(None), async || unreachable!()).await;
+    assert_eq!((answer.rows.len(), answer.cache), (0, Hit));
+}
+
+#[tokio::test]
+async fn what_is_no_entry_of_the_cache_is_passed_over_and_removed() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    fill(&cache, &shard).await;
+    let mut door = redis.door();
+    let key = redis.keys().remove(0);
+    let (field, good) = door.hgetall::<_, Vec<(Vec<u8>, Vec<u8>)>>(&key).unwrap().remove(0);
+    let mut flipped = good.clone();
+    flipped[3] ^= 1;
+    let cut = good[..good.len() - 1].to_vec();
+    let huge = vec![b'x'; 8 << 20];
+    for foreign in [flipped, cut, huge, Vec::new(), b"{}".to_vec(), vec![0; 200]] {
+        let () = door.hset(&key, &field, foreign).unwrap();
+        let errors = cache.vitals().errors;
+        assert_eq!(told(&cache, &shard, None).await, (1, Miss));
+        assert!(cache.vitals().errors > errors);
+        until("a good one is in its place again", || {
+            door.hget::<_, _, Option<Vec<u8>>>(&key, &field)
+                .unwrap()
+                .is_none_or(|v| v.len() == good.len())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_of_another_kind_is_replaced() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    fill(&cache, &shard).await;
+    let mut door = redis.door();
+    let key = redis.keys().remove(0);
+    let () = door.set(&key, "text").unwrap();
+    assert_eq!(told(&cache, &shard, None).await, (1, Miss));
+    until("it is stored in its place", || cache.vitals().fills == 2).await;
+    assert_eq!(told(&cache, &shard, None).await, (1, Hit));
+}
+
+#[tokio::test]
+async fn an_entry_put_in_the_place_of_another_is_no_entry() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    fill(&cache, &shard).await;
+    let mut door = redis.door();
+    let key = redis.keys().remove(0);
+    let other = format!("{}2", &key);
+    let () = redis::cmd("COPY").arg(&key).arg(&other).query(&mut door).unwrap();
+    let answer = ask(&cache, "k2", &want(None), async || fresh(7)).await;
+    assert_eq!((number(&answer), answer.cache), (7, Miss));
+}
+
+#[tokio::test]
+async fn two_clusters_on_one_redis_never_meet() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let one = router(&redis.settings());
+    let key = TokenKey::new([1; 16]);
+    let other = std::sync::Arc::new(shard_manager::cache::Cache::new(redis.settings(), &key));
+    fill(&one, &Played::new(1)).await;
+    assert_eq!(told(&other, &Played::new(2), None).await, (2, Miss));
+    until("both are stored", || redis.keys().len() == 2).await;
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_not_kept() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let mut settings = redis.settings();
+    settings.entry_bytes_max = CacheSettings::ENTRY_BYTES_LEAST;
+    let cache = router(&settings);
+    let sized = |bytes: usize| {
+        let mut answer = fresh(1);
+        answer.rows = rows(&format!("\"{}\"", "x".repeat(bytes)));
+        answer
+    };
+    ask(&cache, "large", &want(None), async || sized(1_000)).await;
+    ask(&cache, "small", &want(None), async || sized(900)).await;
+    until("the small one is stored", || cache.vitals().fills == 1).await;
+    let keep = async || sized(1);
+    assert_eq!(ask(&cache, "large", &want(None), keep).await.cache, Miss);
+    assert_eq!(ask(&cache, "small", &want(None), keep).await.cache, Hit);
+}
+
+#[tokio::test]
+async fn entries_expire_about_when_they_are_said_to_and_not_all_at_once() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let mut settings = redis.settings();
+    settings.ttl = Duration::from_secs(20);
+    let cache = router(&settings);
+    for key in 0..50 {
+        ask(&cache, &format!("k{key}"), &want(None), async || fresh(1)).await;
+    }
+    until("all are stored", || cache.vitals().fills == 50).await;
+    let mut door = redis.door();
+    let ttls: Vec<i64> = redis.keys().iter().map(|key| door.pttl(key).unwrap()).collect();
+    assert_eq!(ttls.len(), 50);
+    // Some seconds may have passed.
+    assert!(ttls.iter().all(|ttl| (10_000..=22_000).contains(ttl)), "{ttls:?}");
+    let (least, most) = (ttls.iter().min().unwrap(), ttls.iter().max().unwrap());
+    assert!(most - least > 500, "{ttls:?}");
+}
+
+#[tokio::test]
+async fn each_question_has_its_own_answer_and_a_write_voids_all_of_its_key() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let cache = router(&redis.settings());
+    let all = ReadQuery::all(&table());
+    let output = |column, alias: Option<&str>| Output { column, alias: alias.map(str::to_owned) };
+    let condition = Condition::Column(2, Test::Is(State::Null));
+    let questions = vec![
+        all.clone(),
+        ReadQuery { limit: 1, ..all.clone() },
+        ReadQuery { outputs: vec![output(2, None)], ..all.clone() },
+        ReadQuery { outputs: vec![output(2, Some("a"))], ..all.clone() },
+        ReadQuery { outputs: vec![output(3, Some("a"))], ..all.clone() },
+        ReadQuery { order: vec![OrderBy { column: 2, descending: true }], ..all.clone() },
+        ReadQuery { order: vec![OrderBy { column: 2, descending: false }], ..all.clone() },
+        ReadQuery { conditions: vec![condition.clone()], ..all.clone() },
+        ReadQuery { conditions: vec![Condition::Not(Box::new(condition))], ..all.clone() },
+    ];
+    let read = async |query: &ReadQuery, number: u64| {
+        let read = async || Ok::<_, std::convert::Infallible>(fresh(number));
+        let Ok(answer) = cache.read((&about("k"), query), (&want(None), deadline()), read).await;
+        answer
+    };
+    for (number, query) in (0..).zip(&questions) {
+        read(query, number).await;
+    }
+    until("all are stored", || cache.vitals().fills == questions.len() as u64).await;
+    for (expected, query) in (0..).zip(&questions) {
+        let answer = read(query, 99).await;
+        assert_eq!((number(&answer), answer.cache), (expected, Hit), "{query:?}");
+    }
+    assert_eq!(redis.keys().len(), 1);
+    cache.void([about("k")]);
+    until("all are gone", || redis.keys().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_asked_in_many_ways_does_not_grow() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let cache = router(&redis.settings());
+    for limit in 1..=100 {
+        let query = ReadQuery { limit, ..ReadQuery::all(&table()) };
+        let read = async || Ok::<_, std::convert::Infallible>(fresh(1));
+        let Ok(_) = cache.read((&about("k"), &query), (&want(None), deadline()), read).await;
+        let ended = |vitals: shard_manager::cache::CacheVitals| vitals.fills + vitals.rejected;
+        until("it is stored", || ended(cache.vitals()) == u64::from(limit)).await;
+        let fields: usize = redis.door().hlen(redis.keys().remove(0)).unwrap();
+        assert!(fields <= 32, "{fields}");
+    }
+}
+
+#[test]
+fn addresses_show_no_password_and_say_what_is_wrong_with_them() {
+    let parse = |text: &str| text.parse::<CacheAddress>();
+    let address = parse("rediss://me:s%40cret@cache.example:6380/3?ca=/etc/ca.pem").unwrap();
+    for shown in [format!("{address}"), format!("{address:?}"), address.redacted().to_owned()] {
+        assert!(shown.contains("cache.example:6380/3") && shown.contains("***"), "{shown}");
+        assert!(!shown.contains("cret"), "{shown}");
+    }
+    for bad in [
+        "http://a",
+        "redis://",
+        "redis://h/x",
+        "redis://h/1001",
+        "redis://h?x=1",
+        "redis://h?ca=/a",
+        "redis://:secret@/0",
+        "redis://:sec/ret@h:1/0",
+        "redis://:secret@h:99999",
+        "rediss://h?ca=",
+    ] {
+        let error = parse(bad).unwrap_err().to_string();
+        assert!(!error.contains("secret") && !error.contains("ret@"), "{bad}: {error}");
+    }
+}

@@ -1,0 +1,111 @@
+//! Cached: a cache before servers, whose positions and roles others decide about.
+
+use std::time::{Duration, Instant};
+
+use shard_manager::cache::CacheUse::{Hit, Miss};
+use shard_manager::cache::{CacheSettings, ServedBy};
+use shard_manager::consistency::Level;
+use shard_manager::local::Stop;
+use shard_manager::manager::{Manager, ReadDone, Wish};
+use shard_manager::token::SessionToken;
+
+use crate::cluster::{Trio, connect};
+use crate::redis_server::Server as Redis;
+use crate::server::runtime;
+use crate::visits::{at, get, put, seen};
+
+/// Whoever has seen this, and bears what a busy machine adds to the age of an entry.
+fn with(session: &SessionToken) -> Wish {
+    Wish { session: session.clone(), staleness: CacheSettings::TTL_MAX, ..at(Level::One) }
+}
+
+async fn read(manager: &Manager, key: &str, wish: &Wish) -> ReadDone {
+    get(manager, key, wish).await.unwrap()
+}
+
+/// Reads until the cache answers, which it must not do with anything else than this version.
+async fn until_hit(manager: &Manager, key: &str, wish: &Wish, version: i64) {
+    let began = Instant::now();
+    loop {
+        let read = read(manager, key, wish).await;
+        assert_eq!(read.version(), Some(version));
+        if read.cache == Some(Hit) {
+            assert_eq!(read.served_by, ServedBy::Cache);
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "the cache never answers");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[test]
+fn routers_share_what_is_cached_and_a_session_reads_its_writes_through_each_of_them() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let trio = Trio::start();
+    let one = connect(&trio.address()).with_cache(redis.settings());
+    let other = connect(&trio.address()).with_cache(redis.settings());
+    runtime().block_on(async {
+        for _ in 0..30 {
+            let written = put(&one, "k", &at(Level::One)).await.unwrap();
+            let wish = with(&seen(&one, &written));
+            for router in [&other, &one, &other] {
+                let read = read(router, "k", &wish).await;
+                assert_eq!(read.version(), Some(written.row.version));
+            }
+        }
+        // What a replica has shown serves sessions, once it holds what they have seen.
+        let written = put(&one, "k", &at(Level::All)).await.unwrap();
+        let wish = with(&seen(&one, &written));
+        until_hit(&one, "k", &wish, written.row.version).await;
+        until_hit(&other, "k", &wish, written.row.version).await;
+    });
+    one.close();
+    other.close();
+}
+
+#[test]
+fn what_a_primary_has_shown_serves_only_those_who_have_seen_nothing() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let trio = Trio::of(0, &[]);
+    let manager = connect(&trio.address()).with_cache(redis.settings());
+    runtime().block_on(async {
+        let written = put(&manager, "k", &at(Level::One)).await.unwrap();
+        until_hit(&manager, "k", &with(&SessionToken::empty()), written.row.version).await;
+        let wish = with(&seen(&manager, &written));
+        for _ in 0..5 {
+            let read = read(&manager, "k", &wish).await;
+            assert_eq!((read.cache, read.served_by), (Some(Miss), ServedBy::Primary));
+        }
+        // A hit is remembered as well: the session sees nothing older afterwards.
+        let hit = read(&manager, "k", &with(&SessionToken::empty())).await;
+        assert_eq!(hit.cache, Some(Hit));
+        assert_eq!(read(&manager, "k", &with(&hit.session)).await.cache, Some(Miss));
+    });
+    manager.close();
+}
+
+#[test]
+fn after_a_failover_nothing_is_answered_by_what_was_cached_before() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let mut trio = Trio::start();
+    let manager = connect(&trio.address()).with_cache(redis.settings());
+    runtime().block_on(async {
+        let written = put(&manager, "k", &at(Level::All)).await.unwrap();
+        let version = written.row.version;
+        until_hit(&manager, "k", &with(&SessionToken::empty()), version).await;
+        let promoting = tokio::task::spawn_blocking(move || {
+            trio.cluster.stop_node("shard1-primary", Stop::Immediate).unwrap();
+            trio.cluster.promote_best("shard1").unwrap();
+            trio
+        });
+        let trio = promoting.await.unwrap();
+        put(&manager, "after", &at(Level::One)).await.unwrap();
+        assert_eq!(redis.keys().len(), 1, "the entry is there");
+        let first = read(&manager, "k", &with(&SessionToken::empty())).await;
+        assert_eq!((first.version(), first.cache), (Some(version), Some(Miss)));
+        assert!(manager.cache_vitals().unwrap().stale > 0);
+        until_hit(&manager, "k", &with(&SessionToken::empty()), version).await;
+        drop(trio);
+    });
+    manager.close();
+}
