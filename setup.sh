@@ -129,6 +129,7 @@ install_for_tests() {
         miss 'Python with venv, in which a test runs schemathesis against the API' python3 python3-venv
     has chromium || miss 'Chromium, in which tests look at the dashboard' chromium
     has npm || miss 'npm, which brings axe-core, which judges the dashboard' npm
+    has redis-server || miss 'Redis, which tests use as the cache' redis-server
     check_postgres
     install_missing
     fetch_axe
@@ -162,6 +163,7 @@ install_missing() {
     as_root+=(env DEBIAN_FRONTEND=noninteractive)
     "${as_root[@]}" apt-get update --quiet </dev/null || say 'the lists of packages stay as they are'
     [[ " ${packages[*]} " != *' postgresql '* ]] || want_no_server
+    [[ " ${packages[*]} " != *' redis-server '* ]] || want_no_redis
     "${as_root[@]}" apt-get install --yes --no-install-recommends "${packages[@]}" </dev/null ||
         die "that did not work. Please run as root: apt-get update && $apt"
 }
@@ -172,6 +174,14 @@ want_no_server() {
     "${as_root[@]}" test -e "$file" && return
     "${as_root[@]}" mkdir -p "${file%/*}"
     "${as_root[@]}" tee "$file" <<<'create_main_cluster = false' >/dev/null
+}
+
+# The package would start a server on port 6379, now and at every boot. Tests start their own on free ports. Whoever wants
+# the service has it with `systemctl unmask --now redis-server`.
+want_no_redis() {
+    has systemctl || return 0 # Nobody would start it.
+    "${as_root[@]}" systemctl mask redis-server.service >/dev/null 2>&1 ||
+        say 'redis-server may be started as a service: see systemctl status redis-server'
 }
 
 # --- Processes -------------------------------------------------------------------------------------------

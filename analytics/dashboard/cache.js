@@ -1,18 +1,27 @@
-// Cache: how often it had what was asked for. Without one that is said, and nothing is wrong.
+// Cache: how often it had what was asked for, and what became of what it was given. Without one that is said, and nothing
+// is wrong; one that does not answer is.
 
 import { element, setText } from "./element.js";
 import { Parts } from "./parts.js";
 import { count, share } from "./units.js";
 
+const BREAKER = {
+  closed: "",
+  half_open: " It did not answer, and is being tried again.",
+  open: " It does not answer, and is left out for now.",
+};
+
 export class Cache {
   constructor(place) {
     this.note = element("p", { class: "calm" });
     this.parts = new Parts();
-    place.append(this.note, this.parts.node);
+    this.kept = element("p", { class: "calm" });
+    place.append(this.note, this.parts.node, this.kept);
   }
 
   show(m) {
     const { cache } = m;
+    this.kept.hidden = !cache?.enabled;
     if (!cache?.enabled) {
       setText(this.note, "Off: every read goes to a shard.");
       this.parts.show([], count);
@@ -20,7 +29,7 @@ export class Cache {
     }
     setText(
       this.note,
-      `${share(cache.hit_rate)} of the reads it was asked for were hits.${cache.breaker && cache.breaker !== "closed" ? " It does not answer, and is left out for now." : ""}`,
+      `${share(cache.hit_rate)} of the reads it was asked for were hits.${BREAKER[cache.breaker] ?? ""}`,
     );
     this.parts.show(
       [
@@ -31,5 +40,15 @@ export class Cache {
       ],
       count,
     );
+    const near = cache.near_hits > 0 ? `${count(cache.near_hits)} hits from the router's own memory · ` : "";
+    setText(
+      this.kept,
+      `${near}${count(cache.fills)} answers kept · ${count(cache.rejected)} rejected as too old · ` +
+        `${count(cache.voids)} keys voided by writes · ${count(cache.errors)} errors · breaker ${words(cache.breaker)}`,
+    );
   }
+}
+
+function words(breaker) {
+  return (breaker || "closed").replace("_", "-");
 }

@@ -124,6 +124,10 @@ pub struct CacheNow {
     pub rejected: u64,
     /// Times it failed.
     pub errors: u64,
+    /// Keys it was told to forget, because rows of theirs were written.
+    pub voids: u64,
+    /// Of the hits, those that the router's own memory answered.
+    pub near_hits: u64,
     /// `closed`, `open` or `half_open`; empty without a cache.
     pub breaker: String,
 }

@@ -231,9 +231,20 @@ impl LatencyParts {
 impl CacheMetrics {
     fn of(now: &CacheNow) -> Self {
         let hit_rate = rounded(now.hit_rate(), 1e6);
-        let CacheNow { enabled, hits, misses, stale, bypass, fills, rejected, errors, breaker } =
-            now.clone();
-        Self { enabled, hits, misses, stale, bypass, hit_rate, fills, rejected, errors, breaker }
+        Self {
+            enabled: now.enabled,
+            hits: now.hits,
+            misses: now.misses,
+            stale: now.stale,
+            bypass: now.bypass,
+            hit_rate,
+            fills: now.fills,
+            rejected: now.rejected,
+            errors: now.errors,
+            voids: now.voids,
+            near_hits: now.near_hits,
+            breaker: now.breaker.clone(),
+        }
     }
 }
 

@@ -257,6 +257,9 @@ impl Scrape {
         let cache = &self.now.cache;
         let enabled = f64::from(u8::from(cache.enabled));
         families.gauge("tessera_cache_enabled", "Whether there is a cache.", None, enabled)?;
+        let is_up = cache.enabled && cache.breaker == "closed";
+        let up = f64::from(u8::from(is_up));
+        families.gauge("tessera_cache_up", "Whether the cache answers.", None, up)?;
         let results = [
             ("hit", cache.hits),
             ("miss", cache.misses),
@@ -268,6 +271,12 @@ impl Scrape {
         let answers = [("kept", cache.fills), ("rejected", cache.rejected)];
         let answers = answers.into_iter().map(|(result, count)| ([("result", result)], count));
         families.counters("tessera_cache_fills", "Answers given to the cache.", answers)?;
+        let near = std::iter::once(([], cache.near_hits));
+        let told = "Hits that the router's own memory answered.";
+        families.counters::<0>("tessera_cache_near_hits", told, near)?;
+        let voids = std::iter::once(([], cache.voids));
+        let told = "Keys that the cache was told to forget.";
+        families.counters::<0>("tessera_cache_voids", told, voids)?;
         let errors = std::iter::once(([], cache.errors));
         families.counters::<0>("tessera_cache_errors", "Times the cache failed.", errors)
     }

@@ -71,10 +71,7 @@ check_compose() {
     say 'docker-compose.yml'
     local said
     printf 'a password\n' >"$scratch/password"
-    for profile in '' cache; do
-        TESSERA_PASSWORD_FILE="$scratch/password" COMPOSE_PROFILES=$profile \
-            "$TOOLS/python/bin/docker-compose" config --quiet
-    done
+    TESSERA_PASSWORD_FILE="$scratch/password" "$TOOLS/python/bin/docker-compose" config --quiet
     if said=$(env --unset=TESSERA_PASSWORD_FILE "$TOOLS/python/bin/docker-compose" config --quiet 2>&1); then
         say 'docker-compose.yml is taken without a password'
         return 1
@@ -87,14 +84,15 @@ build_manifests() {
     local overlay="$scratch/kubernetes/overlays/example"
     cp -r "$here/kubernetes" "$scratch/"
     printf 'a password\n' >"$overlay/password"
+    sed -i 's#^  \# - \(\.\./\.\./cache\)#  - \1#' "$overlay/kustomization.yaml" # With all that there is.
     if type -P kustomize >/dev/null; then
         kustomize build "$overlay"
     elif kubectl kustomize "$overlay" 2>/dev/null; then
         :
     elif fetch_packages kubernetes-client; then
-        sed -i '/^resources:/,/^[^ ]/{/\.\.\/base/d}; s/^patches:/patchesStrategicMerge:/; s/- path: /- /' \
+        sed -i '/^resources:/,/^[^ ]/{/\.\.\/\(base\|cache\)/d}; s/^patches:/patchesStrategicMerge:/; s/- path: /- /' \
             "$overlay/kustomization.yaml"
-        printf 'bases:\n  - ../../base\n' >>"$overlay/kustomization.yaml"
+        printf 'bases:\n  - ../../base\n  - ../../cache\n' >>"$overlay/kustomization.yaml"
         "$TOOLS/kubernetes-client/usr/bin/kubectl" kustomize "$overlay"
     else
         return 3
@@ -107,7 +105,8 @@ check_manifests() {
     build_manifests >"$scratch/manifests.yaml" || code=$?
     if ((code == 3)); then
         skip 'the manifests as a whole: there is no kustomize, no kubectl, and no package of it to fetch'
-        "$TOOLS/python/bin/kubernetes-validate" --strict --quiet "$here"/kubernetes/base/[nrp]*.yaml
+        "$TOOLS/python/bin/kubernetes-validate" --strict --quiet "$here"/kubernetes/base/[nrp]*.yaml \
+            "$here/kubernetes/cache/redis.yaml"
         return
     fi
     ((code == 0)) || return "$code"

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use actix_web::http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use shard_manager::cache::{CacheUse, ServedBy};
 use shard_manager::error::Failure;
 use shard_manager::lane::LaneTimes;
+use shard_manager::manager::ReadDone;
 use shard_manager::shard_map::Place;
 use shard_manager::token::SessionToken;
-use shard_manager::topology::Role;
 use shard_manager::value::push_json_number;
 
 use crate::app::App;
@@ -22,6 +23,7 @@ const X_SHARD: HeaderName = HeaderName::from_static("x-shard");
 const X_SHARD_SLOT: HeaderName = HeaderName::from_static("x-shard-slot");
 const X_EPOCH: HeaderName = HeaderName::from_static("x-epoch");
 const X_SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
+const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// The preferences that were honoured.
 pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -81,18 +83,33 @@ fn push_milliseconds(out: &mut Vec<u8>, time: Duration) {
 pub struct Source<'s> {
     /// What was asked.
     pub request: &'s HttpRequest,
-    /// Which kind of node answered.
-    pub role: Role,
+    /// What answered.
+    pub served_by: ServedBy,
+    /// What the cache had to do with it, if there is one.
+    pub cache: Option<CacheUse>,
     /// What the client has seen with it.
     pub session: &'s SessionToken,
     /// The version of the map.
     pub epoch: u64,
 }
 
+impl<'s> Source<'s> {
+    /// Of a write, which no cache answers.
+    pub fn of_write(request: &'s HttpRequest, session: &'s SessionToken, epoch: u64) -> Self {
+        Self { request, served_by: ServedBy::Primary, cache: None, session, epoch }
+    }
+
+    /// Of a read.
+    pub fn of_read(request: &'s HttpRequest, read: &'s ReadDone) -> Self {
+        let (served_by, cache, epoch) = (read.served_by, read.cache, read.epoch);
+        Self { request, served_by, cache, session: &read.session, epoch }
+    }
+}
+
 /// An answer about rows, ready for its body.
 pub fn data_response(app: &App, source: &Source<'_>, timing: &Timing) -> HttpResponseBuilder {
     trail::note(source.request, |trail| {
-        trail.role = Some(source.role);
+        trail.served_by = Some(source.served_by);
         (trail.route, trail.queue, trail.database) = (timing.route, timing.queue, timing.database);
     });
     let mut response = HttpResponse::Ok();
@@ -103,9 +120,12 @@ pub fn data_response(app: &App, source: &Source<'_>, timing: &Timing) -> HttpRes
         // What it says depends on headers, and is old in a moment.
         .insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")))
         .insert_header((X_EPOCH, HeaderValue::from(source.epoch)))
-        .insert_header((X_SERVED_BY, HeaderValue::from_static(source.role.name())))
+        .insert_header((X_SERVED_BY, HeaderValue::from_static(source.served_by.name())))
         .insert_header((X_SESSION_TOKEN, token))
         .insert_header((SERVER_TIMING, timing.header()));
+    if let Some(cache) = source.cache {
+        response.insert_header((X_CACHE, HeaderValue::from_static(cache.name())));
+    }
     response
 }
 

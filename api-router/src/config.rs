@@ -8,6 +8,7 @@
 //! **Not here:** what the values do (`app`, `main`).
 
 mod analytics;
+mod cache;
 mod file;
 mod postgres;
 mod settings;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use ::analytics::store::StoreAddress;
 use clap::Parser;
 use shard_manager::address::ClusterAddress;
+use shard_manager::cache::CacheSettings;
 use shard_manager::keyspace::Keyspace;
 use shard_manager::placement::Placement;
 use shard_manager::store::sqlite::catalog::{REPLICAS_DEFAULT, SHARDS_DEFAULT, Wanted};
@@ -45,8 +47,8 @@ const WORKERS_MAX: usize = 256;
     version,
     after_help = "\
 Each setting is also an environment variable (TESSERA_BIND, TESSERA_DATA_DIR, …), a line of a .env file, and
-a key of the configuration file (bind, data_dir, …). SHARD_URLS, REPLICA_URLS and MAINDB_URL have no prefix. Flags
-win over the environment, that over .env, that over the file.
+a key of the configuration file (bind, data_dir, …). SHARD_URLS, REPLICA_URLS and MAINDB_URL have no prefix, REDIS_URL
+needs none. Flags win over the environment, that over .env, that over the file.
 
 Examples:
   api-router                                     three shards in ./data
@@ -58,6 +60,7 @@ Examples:
                                                  two shards on servers of PostgreSQL
   SHARD_URLS=postgres://app@coordinator/app api-router --engine citus
                                                  a cluster of Citus, which places the rows
+  REDIS_URL=redis://127.0.0.1:6379 api-router    reads of one key may be answered from a cache
   api-router --doctor                            what is wrong with the set-up, and what to do
   api-router --print-config                      what is in force, and why"
 )]
@@ -127,6 +130,8 @@ pub struct Flags {
     /// Where traces are sent, by OTLP over HTTP: http://127.0.0.1:4318 (only if built with the feature otlp)
     #[arg(long, value_name = "URL")]
     otlp_endpoint: Option<String>,
+    #[command(flatten)]
+    cache: cache::CacheFlags,
     /// A TOML file with any of these settings, and sections for servers [default: tessera.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -179,6 +184,8 @@ pub struct Config {
     pub analytics_store: Option<StoreAddress>,
     /// Where traces are sent, if anywhere: `http://host:port`, a path behind it or none.
     pub otlp_endpoint: Option<String>,
+    /// The cache that reads may be answered from, if there is one.
+    pub cache: Option<CacheSettings>,
     shown: Vec<Shown>,
 }
 
@@ -213,6 +220,7 @@ impl Config {
         let analytics = analytics::is_on(&mut settings)?;
         let analytics_store = analytics::store(&mut settings, &engine)?;
         let otlp_endpoint = analytics::otlp_endpoint(&mut settings)?;
+        let cache = cache::cache(&mut settings)?;
         let shown = settings.shown();
         Ok(Self {
             bind,
@@ -226,6 +234,7 @@ impl Config {
             analytics,
             analytics_store,
             otlp_endpoint,
+            cache,
             shown,
         })
     }
@@ -373,7 +382,8 @@ impl Flags {
             ("tls_cert", &self.tls_cert),
             ("tls_key", &self.tls_key),
         ];
-        let given = texts.into_iter().filter_map(|(name, text)| Some((name, text.clone()?)));
+        let texts = texts.into_iter().chain(self.cache.texts());
+        let given = texts.filter_map(|(name, text)| Some((name, text.clone()?)));
         let mut values: BTreeMap<String, String> =
             given.map(|(name, text)| (name.to_owned(), text)).collect();
         for (name, given) in [("insecure", self.insecure), ("lab", self.lab)] {

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use chrono::{DateTime, Utc};
 
 use rustix::process::{Resource, getrlimit};
-use shard_manager::doctor::{Finding, Verdict, files, servers};
+use shard_manager::doctor::{Finding, Verdict, cache, files, servers};
 
 use crate::config::{Config, Engine};
 use crate::server::CONNECTIONS_MAX;
@@ -31,6 +31,9 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         Engine::Embedded { data_dir } => files(data_dir),
         Engine::Postgres(cluster) => servers(cluster).await,
     });
+    if let Some(settings) = &config.cache {
+        found.extend(cache(&settings.address).await);
+    }
     found
 }
 

@@ -16,8 +16,8 @@ use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpMessage};
 use analytics::{ErrorEvent, ErrorLog, Sample, Worker};
+use shard_manager::cache::ServedBy;
 use shard_manager::keyspace::Slot;
-use shard_manager::topology::Role;
 #[cfg(feature = "otlp")]
 use shard_manager::topology::ShardIndex;
 
@@ -216,7 +216,7 @@ impl Told<'_> {
             operation: route.operation,
             shard: trail.shard.or_else(found).map(|shard| shard.0),
             slot: trail.slot.map(Slot::number),
-            role: trail.role.map(counted_role),
+            role: trail.served_by.map(counted_role),
             status: response.status().as_u16(),
             fanout: trail.fanout,
             elapsed: now.duration_since(began),
@@ -253,9 +253,10 @@ impl Told<'_> {
     }
 }
 
-fn counted_role(role: Role) -> analytics::Role {
-    match role {
-        Role::Primary => analytics::Role::Primary,
-        Role::Replica => analytics::Role::Replica,
+fn counted_role(served_by: ServedBy) -> analytics::Role {
+    match served_by {
+        ServedBy::Primary => analytics::Role::Primary,
+        ServedBy::Replica => analytics::Role::Replica,
+        ServedBy::Cache => analytics::Role::Cache,
     }
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use analytics::{CacheNow, ClusterNow, LaneNow, NodeNow, PoolNow, ShardNow};
+use shard_manager::cache::CacheVitals;
 use shard_manager::keyspace::SLOT_COUNT;
 use shard_manager::manager::{Manager, ShardReport};
 use shard_manager::topology::Role;
@@ -157,7 +158,7 @@ impl Lookout {
             ranges: ranges.collect(),
             slots: u32::from(SLOT_COUNT),
             shards: shards.collect(),
-            cache: CacheNow::default(),
+            cache: self.manager.cache_vitals().map_or_else(CacheNow::default, cache),
             moves: Vec::new(),
         }
     }
@@ -184,6 +185,34 @@ fn nodes(vitals: &ShardVitals, probed: Option<&ShardReport>) -> Vec<NodeNow> {
 fn pool(vitals: &ShardVitals) -> PoolNow {
     let pool = vitals.pool();
     PoolNow { in_use: pool.in_use as u64, max: pool.max as u64, waiting: pool.waiting as u64 }
+}
+
+fn cache(vitals: CacheVitals) -> CacheNow {
+    let CacheVitals {
+        hits,
+        misses,
+        stale,
+        bypass,
+        fills,
+        rejected,
+        errors,
+        voids,
+        near_hits,
+        breaker,
+    } = vitals;
+    CacheNow {
+        enabled: true,
+        hits,
+        misses,
+        stale,
+        bypass,
+        fills,
+        rejected,
+        errors,
+        voids,
+        near_hits,
+        breaker: breaker.name().to_owned(),
+    }
 }
 
 fn lane(vitals: &ShardVitals) -> LaneNow {

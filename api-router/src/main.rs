@@ -124,6 +124,10 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         .map_err(|error| anyhow::anyhow!("cannot serve on {}: {error}", config.bind))?;
     let bound = listener.local_addr()?;
     let manager = open(config)?;
+    let manager = match &config.cache {
+        Some(settings) => manager.with_cache(settings.clone()),
+        None => manager,
+    };
     let setting = Setting {
         address: bound,
         lab: config.lab,

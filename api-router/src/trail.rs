@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use actix_web::HttpMessage;
 use actix_web::HttpRequest;
+use shard_manager::cache::ServedBy;
 use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::Slot;
 use shard_manager::shard_map::Place;
-use shard_manager::topology::{Role, ShardIndex};
+use shard_manager::topology::ShardIndex;
 
 /// What is known of a request about rows.
 #[derive(Debug)]
@@ -22,8 +23,8 @@ pub struct Trail {
     pub shard: Option<ShardIndex>,
     /// The slot of its key.
     pub slot: Option<Slot>,
-    /// Which kind of node answered.
-    pub role: Option<Role>,
+    /// What answered.
+    pub served_by: Option<ServedBy>,
     /// How many shards were asked.
     pub fanout: u16,
     /// Reading, checking and routing: until the first shard was asked.
@@ -51,7 +52,7 @@ pub fn lay(request: &impl HttpMessage) {
     request.extensions_mut().insert(Trail {
         shard: None,
         slot: None,
-        role: None,
+        served_by: None,
         fanout: 0,
         route: Duration::ZERO,
         queue: Duration::ZERO,
@@ -103,7 +104,7 @@ impl Trail {
             None => self.fanout = fanout(all),
         }
         // Of a write that was refused by its rows as they are, or by the replicas: the primary has looked.
-        self.role = failure.seen.map(|_| Role::Primary);
+        self.served_by = failure.seen.map(|_| ServedBy::Primary);
         if is_in_queue(failure) {
             self.queue = waited;
         } else {

@@ -7,6 +7,7 @@
 mod cluster;
 mod process;
 mod proxy;
+mod redis;
 mod schedule;
 mod urls;
 
@@ -24,7 +25,8 @@ pub(crate) use schedule::Kind;
 
 use self::cluster::Cluster;
 use self::process::RouterProcess;
-use self::schedule::{Fault, Schedule};
+use self::redis::RedisProcess;
+use self::schedule::{Fault, RedisHarm, Schedule};
 use crate::options::Load;
 use crate::wire::Pool;
 
@@ -33,10 +35,11 @@ pub(crate) const LIVENESS: Duration = Duration::from_secs(10);
 /// How often a router that starts is asked.
 const POLL: Duration = Duration::from_millis(10);
 
-/// What is broken: a router of our own, and the cluster under it, if there is one.
+/// What is broken: a router of our own, the cluster under it, and the cache beside it, if they are there.
 pub(crate) struct Victims {
     router: RouterProcess,
     cluster: Option<Cluster>,
+    redis: Option<RedisProcess>,
     kinds: Vec<Kind>,
 }
 
@@ -58,8 +61,13 @@ impl Victims {
             None => None,
         };
         let servers = cluster.as_ref().map(|cluster| cluster.environment().to_vec());
-        let router = RouterProcess::new(router, flags, servers.unwrap_or_default())?;
-        Ok(Self { router, cluster, kinds })
+        let redis = match options.cache {
+            true => Some(RedisProcess::new(options.redis_server.as_deref()).await?),
+            false => None,
+        };
+        let cache = redis.as_ref().map(RedisProcess::url);
+        let router = RouterProcess::new(router, flags, servers.unwrap_or_default(), cache)?;
+        Ok(Self { router, cluster, redis, kinds })
     }
 
     /// Where the router answers.
@@ -95,12 +103,32 @@ impl Victims {
                 router.end().await?;
                 router.start()?;
             }
+            Fault::Redis { harm } => {
+                let Some(redis) = &mut self.redis else { return Ok(None) };
+                harm_cache(redis, harm).await?;
+            }
             Fault::Node { .. } | Fault::LostAnswers { .. } | Fault::Promote { .. } => {
                 let Some(cluster) = &mut self.cluster else { return Ok(None) };
                 return commit_to(cluster, fault).await;
             }
         }
         Ok(None)
+    }
+}
+
+async fn harm_cache(redis: &mut RedisProcess, harm: RedisHarm) -> anyhow::Result<()> {
+    match harm {
+        RedisHarm::Empty => redis.empty().await,
+        RedisHarm::Freeze { lasts } => {
+            redis.freeze()?;
+            tokio::time::sleep(lasts).await;
+            redis.thaw()
+        }
+        RedisHarm::Kill { down } => {
+            redis.kill()?;
+            tokio::time::sleep(down).await;
+            redis.start().await
+        }
     }
 }
 
@@ -116,7 +144,9 @@ async fn commit_to(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<Option
         Fault::Promote { shard, gone, lasts } => {
             cluster.promote(shard, gone, lasts).await.map(Some)
         }
-        Fault::Kill { .. } | Fault::Freeze { .. } | Fault::Restart => Ok(None),
+        Fault::Kill { .. } | Fault::Freeze { .. } | Fault::Restart | Fault::Redis { .. } => {
+            Ok(None)
+        }
     }
 }
 

@@ -9,9 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::parser::ValueSource;
-use clap::{
-    ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
-};
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use goose::config::GooseConfiguration;
 use loadtest::history::Level;
 
@@ -148,8 +146,16 @@ pub(crate) struct Load {
     #[arg(long, value_name = "FILE", requires = "cluster")]
     pub(crate) shard_manager: Option<PathBuf>,
 
+    /// Give that router a cache: a Redis of the tester's own, which is emptied, frozen and killed too
+    #[arg(long, requires = "chaos")]
+    pub(crate) cache: bool,
+
+    /// The program of that Redis [default: redis-server of the path]
+    #[arg(long, value_name = "FILE", requires = "cache")]
+    pub(crate) redis_server: Option<PathBuf>,
+
     /// What --chaos breaks, with commas [default: the router; with --cluster its nodes too, and promotions if
-    /// --level says that they lose nothing: quorum or all]
+    /// --level says that they lose nothing: quorum or all; with --cache the cache too]
     #[arg(long, value_name = "LIST", requires = "chaos", value_enum, value_delimiter = ',')]
     pub(crate) faults: Vec<Kind>,
 
@@ -189,12 +195,18 @@ pub(crate) struct Load {
 impl Load {
     /// What is broken on purpose.
     pub(crate) fn kinds(&self) -> Vec<Kind> {
-        match (&self.cluster, &self.faults[..], self.level) {
-            (None, [], _) => Kind::OF_ROUTER.to_vec(),
-            (Some(_), [], Some(Level::Quorum | Level::All)) => Kind::value_variants().to_vec(),
-            (Some(_), [], Some(Level::One) | None) => Kind::OF_CLUSTER.to_vec(),
-            (_, chosen, _) => chosen.to_vec(),
+        if !self.faults.is_empty() {
+            return self.faults.clone();
         }
+        let mut kinds = match (&self.cluster, self.level) {
+            (None, _) => Kind::OF_ROUTER.to_vec(),
+            (Some(_), Some(Level::Quorum | Level::All)) => Kind::OF_CLUSTER_AND_LEADERS.to_vec(),
+            (Some(_), Some(Level::One) | None) => Kind::OF_CLUSTER.to_vec(),
+        };
+        if self.cache {
+            kinds.extend(Kind::OF_CACHE);
+        }
+        kinds
     }
 }
 
@@ -268,9 +280,15 @@ impl Options {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let Load { mix, rate, keys, cluster, faults, .. } = &self.load;
+        let Load { mix, rate, keys, cluster, cache, faults, .. } = &self.load;
+        let is_of_cache = |kind: &&Kind| Kind::OF_CACHE.contains(kind);
         anyhow::ensure!(
-            cluster.is_some() || faults.iter().all(|kind| Kind::OF_ROUTER.contains(kind)),
+            *cache || !faults.iter().any(|kind| is_of_cache(&kind)),
+            "--faults: without --cache there is no Redis to break"
+        );
+        let mut others = faults.iter().filter(|kind| !is_of_cache(kind));
+        anyhow::ensure!(
+            cluster.is_some() || others.all(|kind| Kind::OF_ROUTER.contains(kind)),
             "--faults: without --cluster DIR there is only the router to break: router-kill, router-freeze, \
              router-restart"
         );
@@ -347,10 +365,11 @@ impl Options {
                 (true, None) => ", the router killed and frozen on the way",
                 (false, _) => "",
             };
+            let cache = if self.load.cache { ", with a cache" } else { "" };
             let level = self.load.level;
             let level =
                 level.map_or_else(String::new, |level| format!(", writes at {}", level.name()));
-            return format!("{load}{time}, verifying workload{level}, seed {seed}{chaos}");
+            return format!("{load}{time}, verifying workload{level}{cache}, seed {seed}{chaos}");
         }
         format!("{load}{time}, mix {mix}{share}, {keys} keys, {}, seed {seed}", self.dist())
     }

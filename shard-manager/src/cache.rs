@@ -68,6 +68,7 @@ mod clock;
 mod entry;
 mod flight;
 mod link;
+mod look;
 mod near;
 mod proof;
 mod reading;
@@ -92,6 +93,7 @@ use tally::{Count, Tally};
 
 pub use address::{AddressError, CacheAddress};
 pub use entry::Entry;
+pub use look::{CacheServer, look};
 pub use proof::{CLOCK_ALLOWANCE, Claim, Moment, Stamp, Want};
 pub use reading::{Answer, Fresh};
 pub use shape::About;

@@ -6,9 +6,11 @@
 //! **Invariant:** looking changes nothing, neither on a server nor in a folder.
 //! **Not here:** the router itself, its port and its certificate.
 
+mod cache;
 mod files;
 mod servers;
 
+pub use cache::cache;
 pub use files::files;
 pub use servers::servers;
 

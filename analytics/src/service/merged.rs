@@ -61,6 +61,8 @@ fn add_cache(sum: &mut CacheNow, cache: &CacheNow) {
     sum.fills += cache.fills;
     sum.rejected += cache.rejected;
     sum.errors += cache.errors;
+    sum.voids += cache.voids;
+    sum.near_hits += cache.near_hits;
     // One that does not let requests through is what somebody has to know.
     let weight =
         |breaker: &str| ["", "closed", "half_open", "open"].iter().position(|b| *b == breaker);

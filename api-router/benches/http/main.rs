@@ -5,8 +5,9 @@
 //! thread), in interleaved rounds; what counts is the ratio of the medians. It needs `wrk`. Rounds,
 //! seconds and workers can be given: `-- 5 4 1` is five rounds of four seconds with one worker; without,
 //! there are as many workers as the router takes by itself. `-- fanout` measures what many shards cost,
-//! `-- counting` what analytics costs.
+//! `-- counting` what analytics costs, `-- cache` what a cache brings.
 
+mod caching;
 mod counting;
 mod fanout;
 mod load;
@@ -85,6 +86,9 @@ fn main() -> std::io::Result<()> {
     }
     if std::env::args().any(|argument| argument == "counting") {
         return counting::measure(rounds, seconds, &workers);
+    }
+    if std::env::args().any(|argument| argument == "cache") {
+        return caching::measure(rounds, seconds, &workers);
     }
     let data = tempfile::tempdir()?;
     let mut bare = start_bare(data.path(), &workers)?;

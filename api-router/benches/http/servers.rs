@@ -27,8 +27,21 @@ pub(crate) struct Router {
 impl Router {
     /// Starts a router over the directory `data` in `dir`.
     pub(crate) fn start(dir: &Path, flags: &[&str]) -> std::io::Result<Self> {
+        Self::start_with(dir, flags, &[])
+    }
+
+    /// The same with these variables, and without those that name servers or a cache otherwise.
+    pub(crate) fn start_with(
+        dir: &Path,
+        flags: &[&str],
+        variables: &[(String, String)],
+    ) -> std::io::Result<Self> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_api-router"));
         command.current_dir(dir).args(["--bind", "127.0.0.1:0"]).args(flags);
+        for name in ["SHARD_URLS", "REPLICA_URLS", "MAINDB_URL", "REDIS_URL"] {
+            command.env_remove(name);
+        }
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
         let began = Instant::now();
         let mut child = command.stdout(Stdio::piped()).spawn()?;
         let api = lines(&mut child).find_map(|line| {

@@ -14,10 +14,21 @@ use super::ConfigError;
 use super::sources::{NAMES, unknown};
 
 /// The sections at the top.
-const SECTIONS: [&str; 3] = ["analytics", "postgres", "shard"];
+const SECTIONS: [&str; 4] = ["analytics", "cache", "postgres", "shard"];
 
 /// Members of `[analytics]`, and the settings that they are.
 const ANALYTICS: [(&str, &str); 2] = [("record", "analytics"), ("store", "analytics_store")];
+
+/// Members of `[cache]`, and the settings that they are.
+const CACHE_TEXTS: [(&str, &str); 2] =
+    [("url", "redis_url"), ("password_file", "cache_password_file")];
+const CACHE_NUMBERS: [(&str, &str); 5] = [
+    ("bound_ms", "cache_bound_ms"),
+    ("ttl_ms", "cache_ttl_ms"),
+    ("patience_ms", "cache_patience_ms"),
+    ("entry_bytes_max", "cache_entry_bytes_max"),
+    ("near_bytes", "cache_near_bytes"),
+];
 
 const POSTGRES: [&str; 7] = [
     "connect_timeout_ms",
@@ -86,13 +97,14 @@ pub(super) fn read(path: &Path) -> Result<(BTreeMap<String, String>, Sections), 
                 let table = file.members(at, value, &ANALYTICS.map(|(member, _)| member))?;
                 for (member, setting) in ANALYTICS {
                     if let Some(text) = file.text(at, table, member)? {
-                        values.insert(setting.to_owned(), text);
+                        file.put(&mut values, (setting, text))?;
                     }
                 }
             }
+            "cache" => file.cache(value, &mut values)?,
             name if NAMES.contains(&name) => {
                 let text = plain(value).ok_or_else(|| file.wrong(name, "a plain value"))?;
-                values.insert(name.to_owned(), text);
+                file.put(&mut values, (name, text))?;
             }
             name => {
                 let known = NAMES.into_iter().chain(SECTIONS);
@@ -163,6 +175,45 @@ impl File<'_> {
         let words = format!("a number from {} to {}", allowed.start(), allowed.end());
         let wrong = || self.wrong(&format!("{at}.{name}"), &words);
         number.map(|number| Some(number.cast_unsigned())).ok_or_else(wrong)
+    }
+
+    /// The members of `[cache]`, as the settings that they are.
+    fn cache(
+        &self,
+        value: &Value,
+        values: &mut BTreeMap<String, String>,
+    ) -> Result<(), ConfigError> {
+        let at = "cache";
+        let known = CACHE_TEXTS.map(|(member, _)| member).into_iter();
+        let known: Vec<_> = known.chain(CACHE_NUMBERS.map(|(member, _)| member)).collect();
+        let table = self.members(at, value, &known)?;
+        for (member, setting) in CACHE_TEXTS {
+            if let Some(text) = self.text(at, table, member)? {
+                self.put(values, (setting, text))?;
+            }
+        }
+        for (member, setting) in CACHE_NUMBERS {
+            let Some(value) = table.get(member) else { continue };
+            let number = value.as_integer();
+            let wrong = || self.wrong(&format!("{at}.{member}"), "a number");
+            self.put(values, (setting, number.ok_or_else(wrong)?.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Takes a setting, which may stand in a section or at the top, but not in both.
+    fn put(
+        &self,
+        values: &mut BTreeMap<String, String>,
+        (setting, text): (&str, String),
+    ) -> Result<(), ConfigError> {
+        match values.insert(setting.to_owned(), text) {
+            Some(_) => Err(ConfigError(format!(
+                "{} stands in a section too: leave one of them out",
+                self.named(setting)
+            ))),
+            None => Ok(()),
+        }
     }
 
     fn postgres(&self, value: &Value) -> Result<PostgresSection, ConfigError> {

@@ -12,7 +12,7 @@ use super::file::{self, Sections};
 use super::{ConfigError, Flags};
 
 /// The names of all settings, as at the top of the configuration file.
-pub(super) const NAMES: [&str; 20] = [
+pub(super) const NAMES: [&str; 27] = [
     "bind",
     "data_dir",
     "engine",
@@ -28,6 +28,13 @@ pub(super) const NAMES: [&str; 20] = [
     "analytics",
     "analytics_store",
     "otlp_endpoint",
+    "redis_url",
+    "cache_password_file",
+    "cache_bound_ms",
+    "cache_ttl_ms",
+    "cache_patience_ms",
+    "cache_entry_bytes_max",
+    "cache_near_bytes",
     "tls_cert",
     "tls_key",
     "shard_urls",
@@ -37,6 +44,10 @@ pub(super) const NAMES: [&str; 20] = [
 
 /// Those whose variables have no prefix: other programs know them too.
 const PLAIN: [&str; 3] = ["shard_urls", "replica_urls", "maindb_url"];
+
+/// The variable of a setting that other programs know too, by which they mean a Redis of theirs: it is taken, as
+/// `TESSERA_REDIS_URL` is, but what only looks like it is nobody's slip of the pen.
+const REDIS_URL: (&str, &str) = ("REDIS_URL", "redis_url");
 
 /// Variables that begin so belong to the load tester, to the command line and to the service of analytics, which read them
 /// themselves.
@@ -124,7 +135,9 @@ impl Sources {
 /// What a setting is called where its value came from.
 pub(super) fn spelled(name: &str, origin: &Origin) -> String {
     match origin {
-        Origin::Environment | Origin::DotEnv if PLAIN.contains(&name) => name.to_ascii_uppercase(),
+        Origin::Environment | Origin::DotEnv if PLAIN.contains(&name) || name == REDIS_URL.1 => {
+            name.to_ascii_uppercase()
+        }
         Origin::Environment | Origin::DotEnv | Origin::Flag | Origin::File(_) | Origin::Default => {
             name.to_owned()
         }
@@ -149,7 +162,7 @@ fn read_environment() -> Result<BTreeMap<String, String>, ConfigError> {
 
 /// A name with our prefix, or one that is a slip of the pen away from those without.
 fn concerns_us(name: &str) -> bool {
-    name.starts_with("TESSERA_") || near_plain(name).is_some()
+    name.starts_with("TESSERA_") || name == REDIS_URL.0 || near_plain(name).is_some()
 }
 
 fn near_plain(name: &str) -> Option<String> {
@@ -162,6 +175,11 @@ fn variables(origin: Origin, variables: BTreeMap<String, String>) -> Result<Laye
     let mut values = BTreeMap::new();
     for (name, value) in variables {
         if FOREIGN_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || !concerns_us(&name) {
+            continue;
+        }
+        if name == REDIS_URL.0 {
+            // Comes before our own name for it, which wins.
+            values.insert(REDIS_URL.1.to_owned(), value);
             continue;
         }
         let what = format!("{name} (from {origin})");

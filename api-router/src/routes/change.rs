@@ -12,7 +12,6 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use shard_manager::manager::{Wish, Written};
 use shard_manager::row::{Change, RowWrite};
 use shard_manager::shard_map::Place;
-use shard_manager::topology::Role;
 use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
@@ -87,7 +86,7 @@ pub(super) async fn carry_out(
     let written = written.map_err(refused)?;
     let mut session = wish.session;
     app.manager.seen(&mut session, place.shard, written.receipt.position);
-    let source = Source { request, role: Role::Primary, session: &session, epoch: place.epoch };
+    let source = Source::of_write(request, &session, place.epoch);
     let timing = Timing::of_write(began, written.receipt.times);
     let mut response = keyed_response(app, place, &source, &timing);
     response.insert_header((ETAG, etag(written.row.version)));

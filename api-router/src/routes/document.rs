@@ -27,7 +27,7 @@ pub fn describe(api: &mut OpenApi) {
         for (method, operation) in operations(item) {
             if let Some(route) = data_route(path, &method) {
                 take_headers(operation, route.operation);
-                carry_headers(operation, path != BULK);
+                carry_headers(operation, route.operation, path != BULK);
             }
             forbid_nulls(operation);
         }
@@ -91,7 +91,7 @@ fn take_headers(operation: &mut Operation, kind: Kind) {
         Kind::Read => {
             common.push(parameter(
                 "x-consistency",
-                "one: a replica, not older than the token; quorum: a node that has all that was acknowledged before; all: the primary; one when not given",
+                "one: the cache or a replica, not older than the token; quorum: a node that has all that was acknowledged before; all: the primary; one when not given",
                 level,
             ));
             common.push(parameter(
@@ -102,7 +102,7 @@ fn take_headers(operation: &mut Operation, kind: Kind) {
             let age = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).build();
             common.push(parameter(
                 "x-max-staleness-ms",
-                "At level one: how long ago the node may have been current",
+                "At level one: how long ago the node may have been current, and how old an answer of the cache may be",
                 age,
             ));
         }
@@ -120,16 +120,20 @@ fn parameter(name: &str, description: &str, schema: impl Into<RefOr<Schema>>) ->
 }
 
 /// Headers of every answer about rows that is no problem.
-fn carry_headers(operation: &mut Operation, keyed: bool) {
+fn carry_headers(operation: &mut Operation, kind: Kind, keyed: bool) {
     let text = |about: &str| header(Type::String, about);
     let mut headers = BTreeMap::from([
         ("x-session-token", text("What the client has seen, with this")),
         ("x-epoch", header(Type::Integer, "The version of the shard map")),
-        ("x-served-by", text("Which kind of node answered")),
+        ("x-served-by", text("What answered: primary, replica or cache")),
         ("x-request-id", text("The id under which the request is logged")),
         ("Server-Timing", text("route, queue, db, merge, in milliseconds")),
         ("Preference-Applied", text("The preferences that were honoured, if any")),
     ]);
+    if kind == Kind::Read {
+        let about = "If there is a cache: hit (it answered), miss (it had nothing new enough) or bypass (it was not asked)";
+        headers.insert("x-cache", text(about));
+    }
     if keyed {
         headers.insert("x-shard", text("The shard of the key, if there is one key"));
         headers.insert("x-shard-slot", header(Type::Integer, "The slot of the key"));

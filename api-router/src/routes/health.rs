@@ -8,6 +8,7 @@ use actix_web::http::header::RETRY_AFTER;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use serde::Serialize;
+use shard_manager::cache::{BreakerState, CacheVitals};
 use shard_manager::consistency::Level;
 use shard_manager::manager::ShardReport;
 #[cfg(feature = "sabotage")]
@@ -36,7 +37,8 @@ pub struct HealthAnswer {
     shards: Vec<ShardNodes>,
     /// The version of the shard map.
     epoch: u64,
-    /// `off`: there is no cache.
+    /// `off`: there is none; `ok`; `down`: it does not answer, and is left out until it does. Reads go to the shards
+    /// then, so this changes no status.
     cache: &'static str,
     /// The version of the router.
     version: &'static str,
@@ -188,7 +190,7 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
             })
             .collect(),
         epoch: map.epoch(),
-        cache: "off",
+        cache: cache(app.manager.cache_vitals()),
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: app.started.elapsed().as_secs(),
         levels: levels(app.manager.is_embedded(), app.manager.replicas()),
@@ -200,6 +202,15 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
         response.insert_header((RETRY_AFTER, "1"));
     }
     Ok(response.json(answer))
+}
+
+/// One that is being tried again has not answered yet.
+fn cache(vitals: Option<CacheVitals>) -> &'static str {
+    match vitals.map(|vitals| vitals.breaker) {
+        None => "off",
+        Some(BreakerState::Closed) => "ok",
+        Some(BreakerState::HalfOpen | BreakerState::Open) => "down",
+    }
 }
 
 #[cfg(feature = "sabotage")]

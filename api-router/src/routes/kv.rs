@@ -20,7 +20,6 @@ use shard_manager::query::{Output, ReadQuery};
 use shard_manager::row::{Fields, Operation, RowWrite};
 use shard_manager::shard_map::Place;
 use shard_manager::table::Table;
-use shard_manager::topology::Role;
 
 use super::change::{Asked, WriteAnswer, apart, carry_out};
 use crate::answer::{
@@ -253,10 +252,7 @@ pub(super) async fn find(
     let internal = || Problem::new(Code::TSR500, "an internal error");
     let place = read.place.ok_or_else(internal)?;
     let timing = Timing { route: asked - began, database: read.database, ..Timing::default() };
-    let role = read.served_by.role().unwrap_or(Role::Replica);
-    let epoch = read.epoch;
-    let source = Source { request, role, session: &read.session, epoch };
-    let mut response = keyed_response(app, place, &source, &timing);
+    let mut response = keyed_response(app, place, &Source::of_read(request, &read), &timing);
     if read.rows.is_empty() {
         return Err(Problem::new(Code::TSR302, "there is no value under this key")
             .hint("PUT makes it")

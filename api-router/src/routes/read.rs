@@ -6,9 +6,10 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::ETAG;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
+use shard_manager::cache::ServedBy;
 use shard_manager::cursor::CursorError;
 use shard_manager::manager::ReadDone;
-use shard_manager::topology::{Role, ShardIndex};
+use shard_manager::topology::ShardIndex;
 use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
@@ -41,7 +42,7 @@ pub struct ReadAnswer {
     /// With status 206: the shards that could not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     missing: Option<Vec<String>>,
-    /// Which kind of node answered.
+    /// What answered: primary, replica or cache.
     served_by: String,
     /// Whether a cache answered.
     cached: bool,
@@ -116,9 +117,7 @@ pub(crate) async fn read_rows(
     let refused = |failure| refusal(&app, (&request, asked), failure, &headers.wish.session);
     let read = read.map_err(refused)?;
     let timing = Timing { route, database: read.database, merge: read.merge, ..Timing::default() };
-    let role = read.served_by.role().unwrap_or(Role::Replica);
-    let epoch = read.epoch;
-    let source = Source { request: &request, role, session: &read.session, epoch };
+    let source = Source::of_read(&request, &read);
     let mut response = match read.place {
         Some(place) => keyed_response(&app, place, &source, &timing),
         None => {
@@ -169,7 +168,9 @@ fn answer(app: &App, read: &ReadDone) -> Vec<u8> {
     }
     body.extend_from_slice(b",\"served_by\":\"");
     body.extend_from_slice(read.served_by.name().as_bytes());
-    body.extend_from_slice(b"\",\"cached\":false,\"next_cursor\":");
+    let is_cached = read.served_by == ServedBy::Cache;
+    body.extend_from_slice(if is_cached { b"\",\"cached\":true" } else { b"\",\"cached\":false" });
+    body.extend_from_slice(b",\"next_cursor\":");
     match &read.next_cursor {
         // Made of letters, digits, - and _.
         Some(cursor) => {

@@ -1,16 +1,20 @@
 //! Stories of the dashboard: a real browser looks at a real router under real load.
 //!
-//! They need Chromium and axe-core; `./setup.sh tools` brings both. Without them they fail, for what nobody looked at is
+//! They need Chromium, axe-core and Redis; `./setup.sh tools` brings them. Without them they fail, for what nobody looked at is
 //! not known to work.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod access;
 mod browser;
+mod cache;
 mod connection;
 mod figures;
 mod load;
 mod page;
 mod pictures;
+#[expect(dead_code, reason = "stories of HTTP ask more of it")]
+#[path = "../it/redis.rs"]
+mod redis;
 mod router;
 mod shards;

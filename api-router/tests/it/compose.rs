@@ -14,9 +14,11 @@ use saphyr::{LoadableYamlNode, Yaml};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
+use crate::cache::{plain_read, until_hit};
 use crate::commands::{PROGRAM, program};
 use crate::ground::files_only;
 use crate::harness::{PATIENCE, Router, bare_command, sightless};
+use crate::redis::Redis;
 
 const PASSWORD_FILES: [&str; 2] = ["/run/secrets/password", "/run/secrets/tessera/password"];
 /// Behind the name of a pod.
@@ -270,16 +272,35 @@ fn what_services_are_told_makes_nodes_that_replicate_and_routers_that_serve() {
     files_only!("it has servers of its own");
     let services = services();
     let mut nodes = Nodes::start(composed(&services));
+    let redis = cache(&services["redis"]);
     let routers = ["router1", "router2"].map(|name| {
         let environment = services[name]["environment"].as_object().unwrap();
-        let told =
-            environment.iter().map(|(name, value)| (&**name, value.as_str().unwrap().into()));
+        let told = environment.iter().map(|(name, value)| {
+            let here = value.as_str().unwrap().replace("redis://redis:6379", &redis.url());
+            (&**name, here)
+        });
         nodes.router(&told.collect())
     });
     check_routers(&routers);
+    for router in &routers {
+        until_hit(|| plain_read(router, "user_0"));
+        assert_eq!(router.get("/api/health").json()["cache"], "ok");
+    }
     check_analytics(&services["analytics"], &routers);
     drop(routers);
     assert_eq!(nodes.stop(), [Some(0); 6]);
+}
+
+/// A Redis that is told what this service is; it must be one that makes room.
+fn cache(service: &Value) -> Redis {
+    let command = words(&service["command"]);
+    assert_eq!(command[0], "redis-server");
+    let flags: Vec<&str> = command[1..].iter().map(String::as_str).collect();
+    let redis = Redis::start_with(&flags);
+    let told = |name| redis.ask(&["CONFIG", "GET", name])[1].clone();
+    assert_eq!((told("maxmemory-policy"), told("save")), ("allkeys-lfu".into(), String::new()));
+    assert_ne!(told("maxmemory"), "0");
+    redis
 }
 
 /// The service that collects figures finds both routers as it is told, is well by the command of its image, and has counted

@@ -28,9 +28,23 @@ const SETTINGS: [(&str, &str, &str); 13] = [
 /// Those that are true when their flag is given, and have no value there.
 const SWITCHES: [&str; 2] = ["insecure", "lab"];
 
-/// Those about servers, certificates and traces; they have stories of their own.
-const ELSEWHERE: [&str; 7] =
-    ["engine", "shard_urls", "replica_urls", "maindb_url", "tls_cert", "tls_key", "otlp_endpoint"];
+/// Those about servers, certificates, traces and the cache; they have stories of their own.
+const ELSEWHERE: [&str; 14] = [
+    "engine",
+    "shard_urls",
+    "replica_urls",
+    "maindb_url",
+    "tls_cert",
+    "tls_key",
+    "otlp_endpoint",
+    "redis_url",
+    "cache_password_file",
+    "cache_bound_ms",
+    "cache_ttl_ms",
+    "cache_patience_ms",
+    "cache_entry_bytes_max",
+    "cache_near_bytes",
+];
 
 /// What is in force: each setting's value and where it came from.
 pub(crate) fn shown(mut command: Command) -> BTreeMap<String, (String, String)> {
@@ -105,6 +119,7 @@ fn without_a_word_the_defaults_are_in_force() {
         ("analytics", "on"),
         ("analytics_store", "./data/analytics.db"),
         ("otlp_endpoint", "none"),
+        ("redis_url", "none"),
         ("shards", "what the data directory has, else 3"),
         ("replicas", "what the data directory has, else 1"),
     ] {

@@ -83,7 +83,7 @@ pub(crate) fn bare_command(folder: &Path) -> Command {
 pub(crate) fn sightless(mut command: Command, folder: &Path) -> Command {
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
-        let plain = ["SHARD_URLS", "REPLICA_URLS", "MAINDB_URL", "PGPASSWORD"];
+        let plain = ["SHARD_URLS", "REPLICA_URLS", "MAINDB_URL", "PGPASSWORD", "REDIS_URL"];
         if name.starts_with("TESSERA_") || plain.contains(&&*name) {
             command.env_remove(name);
         }

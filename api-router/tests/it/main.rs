@@ -6,6 +6,10 @@ mod advice;
 mod aliases;
 mod bad_input;
 mod bulk;
+mod cache;
+mod cache_config;
+mod cache_shared;
+mod cache_trouble;
 mod citus;
 mod citus_databases;
 mod client;
@@ -45,6 +49,7 @@ mod problems;
 mod python;
 mod random;
 mod reads;
+mod redis;
 mod replicas;
 #[cfg(not(feature = "sabotage"))]
 mod sabotage;

@@ -23,6 +23,8 @@ pub(crate) struct RouterProcess {
     flags: Vec<String>,
     /// The variables that name its servers; none for one over its own directory.
     servers: Vec<(String, String)>,
+    /// The address of its cache, if it has one.
+    cache: Option<String>,
     address: SocketAddr,
     dir: Option<TempDir>,
     path: PathBuf,
@@ -38,13 +40,14 @@ impl RouterProcess {
         program: PathBuf,
         flags: Vec<String>,
         servers: Vec<(String, String)>,
+        cache: Option<String>,
     ) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("tessera-chaos-").tempdir()?;
         // The port must be the same after each start, so it is looked for here.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let path = dir.path().to_owned();
         let mut router =
-            Self { program, flags, servers, address, dir: Some(dir), path, child: None };
+            Self { program, flags, servers, cache, address, dir: Some(dir), path, child: None };
         router.start()?;
         Ok(router)
     }
@@ -63,6 +66,11 @@ impl RouterProcess {
         if self.servers.is_empty() {
             command.arg("--data-dir").arg(self.path.join("data"));
         }
+        match &self.cache {
+            Some(url) => command.env("REDIS_URL", url),
+            // One that somebody uses is not to be broken.
+            None => command.env_remove("REDIS_URL"),
+        };
         let child = command
             .args(&self.flags)
             .envs(self.servers.iter().map(|(name, value)| (name, value)))

@@ -38,6 +38,12 @@ pub(crate) enum Kind {
     LostAnswer,
     /// A primary is stopped or frozen, the best replica promoted, and the old primary let rejoin
     Promote,
+    /// The cache is emptied
+    RedisFlush,
+    /// The cache is frozen (SIGSTOP)
+    RedisFreeze,
+    /// The cache is killed (kill -9) and started again, empty
+    RedisKill,
 }
 
 impl Kind {
@@ -57,6 +63,22 @@ impl Kind {
         Self::LostAnswer,
     ];
 
+    /// All that can be broken of a cluster, and its router.
+    pub(crate) const OF_CLUSTER_AND_LEADERS: [Self; 10] = [
+        Self::RouterKill,
+        Self::RouterFreeze,
+        Self::RouterRestart,
+        Self::Stop,
+        Self::Freeze,
+        Self::Cut,
+        Self::HalfOpen,
+        Self::Delay,
+        Self::LostAnswer,
+        Self::Promote,
+    ];
+    /// What is broken of a cache.
+    pub(crate) const OF_CACHE: [Self; 3] = [Self::RedisFlush, Self::RedisFreeze, Self::RedisKill];
+
     /// How often it comes, beside the others.
     fn weight(self) -> u32 {
         match self {
@@ -68,7 +90,10 @@ impl Kind {
             | Self::Cut
             | Self::HalfOpen
             | Self::Delay
-            | Self::LostAnswer => 3,
+            | Self::LostAnswer
+            | Self::RedisFlush
+            | Self::RedisFreeze
+            | Self::RedisKill => 3,
         }
     }
 
@@ -80,7 +105,10 @@ impl Kind {
             | Self::RouterFreeze
             | Self::RouterRestart
             | Self::Delay
-            | Self::LostAnswer => false,
+            | Self::LostAnswer
+            | Self::RedisFlush
+            | Self::RedisFreeze
+            | Self::RedisKill => false,
         }
     }
 }
@@ -100,6 +128,16 @@ pub(super) enum Fault {
     LostAnswers { shard: usize, count: u32, lasts: Duration },
     /// The primary of a shard is gone for a while; halfway a replica takes its place.
     Promote { shard: usize, gone: Harm, lasts: Duration },
+    /// Something is done to the cache.
+    Redis { harm: RedisHarm },
+}
+
+/// What is done to the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RedisHarm {
+    Empty,
+    Freeze { lasts: Duration },
+    Kill { down: Duration },
 }
 
 /// What is done to a node.
@@ -135,6 +173,15 @@ impl Fault {
                 gone.told(),
                 lasts.as_millis()
             ),
+            Self::Redis { harm } => match harm {
+                RedisHarm::Empty => "Redis emptied".to_owned(),
+                RedisHarm::Freeze { lasts } => {
+                    format!("Redis frozen for {} ms", lasts.as_millis())
+                }
+                RedisHarm::Kill { down } => {
+                    format!("Redis killed, down for {} ms", down.as_millis())
+                }
+            },
         }
     }
 }
@@ -220,6 +267,13 @@ impl Iterator for Schedule {
                 gone: if self.random.below(2) == 0 { Harm::Stop } else { Harm::Freeze },
                 lasts: self.between(FROZEN_MS),
             },
+            Kind::RedisFlush => Fault::Redis { harm: RedisHarm::Empty },
+            Kind::RedisFreeze => {
+                Fault::Redis { harm: RedisHarm::Freeze { lasts: self.between(FROZEN_MS) } }
+            }
+            Kind::RedisKill => {
+                Fault::Redis { harm: RedisHarm::Kill { down: self.between(DOWN_MS) } }
+            }
         };
         Some((pause, fault))
     }
@@ -253,7 +307,10 @@ mod tests {
                 }
                 Fault::LostAnswers { shard, count, .. } => assert!(*shard < 2 && *count > 0),
                 Fault::Promote { shard, .. } => assert!(*shard < 2),
-                Fault::Kill { .. } | Fault::Freeze { .. } | Fault::Restart => panic!("{fault:?}"),
+                Fault::Kill { .. }
+                | Fault::Freeze { .. }
+                | Fault::Restart
+                | Fault::Redis { .. } => panic!("{fault:?}"),
             }
         }
         assert_eq!(met, [true; 6]);

@@ -126,3 +126,16 @@ fn faults_of_nodes_need_a_cluster_and_a_promotion_a_level_that_survives_it() {
     assert_eq!(one, [Kind::Promote]);
     assert!(read(&["--level", "quorum"]).is_err());
 }
+
+#[test]
+fn a_cache_is_broken_if_there_is_one() {
+    let chaos = |more: &[&str]| read(&[&["--verify", "--chaos"], more].concat());
+    let kinds = chaos(&["--cache"]).unwrap().load.kinds();
+    assert_eq!(kinds, [&Kind::OF_ROUTER[..], &Kind::OF_CACHE].concat());
+    let one = chaos(&["--cache", "--faults", "redis-kill,router-kill"]).unwrap().load.kinds();
+    assert_eq!(one, [Kind::RedisKill, Kind::RouterKill]);
+    for bad in [&["--faults", "redis-flush"][..], &["--redis-server", "/r"]] {
+        assert!(chaos(bad).is_err(), "{bad:?}");
+    }
+    assert!(read(&["--verify", "--cache"]).is_err());
+}

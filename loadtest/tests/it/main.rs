@@ -2,10 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod cache;
 mod check;
 mod cluster;
 mod encrypted;
 mod fake;
+#[expect(dead_code, reason = "stories of the router ask more of it")]
+#[path = "../../../api-router/tests/it/redis.rs"]
+mod redis;
 mod reports;
 mod router;
 mod sabotage;

@@ -1,6 +1,6 @@
 //! The tester is tested: a router that breaks one promise is found out, and one that keeps them is never accused.
 //!
-//! The router is built once with its feature `sabotage`, into a folder of its own beside the other programs, so that
+//! Every other router that breaks nothing has a cache. The router is built once with its feature `sabotage`, into a folder of its own beside the other programs, so that
 //! nobody takes it for the real one.
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,6 +12,8 @@ use std::sync::LazyLock;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::redis::Redis;
+
 /// How many operations it may take to find a broken promise.
 const OPERATIONS_MAX: u64 = 100_000;
 /// Seconds of one run; it is repeated with other seeds until the promise is found broken, or too late.
@@ -20,7 +22,7 @@ const RUN_TIME: &str = "3";
 const CLEAN_SEEDS: u64 = 10;
 
 /// A promise to break, how many milliseconds replicas lag meanwhile, and the check that finds it.
-const BROKEN: [(&str, u64, &str); 16] = [
+const BROKEN: [(&str, u64, &str); 17] = [
     ("ack_before_commit", 0, "C3"),
     ("lost_batch", 0, "C7"),
     ("no_token_wait", 200, "C4"),
@@ -37,7 +39,13 @@ const BROKEN: [(&str, u64, &str); 16] = [
     ("resurrect", 0, "C3"),
     ("duplicate_pages", 0, "C7"),
     ("wrong_row", 0, "C2"),
+    (OF_CACHE, 200, "C4"),
 ];
+
+/// The promise that needs a cache to be broken.
+const OF_CACHE: &str = "cache_set_without_version";
+/// Old answers are welcome to all but sessions that know better.
+const CACHE_BOUND: [&str; 2] = ["--cache-bound-ms", "30000"];
 
 /// The router that can break promises; cargo makes it when it is asked for first.
 static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -54,22 +62,26 @@ static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
 struct Router {
     child: Child,
     host: String,
+    _redis: Option<Redis>,
     _folder: TempDir,
 }
 
 impl Router {
-    /// Starts it with one promise broken, or with none (an empty name).
-    fn start(switch: &str) -> Self {
+    /// Starts it with one promise broken, or with none (an empty name), and with a cache if that is asked for.
+    fn start(switch: &str, redis: Option<Redis>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let mut command = Command::new(&*PROGRAM);
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("TESSERA_") {
+            if name.to_string_lossy().starts_with("TESSERA_") || name == "REDIS_URL" {
                 command.env_remove(name);
             }
         }
         command.env("TESSERA_SABOTAGE", switch).current_dir(folder.path());
         command.args(["--bind", "127.0.0.1:0", "--data-dir", "data", "--replicas", "2", "--lab"]);
+        if let Some(redis) = &redis {
+            command.args(CACHE_BOUND).env("REDIS_URL", redis.url());
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().unwrap();
         let banner = BufReader::new(child.stdout.take().unwrap());
@@ -81,7 +93,7 @@ impl Router {
             let _ = child.wait();
             panic!("{}", std::fs::read_to_string(folder.path().join("log")).unwrap());
         };
-        let router = Self { child, host, _folder: folder };
+        let router = Self { child, host, _redis: redis, _folder: folder };
         let health = router.ask("GET", "/api/health", "");
         let told = if switch.is_empty() { "[]".to_owned() } else { format!("[\"{switch}\"]") };
         assert!(health.contains(&format!("\"sabotage\":{told}")), "{health}");
@@ -123,8 +135,8 @@ impl Drop for Router {
 }
 
 /// The report on a router of its own, which was asked to keep its promises for a while.
-fn judge(switch: &str, lag_ms: u64, seed: u64) -> (Option<i32>, Value) {
-    let router = Router::start(switch);
+fn judge(switch: &str, lag_ms: u64, seed: u64, redis: Option<Redis>) -> (Option<i32>, Value) {
+    let router = Router::start(switch, redis);
     router.delay_replicas(lag_ms);
     let (host, seed) = (format!("http://{}", router.host), seed.to_string());
     let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
@@ -147,7 +159,8 @@ fn a_broken_promise_is_found_within_100_000_operations() {
     for (switch, lag_ms, check) in BROKEN {
         let mut operations = 0;
         for seed in 1.. {
-            let (code, report) = judge(switch, lag_ms, seed);
+            let redis = (switch == OF_CACHE).then(Redis::start);
+            let (code, report) = judge(switch, lag_ms, seed, redis);
             operations += report["verified"]["operations"].as_u64().unwrap();
             let found = found(&report);
             let in_time = operations <= OPERATIONS_MAX;
@@ -166,7 +179,8 @@ fn a_router_that_keeps_its_promises_is_never_accused() {
     for seed in 1..=CLEAN_SEEDS {
         // Under every lag that broken promises are looked for.
         let lag_ms = [0, 200, 1_000][seed as usize % 3];
-        let (code, report) = judge("", lag_ms, seed);
+        let redis = (seed % 2 == 0).then(Redis::start);
+        let (code, report) = judge("", lag_ms, seed, redis);
         let found = found(&report);
         assert!(found.is_empty(), "seed {seed}, {lag_ms} ms behind: {report:#}");
         assert_eq!(code, Some(0), "seed {seed}, {lag_ms} ms behind: {report:#}");

@@ -208,7 +208,7 @@ impl Drop for Making {
     }
 }
 
-async fn connect(address: &CacheAddress) -> Result<MultiplexedConnection, Trouble> {
+pub(super) async fn connect(address: &CacheAddress) -> Result<MultiplexedConnection, Trouble> {
     let unreachable = |error: RedisError| Trouble::Unreachable(told(&error));
     let client = match address.roots() {
         None => Client::open(address.info().clone()).map_err(unreachable)?,

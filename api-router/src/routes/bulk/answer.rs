@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponseBuilder};
 use serde::Serialize;
+use shard_manager::cache::ServedBy;
 use shard_manager::error::Error;
 use shard_manager::lane::LaneTimes;
 use shard_manager::manager::BulkRowDone;
 use shard_manager::position::Position;
 use shard_manager::token::SessionToken;
-use shard_manager::topology::{Role, ShardIndex};
+use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
 use crate::answer::{Source, Timing, data_response};
@@ -138,7 +139,7 @@ impl Tally {
         trail::note(request, |trail| {
             trail.fanout = trail::fanout(asked().count());
             (trail.shard, trail.queue, trail.database) = (only, slowest.queue, slowest.database);
-            trail.role = (trail.fanout > 0).then_some(Role::Primary);
+            trail.served_by = (trail.fanout > 0).then_some(ServedBy::Primary);
         });
     }
 
@@ -168,7 +169,7 @@ impl Tally {
         let database = began.elapsed().saturating_sub(route);
         let timing = Timing { route, database, ..Timing::default() };
         let epoch = app.manager.map().epoch();
-        let source = Source { request, role: Role::Primary, session: &self.session, epoch };
+        let source = Source::of_write(request, &self.session, epoch);
         let mut response = data_response(app, &source, &timing);
         self.leave_trail(request);
         let stored_all = self.failed_total == 0;

@@ -1,0 +1,60 @@
+//! Stories of the card of the cache: off without one, its numbers with one, and that it is left out while it is gone.
+
+use crate::page::{DESK, Page};
+use crate::redis::Redis;
+use crate::router::Router;
+
+fn read(router: &Router, key: &str) {
+    let url = router.url("/api/read?table=users");
+    let answer = router.agent().get(url).header("x-shard-key", key).call().unwrap();
+    assert_eq!(answer.status(), 200);
+}
+
+#[test]
+fn without_a_cache_the_card_says_so() {
+    let router = Router::start(&[]);
+    let mut page = Page::open(&router, DESK);
+    page.until("it is off", "document.querySelector('#cache').textContent.includes('Off')");
+    assert!(!page.text("#cache").contains("breaker"));
+    assert_eq!(page.faults(), Vec::<String>::new());
+}
+
+#[test]
+fn with_a_cache_the_card_tells_what_it_does_and_that_it_is_gone() {
+    let mut redis = Redis::start();
+    let router = Router::start(&["--redis-url", &redis.url(), "--cache-bound-ms", "30000"]);
+    assert!(router.write_user("k") < 300);
+    let mut page = Page::open(&router, DESK);
+    let says =
+        |words: &str| format!("document.querySelector('#cache').textContent.includes('{words}')");
+    while router.get("/api/analytics/metrics")["metrics"]["cache"]["hits"].as_u64() < Some(20) {
+        read(&router, "k");
+    }
+    page.until(
+        "hits are told",
+        "document.querySelector('#cache .legend').textContent.includes('hits')",
+    );
+    for words in
+        ["of the reads it was asked for were hits", "rejected as too old", "breaker closed"]
+    {
+        page.until(words, &says(words));
+    }
+    page.until(
+        "some answers are kept",
+        "/[1-9]\\d* answers kept/.test(document.querySelector('#cache').textContent)",
+    );
+    page.until(
+        "the tile tells the share of hits",
+        "document.querySelector('[data-figure=cache] .tile-note').textContent.includes('hits')",
+    );
+    redis.kill();
+    while router.get("/api/health")["cache"] != "down" {
+        read(&router, "k");
+    }
+    page.until(
+        "it is told that it does not answer",
+        "/breaker (open|half-open)/.test(document.querySelector('#cache').textContent)",
+    );
+    page.until("and that reads go on without it", &says("It d"));
+    assert_eq!(page.faults(), Vec::<String>::new());
+}

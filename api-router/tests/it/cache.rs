@@ -1,0 +1,484 @@
+//! Stories of the cache: what it answers, what it must not, and that what it answers is what the shard would have said.
+//!
+//! Each story has a Redis of its own, whose password no answer and no log may hold (`secrets`).
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::client::{Client, Seen, set_replicas, stranger, user};
+use crate::ground;
+use crate::harness::{PATIENCE, Reply, Router};
+use crate::redis::Redis;
+
+/// A router with a cache, and the Redis behind it.
+pub(crate) struct Cached {
+    pub(crate) router: Router,
+    pub(crate) redis: Redis,
+    pub(crate) data: TempDir,
+}
+
+/// Entries stay good enough for as long as a story may take.
+pub(crate) const LONG: [&str; 2] = ["--cache-bound-ms", "30000"];
+
+impl Cached {
+    pub(crate) fn start(flags: &[&str]) -> Self {
+        Self::start_on(Redis::start(), flags)
+    }
+
+    pub(crate) fn start_on(redis: Redis, flags: &[&str]) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let mut command = ground::command(&data.path().join("data"), flags);
+        command.env("REDIS_URL", redis.url());
+        let router = Router::start_command(command);
+        Self { router, redis, data }
+    }
+
+    /// Another router, where there can be one: on the same shards.
+    pub(crate) fn another(&self, flags: &[&str]) -> Router {
+        let mut command = ground::command(&self.data.path().join("data"), flags);
+        command.env("REDIS_URL", self.redis.url());
+        Router::start_command(command)
+    }
+
+    /// What health says of the cache; the cluster must be well whatever that is.
+    pub(crate) fn state(&self) -> String {
+        let health = self.router.get("/api/health");
+        assert_eq!((health.status, &health.json()["status"]), (200, &json!("ok")));
+        health.json()["cache"].as_str().unwrap().to_owned()
+    }
+
+    /// What is counted of the cache.
+    pub(crate) fn counted(&self) -> Value {
+        self.router.get("/api/analytics/metrics").json()["metrics"]["cache"].clone()
+    }
+}
+
+/// What an answer says of the cache: `x-cache` and `x-served-by`.
+pub(crate) fn told(reply: &Reply) -> (&str, &str) {
+    (reply.header("x-cache").unwrap_or("-"), reply.header("x-served-by").unwrap_or("-"))
+}
+
+/// A read of the users of a key, by somebody who has seen nothing.
+pub(crate) fn plain_read(router: &Router, key: &str) -> Reply {
+    stranger(router).read_with(Some(key), &[], "table=users")
+}
+
+/// Asks until the answer comes from the cache.
+pub(crate) fn until_hit(ask: impl Fn() -> Reply) -> Reply {
+    let began = Instant::now();
+    loop {
+        let reply = ask();
+        assert!(reply.status < 500, "{}", reply.text());
+        if told(&reply).0 == "hit" {
+            return reply;
+        }
+        assert!(began.elapsed() < PATIENCE, "the cache never answers: {:?}", told(&reply));
+        std::thread::yield_now();
+    }
+}
+
+/// Asks until strangers see this name.
+pub(crate) fn until_seen(router: &Router, key: &str, names: &[&str]) {
+    let began = Instant::now();
+    while Seen::of(&plain_read(router, key)).names != names {
+        assert!(began.elapsed() < PATIENCE, "{key} is never {names:?}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn what_was_read_before_is_answered_from_the_cache_as_the_shard_would() {
+    let Cached { router, .. } = &Cached::start(&LONG);
+    stranger(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
+    let first = plain_read(router, "k");
+    assert_eq!(told(&first).0, "miss");
+    assert_eq!(
+        (&first.json()["cached"], first.header("x-served-by")),
+        (&json!(false), Some("replica"))
+    );
+    let hit = until_hit(|| plain_read(router, "k"));
+    assert_eq!(told(&hit), ("hit", "cache"));
+    let (mut cached, mut plain) = (hit.json(), first.json());
+    assert_eq!((&cached["served_by"], &cached["cached"]), (&json!("cache"), &json!(true)));
+    for body in [&mut cached, &mut plain] {
+        body.as_object_mut().unwrap().retain(|name, _| name != "served_by" && name != "cached");
+    }
+    assert_eq!(cached, plain);
+    for name in ["etag", "x-shard", "x-shard-slot", "x-epoch", "content-type", "cache-control"] {
+        assert_eq!(hit.header(name), first.header(name), "{name}");
+    }
+    let tag = hit.header("etag").unwrap();
+    let known = || stranger(router).read_with(Some("k"), &[("if-none-match", tag)], "table=users");
+    assert_eq!((known().status, told(&known()).0), (304, "hit"));
+}
+
+#[test]
+fn each_question_has_an_answer_of_its_own() {
+    let Cached { router, .. } = &Cached::start(&LONG);
+    let order = |id: &str, amount: i64| json!({"table": "orders", "data": {"order_id": id, "user_id": "u", "amount": amount}});
+    let mut client = stranger(router);
+    for (id, amount) in [("a", 1), ("b", 2), ("c", 3)] {
+        assert_eq!(
+            client.write_with("u", &[("x-consistency", "all")], &order(id, amount)).status,
+            201
+        );
+    }
+    let queries = [
+        "table=orders",
+        "table=orders&select=order_id",
+        "table=orders&select=id:order_id",
+        "table=orders&select=order_id&order=amount.desc",
+        "table=orders&amount=gt.1",
+        "table=orders&amount=gt.2",
+        "table=orders&limit=3&select=order_id",
+        "table=users",
+        "table=orders&note=is.null&status=not.is.null",
+    ];
+    let ask = |level: &str, query: &str| {
+        stranger(router).read_with(Some("u"), &[("x-consistency", level)], query)
+    };
+    for query in queries {
+        let cached = until_hit(|| ask("one", query)).json();
+        assert_eq!(cached["data"], ask("all", query).json()["data"], "{query}");
+    }
+    for query in queries {
+        assert_eq!(told(&ask("one", query)).0, "hit", "{query}");
+    }
+}
+
+#[test]
+fn what_asks_for_more_than_a_cache_can_prove_passes_it_by() {
+    let Cached { router, .. } = &Cached::start(&LONG);
+    let level = [("x-consistency", "all")];
+    let order = |id: &str| json!({"table": "orders", "data": {"order_id": id, "user_id": "k", "amount": 1}});
+    for id in ["a", "b", "c"] {
+        stranger(router).write_with("k", &level, &order(id));
+    }
+    let ask = |key, headers: &[(&str, &str)], query: &str| {
+        stranger(router).read_with(key, headers, query)
+    };
+    let query = "table=orders";
+    until_hit(|| ask(Some("k"), &[], query));
+    let page = ask(Some("k"), &[], "table=orders&limit=2").json();
+    let next = format!("table=orders&limit=2&cursor={}", page["next_cursor"].as_str().unwrap());
+    for (key, headers, query) in [
+        (Some("k"), &[("x-consistency", "quorum")][..], query),
+        (Some("k"), &level, query),
+        (None, &[], query),
+        (Some("k"), &[("prefer", "count=exact")], query),
+        (Some("k"), &[], "table=orders&offset=1"),
+        (Some("k"), &[], &next),
+    ] {
+        for _ in 0..3 {
+            let reply = ask(key, headers, query);
+            let (cache, by) = told(&reply);
+            assert_eq!((reply.status, cache), (200, "bypass"), "{key:?} {headers:?} {query}");
+            assert_ne!(by, "cache");
+            assert_eq!(reply.json()["cached"], false);
+        }
+    }
+    // Of what has a next page nothing is kept.
+    for _ in 0..5 {
+        assert_ne!(told(&ask(Some("k"), &[], "table=orders&limit=2")).0, "hit");
+    }
+    let write = stranger(router).write_user("k", "Ada");
+    assert_eq!(write.header("x-cache"), None, "a write is answered by no cache");
+}
+
+#[test]
+fn without_a_cache_nothing_is_said_of_one() {
+    let router = Router::start();
+    router.write_user("k", "Ada");
+    for reply in [plain_read(&router, "k"), router.get("/api/read?table=users")] {
+        assert_eq!((reply.header("x-cache"), &reply.json()["cached"]), (None, &json!(false)));
+    }
+    assert_eq!(router.get("/api/health").json()["cache"], "off");
+    let metrics = router.get("/api/analytics/metrics").json();
+    assert_eq!(metrics["metrics"]["cache"]["enabled"], false);
+}
+
+#[test]
+fn a_client_reads_what_it_wrote_whatever_the_cache_holds() {
+    let Cached { router, .. } = &Cached::start(&LONG);
+    let mut writer = stranger(router);
+    for n in 0..40 {
+        let (name, before) = (format!("name {n}"), format!("name {}", n - 1));
+        if n > 0 {
+            // What it held is as good as it can be when the next write comes.
+            until_seen(router, "k", &[&before]);
+            until_hit(|| plain_read(router, "k"));
+        }
+        writer.write_user("k", &name);
+        for _ in 0..3 {
+            assert_eq!(writer.user("k").names, [&*name]);
+        }
+        assert_eq!(writer.user_at("k", "quorum").names, [&*name]);
+        let mut friend = Client::with(router, writer.token());
+        assert_eq!(friend.user("k").names, [&*name], "who was given the token");
+    }
+}
+
+#[test]
+fn reads_never_go_back_for_a_client_that_keeps_its_token() {
+    let Cached { router, .. } = &Cached::start(&LONG);
+    let mut reader = stranger(router);
+    let mut last = -1;
+    for n in 0..60_i64 {
+        stranger(router).write_user("k", &n.to_string());
+        for _ in 0..4 {
+            plain_read(router, "k"); // Others have the cache filled, with whatever they see.
+            let seen = reader.user("k");
+            let now = seen.names.first().map_or(-1, |name| name.parse().unwrap());
+            assert!(now >= last, "{now} after {last}, by {}", seen.served_by);
+            last = now;
+        }
+    }
+}
+
+#[test]
+fn a_write_voids_what_is_held_of_its_key_and_of_no_other() {
+    let cached = Cached::start(&[&LONG[..], &["--replicas", "0"]].concat());
+    let router = &cached.router;
+    for key in ["k", "other"] {
+        stranger(router).write_user(key, "Ada");
+        until_hit(|| plain_read(router, key));
+        until_hit(|| stranger(router).read_with(Some(key), &[], "table=users&select=name"));
+    }
+    let change = |body: &Value| stranger(router).write("k", body);
+    let changed = user("k", "Bob");
+    assert_eq!(change(&changed).status, 200);
+    until_seen(router, "k", &["Bob"]);
+    let short = until_hit(|| stranger(router).read_with(Some("k"), &[], "table=users&select=name"));
+    assert_eq!(short.json()["data"], json!([{"name": "Bob"}]), "whatever the question was");
+    until_hit(|| plain_read(router, "k"));
+    assert_eq!(
+        change(&json!({"table": "users", "op": "delete", "data": {"user_id": "k"}})).status,
+        200
+    );
+    until_seen(router, "k", &[]);
+    assert_eq!(told(&plain_read(router, "other")).0, "hit");
+    assert!(cached.counted()["voids"].as_u64().unwrap() >= 2, "{}", cached.counted());
+}
+
+#[test]
+fn a_bulk_write_voids_all_its_keys() {
+    let Cached { router, .. } = &Cached::start(&[&LONG[..], &["--replicas", "0"]].concat());
+    let keys: Vec<String> = (0..300).map(|n| format!("key{n}")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let mut writer = stranger(router);
+    for (name, mode) in [("Ada", "json"), ("Bob", "json"), ("Eve", "ndjson"), ("Mia", "tx")] {
+        let row = |key: &&str| user(key, name)["data"].clone();
+        let reply = match mode {
+            "json" => writer.write_users(&keys, name, "one"),
+            "tx" => {
+                let rows = keys.iter().map(row).collect::<Vec<_>>();
+                let body = json!({"table": "users", "records": rows});
+                writer.send("POST", "/api/bulk-write", &[("prefer", "tx=per-shard")], Some(&body))
+            }
+            _ => {
+                let lines = keys.iter().map(|key| format!("{}\n", row(key))).collect::<String>();
+                let headers = [("content-type", "application/x-ndjson")];
+                let path = "/api/bulk-write?table=users";
+                router.exchange("POST", path, &headers, Some(lines.as_bytes())).unwrap()
+            }
+        };
+        assert_eq!(reply.status, 201, "{mode}: {}", reply.text());
+        for key in &keys {
+            until_seen(router, key, &[name]);
+        }
+        for key in keys.iter().step_by(30) {
+            until_hit(|| plain_read(router, key));
+        }
+    }
+}
+
+#[test]
+fn a_client_says_how_old_an_answer_may_be() {
+    let Cached { router, .. } = &Cached::start(&LONG);
+    stranger(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
+    let ask = |ms: &str| {
+        stranger(router).read_with(Some("k"), &[("x-max-staleness-ms", ms)], "table=users")
+    };
+    until_hit(|| plain_read(router, "k"));
+    until_hit(|| ask("30000"));
+    for _ in 0..5 {
+        // Nothing that was read before now is new enough.
+        assert_eq!(told(&ask("0")).0, "miss");
+    }
+    let stale = router.get("/api/analytics/metrics").json()["metrics"]["cache"]["stale"].clone();
+    assert!(stale.as_u64().unwrap() >= 5, "{stale}");
+}
+
+#[test]
+fn without_a_word_of_the_client_the_bound_holds() {
+    let Cached { router, .. } = &Cached::start(&["--cache-bound-ms", "1"]);
+    stranger(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
+    let patient = || {
+        let age = [("x-max-staleness-ms", "30000")];
+        stranger(router).read_with(Some("k"), &age, "table=users")
+    };
+    until_hit(patient);
+    std::thread::sleep(std::time::Duration::from_millis(3)); // Until it is older than the bound.
+    assert_eq!(told(&patient()).0, "hit");
+    assert_eq!(told(&plain_read(router, "k")).0, "miss");
+}
+
+#[test]
+fn late_replicas_make_no_answer_younger_than_it_is() {
+    ground::not_on_citus!("it has no replicas to hold up");
+    let Cached { router, .. } = &Cached::start(&["--lab", "--cache-bound-ms", "300"]);
+    stranger(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
+    until_hit(|| plain_read(router, "k"));
+    set_replicas(router, "behind");
+    let mut writer = stranger(router);
+    writer.write_user("k", "Bob");
+    let written = Instant::now();
+    // Readers fill the cache from replicas that know nothing of it: its age is theirs.
+    loop {
+        let is_due = written.elapsed().as_millis() > 300;
+        let reply = plain_read(router, "k");
+        let is_hit = told(&reply).0 == "hit";
+        if is_due && is_hit {
+            assert_eq!(Seen::of(&reply).names, ["Bob"], "an older answer, after the bound");
+        }
+        assert_eq!(writer.user("k").names, ["Bob"]);
+        if written.elapsed().as_millis() > 1_000 {
+            break;
+        }
+    }
+    set_replicas(router, "running");
+}
+
+#[test]
+fn values_under_keys_come_from_the_cache_and_are_never_older_than_their_writer_knows() {
+    let cached = Cached::start(&LONG);
+    let router = &cached.router;
+    let get = |path: &str| router.exchange("GET", path, &[], None).unwrap();
+    let put = |value: &Value| {
+        let body = value.to_string();
+        router.send(
+            "PUT",
+            "/api/kv/a/b",
+            &[("content-type", "application/json")],
+            Some(body.as_bytes()),
+        )
+    };
+    let settled = |value: &Value| {
+        let headers = [("content-type", "application/json"), ("x-consistency", "all")];
+        let body = value.to_string();
+        router.send("PUT", "/api/kv/a/b", &headers, Some(body.as_bytes()))
+    };
+    assert_eq!(settled(&json!({"n": 0})).status, 201);
+    for path in ["/api/kv/a/b", "/read?key=a/b"] {
+        let hit = until_hit(|| get(path));
+        assert_eq!((hit.status, told(&hit)), (200, ("hit", "cache")));
+        assert!(hit.header("etag").is_some());
+    }
+    assert_eq!(get("/api/kv/a/b").json(), json!({"n": 0}));
+    for n in 1..20 {
+        assert_eq!(put(&json!({"n": n})).status, 200);
+        assert_eq!(router.get("/api/kv/a/b").json(), json!({"n": n}), "the client of this router");
+        assert_eq!(router.get("/read?key=a/b").json()["value"], json!({"n": n}));
+    }
+    assert_eq!(router.send("DELETE", "/api/kv/a/b", &[], None).status, 200);
+    assert_eq!(router.get("/api/kv/a/b").code(), "TSR302");
+}
+
+#[test]
+fn that_there_is_nothing_is_kept_too_until_there_is() {
+    let cached = Cached::start(&[&LONG[..], &["--replicas", "0"]].concat());
+    let router = &cached.router;
+    let nothing = until_hit(|| plain_read(router, "nobody"));
+    assert_eq!(nothing.json()["data"], json!([]));
+    let hits = || cached.counted()["hits"].as_u64().unwrap();
+    let began = Instant::now();
+    let before = hits();
+    while hits() == before {
+        let reply = router.exchange("GET", "/api/kv/nobody", &[], None).unwrap();
+        assert_eq!(reply.code(), "TSR302");
+        assert!(
+            began.elapsed() < PATIENCE,
+            "a value that is not there is never answered from the cache"
+        );
+    }
+    let mut writer = stranger(router);
+    writer.write_user("nobody", "Ada");
+    assert_eq!(writer.user("nobody").names, ["Ada"]);
+    until_seen(router, "nobody", &["Ada"]);
+    let value =
+        router.send("PUT", "/api/kv/nobody", &[("content-type", "application/json")], Some(b"1"));
+    assert_eq!(value.status, 201, "{}", value.text());
+    assert_eq!(router.get("/api/kv/nobody").json(), json!(1));
+}
+
+#[test]
+fn what_is_larger_than_an_entry_may_be_is_not_kept() {
+    let Cached { router, .. } =
+        &Cached::start(&[&LONG[..], &["--cache-entry-bytes-max", "2000"]].concat());
+    for (key, length) in [("small", 100), ("large", 4_000)] {
+        stranger(router).write_with(
+            key,
+            &[("x-consistency", "all")],
+            &user(key, &"x".repeat(length)),
+        );
+    }
+    until_hit(|| plain_read(router, "small"));
+    for _ in 0..10 {
+        let reply = plain_read(router, "large");
+        assert_eq!((reply.status, told(&reply).0), (200, "miss"));
+    }
+}
+
+#[test]
+fn the_router_s_own_memory_answers_under_the_same_rules() {
+    let near = [&LONG[..], &["--cache-near-bytes", "1000000", "--replicas", "0"]].concat();
+    let cached = Cached::start(&near);
+    let router = &cached.router;
+    let mut writer = stranger(router);
+    for n in 0..20 {
+        let name = format!("name {n}");
+        writer.write_user("k", &name);
+        assert_eq!(writer.user("k").names, [&*name]);
+        until_seen(router, "k", &[&name]);
+        until_hit(|| plain_read(router, "k"));
+        assert_eq!(told(&plain_read(router, "k")).0, "hit");
+    }
+    let counted = cached.counted();
+    assert!(counted["near_hits"].as_u64().unwrap() > 0, "{counted}");
+    assert!(counted["hits"].as_u64() >= counted["near_hits"].as_u64(), "{counted}");
+}
+
+#[test]
+fn what_the_cache_does_is_counted_and_told() {
+    let cached = Cached::start(&[&LONG[..], &["--replicas", "0"]].concat());
+    let router = &cached.router;
+    stranger(router).write_user("k", "Ada");
+    until_hit(|| plain_read(router, "k"));
+    for _ in 0..20 {
+        plain_read(router, "k");
+        stranger(router).user_at("k", "all");
+    }
+    let counted = cached.counted();
+    let count = |name: &str| counted[name].as_u64().unwrap_or_else(|| panic!("{name}: {counted}"));
+    assert_eq!((&counted["enabled"], &counted["breaker"]), (&json!(true), &json!("closed")));
+    assert!(count("hits") >= 20 && count("bypass") >= 20 && count("misses") >= 1, "{counted}");
+    assert!(count("fills") >= 1 && count("errors") == 0, "{counted}");
+    let rate = counted["hit_rate"].as_f64().unwrap();
+    assert!(rate > 0.5 && rate < 1.0, "{counted}");
+    let scraped = router.get("/metrics").text();
+    for line in [
+        "tessera_cache_enabled 1",
+        "tessera_cache_up 1",
+        "tessera_cache_requests_total{result=\"hit\"}",
+        "tessera_cache_voids_total",
+        "tessera_cache_near_hits_total",
+    ] {
+        assert!(scraped.contains(line), "{line}: {scraped}");
+    }
+    assert!(!scraped.contains("canary"));
+    assert_eq!(cached.state(), "ok");
+    let page = router.get("/api/analytics/metrics?window=1m").json();
+    assert!(page["metrics"]["read_from"]["cache"].as_u64().unwrap() >= 20, "{page}");
+}

@@ -1,0 +1,83 @@
+//! Stories of a Redis that several share: two routers of one cluster help each other, two clusters never meet.
+
+use crate::cache::{Cached, LONG, plain_read, told, until_hit, until_seen};
+use crate::client::{Client, Seen, stranger};
+use crate::ground;
+
+#[test]
+fn two_clusters_on_one_redis_never_meet() {
+    let one = Cached::start(&LONG);
+    let other = {
+        let data = tempfile::tempdir().unwrap();
+        let mut command = ground::command(&data.path().join("data"), &LONG);
+        command.env("REDIS_URL", one.redis.url());
+        (crate::harness::Router::start_command(command), data)
+    };
+    let all = [("x-consistency", "all")];
+    for (router, name) in [(&one.router, "Ada"), (&other.0, "Bob")] {
+        for key in ["k", "l", "m"] {
+            stranger(router).write_with(key, &all, &crate::client::user(key, name));
+        }
+    }
+    for (router, name) in [(&one.router, "Ada"), (&other.0, "Bob")] {
+        for key in ["k", "l", "m"] {
+            assert_eq!(Seen::of(&until_hit(|| plain_read(router, key))).names, [name]);
+        }
+    }
+    // What one writes voids nothing of the other.
+    stranger(&one.router).write_user("k", "Eve");
+    assert_eq!(told(&plain_read(&other.0, "k")).0, "hit");
+    let keys = one.redis.keys();
+    assert_eq!(keys.len(), keys.iter().collect::<std::collections::BTreeSet<_>>().len());
+    assert!(keys.iter().all(|key| key.starts_with("tessera:1:")), "{keys:?}");
+}
+
+#[test]
+fn what_one_router_of_a_cluster_reads_the_others_need_not() {
+    if !ground::is_servers() {
+        return; // Files have one router.
+    }
+    let cached = Cached::start(&LONG);
+    let other = cached.another(&LONG);
+    stranger(&cached.router).write_with(
+        "k",
+        &[("x-consistency", "all")],
+        &crate::client::user("k", "Ada"),
+    );
+    until_hit(|| plain_read(&cached.router, "k"));
+    // Its first question may be too early for its connection; it is answered then, but fills nothing.
+    until_hit(|| plain_read(&other, "k"));
+    let counted = other.get("/api/analytics/metrics").json()["metrics"]["cache"].clone();
+    assert_eq!(counted["fills"], 0, "{counted}");
+
+    let mut writer = stranger(&other);
+    for n in 0..30 {
+        let name = format!("name {n}");
+        writer.write_user("k", &name);
+        let mut same = Client::with(&cached.router, writer.token());
+        assert_eq!(same.user("k").names, [&*name], "a client reads what it wrote, by any router");
+        until_seen(&cached.router, "k", &[&name]);
+        until_seen(&other, "k", &[&name]);
+        until_hit(|| plain_read(&cached.router, "k"));
+    }
+}
+
+#[test]
+fn a_router_that_starts_again_finds_what_was_kept() {
+    let cached = Cached::start(&LONG);
+    stranger(&cached.router).write_with(
+        "k",
+        &[("x-consistency", "all")],
+        &crate::client::user("k", "Ada"),
+    );
+    until_hit(|| plain_read(&cached.router, "k"));
+    let Cached { mut router, redis, data } = cached;
+    router.end();
+    let mut command = ground::command(&data.path().join("data"), &LONG);
+    command.env("REDIS_URL", redis.url());
+    let router = crate::harness::Router::start_command(command);
+    assert_eq!(Seen::of(&until_hit(|| plain_read(&router, "k"))).names, ["Ada"]);
+    let mut writer = stranger(&router);
+    writer.write_user("k", "Bob");
+    assert_eq!(writer.user("k").names, ["Bob"]);
+}

@@ -1,0 +1,173 @@
+//! Redis: a server of its own on a free loopback port, with a password, in a folder that goes with it.
+//!
+//! It is ended by its own id when the [`Redis`] is dropped, and never writes to a disk unless it is told to.
+//!
+//! **Invariant:** it answers when it has started, and is gone when it was killed.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// How long a server may take to start.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Nothing that is said anywhere may hold it.
+pub(crate) const PASSWORD: &str = "canary-of-redis-4711";
+/// Ports below those that the system gives to whoever asks for any: nobody takes one while its server is down.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// A running server.
+pub(crate) struct Redis {
+    child: Child,
+    port: u16,
+    folder: TempDir,
+    flags: Vec<String>,
+}
+
+impl Redis {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with more of its own settings, such as `--maxmemory 1mb`.
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let port = free_port();
+        let child = launch(port, &folder, &flags);
+        let redis = Self { child, port, folder, flags };
+        redis.await_answer();
+        redis
+    }
+
+    /// Its address, with the password.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://:{PASSWORD}@127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again at the same port, with what it had saved, if it had.
+    pub(crate) fn come_back(&mut self) {
+        self.child = launch(self.port, &self.folder, &self.flags);
+        self.await_answer();
+    }
+
+    /// SIGSTOP: it takes connections and answers nothing.
+    pub(crate) fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Carries one command out; every text and number of its answer.
+    pub(crate) fn ask(&self, words: &[&str]) -> Vec<String> {
+        self.try_ask(words).unwrap()
+    }
+
+    fn try_ask(&self, words: &[&str]) -> std::io::Result<Vec<String>> {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut stream = BufReader::new(stream);
+        let mut answer = Vec::new();
+        for words in [&["AUTH", PASSWORD][..], words] {
+            let mut command = format!("*{}\r\n", words.len());
+            for word in words {
+                command += &format!("${}\r\n{word}\r\n", word.len());
+            }
+            stream.get_mut().write_all(command.as_bytes())?;
+            answer.clear();
+            read_reply(&mut stream, &mut answer)?;
+        }
+        Ok(answer)
+    }
+
+    /// The keys that it holds.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        self.ask(&["KEYS", "*"])
+    }
+
+    fn await_answer(&self) {
+        let began = Instant::now();
+        while !self.try_ask(&["PING"]).is_ok_and(|answer| answer == ["PONG"]) {
+            assert!(began.elapsed() < PATIENCE, "redis-server does not answer");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        // Also one that is frozen.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = std::process::id().wrapping_mul(61) as u16;
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(begin);
+        let port = PORTS.start + step % (PORTS.end - PORTS.start);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+fn launch(port: u16, folder: &TempDir, flags: &[String]) -> Child {
+    let mut command = Command::new("redis-server");
+    // By a pipe: whoever lists processes reads what stands on a command line.
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+    command.args(["--appendonly", "no", "--dir"]).arg(folder.path()).args(flags).arg("-");
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap_or_else(|error| {
+        panic!("redis-server cannot be started ({error}): ./setup.sh tools installs it")
+    });
+    writeln!(child.stdin.take().unwrap(), "requirepass {PASSWORD}").unwrap();
+    child
+}
+
+/// One answer of the protocol RESP2, taken apart.
+fn read_reply(stream: &mut BufReader<TcpStream>, answer: &mut Vec<String>) -> std::io::Result<()> {
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    let (kind, rest) = line.trim_end().split_at_checked(1).unwrap_or(("", ""));
+    let length = rest.parse::<i64>().unwrap_or(0);
+    match kind {
+        "+" | ":" => answer.push(rest.to_owned()),
+        "$" if length < 0 => {}
+        "$" => {
+            let mut text = vec![0; length as usize + 2];
+            stream.read_exact(&mut text)?;
+            answer.push(String::from_utf8_lossy(&text[..length as usize]).into_owned());
+        }
+        "*" => {
+            for _ in 0..length {
+                read_reply(stream, answer)?;
+            }
+        }
+        _ => return Err(std::io::Error::other(format!("redis-server said {line:?}"))),
+    }
+    Ok(())
+}

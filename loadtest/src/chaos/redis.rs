@@ -1,0 +1,119 @@
+//! Redis: the cache of the router that is broken, as a child of the tester.
+//!
+//! **Invariant:** signals go to the process id of a child that has not been waited for, so never to a stranger. Nothing of
+//! it is written to a disk.
+//! **Not here:** what the router does without it.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// The program, as every package names it.
+const PROGRAM: &str = "redis-server";
+/// How long it may take to start.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is asked meanwhile.
+const POLL: Duration = Duration::from_millis(10);
+
+pub(super) struct RedisProcess {
+    program: PathBuf,
+    address: SocketAddr,
+    child: Option<Child>,
+}
+
+impl RedisProcess {
+    /// Starts one on a port that was free.
+    ///
+    /// # Errors
+    /// The program is not there, or does not answer.
+    pub(super) async fn new(program: Option<&Path>) -> anyhow::Result<Self> {
+        let program = program.map_or_else(|| PathBuf::from(PROGRAM), Path::to_owned);
+        // The port must be the same after each start, so it is looked for here.
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let mut redis = Self { program, address, child: None };
+        redis.start().await?;
+        Ok(redis)
+    }
+
+    /// For the router.
+    pub(super) fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    /// Starts it, and waits until it answers.
+    pub(super) async fn start(&mut self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.child.is_none(), "one Redis runs already");
+        let mut command = Command::new(&self.program);
+        command.args(["--bind", "127.0.0.1", "--port", &self.address.port().to_string()]);
+        command.args(["--save", "", "--appendonly", "no"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().with_context(|| {
+            format!(
+                "{} cannot be started: install Redis, or name it with --redis-server",
+                self.program.display()
+            )
+        })?;
+        self.child = Some(child);
+        let began = Instant::now();
+        while self.ask("PING").await.is_err() {
+            anyhow::ensure!(began.elapsed() < PATIENCE, "Redis does not answer");
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// kill -9, and waits until it is gone.
+    pub(super) fn kill(&mut self) -> anyhow::Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Forgets all that it holds.
+    pub(super) async fn empty(&self) -> anyhow::Result<()> {
+        self.ask("FLUSHALL").await
+    }
+
+    pub(super) fn freeze(&self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    pub(super) fn thaw(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let Some(child) = &self.child else { return Ok(()) };
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("a process without a number")?, signal)?;
+        Ok(())
+    }
+
+    /// A command that is answered with one line.
+    async fn ask(&self, command: &str) -> anyhow::Result<()> {
+        let asked = async {
+            let mut stream = TcpStream::connect(self.address).await?;
+            stream.write_all(format!("{command}\r\n").as_bytes()).await?;
+            let mut first = [0];
+            stream.read_exact(&mut first).await?;
+            anyhow::ensure!(first == *b"+", "Redis refuses {command}");
+            Ok(())
+        };
+        tokio::time::timeout(PATIENCE, asked).await.context("Redis does not answer")?
+    }
+}
+
+impl Drop for RedisProcess {
+    fn drop(&mut self) {
+        // Also one that is frozen: SIGKILL does not wait for SIGCONT.
+        let _ = self.kill();
+    }
+}

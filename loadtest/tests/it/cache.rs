@@ -1,0 +1,75 @@
+//! Stories about `--chaos --cache`: promises are kept with a cache, also while it is emptied, frozen and killed.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::router::PROGRAM;
+use crate::{report, text};
+
+/// Breaks a router with a cache while the verifying workload runs.
+fn under_chaos(seed: u64, seconds: u32, more: &[&str]) -> Output {
+    let (seed, seconds) = (seed.to_string(), seconds.to_string());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    command.env_remove("TESSERA_LOADTEST_HOST");
+    command.args(["--verify", "--chaos", "--cache", "--json", "--users", "8"]);
+    command.args(["--seed", &seed, "--run-time", &seconds, "--router"]).arg(&*PROGRAM);
+    command.args(more).output().unwrap()
+}
+
+/// How many reads the cache answered.
+fn hits(report: &Value) -> u64 {
+    let shares = report["cache"].as_array().unwrap();
+    let hits = shares.iter().find(|share| share["name"] == "hit");
+    hits.map_or(0, |share| share["answers"].as_u64().unwrap())
+}
+
+/// Seeds, and seconds of each: few and short, unless it is asked for more.
+fn seeds() -> (std::ops::RangeInclusive<u64>, u32) {
+    let long = std::env::var("LONG_TESTS").is_ok_and(|value| value == "1");
+    if long { (1..=20, 30) } else { (1..=2, 6) }
+}
+
+fn is_clean(output: &Output, seed: u64) -> Value {
+    let report = report(output);
+    assert_eq!(output.status.code(), Some(0), "seed {seed}: {report:#}");
+    assert!(report["verified"]["operations"].as_u64().unwrap() > 500, "seed {seed}: {report:#}");
+    assert!(hits(&report) > 0, "seed {seed}: nothing came from the cache: {report:#}");
+    report
+}
+
+#[test]
+fn no_promise_is_broken_while_the_cache_is() {
+    let (seeds, seconds) = seeds();
+    for seed in seeds {
+        let options = ["--router-options", "--replicas 2"];
+        let faults = ["--faults", "redis-flush,redis-freeze,redis-kill"];
+        let output = under_chaos(seed, seconds, &[options, faults].concat());
+        let report = is_clean(&output, seed);
+        let faults = report["faults"].as_array().unwrap();
+        assert!(faults.len() >= 2, "seed {seed}: {report:#}");
+        assert!(
+            faults.iter().all(|fault| fault["what"].as_str().unwrap().contains("Redis")),
+            "{report:#}"
+        );
+    }
+}
+
+#[test]
+fn no_promise_is_broken_while_the_router_is_and_memory_answers_too() {
+    let (seeds, seconds) = seeds();
+    for seed in seeds {
+        // Old answers are welcome, so that many are kept: tokens alone keep sessions right.
+        let options = "--replicas 2 --cache-bound-ms 30000 --cache-near-bytes 4000000";
+        let output = under_chaos(seed + 100, seconds, &["--router-options", options]);
+        is_clean(&output, seed);
+    }
+}
+
+#[test]
+fn a_redis_that_cannot_be_started_is_told_before_the_run() {
+    let output = under_chaos(1, 1, &["--redis-server", "/nonexistent/redis-server"]);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("/nonexistent/redis-server cannot be started"), "{stderr}");
+}
