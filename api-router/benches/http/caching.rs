@@ -34,12 +34,19 @@ request = function()
   return wrk.format("GET", "/api/read?table=users&limit=10", {["x-shard-key"] = "user_" .. (low - 1)})
 end"#;
 
+/// So few keys that nearly every read is a hit, and the same keys for who has no cache.
+const HOT: &str = r#"request = function()
+             return wrk.format("GET", "/api/read?table=users&limit=10", {["x-shard-key"] = "user_" .. math.random(0, 63)})
+           end"#;
+
 /// What is measured, in the order of a round.
-const CASES: [(&str, usize, &str); 4] = [
+const CASES: [(&str, usize, &str); 6] = [
     ("hello", 0, HELLO),
     ("cache off", 0, ZIPF),
     ("cache on", 1, ZIPF),
     ("cache on + memory", 2, ZIPF),
+    ("hits of Redis", 1, HOT),
+    ("hits of memory", 2, HOT),
 ];
 
 /// A Redis that ends with this.
