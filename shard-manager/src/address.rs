@@ -206,6 +206,14 @@ impl ServerEngine {
             Self::Citus => "citus",
         }
     }
+
+    /// Most connections that one router takes of one node: to a coordinator it has more lanes, and reads only there.
+    pub fn connections_of_router(self) -> u32 {
+        match self {
+            Self::Postgres => 8,
+            Self::Citus => 18,
+        }
+    }
 }
 
 /// Where a cluster is.

@@ -16,6 +16,8 @@ use crate::servers::Router;
 
 /// Bytes of the routers' own memory: all that is read fits.
 const NEAR_BYTES: &str = "67108864";
+/// How old, in ms, answers may be in the cases that say so: ten times as long as by default.
+const BOUND_MS: &str = "10000";
 /// How long Redis may take to start.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -40,11 +42,13 @@ const HOT: &str = r#"request = function()
            end"#;
 
 /// What is measured, in the order of a round.
-const CASES: [(&str, usize, &str); 6] = [
+const CASES: [(&str, usize, &str); 8] = [
     ("hello", 0, HELLO),
     ("cache off", 0, ZIPF),
     ("cache on", 1, ZIPF),
     ("cache on + memory", 2, ZIPF),
+    ("cache on, 10 s", 3, ZIPF),
+    ("cache, memory, 10 s", 4, ZIPF),
     ("hits of Redis", 1, HOT),
     ("hits of memory", 2, HOT),
 ];
@@ -106,7 +110,7 @@ fn over(
     (rounds, seconds): (u32, u32),
     workers: &str,
 ) -> std::io::Result<()> {
-    let dirs = [tempfile::tempdir()?, tempfile::tempdir()?, tempfile::tempdir()?];
+    let dirs: Vec<_> = (0..5).map(|_| tempfile::tempdir()).collect::<Result<_, _>>()?;
     let redis = Redis::start(dirs[0].path())?;
     let cached = [("REDIS_URL".to_owned(), redis.url.clone())];
     let start = |index: usize, flags: &[&str]| -> std::io::Result<Router> {
@@ -122,7 +126,14 @@ fn over(
         }
         Ok(router)
     };
-    let routers = [start(0, &[])?, start(1, &[])?, start(2, &["--cache-near-bytes", NEAR_BYTES])?];
+    let (near, old) = (["--cache-near-bytes", NEAR_BYTES], ["--cache-bound-ms", BOUND_MS]);
+    let routers = [
+        start(0, &[])?,
+        start(1, &[])?,
+        start(2, &near)?,
+        start(3, &old)?,
+        start(4, &[near, old].concat())?,
+    ];
     let mut rates: [Vec<f64>; CASES.len()] = Default::default();
     for round in 0..rounds as usize {
         // Whoever comes first finds the processor cold: they take turns.
@@ -137,7 +148,7 @@ fn over(
     let medians = rates.each_mut().map(|rates| median(rates));
     for ((name, router, _), rate) in CASES.iter().zip(medians) {
         println!(
-            "{ground:<10} {name:<18} {rate:>9.0}/s   {:.2} of hello, {:.2} of off{}",
+            "{ground:<10} {name:<19} {rate:>9.0}/s   {:.2} of hello, {:.2} of off{}",
             rate / medians[0],
             rate / medians[1],
             hit_rate(&routers[*router].url)?

@@ -47,7 +47,8 @@ async fn node(at: &NodeAddress, cluster: &ClusterAddress) -> Vec<Finding> {
         Err(error) => return vec![Finding::fault(&about, plain(&about, error))],
     };
     let mut found = Vec::new();
-    match requirements::check(&mut session, cluster.replica_count()).await {
+    let each = cluster.engine.connections_of_router();
+    match requirements::check(&mut session, cluster.replica_count(), each).await {
         Ok(warnings) => {
             found.extend(
                 warnings.iter().map(|warning| Finding::warning(&about, plain(&about, warning))),

@@ -237,7 +237,8 @@ async fn check_fit(
     name: &str,
     cluster: &ClusterAddress,
 ) -> Result<Session, OpenError> {
-    let warnings = requirements::check(&mut session, cluster.replica_count()).await;
+    let each = cluster.engine.connections_of_router();
+    let warnings = requirements::check(&mut session, cluster.replica_count(), each).await;
     for warning in warnings.map_err(|unfit| OpenError::node(name, unfit))? {
         tracing::warn!(node = name, "{warning}");
     }

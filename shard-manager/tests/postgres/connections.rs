@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use shard_manager::address::ServerEngine;
 use shard_manager::consistency::Level;
 use shard_manager::local::{LocalNode, Stop};
 use shard_manager::manager::Manager;
-use shard_manager::store::postgres::requirements::CONNECTIONS_OF_ROUTER;
 use shard_manager::value::ColumnType::{Bigint, Text};
 
 use crate::cluster::{Door, Trio, connect};
@@ -72,7 +72,8 @@ async fn load(manager: &Manager, name: &str) {
 
 fn check(most: &BTreeMap<String, usize>) {
     eprintln!("connections at most: {most:?}");
-    assert!(most.values().all(|most| *most <= CONNECTIONS_OF_ROUTER as usize), "{most:?}");
+    let allowed = ServerEngine::Postgres.connections_of_router() as usize;
+    assert!(most.values().all(|most| *most <= allowed), "{most:?}");
 }
 
 #[test]

@@ -2,16 +2,24 @@
 
 use std::time::Duration;
 
-use shard_manager::address::NodeAddress;
+use shard_manager::address::{NodeAddress, ServerEngine};
 use shard_manager::store::postgres::requirements::{Unfit, Warning, check, judge_clock};
 use shard_manager::store::postgres::session::{Wanted, connect};
 
 use crate::server::{ADMIN, Server, patient, run};
 
 fn checked(address: &NodeAddress, replicas: usize) -> Result<Vec<Warning>, Unfit> {
+    checked_as(ServerEngine::Postgres, address, replicas)
+}
+
+fn checked_as(
+    engine: ServerEngine,
+    address: &NodeAddress,
+    replicas: usize,
+) -> Result<Vec<Warning>, Unfit> {
     run(async {
         let mut session = connect(address, "tessera check", Wanted::Any, &patient()).await.unwrap();
-        check(&mut session, replicas).await
+        check(&mut session, replicas, engine.connections_of_router()).await
     })
 }
 
@@ -59,6 +67,19 @@ fn a_database_that_cannot_hold_the_rows_is_refused() {
     assert!(checked(&address, 0).is_ok());
     let said = refused(&address, 1);
     assert!(said.contains("wal_level=minimal") && said.contains("wal_level=replica"), "{said}");
+}
+
+#[test]
+fn a_coordinator_needs_more_room_than_another_node() {
+    let Some(server) = Server::start("") else { return };
+    server.perform(&["CREATE ROLE seventeen LOGIN SUPERUSER CONNECTION LIMIT 17"]);
+    let address = server.address("seventeen", "postgres");
+    let told = |warnings: Vec<Warning>| {
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    assert!(told(checked(&address, 0).unwrap()).contains("enough for 2 router(s) of 8"));
+    let said = checked_as(ServerEngine::Citus, &address, 0).unwrap_err().to_string();
+    assert!(said.contains("takes 17 connections of our user, and a router takes 18"), "{said}");
 }
 
 #[test]

@@ -13,9 +13,6 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::session::{Identity, Session};
 
-/// Most connections that one router takes of one node.
-pub const CONNECTIONS_OF_ROUTER: u32 = 8;
-
 /// As many routers should find room, or there is none for a second while the first one ends.
 const ROUTERS: u32 = 3;
 
@@ -68,14 +65,16 @@ pub enum Warning {
     },
     /// Room for few routers.
     #[error(
-        "{node} takes {room} connections, enough for {} router(s) of {CONNECTIONS_OF_ROUTER}: raise max_connections",
-        room / CONNECTIONS_OF_ROUTER
+        "{node} takes {room} connections, enough for {} router(s) of {each}: raise max_connections",
+        room / each
     )]
     FewConnections {
         /// Which node.
         node: String,
         /// How many connections it takes of our user.
         room: u32,
+        /// How many a router takes.
+        each: u32,
     },
     /// Tables can be used, but none can be made.
     #[error(
@@ -175,7 +174,7 @@ pub enum Unfit {
     },
     /// Not even one router has room.
     #[error(
-        "{node} takes {room} connections of our user, and a router takes {CONNECTIONS_OF_ROUTER}: raise max_connections \
+        "{node} takes {room} connections of our user, and a router takes {each}: raise max_connections \
          or the limit of the role or the database"
     )]
     Connections {
@@ -183,6 +182,8 @@ pub enum Unfit {
         node: String,
         /// How many it takes.
         room: u32,
+        /// How many a router takes.
+        each: u32,
     },
     /// A primary that takes no writes.
     #[error(
@@ -230,11 +231,16 @@ fn side(ahead: bool) -> &'static str {
     if ahead { "ahead of" } else { "behind" }
 }
 
-/// Asks a node whether it may serve, in the role that it is in, for a shard of so many replicas.
+/// Asks a node whether it may serve, in the role that it is in, for a shard of so many replicas. `each` is how many
+/// connections a router takes of it.
 ///
 /// # Errors
 /// [`Unfit`] with the first reason why it must not.
-pub async fn check(session: &mut Session, replicas: usize) -> Result<Vec<Warning>, Unfit> {
+pub async fn check(
+    session: &mut Session,
+    replicas: usize,
+    each: u32,
+) -> Result<Vec<Warning>, Unfit> {
     let node = session.address.to_string();
     let unasked = |error: diesel::result::Error| Unfit::Unasked {
         node: node.clone(),
@@ -245,7 +251,7 @@ pub async fn check(session: &mut Session, replicas: usize) -> Result<Vec<Warning
     if facts.encoding != "UTF8" {
         return Err(Unfit::Encoding { node, encoding: facts.encoding });
     }
-    warnings.extend(room(&node, facts.room.cast_unsigned())?);
+    warnings.extend(room(&node, facts.room.cast_unsigned(), each)?);
     if session.identity.in_recovery {
         warnings.extend(replica(&node, &facts)?);
     } else {
@@ -325,12 +331,12 @@ fn versions(node: &str, identity: &Identity) -> Vec<Warning> {
     known.map(outdated).into_iter().collect()
 }
 
-fn room(node: &str, room: u32) -> Result<Option<Warning>, Unfit> {
+fn room(node: &str, room: u32, each: u32) -> Result<Option<Warning>, Unfit> {
     let node = node.to_owned();
-    if room < CONNECTIONS_OF_ROUTER {
-        return Err(Unfit::Connections { node, room });
+    if room < each {
+        return Err(Unfit::Connections { node, room, each });
     }
-    Ok((room < ROUTERS * CONNECTIONS_OF_ROUTER).then_some(Warning::FewConnections { node, room }))
+    Ok((room < ROUTERS * each).then_some(Warning::FewConnections { node, room, each }))
 }
 
 fn replica(node: &str, facts: &Facts) -> Result<Vec<Warning>, Unfit> {
