@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use redis::{ConnectionInfo, IntoConnectionInfo};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
 /// The databases of a Redis are counted from 0.
 const DATABASE_MAX: u32 = 1_000;
@@ -105,6 +105,11 @@ impl CacheAddress {
     /// As it may be shown: the password is `***`.
     pub fn redacted(&self) -> &str {
         &self.shown
+    }
+
+    /// Whether it is spoken to through TLS.
+    pub(super) fn is_secured(&self) -> bool {
+        matches!(self.info.addr(), ConnectionAddr::TcpTls { .. })
     }
 
     /// What the client of Redis is to know.

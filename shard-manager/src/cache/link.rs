@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, TlsCertificates, Value};
+use rustls::crypto::{CryptoProvider, ring};
 use tokio::sync::watch;
 
 use super::address::CacheAddress;
@@ -210,6 +211,11 @@ impl Drop for Making {
 
 pub(super) async fn connect(address: &CacheAddress) -> Result<MultiplexedConnection, Trouble> {
     let unreachable = |error: RedisError| Trouble::Unreachable(told(&error));
+    if address.is_secured() && CryptoProvider::get_default().is_none() {
+        // The client of Redis takes the one of the process, and ends it if there are several and none is chosen. Somebody
+        // else may be choosing one at this moment, which is as good.
+        let _ = ring::default_provider().install_default();
+    }
     let client = match address.roots() {
         None => Client::open(address.info().clone()).map_err(unreachable)?,
         Some(path) => {
