@@ -419,6 +419,7 @@ impl Manager {
 
     /// Asks every node how it is.
     pub async fn health(&self, deadline: Instant) -> Vec<ShardReport> {
+        self.cache.iter().for_each(Cache::look_after);
         let probes = self.shards.iter().map(|shard| shard.probe(deadline));
         let nodes = futures_util::future::join_all(probes).await;
         let numbered = (0..).map(ShardIndex).zip(nodes);

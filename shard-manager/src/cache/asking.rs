@@ -58,6 +58,12 @@ impl Drop for Turn {
 }
 
 impl Cache {
+    /// Has it tried whether Redis is back, if it was left alone long enough. Where nobody reads, whoever asks how the
+    /// cluster is has to. Waits for nothing.
+    pub fn look_after(self: &Arc<Self>) {
+        self.may_ask();
+    }
+
     /// Whether Redis is to be asked now. If it is time to try whether it is back, that begins, and nobody waits for it.
     pub(super) fn may_ask(self: &Arc<Self>) -> bool {
         match self.breaker.advice() {

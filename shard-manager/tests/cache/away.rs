@@ -55,6 +55,23 @@ async fn it_is_killed_and_comes_back_empty() {
 }
 
 #[tokio::test]
+async fn where_nobody_reads_whoever_asks_how_it_is_finds_it_back() {
+    let Some(mut redis) = Server::start(&[]) else { return };
+    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    redis.kill();
+    for _ in 0..3 {
+        assert_eq!(told(&cache, &shard, None).await, (1, Miss));
+    }
+    assert_eq!(cache.vitals().breaker, BreakerState::Open);
+    redis.restart();
+    until("it is found", || {
+        cache.look_after();
+        cache.vitals().breaker == BreakerState::Closed
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn one_that_was_started_again_is_found_without_a_miss_too_many() {
     let Some(mut redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), Played::new(1));
