@@ -236,13 +236,13 @@ fn a_write_that_was_not_confirmed_may_be_sent_again() {
             [("idempotency-key", "x"), ("x-consistency", "all"), ("x-deadline-ms", deadline)];
         stranger(&router).write_with("k", &headers, &body)
     };
-    let first = send("500");
+    let first = send("1500");
     assert_eq!((first.status, &*first.code()), (504, "TSR205"), "{}", first.text());
     // Its token shows it, also while nothing can be proven.
     let mut told = Client::with(&router, first.header("x-session-token").unwrap());
     let stored = told.read_with(Some("k"), &[], "table=users").json()["data"][0].clone();
     assert_eq!(stored["name"], "N");
-    let second = send("500");
+    let second = send("1500");
     assert_eq!((second.status, &*second.code()), (504, "TSR205"), "{}", second.text());
     assert_eq!(second.json()["outcome"], "committed");
     set_replicas(&router, "running");

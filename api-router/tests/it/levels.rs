@@ -12,7 +12,7 @@ use crate::harness::{Reply, Router};
 
 /// The headers of a write that gives up soon, though not before a busy machine has stored it.
 fn soon(level: &str) -> [(&str, &str); 2] {
-    [("x-consistency", level), ("x-deadline-ms", "500")]
+    [("x-consistency", level), ("x-deadline-ms", "1500")]
 }
 
 fn write_at(router: &Router, level: &str, key: &str, name: &str) -> Reply {
@@ -108,7 +108,7 @@ fn a_write_that_is_not_confirmed_in_time_says_what_it_has() {
     assert_eq!(write_at(&router, "all", &key, "old").status, 201);
     set(&router, "shard1-replica2", "paused");
     // One of the two replicas has to make it in that time.
-    let headers = [("x-consistency", "all"), ("x-deadline-ms", "1000")];
+    let headers = [("x-consistency", "all"), ("x-deadline-ms", "2500")];
     let reply = stranger(&router).write_with(&key, &headers, &user(&key, "at quorum"));
     assert_unconfirmed(&reply, "all", "quorum");
     assert_eq!(reply.json()["shard"], "shard1");
@@ -307,7 +307,7 @@ fn rows_of_a_bulk_write_that_are_not_confirmed_in_time_say_that_they_are_stored(
     let router = lab(&[]);
     set(&router, "shard2-replica1", "paused");
     // Longer than elsewhere: the other shard has to make it.
-    let headers = [("x-consistency", "all"), ("x-deadline-ms", "1500")];
+    let headers = [("x-consistency", "all"), ("x-deadline-ms", "3000")];
     let (reply, ill) = half_confirmed(&router, &headers);
     assert_eq!(failures(&reply), failed("TSR205", "committed"), "{}", reply.text());
     let token = reply.header("x-session-token").unwrap();

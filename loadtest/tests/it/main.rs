@@ -169,6 +169,12 @@ fn against_a_stall(more: &[&str]) -> serde_json::Value {
     serde_json::from_str(&stdout).unwrap()
 }
 
+/// As many as 200 a second. A run whose machine held it up lasted longer, and more were due in it.
+fn assert_due(report: &serde_json::Value, requests: f64) {
+    let most = 200.0 * report["elapsed_s"].as_f64().unwrap() + 50.0;
+    assert!((550.0..=most).contains(&requests), "{report}");
+}
+
 #[test]
 fn a_stall_of_a_second_is_hidden_by_the_closed_model_and_shown_by_the_open_one() {
     let p95 = |report: &serde_json::Value, times: &str| report[times]["p95"].as_f64().unwrap();
@@ -179,17 +185,15 @@ fn a_stall_of_a_second_is_hidden_by_the_closed_model_and_shown_by_the_open_one()
     // A third of the requests were due in that second: half of them waited for half of it or more.
     let open = against_a_stall(&["--rate", "200"]);
     assert!(p95(&open, "response_ms") > 500.0, "{open}");
-    let requests = open["requests"].as_u64().unwrap();
-    assert!((550..=650).contains(&requests), "{open}");
+    assert_due(&open, open["requests"].as_f64().unwrap());
 }
 
 #[test]
 fn requests_that_are_due_beyond_the_limit_are_dropped_and_counted() {
     let report = against_a_stall(&["--rate", "200", "--in-flight", "10"]);
-    let dropped = report["dropped"].as_u64().unwrap();
-    let requests = report["requests"].as_u64().unwrap();
-    assert!(dropped > 100, "{report}");
-    assert!((550..=650).contains(&(requests + dropped)), "{report}");
+    let dropped = report["dropped"].as_f64().unwrap();
+    assert!(dropped > 100.0, "{report}");
+    assert_due(&report, report["requests"].as_f64().unwrap() + dropped);
     assert!(report["warnings"].to_string().contains("due and not sent"), "{report}");
 }
 
