@@ -147,7 +147,8 @@ fn every_server_is_asked_also_when_one_is_gone() {
     assert_eq!(code, Some(0), "{lines:#?}");
     assert!(told(&lines, "good", "each has one primary"), "{lines:#?}");
     let nodes = lines.iter().filter(|line| line.contains(" on timeline ")).count();
-    assert!(nodes >= 2, "{lines:#?}");
+    // Citus is asked at its coordinator.
+    assert!(nodes >= if ground::is_citus() { 1 } else { 2 }, "{lines:#?}");
     let mut broken = ground::command(&data, &[]);
     let urls = |broken: &Command| {
         let mut all = broken.get_envs();

