@@ -10,7 +10,7 @@
 //! | `sample` | one request, as the router reports it; the labels |
 //! | `cluster` | the cluster as it is now |
 //! | `window`, `query` | how far back a question looks, and at what |
-//! | `errors` | the newest failures, bounded |
+//! | `errors`, `errors_query` | the newest failures, bounded; which of them are asked for |
 //! | `clock`, `process` | unix time that never runs backwards; `/proc` |
 //! | `packed`, `histogram` | latencies at rest, and while they are counted |
 //! | `counted` | counts in a few fixed buckets, since the start |
@@ -25,6 +25,8 @@
 //! | `example_lines`, `openmetrics` | the text of `/metrics` |
 //! | `live` | the stream that dashboards watch (feature `live`) |
 //! | `trust`, `store` | which certificates are believed; history that survives restarts (feature `store`) |
+//! | `settings`, `log_lines`, `probe` | how a program is configured, what it logs, how it is asked whether it is well (feature `program`) |
+//! | `foreign`, `readiness`, `served` | what it refuses browsers, and what it answers probes and the page (feature `program`) |
 //! | `service` | collects from routers and serves for all of them (feature `service`) |
 
 #![forbid(unsafe_code)]
@@ -36,8 +38,11 @@ mod curves;
 pub mod dashboard;
 mod entry;
 mod errors;
+mod errors_query;
 mod example_lines;
 mod figures;
+#[cfg(feature = "program")]
+pub mod foreign;
 mod frame;
 mod histogram;
 mod history;
@@ -45,16 +50,26 @@ mod hot;
 mod ledger;
 #[cfg(feature = "live")]
 pub mod live;
+#[cfg(feature = "program")]
+pub mod log_lines;
 mod merge;
 mod metrics;
 mod openmetrics;
 mod packed;
+#[cfg(feature = "program")]
+pub mod probe;
 mod process;
 mod query;
+#[cfg(feature = "program")]
+pub mod readiness;
 mod recorder;
 mod sample;
+#[cfg(feature = "program")]
+pub mod served;
 #[cfg(feature = "service")]
 pub mod service;
+#[cfg(feature = "program")]
+pub mod settings;
 mod shared;
 mod sheet;
 mod slot_load;
@@ -69,6 +84,7 @@ mod worker;
 
 pub use cluster::{CacheNow, ClusterNow, LaneNow, MoveNow, NodeNow, PoolNow, ShardNow};
 pub use errors::{ErrorEvent, ErrorFilter, ErrorGroup, ErrorLog, FilterError};
+pub use errors_query::{ErrorsParameters, ErrorsQuery};
 pub use figures::figures;
 pub use frame::{Cell, CellLabel, Fanout, Frame, HotCount, Part, Parts, Step, StepError};
 pub use histogram::LatencyHistogram;
@@ -80,7 +96,7 @@ pub use metrics::{
 };
 pub use openmetrics::{CONTENT_TYPE, openmetrics};
 pub use packed::{Packed, PackedError};
-pub use query::{MetricsQuery, OperationError};
+pub use query::{MetricsParameters, MetricsQuery, OperationError};
 pub use recorder::Recorder;
 pub use sample::{Labels, Operation, Outcome, Role, Sample};
 pub use slot_load::SlotLoad;
