@@ -18,6 +18,7 @@
 //! | `frame`, `merge` | one finished slot of time; several as one |
 //! | `hot`, `slot_load`, `totals` | the busiest keys; load by slot; what scrapers are told |
 //! | `sheet` | the running second |
+//! | `spans` | the times in which somebody counted |
 //! | `history` | finished slots in three rings |
 //! | `ledger` | drains queues, closes seconds |
 //! | `metrics`, `curves`, `sums`, `figures` | the answer, and how it is added up |
@@ -73,6 +74,7 @@ pub mod settings;
 mod shared;
 mod sheet;
 mod slot_load;
+mod spans;
 #[cfg(feature = "store")]
 pub mod store;
 mod sums;
@@ -100,5 +102,6 @@ pub use query::{MetricsParameters, MetricsQuery, OperationError};
 pub use recorder::Recorder;
 pub use sample::{Labels, Operation, Outcome, Role, Sample};
 pub use slot_load::SlotLoad;
+pub use spans::Spans;
 pub use window::{Window, WindowError};
 pub use worker::{InFlight, Worker};

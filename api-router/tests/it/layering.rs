@@ -63,6 +63,7 @@ const ANALYTICS: &[&[&str]] = &[
         "readiness",
         "sample",
         "settings",
+        "spans",
         "trust",
         "window",
     ],
