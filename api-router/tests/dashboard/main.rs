@@ -10,6 +10,8 @@ mod browser;
 mod cache;
 mod connection;
 mod figures;
+mod fleet;
+mod gap;
 mod load;
 mod page;
 mod pictures;
@@ -17,4 +19,5 @@ mod pictures;
 #[path = "../it/redis.rs"]
 mod redis;
 mod router;
+mod service;
 mod shards;

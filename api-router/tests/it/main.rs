@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod advice;
+mod advice_followed;
 mod aliases;
 mod bad_input;
 mod bulk;
