@@ -249,7 +249,7 @@ impl Work {
             Err(cause) => {
                 // Opened anew by the next attempt: what is left of a connection or a file proves nothing.
                 self.store = None;
-                self.sources.iter_mut().for_each(|source| source.kept = None);
+                self.sources.iter_mut().for_each(|source| (source.kept, source.marked) = (None, None));
                 self.pause = (self.pause * 2).clamp(WRITE_EVERY, RETRY_MAX);
                 self.state.store_errors.fetch_add(1, Ordering::Relaxed);
                 self.state.is_away.store(true, Ordering::Relaxed);
@@ -361,7 +361,10 @@ impl Source {
         });
         // What is of the future was written while a clock was wrong.
         let now = unix_now();
-        self.history.know_counted(spans.into_iter().map(|(from, until)| (from, until.min(now))));
+        let spans: Spans = spans.into_iter().map(|(from, until)| (from, until.min(now))).collect();
+        self.history.know_counted(spans.as_slice().iter().copied());
+        // As long as there is no more, there is nothing to write.
+        self.marked = Some((Instant::now(), spans));
         Ok(())
     }
 
