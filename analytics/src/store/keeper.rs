@@ -249,7 +249,9 @@ impl Work {
             Err(cause) => {
                 // Opened anew by the next attempt: what is left of a connection or a file proves nothing.
                 self.store = None;
-                self.sources.iter_mut().for_each(|source| (source.kept, source.marked) = (None, None));
+                self.sources
+                    .iter_mut()
+                    .for_each(|source| (source.kept, source.marked) = (None, None));
                 self.pause = (self.pause * 2).clamp(WRITE_EVERY, RETRY_MAX);
                 self.state.store_errors.fetch_add(1, Ordering::Relaxed);
                 self.state.is_away.store(true, Ordering::Relaxed);

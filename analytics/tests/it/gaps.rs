@@ -6,7 +6,8 @@ use crate::{BEGIN, BEGIN_MS, Story, labels, millis, now, read, seconds};
 
 /// The curves of a window that ends so many seconds after the beginning.
 fn series(histories: &[&History], window: &str, second: u64) -> Series {
-    let query = MetricsQuery { window: Window::parse(window).unwrap(), ..Default::default() };
+    let query =
+        MetricsQuery { window: Window::parse(window).expect("a window"), ..Default::default() };
     figures(histories, &query, &now(&["shard1".into()]), BEGIN_MS + second * 1_000).series
 }
 

@@ -9,6 +9,8 @@ mod access;
 mod browser;
 mod cache;
 mod connection;
+#[path = "../it/earlier.rs"]
+mod earlier;
 mod figures;
 mod fleet;
 mod gap;

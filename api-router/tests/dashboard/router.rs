@@ -43,13 +43,6 @@ impl Router {
         self.child.wait().unwrap();
     }
 
-    /// Ends it in good order: what it counted is kept.
-    pub(crate) fn end(&mut self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
-        assert_eq!(self.child.wait().unwrap().code(), Some(0), "an end in good order");
-    }
-
     /// Starts it again, over the same rows and at the same address.
     pub(crate) fn come_back(&mut self) {
         let (child, address) = launch(self.data.path(), &self.address.to_string(), &self.flags);

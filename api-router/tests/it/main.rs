@@ -26,6 +26,7 @@ mod declarations;
 mod distribution;
 mod doctor;
 mod durability;
+mod earlier;
 mod faults;
 mod figures;
 mod figures_kept;
