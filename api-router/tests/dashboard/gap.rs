@@ -22,7 +22,7 @@ const RUNS: &str =
 fn time_in_which_a_router_was_down_is_a_gap_in_what_is_drawn() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("figures.db");
-    served(&store, 250);
+    served(&store);
     let router = Router::start(&["--analytics-store", store.to_str().unwrap()]);
     let mut page = Page::open(&router, DESK);
     assert_eq!(router.write_user("user_1"), 201);
