@@ -3,7 +3,7 @@
 import { byId, drawing, element, keep, setAttribute, setText } from "./element.js";
 import { judge, LIMITS } from "./judgement.js";
 import { ownerColour } from "./palette.js";
-import { spanOf } from "./span.js";
+import { runsOf, spanOf } from "./span.js";
 import { bytes, count, isNumber, rate, share, time } from "./units.js";
 
 /** With more shards than this, cards say only what matters most. */
@@ -174,19 +174,26 @@ export class Cards {
 
   /** A line of requests/s over the time that is shown. */
   spark(card, values) {
-    const { from, to, times } = this.span;
+    const { from, to, step, times } = this.span;
     const known = this.span.cut(values);
     const [area, line] = card.querySelector("svg").children;
     const most = Math.max(1, ...known.filter(isNumber));
     const x = (place) => (((times[place] - from) / (to - from)) * SPARK.width).toFixed(1);
     const y = (value) => (SPARK.height - 2 - ((value ?? 0) / most) * (SPARK.height - 4)).toFixed(1);
-    const path = known.map((value, place) => `${x(place)},${y(value)}`).join("L");
+    const path = (run) => run.map((place) => `${x(place)},${y(known[place])}`).join("L");
+    const floor = (place) => `${x(place)},${SPARK.height}`;
     const isDrawn = known.length > 1;
-    setAttribute(line, "d", isDrawn && `M${path}`);
+    const runs = runsOf(times, step);
+    const drawn = (shape) => isDrawn && runs.map(shape).join("");
+    setAttribute(
+      line,
+      "d",
+      drawn((run) => `M${path(run)}`),
+    );
     setAttribute(
       area,
       "d",
-      isDrawn && `M${x(0)},${SPARK.height}L${path}L${x(known.length - 1)},${SPARK.height}Z`,
+      drawn((run) => `M${floor(run[0])}L${path(run)}L${floor(run.at(-1))}Z`),
     );
   }
 }

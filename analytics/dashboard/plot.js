@@ -113,19 +113,31 @@ export class Plot {
     }
   }
 
-  /** What was before the first figure is not zero: it is unknown. */
+  /** The times of which nobody knows anything: before the first figure, between two of them, and behind the last. */
+  gaps() {
+    const { from, to, step, times } = this.data;
+    if (times.length === 0) return [];
+    const begins = [from, ...times.map((time) => time + step)];
+    const ends = [...times, to];
+    const gaps = begins.map((begin, place) => [begin, ends[place]]);
+    // The first point may begin a little later than what is shown.
+    return gaps.filter(([begin, end], place) => end - begin >= (place === 0 ? step * 2 : step / 2));
+  }
+
+  /** What nobody counted is not zero: it is unknown. */
   drawUnknown() {
+    for (const [begin, end] of this.gaps()) this.hatch(this.x(begin), this.x(end));
+  }
+
+  hatch(begin, end) {
     const { pen, area } = this;
-    const { from, times } = this.data;
-    const first = times[0];
-    if (first === undefined || first - from < this.data.step * 2) return;
-    const end = this.x(first);
     pen.save();
     pen.beginPath();
-    pen.rect(area.left, area.top, end - area.left, area.bottom - area.top);
+    pen.rect(begin, area.top, end - begin, area.bottom - area.top);
     pen.clip();
     pen.strokeStyle = resolve("var(--line)");
     pen.beginPath();
+    // Along one grid, wherever a gap begins.
     for (let x = area.left - area.bottom; x < end; x += 7) {
       pen.moveTo(x, area.bottom);
       pen.lineTo(x + area.bottom - area.top, area.top);
@@ -133,8 +145,8 @@ export class Plot {
     pen.stroke();
     pen.restore();
     const text = "not measured";
-    if (end - area.left > pen.measureText(text).width + 16) {
-      const middle = (area.left + end) / 2;
+    if (end - begin > pen.measureText(text).width + 16) {
+      const middle = (begin + end) / 2;
       const width = pen.measureText(text).width + 12;
       pen.fillStyle = resolve("var(--panel)");
       pen.fillRect(middle - width / 2, (area.top + area.bottom) / 2 - 10, width, 20);

@@ -1,4 +1,5 @@
-// Span: the time that charts show, and what of it was measured. What was before is not zero: nobody knows it.
+// Span: the time that charts show, and what of it was measured. What was before is not zero, nor what was while nobody
+// counted: nobody knows it.
 
 /**
  * Of the figures: `from` and `to`, the `times` in between that were measured and are over, for the running one is still
@@ -10,9 +11,20 @@ export function spanOf(m) {
   const end = t.findLastIndex((second) => second + step <= at) + 1;
   const known = t.findIndex((second) => second + step > m.history.oldest);
   const first = known < 0 ? end : known;
-  const to = end > 0 ? t[end - 1] + step : Math.floor(at);
+  const to = Math.floor(at / step) * step;
   const cut = (values) => (values ?? []).slice(first, end);
   // No request takes no time at all: 0 is how the figures write that there was none.
   const latencies = (values) => cut(values).map((value) => (value > 0 ? value : null));
   return { from: to - m.window_s, to, step, times: cut(t), cut, latencies };
+}
+
+/** The places of points that follow upon each other without a gap, run by run. */
+export function runsOf(times, step) {
+  const runs = [];
+  times.forEach((time, place) => {
+    const follows = place > 0 && time - times[place - 1] <= step * 1.5;
+    if (follows) runs.at(-1).push(place);
+    else runs.push([place]);
+  });
+  return runs;
 }

@@ -1,7 +1,7 @@
 //! Curves: the points of time that a window is drawn with.
 //!
 //! **Invariant:** at most [`POINTS_MAX`] points; no slot of a ring lies in two of them. The running second is in none:
-//! a curve that always ends in a dip tells nothing.
+//! a curve that always ends in a dip tells nothing. A point in which nobody counted is left out: that is no zero.
 //! **Not here:** what fell into a point (`sums`).
 
 use crate::frame::Step;
@@ -137,13 +137,58 @@ impl Curves {
         }
     }
 
-    /// The finished curves; of the shards those at these places, in this order.
-    pub(crate) fn series(mut self, names: &[String], chosen: &[usize]) -> Series {
+    /// The finished curves; of the shards those at these places, in this order. Of the points in which nothing happened
+    /// those are left out that `tells` has nothing to tell of.
+    pub(crate) fn series(
+        mut self,
+        names: &[String],
+        chosen: &[usize],
+        tells: impl Fn(u64, u64) -> bool,
+    ) -> Series {
         let shards = chosen.iter().filter_map(|&shard| {
             Some((names.get(shard)?.clone(), std::mem::take(self.shards.get_mut(shard)?)))
         });
-        Series { shards: Named(shards.collect()), ..self.series }
+        let shards = Named(shards.collect());
+        let stays: Vec<bool> = (0..self.grid.points)
+            .map(|point| {
+                let from = self.grid.starts(point);
+                let until = (from + self.grid.step).min(self.grid.end.max(from + 1));
+                self.series.rps[point] > 0.0 || tells(from, until)
+            })
+            .collect();
+        Series { shards, ..self.series }.only(&stays)
     }
+}
+
+impl Series {
+    /// The points that stay.
+    fn only(self, stays: &[bool]) -> Self {
+        if stays.iter().all(|stays| *stays) {
+            return self;
+        }
+        let Heatmap { bounds_ms, counts } = self.heatmap;
+        let of_shard = |(name, shard): (String, ShardSeries)| {
+            let ShardSeries { rps, p50, p99 } = shard;
+            let [rps, p50, p99] = [rps, p50, p99].map(|curve| only(curve, stays));
+            (name, ShardSeries { rps, p50, p99 })
+        };
+        Self {
+            step_s: self.step_s,
+            t: only(self.t, stays),
+            rps: only(self.rps, stays),
+            reads: only(self.reads, stays),
+            writes: only(self.writes, stays),
+            p50: only(self.p50, stays),
+            p99: only(self.p99, stays),
+            errors: only(self.errors, stays),
+            shards: Named(self.shards.0.into_iter().map(of_shard).collect()),
+            heatmap: Heatmap { bounds_ms, counts: only(counts, stays) },
+        }
+    }
+}
+
+fn only<T>(points: Vec<T>, stays: &[bool]) -> Vec<T> {
+    points.into_iter().zip(stays).filter_map(|(point, stays)| stays.then_some(point)).collect()
 }
 
 impl PointSum {

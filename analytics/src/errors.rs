@@ -133,6 +133,12 @@ pub enum FilterError {
     /// `since` is no time.
     #[error("since must be a time like 2026-11-21T10:00:00Z, or milliseconds since 1970")]
     Since,
+    /// `limit` is given, and `count` too.
+    #[error("limit and count are the same; give one")]
+    Twice,
+    /// `grouped` is no truth.
+    #[error("grouped must be true or false")]
+    Grouped,
 }
 
 /// The newest 10,000 failures. Share it by reference or `Arc`.

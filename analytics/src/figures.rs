@@ -84,7 +84,9 @@ pub fn figures(
         history: remembered(histories, at_ms),
         series: {
             let chosen = busiest(&sums.shards);
-            sums.curves.series(&sums.names, &chosen)
+            let measured: Vec<_> = histories.iter().map(|history| history.measured()).collect();
+            let tells = |from, until| measured.iter().any(|it| it.tells(from, until));
+            sums.curves.series(&sums.names, &chosen, tells)
         },
     }
 }

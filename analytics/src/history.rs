@@ -4,6 +4,7 @@
 //! first. A slot stands in a ring once.
 //! **Invariant:** what a window covers is cut at the edges of slots: nothing counts twice, and nothing that is
 //! remembered is left out.
+//! **Invariant:** that nothing was counted is told from that nobody counted, also over restarts.
 //! **Not here:** who makes frames (`ledger`), what they add up to (`figures`).
 
 use std::collections::{HashSet, VecDeque};
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::frame::{CellLabel, Frame, Step};
 use crate::merge::merged;
+use crate::spans::Spans;
 use crate::window::Window;
 
 /// Bytes that each ring may take, the ring of seconds first: 112 MiB together.
@@ -35,6 +37,10 @@ struct Rings {
     rings: [Ring; 3],
     /// Since when everything is known, in ms since 1970 UTC; until something is, `u64::MAX`.
     since_ms: u64,
+    /// When somebody counted who does no more, or far away.
+    counted: Spans,
+    /// Since when our own recorder has counted, in s.
+    counting_since: Option<u64>,
     /// The slots that are still running, up to the last time somebody asked.
     open: Option<Arc<Frame>>,
     /// Labels of frames from elsewhere, shared by all of them.
@@ -65,6 +71,27 @@ pub(crate) struct Cover {
     pub(crate) frames: Vec<Arc<Frame>>,
     /// Where the first slot begins, in ms since 1970 UTC.
     pub(crate) from_ms: u64,
+}
+
+/// When somebody counted.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    /// Before this time, in s, nobody knows anything.
+    since: u64,
+    counted: Spans,
+    counting_since: Option<u64>,
+}
+
+impl Measured {
+    /// Whether a time may be told of: not if it lies between those in which somebody counted, or behind them. What was
+    /// before all is told to be so by `history.oldest`.
+    pub(crate) fn tells(&self, from: u64, until: u64) -> bool {
+        let nobody_said = self.counting_since.is_none() && self.counted.as_slice().is_empty();
+        nobody_said
+            || until <= self.since
+            || self.counted.touch(from, until)
+            || self.counting_since.is_some_and(|since| until > since)
+    }
 }
 
 /// How much is remembered.
@@ -102,6 +129,8 @@ impl History {
         let rings = Rings {
             rings: Step::ALL.map(ring),
             since_ms: u64::MAX,
+            counted: Spans::default(),
+            counting_since: None,
             open: None,
             labels: HashSet::new(),
         };
@@ -112,10 +141,31 @@ impl History {
     /// nothing happened. Without it, time counts from the first frame.
     pub fn know_since(&self, ms: u64) {
         let mut rings = self.rings();
-        rings.since_ms = rings.since_ms.min(ms);
-        for ring in &mut rings.rings {
-            ring.since = ring.since.min(ms / 1_000 / ring.step.seconds() * ring.step.seconds());
+        rings.know_since(ms);
+        rings.counting_since = rings.counting_since.into_iter().chain([ms / 1_000]).min();
+    }
+
+    /// The same up to another time: what comes behind is not known yet.
+    pub fn know_between(&self, from_ms: u64, until_ms: u64) {
+        let mut rings = self.rings();
+        rings.know_since(from_ms);
+        rings.count((from_ms / 1_000, until_ms.div_ceil(1_000)));
+    }
+
+    /// Adds the times in which somebody counted before, or elsewhere: without a frame, nothing happened in them.
+    pub fn know_counted(&self, spans: impl IntoIterator<Item = (u64, u64)>) {
+        let mut rings = self.rings();
+        spans.into_iter().for_each(|span| rings.count(span));
+    }
+
+    /// The times in which somebody counted, up to the last second that was closed.
+    pub fn counted(&self) -> Spans {
+        let rings = self.rings();
+        let mut counted = rings.counted.clone();
+        if let Some(since) = rings.counting_since {
+            counted.add((since, rings.rings[Step::Second.index()].until));
         }
+        counted
     }
 
     /// Adds a finished frame from elsewhere; one of a slot that is there already, or was, is left out.
@@ -169,6 +219,15 @@ impl History {
         }
     }
 
+    pub(crate) fn measured(&self) -> Measured {
+        let rings = self.rings();
+        Measured {
+            since: rings.since_ms / 1_000,
+            counted: rings.counted.clone(),
+            counting_since: rings.counting_since,
+        }
+    }
+
     /// Adds a slot of our own that has ended. One that was there from before a restart is added up with it.
     pub(crate) fn close(&self, frame: Arc<Frame>) {
         self.rings().rings[frame.step.index()].close(frame);
@@ -216,6 +275,20 @@ fn base_of_keys(length: u64) -> Step {
 }
 
 impl Rings {
+    fn know_since(&mut self, ms: u64) {
+        self.since_ms = self.since_ms.min(ms);
+        for ring in &mut self.rings {
+            ring.since = ring.since.min(ms / 1_000 / ring.step.seconds() * ring.step.seconds());
+        }
+    }
+
+    fn count(&mut self, span: (u64, u64)) {
+        self.counted.add(span);
+        let kept = Step::Minute.slots_kept() * Step::Minute.seconds();
+        let newest = self.counted.as_slice().last().map_or(0, |span| span.1);
+        self.counted.forget(newest.saturating_sub(kept));
+    }
+
     /// Longer slots serve what is older than shorter ones reach, and `base` what is between; shorter ones serve what is
     /// newer than `base` has finished.
     fn cover(&self, from_ms: u64, at_ms: u64, base: Step) -> Cover {

@@ -10,7 +10,7 @@
 //! | `sample` | one request, as the router reports it; the labels |
 //! | `cluster` | the cluster as it is now |
 //! | `window`, `query` | how far back a question looks, and at what |
-//! | `errors` | the newest failures, bounded |
+//! | `errors`, `errors_query` | the newest failures, bounded; which of them are asked for |
 //! | `clock`, `process` | unix time that never runs backwards; `/proc` |
 //! | `packed`, `histogram` | latencies at rest, and while they are counted |
 //! | `counted` | counts in a few fixed buckets, since the start |
@@ -18,6 +18,7 @@
 //! | `frame`, `merge` | one finished slot of time; several as one |
 //! | `hot`, `slot_load`, `totals` | the busiest keys; load by slot; what scrapers are told |
 //! | `sheet` | the running second |
+//! | `spans` | the times in which somebody counted |
 //! | `history` | finished slots in three rings |
 //! | `ledger` | drains queues, closes seconds |
 //! | `metrics`, `curves`, `sums`, `figures` | the answer, and how it is added up |
@@ -25,6 +26,8 @@
 //! | `example_lines`, `openmetrics` | the text of `/metrics` |
 //! | `live` | the stream that dashboards watch (feature `live`) |
 //! | `trust`, `store` | which certificates are believed; history that survives restarts (feature `store`) |
+//! | `settings`, `log_lines`, `probe` | how a program is configured, what it logs, how it is asked whether it is well (feature `program`) |
+//! | `foreign`, `readiness`, `served` | what it refuses browsers, and what it answers probes and the page (feature `program`) |
 //! | `service` | collects from routers and serves for all of them (feature `service`) |
 
 #![forbid(unsafe_code)]
@@ -36,8 +39,11 @@ mod curves;
 pub mod dashboard;
 mod entry;
 mod errors;
+mod errors_query;
 mod example_lines;
 mod figures;
+#[cfg(feature = "program")]
+pub mod foreign;
 mod frame;
 mod histogram;
 mod history;
@@ -45,19 +51,30 @@ mod hot;
 mod ledger;
 #[cfg(feature = "live")]
 pub mod live;
+#[cfg(feature = "program")]
+pub mod log_lines;
 mod merge;
 mod metrics;
 mod openmetrics;
 mod packed;
+#[cfg(feature = "program")]
+pub mod probe;
 mod process;
 mod query;
+#[cfg(feature = "program")]
+pub mod readiness;
 mod recorder;
 mod sample;
+#[cfg(feature = "program")]
+pub mod served;
 #[cfg(feature = "service")]
 pub mod service;
+#[cfg(feature = "program")]
+pub mod settings;
 mod shared;
 mod sheet;
 mod slot_load;
+mod spans;
 #[cfg(feature = "store")]
 pub mod store;
 mod sums;
@@ -69,6 +86,7 @@ mod worker;
 
 pub use cluster::{CacheNow, ClusterNow, LaneNow, MoveNow, NodeNow, PoolNow, ShardNow};
 pub use errors::{ErrorEvent, ErrorFilter, ErrorGroup, ErrorLog, FilterError};
+pub use errors_query::{ErrorsParameters, ErrorsQuery};
 pub use figures::figures;
 pub use frame::{Cell, CellLabel, Fanout, Frame, HotCount, Part, Parts, Step, StepError};
 pub use histogram::LatencyHistogram;
@@ -80,9 +98,10 @@ pub use metrics::{
 };
 pub use openmetrics::{CONTENT_TYPE, openmetrics};
 pub use packed::{Packed, PackedError};
-pub use query::{MetricsQuery, OperationError};
+pub use query::{MetricsParameters, MetricsQuery, OperationError};
 pub use recorder::Recorder;
 pub use sample::{Labels, Operation, Outcome, Role, Sample};
 pub use slot_load::SlotLoad;
+pub use spans::Spans;
 pub use window::{Window, WindowError};
 pub use worker::{InFlight, Worker};

@@ -2,15 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
+use analytics::log_lines;
 use analytics::service::config::{Config, Flags};
 use clap::Parser;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 /// The exit code of a start that the operator has to change something for.
 const USAGE: u8 = 2;
@@ -40,7 +38,7 @@ fn main() -> ExitCode {
             }
         };
     }
-    start_log(config.log);
+    log_lines::start(config.log);
     match analytics::service::run(&config, |bound| print_banner(&config, bound)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -48,21 +46,6 @@ fn main() -> ExitCode {
             ExitCode::from(USAGE)
         }
     }
-}
-
-/// One line an event on standard error. What the framework says of its workers, and of bytes that are no HTTP, is for
-/// debugging.
-fn start_log(level: tracing::Level) {
-    let mut filter = Targets::new().with_default(level);
-    if level < tracing::Level::DEBUG {
-        filter = filter
-            .with_target("actix_server", LevelFilter::WARN)
-            .with_target("actix_http", LevelFilter::OFF);
-    }
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    tracing_subscriber::registry().with(lines).with(filter).init();
 }
 
 fn print_banner(config: &Config, bound: SocketAddr) {

@@ -269,7 +269,8 @@ pub struct HotKey {
     pub writes: u64,
 }
 
-/// The window as curves: one number for each point of time, at most 180 points.
+/// The window as curves: one number for each point of time, at most 180 points. Where nobody counted, such as while a
+/// router was down, there is no point.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct Series {
     /// Length of a point, in s.

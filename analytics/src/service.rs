@@ -16,7 +16,6 @@ mod forward;
 mod gate;
 mod merged;
 mod parameters;
-pub mod probe;
 mod problem;
 mod pulled;
 mod question;

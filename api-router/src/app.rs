@@ -38,6 +38,8 @@ pub struct App {
     pub loopback_only: bool,
     /// Whether nodes can be paused, delayed and cut through the API.
     pub lab: bool,
+    /// `sqlite`, `postgres` or `citus`.
+    pub backend: &'static str,
     shard_headers: Vec<HeaderValue>,
     draining: AtomicBool,
     /// In KiB.
@@ -100,6 +102,7 @@ impl App {
             port: setting.address.port(),
             loopback_only: setting.address.ip().to_canonical().is_loopback(),
             lab: setting.lab,
+            backend: setting.backend,
             shard_headers,
             draining: AtomicBool::new(false),
             bulk_room: Semaphore::new(BULK_ROOM_MAX >> 10),

@@ -11,13 +11,13 @@ mod analytics;
 mod cache;
 mod file;
 mod postgres;
-mod settings;
 mod sources;
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ::analytics::probe::Question;
+use ::analytics::settings::{self, Layer, Settings, Shown, within};
 use ::analytics::store::StoreAddress;
 use clap::Parser;
 use shard_manager::address::ClusterAddress;
@@ -27,13 +27,11 @@ use shard_manager::placement::Placement;
 use shard_manager::store::sqlite::catalog::{REPLICAS_DEFAULT, SHARDS_DEFAULT, Wanted};
 use shard_manager::topology::Topology;
 
-use crate::probe::Question;
 use crate::tls;
 
-use settings::{Settings, Shown, parse_weights, within};
-use sources::{Layer, Sources};
+use sources::{Sources, said};
 
-pub use sources::Origin;
+pub use ::analytics::settings::{ConfigError, Origin};
 
 /// Most HTTP workers: each is a thread with a runtime of its own.
 const WORKERS_MAX: usize = 256;
@@ -189,11 +187,6 @@ pub struct Config {
     shown: Vec<Shown>,
 }
 
-/// A configuration that cannot be used; the sentence says what to change.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(String);
-
 impl Config {
     /// Reads flags, environment, `.env` of the working folder, and the file that they name, or `tessera.toml`.
     ///
@@ -201,22 +194,17 @@ impl Config {
     /// [`ConfigError`] names the setting, where it came from and what is allowed.
     pub fn read(flags: &Flags) -> Result<Self, ConfigError> {
         let sources = Sources::read(flags)?;
-        let mut settings = Settings::new(&sources.layers);
-        let bind: SocketAddr = settings.parse("bind", "127.0.0.1:3000", |text| {
-            text.parse().map_err(|_| "an address and a port, such as 127.0.0.1:3000".to_owned())
-        })?;
+        let mut settings = Settings::new(&sources.layers).with_servers_by("SHARD_URLS");
+        let bind = settings.address("bind", "127.0.0.1:3000")?;
         let tls = tls_files(&mut settings)?;
         let engine = engine(&mut settings, &sources)?;
         let wanted = wanted(&mut settings, &engine)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers =
             settings.parse("workers", &cores.to_string(), |text| within(text, 1, WORKERS_MAX))?;
-        let log = settings.parse("log", "info", |text| {
-            text.parse().map_err(|_| "error, warn, info, debug or trace".to_owned())
-        })?;
-        let truth = |text: &str| text.parse().map_err(|_| "true or false".to_owned());
-        let insecure = settings.parse("insecure", "false", truth)?;
-        let lab = settings.parse("lab", "false", truth)?;
+        let log = settings.level("log")?;
+        let insecure = settings.truth("insecure")?;
+        let lab = settings.truth("lab")?;
         let analytics = analytics::is_on(&mut settings)?;
         let analytics_store = analytics::store(&mut settings, &engine)?;
         let otlp_endpoint = analytics::otlp_endpoint(&mut settings)?;
@@ -244,14 +232,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the address and the flag.
     pub fn check_exposure(&self) -> Result<(), ConfigError> {
-        if self.insecure || is_loopback(self.bind.ip()) {
-            return Ok(());
-        }
-        Err(ConfigError(format!(
-            "{} can be reached from other machines, and there is no authentication: bind to 127.0.0.1, or \
-             add --insecure if a network that you trust is all that can reach it",
-            self.bind
-        )))
+        settings::check_exposure(self.bind, self.insecure)
     }
 
     /// What is in force, one setting a line, with its origin.
@@ -276,7 +257,7 @@ fn tls_files(settings: &mut Settings<'_>) -> Result<Option<tls::Files>, ConfigEr
                 Some(_) => ("tls_cert", "tls_key"),
                 None => ("tls_key", "tls_cert"),
             };
-            let given = settings.given(name).unwrap_or_default();
+            let given = said(settings, name).unwrap_or_default();
             Err(ConfigError(format!(
                 "{given} needs {other} beside it: a certificate and its private key"
             )))
@@ -333,8 +314,16 @@ fn wanted(settings: &mut Settings<'_>, engine: &Engine) -> Result<Wanted, Config
     Ok(Wanted { keyspace, placement, shards, weights, replicas })
 }
 
-fn is_loopback(ip: IpAddr) -> bool {
-    ip.to_canonical().is_loopback()
+fn parse_weights(text: &str) -> Result<Vec<u32>, String> {
+    let weights: Result<Vec<u32>, _> =
+        text.split(',').map(|weight| weight.trim().parse()).collect();
+    let ok = |weights: &Vec<u32>| {
+        weights.len() <= Topology::SHARDS_MAX
+            && weights.iter().all(|weight| (1..=Topology::WEIGHT_MAX).contains(weight))
+    };
+    weights.ok().filter(ok).ok_or_else(|| {
+        format!("1 to {} numbers from 1 to {}", Topology::SHARDS_MAX, Topology::WEIGHT_MAX)
+    })
 }
 
 /// A weighted placement is what weights mean when no other is asked for; weights beside a placement that ignores them
@@ -383,14 +372,6 @@ impl Flags {
             ("tls_key", &self.tls_key),
         ];
         let texts = texts.into_iter().chain(self.cache.texts());
-        let given = texts.filter_map(|(name, text)| Some((name, text.clone()?)));
-        let mut values: BTreeMap<String, String> =
-            given.map(|(name, text)| (name.to_owned(), text)).collect();
-        for (name, given) in [("insecure", self.insecure), ("lab", self.lab)] {
-            if given {
-                values.insert(name.to_owned(), "true".to_owned());
-            }
-        }
-        (Origin::Flag, values)
+        settings::flags(texts, [("insecure", self.insecure), ("lab", self.lab)])
     }
 }

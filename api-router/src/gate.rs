@@ -10,11 +10,12 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpMessage};
+use analytics::foreign::{self, Foreign};
 use analytics::{ErrorEvent, ErrorLog, Sample, Worker};
 use shard_manager::cache::ServedBy;
 use shard_manager::keyspace::Slot;
@@ -31,7 +32,6 @@ use crate::problem::{Code, Problem};
 use crate::trace::{TRACEPARENT, Trace};
 use crate::trail::{self, Trail};
 
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
 
 /// Handles a request on its way in and its answer on the way out.
@@ -61,7 +61,10 @@ pub async fn gate(
         trail::lay(&request);
     }
     let refused = match request_id(request.headers()) {
-        Ok(id) => (id, refuse_foreign(request.headers(), app.loopback_only).err()),
+        Ok(id) => {
+            let foreign = foreign::refuse(request.headers(), app.loopback_only);
+            (id, foreign.err().map(Problem::from))
+        }
         Err(problem) => (None, Some(problem)),
     };
     let (id, refused) = (refused.0.unwrap_or_else(new_request_id), refused.1);
@@ -129,46 +132,10 @@ fn framework_problem(response: &ServiceResponse<BoxBody>) -> Option<Problem> {
     Some(Problem::new(Code::TSR500, "an internal error"))
 }
 
-/// A browser must not be a way into a loopback service: neither by a page of another origin, nor by a host
-/// name that was made to point here (DNS rebinding).
-fn refuse_foreign(headers: &HeaderMap, loopback_only: bool) -> Result<(), Problem> {
-    let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or(""));
-    // Without a Host it is no browser.
-    let host = text(&HOST).unwrap_or("localhost");
-    if loopback_only && !is_local_host(host) {
-        // Browsers say little about plain HTTP: of a rebound page the name of the host is all there is.
-        return Err(Problem::new(
-            Code::TSR403,
-            "this router serves its own machine, and Host is another's",
-        )
-        .hint("ask for 127.0.0.1 or localhost; a proxy in front must send such a Host"));
+impl From<Foreign> for Problem {
+    fn from(foreign: Foreign) -> Self {
+        Self::new(Code::TSR403, foreign.detail("this router")).hint(foreign.hint())
     }
-    let fetch_site = headers.get(&SEC_FETCH_SITE).map(|value| value.to_str().unwrap_or(""));
-    let origin = text(&ORIGIN);
-    if origin.is_none() && fetch_site.is_none() {
-        return Ok(()); // Not a browser.
-    }
-    let own = [format!("http://{host}"), format!("https://{host}")];
-    let foreign_origin = origin.is_some_and(|origin| !own.iter().any(|own| own == origin));
-    let foreign_site = fetch_site.is_some_and(|site| !matches!(site, "same-origin" | "none"));
-    if foreign_origin || foreign_site {
-        return Err(Problem::new(
-            Code::TSR403,
-            "the request comes from a web page of another origin",
-        )
-        .hint("requests from other programs, and from pages served here, are welcome"));
-    }
-    Ok(())
-}
-
-fn is_local_host(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        Some(_) | None => host,
-    };
-    let address = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost")
-        || address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// What is known of an answer when it is told on.

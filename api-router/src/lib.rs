@@ -8,7 +8,6 @@ pub mod problem;
 pub mod tls;
 pub mod trace;
 
-pub mod probe;
 pub mod trail;
 
 pub mod config;

@@ -2,13 +2,15 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web::Data;
+use analytics::log_lines;
+use analytics::probe::{No, Question};
 use analytics::store::Keeper;
 use api_router::app::{App, Setting};
 use api_router::config::{Config, Engine, Flags};
@@ -16,7 +18,7 @@ use api_router::doctor;
 #[cfg(feature = "otlp")]
 use api_router::otlp::Tracer;
 use api_router::server;
-use api_router::tls::{Identity, Renewal};
+use api_router::tls::{self, Identity, Renewal};
 use clap::Parser;
 use shard_manager::address::{ClusterAddress, ServerEngine};
 use shard_manager::manager::{ConnectedCluster, EmbeddedCluster, Manager};
@@ -24,9 +26,6 @@ use shard_manager::manager::{ConnectedCluster, EmbeddedCluster, Manager};
 use shard_manager::sabotage::{self, Switch, UnknownSwitch};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 /// Allocations of many threads do not wait for each other.
 #[global_allocator]
@@ -68,7 +67,7 @@ fn main() -> ExitCode {
         return if doctor::is_fit(&found) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     if let Some(question) = flags.probe {
-        return match question.ask(config.bind, config.tls.is_some()) {
+        return match ask(question, &config) {
             Ok(()) => ExitCode::SUCCESS,
             Err(no) => {
                 eprintln!("{no}");
@@ -76,7 +75,7 @@ fn main() -> ExitCode {
             }
         };
     }
-    start_log(config.log);
+    log_lines::start(config.log);
     match actix_web::rt::System::new().block_on(run(&config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -99,19 +98,12 @@ fn warn_of_sabotage() -> Result<(), UnknownSwitch> {
     Ok(())
 }
 
-/// One line an event on standard error. What the framework says of its workers, and of bytes that are no
-/// HTTP (it calls each an error, so a port scan would fill the log), is for debugging.
-fn start_log(level: tracing::Level) {
-    let mut filter = Targets::new().with_default(level);
-    if level < tracing::Level::DEBUG {
-        filter = filter
-            .with_target("actix_server", LevelFilter::WARN)
-            .with_target("actix_http", LevelFilter::OFF);
+/// Asks the router of this machine, by TLS if it serves by that.
+fn ask(question: Question, config: &Config) -> Result<(), No> {
+    match config.tls {
+        None => question.ask(config.bind),
+        Some(_) => question.ask_through(config.bind, tls::to_oneself),
     }
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    tracing_subscriber::registry().with(lines).with(filter).init();
 }
 
 /// Binds first: a port that is taken is found out before any file is touched.

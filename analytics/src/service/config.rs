@@ -10,7 +10,6 @@
 mod alerting;
 mod file;
 mod router_list;
-mod settings;
 
 pub use alerting::{Authorization, Webhook};
 pub use router_list::{Place, RouterSource};
@@ -21,11 +20,19 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use self::settings::{Layer, Origin, Settings, Shown};
 use super::alerts::Rule;
-use super::probe::Question;
+use crate::probe::Question;
+use crate::settings::{self, ConfigFile, Layer, Origin, Settings, Shown, within};
 use crate::store::StoreAddress;
 
+pub use crate::settings::ConfigError;
+
+/// The names of all settings, as at the top of the configuration file.
+const NAMES: [&str; 6] = ["bind", "routers", "store", "workers", "log", "insecure"];
+/// What the variables of settings begin with.
+const PREFIX: &str = "TESSERA_ANALYTICS_";
+/// The configuration file that is read without being named, if it is there.
+const FILE: &str = "analytics.toml";
 /// Most HTTP workers: few people look at figures.
 const WORKERS_MAX: usize = 64;
 const WORKERS_DEFAULT: usize = 2;
@@ -104,47 +111,33 @@ pub struct Config {
     shown: Vec<Shown>,
 }
 
-/// A configuration that cannot be used; the sentence says what to change.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(pub(super) String);
-
 impl Config {
     /// Reads flags, environment, and the file that they name, or `analytics.toml`.
     ///
     /// # Errors
     /// [`ConfigError`] names the setting, where it came from and what is allowed.
     pub fn read(flags: &Flags) -> Result<Self, ConfigError> {
-        let environment = settings::environment()?;
+        let environment = environment()?;
         let named = flags.config.clone();
         let named = named.or_else(|| environment.1.get("config").map(PathBuf::from));
-        let file = match named.or_else(file::present) {
+        let file = match named.or_else(|| ConfigFile::present(FILE)) {
             Some(path) => file::read(&path)?,
             None => file::File::default(),
         };
         let mut layers = vec![flags.layer(), environment];
         layers.extend(file.layer());
         let mut settings = Settings::new(&layers);
-        let bind = settings.parse("bind", "127.0.0.1:3001", |text| {
-            text.parse()
-                .map_err(|_| "must be an address and a port, such as 127.0.0.1:3001".to_owned())
-        })?;
+        let bind = settings.address("bind", "127.0.0.1:3001")?;
         let routers = router_list::routers(&mut settings, &file)?;
         let store = settings.secret("store", "./analytics.db", |text| {
             let store = StoreAddress::parse(text).map_err(|error| error.to_string())?;
             let shown = store.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
             Ok((store, shown))
         })?;
-        let workers = settings.parse("workers", &WORKERS_DEFAULT.to_string(), |text| {
-            let number = text.parse().ok().filter(|number| (1..=WORKERS_MAX).contains(number));
-            number.ok_or_else(|| format!("must be a number from 1 to {WORKERS_MAX}"))
-        })?;
-        let log = settings.parse("log", "info", |text| {
-            text.parse().map_err(|_| "must be error, warn, info, debug or trace".to_owned())
-        })?;
-        let insecure = settings.parse("insecure", "false", |text| {
-            text.parse().map_err(|_| "must be true or false".to_owned())
-        })?;
+        let workers = settings
+            .parse("workers", &WORKERS_DEFAULT.to_string(), |text| within(text, 1, WORKERS_MAX))?;
+        let log = settings.level("log")?;
+        let insecure = settings.truth("insecure")?;
         let rules = alerting::rules(&mut settings, &file, &routers)?;
         let webhooks = alerting::webhooks(&mut settings, &file)?;
         let shown = settings.shown();
@@ -156,14 +149,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the address and the flag.
     pub fn check_exposure(&self) -> Result<(), ConfigError> {
-        if self.insecure || self.bind.ip().to_canonical().is_loopback() {
-            return Ok(());
-        }
-        Err(ConfigError(format!(
-            "{} can be reached from other machines, and there is no authentication: bind to 127.0.0.1, or \
-             add --insecure if a network that you trust is all that can reach it",
-            self.bind
-        )))
+        settings::check_exposure(self.bind, self.insecure)
     }
 
     /// What is in force, one setting a line, with its origin.
@@ -181,12 +167,21 @@ impl Flags {
             ("workers", &self.workers),
             ("log", &self.log),
         ];
-        let given = texts.into_iter().filter_map(|(name, text)| Some((name, text.clone()?)));
-        let mut values: BTreeMap<String, String> =
-            given.map(|(name, text)| (name.to_owned(), text)).collect();
-        if self.insecure {
-            values.insert("insecure".to_owned(), "true".to_owned());
-        }
-        (Origin::Flag, values)
+        settings::flags(texts, [("insecure", self.insecure)])
     }
+}
+
+/// The settings among the variables of the environment: `TESSERA_ANALYTICS_BIND` is `bind`.
+fn environment() -> Result<Layer, ConfigError> {
+    let mut values = BTreeMap::new();
+    for (name, value) in std::env::vars_os() {
+        let Some(name) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else {
+            continue;
+        };
+        let what = format!("{PREFIX}{name} (from environment)");
+        let setting = settings::of_variable(&what, name, &NAMES)?;
+        let value = value.into_string().map_err(|_| ConfigError(format!("{what} is no text")))?;
+        values.insert(setting, value);
+    }
+    Ok((Origin::Environment, values))
 }

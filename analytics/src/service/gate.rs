@@ -6,15 +6,15 @@
 use actix_web::Error;
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 
 use super::app::App;
 use super::problem::{Code, Problem};
+use crate::foreign::{self, Foreign};
 
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest id that a client may choose.
@@ -34,8 +34,8 @@ pub(super) async fn gate(
         request.head_mut().method = Method::GET;
     }
     let id = request_id(request.headers());
-    let mut response = match refuse_foreign(request.headers(), loopback_only) {
-        Err(problem) => request.error_response(problem),
+    let mut response = match foreign::refuse(request.headers(), loopback_only) {
+        Err(foreign) => request.error_response(Problem::from(foreign)),
         Ok(()) => next.call(request).await?,
     };
     if let Some(problem) = problem_of(&response) {
@@ -79,39 +79,8 @@ fn problem_of(response: &ServiceResponse<BoxBody>) -> Option<Problem> {
     Some(Problem::new(Code::TSR500, "an internal error"))
 }
 
-/// A browser must not be a way into a loopback service: neither by a page of another origin, nor by a host
-/// name that was made to point here (DNS rebinding).
-fn refuse_foreign(headers: &HeaderMap, loopback_only: bool) -> Result<(), Problem> {
-    let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or(""));
-    // Without a Host it is no browser.
-    let host = text(&HOST).unwrap_or("localhost");
-    if loopback_only && !is_local_host(host) {
-        return Err(Problem::new(
-            Code::TSR403,
-            "this service serves its own machine, and Host is another's",
-        )
-        .hint("ask for 127.0.0.1 or localhost; a proxy in front must send such a Host"));
+impl From<Foreign> for Problem {
+    fn from(foreign: Foreign) -> Self {
+        Self::new(Code::TSR403, foreign.detail("this service")).hint(foreign.hint())
     }
-    let own = [format!("http://{host}"), format!("https://{host}")];
-    let foreign_origin = text(&ORIGIN).is_some_and(|origin| !own.iter().any(|own| own == origin));
-    let foreign_site =
-        text(&SEC_FETCH_SITE).is_some_and(|site| !matches!(site, "same-origin" | "none"));
-    if foreign_origin || foreign_site {
-        return Err(Problem::new(
-            Code::TSR403,
-            "the request comes from a web page of another origin",
-        )
-        .hint("requests from other programs, and from pages served here, are welcome"));
-    }
-    Ok(())
-}
-
-fn is_local_host(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        Some(_) | None => host,
-    };
-    let address = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost")
-        || address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }

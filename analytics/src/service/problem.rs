@@ -10,6 +10,8 @@ use actix_web::http::header::{ALLOW, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 
+use crate::errors::FilterError;
+
 macro_rules! codes {
     ($($code:ident $status:literal $retryable:literal $title:literal $about:literal;)*) => {
         /// The code of a problem; the same means the same at a router.
@@ -151,6 +153,12 @@ impl Problem {
             retryable: code.is_retryable(),
             request_id,
         })
+    }
+}
+
+impl From<FilterError> for Problem {
+    fn from(error: FilterError) -> Self {
+        Self::parameter(error)
     }
 }
 

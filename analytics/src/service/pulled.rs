@@ -10,6 +10,7 @@ use serde::Deserialize;
 use crate::cluster::ClusterNow;
 use crate::errors::ErrorEvent;
 use crate::frame::{Cell, Frame, Parts, Step};
+use crate::spans::Spans;
 
 /// Most labels of a frame: every route, shard, role and outcome of a large cluster.
 const CELLS_MAX: usize = 65_536;
@@ -39,6 +40,9 @@ pub(super) struct Pulled {
     pub(super) now: ClusterNow,
     /// Finished slots.
     pub(super) frames: Vec<Frame>,
+    /// When it counted, and those before it over the same store: from a second up to another, since 1970.
+    #[serde(default)]
+    pub(super) counted: Vec<(u64, u64)>,
     /// New errors, oldest first.
     pub(super) errors: Vec<ErrorEvent>,
     /// The number of the last of them.
@@ -65,6 +69,12 @@ impl Pulled {
         let at_s = self.at_ms / 1_000;
         if self.started.len() > TEXT_MAX || cluster_is_odd(&self.now) {
             return Some("it tells of a cluster that there cannot be");
+        }
+        let is_past = |(from, until): &(u64, u64)| {
+            from <= until && *until <= at_s.saturating_add(FUTURE_MAX_S)
+        };
+        if self.counted.len() > Spans::MAX || !self.counted.iter().all(is_past) {
+            return Some("it tells of times that there cannot be");
         }
         let is_odd = |frame: &Frame| {
             let of_time = frame.start.is_multiple_of(frame.step.seconds())

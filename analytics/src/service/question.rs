@@ -13,6 +13,7 @@ use super::fleet::{Fleet, Member, RouterView, unix_ms};
 use super::merged::merged;
 use crate::cluster::ClusterNow;
 use crate::errors::{ErrorEvent, ErrorFilter, ErrorGroup};
+use crate::errors_query::ErrorsQuery;
 use crate::figures::figures;
 use crate::history::History;
 use crate::metrics::Metrics;
@@ -147,14 +148,13 @@ pub(super) struct RouterError {
 pub(super) fn errors(
     fleet: &Fleet,
     router: Option<&str>,
-    filter: &ErrorFilter<'_>,
-    grouped: bool,
+    ErrorsQuery { filter, grouped }: &ErrorsQuery<'_>,
 ) -> ErrorsAnswer {
     let members = fleet.members();
     let members = members.iter().filter(|member| router.is_none_or(|name| member.name == name));
     let members: Vec<_> = members.collect();
     let total = members.iter().map(|member| member.errors.total()).sum();
-    let errors = if grouped { groups(&members, filter) } else { singles(&members, filter) };
+    let errors = if *grouped { groups(&members, filter) } else { singles(&members, filter) };
     ErrorsAnswer { success: true, total, errors }
 }
 

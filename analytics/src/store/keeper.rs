@@ -18,6 +18,7 @@ use super::row::{Row, SHAPE, packed, unpacked};
 use super::{Store, StoreAddress, StoreError};
 use crate::frame::{Frame, Step};
 use crate::history::History;
+use crate::spans::Spans;
 
 /// How often finished slots are written: a crash loses them and the second that runs.
 pub const WRITE_EVERY: Duration = Duration::from_secs(5);
@@ -29,6 +30,8 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 const BATCH_MAX: usize = 200;
 /// Rows read at once while what was kept is given back.
 const PAGE: i64 = 100;
+/// How often it is written that somebody counts, though nothing happens.
+const MARK_EVERY: Duration = Duration::from_secs(60);
 /// How often what nobody keeps any more is looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 
@@ -131,6 +134,7 @@ impl Keeper {
             then: Some(then),
             is_given_back: false,
             kept: None,
+            marked: None,
         };
         // A thread that has ended has nothing to say either.
         let _ = self.commands.send(Command::Keep(Box::new(source)));
@@ -195,6 +199,8 @@ struct Source {
     is_given_back: bool,
     /// What the store has, by step; `None` until it was asked since it was opened.
     kept: Option<[Stock; 3]>,
+    /// When it was written when somebody counted, and what.
+    marked: Option<(Instant, Spans)>,
 }
 
 impl Work {
@@ -212,27 +218,27 @@ impl Work {
                     self.sources.push(*source);
                 }
                 Ok(Command::Flush(done)) => {
-                    self.round();
+                    self.round(true);
                     let _ = done.send(());
                 }
                 Ok(Command::Close(done)) => {
-                    self.round();
+                    self.round(true);
                     drop(self.store.take());
                     let _ = done.send(());
                     return;
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
-                    self.round();
+                    self.round(false);
                     next = Instant::now() + WRITE_EVERY.max(self.pause);
                 }
             }
         }
     }
 
-    /// Does all that is to be done, or tells why not.
-    fn round(&mut self) {
-        match self.attempt() {
+    /// Does all that is to be done, or tells why not. It may be the last time.
+    fn round(&mut self, may_end: bool) {
+        match self.attempt(may_end) {
             Ok(()) => {
                 self.pause = Duration::ZERO;
                 self.state.is_away.store(false, Ordering::Relaxed);
@@ -243,7 +249,9 @@ impl Work {
             Err(cause) => {
                 // Opened anew by the next attempt: what is left of a connection or a file proves nothing.
                 self.store = None;
-                self.sources.iter_mut().for_each(|source| source.kept = None);
+                self.sources
+                    .iter_mut()
+                    .for_each(|source| (source.kept, source.marked) = (None, None));
                 self.pause = (self.pause * 2).clamp(WRITE_EVERY, RETRY_MAX);
                 self.state.store_errors.fetch_add(1, Ordering::Relaxed);
                 self.state.is_away.store(true, Ordering::Relaxed);
@@ -262,7 +270,7 @@ impl Work {
         }
     }
 
-    fn attempt(&mut self) -> Result<(), String> {
+    fn attempt(&mut self, may_end: bool) -> Result<(), String> {
         let store = match &mut self.store {
             Some(store) => store,
             None => {
@@ -280,7 +288,7 @@ impl Work {
                 source.give_back(store, &self.state, now).map_err(told)?;
             }
             source
-                .write(store, &self.state)
+                .write(store, &self.state, may_end)
                 .map_err(|cause| format!("{}: {cause}", self.address))?;
         }
         if self.forgotten.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
@@ -312,6 +320,7 @@ impl Source {
     /// Puts what was kept into the history.
     fn give_back(&mut self, store: &mut Store, state: &State, now: u64) -> diesel::QueryResult<()> {
         let newest = self.kept.get_or_insert_default().each_ref().map(Stock::newest);
+        self.recall_counted(store)?;
         let mut roll_up = RollUp::default();
         // The longest first: so what was kept of them is there before any is made of shorter ones.
         for step in Step::ALL.into_iter().rev() {
@@ -340,8 +349,30 @@ impl Source {
         Ok(())
     }
 
+    /// Learns when somebody counted. Where that was not written, it was from the first slot to the last.
+    fn recall_counted(&mut self, store: &mut Store) -> diesel::QueryResult<()> {
+        let rows = store.rows(&marks_of(&self.name), seconds_of(Step::Minute), 0, PAGE)?;
+        let last = rows.last().filter(|row| row.shape == SHAPE);
+        let spans = last.and_then(|row| unpacked::<Vec<(u64, u64)>>(&row.frame));
+        let spans = spans.unwrap_or_else(|| {
+            let stocks = self.kept.iter().flatten().zip(Step::ALL);
+            let stocks = stocks.filter(|(stock, _)| !stock.frames.is_empty());
+            let ends = stocks.clone().map(|(stock, step)| stock.newest() + step.seconds()).max();
+            let begins = stocks.map(|(stock, _)| stock.oldest()).min();
+            begins.zip(ends).into_iter().collect()
+        });
+        // What is of the future was written while a clock was wrong.
+        let now = unix_now();
+        let spans: Spans = spans.into_iter().map(|(from, until)| (from, until.min(now))).collect();
+        self.history.know_counted(spans.as_slice().iter().copied());
+        // As long as there is no more, there is nothing to write.
+        self.marked = Some((Instant::now(), spans));
+        Ok(())
+    }
+
     /// Writes the slots that were finished since, and forgets the oldest.
-    fn write(&mut self, store: &mut Store, state: &State) -> Result<(), String> {
+    fn write(&mut self, store: &mut Store, state: &State, may_end: bool) -> Result<(), String> {
+        let mut has_written = false;
         let stocks = self.kept.get_or_insert_default();
         for (step, stock) in Step::ALL.into_iter().zip(stocks) {
             loop {
@@ -357,9 +388,27 @@ impl Source {
                 let forget = [(self.name.clone(), seconds_of(step), first as i64)];
                 store.write(&rows, &forget).map_err(|error| error.to_string())?;
                 state.written.fetch_add(rows.len() as u64, Ordering::Relaxed);
+                has_written |= !rows.is_empty();
                 stock.note(&rows, first);
             }
         }
+        let is_old = self.marked.as_ref().is_none_or(|(at, _)| at.elapsed() >= MARK_EVERY);
+        if has_written || may_end || is_old { self.mark(store) } else { Ok(()) }
+    }
+
+    /// Writes when somebody counted: in place of what was written of that before.
+    fn mark(&mut self, store: &mut Store) -> Result<(), String> {
+        let counted = self.history.counted();
+        let Some((_, until)) = counted.as_slice().last().copied() else { return Ok(()) };
+        if self.marked.as_ref().is_some_and(|(_, marked)| *marked == counted) {
+            return Ok(());
+        }
+        let (source, step) = (marks_of(&self.name), seconds_of(Step::Minute));
+        let frame = packed(&counted.as_slice()).map_err(|error| error.to_string())?;
+        let (start, shape) = (until as i64, SHAPE);
+        let row = Row { source: source.clone(), step, start, shape, frame };
+        store.write(&[row], &[(source, step, start)]).map_err(|error| error.to_string())?;
+        self.marked = Some((Instant::now(), counted));
         Ok(())
     }
 }
@@ -408,6 +457,11 @@ impl Stock {
         self.bytes -= self.frames.values().sum::<u64>();
         self.frames = stay;
     }
+}
+
+/// The source under which it stands when another counted: no router can have this name.
+fn marks_of(source: &str) -> String {
+    format!("{source}/counted")
 }
 
 /// How much of a source's steps is kept: frames of common clusters take a tenth of it.

@@ -3,6 +3,7 @@
 mod errors;
 mod figures;
 mod frames;
+mod gaps;
 mod history;
 mod hot;
 mod json;

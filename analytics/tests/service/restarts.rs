@@ -98,8 +98,9 @@ fn kept(path: &std::path::Path) -> i64 {
     else {
         return 0;
     };
-    let count =
-        diesel::dsl::sql::<diesel::sql_types::BigInt>("SELECT count(*) FROM tessera_history");
+    let count = diesel::dsl::sql::<diesel::sql_types::BigInt>(
+        "SELECT count(*) FROM tessera_history WHERE source NOT LIKE '%/counted'",
+    );
     count.get_result(&mut connection).unwrap_or_default()
 }
 

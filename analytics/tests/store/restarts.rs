@@ -71,3 +71,47 @@ fn slots_that_had_not_ended_hold_what_was_counted_before_and_after() {
     let minutes = after.history().frames_after(Step::Minute, 0, usize::MAX);
     assert!((1..=2).contains(&minutes.len()), "{}", minutes.len());
 }
+
+#[test]
+fn that_nobody_counted_is_remembered_and_so_is_that_there_was_nothing_to_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("analytics.db");
+    let address = StoreAddress::parse(path.to_str().unwrap()).unwrap().unwrap();
+    let began = now();
+    let starts = [began - 600, began - 300, began - 100];
+    for start in starts {
+        // Counts for a minute, has nothing to count for another, and is down.
+        let recorder = recorder(start);
+        read(&recorder, 60, 60);
+        let keeper = Keeper::start(address.clone(), "router", recorder.history().clone()).unwrap();
+        keeper.flush();
+        recorder.settle_at(recorder.started() + Duration::from_secs(80));
+        keeper.close();
+    }
+    let (history, _) = crate::given_back(&address, "router");
+    let expected = starts.map(|start| (start, start + 80));
+    assert_eq!(history.counted().as_slice(), expected);
+    // Another source is another matter.
+    let (other, _) = crate::given_back(&address, "north");
+    assert!(other.counted().as_slice().is_empty());
+}
+
+/// An older program has written slots only.
+#[test]
+fn a_store_that_does_not_say_when_somebody_counted_has_no_gap_within_it() {
+    use diesel::{Connection, RunQueryDsl};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("analytics.db");
+    let address = StoreAddress::parse(path.to_str().unwrap()).unwrap().unwrap();
+    let began = now() - 100;
+    let recorder = recorder(began);
+    read(&recorder, 30, 70);
+    Keeper::start(address.clone(), "router", recorder.history().clone()).unwrap().close();
+    let mut file = diesel::sqlite::SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    let forget = "DELETE FROM tessera_history WHERE source LIKE '%/counted'";
+    assert_eq!(diesel::sql_query(forget).execute(&mut file).unwrap(), 1);
+    let (history, _) = crate::given_back(&address, "router");
+    let counted = history.counted();
+    let [(from, until)] = counted.as_slice() else { panic!("{counted:?}") };
+    assert!(*from <= began && *until >= began + 30, "{from} {until} {began}");
+}

@@ -2,10 +2,10 @@
 //!
 //! **Not here:** counting, keeping, sending.
 
+use analytics::settings::{Origin, Settings};
 use analytics::store::StoreAddress;
 
-use super::settings::Settings;
-use super::sources::{Origin, spelled};
+use super::sources::spelled;
 use super::{ConfigError, Engine};
 
 /// Whether this router can send traces.

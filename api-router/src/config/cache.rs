@@ -6,14 +6,14 @@
 use std::path::Path;
 use std::time::Duration;
 
+use analytics::settings::{Origin, Settings, within};
 use clap::Args;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use shard_manager::address::Password;
 use shard_manager::cache::{AddressError, CacheAddress, CacheSettings};
 
 use super::ConfigError;
-use super::settings::{Settings, within};
-use super::sources::Origin;
+use super::sources::said;
 
 const URL: &str = "redis_url";
 const PASSWORD_FILE: &str = "cache_password_file";
@@ -107,7 +107,7 @@ pub(super) fn cache(settings: &mut Settings<'_>) -> Result<Option<CacheSettings>
 fn refuse_without_address(settings: &Settings<'_>) -> Result<(), ConfigError> {
     let flags = CacheFlags::default();
     let mut names = flags.texts().into_iter().map(|(name, _)| name).filter(|name| *name != URL);
-    match names.find_map(|name| settings.given(name)) {
+    match names.find_map(|name| said(settings, name)) {
         Some(given) => Err(ConfigError(format!(
             "{given} is about a cache, but none is named: set REDIS_URL, or url in [cache] of the file"
         ))),
@@ -118,7 +118,7 @@ fn refuse_without_address(settings: &Settings<'_>) -> Result<(), ConfigError> {
 /// Where the cache is; the password may stand in a file of its own.
 fn address(settings: &mut Settings<'_>) -> Result<Option<CacheAddress>, ConfigError> {
     let named = settings.find(URL).filter(|(_, text)| !matches!(&**text, "" | NONE));
-    let given = settings.given(URL).unwrap_or_default();
+    let given = said(settings, URL).unwrap_or_default();
     let parse = |url: &str| -> Result<CacheAddress, ConfigError> {
         url.parse().map_err(|error: AddressError| ConfigError(format!("{given}: {error}")))
     };
@@ -146,7 +146,7 @@ fn address(settings: &mut Settings<'_>) -> Result<Option<CacheAddress>, ConfigEr
 
 fn password(settings: &Settings<'_>) -> Result<Option<Password>, ConfigError> {
     let Some((_, path)) = settings.find(PASSWORD_FILE) else { return Ok(None) };
-    let given = settings.given(PASSWORD_FILE).unwrap_or_default();
+    let given = said(settings, PASSWORD_FILE).unwrap_or_default();
     if path.contains("://") {
         return Err(ConfigError(format!("{given} is a URL; it must be a file")));
     }

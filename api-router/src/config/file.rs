@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use analytics::settings::{ConfigFile, unknown};
 use shard_manager::topology::Topology;
 use toml::{Table, Value};
 
 use super::ConfigError;
-use super::sources::{NAMES, unknown};
+use super::sources::NAMES;
 
 /// The sections at the top.
 const SECTIONS: [&str; 4] = ["analytics", "cache", "postgres", "shard"];
@@ -78,14 +79,8 @@ pub(super) struct ShardSection {
 
 /// The settings and the sections of a file.
 pub(super) fn read(path: &Path) -> Result<(BTreeMap<String, String>, Sections), ConfigError> {
-    let bad = |cause: &str| ConfigError(format!("{}: {cause}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| bad(&error.to_string()))?;
-    let table: Table = text.parse().map_err(|error: toml::de::Error| {
-        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-        let line = before.matches('\n').count() + 1;
-        bad(&format!("line {line}: {}", error.message()))
-    })?;
-    let file = File { path };
+    let (file, table) = ConfigFile::read(path)?;
+    let file = File(file);
     let mut values = BTreeMap::new();
     let mut sections = Sections { path: path.to_owned(), ..Sections::default() };
     for (name, value) in &table {
@@ -94,7 +89,7 @@ pub(super) fn read(path: &Path) -> Result<(BTreeMap<String, String>, Sections), 
             "shard" => sections.shards = file.shards(value)?,
             "analytics" if value.is_table() => {
                 let at = "analytics";
-                let table = file.members(at, value, &ANALYTICS.map(|(member, _)| member))?;
+                let table = file.0.members(at, value, &ANALYTICS.map(|(member, _)| member))?;
                 for (member, setting) in ANALYTICS {
                     if let Some(text) = file.text(at, table, member)? {
                         file.put(&mut values, (setting, text))?;
@@ -103,62 +98,22 @@ pub(super) fn read(path: &Path) -> Result<(BTreeMap<String, String>, Sections), 
             }
             "cache" => file.cache(value, &mut values)?,
             name if NAMES.contains(&name) => {
-                let text = plain(value).ok_or_else(|| file.wrong(name, "a plain value"))?;
-                file.put(&mut values, (name, text))?;
+                file.put(&mut values, (name, file.0.setting(name, value)?))?;
             }
             name => {
                 let known = NAMES.into_iter().chain(SECTIONS);
-                return Err(unknown(&file.named(name), name, known));
+                return Err(unknown(&file.0.named(name), name, known));
             }
         }
     }
     Ok((values, sections))
 }
 
-/// The text that a flag would have; a list of numbers becomes `50,25,25`.
-fn plain(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Integer(number) => Some(number.to_string()),
-        Value::Boolean(truth) => Some(truth.to_string()),
-        Value::Array(items) => {
-            let items: Option<Vec<String>> = items.iter().map(plain).collect();
-            items.map(|items| items.join(","))
-        }
-        Value::Float(_) | Value::Datetime(_) | Value::Table(_) => None,
-    }
-}
+struct File(ConfigFile);
 
-struct File<'p> {
-    path: &'p Path,
-}
-
-impl File<'_> {
-    fn named(&self, member: &str) -> String {
-        format!("{member} (from {})", self.path.display())
-    }
-
-    fn wrong(&self, member: &str, allowed: &str) -> ConfigError {
-        ConfigError(format!("{} must be {allowed}", self.named(member)))
-    }
-
-    /// The members of a section, all of them known.
-    fn members<'v>(
-        &self,
-        at: &str,
-        value: &'v Value,
-        known: &[&'static str],
-    ) -> Result<&'v Table, ConfigError> {
-        let table = value.as_table().ok_or_else(|| self.wrong(at, "a section"))?;
-        if let Some(name) = table.keys().find(|name| !known.contains(&&***name)) {
-            let what = self.named(&format!("{at}.{name}"));
-            return Err(unknown(&what, name, known.iter().copied()));
-        }
-        Ok(table)
-    }
-
+impl File {
     fn text(&self, at: &str, table: &Table, name: &str) -> Result<Option<String>, ConfigError> {
-        let wrong = || self.wrong(&format!("{at}.{name}"), "a text");
+        let wrong = || self.0.wrong(&format!("{at}.{name}"), "a text");
         let text = |value: &Value| value.as_str().map(str::to_owned).ok_or_else(wrong);
         table.get(name).map(text).transpose()
     }
@@ -173,7 +128,7 @@ impl File<'_> {
         let Some(value) = table.get(name) else { return Ok(None) };
         let number = value.as_integer().filter(|number| allowed.contains(number));
         let words = format!("a number from {} to {}", allowed.start(), allowed.end());
-        let wrong = || self.wrong(&format!("{at}.{name}"), &words);
+        let wrong = || self.0.wrong(&format!("{at}.{name}"), &words);
         number.map(|number| Some(number.cast_unsigned())).ok_or_else(wrong)
     }
 
@@ -186,7 +141,7 @@ impl File<'_> {
         let at = "cache";
         let known = CACHE_TEXTS.map(|(member, _)| member).into_iter();
         let known: Vec<_> = known.chain(CACHE_NUMBERS.map(|(member, _)| member)).collect();
-        let table = self.members(at, value, &known)?;
+        let table = self.0.members(at, value, &known)?;
         for (member, setting) in CACHE_TEXTS {
             if let Some(text) = self.text(at, table, member)? {
                 self.put(values, (setting, text))?;
@@ -195,7 +150,7 @@ impl File<'_> {
         for (member, setting) in CACHE_NUMBERS {
             let Some(value) = table.get(member) else { continue };
             let number = value.as_integer();
-            let wrong = || self.wrong(&format!("{at}.{member}"), "a number");
+            let wrong = || self.0.wrong(&format!("{at}.{member}"), "a number");
             self.put(values, (setting, number.ok_or_else(wrong)?.to_string()))?;
         }
         Ok(())
@@ -210,7 +165,7 @@ impl File<'_> {
         match values.insert(setting.to_owned(), text) {
             Some(_) => Err(ConfigError(format!(
                 "{} stands in a section too: leave one of them out",
-                self.named(setting)
+                self.0.named(setting)
             ))),
             None => Ok(()),
         }
@@ -218,7 +173,7 @@ impl File<'_> {
 
     fn postgres(&self, value: &Value) -> Result<PostgresSection, ConfigError> {
         let at = "postgres";
-        let table = self.members(at, value, &POSTGRES)?;
+        let table = self.0.members(at, value, &POSTGRES)?;
         let mut section = PostgresSection {
             connect_timeout_ms: self.number(at, table, "connect_timeout_ms", CONNECT_TIMEOUT_MS)?,
             ..PostgresSection::default()
@@ -230,9 +185,9 @@ impl File<'_> {
         }
         if let Some(catalog) = table.get("catalog") {
             let at = "postgres.catalog";
-            let table = self.members(at, catalog, &CATALOG)?;
+            let table = self.0.members(at, catalog, &CATALOG)?;
             let url = self.text(at, table, "url")?;
-            let none = || ConfigError(format!("{} names no url", self.named(at)));
+            let none = || ConfigError(format!("{} names no url", self.0.named(at)));
             section.catalog = Some(url.ok_or_else(none)?);
         }
         Ok(section)
@@ -240,21 +195,21 @@ impl File<'_> {
 
     fn shards(&self, value: &Value) -> Result<Vec<ShardSection>, ConfigError> {
         let list =
-            value.as_array().ok_or_else(|| self.wrong("shard", "a list: write [[shard]]"))?;
+            value.as_array().ok_or_else(|| self.0.wrong("shard", "a list: write [[shard]]"))?;
         (1..).zip(list).map(|(number, value)| self.shard(number, value)).collect()
     }
 
     fn shard(&self, number: usize, value: &Value) -> Result<ShardSection, ConfigError> {
         let at = &*format!("shard[{number}]");
-        let table = self.members(at, value, &SHARD)?;
+        let table = self.0.members(at, value, &SHARD)?;
         let name = self.text(at, table, "name")?;
         if !name.as_deref().is_none_or(is_name) {
             let allowed = "a lower-case letter, followed by at most 39 letters, digits, _ and -";
-            return Err(self.wrong(&format!("{at}.name"), allowed));
+            return Err(self.0.wrong(&format!("{at}.name"), allowed));
         }
         let weight = self.number(at, table, "weight", 1..=i64::from(Topology::WEIGHT_MAX))?;
         let primary = self.text(at, table, "primary")?;
-        let none = || ConfigError(format!("{} names no primary", self.named(at)));
+        let none = || ConfigError(format!("{} names no primary", self.0.named(at)));
         let primary = primary.ok_or_else(none)?;
         Ok(ShardSection {
             name,
@@ -266,9 +221,9 @@ impl File<'_> {
 
     fn texts(&self, at: &str, value: Option<&Value>) -> Result<Vec<String>, ConfigError> {
         let Some(value) = value else { return Ok(Vec::new()) };
-        let list = value.as_array().ok_or_else(|| self.wrong(at, "a list of texts"))?;
+        let list = value.as_array().ok_or_else(|| self.0.wrong(at, "a list of texts"))?;
         let text = |(number, value): (usize, &Value)| {
-            let wrong = || self.wrong(&format!("{at}[{number}]"), "a text");
+            let wrong = || self.0.wrong(&format!("{at}[{number}]"), "a text");
             value.as_str().map(str::to_owned).ok_or_else(wrong)
         };
         (1..).zip(list).map(text).collect()

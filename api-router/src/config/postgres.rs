@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
+use analytics::settings::{Origin, Settings};
 use shard_manager::address::{
     ClusterAddress, NodeAddress, NodeDefaults, Password, ServerEngine, ShardAddress, Timeouts,
     TlsMode,
@@ -15,8 +16,7 @@ use shard_manager::topology::Topology;
 
 use super::ConfigError;
 use super::file::PostgresSection;
-use super::settings::Settings;
-use super::sources::{Origin, Sources};
+use super::sources::{Sources, said};
 
 /// The variable of libpq that holds the password of all nodes that name none.
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
@@ -29,7 +29,7 @@ pub(super) fn is_meant(
     let file = sources.sections.path.display();
     let in_file = |what: &str| format!("{what} (from {file})");
     let shards = (!sources.sections.shards.is_empty()).then(|| in_file("[[shard]]"));
-    let named = settings.given("shard_urls").or(shards);
+    let named = said(settings, "shard_urls").or(shards);
     let engine = settings.optional(
         "engine",
         if named.is_some() { "postgres" } else { "sqlite" },
@@ -42,16 +42,16 @@ pub(super) fn is_meant(
     )?;
     let section = sources.sections.postgres.is_some().then(|| in_file("[postgres]"));
     let needs_shards =
-        settings.given("replica_urls").or_else(|| settings.given("maindb_url")).or(section);
+        said(settings, "replica_urls").or_else(|| said(settings, "maindb_url")).or(section);
     match (engine, named, needs_shards) {
         (Some(None), Some(named), _) | (Some(None), None, Some(named)) => {
-            let engine = settings.given("engine").unwrap_or_default();
+            let engine = said(settings, "engine").unwrap_or_default();
             Err(ConfigError(format!(
                 "{engine} is sqlite, but {named} is about servers of PostgreSQL: leave one of them out"
             )))
         }
         (Some(Some(servers)), None, _) => {
-            let engine = settings.given("engine").unwrap_or_default();
+            let engine = said(settings, "engine").unwrap_or_default();
             let name = servers.name();
             Err(ConfigError(format!(
                 "{engine} is {name}, but no shard is named: set SHARD_URLS, or add [[shard]] to the file"
@@ -78,7 +78,7 @@ pub(super) fn cluster(
     let (defaults, timeouts) = defaults(settings, sources, section)?;
     let shards = match (settings.find("shard_urls"), sources.sections.shards.is_empty()) {
         (Some(_), false) => {
-            let given = settings.given("shard_urls").unwrap_or_default();
+            let given = said(settings, "shard_urls").unwrap_or_default();
             let file = sources.sections.path.display();
             return Err(ConfigError(format!(
                 "{given} and [[shard]] (from {file}) both name the shards: leave one of them out"
@@ -88,7 +88,7 @@ pub(super) fn cluster(
         (None, _) => shards_of_file(settings, sources, &defaults)?,
     };
     if shards.is_empty() || shards.len() > Topology::SHARDS_MAX {
-        let given = settings.given("shard_urls").unwrap_or_else(|| "[[shard]]".to_owned());
+        let given = said(settings, "shard_urls").unwrap_or_else(|| "[[shard]]".to_owned());
         let (most, count) = (Topology::SHARDS_MAX, shards.len());
         return Err(ConfigError(format!("{given} names {count} shards; there may be 1 to {most}")));
     }
@@ -130,8 +130,8 @@ fn bare(primary: NodeAddress) -> ShardAddress {
 }
 
 fn refuse_what_is_about_files(settings: &Settings<'_>) -> Result<(), ConfigError> {
-    let Some(given) = settings.given("data_dir") else { return Ok(()) };
-    let urls = settings.given("shard_urls").unwrap_or_else(|| "[[shard]]".to_owned());
+    let Some(given) = said(settings, "data_dir") else { return Ok(()) };
+    let urls = said(settings, "shard_urls").unwrap_or_else(|| "[[shard]]".to_owned());
     Err(ConfigError(format!(
         "{given} is a folder of embedded shards, {urls} names servers of PostgreSQL: leave one of them out"
     )))
@@ -212,7 +212,7 @@ fn list(
         }
         return Ok(Vec::new());
     };
-    let given = settings.given(name).unwrap_or_default();
+    let given = said(settings, name).unwrap_or_default();
     let mut addresses = Vec::new();
     for (number, url) in (1..).zip(split(&text)) {
         let address = NodeAddress::parse(url, defaults);
@@ -302,7 +302,7 @@ fn catalog(
                 path.display()
             )));
         }
-        (Some((origin, text)), _) => (origin, text, settings.given(name).unwrap_or_default()),
+        (Some((origin, text)), _) => (origin, text, said(settings, name).unwrap_or_default()),
         (None, Some(text)) => {
             let origin = Origin::File(sources.sections.path.clone());
             let what = format!("postgres.catalog.url (from {origin})");
@@ -364,9 +364,9 @@ pub(super) fn check_counts(
     replicas: Option<usize>,
 ) -> Result<(), ConfigError> {
     let count = cluster.shards.len();
-    let refuse = |name: &str, said: usize, found: usize, what: &str| {
-        let given = settings.given(name).unwrap_or_default();
-        ConfigError(format!("{given} says {said}, but {found} {what} are named: leave it out"))
+    let refuse = |name: &str, number: usize, found: usize, what: &str| {
+        let given = said(settings, name).unwrap_or_default();
+        ConfigError(format!("{given} says {number}, but {found} {what} are named: leave it out"))
     };
     if let Some(said) = shards.filter(|said| *said != count) {
         return Err(refuse("shards", said, count, "shards"));
@@ -388,7 +388,7 @@ pub(super) fn weights(
     if weights.clone().all(|weight| weight.is_none()) {
         return Ok(None);
     }
-    if let Some(given) = settings.given("weights") {
+    if let Some(given) = said(settings, "weights") {
         return Err(ConfigError(format!(
             "{given} and the weights of [[shard]] say the same thing: leave one of them out"
         )));

@@ -2,11 +2,12 @@
 //!
 //! **Invariant:** a name that nobody knows is an error wherever it stands, and no error repeats a line or a value of a
 //! source: it may hold a password.
-//! **Not here:** which layer wins (`config/settings`), the sections of the configuration file (`config/file`).
+//! **Not here:** which layer wins (`analytics::settings`), the sections of the configuration file (`config/file`).
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
+
+use analytics::settings::{ConfigFile, Layer, Origin, Settings, of_variable};
 
 use super::file::{self, Sections};
 use super::{ConfigError, Flags};
@@ -65,36 +66,6 @@ const FOREIGN_PREFIXES: [&str; 8] = [
 /// The configuration file that is read without being named, if it is there.
 const FILE: &str = "tessera.toml";
 
-/// Where a value came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// A flag of the command line.
-    Flag,
-    /// An environment variable.
-    Environment,
-    /// The `.env` file.
-    DotEnv,
-    /// The configuration file.
-    File(PathBuf),
-    /// Nobody said anything.
-    Default,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Flag => f.write_str("flag"),
-            Self::Environment => f.write_str("environment"),
-            Self::DotEnv => f.write_str(".env"),
-            Self::File(path) => write!(f, "{}", path.display()),
-            Self::Default => f.write_str("default"),
-        }
-    }
-}
-
-/// One source of settings: names and texts.
-pub(super) type Layer = (Origin, BTreeMap<String, String>);
-
 /// All that was said.
 pub(super) struct Sources {
     /// Earlier ones win.
@@ -113,8 +84,7 @@ impl Sources {
         let named = flags.config.clone().or_else(|| {
             layers.iter().find_map(|(_, values)| values.get("config").map(PathBuf::from))
         });
-        let present = || Some(PathBuf::from(FILE)).filter(|path| path.exists());
-        let sections = match named.or_else(present) {
+        let sections = match named.or_else(|| ConfigFile::present(FILE)) {
             Some(path) => {
                 let (values, sections) = file::read(&path)?;
                 layers.push((Origin::File(path), values));
@@ -142,6 +112,12 @@ pub(super) fn spelled(name: &str, origin: &Origin) -> String {
             name.to_owned()
         }
     }
+}
+
+/// How a setting is named to whoever gave it; `None` if nobody did.
+pub(super) fn said(settings: &Settings<'_>, name: &str) -> Option<String> {
+    let (origin, _) = settings.find(name)?;
+    Some(format!("{} (from {origin})", spelled(name, &origin)))
 }
 
 /// The variables that may be settings.
@@ -192,12 +168,8 @@ fn variables(origin: Origin, variables: BTreeMap<String, String>) -> Result<Laye
             values.insert(plain.to_ascii_lowercase(), value);
             continue;
         }
-        let setting = setting.unwrap_or_default();
-        let known = setting == "config" || NAMES.contains(&&*setting);
-        if !known || name.bytes().any(|byte| byte.is_ascii_lowercase()) {
-            return Err(unknown(&what, &setting, NAMES.into_iter().chain(["config"])));
-        }
-        values.insert(setting, value);
+        let setting = name.strip_prefix("TESSERA_").unwrap_or_default();
+        values.insert(of_variable(&what, setting, &NAMES)?, value);
     }
     Ok((origin, values))
 }
@@ -205,21 +177,6 @@ fn variables(origin: Origin, variables: BTreeMap<String, String>) -> Result<Laye
 /// The variable of a setting that has no prefix.
 fn plain_of(setting: &str) -> Option<String> {
     PLAIN.contains(&setting).then(|| setting.to_ascii_uppercase())
-}
-
-/// The refusal of a name that nobody knows.
-pub(super) fn unknown<'n>(
-    what: &str,
-    name: &str,
-    known: impl Iterator<Item = &'n str>,
-) -> ConfigError {
-    let known: Vec<&str> = known.collect();
-    let near = shard_manager::table::closest(name, known.iter().copied());
-    let hint = near.map_or_else(
-        || format!("there are: {}", known.join(", ")),
-        |near| format!("did you mean {near}?"),
-    );
-    ConfigError(format!("{what} is no setting; {hint}"))
 }
 
 fn read_dot_env(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {

@@ -26,10 +26,16 @@ use crate::query::Parameters;
 const MINUTES: u64 = 15;
 /// How long shards may take to tell what they hold.
 const SIZES_MAX: Duration = Duration::from_secs(5);
-/// What whoever follows the advice can do.
+/// What whoever follows the advice can do with embedded shards.
 const HOW: &str = "this is advice: nothing moves by itself, and slots of a running cluster cannot be moved yet. \
     A new cluster takes them as --placement manual:FIRST-LAST=SHARD,… and the rows by \
     `shard-manager export` and `shard-manager import`";
+/// The same with servers, whose rows are theirs to export.
+const HOW_OF_SERVERS: &str = "this is advice: nothing moves by itself, and slots of a running cluster cannot be moved yet. \
+    A new cluster takes them as --placement manual:FIRST-LAST=SHARD,… and the rows by COPY of each shard, as CSV with a \
+    header, and `shard-manager import`";
+/// How the engine is called whose shards are files.
+const EMBEDDED: &str = "sqlite";
 /// The verdict where the map does not say where rows lie.
 const LEFT_TO_CITUS: &str = "left_to_citus";
 
@@ -178,10 +184,11 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
         .collect();
     let map = app.manager.map();
     let is_citus = app.manager.is_citus();
+    let how = if app.backend == EMBEDDED { HOW } else { HOW_OF_SERVERS };
     let answer = block(move || {
         let observed = Observed { map: &map, load: &heat.load, sizes: &sizes, keys: &heat.keys };
         let advice = advice::advise(&observed, basis);
-        let mut answer = AdviceAnswer::new(advice, &map, &sizes, heat.window);
+        let mut answer = AdviceAnswer::new(advice, &map, &sizes, (heat.window, how));
         if is_citus {
             answer.leave_to_citus();
         }
@@ -233,7 +240,7 @@ impl AdviceAnswer {
         advice: advice::Advice,
         map: &ShardMap,
         sizes: &[ShardSize],
-        window: Option<Duration>,
+        (window, follow): (Option<Duration>, &'static str),
     ) -> Self {
         let name = |shard: ShardIndex| map.topology().name(shard).to_owned();
         let unit = match advice.basis {
@@ -241,7 +248,7 @@ impl AdviceAnswer {
             Basis::Size => "bytes",
         };
         let how = match advice.verdict {
-            Verdict::Skewed | Verdict::Hot if !advice.moves.is_empty() => HOW,
+            Verdict::Skewed | Verdict::Hot if !advice.moves.is_empty() => follow,
             Verdict::Skewed | Verdict::Hot => "no move helps: what is heavy here cannot be split",
             Verdict::Balanced | Verdict::TooLittleToSay => "nothing has to be done",
         };

@@ -2,13 +2,15 @@
 
 mod frames;
 
-use actix_web::http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use analytics::live::VIEWERS_MAX;
-use analytics::{ErrorEvent, ErrorFilter, ErrorGroup, MetricsQuery, Operation, Window};
+use analytics::{
+    ErrorEvent, ErrorGroup, ErrorsParameters, ErrorsQuery, FilterError, MetricsParameters,
+    MetricsQuery, Operation, Window, served,
+};
 use serde::Serialize;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use crate::answer::{LookupRefusals, StreamRefusals};
 use crate::app::App;
@@ -18,31 +20,6 @@ use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 
 pub(crate) use self::frames::list_frames;
-
-/// Proxies that gather what they hand on must not gather a stream.
-const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-
-/// Which requests the figures are of; all of the last five minutes when nothing is said.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "describes the query string, which is read without building it")]
-pub(crate) struct MetricsParameters {
-    /// How far back; 5m when not given.
-    #[param(inline, pattern = "^(1m|5m|15m|1h|6h|24h|7d)$", example = "5m")]
-    window: Option<String>,
-    /// The window in milliseconds instead.
-    #[param(rename = "timeRange", minimum = 1, maximum = 3600000)]
-    time_range: Option<u32>,
-    /// Only requests that this shard alone was asked for.
-    #[param(example = "shard1")]
-    shard: Option<String>,
-    /// Only requests for this path, as it is declared.
-    #[param(example = "/api/read")]
-    route: Option<String>,
-    /// Only reads, or only writes.
-    #[param(inline, pattern = "^(read|write)$")]
-    operation: Option<String>,
-}
 
 /// Tells how many data requests were answered, how fast, and by which shards.
 ///
@@ -87,11 +64,7 @@ pub(crate) async fn stream_metrics(
         Problem::new(Code::TSR005, format!("{VIEWERS_MAX} streams are watched already"))
             .hint("close one of them, or ask /api/analytics/metrics now and then")
     })?;
-    Ok(HttpResponse::Ok()
-        .content_type("text/event-stream")
-        .insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")))
-        .insert_header((X_ACCEL_BUFFERING, HeaderValue::from_static("no")))
-        .streaming(events))
+    Ok(served::events(events))
 }
 
 /// What the query string asks for.
@@ -142,14 +115,7 @@ pub enum ErrorEntry {
 /// Tells the last errors, newest first; the last 10 000 are kept.
 #[utoipa::path(
     tag = "analytics",
-    params(
-        ("limit" = Option<u32>, Query, description = "Most errors; 50 when not given", minimum = 1, maximum = 1000),
-        ("count" = Option<u32>, Query, description = "As limit", minimum = 1, maximum = 1000),
-        ("since" = Option<String>, Query, description = "Only later ones: RFC 3339, or milliseconds since 1970"),
-        ("shard" = Option<String>, Query, description = "Only those of this shard"),
-        ("code" = Option<String>, Query, description = "Only those of this code", example = "TSR201"),
-        ("grouped" = Option<bool>, Query, description = "Counted by code, shard and route"),
-    ),
+    params(ErrorsParameters),
     responses((status = 200, description = "The errors", body = ErrorsAnswer), LookupRefusals)
 )]
 #[get("/api/analytics/errors")]
@@ -159,26 +125,8 @@ pub(crate) async fn list_errors(
 ) -> Result<HttpResponse, Problem> {
     let log = &app.analytics()?.errors;
     let parameters = Parameters::parse(request.query_string())?;
-    parameters.check_names(&["limit", "count", "since", "shard", "code", "grouped"])?;
-    let bad = |error: &dyn std::fmt::Display| Problem::new(Code::TSR100, error.to_string());
-    let mut filter = ErrorFilter::default();
-    let limit = (parameters.single("limit")?, parameters.single("count")?);
-    if let (Some(_), Some(_)) = limit {
-        return Err(bad(&"limit and count are the same; give one"));
-    }
-    if let Some(limit) = limit.0.or(limit.1) {
-        filter.limit = ErrorFilter::parse_limit(limit).map_err(|error| bad(&error))?;
-    }
-    if let Some(since) = parameters.single("since")? {
-        filter.since_ms = Some(ErrorFilter::parse_since(since).map_err(|error| bad(&error))?);
-    }
-    filter.shard = parameters.single("shard")?;
-    filter.code = parameters.single("code")?;
-    let grouped = match parameters.single("grouped")? {
-        None | Some("false") => false,
-        Some("true") => true,
-        Some(_) => return Err(bad(&"grouped must be true or false")),
-    };
+    parameters.check_names(&ErrorsQuery::NAMES)?;
+    let ErrorsQuery { filter, grouped } = ErrorsQuery::read(|name| parameters.single(name))?;
     let errors = if grouped {
         log.grouped(&filter).into_iter().map(ErrorEntry::Grouped).collect()
     } else {
@@ -186,4 +134,10 @@ pub(crate) async fn list_errors(
     };
     let total = log.total();
     Ok(HttpResponse::Ok().json(ErrorsAnswer { success: true, total, errors }))
+}
+
+impl From<FilterError> for Problem {
+    fn from(error: FilterError) -> Self {
+        Self::new(Code::TSR100, error.to_string())
+    }
 }

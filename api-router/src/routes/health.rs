@@ -7,6 +7,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
+use analytics::readiness::{self, StateAnswer};
 use serde::Serialize;
 use shard_manager::cache::{BreakerState, CacheVitals};
 use shard_manager::consistency::Level;
@@ -219,15 +220,6 @@ fn broken_promises() -> Vec<&'static str> {
     sabotage::thrown().unwrap_or_default().into_iter().map(Switch::name).collect()
 }
 
-/// Whether a process or router is well.
-#[derive(Serialize, ToSchema)]
-pub struct StateAnswer {
-    /// Whether it is.
-    success: bool,
-    /// `live`, `ready` or `draining`.
-    status: &'static str,
-}
-
 /// Tells that the process runs.
 #[utoipa::path(
     tag = "operations",
@@ -235,7 +227,7 @@ pub struct StateAnswer {
 )]
 #[get("/live")]
 pub(crate) async fn live() -> HttpResponse {
-    HttpResponse::Ok().json(StateAnswer { success: true, status: "live" })
+    readiness::live()
 }
 
 /// Tells whether to send requests here.
@@ -249,9 +241,5 @@ pub(crate) async fn live() -> HttpResponse {
 )]
 #[get("/ready")]
 pub(crate) async fn ready(app: Data<App>) -> HttpResponse {
-    if app.is_draining() {
-        let state = StateAnswer { success: false, status: "draining" };
-        return HttpResponse::ServiceUnavailable().insert_header((RETRY_AFTER, "1")).json(state);
-    }
-    HttpResponse::Ok().json(StateAnswer { success: true, status: "ready" })
+    readiness::ready(app.is_draining())
 }

@@ -21,7 +21,7 @@ fn axe() -> String {
 }
 
 /// What axe finds that keeps people out: each rule with the elements that break it.
-fn barriers(page: &mut Page) -> Vec<String> {
+pub(crate) fn barriers(page: &mut Page) -> Vec<String> {
     page.value(&format!("{}; true", axe()));
     let found = page.value("axe.run(document, {resultTypes: ['violations']}).then((result) => [result.passes.length, result.violations])");
     assert!(found[0].as_u64().unwrap() > 20, "axe has looked");

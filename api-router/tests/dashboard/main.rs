@@ -9,7 +9,11 @@ mod access;
 mod browser;
 mod cache;
 mod connection;
+#[path = "../it/earlier.rs"]
+mod earlier;
 mod figures;
+mod fleet;
+mod gap;
 mod load;
 mod page;
 mod pictures;
@@ -17,4 +21,5 @@ mod pictures;
 #[path = "../it/redis.rs"]
 mod redis;
 mod router;
+mod service;
 mod shards;

@@ -29,7 +29,12 @@ pub(crate) struct Page {
 impl Page {
     /// Opens the dashboard and waits until figures come live.
     pub(crate) fn open(router: &Router, screen: Screen) -> Self {
-        let mut page = Self::visit(&router.url(""), "/dashboard", screen);
+        Self::open_at(&router.url(""), screen)
+    }
+
+    /// The same of an origin such as `http://127.0.0.1:3001`.
+    pub(crate) fn open_at(origin: &str, screen: Screen) -> Self {
+        let mut page = Self::visit(origin, "/dashboard", screen);
         page.until("it is live", "document.documentElement.dataset.connection === 'live'");
         page
     }

@@ -100,9 +100,20 @@ pub(crate) fn write_user(agent: &ureq::Agent, url: &str, key: &str) -> u16 {
     sent.unwrap().status().as_u16()
 }
 
-/// Starts the process; waits until its banner tells the address.
+/// Starts the process; waits until it serves.
 fn launch(data: &Path, bind: &str, flags: &[String]) -> (Child, SocketAddr) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_api-router"));
+    let mut command = command(Path::new(env!("CARGO_BIN_EXE_api-router")));
+    command
+        .current_dir(data)
+        .args(["--bind", bind, "--data-dir"])
+        .arg(data.join("data"))
+        .args(flags);
+    serving(command)
+}
+
+/// A program that hears of no settings but those of its test.
+pub(crate) fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         if name.starts_with("TESSERA_") || name.ends_with("_URLS") || name.ends_with("_URL") {
@@ -110,20 +121,20 @@ fn launch(data: &Path, bind: &str, flags: &[String]) -> (Child, SocketAddr) {
         }
     }
     command
-        .current_dir(data)
-        .args(["--bind", bind, "--data-dir"])
-        .arg(data.join("data"))
-        .args(flags);
+}
+
+/// Starts a program; waits until its banner tells the address.
+pub(crate) fn serving(mut command: Command) -> (Child, SocketAddr) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let address = loop {
-        let line = lines.next().expect("the router ended before it served").unwrap();
+        let line = lines.next().expect("it ended before it served").unwrap();
         if let Some(rest) = line.trim().strip_prefix("API") {
             let url = rest.split_whitespace().next().unwrap();
             break url.trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
         }
     };
-    // Kept open and read, so that the router never writes into a closed pipe.
+    // Kept open and read, so that it never writes into a closed pipe.
     std::thread::spawn(move || lines.for_each(drop));
     (child, address)
 }

@@ -11,11 +11,11 @@ use crate::harness::Router;
 /// Requests that are sent at once over one connection.
 const AT_ONCE: usize = 50;
 
-/// The map of a router, as it tells it.
-struct Owners(Vec<String>);
+/// The map of a router, as it tells it: the shard of each slot.
+pub(crate) struct Owners(pub(crate) Vec<String>);
 
 impl Owners {
-    fn of(router: &Router) -> Self {
+    pub(crate) fn of(router: &Router) -> Self {
         let map = router.get("/api/shard-map").json();
         let ranges = map["ranges"].as_array().unwrap().iter();
         let owners = ranges.flat_map(|range| {
@@ -26,7 +26,7 @@ impl Owners {
     }
 
     /// Keys of a shard, each in a slot of its own.
-    fn keys(&self, shard: &str, count: usize) -> Vec<String> {
+    pub(crate) fn keys(&self, shard: &str, count: usize) -> Vec<String> {
         let mut taken = std::collections::HashSet::new();
         let keys = (0..).map(|number| format!("key{number}"));
         keys.filter(|key| self.0[slot(key)] == shard && taken.insert(slot(key)))
@@ -45,7 +45,7 @@ impl Owners {
     }
 
     /// Does what is advised.
-    fn follow(&mut self, advice: &Value) {
+    pub(crate) fn follow(&mut self, advice: &Value) {
         for step in advice["moves"].as_array().unwrap() {
             let mut count = 0;
             for range in step["ranges"].as_array().unwrap() {
@@ -66,7 +66,7 @@ fn slot(key: &str) -> usize {
 }
 
 /// Reads each key so many times, and counts what that is for each slot.
-fn read(router: &Router, keys: &[(Vec<String>, usize)]) -> HashMap<usize, u64> {
+pub(crate) fn read(router: &Router, keys: &[(Vec<String>, usize)]) -> HashMap<usize, u64> {
     let all: Vec<&String> =
         keys.iter().flat_map(|(keys, times)| std::iter::repeat_n(keys, *times).flatten()).collect();
     for some in all.chunks(AT_ONCE) {
@@ -84,7 +84,7 @@ fn read(router: &Router, keys: &[(Vec<String>, usize)]) -> HashMap<usize, u64> {
     counts
 }
 
-fn advice(router: &Router, query: &str) -> Value {
+pub(crate) fn advice(router: &Router, query: &str) -> Value {
     let reply = router.get(&format!("/api/advice{query}"));
     assert_eq!(reply.status, 200, "{}", reply.text());
     reply.json()
@@ -179,6 +179,7 @@ fn an_even_cluster_is_told_that_it_is_balanced() {
     read(&router, &evenly[2..]);
     let told = advice(&router, "");
     assert_eq!((&told["verdict"], &told["moves"]), (&json!("balanced"), &json!([])), "{told}");
+    assert_eq!(told["how"], "nothing has to be done");
     assert!(is_near(&told["skew"], 1.0) && is_near(&told["skew_after"], 1.0), "{told}");
 }
 

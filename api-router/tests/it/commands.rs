@@ -45,22 +45,22 @@ fn last_change(name: &str) -> SystemTime {
 
 /// How a command ended.
 #[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ended {
     #[track_caller]
-    fn json(self, code: i32) -> Value {
+    pub(crate) fn json(self, code: i32) -> Value {
         assert_eq!(self.code, Some(code), "{self:#?}");
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
     }
 }
 
 /// Runs a command that reads this text.
-fn run(arguments: &[&str], text: &str) -> Ended {
+pub(crate) fn run(arguments: &[&str], text: &str) -> Ended {
     let mut command = sightless(Command::new(&*PROGRAM), &std::env::temp_dir());
     command.env_remove("MAX_GEN_USERS").args(arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -76,12 +76,12 @@ fn run(arguments: &[&str], text: &str) -> Ended {
 }
 
 /// Asks a router.
-fn ask(router: &Router, arguments: &[&str], text: &str) -> Ended {
+pub(crate) fn ask(router: &Router, arguments: &[&str], text: &str) -> Ended {
     run(&[arguments, &["--json", "--url", &router.url("/")]].concat(), text)
 }
 
 /// How many rows of a table there are.
-fn rows(router: &Router, table: &str) -> Value {
+pub(crate) fn rows(router: &Router, table: &str) -> Value {
     let headers = [("prefer", "count=exact"), ("x-consistency", "all")];
     let path = format!("/api/read?table={table}&limit=1");
     let reply = router.send("GET", &path, &headers, None);

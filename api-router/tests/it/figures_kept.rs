@@ -5,6 +5,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::config::{folder, refusal, said, shown, write};
+use crate::earlier::served;
 use crate::figures::{metrics, some_requests};
 use crate::harness::{PATIENCE, Router, bare_command};
 
@@ -120,5 +121,45 @@ fn where_traces_go_is_a_url_of_a_router_that_sends_them() {
     } else {
         let told = refusal(with(secret));
         assert!(told.contains("--features otlp") && !told.contains("canary"), "{told}");
+    }
+}
+
+#[test]
+fn curves_show_what_was_before_a_restart_and_after_it_and_nothing_between() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("figures.db");
+    let began = served(&store);
+    let flags = ["--analytics-store", store.to_str().unwrap()];
+    let mut router = Router::start_with(&flags);
+    let started = Instant::now();
+    // What comes back is the same after another restart.
+    for _ in 0..2 {
+        let told = loop {
+            let told = metrics(&router, "?window=5m");
+            let times = told["series"]["t"].as_array().unwrap();
+            let is_back = told["total"].as_u64() >= Some(10);
+            if is_back && times.last().is_some_and(|t| t.as_u64() > Some(began + 590)) {
+                break told;
+            }
+            assert!(started.elapsed() < PATIENCE, "they are not given back: {told}");
+        };
+        let series = &told["series"];
+        let step = series["step_s"].as_u64().unwrap();
+        let times: Vec<u64> =
+            series["t"].as_array().unwrap().iter().map(|t| t.as_u64().unwrap()).collect();
+        let rate = |second: u64| {
+            let place = times.iter().position(|t| (*t..t + step).contains(&(began + second)));
+            place.and_then(|place| series["rps"][place].as_f64())
+        };
+        assert_eq!(rate(390), Some(1.0), "{series}");
+        for idle in [420, 440] {
+            assert_eq!(rate(idle), Some(0.0), "it had nothing to do: {series}");
+        }
+        for down in [470, 520, 580] {
+            assert_eq!(rate(down), None, "it was down: {series}");
+        }
+        assert_eq!(series["heatmap"]["counts"].as_array().unwrap().len(), times.len());
+        router.end();
+        router = Router::start_with(&flags);
     }
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod advice;
+mod advice_followed;
 mod aliases;
 mod bad_input;
 mod bulk;
@@ -25,6 +26,7 @@ mod declarations;
 mod distribution;
 mod doctor;
 mod durability;
+mod earlier;
 mod faults;
 mod figures;
 mod figures_kept;

@@ -13,9 +13,9 @@ use hyper::header::HeaderValue;
 use super::ConfigError;
 use super::file::{File, Section};
 use super::router_list::{Place, RouterSource};
-use super::settings::Settings;
 use crate::service::alerts::{Kind, Limits, Rule};
 use crate::service::target::{Target, split};
+use crate::settings::Settings;
 use crate::window::Window;
 
 /// Longest name of a rule or a webhook, and of a shard.

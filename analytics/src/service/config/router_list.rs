@@ -7,8 +7,8 @@ use std::fmt;
 
 use super::ConfigError;
 use super::file::{File, Section};
-use super::settings::Settings;
 use crate::service::target::Target;
+use crate::settings::Settings;
 
 /// Most routers in the list.
 const ROUTERS_MAX: usize = 64;

@@ -1,17 +1,13 @@
 //! `/`, `/dashboard`, `/live`, `/ready`, `/errors/{code}` and the OpenAPI document.
 
-use actix_web::http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, IF_NONE_MATCH, LOCATION, REFERRER_POLICY,
-    RETRY_AFTER,
-};
+use actix_web::http::header::{ACCEPT, LOCATION};
 use actix_web::web::{Data, Path, block};
 use actix_web::{HttpRequest, HttpResponse, get};
-use serde::Serialize;
-use utoipa::ToSchema;
 use utoipa::openapi::OpenApi;
 
-use crate::dashboard::{CONTENT_SECURITY_POLICY as POLICY, File, file};
 use crate::openmetrics::CONTENT_TYPE;
+use crate::readiness::{self, StateAnswer};
+use crate::served;
 use crate::service::app::App;
 use crate::service::parameters::Parameters;
 use crate::service::problem::{Code, GateRefusals, Problem};
@@ -47,15 +43,6 @@ pub(super) async fn home(request: HttpRequest) -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(LINKS)
 }
 
-/// Whether the process or the service is well.
-#[derive(Serialize, ToSchema)]
-struct StateAnswer {
-    /// Whether it is.
-    success: bool,
-    /// `live`, `ready` or `draining`.
-    status: &'static str,
-}
-
 /// Tells that the process runs.
 #[utoipa::path(
     tag = "operations",
@@ -63,7 +50,7 @@ struct StateAnswer {
 )]
 #[get("/live")]
 pub(super) async fn live() -> HttpResponse {
-    HttpResponse::Ok().json(StateAnswer { success: true, status: "live" })
+    readiness::live()
 }
 
 /// Tells whether to ask here. Routers that are away are no reason not to.
@@ -77,11 +64,7 @@ pub(super) async fn live() -> HttpResponse {
 )]
 #[get("/ready")]
 pub(super) async fn ready(app: Data<App>) -> HttpResponse {
-    if app.is_draining() {
-        let state = StateAnswer { success: false, status: "draining" };
-        return HttpResponse::ServiceUnavailable().insert_header((RETRY_AFTER, "1")).json(state);
-    }
-    HttpResponse::Ok().json(StateAnswer { success: true, status: "ready" })
+    readiness::ready(app.is_draining())
 }
 
 /// For scrapers, in OpenMetrics: how collecting goes, what fires, and the last minute of the fleet.
@@ -138,19 +121,9 @@ pub(super) async fn show_file(
 }
 
 fn answer(request: &HttpRequest, name: &str) -> Result<HttpResponse, Problem> {
-    let File { content_type, body, etag } = file(name).ok_or_else(|| {
+    served::file(name, request.headers()).ok_or_else(|| {
         Problem::new(Code::TSR111, "the dashboard has no such file").hint("/dashboard is the page")
-    })?;
-    let known = request.headers().get_all(IF_NONE_MATCH).filter_map(|value| value.to_str().ok());
-    let mut known = known.flat_map(|list| list.split(',').map(str::trim));
-    let is_known = known.any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag);
-    let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
-    response
-        .insert_header((ETAG, etag))
-        .insert_header((CACHE_CONTROL, "no-cache"))
-        .insert_header((CONTENT_SECURITY_POLICY, POLICY))
-        .insert_header((REFERRER_POLICY, "no-referrer"));
-    Ok(if is_known { response.finish() } else { response.content_type(content_type).body(body) })
+    })
 }
 
 /// Explains an error code.

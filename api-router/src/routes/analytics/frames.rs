@@ -40,6 +40,9 @@ pub(crate) struct FramesAnswer {
     /// Finished slots, by step, oldest first.
     #[schema(value_type = Vec<Object>)]
     frames: Vec<Box<RawValue>>,
+    /// When this router counted, and those before it over the same store: from a second up to another that is no more of
+    /// it, since 1970.
+    counted: Vec<(u64, u64)>,
     /// Errors, oldest first.
     #[schema(value_type = Vec<ErrorEvent>)]
     errors: Vec<Arc<ErrorEvent>>,
@@ -134,6 +137,7 @@ fn answer(
         at_ms,
         now,
         frames,
+        counted: history.counted().as_slice().to_vec(),
         errors,
         errors_seq,
         more,

@@ -1,17 +1,15 @@
-//! Probe: asks a router of this machine how it is, for images that have neither a shell nor an HTTP client.
+//! Probe: asks a program of this machine how it is, for images that have neither a shell nor an HTTP client.
 //!
-//! **Not here:** what a router answers (`routes/health`).
+//! **Not here:** what it answers (`readiness`).
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::tls;
-
-/// How long the router may take to accept, and for each part of its answer.
+/// How long the program may take to accept, and for each part of its answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What a router can be asked.
+/// What can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Question {
     /// Whether its process works.
@@ -24,7 +22,7 @@ pub enum Question {
 #[derive(Debug, thiserror::Error)]
 pub enum No {
     /// Port 0 is any free port, and nobody knows which.
-    #[error("bind names port 0, so nobody knows where the router is: name its port")]
+    #[error("bind names port 0, so nobody knows where it serves: name its port")]
     AnyPort,
     /// Nobody answers.
     #[error("{0} does not answer: {1}")]
@@ -42,16 +40,30 @@ impl Question {
         }
     }
 
-    /// Asks the router that serves on this address, by TLS if it does.
+    /// Asks the program that serves on this address.
     ///
     /// # Errors
     /// [`No`] if it does not say yes.
-    pub fn ask(self, bind: SocketAddr, encrypted: bool) -> Result<(), No> {
+    pub fn ask(self, bind: SocketAddr) -> Result<(), No> {
+        self.ask_through(bind, |_, stream| Ok(stream))
+    }
+
+    /// The same through what `wrap` makes of a connection.
+    ///
+    /// # Errors
+    /// [`No`] if it does not say yes.
+    pub fn ask_through<S: Read + Write>(
+        self,
+        bind: SocketAddr,
+        wrap: impl FnOnce(IpAddr, TcpStream) -> std::io::Result<S>,
+    ) -> Result<(), No> {
         if bind.port() == 0 {
             return Err(No::AnyPort);
         }
         let address = SocketAddr::new(reached_by(bind.ip()), bind.port());
-        let line = self.status(address, encrypted).map_err(|error| No::Silent(address, error))?;
+        let stream = connect(address).and_then(|stream| wrap(address.ip(), stream));
+        let line = stream.and_then(|stream| self.exchange(address, stream));
+        let line = line.map_err(|error| No::Silent(address, error))?;
         if line.split(' ').nth(1) == Some("200") {
             return Ok(());
         }
@@ -59,16 +71,6 @@ impl Question {
     }
 
     /// The first line of the answer.
-    fn status(self, address: SocketAddr, encrypted: bool) -> std::io::Result<String> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        match encrypted {
-            false => self.exchange(address, stream),
-            true => self.exchange(address, tls::to_oneself(address.ip(), stream)?),
-        }
-    }
-
     fn exchange(
         self,
         address: SocketAddr,
@@ -80,6 +82,13 @@ impl Question {
         BufReader::new(stream).read_line(&mut line)?;
         Ok(line)
     }
+}
+
+fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
 }
 
 /// An address that means all of this machine's is reached through its loopback one.

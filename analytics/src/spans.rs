@@ -1,0 +1,54 @@
+//! Spans: the times in which somebody counted. Where there is none, nothing was measured: that is no zero.
+//!
+//! **Invariant:** spans are in order, none is empty, no two touch, and there are at most [`Spans::MAX`].
+//! **Not here:** who counted (`recorder`), where that is kept (`store`).
+
+/// Times from a second up to another that is no more of it, both since 1970 UTC.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spans(Vec<(u64, u64)>);
+
+impl Spans {
+    /// Most of them: who starts more often within a week has the oldest told as one.
+    pub const MAX: usize = 256;
+
+    /// Adds a time, which may lie anywhere.
+    pub fn add(&mut self, (from, until): (u64, u64)) {
+        if from >= until {
+            return;
+        }
+        let first = self.0.partition_point(|span| span.1 < from);
+        let behind = self.0.partition_point(|span| span.0 <= until);
+        let met = &self.0[first..behind];
+        let from = met.first().map_or(from, |span| span.0.min(from));
+        let until = met.last().map_or(until, |span| span.1.max(until));
+        self.0.splice(first..behind, [(from, until)]);
+        if self.0.len() > Self::MAX {
+            let (from, _) = self.0.remove(0);
+            self.0[0].0 = from;
+        }
+    }
+
+    /// Forgets what ended before this second.
+    pub fn forget(&mut self, before: u64) {
+        self.0.retain(|span| span.1 > before);
+    }
+
+    /// Whether any second of a time is in them.
+    pub fn touch(&self, from: u64, until: u64) -> bool {
+        let next = self.0.partition_point(|span| span.1 <= from);
+        self.0.get(next).is_some_and(|span| span.0 < until)
+    }
+
+    /// All, the oldest first.
+    pub fn as_slice(&self) -> &[(u64, u64)] {
+        &self.0
+    }
+}
+
+impl FromIterator<(u64, u64)> for Spans {
+    fn from_iter<T: IntoIterator<Item = (u64, u64)>>(times: T) -> Self {
+        let mut spans = Self::default();
+        times.into_iter().for_each(|time| spans.add(time));
+        spans
+    }
+}

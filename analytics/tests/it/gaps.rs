@@ -1,0 +1,109 @@
+//! Gaps: what was not measured is told from what was zero.
+
+use analytics::{Frame, History, MetricsQuery, Recorder, Series, Spans, Step, Window, figures};
+
+use crate::{BEGIN, BEGIN_MS, Story, labels, millis, now, read, seconds};
+
+/// The curves of a window that ends so many seconds after the beginning.
+fn series(histories: &[&History], window: &str, second: u64) -> Series {
+    let query =
+        MetricsQuery { window: Window::parse(window).expect("a window"), ..Default::default() };
+    figures(histories, &query, &now(&["shard1".into()]), BEGIN_MS + second * 1_000).series
+}
+
+/// The requests a second of the point in which a second lies, if there is one.
+fn rate(series: &Series, second: u64) -> Option<f64> {
+    let step = series.step_s;
+    let place = series.t.iter().position(|t| (*t..t + step).contains(&(BEGIN + second)));
+    place.map(|place| series.rps[place])
+}
+
+/// Counts for 100 s, has nothing to count for 100 s more, is down for 100 s, and counts again.
+fn restarted() -> Recorder {
+    let before = Story::of(1);
+    (0..100).for_each(|second| before.record(&read(0, 200, millis(2)), seconds(second)));
+    let old = before.recorder.settle_at(before.recorder.started() + seconds(200));
+    let after = Recorder::by_hand(labels(1), BEGIN_MS + 300_000);
+    after.history().know_counted(old.counted().as_slice().iter().copied());
+    for frame in Step::ALL.iter().flat_map(|step| old.frames_after(*step, 0, usize::MAX)) {
+        after.history().absorb(Frame::clone(&frame));
+    }
+    let worker = after.worker();
+    for second in 0..50 {
+        worker.record(&read(0, 200, millis(2)), after.started() + seconds(second));
+    }
+    after.settle_at(after.started() + seconds(100));
+    after
+}
+
+#[test]
+fn a_router_that_was_down_has_no_points_and_one_that_had_nothing_to_do_has_zeros() {
+    let recorder = restarted();
+    for window in ["15m", "1h"] {
+        let series = series(&[recorder.history()], window, 400);
+        for (second, expected) in [
+            (0, Some(1.0)),
+            (90, Some(1.0)),
+            (130, Some(0.0)),
+            (190, Some(0.0)),
+            (230, None),
+            (270, None),
+            (310, Some(1.0)),
+            (345, Some(if window == "1h" { 0.5 } else { 1.0 })),
+            (390, Some(0.0)),
+        ] {
+            assert_eq!(rate(&series, second), expected, "{window} at {second}: {series:?}");
+        }
+        let shard = &series.shards.0[0].1;
+        for length in [
+            series.reads.len(),
+            series.writes.len(),
+            series.p50.len(),
+            series.p99.len(),
+            series.errors.len(),
+            series.heatmap.counts.len(),
+            shard.rps.len(),
+            shard.p50.len(),
+            shard.p99.len(),
+        ] {
+            assert_eq!(length, series.t.len(), "{window}");
+        }
+    }
+}
+
+/// As long as one of several counted, the sum of them is known.
+#[test]
+fn what_one_router_missed_another_tells() {
+    let recorder = restarted();
+    let other = History::new();
+    other.know_between(BEGIN_MS, BEGIN_MS + 250_000);
+    let told = series(&[recorder.history(), &other], "15m", 400);
+    assert_eq!([rate(&told, 230), rate(&told, 270)], [Some(0.0), None]);
+}
+
+/// A router that does not answer may be counting: what it counts is not known until it tells.
+#[test]
+fn what_is_collected_ends_where_the_router_was_heard_last() {
+    let history = History::new();
+    history.know_between(BEGIN_MS, BEGIN_MS + 60_000);
+    let told = series(&[&history], "5m", 120);
+    assert_eq!(told.t.last(), Some(&(BEGIN + 58)), "{told:?}");
+    history.know_between(BEGIN_MS, BEGIN_MS + 120_000);
+    let told = series(&[&history], "5m", 120);
+    assert_eq!((rate(&told, 80), told.t.last()), (Some(0.0), Some(&(BEGIN + 118))));
+}
+
+#[test]
+fn times_that_touch_are_one_and_there_are_only_so_many() {
+    let spans: Spans = [(10, 20), (40, 50), (20, 30), (60, 60), (48, 55)].into_iter().collect();
+    assert_eq!(spans.as_slice(), [(10, 30), (40, 55)]);
+    assert!(spans.touch(29, 31) && spans.touch(0, 100) && !spans.touch(30, 40));
+    let mut spans: Spans = [(0, 1_000)].into_iter().chain(spans.as_slice().to_vec()).collect();
+    assert_eq!(spans.as_slice(), [(0, 1_000)]);
+    spans.forget(1_000);
+    assert!(spans.as_slice().is_empty());
+    let often: Spans = (0..1_000).rev().map(|start| (start * 10, start * 10 + 5)).collect();
+    assert_eq!(often.as_slice().len(), Spans::MAX);
+    assert_eq!(often.as_slice().last(), Some(&(9_990, 9_995)));
+    assert_eq!(often.as_slice()[0].0, 0, "the oldest are told as one");
+}
