@@ -62,6 +62,7 @@
 //! **Not here:** what a read demands of its shard (`shard`), who asks (`manager`).
 
 mod address;
+mod admission;
 mod asking;
 mod breaker;
 mod clock;
@@ -82,6 +83,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::token::TokenKey;
+use admission::Admission;
 use asking::{Turns, UNWAITED_MAX};
 use breaker::Breaker;
 use clock::Clock;
@@ -114,6 +116,8 @@ pub struct CacheSettings {
     pub entry_bytes_max: usize,
     /// Bytes of the entries that this process keeps itself; none if zero.
     pub near_bytes: usize,
+    /// Redis is left alone with a question that is not expected to be asked so often while its answer is new enough.
+    pub min_uses: u32,
 }
 
 impl CacheSettings {
@@ -139,6 +143,12 @@ impl CacheSettings {
     pub const ENTRY_BYTES_MOST: usize = 1 << 20;
     /// The most that a process keeps itself.
     pub const NEAR_BYTES_MAX: usize = 1 << 30;
+    /// How often a question is to be asked where nobody says.
+    pub const MIN_USES_DEFAULT: u32 = 2;
+    /// Every answer is kept.
+    pub const MIN_USES_LEAST: u32 = 1;
+    /// The most often.
+    pub const MIN_USES_MOST: u32 = 1_000;
 
     /// A cache there, used as it is where nobody says otherwise.
     pub fn at(address: CacheAddress) -> Self {
@@ -149,6 +159,7 @@ impl CacheSettings {
             patience: Self::PATIENCE_DEFAULT,
             entry_bytes_max: Self::ENTRY_BYTES_DEFAULT,
             near_bytes: 0,
+            min_uses: Self::MIN_USES_DEFAULT,
         }
     }
 }
@@ -162,6 +173,7 @@ const UNWAITED_COUNT_MAX: usize = 16_384;
 pub struct Cache {
     settings: CacheSettings,
     secrets: Secrets,
+    admission: Admission,
     links: Links,
     breaker: Breaker,
     flights: Arc<Flights>,
@@ -176,6 +188,7 @@ impl Cache {
     pub fn new(settings: CacheSettings, key: &TokenKey) -> Self {
         Self {
             secrets: Secrets::of(key),
+            admission: Admission::new(settings.min_uses),
             links: Links::new(settings.address.clone()),
             breaker: Breaker::new(settings.patience),
             flights: Arc::default(),
@@ -200,6 +213,7 @@ impl Cache {
             errors: of(Count::Error),
             voids: of(Count::Void),
             near_hits: of(Count::NearHit),
+            seldom: of(Count::Seldom),
             breaker: self.breaker.state(),
         }
     }
