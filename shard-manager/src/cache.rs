@@ -117,7 +117,7 @@ pub struct CacheSettings {
     /// Bytes of the entries that this process keeps itself; none if zero.
     pub near_bytes: usize,
     /// Redis is left alone with a question that is not expected to be asked so often while its answer is new enough.
-    pub min_uses: u32,
+    pub min_uses: usize,
 }
 
 impl CacheSettings {
@@ -144,11 +144,11 @@ impl CacheSettings {
     /// The most that a process keeps itself.
     pub const NEAR_BYTES_MAX: usize = 1 << 30;
     /// How often a question is to be asked where nobody says.
-    pub const MIN_USES_DEFAULT: u32 = 2;
+    pub const MIN_USES_DEFAULT: usize = 2;
     /// Every answer is kept.
-    pub const MIN_USES_LEAST: u32 = 1;
+    pub const MIN_USES_LEAST: usize = 1;
     /// The most often.
-    pub const MIN_USES_MOST: u32 = 1_000;
+    pub const MIN_USES_MOST: usize = 1_000;
 
     /// A cache there, used as it is where nobody says otherwise.
     pub fn at(address: CacheAddress) -> Self {

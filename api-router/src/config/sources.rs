@@ -12,7 +12,7 @@ use super::file::{self, Sections};
 use super::{ConfigError, Flags};
 
 /// The names of all settings, as at the top of the configuration file.
-pub(super) const NAMES: [&str; 27] = [
+pub(super) const NAMES: [&str; 28] = [
     "bind",
     "data_dir",
     "engine",
@@ -35,6 +35,7 @@ pub(super) const NAMES: [&str; 27] = [
     "cache_patience_ms",
     "cache_entry_bytes_max",
     "cache_near_bytes",
+    "cache_min_uses",
     "tls_cert",
     "tls_key",
     "shard_urls",

@@ -19,8 +19,8 @@ pub(crate) struct Cached {
     pub(crate) data: TempDir,
 }
 
-/// Entries stay good enough for as long as a story may take.
-pub(crate) const LONG: [&str; 2] = ["--cache-bound-ms", "30000"];
+/// Every answer is kept, and stays good enough for as long as a story may take.
+pub(crate) const LONG: [&str; 4] = ["--cache-bound-ms", "30000", "--cache-min-uses", "1"];
 
 impl Cached {
     pub(crate) fn start(flags: &[&str]) -> Self {
@@ -474,6 +474,7 @@ fn what_the_cache_does_is_counted_and_told() {
         "tessera_cache_requests_total{result=\"hit\"}",
         "tessera_cache_voids_total",
         "tessera_cache_near_hits_total",
+        "tessera_cache_seldom_total",
     ] {
         assert!(scraped.contains(line), "{line}: {scraped}");
     }

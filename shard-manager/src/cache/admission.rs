@@ -105,8 +105,8 @@ fn since(last: u64, now: u64) -> u64 {
 
 impl Admission {
     /// A table that admits what is expected to be asked so often while its answer is new enough; all, if that is once.
-    pub(super) fn new(min_uses: u32) -> Self {
-        Self { lines: (0..SETS).map(|_| Line::default()).collect(), min_uses: min_uses.into() }
+    pub(super) fn new(min_uses: usize) -> Self {
+        Self { lines: (0..SETS).map(|_| Line::default()).collect(), min_uses: min_uses as u64 }
     }
 
     /// Told of an ask; tells whether it is one of so many that its answer is worth to be looked for and kept.
@@ -300,7 +300,7 @@ mod tests {
         fn what_is_asked_steadily_is_admitted_if_and_only_if_it_is_asked_often_enough(
             gaps in prop::collection::vec(200_u64..5_000_000, 1..6),
             age in 1_000_u64..30_000_000,
-            min_uses in 2_u32..=100,
+            min_uses in 2_usize..=100,
             began in 0_u64..100_000_000_000,
         ) {
             let table = Admission::new(min_uses);
@@ -315,9 +315,9 @@ mod tests {
                 last[index] = table.asked(question(index as u64), at, within);
             }
             for (gap, admitted) in gaps.iter().zip(last) {
-                let needed = gap * u64::from(min_uses);
+                let needed = gap * min_uses as u64;
                 // A tick is 16 microseconds, and a gap is rounded to one.
-                let slack = u64::from(min_uses) * 4 << TICK_SHIFT;
+                let slack = (min_uses as u64 * 4) << TICK_SHIFT;
                 if needed + slack < age {
                     prop_assert!(admitted, "every {gap} within {age}");
                 }
@@ -331,7 +331,7 @@ mod tests {
         fn nothing_that_it_is_told_overflows(
             asks in prop::collection::vec((0_u64..40, any::<u64>(), any::<u64>()), 0..60),
         ) {
-            let table = Admission::new(u32::MAX);
+            let table = Admission::new(usize::MAX);
             for (number, now, age) in asks {
                 let age = Duration::from_micros(age);
                 table.asked(question(number), now, age);
