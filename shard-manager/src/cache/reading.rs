@@ -282,7 +282,9 @@ impl Cache {
         };
         self.missed(&found);
         lead.begin();
+        let asked = Instant::now();
         let fresh = read().await?;
+        self.breaker.shard_took(asked.elapsed());
         let Some(stamp) = fresh.stamp else { return Ok(Answer::fresh(fresh)) };
         let as_of = self.clock.moment(stamp.as_of);
         let Stamp { timeline, floor, .. } = stamp;
