@@ -30,8 +30,12 @@
 //! for Weakly Consistent Replicated Data", 1994), read-your-writes and monotonic reads.
 //!
 //! # In which order
-//! A read: ask for the entry; none is enough: board the flight of the question (`flight`), lead it: *take the lease; measure;
-//! read the shard; answer; store under the lease*. A write: *commit; send the void; answer*; a void removes the whole hash,
+//! A read that is asked too seldom to be worth a visit (`admission`) boards the flight of its question, and leaves Redis
+//! alone. Any other asks for the entry, if one is known that is new enough; there is none: board the flight (`flight`), lead
+//! it: *take the lease; measure; read the shard; answer; store under the lease*. Where nothing that is new enough is known,
+//! the lease is asked for at once: Redis gives it if what is there is older than the reader allows, else it gives the
+//! entry. Redis compares times only; whether the entry is enough is judged here, and if it lacks something else, a second
+//! visit says so and takes the lease. A write: *commit; send the void; answer*; a void removes the whole hash,
 //! leases included. Leases are those of Nishtala et al. ("Scaling Memcache at Facebook", NSDI 2013): they let one of many
 //! fill, and stop a fill that a write has overtaken.
 //!
@@ -47,6 +51,8 @@
 //! | the lease is evicted, flushed, or lost with Redis | the fill is refused |
 //! | a lease runs out, and another fills | the token is another: the late fill is refused |
 //! | two routers miss at once | one gets the lease, the other reads and does not fill |
+//! | an entry comes before one who expects none asks for the lease | it is new enough, and answers |
+//! | what is known of an entry is not true any more | a visit more, or a read of the shard that a hit would have spared |
 //! | the rows come from a replica that lags | `floor` and `as_of` are those of the replica |
 //! | another node leads, has lost changes, or a copy was put back | the timeline is another |
 //! | a slot moves | its keys name another epoch |

@@ -115,6 +115,21 @@ fn what_was_read_before_is_answered_from_the_cache_as_the_shard_would() {
 }
 
 #[test]
+fn a_key_is_kept_when_it_is_read_again_and_again_and_not_before() {
+    let cached = Cached::start(&["--cache-bound-ms", "30000", "--replicas", "0"]);
+    let router = &cached.router;
+    let mut writer = stranger(router);
+    for key in ["k", "l", "m"] {
+        writer.write_user(key, "Ada");
+        assert_eq!(told(&plain_read(router, key)).0, "miss");
+    }
+    assert_eq!(cached.redis.keys(), Vec::<String>::new(), "each was asked for once");
+    assert_eq!(cached.counted()["seldom"], 3);
+    assert_eq!(Seen::of(&until_hit(|| plain_read(router, "k"))).names, ["Ada"]);
+    assert_eq!(cached.counted()["errors"], 0);
+}
+
+#[test]
 fn each_question_has_an_answer_of_its_own() {
     let Cached { router, .. } = &Cached::start(&LONG);
     let order = |id: &str, amount: i64| json!({"table": "orders", "data": {"order_id": id, "user_id": "u", "amount": amount}});
