@@ -41,9 +41,10 @@ export class Cache {
       count,
     );
     const near = cache.near_hits > 0 ? `${count(cache.near_hits)} hits from the router's own memory · ` : "";
+    const seldom = cache.seldom > 0 ? `${count(cache.seldom)} misses asked too seldom to be kept · ` : "";
     setText(
       this.kept,
-      `${near}${count(cache.fills)} answers kept · ${count(cache.rejected)} rejected as too old · ` +
+      `${near}${seldom}${count(cache.fills)} answers kept · ${count(cache.rejected)} rejected as too old · ` +
         `${count(cache.voids)} keys voided by writes · ${count(cache.errors)} errors · breaker ${words(cache.breaker)}`,
     );
   }

@@ -128,6 +128,8 @@ pub struct CacheNow {
     pub voids: u64,
     /// Of the hits, those that the router's own memory answered.
     pub near_hits: u64,
+    /// Of the misses, those that were asked too seldom for the cache to be visited.
+    pub seldom: u64,
     /// `closed`, `open` or `half_open`; empty without a cache.
     pub breaker: String,
 }

@@ -245,6 +245,7 @@ impl CacheMetrics {
             errors: now.errors,
             voids: now.voids,
             near_hits: now.near_hits,
+            seldom: now.seldom,
             breaker: now.breaker.clone(),
         }
     }

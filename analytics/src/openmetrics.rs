@@ -274,6 +274,9 @@ impl Scrape {
         let near = std::iter::once(([], cache.near_hits));
         let told = "Hits that the router's own memory answered.";
         families.counters::<0>("tessera_cache_near_hits", told, near)?;
+        let seldom = std::iter::once(([], cache.seldom));
+        let told = "Misses that were asked too seldom for the cache to be visited.";
+        families.counters::<0>("tessera_cache_seldom", told, seldom)?;
         let voids = std::iter::once(([], cache.voids));
         let told = "Keys that the cache was told to forget.";
         families.counters::<0>("tessera_cache_voids", told, voids)?;

@@ -198,6 +198,7 @@ fn cache(vitals: CacheVitals) -> CacheNow {
         errors,
         voids,
         near_hits,
+        seldom,
         breaker,
     } = vitals;
     CacheNow {
@@ -211,6 +212,7 @@ fn cache(vitals: CacheVitals) -> CacheNow {
         errors,
         voids,
         near_hits,
+        seldom,
         breaker: breaker.name().to_owned(),
     }
 }

@@ -30,8 +30,12 @@
 //! for Weakly Consistent Replicated Data", 1994), read-your-writes and monotonic reads.
 //!
 //! # In which order
-//! A read: ask for the entry; none is enough: board the flight of the question (`flight`), lead it: *take the lease; measure;
-//! read the shard; answer; store under the lease*. A write: *commit; send the void; answer*; a void removes the whole hash,
+//! A read that is asked too seldom to be worth a visit (`admission`) boards the flight of its question, and leaves Redis
+//! alone. Any other asks for the entry, if one is known that is new enough; there is none: board the flight (`flight`), lead
+//! it: *take the lease; measure; read the shard; answer; store under the lease*. Where nothing that is new enough is known,
+//! the lease is asked for at once: Redis gives it if what is there is older than the reader allows, else it gives the
+//! entry. Redis compares times only; whether the entry is enough is judged here, and if it lacks something else, a second
+//! visit says so and takes the lease. A write: *commit; send the void; answer*; a void removes the whole hash,
 //! leases included. Leases are those of Nishtala et al. ("Scaling Memcache at Facebook", NSDI 2013): they let one of many
 //! fill, and stop a fill that a write has overtaken.
 //!
@@ -47,6 +51,8 @@
 //! | the lease is evicted, flushed, or lost with Redis | the fill is refused |
 //! | a lease runs out, and another fills | the token is another: the late fill is refused |
 //! | two routers miss at once | one gets the lease, the other reads and does not fill |
+//! | an entry comes before one who expects none asks for the lease | it is new enough, and answers |
+//! | what is known of an entry is not true any more | a visit more, or a read of the shard that a hit would have spared |
 //! | the rows come from a replica that lags | `floor` and `as_of` are those of the replica |
 //! | another node leads, has lost changes, or a copy was put back | the timeline is another |
 //! | a slot moves | its keys name another epoch |
@@ -62,6 +68,7 @@
 //! **Not here:** what a read demands of its shard (`shard`), who asks (`manager`).
 
 mod address;
+mod admission;
 mod asking;
 mod breaker;
 mod clock;
@@ -82,6 +89,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::token::TokenKey;
+use admission::Admission;
 use asking::{Turns, UNWAITED_MAX};
 use breaker::Breaker;
 use clock::Clock;
@@ -114,6 +122,8 @@ pub struct CacheSettings {
     pub entry_bytes_max: usize,
     /// Bytes of the entries that this process keeps itself; none if zero.
     pub near_bytes: usize,
+    /// Redis is left alone with a question that is not expected to be asked so often while its answer is new enough.
+    pub min_uses: usize,
 }
 
 impl CacheSettings {
@@ -139,6 +149,12 @@ impl CacheSettings {
     pub const ENTRY_BYTES_MOST: usize = 1 << 20;
     /// The most that a process keeps itself.
     pub const NEAR_BYTES_MAX: usize = 1 << 30;
+    /// How often a question is to be asked where nobody says.
+    pub const MIN_USES_DEFAULT: usize = 2;
+    /// Every answer is kept.
+    pub const MIN_USES_LEAST: usize = 1;
+    /// The most often.
+    pub const MIN_USES_MOST: usize = 1_000;
 
     /// A cache there, used as it is where nobody says otherwise.
     pub fn at(address: CacheAddress) -> Self {
@@ -149,6 +165,7 @@ impl CacheSettings {
             patience: Self::PATIENCE_DEFAULT,
             entry_bytes_max: Self::ENTRY_BYTES_DEFAULT,
             near_bytes: 0,
+            min_uses: Self::MIN_USES_DEFAULT,
         }
     }
 }
@@ -162,6 +179,7 @@ const UNWAITED_COUNT_MAX: usize = 16_384;
 pub struct Cache {
     settings: CacheSettings,
     secrets: Secrets,
+    admission: Admission,
     links: Links,
     breaker: Breaker,
     flights: Arc<Flights>,
@@ -176,6 +194,7 @@ impl Cache {
     pub fn new(settings: CacheSettings, key: &TokenKey) -> Self {
         Self {
             secrets: Secrets::of(key),
+            admission: Admission::new(settings.min_uses),
             links: Links::new(settings.address.clone()),
             breaker: Breaker::new(settings.patience),
             flights: Arc::default(),
@@ -200,6 +219,7 @@ impl Cache {
             errors: of(Count::Error),
             voids: of(Count::Void),
             near_hits: of(Count::NearHit),
+            seldom: of(Count::Seldom),
             breaker: self.breaker.state(),
         }
     }

@@ -63,6 +63,7 @@ fn add_cache(sum: &mut CacheNow, cache: &CacheNow) {
     sum.errors += cache.errors;
     sum.voids += cache.voids;
     sum.near_hits += cache.near_hits;
+    sum.seldom += cache.seldom;
     // One that does not let requests through is what somebody has to know.
     let weight =
         |breaker: &str| ["", "closed", "half_open", "open"].iter().position(|b| *b == breaker);

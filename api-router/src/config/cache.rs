@@ -45,11 +45,15 @@ pub(super) struct CacheFlags {
     /// Bytes of answers that the router keeps in its own memory too, 0 (none) to 1073741824 [default: 0]
     #[arg(long, value_name = "BYTES")]
     cache_near_bytes: Option<String>,
+    /// The cache is left alone with a question that this router does not expect to be asked so often while its answer is
+    /// new enough, 1 (every answer is kept) to 1000 [default: 2]
+    #[arg(long, value_name = "NUMBER")]
+    cache_min_uses: Option<String>,
 }
 
 impl CacheFlags {
     /// The settings, by their names.
-    pub(super) fn texts(&self) -> [(&'static str, &Option<String>); 7] {
+    pub(super) fn texts(&self) -> [(&'static str, &Option<String>); 8] {
         [
             (URL, &self.redis_url),
             (PASSWORD_FILE, &self.cache_password_file),
@@ -58,6 +62,7 @@ impl CacheFlags {
             ("cache_patience_ms", &self.cache_patience_ms),
             ("cache_entry_bytes_max", &self.cache_entry_bytes_max),
             ("cache_near_bytes", &self.cache_near_bytes),
+            ("cache_min_uses", &self.cache_min_uses),
         ]
     }
 }
@@ -90,6 +95,12 @@ pub(super) fn cache(settings: &mut Settings<'_>) -> Result<Option<CacheSettings>
         CacheSettings::ENTRY_BYTES_LEAST..=CacheSettings::ENTRY_BYTES_MOST,
     )?;
     let near_bytes = number(settings, "cache_near_bytes", 0, 0..=CacheSettings::NEAR_BYTES_MAX)?;
+    let min_uses = number(
+        settings,
+        "cache_min_uses",
+        CacheSettings::MIN_USES_DEFAULT,
+        CacheSettings::MIN_USES_LEAST..=CacheSettings::MIN_USES_MOST,
+    )?;
     if settings.find(URL).is_none() {
         refuse_without_address(settings)?;
     }
@@ -100,6 +111,7 @@ pub(super) fn cache(settings: &mut Settings<'_>) -> Result<Option<CacheSettings>
         patience,
         entry_bytes_max,
         near_bytes,
+        min_uses,
     }))
 }
 

@@ -23,12 +23,13 @@ const ANALYTICS: [(&str, &str); 2] = [("record", "analytics"), ("store", "analyt
 /// Members of `[cache]`, and the settings that they are.
 const CACHE_TEXTS: [(&str, &str); 2] =
     [("url", "redis_url"), ("password_file", "cache_password_file")];
-const CACHE_NUMBERS: [(&str, &str); 5] = [
+const CACHE_NUMBERS: [(&str, &str); 6] = [
     ("bound_ms", "cache_bound_ms"),
     ("ttl_ms", "cache_ttl_ms"),
     ("patience_ms", "cache_patience_ms"),
     ("entry_bytes_max", "cache_entry_bytes_max"),
     ("near_bytes", "cache_near_bytes"),
+    ("min_uses", "cache_min_uses"),
 ];
 
 const POSTGRES: [&str; 7] = [

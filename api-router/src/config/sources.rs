@@ -13,7 +13,7 @@ use super::file::{self, Sections};
 use super::{ConfigError, Flags};
 
 /// The names of all settings, as at the top of the configuration file.
-pub(super) const NAMES: [&str; 27] = [
+pub(super) const NAMES: [&str; 28] = [
     "bind",
     "data_dir",
     "engine",
@@ -36,6 +36,7 @@ pub(super) const NAMES: [&str; 27] = [
     "cache_patience_ms",
     "cache_entry_bytes_max",
     "cache_near_bytes",
+    "cache_min_uses",
     "tls_cert",
     "tls_key",
     "shard_urls",

@@ -19,8 +19,8 @@ pub(crate) struct Cached {
     pub(crate) data: TempDir,
 }
 
-/// Entries stay good enough for as long as a story may take.
-pub(crate) const LONG: [&str; 2] = ["--cache-bound-ms", "30000"];
+/// Every answer is kept, and stays good enough for as long as a story may take.
+pub(crate) const LONG: [&str; 4] = ["--cache-bound-ms", "30000", "--cache-min-uses", "1"];
 
 impl Cached {
     pub(crate) fn start(flags: &[&str]) -> Self {
@@ -113,6 +113,21 @@ fn what_was_read_before_is_answered_from_the_cache_as_the_shard_would() {
     let tag = hit.header("etag").unwrap();
     let known = || stranger(router).read_with(Some("k"), &[("if-none-match", tag)], "table=users");
     assert_eq!((known().status, told(&known()).0), (304, "hit"));
+}
+
+#[test]
+fn a_key_is_kept_when_it_is_read_again_and_again_and_not_before() {
+    let cached = Cached::start(&["--cache-bound-ms", "30000", "--replicas", "0"]);
+    let router = &cached.router;
+    let mut writer = stranger(router);
+    for key in ["k", "l", "m"] {
+        writer.write_user(key, "Ada");
+        assert_eq!(told(&plain_read(router, key)).0, "miss");
+    }
+    assert_eq!(cached.redis.keys(), Vec::<String>::new(), "each was asked for once");
+    assert_eq!(cached.counted()["seldom"], 3);
+    assert_eq!(Seen::of(&until_hit(|| plain_read(router, "k"))).names, ["Ada"]);
+    assert_eq!(cached.counted()["errors"], 0);
 }
 
 #[test]
@@ -475,6 +490,7 @@ fn what_the_cache_does_is_counted_and_told() {
         "tessera_cache_requests_total{result=\"hit\"}",
         "tessera_cache_voids_total",
         "tessera_cache_near_hits_total",
+        "tessera_cache_seldom_total",
     ] {
         assert!(scraped.contains(line), "{line}: {scraped}");
     }

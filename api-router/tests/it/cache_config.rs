@@ -11,12 +11,13 @@ use crate::harness::bare_command;
 const URL: &str = "redis://127.0.0.1:6379";
 
 /// Each setting but the address: its member in `[cache]`, a value that is not its default, and its default.
-const SETTINGS: [(&str, &str, &str, &str); 5] = [
+const SETTINGS: [(&str, &str, &str, &str); 6] = [
     ("cache_bound_ms", "bound_ms", "250", "1000"),
     ("cache_ttl_ms", "ttl_ms", "5000", "30000"),
     ("cache_patience_ms", "patience_ms", "7", "20"),
     ("cache_entry_bytes_max", "entry_bytes_max", "4096", "65536"),
     ("cache_near_bytes", "near_bytes", "1048576", "0"),
+    ("cache_min_uses", "min_uses", "5", "2"),
 ];
 
 fn with(folder: &Path, variables: &[(&str, &str)], flags: &[&str]) -> Command {
@@ -106,6 +107,8 @@ fn what_does_not_fit_is_refused_with_its_name_and_what_is_allowed() {
         ("cache_patience_ms", "1001", "a number from 1 to 1000"),
         ("cache_entry_bytes_max", "1023", "a number from 1024 to 1048576"),
         ("cache_near_bytes", "-1", "a number from 0 to 1073741824"),
+        ("cache_min_uses", "0", "a number from 1 to 1000"),
+        ("cache_min_uses", "1001", "a number from 1 to 1000"),
     ] {
         let variables = [("REDIS_URL", URL), (&*variable(name), value)];
         let told = refusal(with(dir.path(), &variables, &[]));

@@ -29,7 +29,7 @@ const SETTINGS: [(&str, &str, &str); 13] = [
 const SWITCHES: [&str; 2] = ["insecure", "lab"];
 
 /// Those about servers, certificates, traces and the cache; they have stories of their own.
-const ELSEWHERE: [&str; 14] = [
+const ELSEWHERE: [&str; 15] = [
     "engine",
     "shard_urls",
     "replica_urls",
@@ -44,6 +44,7 @@ const ELSEWHERE: [&str; 14] = [
     "cache_patience_ms",
     "cache_entry_bytes_max",
     "cache_near_bytes",
+    "cache_min_uses",
 ];
 
 /// What is in force: each setting's value and where it came from.

@@ -67,7 +67,8 @@ impl RouterProcess {
             command.arg("--data-dir").arg(self.path.join("data"));
         }
         match &self.cache {
-            Some(url) => command.env("REDIS_URL", url),
+            // As much as can be comes from it, so that what is wrong with it is met. A flag may say otherwise.
+            Some(url) => command.env("REDIS_URL", url).env("TESSERA_CACHE_MIN_USES", "1"),
             // One that somebody uses is not to be broken.
             None => command.env_remove("REDIS_URL"),
         };

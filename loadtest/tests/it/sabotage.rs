@@ -44,8 +44,8 @@ const BROKEN: [(&str, u64, &str); 17] = [
 
 /// The promise that needs a cache to be broken.
 const OF_CACHE: &str = "cache_set_without_version";
-/// Old answers are welcome to all but sessions that know better.
-const CACHE_BOUND: [&str; 2] = ["--cache-bound-ms", "30000"];
+/// Everything is kept, and old answers are welcome to all but sessions that know better.
+const CACHE_OPTIONS: [&str; 4] = ["--cache-bound-ms", "30000", "--cache-min-uses", "1"];
 
 /// The router that can break promises; cargo makes it when it is asked for first.
 static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -80,7 +80,7 @@ impl Router {
         command.env("TESSERA_SABOTAGE", switch).current_dir(folder.path());
         command.args(["--bind", "127.0.0.1:0", "--data-dir", "data", "--replicas", "2", "--lab"]);
         if let Some(redis) = &redis {
-            command.args(CACHE_BOUND).env("REDIS_URL", redis.url());
+            command.args(CACHE_OPTIONS).env("REDIS_URL", redis.url());
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().unwrap();

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 
 use super::Cache;
 use super::breaker::{Advice, TRIAL_MAX};
-use super::link::Trouble;
+use super::link::{CONNECT_MAX, Patience, Trouble};
 use super::script::Step;
 use super::tally::Count;
 
@@ -80,12 +80,12 @@ impl Cache {
     async fn try_again(&self) {
         let ping = redis::cmd("PING");
         self.links.renew();
+        let within = |time| Patience { until: Instant::now() + time, connection: CONNECT_MAX };
         // The first may have to connect; the second tells how long an answer takes.
-        let tried = async {
-            self.links.ask(&ping).await.ok()?;
-            tokio::time::timeout(self.settings.patience, self.links.ask(&ping)).await.ok()?.ok()
-        };
-        let is_well = matches!(tokio::time::timeout(TRIAL_MAX, tried).await, Ok(Some(_)));
+        let is_well = self.links.ask(&ping, within(TRIAL_MAX)).await.is_ok()
+            && self.links.ask(&ping, within(self.settings.patience)).await.is_ok();
+        // What was tried meanwhile is over.
+        self.links.take_failures();
         self.breaker.tried(is_well);
         if is_well {
             tracing::info!(address = %self.links.address(), "the cache answers again");
@@ -95,60 +95,82 @@ impl Cache {
     /// Puts a question that is to be answered by then.
     pub(super) async fn ask(&self, cmd: &Cmd, until: Instant) -> Asked {
         let began = Instant::now();
-        let trouble = match tokio::time::timeout_at(until.into(), self.links.ask(cmd)).await {
-            Ok(Ok(value)) => {
-                if self.breaker.answered(began.elapsed()) {
-                    self.opened("it answers slowly");
-                }
+        let trouble = match self.links.ask(cmd, self.patience(until)).await {
+            Ok(value) => {
+                self.answered(began);
                 return Asked::Answer(value);
             }
-            Ok(Err(trouble)) => Some(trouble),
-            Err(_elapsed) => None,
+            Err(trouble) => trouble,
         };
-        self.tally.count(Count::Error);
-        if let Some(Trouble::Refused(code)) = &trouble
-            && code == "WRONGTYPE"
-        {
+        self.failed(&trouble);
+        if matches!(&trouble, Trouble::Refused(code) if code == "WRONGTYPE") {
             return Asked::WrongKind;
         }
-        if self.breaker.failed() {
-            let late = || "it does not answer in time".to_owned();
-            self.opened(&trouble.as_ref().map_or_else(late, ToString::to_string));
-        }
-        if trouble.is_some() { Asked::Trouble } else { Asked::Late }
+        self.blame(&trouble, until);
+        if matches!(trouble, Trouble::Late) { Asked::Late } else { Asked::Trouble }
     }
 
     /// Runs a script. That Redis refuses one does not mean that it is away.
     pub(super) async fn step(&self, step: &Step, until: Instant) -> Option<Value> {
-        let began = Instant::now();
-        let stepped = async {
-            match self.links.ask(&step.cmd).await {
-                Err(Trouble::Refused(code)) if code == "NOSCRIPT" => {
-                    self.links.ask(&step.load()).await?;
-                    self.links.ask(&step.cmd).await
+        let (began, patience) = (Instant::now(), self.patience(until));
+        let answer = match self.links.ask(&step.cmd, patience).await {
+            Err(Trouble::Refused(code)) if code == "NOSCRIPT" => {
+                match self.links.ask(&step.load(), patience).await {
+                    Ok(_) => self.links.ask(&step.cmd, patience).await,
+                    Err(trouble) => Err(trouble),
                 }
-                answer => answer,
             }
+            answer => answer,
         };
-        let trouble = match tokio::time::timeout_at(until.into(), stepped).await {
-            Ok(Ok(value)) => {
-                if self.breaker.answered(began.elapsed()) {
-                    self.opened("it answers slowly");
-                }
+        let trouble = match answer {
+            Ok(value) => {
+                self.answered(began);
                 return Some(value);
             }
-            Ok(Err(Trouble::Refused(_))) => {
-                self.tally.count(Count::Error);
-                return None;
-            }
-            Ok(Err(trouble)) => trouble.to_string(),
-            Err(_elapsed) => "it does not answer in time".to_owned(),
+            Err(trouble) => trouble,
         };
-        self.tally.count(Count::Error);
-        if self.breaker.failed() {
-            self.opened(&trouble);
+        self.failed(&trouble);
+        if !matches!(trouble, Trouble::Refused(_)) {
+            self.blame(&trouble, until);
         }
         None
+    }
+
+    /// How long somebody waits who does until then: what nobody waits for waits for a connection as well.
+    fn patience(&self, until: Instant) -> Patience {
+        let is_read = until.saturating_duration_since(Instant::now()) <= self.settings.patience;
+        let connection = if is_read { self.settings.patience } else { CONNECT_MAX };
+        Patience { until, connection }
+    }
+
+    fn answered(&self, began: Instant) {
+        let now = Instant::now();
+        if self.breaker.answered(now - began, now) {
+            self.opened("it answers slowly");
+        }
+    }
+
+    fn failed(&self, trouble: &Trouble) {
+        if !matches!(trouble, Trouble::Connecting) {
+            self.tally.count(Count::Error);
+        }
+    }
+
+    /// Tells the breaker of a failure, if it is one of Redis.
+    fn blame(&self, trouble: &Trouble, until: Instant) {
+        let (opens, why) = match trouble {
+            Trouble::Connecting | Trouble::Unreachable(_) => {
+                // Each attempt counts once, not all who have waited for it.
+                let (failures, why) = self.links.take_failures();
+                let opens = (0..failures).fold(false, |opens, _| self.breaker.failed() || opens);
+                (opens, why.unwrap_or_else(|| trouble.clone()))
+            }
+            Trouble::Late => (self.breaker.late(until, Instant::now()), trouble.clone()),
+            Trouble::Refused(_) | Trouble::Ended => (self.breaker.failed(), trouble.clone()),
+        };
+        if opens {
+            self.opened(&why.to_string());
+        }
     }
 
     fn opened(&self, why: &str) {

@@ -1,6 +1,9 @@
 //! Breaker: whether Redis is asked, judged by how it has answered.
 //!
-//! It opens after some failures in a row, or when answers are slow for a while; then nobody asks. After a pause one question
+//! It opens after some failures in a row, or when answers are slow for a while; then nobody asks. On a machine that is full
+//! everything is late, and the lateness of the router itself is not held against Redis: an answer is slow only if it took
+//! longer than reads of the shards take, many that come late together count as one, and a question that was given up by a
+//! thread that was late itself is no failure. After a pause one question
 //! is put that nobody waits for: if it is answered in time, all ask again, else the next pause is longer.
 //!
 //! **Invariant:** while it is open, at most one question is on its way, and no read waits for it.
@@ -13,8 +16,14 @@ use super::vitals::BreakerState;
 
 /// Failures in a row that open it.
 const FAILURES_MAX: u32 = 3;
-/// How many more slow answers than others open it.
+/// How many more spans with a slow answer than others open it.
 const SLOW_MAX: u32 = 32;
+/// Of each span of so much time one answer is judged, the first: what one pause makes late counts once.
+const SPAN: Duration = Duration::from_millis(10);
+/// A thread that wakes so much too late is late itself, if it is also more than what makes an answer slow.
+const LATE_FROM: Duration = Duration::from_millis(5);
+/// A read of a shard moves what they take by one of so many parts.
+const WEIGHT: u64 = 8;
 /// How long it is open first.
 const OPEN_FIRST: Duration = Duration::from_secs(1);
 /// The longest time that it is open until Redis is tried again.
@@ -33,12 +42,16 @@ pub(super) struct Breaker {
     state: AtomicU8,
     failures: AtomicU32,
     slow: AtomicU32,
+    /// The span of the last answer that was judged.
+    span: AtomicU64,
+    /// Microseconds that reads of the shards take.
+    shards: AtomicU64,
     epoch: Instant,
     /// Milliseconds since `epoch` at which Redis is tried again.
     until: AtomicU64,
     /// Milliseconds of the next pause.
     pause: AtomicU64,
-    /// An answer that took longer is slow.
+    /// An answer that took longer is slow, if reads of the shards are quicker.
     slow_from: Duration,
 }
 
@@ -60,6 +73,8 @@ impl Breaker {
             state: AtomicU8::new(CLOSED),
             failures: AtomicU32::new(0),
             slow: AtomicU32::new(0),
+            span: AtomicU64::new(0),
+            shards: AtomicU64::new(0),
             epoch: Instant::now(),
             until: AtomicU64::new(0),
             pause: AtomicU64::new(OPEN_FIRST.as_millis() as u64),
@@ -99,12 +114,43 @@ impl Breaker {
         }
     }
 
-    /// Told of an answer; tells whether the breaker opens for it, because too many were slow.
-    pub(super) fn answered(&self, took: Duration) -> bool {
+    /// Told how long a read of a shard took, by the same threads on the same machine.
+    pub(super) fn shard_took(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX) / WEIGHT;
+        let usual = self.shards.load(Ordering::Relaxed);
+        // What another adds at the same time makes no difference that matters.
+        let usual = (usual - usual / WEIGHT).saturating_add(took);
+        self.shards.store(usual, Ordering::Relaxed);
+    }
+
+    /// Told of an answer that came now; tells whether the breaker opens for it, because too many were slow.
+    pub(super) fn answered(&self, took: Duration, now: Instant) -> bool {
         if self.failures.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);
         }
-        if took <= self.slow_from {
+        self.judge(took, now)
+    }
+
+    /// Told of a question that was given up now, though it was to be given up at `until`; tells whether the breaker opens.
+    pub(super) fn late(&self, until: Instant, now: Instant) -> bool {
+        let own = now.saturating_duration_since(until);
+        if own <= LATE_FROM.max(self.slow_from) {
+            return self.failed();
+        }
+        // The answer may have been there before the thread was. If that goes on, it is of no use all the same.
+        self.judge(2 * self.slow_from + own, now)
+    }
+
+    fn judge(&self, took: Duration, now: Instant) -> bool {
+        let span =
+            (now.saturating_duration_since(self.epoch).as_millis() / SPAN.as_millis()) as u64 + 1;
+        let judged = self.span.load(Ordering::Relaxed);
+        let (set, seen) = (Ordering::Relaxed, Ordering::Relaxed);
+        if span <= judged || self.span.compare_exchange(judged, span, set, seen).is_err() {
+            return false;
+        }
+        let usual = Duration::from_micros(self.shards.load(Ordering::Relaxed));
+        if took <= self.slow_from.max(usual) {
             let slow = self.slow.load(Ordering::Relaxed);
             if slow != 0 {
                 // What another takes away at the same time makes no difference that matters.
@@ -162,12 +208,17 @@ mod tests {
         breaker.until.store(0, Ordering::Release);
     }
 
+    /// A moment in each span.
+    fn span(breaker: &Breaker, number: u32) -> Instant {
+        breaker.epoch + number * SPAN
+    }
+
     #[test]
     fn it_opens_after_failures_in_a_row_only() {
         let breaker = Breaker::new(PATIENCE);
-        for _ in 0..10 {
+        for number in 0..10 {
             assert!(!breaker.failed() && !breaker.failed());
-            assert!(!breaker.answered(Duration::ZERO));
+            assert!(!breaker.answered(Duration::ZERO, span(&breaker, number)));
         }
         assert!(!breaker.failed() && !breaker.failed() && breaker.failed());
         assert_eq!(breaker.state(), BreakerState::Open);
@@ -178,11 +229,64 @@ mod tests {
     fn it_opens_when_answers_are_slow_for_a_while() {
         let breaker = Breaker::new(PATIENCE);
         let slow = Duration::from_millis(11);
-        for _ in 1..SLOW_MAX {
-            assert!(!breaker.answered(slow));
+        let answered = |took, number| breaker.answered(took, span(&breaker, number));
+        for number in 1..SLOW_MAX {
+            assert!(!answered(slow, number));
         }
-        assert!(!breaker.answered(Duration::ZERO), "one in time makes up for one");
-        assert!(!breaker.answered(slow) && breaker.answered(slow));
+        assert!(!answered(Duration::ZERO, SLOW_MAX), "one in time makes up for one");
+        assert!(!answered(slow, SLOW_MAX + 1) && answered(slow, SLOW_MAX + 2));
+    }
+
+    #[test]
+    fn one_pause_that_makes_a_hundred_answers_late_counts_once() {
+        let breaker = Breaker::new(PATIENCE);
+        for number in 0..SLOW_MAX - 1 {
+            for _ in 0..100 {
+                assert!(!breaker.answered(Duration::from_millis(15), span(&breaker, number)));
+            }
+        }
+        assert_eq!(breaker.state(), BreakerState::Closed);
+    }
+
+    #[test]
+    fn where_the_shards_take_as_long_redis_is_not_slow() {
+        let breaker = Breaker::new(PATIENCE);
+        let (slow, slower) = (Duration::from_millis(15), Duration::from_millis(18));
+        (0..50).for_each(|_| breaker.shard_took(Duration::from_millis(17)));
+        for number in 0..10 * SLOW_MAX {
+            assert!(!breaker.answered(slow, span(&breaker, number)));
+        }
+        assert!((0..SLOW_MAX).any(|n| breaker.answered(slower, span(&breaker, 1_000 + n))));
+    }
+
+    #[test]
+    fn shards_that_are_quick_again_are_what_redis_is_held_against() {
+        let breaker = Breaker::new(PATIENCE);
+        (0..50).for_each(|_| breaker.shard_took(Duration::from_secs(10)));
+        (0..100).for_each(|_| breaker.shard_took(Duration::from_millis(1)));
+        let slow = Duration::from_millis(11);
+        assert!((0..SLOW_MAX).any(|number| breaker.answered(slow, span(&breaker, number))));
+    }
+
+    #[test]
+    fn a_thread_that_is_late_itself_gives_up_without_a_failure() {
+        let breaker = Breaker::new(PATIENCE);
+        let until = span(&breaker, 10);
+        let late = until + Duration::from_millis(30);
+        for _ in 0..10 {
+            assert!(!breaker.late(until, late));
+        }
+        let soon = until + Duration::from_millis(2);
+        assert!(!breaker.late(until, soon) && !breaker.late(until, soon));
+        assert!(breaker.late(until, soon), "this was Redis");
+    }
+
+    #[test]
+    fn a_redis_that_never_answers_is_left_alone_also_by_threads_that_are_late() {
+        let breaker = Breaker::new(PATIENCE);
+        let until = |number| span(&breaker, 10 * number);
+        let late = |number| breaker.late(until(number), until(number) + Duration::from_millis(30));
+        assert!((0..SLOW_MAX).any(late));
     }
 
     #[test]

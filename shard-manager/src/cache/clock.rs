@@ -9,7 +9,7 @@ use super::proof::Moment;
 /// The clocks of this process.
 #[derive(Debug)]
 pub(super) struct Clock {
-    process: u64,
+    pub(super) process: u64,
     epoch: Instant,
 }
 
@@ -20,6 +20,11 @@ impl Clock {
 
     pub(super) fn now(&self) -> Moment {
         self.moment(Instant::now())
+    }
+
+    /// Microseconds of this process until then; 0 for what was before it.
+    pub(super) fn own(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.epoch).as_micros() as u64
     }
 
     /// The moment of an instant that is past.

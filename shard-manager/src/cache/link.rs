@@ -1,15 +1,16 @@
 //! Link: the connections to Redis: one for each thread that serves, shared by all that it serves.
 //!
 //! A connection lives on the runtime of the thread that first used it, so an answer wakes nobody else. Who needs one that is
-//! not there begins to make it, and waits as long as its patience lasts; it is made all the same.
+//! not there begins to make it, and waits as long as its patience lasts; it is made all the same. That it takes longer is
+//! not held against Redis; that it fails is, once.
 //!
-//! **Invariant:** of each link at most one connection is being made; nothing here waits longer than it says.
+//! **Invariant:** of each link at most one connection is being made; nothing here waits longer than it is told to.
 //! **Not here:** whether Redis is to be asked (`breaker`), what (`cache`).
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, TlsCertificates, Value};
@@ -37,6 +38,21 @@ pub(super) enum Trouble {
     /// Its connection ended.
     #[error("the connection ended")]
     Ended,
+    /// It was not asked, because the connection is still being made.
+    #[error("the connection is being made")]
+    Connecting,
+    /// It was asked, and did not answer in time.
+    #[error("it does not answer in time")]
+    Late,
+}
+
+/// How long somebody waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// For all of it.
+    pub(super) until: Instant,
+    /// For a connection, from when it was begun to be made. Whoever comes when it has been longer does not wait at all.
+    pub(super) connection: Duration,
 }
 
 /// All connections.
@@ -45,17 +61,29 @@ pub(super) struct Links {
     address: CacheAddress,
     all: Mutex<Vec<Arc<Link>>>,
     shared: AtomicUsize,
+    failures: Arc<Failures>,
+}
+
+/// Connections that could not be made, of which nobody has taken notice yet, and why.
+#[derive(Default)]
+struct Failures(Mutex<(u32, Option<Trouble>)>);
+
+impl Failures {
+    fn add(&self, trouble: Trouble) {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *failures = (failures.0.saturating_add(1), Some(trouble));
+    }
 }
 
 #[derive(Default)]
-struct Link(Mutex<State>);
+struct Link(Mutex<State>, Arc<Failures>);
 
 #[derive(Default)]
 enum State {
     #[default]
     Idle,
-    /// Told when that has ended.
-    Connecting(watch::Receiver<Option<Trouble>>),
+    /// Told when that has ended; when it was begun.
+    Connecting(watch::Receiver<Option<Trouble>>, Instant),
     /// The number tells it from those before.
     Open(MultiplexedConnection, u64),
 }
@@ -71,8 +99,8 @@ fn next_number() -> u64 {
 
 impl Links {
     pub(super) fn new(address: CacheAddress) -> Self {
-        let (all, shared) = (Mutex::default(), AtomicUsize::new(0));
-        Self { id: next_number(), address, all, shared }
+        let (all, shared, failures) = Default::default();
+        Self { id: next_number(), address, all, shared, failures }
     }
 
     /// Where they go.
@@ -81,26 +109,18 @@ impl Links {
     }
 
     /// Asks on the connection of this thread. One that has ended, or one that ends before it has answered, is replaced once.
-    pub(super) async fn ask(&self, cmd: &Cmd) -> Result<Value, Trouble> {
+    pub(super) async fn ask(&self, cmd: &Cmd, patience: Patience) -> Result<Value, Trouble> {
         let link = self.own();
-        let (mut connection, number) = link.connection(&self.address).await?;
-        let ended = match connection.send_packed_command(cmd).await {
-            Ok(Value::ServerError(error)) => return Err(Trouble::Refused(error.code().to_owned())),
-            Ok(value) => return Ok(value),
-            Err(error) if error.is_unrecoverable_error() || error.is_io_error() => number,
-            Err(error) => return Err(Trouble::Refused(told(&error))),
-        };
-        link.forget(ended);
-        let (mut connection, number) = link.connection(&self.address).await?;
-        match connection.send_packed_command(cmd).await {
-            Ok(Value::ServerError(error)) => Err(Trouble::Refused(error.code().to_owned())),
-            Ok(value) => Ok(value),
-            Err(error) if error.is_unrecoverable_error() || error.is_io_error() => {
-                link.forget(number);
-                Err(Trouble::Ended)
-            }
-            Err(error) => Err(Trouble::Refused(told(&error))),
+        match link.ask(cmd, &self.address, patience).await {
+            Err(Trouble::Ended) => link.ask(cmd, &self.address, patience).await,
+            answer => answer,
         }
+    }
+
+    /// How many connections could not be made since this was asked last, and why the last of them.
+    pub(super) fn take_failures(&self) -> (u32, Option<Trouble>) {
+        let mut failures = self.failures.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *failures)
     }
 
     /// All that are asked next make connections anew: one may have died without a word.
@@ -135,7 +155,7 @@ impl Links {
     fn another(&self) -> Arc<Link> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() < LINKS_MAX {
-            all.push(Arc::default());
+            all.push(Arc::new(Link(Mutex::default(), Arc::clone(&self.failures))));
             return Arc::clone(&all[all.len() - 1]);
         }
         Arc::clone(&all[self.shared.fetch_add(1, Ordering::Relaxed) % all.len()])
@@ -143,27 +163,52 @@ impl Links {
 }
 
 impl Link {
+    async fn ask(
+        self: &Arc<Self>,
+        cmd: &Cmd,
+        address: &CacheAddress,
+        patience: Patience,
+    ) -> Result<Value, Trouble> {
+        let (mut connection, number) = self.connection(address, patience).await?;
+        let answered = connection.send_packed_command(cmd);
+        match tokio::time::timeout_at(patience.until.into(), answered).await {
+            Ok(Ok(Value::ServerError(error))) => Err(Trouble::Refused(error.code().to_owned())),
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) if error.is_unrecoverable_error() || error.is_io_error() => {
+                self.forget(number);
+                Err(Trouble::Ended)
+            }
+            Ok(Err(error)) => Err(Trouble::Refused(told(&error))),
+            Err(_elapsed) => Err(Trouble::Late),
+        }
+    }
+
     async fn connection(
         self: &Arc<Self>,
         address: &CacheAddress,
+        patience: Patience,
     ) -> Result<(MultiplexedConnection, u64), Trouble> {
         loop {
-            let mut ended = {
+            let (mut ended, began) = {
                 let mut state = self.state();
                 match &*state {
                     State::Open(connection, number) => return Ok((connection.clone(), *number)),
-                    State::Connecting(ended) => ended.clone(),
+                    State::Connecting(ended, began) => (ended.clone(), *began),
                     State::Idle => {
                         let (tell, ended) = watch::channel(None);
-                        *state = State::Connecting(ended.clone());
+                        let began = Instant::now();
+                        *state = State::Connecting(ended.clone(), began);
                         let making = Making(Arc::clone(self), tell);
                         tokio::spawn(making.make(address.clone()));
-                        ended
+                        (ended, began)
                     }
                 }
             };
             // It ends without a word if its runtime does; then this one makes another.
-            let _ = ended.changed().await;
+            let until = (began + patience.connection).min(patience.until);
+            if tokio::time::timeout_at(until.into(), ended.changed()).await.is_err() {
+                return Err(Trouble::Connecting);
+            }
             if let Some(trouble) = &*ended.borrow() {
                 return Err(trouble.clone());
             }
@@ -196,6 +241,8 @@ impl Making {
 
     fn fail(&self, trouble: Trouble) {
         *self.0.state() = State::Idle;
+        // Once, however many wait for it, and also if nobody does any more.
+        self.0.1.add(trouble.clone());
         self.1.send_replace(Some(trouble));
     }
 }
@@ -203,7 +250,7 @@ impl Making {
 impl Drop for Making {
     fn drop(&mut self) {
         let mut state = self.0.state();
-        if matches!(&*state, State::Connecting(_)) {
+        if matches!(&*state, State::Connecting(..)) {
             *state = State::Idle;
         }
     }

@@ -48,6 +48,27 @@ impl Moment {
     }
 }
 
+/// When an answer must have been current to be new enough, by the clock of this process and by those of machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Oldest {
+    /// Whose entries `own` is for; `wall` is for those of all others.
+    pub(super) process: u64,
+    pub(super) own: i64,
+    pub(super) wall: i64,
+}
+
+impl Oldest {
+    /// For a reader who allows this age now.
+    pub(super) fn of(now: &Moment, age_max: Duration) -> Self {
+        let age = i64::try_from(age_max.as_micros()).unwrap_or(i64::MAX);
+        let allowance = CLOCK_ALLOWANCE.as_micros() as i64;
+        // Nothing is from before the clocks begin.
+        let own = now.own.saturating_sub(age).max(0);
+        let wall = now.wall.saturating_sub(age).saturating_add(allowance).max(0);
+        Self { process: now.process, own, wall }
+    }
+}
+
 /// What an answer says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
@@ -133,6 +154,21 @@ mod tests {
             let now = Moment { process: 0, own: 0, wall: 0 };
             let want = Want { timeline: 7, seen, age_max: Duration::MAX };
             prop_assert!(!claim(timeline, floor, now).proves(&want, &now));
+        }
+
+        /// What Redis is told to pass over is what the reader would.
+        #[test]
+        fn what_is_older_than_the_oldest_is_what_is_too_old(
+            age in -1_000_000_i64..3_000_000, age_max in 0_u64..2_000_000, foreign in any::<bool>(),
+        ) {
+            let now = Moment { process: 0, own: 5_000_000, wall: 9_000_000 };
+            let made = Moment { process: u64::from(foreign), own: now.own - age, wall: now.wall - age };
+            let age_max = Duration::from_micros(age_max);
+            let oldest = Oldest::of(&now, age_max);
+            let is_passed_over =
+                if foreign { made.wall < oldest.wall } else { made.own < oldest.own };
+            let is_too_old = made.age(&now).is_some_and(|age| age > age_max);
+            prop_assert_eq!(is_passed_over, is_too_old);
         }
 
         #[test]

@@ -7,11 +7,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::admission::{Expected, Question};
 use super::asking::Asked;
 use super::entry::{self, Entry};
 use super::flight::{Boarded, Landed, Lead};
 use super::near::Mark;
-use super::proof::{Claim, Moment, Stamp, Want};
+use super::proof::{Claim, Moment, Oldest, Stamp, Want};
 use super::script::{Lease, Leased, Step, leased};
 use super::shape::{About, Name};
 use super::tally::Count;
@@ -60,19 +61,32 @@ impl Answer {
     }
 }
 
+/// How often one who wants to fill asks for a lease: again, where what is there is of no use to it.
+const LEASE_VISITS_MAX: usize = 2;
+
 /// What was found in Redis.
 enum Found {
     Enough(Entry),
-    /// An entry that does not prove itself, and its tag.
+    /// An entry that does not prove itself, and its tag; or one is known of that is too old.
     Stale(Option<[u8; 16]>),
+    /// Nothing is there, or known to be there.
     Nothing,
     /// Redis was not to be asked, or did not answer.
     Away,
 }
 
+/// What became of who wanted to fill.
+enum Turned {
+    /// It may fill, if it has a lease.
+    Reader(Option<Lease>),
+    /// What is there is enough.
+    Served(Entry),
+}
+
 /// A question on its way.
 struct Reading<'r> {
     name: Name,
+    question: Question,
     want: &'r Want,
     began: Instant,
     /// Until when it waits for Redis.
@@ -114,12 +128,14 @@ impl Cache {
         let began = Instant::now();
         let patient_until = (began + self.settings.patience).min(deadline);
         let name = self.secrets.name(about, query);
+        let question = Question::of(&name);
+        let is_often = self.admission.asked(question, self.clock.own(began), want.age_max);
         if let Some(entry) = self.near_by(&name, want) {
             return Ok(Answer::of(entry, ServedBy::Cache, CacheUse::Hit));
         }
         let mark = self.near.as_ref().map(|near| near.mark(name.key_hash));
-        let reading = Reading { name, want, began, patient_until, mark };
-        let found = self.find(&reading).await;
+        let reading = Reading { name, question, want, began, patient_until, mark };
+        let found = if is_often { self.find(&reading).await } else { self.pass_over() };
         if let Found::Enough(entry) = found {
             self.tally.count(Count::Hit);
             self.keep_near(&reading.name, reading.mark, || Arc::new(entry.clone()));
@@ -168,30 +184,42 @@ impl Cache {
         }
     }
 
-    /// Looks for an entry that is enough.
+    /// Leaves Redis alone, because the question is asked too seldom. That it may be back is found out all the same.
+    fn pass_over(self: &Arc<Self>) -> Found {
+        self.may_ask();
+        self.tally.count(Count::Seldom);
+        Found::Away
+    }
+
+    /// Looks for an entry that is enough, if one is expected. If not, whoever leads finds out with what it has to do anyway:
+    /// it asks for a lease.
     async fn find(self: &Arc<Self>, reading: &Reading<'_>) -> Found {
         if !self.may_ask() {
             return Found::Away;
         }
-        let Reading { name, want, patient_until, .. } = reading;
+        let Reading { name, question, want, began, patient_until, .. } = reading;
+        match self.admission.expects(*question, self.clock.own(*began), want.age_max) {
+            Expected::Enough => {}
+            Expected::TooOld => return Found::Stale(None),
+            Expected::Unknown => return Found::Nothing,
+        }
         let mut cmd = redis::cmd("HGET");
         cmd.arg(&name.key).arg(&name.field);
         match self.ask(&cmd, *patient_until).await {
             Asked::Answer(redis::Value::BulkString(bytes)) => {
                 let tag = entry::tag_of(&bytes);
-                match self.read_entry(bytes, name) {
+                match self.read_entry(bytes, reading) {
                     Some(entry) if entry.claim.proves(want, &self.clock.now()) => {
                         Found::Enough(entry)
                     }
                     Some(_) => Found::Stale(tag),
-                    None => {
-                        // It would be met again and again.
-                        self.remove(name);
-                        Found::Nothing
-                    }
+                    None => Found::Nothing,
                 }
             }
-            Asked::Answer(redis::Value::Nil) => Found::Nothing,
+            Asked::Answer(redis::Value::Nil) => {
+                self.admission.forget(*question);
+                Found::Nothing
+            }
             Asked::Answer(_) => {
                 self.tally.count(Count::Error);
                 Found::Nothing
@@ -207,12 +235,20 @@ impl Cache {
     }
 
     /// The entry of these bytes. Others have made them, if they are none.
-    fn read_entry(&self, bytes: Vec<u8>, name: &Name) -> Option<Entry> {
-        let entry = Entry::decode(bytes, &name.spot(), &self.secrets.entries);
-        if entry.is_none() {
+    fn read_entry(self: &Arc<Self>, bytes: Vec<u8>, reading: &Reading<'_>) -> Option<Entry> {
+        let Reading { name, question, .. } = reading;
+        let Some(entry) = Entry::decode(bytes, &name.spot(), &self.secrets.entries) else {
             self.tally.count(Count::Error);
+            // It would be met again and again.
+            self.remove(name);
+            return None;
+        };
+        let now = self.clock.now();
+        if let Some(age) = entry.claim.as_of.age(&now) {
+            let own = u64::try_from(now.own).unwrap_or(0);
+            self.admission.saw(*question, own.saturating_sub(age.as_micros() as u64));
         }
-        entry
+        Some(entry)
     }
 
     fn missed(&self, found: &Found) {
@@ -233,27 +269,22 @@ impl Cache {
         found: Found,
         read: impl AsyncFnOnce() -> Result<Fresh, E>,
     ) -> Result<Answer, E> {
-        let lease = match self.lease(&reading, &found).await {
-            Some(Leased::Granted(lease)) => Some(lease),
-            Some(Leased::Filled(bytes)) => {
-                let entry = self.read_entry(bytes, &reading.name);
-                let now = self.clock.now();
-                let enough = entry.filter(|entry| entry.claim.proves(reading.want, &now));
-                if let Some(entry) = enough {
-                    self.tally.count(Count::Hit);
-                    let served_by = ServedBy::Cache;
-                    let kept = Arc::new(entry.clone());
-                    self.keep_near(&reading.name, reading.mark, || Arc::clone(&kept));
-                    lead.land(Arc::new(Landed { entry: kept, served_by }));
-                    return Ok(Answer::of(entry, served_by, CacheUse::Hit));
-                }
-                None
+        let lease = match self.turn(&reading, &found).await {
+            Turned::Reader(lease) => lease,
+            Turned::Served(entry) => {
+                self.tally.count(Count::Hit);
+                let served_by = ServedBy::Cache;
+                let kept = Arc::new(entry.clone());
+                self.keep_near(&reading.name, reading.mark, || Arc::clone(&kept));
+                lead.land(Arc::new(Landed { entry: kept, served_by }));
+                return Ok(Answer::of(entry, served_by, CacheUse::Hit));
             }
-            Some(Leased::Refused) | None => None,
         };
         self.missed(&found);
         lead.begin();
+        let asked = Instant::now();
         let fresh = read().await?;
+        self.breaker.shard_took(asked.elapsed());
         let Some(stamp) = fresh.stamp else { return Ok(Answer::fresh(fresh)) };
         let as_of = self.clock.moment(stamp.as_of);
         let Stamp { timeline, floor, .. } = stamp;
@@ -266,18 +297,43 @@ impl Cache {
         Ok(Answer::fresh(fresh))
     }
 
-    /// The right to fill, or what another has filled meanwhile.
-    async fn lease(self: &Arc<Self>, reading: &Reading<'_>, found: &Found) -> Option<Leased> {
-        let known = match found {
-            Found::Away | Found::Enough(_) => return None,
+    /// The right to fill, or what is there already.
+    async fn turn(self: &Arc<Self>, reading: &Reading<'_>, found: &Found) -> Turned {
+        let mut known = match found {
+            Found::Away | Found::Enough(_) => return Turned::Reader(None),
             Found::Nothing => None,
             Found::Stale(tag) => *tag,
         };
+        for _ in 0..LEASE_VISITS_MAX {
+            let bytes = match self.lease(reading, known).await {
+                Some(Leased::Granted(lease)) => return Turned::Reader(Some(lease)),
+                Some(Leased::Filled(bytes)) => bytes,
+                Some(Leased::Refused) | None => break,
+            };
+            known = entry::tag_of(&bytes);
+            match self.read_entry(bytes, reading) {
+                Some(entry) if entry.claim.proves(reading.want, &self.clock.now()) => {
+                    return Turned::Served(entry);
+                }
+                // It is new, but lacks what the reader's session has seen, or is of another timeline.
+                Some(_) => {}
+                None => break,
+            }
+        }
+        Turned::Reader(None)
+    }
+
+    async fn lease(
+        self: &Arc<Self>,
+        reading: &Reading<'_>,
+        known: Option<[u8; 16]>,
+    ) -> Option<Leased> {
         if !self.breaker.is_closed() {
             return None;
         }
         let lease = Lease(uuid::Uuid::new_v4().into_bytes());
-        let step = Step::acquire(&reading.name, lease, known);
+        let oldest = Oldest::of(&self.clock.now(), reading.want.age_max);
+        let step = Step::acquire(&reading.name, lease, known, &oldest);
         let answer = self.step(&step, reading.patient_until).await?;
         leased(answer, lease)
     }
@@ -291,7 +347,7 @@ impl Cache {
         lease: Option<Lease>,
         landed: Arc<Landed>,
     ) {
-        let Reading { name, mark, .. } = reading;
+        let Reading { name, question, mark, .. } = reading;
         let unchecked = is_on(Switch::CacheSetWithoutVersion);
         let Landed { entry, .. } = &*landed;
         let old =
@@ -313,13 +369,20 @@ impl Cache {
         let Some(turn) = self.turns.take(1) else { return };
         let cache = Arc::clone(self);
         let bytes = entry.encode(&name.spot(), &cache.secrets.entries);
+        let as_of = u64::try_from(entry.claim.as_of.own).unwrap_or(0);
         self.spawn(async move {
             let _in_the_air_until_here = (lead, turn);
-            cache.fill(&name, lease, &bytes).await;
+            match cache.fill(&name, lease, &bytes).await {
+                Some(true) => cache.admission.saw(question, as_of),
+                // Somebody has written, or has filled what is better: the next one looks.
+                Some(false) => cache.admission.saw(question, cache.clock.own(Instant::now())),
+                None => {}
+            }
         });
     }
 
-    async fn fill(self: &Arc<Self>, name: &Name, lease: Option<Lease>, bytes: &[u8]) {
+    /// Whether it was stored; `None` if nobody knows.
+    async fn fill(&self, name: &Name, lease: Option<Lease>, bytes: &[u8]) -> Option<bool> {
         let until = Instant::now() + super::UNWAITED_MAX;
         let ttl = self.jittered_ttl();
         let Some(lease) = lease.filter(|_| !is_on(Switch::CacheSetWithoutVersion)) else {
@@ -328,13 +391,12 @@ impl Cache {
             expire.arg(&name.key).arg(ttl.as_millis() as u64);
             self.ask(&expire, until).await;
             self.tally.count(Count::Fill);
-            return;
+            return Some(true);
         };
-        let Some(answer) = self.step(&Step::fill(name, lease, bytes, ttl), until).await else {
-            return;
-        };
+        let answer = self.step(&Step::fill(name, lease, bytes, ttl), until).await?;
         let filled = redis::from_redis_value::<i64>(answer) == Ok(1);
         self.tally.count(if filled { Count::Fill } else { Count::Rejected });
+        Some(filled)
     }
 
     /// How long an entry is kept: not all that were made together end together.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use redis::{Cmd, Script, Value};
 
+use super::proof::Oldest;
 use super::shape::Name;
 
 /// How long a lease holds.
@@ -18,15 +19,26 @@ pub(super) const LEASE: Duration = Duration::from_secs(2);
 /// Fields of one hash: entries and leases of one key.
 const FIELDS_MAX: usize = 32;
 
-/// Gives a lease, or what has been stored meanwhile.
+/// Gives a lease, or what is there, unless that is known to be not good enough or is older than it may be: offsets as the
+/// trailer of an entry has them. Whoever gets an entry judges it; here nothing is, but that it is too old.
 static ACQUIRE: LazyLock<Text> = LazyLock::new(|| {
     Text::new(
         r"
 local key, field, token, lease, known, fields = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+local process, oldest_own, oldest_wall = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 local kind = redis.call('TYPE', key)['ok']
 if kind ~= 'hash' and kind ~= 'none' then redis.call('DEL', key) end
 local entry = redis.call('HGET', key, field)
-if entry and string.sub(entry, -16) ~= known then return entry end
+if entry and string.sub(entry, -16) ~= known then
+  if #entry < 61 then return entry end
+  local own_high, own_low, wall_high, wall_low = struct.unpack('>I4I4I4I4', string.sub(entry, -53, -38))
+  local own, wall = own_high * 4294967296 + own_low, wall_high * 4294967296 + wall_low
+  if string.sub(entry, -61, -54) == process then
+    if own >= oldest_own then return entry end
+  elseif wall >= oldest_wall then
+    return entry
+  end
+end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local held = redis.call('HGET', key, 'L' .. field)
@@ -76,7 +88,7 @@ pub(super) enum Leased {
     Granted(Lease),
     /// Somebody else does.
     Refused,
-    /// Somebody else has.
+    /// Something is there already.
     Filled(Vec<u8>),
 }
 
@@ -112,11 +124,17 @@ impl Step {
         cmd
     }
 
-    /// Asks for a lease; what is known to be there already is not good enough.
-    pub(super) fn acquire(name: &Name, lease: Lease, known: Option<[u8; 16]>) -> Self {
+    /// Asks for a lease; what is known to be there already is not good enough, nor is what is older than that.
+    pub(super) fn acquire(
+        name: &Name,
+        lease: Lease,
+        known: Option<[u8; 16]>,
+        oldest: &Oldest,
+    ) -> Self {
         let mut step = Self::new(&ACQUIRE, name);
         let known: &[u8] = known.as_ref().map_or(&[], |known| known);
         step.cmd.arg(&lease.0).arg(LEASE.as_millis() as u64).arg(known).arg(FIELDS_MAX);
+        step.cmd.arg(&oldest.process.to_be_bytes()).arg(oldest.own).arg(oldest.wall);
         step
     }
 

@@ -233,3 +233,157 @@ fn text(one: &str, to: &mut Vec<u8>) {
 fn number(one: usize, to: &mut Vec<u8>) {
     to.extend_from_slice(&(one as u32).to_le_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::query::OrderBy;
+    use crate::table::{Column, Table};
+    use crate::value::ColumnType;
+
+    /// Few of everything, so that questions often differ in one thing only, or in none.
+    fn texts() -> impl Strategy<Value = String> {
+        prop::sample::select(vec!["", "a", "b", "ab", "\u{0}", "a\u{0}"]).prop_map(str::to_owned)
+    }
+
+    fn values() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::Bool),
+            (0_i64..3).prop_map(Value::Int),
+            (1_u8..3).prop_map(|number| Value::Double(number.into())),
+            texts().prop_map(Value::Text),
+        ]
+    }
+
+    fn patterns() -> impl Strategy<Value = Pattern> {
+        let piece = prop_oneof![Just(Piece::One), Just(Piece::Many), texts().prop_map(Piece::Text)];
+        vec(piece, 0..3).prop_map(Pattern)
+    }
+
+    fn tests() -> impl Strategy<Value = Test> {
+        let comparisons = [
+            Comparison::Equal,
+            Comparison::NotEqual,
+            Comparison::Greater,
+            Comparison::GreaterOrEqual,
+            Comparison::Less,
+            Comparison::LessOrEqual,
+        ];
+        let states = [State::Null, State::NotNull, State::True, State::False];
+        prop_oneof![
+            (prop::sample::select(comparisons.to_vec()), values())
+                .prop_map(|(comparison, with)| Test::Compare(comparison, with)),
+            vec(values(), 0..3).prop_map(Test::In),
+            patterns().prop_map(Test::Like),
+            patterns().prop_map(Test::ILike),
+            prop::sample::select(states.to_vec()).prop_map(Test::Is),
+        ]
+    }
+
+    fn conditions() -> impl Strategy<Value = Condition> {
+        let one = (0_usize..3, tests()).prop_map(|(column, test)| Condition::Column(column, test));
+        one.prop_recursive(3, 8, 3, |inner| {
+            prop_oneof![
+                vec(inner.clone(), 0..3).prop_map(Condition::All),
+                vec(inner.clone(), 0..3).prop_map(Condition::Any),
+                inner.prop_map(|one| Condition::Not(Box::new(one))),
+            ]
+        })
+    }
+
+    fn declared(name: &str) -> Arc<Table> {
+        let kind = ColumnType::Text;
+        let columns = ["id", "n"].map(|name| Column { name: name.into(), kind, nullable: false });
+        let table = Table::new(name, columns.to_vec(), &["id".to_owned()], None);
+        Arc::new(table.expect("it is a table"))
+    }
+
+    prop_compose! {
+        fn queries()(
+            table in prop::sample::select(vec!["users", "orders"]),
+            outputs in vec((0_usize..3, prop::option::of(texts())), 0..3),
+            conditions in vec(conditions(), 0..3),
+            order in vec((0_usize..3, any::<bool>()), 0..3),
+            limit in 1_u32..4,
+            offset in 0_u32..2,
+        ) -> ReadQuery {
+            let output = |(column, alias)| Output { column, alias };
+            let by = |(column, descending)| OrderBy { column, descending };
+            ReadQuery {
+                table: declared(table),
+                outputs: outputs.into_iter().map(output).collect(),
+                conditions,
+                order: order.into_iter().map(by).collect(),
+                limit,
+                offset,
+                after: None,
+                counts: false,
+            }
+        }
+    }
+
+    fn name(key: &str, query: &ReadQuery) -> Name {
+        let secrets = Secrets::of(&TokenKey::new([3; 16]));
+        let slot = Slot::new(7).expect("there is such a slot");
+        secrets.name(&About { epoch: 1, slot, table: query.table.name(), key }, query)
+    }
+
+    /// The same question with one thing changed.
+    fn changed(query: &ReadQuery, what: u8, condition: Condition) -> ReadQuery {
+        let mut other = query.clone();
+        match what % 6 {
+            0 => other.limit += 1,
+            1 => other.offset += 1,
+            2 => other.conditions.push(condition),
+            3 => other.conditions = vec![Condition::All(std::mem::take(&mut other.conditions))],
+            4 => other.outputs.push(Output { column: 0, alias: None }),
+            _ => other.order.push(OrderBy { column: 0, descending: false }),
+        }
+        other
+    }
+
+    proptest! {
+        #[test]
+        fn two_questions_share_a_name_only_if_they_are_the_same(
+            one in queries(), other in queries(), what in any::<u8>(), condition in conditions(),
+        ) {
+            prop_assert_eq!(one == other, name("k", &one) == name("k", &other));
+            let changed = changed(&one, what, condition);
+            prop_assert!(name("k", &one) != name("k", &changed), "{one:?} {changed:?}");
+            prop_assert_eq!(name("k", &one), name("k", &one.clone()));
+            prop_assert_ne!(name("k", &one).key, name("l", &one).key);
+        }
+
+        /// So that no end of one part can be taken for the beginning of another.
+        #[test]
+        fn what_is_spelled_alike_is_alike(one in vec(conditions(), 0..3), other in vec(conditions(), 0..3)) {
+            let spelled = |conditions: &[Condition]| {
+                let mut spelled = Vec::new();
+                list(conditions, &mut spelled);
+                spelled
+            };
+            let (short, long) = (spelled(&one), spelled(&other));
+            prop_assert_eq!(one == other, short == long);
+            prop_assert!(short == long || !long.starts_with(&short), "{one:?} {other:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_and_what_goes_without_saying_are_one_question() {
+        let table = declared("users");
+        let short = ReadQuery::all(&table);
+        let output = |column| Output { column, alias: None };
+        let outputs = short.outputs.iter().map(|it| output(it.column)).collect();
+        // Declared again alike, by another router.
+        let table = declared("users");
+        let limit = ReadQuery::LIMIT_DEFAULT;
+        let long = ReadQuery { outputs, limit, ..ReadQuery::all(&table) };
+        assert_eq!(name("k", &short), name("k", &long));
+    }
+}

@@ -22,9 +22,10 @@ pub(super) enum Count {
     Error,
     Void,
     NearHit,
+    Seldom,
 }
 
-const COUNTS: usize = Count::NearHit as usize + 1;
+const COUNTS: usize = Count::Seldom as usize + 1;
 
 #[derive(Default)]
 #[repr(align(128))]

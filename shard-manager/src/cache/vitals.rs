@@ -9,9 +9,9 @@ use crate::topology::Role;
 pub struct CacheVitals {
     /// Reads that were answered from it, those of the first level included.
     pub hits: u64,
-    /// Reads that found nothing, or could not ask.
+    /// Reads that found nothing, could not ask, or are asked too seldom for that.
     pub misses: u64,
-    /// Reads that found an entry that was not new enough for them.
+    /// Reads that found an entry that was not new enough for them, or knew of one.
     pub stale: u64,
     /// Reads that must not be answered from it.
     pub bypass: u64,
@@ -25,6 +25,8 @@ pub struct CacheVitals {
     pub voids: u64,
     /// Those of the hits that needed no Redis.
     pub near_hits: u64,
+    /// Reads for which Redis was left alone, because they are asked too seldom.
+    pub seldom: u64,
     /// Whether Redis is asked.
     pub breaker: BreakerState,
 }

@@ -193,7 +193,8 @@ async fn every_way_of_writing_voids() {
             _ => drop(manager.write_chunk(shard, bulk(n), &wish()).await),
         }
         until("its entries are gone", || redis.keys().is_empty()).await;
-        assert_eq!(read(&manager, "ada", &with(&SessionToken::empty())).await.cache, Some(Miss));
+        // Its fill has ended before all is gone, so that the next one has a lease of its own.
+        warm(&manager).await;
         let () = redis::cmd("FLUSHALL").query(&mut redis.door()).unwrap();
     }
     // Nobody waits for this one any more, but it is stored.

@@ -18,4 +18,6 @@ mod redis_server;
 #[cfg(feature = "sabotage")]
 mod sabotaged;
 mod secured;
+mod seldom;
+mod slow;
 mod values;

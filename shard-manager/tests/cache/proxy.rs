@@ -1,10 +1,11 @@
-//! Proxy: the way to Redis, which a test can cut without a word to either side.
+//! Proxy: the way to Redis, which a test can cut without a word to either side, or make longer.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use shard_manager::cache::CacheSettings;
 
@@ -24,6 +25,8 @@ struct Gate {
     /// Whether what comes is held.
     held: Mutex<bool>,
     released: Condvar,
+    /// How long what Redis says is on its way.
+    delay: Mutex<Duration>,
 }
 
 impl Proxy {
@@ -38,10 +41,10 @@ impl Proxy {
                     return;
                 };
                 let number = counted.fetch_add(1, Ordering::SeqCst);
-                for (from, to) in [(&inner, &outer), (&outer, &inner)] {
+                for (from, to, is_answer) in [(&inner, &outer, false), (&outer, &inner, true)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let gate = Arc::clone(&opened);
-                    thread::spawn(move || gate.pass(number, from, to));
+                    thread::spawn(move || gate.pass((number, is_answer), from, to));
                 }
             }
         });
@@ -50,8 +53,18 @@ impl Proxy {
 
     /// How to reach Redis this way.
     pub(crate) fn settings(&self, redis: &Server) -> CacheSettings {
-        let address = format!("redis://127.0.0.1:{}", self.port).parse().unwrap();
+        self.settings_as("", redis)
+    }
+
+    /// The same, as somebody: `user:password@`.
+    pub(crate) fn settings_as(&self, user: &str, redis: &Server) -> CacheSettings {
+        let address = format!("redis://{user}127.0.0.1:{}", self.port).parse().unwrap();
         CacheSettings { address, ..redis.settings() }
+    }
+
+    /// All that Redis says from now on takes so long.
+    pub(crate) fn delay(&self, delay: Duration) {
+        *self.gate.delay.lock().unwrap() = delay;
     }
 
     /// All connections that there are lead nowhere from now on, and nobody is told.
@@ -67,17 +80,39 @@ impl Proxy {
 }
 
 impl Gate {
-    fn pass(&self, number: usize, mut from: TcpStream, mut to: TcpStream) {
+    fn pass(&self, (number, is_answer): (usize, bool), mut from: TcpStream, mut to: TcpStream) {
         let mut bytes = [0; 65_536];
+        let mut later = is_answer.then(|| later(to.try_clone().unwrap()));
         while let Ok(count @ 1..) = from.read(&mut bytes) {
             drop(self.released.wait_while(self.held.lock().unwrap(), |held| *held));
             if number < *self.dead_below.lock().unwrap() {
                 continue;
             }
-            if to.write_all(&bytes[..count]).is_err() {
+            let is_gone = match &mut later {
+                Some(later) => {
+                    let due = Instant::now() + *self.delay.lock().unwrap();
+                    later.send((due, bytes[..count].to_vec())).is_err()
+                }
+                None => to.write_all(&bytes[..count]).is_err(),
+            };
+            if is_gone {
                 return;
             }
         }
         let _ = to.shutdown(std::net::Shutdown::Both);
     }
+}
+
+/// Writes each piece when it is due, while others are on their way already.
+fn later(mut to: TcpStream) -> mpsc::Sender<(Instant, Vec<u8>)> {
+    let (sender, pieces) = mpsc::channel::<(Instant, Vec<u8>)>();
+    thread::spawn(move || {
+        for (due, piece) in pieces {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            if to.write_all(&piece).is_err() {
+                return;
+            }
+        }
+    });
+    sender
 }

@@ -1,0 +1,84 @@
+//! Slow: a Redis that is far away: connections take long to be made, and answers come late, but in time.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use shard_manager::cache::CacheUse::{Hit, Miss};
+use shard_manager::cache::{BreakerState, CacheSettings};
+
+use crate::bench::{Played, deadline, fill, router, told, until};
+use crate::proxy::Proxy;
+use crate::redis_server::Server;
+
+#[tokio::test]
+async fn one_that_answers_late_but_in_time_is_used_and_left_alone_if_that_goes_on() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let proxy = Proxy::to(&redis);
+    let settings = proxy.settings(&redis);
+    let patience = settings.patience;
+    let (cache, shard) = (router(&settings), Played::new(1));
+    fill(&cache, &shard).await;
+    proxy.delay(patience / 2 + Duration::from_millis(50));
+    assert_eq!(told(&cache, &shard, None).await, (1, Hit), "it is waited for");
+    assert_eq!(cache.vitals().breaker, BreakerState::Closed);
+    // They begin one after the other, so that their answers are not late together.
+    let readers = (0..50_u32).map(|number| {
+        let (cache, shard) = (&cache, &shard);
+        async move {
+            tokio::time::sleep(number * Duration::from_millis(12)).await;
+            told(cache, shard, None).await.0
+        }
+    });
+    assert!(join_all(readers).await.into_iter().all(|number| number == 1));
+    assert_eq!(cache.vitals().breaker, BreakerState::Open, "the shard is quicker");
+    assert_eq!(told(&cache, &shard, None).await, (1, Miss));
+    proxy.delay(Duration::ZERO);
+    let deadline = deadline();
+    while told(&cache, &shard, None).await.1 != Hit {
+        assert!(Instant::now() < deadline, "it is not used again");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// With a password, so that making a connection takes an answer.
+const PASSWORD: [&str; 2] = ["--requirepass", "open-sesame"];
+const USER: &str = ":open-sesame@";
+
+#[tokio::test]
+async fn a_connection_that_takes_long_to_be_made_is_not_held_against_it() {
+    let Some(redis) = Server::start(&PASSWORD) else { return };
+    let proxy = Proxy::to(&redis);
+    let mut settings = proxy.settings_as(USER, &redis);
+    settings.patience = CacheSettings::PATIENCE_DEFAULT;
+    let (cache, shard) = (router(&settings), Played::new(1));
+    proxy.hold(true);
+    for _ in 0..10 {
+        assert_eq!(told(&cache, &shard, None).await, (1, Miss));
+    }
+    let vitals = cache.vitals();
+    assert_eq!((vitals.breaker, vitals.errors), (BreakerState::Closed, 0));
+    proxy.hold(false);
+    until("it is made, and used", || cache.vitals().breaker == BreakerState::Closed).await;
+    let deadline = deadline();
+    while told(&cache, &shard, None).await.1 != Hit {
+        assert!(Instant::now() < deadline, "it is never used");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn one_to_which_no_connection_can_be_made_is_left_alone_after_a_while() {
+    let Some(redis) = Server::start(&PASSWORD) else { return };
+    let proxy = Proxy::to(&redis);
+    let mut settings = proxy.settings_as(USER, &redis);
+    settings.patience = CacheSettings::PATIENCE_DEFAULT;
+    let (cache, shard) = (router(&settings), Played::new(1));
+    proxy.hold(true);
+    let deadline = deadline();
+    while cache.vitals().breaker == BreakerState::Closed {
+        assert!(Instant::now() < deadline, "it is tried for ever");
+        assert_eq!(told(&cache, &shard, None).await, (1, Miss));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    proxy.hold(false);
+}
