@@ -96,9 +96,12 @@ fn groups<'u>(units: &[Unit<'u>], parts: Option<&Parts>) -> Option<Vec<Group<'u>
     }
     for ((place, change), key) in changes.zip(&keys) {
         let after = last.get(&(change.table.name(), key.as_slice())).map_or(0, |group| group + 1);
+        // On Citus a group is several statements, and more versions are drawn between them.
+        let has_room =
+            |group: &Group<'_>| parts.is_some() || group.rows.len() < sql::VERSIONS_OF_BLOCK;
         let fits = |group: &Group<'_>| {
             Arc::ptr_eq(group.table, &change.table)
-                && group.rows.len() < sql::VERSIONS_OF_BLOCK
+                && has_room(group)
                 && same_columns(group.rows[0].1, change)
         };
         let found = groups.iter().skip(after).position(fits).map(|found| found + after);
