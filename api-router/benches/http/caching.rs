@@ -42,10 +42,11 @@ const HOT: &str = r#"request = function()
            end"#;
 
 /// What is measured, in the order of a round.
-const CASES: [(&str, usize, &str); 8] = [
+const CASES: [(&str, usize, &str); 9] = [
     ("hello", 0, HELLO),
     ("cache off", 0, ZIPF),
     ("cache on", 1, ZIPF),
+    ("cache on, all kept", 5, ZIPF),
     ("cache on + memory", 2, ZIPF),
     ("cache on, 10 s", 3, ZIPF),
     ("cache, memory, 10 s", 4, ZIPF),
@@ -110,7 +111,7 @@ fn over(
     (rounds, seconds): (u32, u32),
     workers: &str,
 ) -> std::io::Result<()> {
-    let dirs: Vec<_> = (0..5).map(|_| tempfile::tempdir()).collect::<Result<_, _>>()?;
+    let dirs: Vec<_> = (0..6).map(|_| tempfile::tempdir()).collect::<Result<_, _>>()?;
     let redis = Redis::start(dirs[0].path())?;
     let cached = [("REDIS_URL".to_owned(), redis.url.clone())];
     let start = |index: usize, flags: &[&str]| -> std::io::Result<Router> {
@@ -133,6 +134,7 @@ fn over(
         start(2, &near)?,
         start(3, &old)?,
         start(4, &[near, old].concat())?,
+        start(5, &["--cache-min-uses", "1"])?,
     ];
     let mut rates: [Vec<f64>; CASES.len()] = Default::default();
     for round in 0..rounds as usize {
