@@ -9,6 +9,7 @@
 mod cache;
 mod files;
 mod servers;
+mod workers;
 
 pub use cache::cache;
 pub use files::files;

@@ -192,6 +192,23 @@ fn a_server_that_is_not_what_engine_says_is_refused_with_what_to_do() {
 }
 
 #[test]
+fn the_doctor_looks_at_workers_through_their_coordinator() {
+    if cluster().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    drop(Router::start_in(&data, &[]));
+    ask_primary(&data, 0, "SELECT citus_add_inactive_node('127.0.0.1', 1)");
+    let output = ground::command(&data, &["--doctor"]).output().unwrap();
+    ask_primary(&data, 0, "SELECT citus_remove_node('127.0.0.1', 1)");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let line = said.lines().find(|line| line.contains("127.0.0.1:1 ")).unwrap_or(&said);
+    assert!(line.starts_with("warning") && line.contains("citus_activate_node()"), "{said}");
+    assert_eq!(output.status.code(), Some(0), "{said}");
+}
+
+#[test]
 fn a_coordinator_is_named_alone() {
     if !ground::is_citus() && ground::is_servers() {
         return;

@@ -149,6 +149,9 @@ fn every_server_is_asked_also_when_one_is_gone() {
     let nodes = lines.iter().filter(|line| line.contains(" on timeline ")).count();
     // Citus is asked at its coordinator.
     assert!(nodes >= if ground::is_citus() { 1 } else { 2 }, "{lines:#?}");
+    if ground::is_citus() {
+        assert!(told(&lines, "good", "worker(s), and all reach each other"), "{lines:#?}");
+    }
     ground::not_on_citus!("its coordinator is the only server that is named");
     let mut broken = ground::command(&data, &[]);
     let urls = |broken: &Command| {

@@ -5,8 +5,8 @@ use diesel::sql_types::{BigInt, Bool, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use futures_util::future::join_all;
 
-use super::{Finding, Verdict};
-use crate::address::{ClusterAddress, NodeAddress, TlsMode};
+use super::{Finding, Verdict, workers};
+use crate::address::{ClusterAddress, NodeAddress, ServerEngine, TlsMode};
 use crate::manager::check_members;
 use crate::store::postgres::requirements;
 use crate::store::postgres::session::{self, Session, Wanted};
@@ -59,6 +59,9 @@ async fn node(at: &NodeAddress, cluster: &ClusterAddress) -> Vec<Finding> {
     match habits(&mut session.connection).await {
         Ok(habits) => found.extend(judge(&about, at, &session, &habits)),
         Err(error) => found.push(Finding::fault(&about, error)),
+    }
+    if cluster.engine == ServerEngine::Citus {
+        found.extend(workers::examine(&mut session.connection, &about).await);
     }
     found
 }

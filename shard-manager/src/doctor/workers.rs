@@ -1,0 +1,72 @@
+//! Workers: the nodes of a Citus cluster, as their coordinator sees them. Routers connect to it alone, so nobody else looks.
+//!
+//! **Not here:** the coordinator, which is looked at as any other server (`servers`).
+
+use diesel::QueryableByName;
+use diesel::sql_types::{Bool, Text};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+use super::Finding;
+
+/// What the coordinator says of a node.
+#[derive(QueryableByName)]
+struct Node {
+    #[diesel(sql_type = Text)]
+    node: String,
+    #[diesel(sql_type = Bool)]
+    active: bool,
+    /// By the coordinator.
+    #[diesel(sql_type = Bool)]
+    reached: bool,
+    /// All others.
+    #[diesel(sql_type = Bool)]
+    reaches: bool,
+    #[diesel(sql_type = Bool)]
+    idle: bool,
+}
+
+/// Each node connects to each; of one that is not active nothing is asked.
+const NODES: &str = "WITH health AS MATERIALIZED (
+        SELECT f.groupid = 0 AS coordinates, f.nodeid AS asking, t.nodeid AS asked, coalesce(h.result, false) AS well
+        FROM citus_check_cluster_node_health() AS h
+        JOIN pg_dist_node AS f ON f.nodename = h.from_nodename AND f.nodeport = h.from_nodeport
+        JOIN pg_dist_node AS t ON t.nodename = h.to_nodename AND t.nodeport = h.to_nodeport
+    )
+    SELECT n.nodename || ':' || n.nodeport AS node, n.isactive AS active,
+        coalesce((SELECT bool_and(well) FROM health WHERE asked = n.nodeid AND coordinates), true) AS reached,
+        coalesce((SELECT bool_and(well) FROM health WHERE asking = n.nodeid), true) AS reaches,
+        n.shouldhaveshards AND EXISTS (SELECT FROM pg_dist_placement)
+            AND NOT EXISTS (SELECT FROM pg_dist_placement AS p WHERE p.groupid = n.groupid) AS idle
+    FROM pg_dist_node AS n WHERE n.groupid <> 0 ORDER BY n.nodeid";
+
+/// Has a coordinator look at all of them; it waits for one that does not answer as long as it is told to wait.
+pub(super) async fn examine(connection: &mut AsyncPgConnection, about: &str) -> Vec<Finding> {
+    let nodes: Vec<Node> = match diesel::sql_query(NODES).get_results(connection).await {
+        Ok(nodes) => nodes,
+        Err(error) => return vec![Finding::fault(about, error)],
+    };
+    let found: Vec<Finding> = nodes.iter().filter_map(judge).collect();
+    if found.is_empty() {
+        let told = format!("coordinates {} worker(s), and all reach each other", nodes.len());
+        return vec![Finding::good(about, told)];
+    }
+    found
+}
+
+fn judge(worker: &Node) -> Option<Finding> {
+    let Node { node, active, reached, reaches, idle } = worker;
+    if !reached {
+        let text =
+            "its coordinator does not reach it: what lies on it can be neither read nor written";
+        return Some(Finding::fault(node, text));
+    }
+    let doubts = [
+        (
+            !active,
+            "is not active, so nothing lies on it: call citus_activate_node() on the coordinator",
+        ),
+        (!reaches, "does not reach all other nodes: what Citus moves may not get there"),
+        (*idle, "holds no rows yet: call citus_rebalance_start() on the coordinator"),
+    ];
+    doubts.into_iter().find(|(so, _)| *so).map(|(_, text)| Finding::warning(node, text))
+}
