@@ -334,7 +334,8 @@ impl Cache {
         reading: &Reading<'_>,
         known: Option<[u8; 16]>,
     ) -> Option<Leased> {
-        if !self.breaker.is_closed() {
+        // Who has waited for another's flight may have no patience left: that is not Redis that is late.
+        if !self.breaker.is_closed() || Instant::now() >= reading.patient_until {
             return None;
         }
         let lease = Lease(uuid::Uuid::new_v4().into_bytes());
