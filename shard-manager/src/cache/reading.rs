@@ -151,7 +151,10 @@ impl Cache {
                 Ok(Some(landed)) => {
                     let in_time = flight.began_after(reading.began);
                     if let Some(answer) = reading.from(&self.clock_of(&reading), &landed, in_time) {
-                        self.missed(&found);
+                        match answer.cache {
+                            CacheUse::Hit => self.tally.count(Count::Hit),
+                            CacheUse::Miss | CacheUse::Bypass => self.missed(&found),
+                        }
                         return Ok(answer);
                     }
                     // What was in Redis was enough for the leader only: one of the others reads for the rest.
@@ -428,7 +431,11 @@ impl Reading<'_> {
         let is_new = is_newer || as_of.age(began).is_some_and(|age| age <= self.want.age_max);
         (claim.timeline == self.want.timeline && holds && is_new).then(|| {
             let entry = Entry { rows: rows.clone(), claim: *claim };
-            Answer::of(entry, *served_by, CacheUse::Miss)
+            let cache = match served_by {
+                ServedBy::Cache => CacheUse::Hit,
+                ServedBy::Primary | ServedBy::Replica => CacheUse::Miss,
+            };
+            Answer::of(entry, *served_by, cache)
         })
     }
 }

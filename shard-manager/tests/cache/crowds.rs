@@ -227,12 +227,13 @@ async fn readers_for_whom_what_is_there_is_not_enough_make_one_query() {
         answer
     };
     let wants = [want(None), want(Some(seen))];
-    let all = (0..1_000).map(|number| ask(&cache, "k", &wants[usize::from(number > 0)], read));
-    let mut answers = join_all(all).await.into_iter();
-    let first = answers.next().unwrap();
-    assert_eq!((number(&first), first.cache), (1, Hit), "it leads, and this is enough for it");
-    assert!(answers.all(|answer| number(&answer) == 2 && answer.cache == Miss));
+    let all = (0..1_000).map(|number| ask(&cache, "k", &wants[usize::from(number > 9)], read));
+    let answers = join_all(all).await;
+    let (those, others) = answers.split_at(10);
+    let is_hit = |answer: &Answer| (answer.cache, answer.served_by) == (Hit, ServedBy::Cache);
+    assert!(those.iter().all(|answer| number(answer) == 1 && is_hit(answer)), "one leads");
+    assert!(others.iter().all(|answer| number(answer) == 2 && answer.cache == Miss));
     assert_eq!(shard.queries() - before, 1);
     let vitals = cache.vitals();
-    assert_eq!((vitals.hits, vitals.misses + vitals.stale), (1, 999), "each counts once");
+    assert_eq!((vitals.hits, vitals.misses + vitals.stale), (10, 990), "each counts once");
 }
