@@ -16,6 +16,9 @@ use super::link::{CONNECT_MAX, Patience, Trouble};
 use super::script::Step;
 use super::tally::Count;
 
+/// What Redis says that refuses whatever it is asked, until somebody or time puts that right.
+const REFUSES_ALL: [&str; 5] = ["NOAUTH", "LOADING", "MASTERDOWN", "BUSY", "CLUSTERDOWN"];
+
 /// What became of a question.
 #[derive(Debug)]
 pub(super) enum Asked {
@@ -110,7 +113,7 @@ impl Cache {
         if matches!(trouble, Trouble::Late) { Asked::Late } else { Asked::Trouble }
     }
 
-    /// Runs a script. That Redis refuses one does not mean that it is away.
+    /// Runs a script. That Redis refuses one does not mean that it is away, unless it refuses everything.
     pub(super) async fn step(&self, step: &Step, until: Instant) -> Option<Value> {
         let (began, patience) = (Instant::now(), self.patience(until));
         let answer = match self.links.ask(&step.cmd, patience).await {
@@ -130,7 +133,11 @@ impl Cache {
             Err(trouble) => trouble,
         };
         self.failed(&trouble);
-        if !matches!(trouble, Trouble::Refused(_)) {
+        let is_of_this_script = match &trouble {
+            Trouble::Refused(code) => !REFUSES_ALL.contains(&code.as_str()),
+            Trouble::Unreachable(_) | Trouble::Ended | Trouble::Connecting | Trouble::Late => false,
+        };
+        if !is_of_this_script {
             self.blame(&trouble, until);
         }
         None

@@ -215,6 +215,19 @@ async fn it_lets_only_those_in_who_know_its_password() {
 }
 
 #[tokio::test]
+async fn one_that_refuses_everything_is_left_alone_also_if_nobody_writes() {
+    let Some(redis) = Server::start(&["--requirepass", "open-sesame"]) else { return };
+    let (nobody, shard) = (router(&redis.settings_of_nobody()), Played::new(1));
+    for number in 0..3 {
+        assert_eq!(nobody.vitals().errors, number);
+        assert_eq!(told(&nobody, &shard, None).await, (1, Miss));
+    }
+    assert_eq!(nobody.vitals().breaker, BreakerState::Open);
+    assert_eq!(told(&nobody, &shard, None).await, (1, Miss));
+    assert_eq!(nobody.vitals().errors, 3, "nobody asks it");
+}
+
+#[tokio::test]
 async fn one_router_is_cut_off_from_it_and_the_other_is_not() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cut, other) = (router(&nowhere()), router(&redis.settings()));
