@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 
 use super::Cache;
 use super::breaker::{Advice, TRIAL_MAX};
-use super::link::{CONNECT_MAX, Patience, Trouble};
+use super::link::{Answered, CONNECT_MAX, Patience, Trouble};
 use super::script::Step;
 use super::tally::Count;
 
@@ -97,10 +97,9 @@ impl Cache {
 
     /// Puts a question that is to be answered by then.
     pub(super) async fn ask(&self, cmd: &Cmd, until: Instant) -> Asked {
-        let began = Instant::now();
         let trouble = match self.links.ask(cmd, self.patience(until)).await {
-            Ok(value) => {
-                self.answered(began);
+            Ok(Answered { value, took }) => {
+                self.answered(took);
                 return Asked::Answer(value);
             }
             Err(trouble) => trouble,
@@ -115,7 +114,7 @@ impl Cache {
 
     /// Runs a script. That Redis refuses one does not mean that it is away, unless it refuses everything.
     pub(super) async fn step(&self, step: &Step, until: Instant) -> Option<Value> {
-        let (began, patience) = (Instant::now(), self.patience(until));
+        let patience = self.patience(until);
         let answer = match self.links.ask(&step.cmd, patience).await {
             Err(Trouble::Refused(code)) if code == "NOSCRIPT" => {
                 match self.links.ask(&step.load(), patience).await {
@@ -126,8 +125,8 @@ impl Cache {
             answer => answer,
         };
         let trouble = match answer {
-            Ok(value) => {
-                self.answered(began);
+            Ok(Answered { value, took }) => {
+                self.answered(took);
                 return Some(value);
             }
             Err(trouble) => trouble,
@@ -150,9 +149,8 @@ impl Cache {
         Patience { until, connection }
     }
 
-    fn answered(&self, began: Instant) {
-        let now = Instant::now();
-        if self.breaker.answered(now - began, now) {
+    fn answered(&self, took: Duration) {
+        if self.breaker.answered(took, Instant::now()) {
             self.opened("it answers slowly");
         }
     }

@@ -1,8 +1,8 @@
 //! Link: the connections to Redis: one for each thread that serves, shared by all that it serves.
 //!
 //! A connection lives on the runtime of the thread that first used it, so an answer wakes nobody else. Who needs one that is
-//! not there begins to make it, and waits as long as its patience lasts; it is made all the same. That it takes longer is
-//! not held against Redis; that it fails is, once.
+//! not there begins to make it, and waits as long as its patience lasts; it is made all the same. That it takes longer, or
+//! leaves too little time for an answer, is not held against Redis; that it fails is, once.
 //!
 //! **Invariant:** of each link at most one connection is being made; nothing here waits longer than it is told to.
 //! **Not here:** whether Redis is to be asked (`breaker`), what (`cache`).
@@ -38,12 +38,20 @@ pub(super) enum Trouble {
     /// Its connection ended.
     #[error("the connection ended")]
     Ended,
-    /// It was not asked, because the connection is still being made.
+    /// There was no time for an answer, because the connection was still being made.
     #[error("the connection is being made")]
     Connecting,
     /// It was asked, and did not answer in time.
     #[error("it does not answer in time")]
     Late,
+}
+
+/// What Redis said.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) value: Value,
+    /// How long it took to say it, from when there was a connection.
+    pub(super) took: Duration,
 }
 
 /// How long somebody waits.
@@ -109,7 +117,7 @@ impl Links {
     }
 
     /// Asks on the connection of this thread. One that has ended, or one that ends before it has answered, is replaced once.
-    pub(super) async fn ask(&self, cmd: &Cmd, patience: Patience) -> Result<Value, Trouble> {
+    pub(super) async fn ask(&self, cmd: &Cmd, patience: Patience) -> Result<Answered, Trouble> {
         let link = self.own();
         match link.ask(cmd, &self.address, patience).await {
             Err(Trouble::Ended) => link.ask(cmd, &self.address, patience).await,
@@ -168,31 +176,37 @@ impl Link {
         cmd: &Cmd,
         address: &CacheAddress,
         patience: Patience,
-    ) -> Result<Value, Trouble> {
-        let (mut connection, number) = self.connection(address, patience).await?;
+    ) -> Result<Answered, Trouble> {
+        let (mut connection, number, has_waited) = self.connection(address, patience).await?;
+        let asked = Instant::now();
         let answered = connection.send_packed_command(cmd);
         match tokio::time::timeout_at(patience.until.into(), answered).await {
             Ok(Ok(Value::ServerError(error))) => Err(Trouble::Refused(error.code().to_owned())),
-            Ok(Ok(value)) => Ok(value),
+            Ok(Ok(value)) => Ok(Answered { value, took: asked.elapsed() }),
             Ok(Err(error)) if error.is_unrecoverable_error() || error.is_io_error() => {
                 self.forget(number);
                 Err(Trouble::Ended)
             }
             Ok(Err(error)) => Err(Trouble::Refused(told(&error))),
+            Err(_elapsed) if has_waited => Err(Trouble::Connecting),
             Err(_elapsed) => Err(Trouble::Late),
         }
     }
 
+    /// The connection, its number, and whether it had to be waited for.
     async fn connection(
         self: &Arc<Self>,
         address: &CacheAddress,
         patience: Patience,
-    ) -> Result<(MultiplexedConnection, u64), Trouble> {
+    ) -> Result<(MultiplexedConnection, u64, bool), Trouble> {
+        let mut has_waited = false;
         loop {
             let (mut ended, began) = {
                 let mut state = self.state();
                 match &*state {
-                    State::Open(connection, number) => return Ok((connection.clone(), *number)),
+                    State::Open(connection, number) => {
+                        return Ok((connection.clone(), *number, has_waited));
+                    }
                     State::Connecting(ended, began) => (ended.clone(), *began),
                     State::Idle => {
                         let (tell, ended) = watch::channel(None);
@@ -204,6 +218,7 @@ impl Link {
                     }
                 }
             };
+            has_waited = true;
             // It ends without a word if its runtime does; then this one makes another.
             let until = (began + patience.connection).min(patience.until);
             if tokio::time::timeout_at(until.into(), ended.changed()).await.is_err() {
