@@ -164,14 +164,14 @@ impl Cache {
     /// Tells the breaker of a failure, if it is one of Redis.
     fn blame(&self, trouble: &Trouble, until: Instant) {
         let (opens, why) = match trouble {
-            Trouble::Connecting | Trouble::Unreachable(_) => {
-                // Each attempt counts once, not all who have waited for it.
+            Trouble::Connecting | Trouble::Unreachable(_) | Trouble::Ended => {
+                // Each connection counts once, not all who have waited for it.
                 let (failures, why) = self.links.take_failures();
                 let opens = (0..failures).fold(false, |opens, _| self.breaker.failed() || opens);
                 (opens, why.unwrap_or_else(|| trouble.clone()))
             }
             Trouble::Late => (self.breaker.late(until, Instant::now()), trouble.clone()),
-            Trouble::Refused(_) | Trouble::Ended => (self.breaker.failed(), trouble.clone()),
+            Trouble::Refused(_) => (self.breaker.failed(), trouble.clone()),
         };
         if opens {
             self.opened(&why.to_string());

@@ -72,7 +72,8 @@ pub(super) struct Links {
     failures: Arc<Failures>,
 }
 
-/// Connections that could not be made, of which nobody has taken notice yet, and why.
+/// Connections that ended, or could not be made, since the last one that was made, of which nobody has taken notice yet;
+/// and why.
 #[derive(Default)]
 struct Failures(Mutex<(u32, Option<Trouble>)>);
 
@@ -80,6 +81,10 @@ impl Failures {
     fn add(&self, trouble: Trouble) {
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *failures = (failures.0.saturating_add(1), Some(trouble));
+    }
+
+    fn take(&self) -> (u32, Option<Trouble>) {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -125,10 +130,10 @@ impl Links {
         }
     }
 
-    /// How many connections could not be made since this was asked last, and why the last of them.
+    /// How many connections ended or could not be made since this was asked last, and since one was made; and why the last
+    /// of them.
     pub(super) fn take_failures(&self) -> (u32, Option<Trouble>) {
-        let mut failures = self.failures.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *failures)
+        self.failures.take()
     }
 
     /// All that are asked next make connections anew: one may have died without a word.
@@ -184,7 +189,10 @@ impl Link {
             Ok(Ok(Value::ServerError(error))) => Err(Trouble::Refused(error.code().to_owned())),
             Ok(Ok(value)) => Ok(Answered { value, took: asked.elapsed() }),
             Ok(Err(error)) if error.is_unrecoverable_error() || error.is_io_error() => {
-                self.forget(number);
+                if self.forget(number) {
+                    // Once, however many it leaves without an answer; not at all, if the next one is made in time.
+                    self.1.add(Trouble::Ended);
+                }
                 Err(Trouble::Ended)
             }
             Ok(Err(error)) => Err(Trouble::Refused(told(&error))),
@@ -230,11 +238,14 @@ impl Link {
         }
     }
 
-    fn forget(&self, ended: u64) {
+    /// Whether that was the connection until now.
+    fn forget(&self, ended: u64) -> bool {
         let mut state = self.state();
-        if matches!(&*state, State::Open(_, number) if *number == ended) {
+        let is_it = matches!(&*state, State::Open(_, number) if *number == ended);
+        if is_it {
             *state = State::Idle;
         }
+        is_it
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -248,7 +259,11 @@ struct Making(Arc<Link>, watch::Sender<Option<Trouble>>);
 impl Making {
     async fn make(self, address: CacheAddress) {
         match tokio::time::timeout(CONNECT_MAX, connect(&address)).await {
-            Ok(Ok(connection)) => *self.0.state() = State::Open(connection, next_number()),
+            Ok(Ok(connection)) => {
+                // What failed before is over.
+                self.0.1.take();
+                *self.0.state() = State::Open(connection, next_number());
+            }
             Ok(Err(trouble)) => self.fail(trouble),
             Err(_elapsed) => self.fail(Trouble::Unreachable("it took too long".to_owned())),
         }
