@@ -8,7 +8,7 @@
 //! **Not here:** whether Redis is to be asked (`breaker`), what (`cache`).
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,9 @@ const LINKS_MAX: usize = 64;
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// Commands that wait to be written on one connection; who comes then waits.
 const WAITING_MAX: usize = 512;
+
+/// Questions in a row that are not answered in time after which a connection is taken for dead.
+const LATES_MAX: u32 = 3;
 
 /// Why Redis was not asked, or did not answer. What it said is not repeated: that may be what it was told.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -97,8 +100,40 @@ enum State {
     Idle,
     /// Told when that has ended; when it was begun.
     Connecting(watch::Receiver<Option<Trouble>>, Instant),
-    /// The number tells it from those before.
-    Open(MultiplexedConnection, u64),
+    Open(Open),
+}
+
+#[derive(Clone)]
+struct Open {
+    connection: MultiplexedConnection,
+    /// Tells it from those before.
+    number: u64,
+    lates: Arc<Lates>,
+}
+
+/// What a connection was asked in a row and did not answer in time. One may die without a word while others live.
+#[derive(Default)]
+struct Lates {
+    count: AtomicU32,
+    last: Mutex<Option<Instant>>,
+}
+
+impl Lates {
+    fn answered(&self) {
+        if self.count.load(Ordering::Relaxed) != 0 {
+            self.count.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Told of one that was asked then; tells whether there are too many. What was on its way together counts once.
+    fn add(&self, asked: Instant) -> bool {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| asked < last) {
+            return false;
+        }
+        *last = Some(Instant::now());
+        self.count.fetch_add(1, Ordering::Relaxed) + 1 >= LATES_MAX
+    }
 }
 
 thread_local! {
@@ -136,7 +171,7 @@ impl Links {
         self.failures.take()
     }
 
-    /// All that are asked next make connections anew: one may have died without a word.
+    /// All that are asked next make connections anew: any may have died without a word.
     pub(super) fn renew(&self) {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         for link in all.iter() {
@@ -182,14 +217,18 @@ impl Link {
         address: &CacheAddress,
         patience: Patience,
     ) -> Result<Answered, Trouble> {
-        let (mut connection, number, has_waited) = self.connection(address, patience).await?;
+        let (mut open, has_waited) = self.connection(address, patience).await?;
         let asked = Instant::now();
-        let answered = connection.send_packed_command(cmd);
-        match tokio::time::timeout_at(patience.until.into(), answered).await {
+        let answered = open.connection.send_packed_command(cmd);
+        let answer = tokio::time::timeout_at(patience.until.into(), answered).await;
+        if answer.is_ok() {
+            open.lates.answered();
+        }
+        match answer {
             Ok(Ok(Value::ServerError(error))) => Err(Trouble::Refused(error.code().to_owned())),
             Ok(Ok(value)) => Ok(Answered { value, took: asked.elapsed() }),
             Ok(Err(error)) if error.is_unrecoverable_error() || error.is_io_error() => {
-                if self.forget(number) {
+                if self.forget(open.number) {
                     // Once, however many it leaves without an answer; not at all, if the next one is made in time.
                     self.1.add(Trouble::Ended);
                 }
@@ -197,24 +236,27 @@ impl Link {
             }
             Ok(Err(error)) => Err(Trouble::Refused(told(&error))),
             Err(_elapsed) if has_waited => Err(Trouble::Connecting),
-            Err(_elapsed) => Err(Trouble::Late),
+            Err(_elapsed) => {
+                if open.lates.add(asked) {
+                    self.forget(open.number);
+                }
+                Err(Trouble::Late)
+            }
         }
     }
 
-    /// The connection, its number, and whether it had to be waited for.
+    /// The connection, and whether it had to be waited for.
     async fn connection(
         self: &Arc<Self>,
         address: &CacheAddress,
         patience: Patience,
-    ) -> Result<(MultiplexedConnection, u64, bool), Trouble> {
+    ) -> Result<(Open, bool), Trouble> {
         let mut has_waited = false;
         loop {
             let (mut ended, began) = {
                 let mut state = self.state();
                 match &*state {
-                    State::Open(connection, number) => {
-                        return Ok((connection.clone(), *number, has_waited));
-                    }
+                    State::Open(open) => return Ok((open.clone(), has_waited)),
                     State::Connecting(ended, began) => (ended.clone(), *began),
                     State::Idle => {
                         let (tell, ended) = watch::channel(None);
@@ -241,7 +283,7 @@ impl Link {
     /// Whether that was the connection until now.
     fn forget(&self, ended: u64) -> bool {
         let mut state = self.state();
-        let is_it = matches!(&*state, State::Open(_, number) if *number == ended);
+        let is_it = matches!(&*state, State::Open(open) if open.number == ended);
         if is_it {
             *state = State::Idle;
         }
@@ -262,7 +304,8 @@ impl Making {
             Ok(Ok(connection)) => {
                 // What failed before is over.
                 self.0.1.take();
-                *self.0.state() = State::Open(connection, next_number());
+                let (number, lates) = (next_number(), Arc::default());
+                *self.0.state() = State::Open(Open { connection, number, lates });
             }
             Ok(Err(trouble)) => self.fail(trouble),
             Err(_elapsed) => self.fail(Trouble::Unreachable("it took too long".to_owned())),
