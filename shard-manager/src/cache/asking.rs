@@ -83,10 +83,11 @@ impl Cache {
     async fn try_again(&self) {
         let ping = redis::cmd("PING");
         self.links.renew();
-        let within = |time| Patience { until: Instant::now() + time, connection: CONNECT_MAX };
+        let end = Instant::now() + TRIAL_MAX;
+        let until = |until: Instant| Patience { until: until.min(end), connection: CONNECT_MAX };
         // The first may have to connect; the second tells how long an answer takes.
-        let is_well = self.links.ask(&ping, within(TRIAL_MAX)).await.is_ok()
-            && self.links.ask(&ping, within(self.settings.patience)).await.is_ok();
+        let is_well = self.links.ask(&ping, until(end)).await.is_ok()
+            && self.links.ask(&ping, until(Instant::now() + self.settings.patience)).await.is_ok();
         // What was tried meanwhile is over.
         self.links.take_failures();
         self.breaker.tried(is_well);

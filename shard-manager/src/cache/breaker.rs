@@ -32,6 +32,8 @@ const OPEN_MAX: Duration = Duration::from_secs(10);
 
 /// How long a trial may take.
 pub(super) const TRIAL_MAX: Duration = Duration::from_secs(2);
+/// When another begins if nobody tells how one has ended; by then it has.
+const TRIAL_LOST: Duration = Duration::from_secs(3);
 
 const CLOSED: u8 = 0;
 const HALF_OPEN: u8 = 1;
@@ -104,7 +106,7 @@ impl Breaker {
         }
         let (until, now) = (self.until.load(Ordering::Acquire), self.millis());
         // Whoever puts the time off is the one who tries; if that is never told to have ended, another does.
-        let later = now + TRIAL_MAX.as_millis() as u64;
+        let later = now + TRIAL_LOST.as_millis() as u64;
         let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
         if now < until || self.until.compare_exchange(until, later, set, seen).is_err() {
             return Advice::Leave;
