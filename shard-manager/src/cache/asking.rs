@@ -12,12 +12,13 @@ use tokio::runtime::Handle;
 
 use super::Cache;
 use super::breaker::{Advice, TRIAL_MAX};
-use super::link::{Answered, CONNECT_MAX, Patience, Trouble};
+use super::link::{Answered, CONNECT_MAX, PROTOCOL_ERROR, Patience, Trouble};
 use super::script::Step;
 use super::tally::Count;
 
 /// What Redis says that refuses whatever it is asked, until somebody or time puts that right.
-const REFUSES_ALL: [&str; 5] = ["NOAUTH", "LOADING", "MASTERDOWN", "BUSY", "CLUSTERDOWN"];
+const REFUSES_ALL: [&str; 6] =
+    ["NOAUTH", PROTOCOL_ERROR, "LOADING", "MASTERDOWN", "BUSY", "CLUSTERDOWN"];
 
 /// What became of a question.
 #[derive(Debug)]

@@ -29,6 +29,9 @@ const WAITING_MAX: usize = 512;
 /// Questions in a row that are not answered in time after which a connection is taken for dead.
 const LATES_MAX: u32 = 3;
 
+/// What it is called that Redis takes a command for none. Of who has not told a password it takes all that are long so.
+pub(super) const PROTOCOL_ERROR: &str = "protocol error";
+
 /// Why Redis was not asked, or did not answer. What it said is not repeated: that may be what it was told.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum Trouble {
@@ -225,7 +228,7 @@ impl Link {
             open.lates.answered();
         }
         match answer {
-            Ok(Ok(Value::ServerError(error))) => Err(Trouble::Refused(error.code().to_owned())),
+            Ok(Ok(Value::ServerError(error))) => Err(Trouble::Refused(told(&error.into()))),
             Ok(Ok(value)) => Ok(Answered { value, took: asked.elapsed() }),
             Ok(Err(error)) if error.is_unrecoverable_error() || error.is_io_error() => {
                 if self.forget(open.number) {
@@ -357,6 +360,9 @@ pub(super) async fn connect(address: &CacheAddress) -> Result<MultiplexedConnect
 /// What kind of error it was. The text of a server may repeat what it was sent.
 fn told(error: &RedisError) -> String {
     match error.code() {
+        Some("ERR") if error.detail().is_some_and(|it| it.starts_with("Protocol error")) => {
+            PROTOCOL_ERROR.to_owned()
+        }
         Some(code) => code.to_owned(),
         None if error.is_connection_refusal() => "it is refused".to_owned(),
         None => error.category().to_owned(),
