@@ -23,9 +23,11 @@ const WAYS: usize = 4;
 const SETS: usize = 1 << 14;
 /// Microseconds of one tick, in which asks are timed: as a shift.
 const TICK_SHIFT: u32 = 4;
-/// Bits of the gap between two asks, in ticks; the longest is about 17 s, and whatever is longer is as if never asked.
+/// Bits of the gap between two asks, in ticks; the longest is about 17 s, more than half of the oldest age that anybody
+/// allows. Who asks after a longer one is as if the first.
 const GAP_BITS: u32 = 20;
-/// Bits of the time of the last ask, in ticks: it comes round after about five hours.
+/// Bits of the time of the last ask, in ticks: it comes round after about five hours. What is asked again at just that
+/// time passes for asked just now.
 const LAST_BITS: u32 = 30;
 /// Bits of what tells two questions of one line apart.
 const TAG_BITS: u32 = 14;

@@ -4,10 +4,10 @@
 //! everything is late, and the lateness of the router itself is not held against Redis: an answer is slow only if it took
 //! longer than half of the patience and than reads of the shards take, many that come late together count as one, and a
 //! question that was given up by a thread that was late itself counts as slow, not as failed. But one that took longer than
-//! the patience is slow however slow the shards are. After a pause one question is put that nobody waits for: if it is
+//! the patience is slow however slow the shards are. After a pause there is a trial, which nobody waits for: if it is
 //! answered in time, all ask again, else the next pause is longer.
 //!
-//! **Invariant:** while it is open, at most one question is on its way, and no read waits for it.
+//! **Invariant:** while it is open, at most one trial is under way, and no read waits for it.
 //! **Not here:** asking (`cache`).
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};

@@ -1,8 +1,9 @@
 //! Link: the connections to Redis: one for each thread that serves, shared by all that it serves.
 //!
-//! A connection lives on the runtime of the thread that first used it, so an answer wakes nobody else. Who needs one that is
+//! A connection lives on the runtime of the thread that had it made, so an answer wakes nobody else. Who needs one that is
 //! not there begins to make it, and waits as long as its patience lasts; it is made all the same. That it takes longer, or
-//! leaves too little time for an answer, is not held against Redis; that it fails is, once.
+//! leaves too little time for an answer, is not held against Redis. That it fails is, once for all who wait; and so is that
+//! one ends, unless the next one is made while they do.
 //!
 //! **Invariant:** of each link at most one connection is being made; nothing here waits longer than it is told to.
 //! **Not here:** whether Redis is to be asked (`breaker`), what (`cache`).
