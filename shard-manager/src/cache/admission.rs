@@ -23,9 +23,11 @@ const WAYS: usize = 4;
 const SETS: usize = 1 << 14;
 /// Microseconds of one tick, in which asks are timed: as a shift.
 const TICK_SHIFT: u32 = 4;
-/// Bits of the gap between two asks, in ticks; the longest is about 17 s, and whatever is longer is as if never asked.
+/// Bits of the gap between two asks, in ticks; the longest is about 17 s, more than half of the oldest age that anybody
+/// allows. Who asks after a longer one is as if the first.
 const GAP_BITS: u32 = 20;
-/// Bits of the time of the last ask, in ticks: it comes round after about five hours.
+/// Bits of the time of the last ask, in ticks: it comes round after about five hours. What is asked again at just that
+/// time passes for asked just now.
 const LAST_BITS: u32 = 30;
 /// Bits of what tells two questions of one line apart.
 const TAG_BITS: u32 = 14;
@@ -97,10 +99,11 @@ fn tag_of(word: u64) -> u64 {
     word >> (LAST_BITS + GAP_BITS)
 }
 
-/// Ticks from one time to a later one; 0 if it is not later.
+/// Ticks from one time to a later one; 0 if it is not later. Threads are late by little: all but the last part of the
+/// round has passed.
 fn since(last: u64, now: u64) -> u64 {
     let passed = now.wrapping_sub(last) & LAST_MASK;
-    if passed > LAST_MASK / 2 { 0 } else { passed }
+    if passed > LAST_MASK - GAP_MAX { 0 } else { passed }
 }
 
 impl Admission {
@@ -236,6 +239,26 @@ mod tests {
         }
         assert!(!table.asked(question(1), 60 * SECOND, AGE));
         assert!(table.asked(question(1), 60 * SECOND + 1_000, AGE));
+    }
+
+    #[test]
+    fn what_nobody_asked_for_hours_begins_anew_and_is_the_first_to_give_way() {
+        const HOUR: u64 = 3_600 * SECOND;
+        let in_line = |tag: u64| Question((tag + 1) << (u64::BITS - TAG_BITS) | 7);
+        for hours in [1, 2, 3, 4] {
+            let table = Admission::new(2);
+            for number in 0..10 {
+                table.asked(in_line(0), SECOND + number * 1_000, AGE);
+            }
+            let later = SECOND + hours * HOUR;
+            assert!(!table.asked(in_line(0), later, AGE), "{hours} h");
+            assert!(table.asked(in_line(0), later + 1_000, AGE), "{hours} h");
+            for tag in 1..WAYS as u64 {
+                table.asked(in_line(tag), later + hours * HOUR, AGE);
+            }
+            table.asked(in_line(9), later + hours * HOUR + 1_000, AGE);
+            assert!(find(&table.line(in_line(0)).0, in_line(0).tag()).is_none(), "{hours} h");
+        }
     }
 
     #[test]

@@ -12,9 +12,13 @@ use tokio::runtime::Handle;
 
 use super::Cache;
 use super::breaker::{Advice, TRIAL_MAX};
-use super::link::{CONNECT_MAX, Patience, Trouble};
+use super::link::{Answered, CONNECT_MAX, PROTOCOL_ERROR, Patience, Trouble};
 use super::script::Step;
 use super::tally::Count;
+
+/// What Redis says that refuses whatever it is asked, until somebody or time puts that right.
+const REFUSES_ALL: [&str; 6] =
+    ["NOAUTH", PROTOCOL_ERROR, "LOADING", "MASTERDOWN", "BUSY", "CLUSTERDOWN"];
 
 /// What became of a question.
 #[derive(Debug)]
@@ -80,10 +84,11 @@ impl Cache {
     async fn try_again(&self) {
         let ping = redis::cmd("PING");
         self.links.renew();
-        let within = |time| Patience { until: Instant::now() + time, connection: CONNECT_MAX };
+        let end = Instant::now() + TRIAL_MAX;
+        let until = |until: Instant| Patience { until: until.min(end), connection: CONNECT_MAX };
         // The first may have to connect; the second tells how long an answer takes.
-        let is_well = self.links.ask(&ping, within(TRIAL_MAX)).await.is_ok()
-            && self.links.ask(&ping, within(self.settings.patience)).await.is_ok();
+        let is_well = self.links.ask(&ping, until(end)).await.is_ok()
+            && self.links.ask(&ping, until(Instant::now() + self.settings.patience)).await.is_ok();
         // What was tried meanwhile is over.
         self.links.take_failures();
         self.breaker.tried(is_well);
@@ -94,10 +99,9 @@ impl Cache {
 
     /// Puts a question that is to be answered by then.
     pub(super) async fn ask(&self, cmd: &Cmd, until: Instant) -> Asked {
-        let began = Instant::now();
         let trouble = match self.links.ask(cmd, self.patience(until)).await {
-            Ok(value) => {
-                self.answered(began);
+            Ok(Answered { value, took }) => {
+                self.answered(took);
                 return Asked::Answer(value);
             }
             Err(trouble) => trouble,
@@ -110,9 +114,9 @@ impl Cache {
         if matches!(trouble, Trouble::Late) { Asked::Late } else { Asked::Trouble }
     }
 
-    /// Runs a script. That Redis refuses one does not mean that it is away.
+    /// Runs a script. That Redis refuses one does not mean that it is away, unless it refuses everything.
     pub(super) async fn step(&self, step: &Step, until: Instant) -> Option<Value> {
-        let (began, patience) = (Instant::now(), self.patience(until));
+        let patience = self.patience(until);
         let answer = match self.links.ask(&step.cmd, patience).await {
             Err(Trouble::Refused(code)) if code == "NOSCRIPT" => {
                 match self.links.ask(&step.load(), patience).await {
@@ -123,14 +127,18 @@ impl Cache {
             answer => answer,
         };
         let trouble = match answer {
-            Ok(value) => {
-                self.answered(began);
+            Ok(Answered { value, took }) => {
+                self.answered(took);
                 return Some(value);
             }
             Err(trouble) => trouble,
         };
         self.failed(&trouble);
-        if !matches!(trouble, Trouble::Refused(_)) {
+        let is_of_this_script = match &trouble {
+            Trouble::Refused(code) => !REFUSES_ALL.contains(&code.as_str()),
+            Trouble::Unreachable(_) | Trouble::Ended | Trouble::Connecting | Trouble::Late => false,
+        };
+        if !is_of_this_script {
             self.blame(&trouble, until);
         }
         None
@@ -143,9 +151,8 @@ impl Cache {
         Patience { until, connection }
     }
 
-    fn answered(&self, began: Instant) {
-        let now = Instant::now();
-        if self.breaker.answered(now - began, now) {
+    fn answered(&self, took: Duration) {
+        if self.breaker.answered(took, Instant::now()) {
             self.opened("it answers slowly");
         }
     }
@@ -159,14 +166,14 @@ impl Cache {
     /// Tells the breaker of a failure, if it is one of Redis.
     fn blame(&self, trouble: &Trouble, until: Instant) {
         let (opens, why) = match trouble {
-            Trouble::Connecting | Trouble::Unreachable(_) => {
-                // Each attempt counts once, not all who have waited for it.
+            Trouble::Connecting | Trouble::Unreachable(_) | Trouble::Ended => {
+                // Each connection counts once, not all who have waited for it.
                 let (failures, why) = self.links.take_failures();
                 let opens = (0..failures).fold(false, |opens, _| self.breaker.failed() || opens);
                 (opens, why.unwrap_or_else(|| trouble.clone()))
             }
             Trouble::Late => (self.breaker.late(until, Instant::now()), trouble.clone()),
-            Trouble::Refused(_) | Trouble::Ended => (self.breaker.failed(), trouble.clone()),
+            Trouble::Refused(_) => (self.breaker.failed(), trouble.clone()),
         };
         if opens {
             self.opened(&why.to_string());

@@ -2,11 +2,12 @@
 //!
 //! It opens after some failures in a row, or when answers are slow for a while; then nobody asks. On a machine that is full
 //! everything is late, and the lateness of the router itself is not held against Redis: an answer is slow only if it took
-//! longer than reads of the shards take, many that come late together count as one, and a question that was given up by a
-//! thread that was late itself is no failure. After a pause one question
-//! is put that nobody waits for: if it is answered in time, all ask again, else the next pause is longer.
+//! longer than half of the patience and than reads of the shards take, many that come late together count as one, and a
+//! question that was given up by a thread that was late itself counts as slow, not as failed. But one that took longer than
+//! the patience is slow however slow the shards are. After a pause there is a trial, which nobody waits for: if it is
+//! answered in time, all ask again, else the next pause is longer.
 //!
-//! **Invariant:** while it is open, at most one question is on its way, and no read waits for it.
+//! **Invariant:** while it is open, at most one trial is under way, and no read waits for it.
 //! **Not here:** asking (`cache`).
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -31,6 +32,8 @@ const OPEN_MAX: Duration = Duration::from_secs(10);
 
 /// How long a trial may take.
 pub(super) const TRIAL_MAX: Duration = Duration::from_secs(2);
+/// When another begins if nobody tells how one has ended; by then it has.
+const TRIAL_LOST: Duration = Duration::from_secs(3);
 
 const CLOSED: u8 = 0;
 const HALF_OPEN: u8 = 1;
@@ -51,7 +54,7 @@ pub(super) struct Breaker {
     until: AtomicU64,
     /// Milliseconds of the next pause.
     pause: AtomicU64,
-    /// An answer that took longer is slow, if reads of the shards are quicker.
+    /// An answer that took longer is slow, if reads of the shards are quicker; half of the patience.
     slow_from: Duration,
 }
 
@@ -103,7 +106,7 @@ impl Breaker {
         }
         let (until, now) = (self.until.load(Ordering::Acquire), self.millis());
         // Whoever puts the time off is the one who tries; if that is never told to have ended, another does.
-        let later = now + TRIAL_MAX.as_millis() as u64;
+        let later = now + TRIAL_LOST.as_millis() as u64;
         let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
         if now < until || self.until.compare_exchange(until, later, set, seen).is_err() {
             return Advice::Leave;
@@ -125,7 +128,8 @@ impl Breaker {
 
     /// Told of an answer that came now; tells whether the breaker opens for it, because too many were slow.
     pub(super) fn answered(&self, took: Duration, now: Instant) -> bool {
-        if self.failures.load(Ordering::Relaxed) != 0 {
+        // One for which no read would have waited tells nothing of those that do.
+        if took <= 2 * self.slow_from && self.failures.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);
         }
         self.judge(took, now)
@@ -150,7 +154,8 @@ impl Breaker {
             return false;
         }
         let usual = Duration::from_micros(self.shards.load(Ordering::Relaxed));
-        if took <= self.slow_from.max(usual) {
+        // Slow shards excuse no more than a read waits for.
+        if took <= self.slow_from.max(usual.min(2 * self.slow_from)) {
             let slow = self.slow.load(Ordering::Relaxed);
             if slow != 0 {
                 // What another takes away at the same time makes no difference that matters.
@@ -257,6 +262,24 @@ mod tests {
             assert!(!breaker.answered(slow, span(&breaker, number)));
         }
         assert!((0..SLOW_MAX).any(|n| breaker.answered(slower, span(&breaker, 1_000 + n))));
+    }
+
+    #[test]
+    fn shards_that_are_slower_still_do_not_excuse_what_no_read_waits_for() {
+        let breaker = Breaker::new(PATIENCE);
+        (0..50).for_each(|_| breaker.shard_took(Duration::from_secs(1)));
+        let too_late = PATIENCE + Duration::from_millis(1);
+        assert!((0..SLOW_MAX).any(|number| breaker.answered(too_late, span(&breaker, number))));
+    }
+
+    #[test]
+    fn an_answer_that_no_read_would_have_waited_for_makes_up_for_no_failure() {
+        let breaker = Breaker::new(PATIENCE);
+        let too_late = PATIENCE + Duration::from_millis(1);
+        for number in 0..2 {
+            assert!(!breaker.failed() && !breaker.answered(too_late, span(&breaker, number)));
+        }
+        assert!(breaker.failed());
     }
 
     #[test]

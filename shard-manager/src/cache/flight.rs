@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -30,8 +31,8 @@ pub(super) struct Flights {
 /// One read.
 #[derive(Default)]
 pub(super) struct Flight {
-    /// Whether its read has begun: what was written before a reader boarded is only in a read that begins later.
-    begun: AtomicBool,
+    /// When its read began: what was written before somebody asked is surely only in a read that began later.
+    begun: OnceLock<Instant>,
     /// Whether somebody has written what it is about, since it was begun.
     voided: AtomicBool,
     /// `None` in it: it failed.
@@ -88,9 +89,9 @@ impl Flights {
 }
 
 impl Flight {
-    /// Whether its read has begun.
-    pub(super) fn has_begun(&self) -> bool {
-        self.begun.load(Ordering::SeqCst)
+    /// Whether its read began, and not before then.
+    pub(super) fn began_after(&self, then: Instant) -> bool {
+        self.begun.get().is_some_and(|begun| *begun >= then)
     }
 
     /// What it brought, when it has; `None` if it failed.
@@ -113,7 +114,19 @@ impl Flight {
 impl Lead {
     /// Told before it reads.
     pub(super) fn begin(&self) {
-        self.flight.begun.store(true, Ordering::SeqCst);
+        // It reads once.
+        let _ = self.flight.begun.set(Instant::now());
+    }
+
+    /// Nobody boards it any more. What is known to be of use to some only is not to be met by those for whom it was not.
+    pub(super) fn leave(&self) {
+        let mut part = self.flights.part(self.key_hash);
+        if let Some(of_key) = part.get_mut(&self.key_hash) {
+            of_key.retain(|(_, flight)| !Arc::ptr_eq(flight, &self.flight));
+            if of_key.is_empty() {
+                part.remove(&self.key_hash);
+            }
+        }
     }
 
     /// Told when it has read: those who wait get this. Who comes later gets it as well, until this is dropped.
@@ -131,15 +144,7 @@ impl Lead {
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        {
-            let mut part = self.flights.part(self.key_hash);
-            if let Some(of_key) = part.get_mut(&self.key_hash) {
-                of_key.retain(|(_, flight)| !Arc::ptr_eq(flight, &self.flight));
-                if of_key.is_empty() {
-                    part.remove(&self.key_hash);
-                }
-            }
-        }
+        self.leave();
         // After that, so that whoever learns that it failed does not board it again.
         let _ = self.flight.landed.set(None);
         self.flight.told.notify_waiters();

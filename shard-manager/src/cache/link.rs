@@ -1,14 +1,15 @@
 //! Link: the connections to Redis: one for each thread that serves, shared by all that it serves.
 //!
-//! A connection lives on the runtime of the thread that first used it, so an answer wakes nobody else. Who needs one that is
-//! not there begins to make it, and waits as long as its patience lasts; it is made all the same. That it takes longer is
-//! not held against Redis; that it fails is, once.
+//! A connection lives on the runtime of the thread that had it made, so an answer wakes nobody else. Who needs one that is
+//! not there begins to make it, and waits as long as its patience lasts; it is made all the same. That it takes longer, or
+//! leaves too little time for an answer, is not held against Redis. That it fails is, once for all who wait; and so is that
+//! one ends, unless the next one is made while they do.
 //!
 //! **Invariant:** of each link at most one connection is being made; nothing here waits longer than it is told to.
 //! **Not here:** whether Redis is to be asked (`breaker`), what (`cache`).
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,12 @@ pub(super) const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// Commands that wait to be written on one connection; who comes then waits.
 const WAITING_MAX: usize = 512;
 
+/// Questions in a row that are not answered in time after which a connection is taken for dead.
+const LATES_MAX: u32 = 3;
+
+/// What it is called that Redis takes a command for none. Of who has not told a password it takes all that are long so.
+pub(super) const PROTOCOL_ERROR: &str = "protocol error";
+
 /// Why Redis was not asked, or did not answer. What it said is not repeated: that may be what it was told.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum Trouble {
@@ -38,12 +45,20 @@ pub(super) enum Trouble {
     /// Its connection ended.
     #[error("the connection ended")]
     Ended,
-    /// It was not asked, because the connection is still being made.
+    /// There was no time for an answer, because the connection was still being made.
     #[error("the connection is being made")]
     Connecting,
     /// It was asked, and did not answer in time.
     #[error("it does not answer in time")]
     Late,
+}
+
+/// What Redis said.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) value: Value,
+    /// How long it took to say it, from when there was a connection.
+    pub(super) took: Duration,
 }
 
 /// How long somebody waits.
@@ -64,7 +79,8 @@ pub(super) struct Links {
     failures: Arc<Failures>,
 }
 
-/// Connections that could not be made, of which nobody has taken notice yet, and why.
+/// Connections that ended, or could not be made, since the last one that was made, of which nobody has taken notice yet;
+/// and why.
 #[derive(Default)]
 struct Failures(Mutex<(u32, Option<Trouble>)>);
 
@@ -72,6 +88,10 @@ impl Failures {
     fn add(&self, trouble: Trouble) {
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *failures = (failures.0.saturating_add(1), Some(trouble));
+    }
+
+    fn take(&self) -> (u32, Option<Trouble>) {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -84,8 +104,40 @@ enum State {
     Idle,
     /// Told when that has ended; when it was begun.
     Connecting(watch::Receiver<Option<Trouble>>, Instant),
-    /// The number tells it from those before.
-    Open(MultiplexedConnection, u64),
+    Open(Open),
+}
+
+#[derive(Clone)]
+struct Open {
+    connection: MultiplexedConnection,
+    /// Tells it from those before.
+    number: u64,
+    lates: Arc<Lates>,
+}
+
+/// What a connection was asked in a row and did not answer in time. One may die without a word while others live.
+#[derive(Default)]
+struct Lates {
+    count: AtomicU32,
+    last: Mutex<Option<Instant>>,
+}
+
+impl Lates {
+    fn answered(&self) {
+        if self.count.load(Ordering::Relaxed) != 0 {
+            self.count.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Told of one that was asked then; tells whether there are too many. What was on its way together counts once.
+    fn add(&self, asked: Instant) -> bool {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| asked < last) {
+            return false;
+        }
+        *last = Some(Instant::now());
+        self.count.fetch_add(1, Ordering::Relaxed) + 1 >= LATES_MAX
+    }
 }
 
 thread_local! {
@@ -109,7 +161,7 @@ impl Links {
     }
 
     /// Asks on the connection of this thread. One that has ended, or one that ends before it has answered, is replaced once.
-    pub(super) async fn ask(&self, cmd: &Cmd, patience: Patience) -> Result<Value, Trouble> {
+    pub(super) async fn ask(&self, cmd: &Cmd, patience: Patience) -> Result<Answered, Trouble> {
         let link = self.own();
         match link.ask(cmd, &self.address, patience).await {
             Err(Trouble::Ended) => link.ask(cmd, &self.address, patience).await,
@@ -117,13 +169,13 @@ impl Links {
         }
     }
 
-    /// How many connections could not be made since this was asked last, and why the last of them.
+    /// How many connections ended or could not be made since this was asked last, and since one was made; and why the last
+    /// of them.
     pub(super) fn take_failures(&self) -> (u32, Option<Trouble>) {
-        let mut failures = self.failures.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *failures)
+        self.failures.take()
     }
 
-    /// All that are asked next make connections anew: one may have died without a word.
+    /// All that are asked next make connections anew: any may have died without a word.
     pub(super) fn renew(&self) {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         for link in all.iter() {
@@ -168,31 +220,47 @@ impl Link {
         cmd: &Cmd,
         address: &CacheAddress,
         patience: Patience,
-    ) -> Result<Value, Trouble> {
-        let (mut connection, number) = self.connection(address, patience).await?;
-        let answered = connection.send_packed_command(cmd);
-        match tokio::time::timeout_at(patience.until.into(), answered).await {
-            Ok(Ok(Value::ServerError(error))) => Err(Trouble::Refused(error.code().to_owned())),
-            Ok(Ok(value)) => Ok(value),
+    ) -> Result<Answered, Trouble> {
+        let (mut open, has_waited) = self.connection(address, patience).await?;
+        let asked = Instant::now();
+        let answered = open.connection.send_packed_command(cmd);
+        let answer = tokio::time::timeout_at(patience.until.into(), answered).await;
+        if answer.is_ok() {
+            open.lates.answered();
+        }
+        match answer {
+            Ok(Ok(Value::ServerError(error))) => Err(Trouble::Refused(told(&error.into()))),
+            Ok(Ok(value)) => Ok(Answered { value, took: asked.elapsed() }),
             Ok(Err(error)) if error.is_unrecoverable_error() || error.is_io_error() => {
-                self.forget(number);
+                if self.forget(open.number) {
+                    // Once, however many it leaves without an answer; not at all, if the next one is made in time.
+                    self.1.add(Trouble::Ended);
+                }
                 Err(Trouble::Ended)
             }
             Ok(Err(error)) => Err(Trouble::Refused(told(&error))),
-            Err(_elapsed) => Err(Trouble::Late),
+            Err(_elapsed) if has_waited => Err(Trouble::Connecting),
+            Err(_elapsed) => {
+                if open.lates.add(asked) {
+                    self.forget(open.number);
+                }
+                Err(Trouble::Late)
+            }
         }
     }
 
+    /// The connection, and whether it had to be waited for.
     async fn connection(
         self: &Arc<Self>,
         address: &CacheAddress,
         patience: Patience,
-    ) -> Result<(MultiplexedConnection, u64), Trouble> {
+    ) -> Result<(Open, bool), Trouble> {
+        let mut has_waited = false;
         loop {
             let (mut ended, began) = {
                 let mut state = self.state();
                 match &*state {
-                    State::Open(connection, number) => return Ok((connection.clone(), *number)),
+                    State::Open(open) => return Ok((open.clone(), has_waited)),
                     State::Connecting(ended, began) => (ended.clone(), *began),
                     State::Idle => {
                         let (tell, ended) = watch::channel(None);
@@ -204,6 +272,7 @@ impl Link {
                     }
                 }
             };
+            has_waited = true;
             // It ends without a word if its runtime does; then this one makes another.
             let until = (began + patience.connection).min(patience.until);
             if tokio::time::timeout_at(until.into(), ended.changed()).await.is_err() {
@@ -215,11 +284,14 @@ impl Link {
         }
     }
 
-    fn forget(&self, ended: u64) {
+    /// Whether that was the connection until now.
+    fn forget(&self, ended: u64) -> bool {
         let mut state = self.state();
-        if matches!(&*state, State::Open(_, number) if *number == ended) {
+        let is_it = matches!(&*state, State::Open(open) if open.number == ended);
+        if is_it {
             *state = State::Idle;
         }
+        is_it
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -233,7 +305,12 @@ struct Making(Arc<Link>, watch::Sender<Option<Trouble>>);
 impl Making {
     async fn make(self, address: CacheAddress) {
         match tokio::time::timeout(CONNECT_MAX, connect(&address)).await {
-            Ok(Ok(connection)) => *self.0.state() = State::Open(connection, next_number()),
+            Ok(Ok(connection)) => {
+                // What failed before is over.
+                self.0.1.take();
+                let (number, lates) = (next_number(), Arc::default());
+                *self.0.state() = State::Open(Open { connection, number, lates });
+            }
             Ok(Err(trouble)) => self.fail(trouble),
             Err(_elapsed) => self.fail(Trouble::Unreachable("it took too long".to_owned())),
         }
@@ -284,6 +361,9 @@ pub(super) async fn connect(address: &CacheAddress) -> Result<MultiplexedConnect
 /// What kind of error it was. The text of a server may repeat what it was sent.
 fn told(error: &RedisError) -> String {
     match error.code() {
+        Some("ERR") if error.detail().is_some_and(|it| it.starts_with("Protocol error")) => {
+            PROTOCOL_ERROR.to_owned()
+        }
         Some(code) => code.to_owned(),
         None if error.is_connection_refusal() => "it is refused".to_owned(),
         None => error.category().to_owned(),

@@ -141,20 +141,28 @@ impl Cache {
             self.keep_near(&reading.name, reading.mark, || Arc::new(entry.clone()));
             return Ok(Answer::of(entry, ServedBy::Cache, CacheUse::Hit));
         }
+        let mut is_second = false;
         loop {
-            let (flight, in_time) = match self.flights.board(&reading.name) {
+            let flight = match self.flights.board(&reading.name) {
                 Boarded::Leader(lead) => return self.lead(lead, reading, found, read).await,
-                Boarded::Follower(flight) => {
-                    let in_time = !flight.has_begun();
-                    (flight, in_time)
-                }
+                Boarded::Follower(flight) => flight,
             };
             match tokio::time::timeout_at(deadline.into(), flight.landed()).await {
                 Ok(Some(landed)) => {
-                    self.missed(&found);
+                    let in_time = flight.began_after(reading.began);
                     if let Some(answer) = reading.from(&self.clock_of(&reading), &landed, in_time) {
+                        match answer.cache {
+                            CacheUse::Hit => self.tally.count(Count::Hit),
+                            CacheUse::Miss | CacheUse::Bypass => self.missed(&found),
+                        }
                         return Ok(answer);
                     }
+                    // What was in Redis was enough for the leader only: one of the others reads for the rest.
+                    if landed.served_by == ServedBy::Cache && !is_second {
+                        is_second = true;
+                        continue;
+                    }
+                    self.missed(&found);
                     return Ok(Answer::fresh(read().await?));
                 }
                 // It failed: the next one leads.
@@ -276,6 +284,7 @@ impl Cache {
                 let served_by = ServedBy::Cache;
                 let kept = Arc::new(entry.clone());
                 self.keep_near(&reading.name, reading.mark, || Arc::clone(&kept));
+                lead.leave();
                 lead.land(Arc::new(Landed { entry: kept, served_by }));
                 return Ok(Answer::of(entry, served_by, CacheUse::Hit));
             }
@@ -328,7 +337,8 @@ impl Cache {
         reading: &Reading<'_>,
         known: Option<[u8; 16]>,
     ) -> Option<Leased> {
-        if !self.breaker.is_closed() {
+        // Who has waited for another's flight may have no patience left: that is not Redis that is late.
+        if !self.breaker.is_closed() || Instant::now() >= reading.patient_until {
             return None;
         }
         let lease = Lease(uuid::Uuid::new_v4().into_bytes());
@@ -408,8 +418,8 @@ impl Cache {
 }
 
 impl Reading<'_> {
-    /// The answer that another's flight brought, if it is enough. A reader that boarded `in_time`, before its read began,
-    /// gets from the primary what it would have read there itself.
+    /// The answer that another's flight brought, if it is enough. A reader that asked `in_time`, before the flight's read
+    /// began, gets from the primary what it would have read there itself.
     fn from(&self, began: &Moment, landed: &Landed, in_time: bool) -> Option<Answer> {
         let Landed { entry, served_by } = landed;
         let Entry { rows, claim } = &**entry;
@@ -421,7 +431,11 @@ impl Reading<'_> {
         let is_new = is_newer || as_of.age(began).is_some_and(|age| age <= self.want.age_max);
         (claim.timeline == self.want.timeline && holds && is_new).then(|| {
             let entry = Entry { rows: rows.clone(), claim: *claim };
-            Answer::of(entry, *served_by, CacheUse::Miss)
+            let cache = match served_by {
+                ServedBy::Cache => CacheUse::Hit,
+                ServedBy::Primary | ServedBy::Replica => CacheUse::Miss,
+            };
+            Answer::of(entry, *served_by, cache)
         })
     }
 }

@@ -20,7 +20,8 @@ pub(super) const LEASE: Duration = Duration::from_secs(2);
 const FIELDS_MAX: usize = 32;
 
 /// Gives a lease, or what is there, unless that is known to be not good enough or is older than it may be: offsets as the
-/// trailer of an entry has them. Whoever gets an entry judges it; here nothing is, but that it is too old.
+/// trailer of an entry has them. Whoever gets an entry judges it; here nothing is, but that it is too old. A lease that
+/// ends later than one that is given now is none: the clock was put back, or somebody else has written it.
 static ACQUIRE: LazyLock<Text> = LazyLock::new(|| {
     Text::new(
         r"
@@ -42,7 +43,8 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local held = redis.call('HGET', key, 'L' .. field)
-if held and tonumber(string.sub(held, 17)) and tonumber(string.sub(held, 17)) > now then return 0 end
+local ends = held and tonumber(string.sub(held, 17))
+if ends and ends > now and ends <= now + lease then return 0 end
 if redis.call('HLEN', key) >= fields then redis.call('DEL', key) end
 redis.call('HSET', key, 'L' .. field, token .. string.format('%.0f', now + lease))
 if redis.call('PTTL', key) < lease then redis.call('PEXPIRE', key, lease) end

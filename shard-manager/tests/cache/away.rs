@@ -215,6 +215,19 @@ async fn it_lets_only_those_in_who_know_its_password() {
 }
 
 #[tokio::test]
+async fn one_that_refuses_everything_is_left_alone_also_if_nobody_writes() {
+    let Some(redis) = Server::start(&["--requirepass", "open-sesame"]) else { return };
+    let (nobody, shard) = (router(&redis.settings_of_nobody()), Played::new(1));
+    for number in 0..3 {
+        assert_eq!(nobody.vitals().errors, number);
+        assert_eq!(told(&nobody, &shard, None).await, (1, Miss));
+    }
+    assert_eq!(nobody.vitals().breaker, BreakerState::Open);
+    assert_eq!(told(&nobody, &shard, None).await, (1, Miss));
+    assert_eq!(nobody.vitals().errors, 3, "nobody asks it");
+}
+
+#[tokio::test]
 async fn one_router_is_cut_off_from_it_and_the_other_is_not() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cut, other) = (router(&nowhere()), router(&redis.settings()));
@@ -238,10 +251,33 @@ async fn connections_that_died_without_a_word_are_made_anew() {
     let (cache, shard) = (router(&settings), Played::new(1));
     fill(&cache, &shard).await;
     proxy.lose_all();
-    while cache.vitals().breaker == BreakerState::Closed {
-        assert_eq!(told(&cache, &shard, None).await, (1, Miss));
-    }
+    assert_eq!(told(&cache, &shard, None).await, (1, Miss));
     recovers(&cache, &shard).await;
+}
+
+#[tokio::test]
+async fn one_connection_that_died_without_a_word_among_others_is_made_anew() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let proxy = Proxy::to(&redis);
+    let mut settings = proxy.settings(&redis);
+    settings.patience = Duration::from_millis(200);
+    let (cache, shard) = (router(&settings), std::sync::Arc::new(Played::new(1)));
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let others = runtime.worker_threads(1).enable_all().build().unwrap();
+    let other = || {
+        let (cache, shard) = (std::sync::Arc::clone(&cache), std::sync::Arc::clone(&shard));
+        others.spawn(async move { told(&cache, &shard, None).await })
+    };
+    fill(&cache, &shard).await;
+    proxy.lose_all();
+    let deadline = crate::bench::deadline();
+    // This thread has the one that died; the other makes one that lives, so that the breaker has no reason to open.
+    while told(&cache, &shard, None).await.1 != Hit {
+        assert!(Instant::now() < deadline, "it stays dead");
+        assert_eq!(other().await.unwrap().0, 1);
+        assert_eq!(cache.vitals().breaker, BreakerState::Closed);
+    }
+    others.shutdown_background();
 }
 
 #[tokio::test]

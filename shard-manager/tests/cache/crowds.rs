@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::join_all;
 use shard_manager::cache::CacheUse::{Hit, Miss};
-use shard_manager::cache::{Answer, BreakerState, Cache, CacheSettings, ServedBy, Want};
+use shard_manager::cache::{Answer, BreakerState, Cache, CacheSettings, ServedBy, Stamp, Want};
 use shard_manager::query::ReadQuery;
 use tokio::sync::{Notify, oneshot};
 
-use crate::bench::{Played, about, ask, deadline, fresh, number, router, table, told, until, want};
+use crate::bench::{
+    Played, about, ask, deadline, fill, fresh, number, router, table, told, until, want,
+};
 use crate::redis_server::{Server, nowhere};
 
 async fn a_crowd(settings: CacheSettings) -> (usize, Arc<Cache>) {
@@ -208,4 +210,30 @@ async fn who_asks_after_a_write_does_not_get_what_is_being_read_since_before_it(
     until("of the two one is stored", || cache.vitals().fills == 1).await;
     until("and one is not", || cache.vitals().rejected == 1).await;
     assert_eq!(told(&cache, &shard, None).await, (2, Hit));
+}
+
+#[tokio::test]
+async fn readers_for_whom_what_is_there_is_not_enough_make_one_query() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let (other, cache) = (router(&redis.settings()), router(&redis.settings()));
+    let shard = Played::new(1);
+    fill(&other, &shard).await;
+    let (seen, before) = (shard.write(), shard.queries());
+    // A primary whose position proves nothing.
+    let read = async || {
+        let mut answer = shard.read();
+        answer.stamp = answer.stamp.map(|stamp| Stamp { floor: 0, ..stamp });
+        tokio::task::yield_now().await;
+        answer
+    };
+    let wants = [want(None), want(Some(seen))];
+    let all = (0..1_000).map(|number| ask(&cache, "k", &wants[usize::from(number > 9)], read));
+    let answers = join_all(all).await;
+    let (those, others) = answers.split_at(10);
+    let is_hit = |answer: &Answer| (answer.cache, answer.served_by) == (Hit, ServedBy::Cache);
+    assert!(those.iter().all(|answer| number(answer) == 1 && is_hit(answer)), "one leads");
+    assert!(others.iter().all(|answer| number(answer) == 2 && answer.cache == Miss));
+    assert_eq!(shard.queries() - before, 1);
+    let vitals = cache.vitals();
+    assert_eq!((vitals.hits, vitals.misses + vitals.stale), (10, 990), "each counts once");
 }

@@ -84,6 +84,11 @@ impl Server {
         settings(self.port, Some("guessed"))
     }
 
+    /// Without a password.
+    pub(crate) fn settings_of_nobody(&self) -> CacheSettings {
+        settings(self.port, None)
+    }
+
     /// A way into it beside the cache.
     pub(crate) fn door(&self) -> Connection {
         let user = self.password.as_ref().map(|password| format!(":{password}@"));

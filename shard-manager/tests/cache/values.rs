@@ -56,6 +56,25 @@ async fn what_is_no_entry_of_the_cache_is_passed_over_and_removed() {
 }
 
 #[tokio::test]
+async fn a_lease_that_ends_later_than_any_keeps_nobody_from_filling() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    fill(&cache, &shard).await;
+    let mut door = redis.door();
+    let key = redis.keys().remove(0);
+    let field = door.hkeys::<_, Vec<Vec<u8>>>(&key).unwrap().remove(0);
+    let lease = [b"L", &field[..]].concat();
+    let (seconds, _): (u64, u64) = redis::cmd("TIME").query(&mut door).unwrap();
+    let ending = |ends: &str| format!("{}{ends}", "t".repeat(16));
+    let hour = 1_000 * (seconds + 3_600);
+    for ends in [hour.to_string(), "1e300".to_owned(), "inf".to_owned(), "later".to_owned()] {
+        let () = door.hdel(&key, &field).unwrap();
+        let () = door.hset(&key, &lease, ending(&ends)).unwrap();
+        assert_eq!(fill(&cache, &shard).await, 1);
+    }
+}
+
+#[tokio::test]
 async fn what_is_of_another_kind_is_replaced() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), Played::new(1));
