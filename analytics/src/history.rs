@@ -73,7 +73,7 @@ pub(crate) struct Cover {
     pub(crate) from_ms: u64,
 }
 
-/// When somebody counted.
+/// When somebody counted, of one history.
 #[derive(Clone, Debug)]
 pub(crate) struct Measured {
     /// Before this time, in s, nobody knows anything.
@@ -83,14 +83,23 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    /// Whether a time may be told of: not if it lies between those in which somebody counted, or behind them. What was
-    /// before all is told to be so by `history.oldest`.
-    pub(crate) fn tells(&self, from: u64, until: u64) -> bool {
-        let nobody_said = self.counting_since.is_none() && self.counted.as_slice().is_empty();
-        nobody_said
-            || until <= self.since
-            || self.counted.touch(from, until)
-            || self.counting_since.is_some_and(|since| until > since)
+    /// Whether a time may be told of by all of these together: not if it lies between those in which somebody counted, or
+    /// behind them. What was before all is told to be so by `history.oldest`. Who never said when it counted has no say, but
+    /// if nobody did.
+    pub(crate) fn any_tells(all: &[Self]) -> impl Fn(u64, u64) -> bool {
+        let heard = || all.iter().filter(|one| one.is_heard());
+        let since = heard().map(|one| one.since).min();
+        move |from, until| {
+            since.is_none_or(|since| until <= since) || heard().any(|one| one.touches(from, until))
+        }
+    }
+
+    fn is_heard(&self) -> bool {
+        self.counting_since.is_some() || !self.counted.as_slice().is_empty()
+    }
+
+    fn touches(&self, from: u64, until: u64) -> bool {
+        self.counted.touch(from, until) || self.counting_since.is_some_and(|since| until > since)
     }
 }
 

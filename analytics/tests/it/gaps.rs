@@ -81,6 +81,22 @@ fn what_one_router_missed_another_tells() {
     assert_eq!([rate(&told, 230), rate(&told, 270)], [Some(0.0), None]);
 }
 
+/// Who was not there yet, or never said anything, knows nothing of the gaps of the others.
+#[test]
+fn a_router_that_came_later_fills_no_gap_of_those_before_it() {
+    let recorder = restarted();
+    let (later, silent) = (History::new(), History::new());
+    later.know_between(BEGIN_MS + 320_000, BEGIN_MS + 400_000);
+    for fleet in [[recorder.history(), &later, &silent], [&silent, &later, recorder.history()]] {
+        let told = series(&fleet, "15m", 400);
+        let rates = [90, 130, 230, 310, 390].map(|second| rate(&told, second));
+        assert_eq!(rates, [Some(1.0), Some(0.0), None, Some(1.0), Some(0.0)], "{told:?}");
+        // What was before all is not cut out: the figures tell since when anything is known.
+        assert_eq!(told.t.first(), Some(&(BEGIN - 500)));
+    }
+    assert_eq!(series(&[&silent, &History::new()], "5m", 400).t.len(), 150, "nobody said anything");
+}
+
 /// A router that does not answer may be counting: what it counts is not known until it tells.
 #[test]
 fn what_is_collected_ends_where_the_router_was_heard_last() {
