@@ -296,6 +296,10 @@ impl Rings {
         let kept = Step::Minute.slots_kept() * Step::Minute.seconds();
         let newest = self.counted.as_slice().last().map_or(0, |span| span.1);
         self.counted.forget(newest.saturating_sub(kept));
+        // Also idle time is known. What the rings hold begins where it did.
+        if let Some((from, _)) = self.counted.as_slice().first() {
+            self.since_ms = self.since_ms.min(from.saturating_mul(1_000));
+        }
     }
 
     /// Longer slots serve what is older than shorter ones reach, and `base` what is between; shorter ones serve what is
