@@ -78,6 +78,8 @@ pub(crate) struct Cover {
 pub(crate) struct Measured {
     /// Before this time, in s, nobody knows anything.
     since: u64,
+    /// What was before this time, in s, went for lack of room.
+    lost: u64,
     counted: Spans,
     counting_since: Option<u64>,
 }
@@ -99,7 +101,9 @@ impl Measured {
     }
 
     fn touches(&self, from: u64, until: u64) -> bool {
-        self.counted.touch(from, until) || self.counting_since.is_some_and(|since| until > since)
+        until > self.lost
+            && (self.counted.touch(from, until)
+                || self.counting_since.is_some_and(|since| until > since))
     }
 }
 
@@ -230,8 +234,11 @@ impl History {
 
     pub(crate) fn measured(&self) -> Measured {
         let rings = self.rings();
+        // Nothing answers for what the longest slots have lost.
+        let longest = &rings.rings[Step::Minute.index()];
         Measured {
             since: rings.since_ms / 1_000,
+            lost: if longest.dropped > 0 { longest.since } else { 0 },
             counted: rings.counted.clone(),
             counting_since: rings.counting_since,
         }
@@ -286,7 +293,8 @@ fn base_of_keys(length: u64) -> Step {
 impl Rings {
     fn know_since(&mut self, ms: u64) {
         self.since_ms = self.since_ms.min(ms);
-        for ring in &mut self.rings {
+        // A ring that has lost slots knows nothing of them any more, however long anybody counts.
+        for ring in self.rings.iter_mut().filter(|ring| ring.dropped == 0) {
             ring.since = ring.since.min(ms / 1_000 / ring.step.seconds() * ring.step.seconds());
         }
     }

@@ -96,6 +96,31 @@ fn idle_time_and_a_gap_before_the_first_request_are_remembered() {
     assert_eq!(rates, expected, "{:?}", told.series);
 }
 
+/// There were requests, and nobody knows how many.
+#[test]
+fn slots_that_there_was_no_room_for_are_no_zeros() {
+    let story = Story::of(1);
+    (0..1_440).for_each(|ten| story.record(&read(0, 200, millis(2)), seconds(ten * 10)));
+    let all = story.recorder.settle_at(story.recorder.started() + seconds(14_400));
+    let small = History::with_budgets([1 << 20, 20_000, 20_000]);
+    small.know_between(BEGIN_MS, BEGIN_MS + 14_400_000);
+    for frame in Step::ALL.iter().flat_map(|step| all.frames_after(*step, 0, usize::MAX)) {
+        small.absorb(Frame::clone(&frame));
+    }
+    // Whoever collects says so again with every answer.
+    small.know_between(BEGIN_MS, BEGIN_MS + 14_400_000);
+    let kept = small.frames_after(Step::Minute, 0, usize::MAX);
+    let lost = kept[0].start - BEGIN;
+    assert!((3_600..14_000).contains(&lost) && kept.len() < 200, "{lost}");
+    let told = series(&[&small], "24h", 14_400);
+    assert_eq!(told.step_s, 600);
+    let rates = [600, lost - 600, 14_399].map(|second| rate(&told, second));
+    assert_eq!(rates, [None, None, Some(0.1)], "{told:?}");
+    // Another of the fleet may have them.
+    let told = series(&[&small, story.recorder.history()], "24h", 14_400);
+    assert_eq!(rate(&told, 600), Some(0.1));
+}
+
 /// As long as one of several counted, the sum of them is known.
 #[test]
 fn what_one_router_missed_another_tells() {
