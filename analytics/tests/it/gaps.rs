@@ -121,6 +121,21 @@ fn slots_that_there_was_no_room_for_are_no_zeros() {
     assert_eq!(rate(&told, 600), Some(0.1));
 }
 
+/// Once in an hour is 0.000 a second, and still somebody asked.
+#[test]
+fn a_single_request_is_a_point_though_its_rate_is_written_as_zero() {
+    let story = Story::of(1);
+    story.record(&read(0, 200, millis(2)), seconds(86_400));
+    let all = story.recorder.settle_at(story.recorder.started() + seconds(90_000));
+    let history = History::new();
+    history.know_between(BEGIN_MS, BEGIN_MS + 60_000);
+    let minute = all.frames_after(Step::Minute, 0, usize::MAX).remove(0);
+    history.absorb(Frame::clone(&minute));
+    let told = series(&[&history], "7d", 90_000);
+    assert_eq!(told.step_s, 3_600);
+    assert_eq!([rate(&told, 80_000), rate(&told, 86_400)], [None, Some(0.0)], "{:?}", told.t);
+}
+
 /// As long as one of several counted, the sum of them is known.
 #[test]
 fn what_one_router_missed_another_tells() {
