@@ -178,13 +178,17 @@ export class Cards {
     const known = this.span.cut(values);
     const [area, line] = card.querySelector("svg").children;
     const most = Math.max(1, ...known.filter(isNumber));
-    const x = (place) => (((times[place] - from) / (to - from)) * SPARK.width).toFixed(1);
+    const x = (second) => (((second - from) / (to - from)) * SPARK.width).toFixed(1);
     const y = (value) => (SPARK.height - 2 - ((value ?? 0) / most) * (SPARK.height - 4)).toFixed(1);
-    const path = (run) => run.map((place) => `${x(place)},${y(known[place])}`).join("L");
-    const floor = (place) => `${x(place)},${SPARK.height}`;
-    const isDrawn = known.length > 1;
+    // A single point is drawn from its beginning to its end, to be seen.
+    const end = (run) => times[run.at(-1)] + (run.length === 1 ? step : 0);
+    const path = (run) =>
+      [
+        ...run.map((place) => `${x(times[place])},${y(known[place])}`),
+        `${x(end(run))},${y(known[run.at(-1)])}`,
+      ].join("L");
     const runs = runsOf(times, step);
-    const drawn = (shape) => isDrawn && runs.map(shape).join("");
+    const drawn = (shape) => known.length > 0 && runs.map(shape).join("");
     setAttribute(
       line,
       "d",
@@ -193,7 +197,7 @@ export class Cards {
     setAttribute(
       area,
       "d",
-      drawn((run) => `M${floor(run[0])}L${path(run)}L${floor(run.at(-1))}Z`),
+      drawn((run) => `M${x(times[run[0]])},${SPARK.height}L${path(run)}L${x(end(run))},${SPARK.height}Z`),
     );
   }
 }

@@ -61,37 +61,15 @@ export class Chart extends Plot {
     else for (const line of lines) this.drawLine(line.values, resolve(line.colour), line.width ?? 1.5);
   }
 
-  /** Runs of places that follow upon each other and have a value. */
-  *runs(values) {
-    const { times, step } = this.data;
-    let run = [];
-    for (let place = 0; place < times.length; place += 1) {
-      const follows = run.length === 0 || times[place] - times[place - 1] <= step * 1.5;
-      if (run.length > 0 && (!isNumber(values[place]) || !follows)) {
-        yield run;
-        run = [];
-      }
-      if (isNumber(values[place])) run.push(place);
-    }
-    if (run.length > 0) yield run;
-  }
-
-  middle(place) {
-    return this.x(this.data.times[place] + this.data.step / 2);
-  }
-
   drawLine(values, colour, width) {
     const { pen } = this;
     pen.strokeStyle = colour;
-    pen.fillStyle = colour;
     pen.lineWidth = width;
     pen.lineJoin = "round";
     for (const run of this.runs(values)) {
       pen.beginPath();
-      if (run.length === 1) pen.arc(this.middle(run[0]), this.y(values[run[0]]), 1.5, 0, 7);
-      run.forEach((place) => pen.lineTo(this.middle(place), this.y(values[place])));
-      if (run.length === 1) pen.fill();
-      else pen.stroke();
+      for (const [x, place] of this.course(run)) pen.lineTo(x, this.y(values[place]));
+      pen.stroke();
     }
     pen.lineWidth = 1;
   }
@@ -105,8 +83,9 @@ export class Chart extends Plot {
       for (const run of this.runs(line.values)) {
         pen.globalAlpha = 0.82;
         pen.beginPath();
-        run.forEach((place) => pen.lineTo(this.middle(place), this.y(ceiling[place])));
-        run.toReversed().forEach((place) => pen.lineTo(this.middle(place), this.y(floor[place])));
+        const course = this.course(run);
+        for (const [x, place] of course) pen.lineTo(x, this.y(ceiling[place]));
+        for (const [x, place] of course.toReversed()) pen.lineTo(x, this.y(floor[place]));
         pen.fill();
       }
       pen.globalAlpha = 1;

@@ -3,7 +3,7 @@
 import { element } from "./element.js";
 import { resolve } from "./palette.js";
 import { Plot } from "./plot.js";
-import { count, isNumber, time } from "./units.js";
+import { count, time } from "./units.js";
 
 /** The edge of a bucket: a round number. */
 const edge = (ms) => (ms < 1000 ? `${ms} ms` : `${ms / 1000} s`);
@@ -79,20 +79,13 @@ export class Heatmap extends Plot {
 
   drawLine(values, colour) {
     const { pen } = this;
-    const { times, step } = this.data;
     pen.beginPath();
-    let broken = true;
-    values.forEach((value, place) => {
-      if (!isNumber(value)) {
-        broken = true;
-        return;
-      }
-      const [x, y] = [this.x(times[place] + step / 2), this.y(value)];
-      const follows = place > 0 && times[place] - times[place - 1] <= step * 1.5;
-      if (broken || !follows) pen.moveTo(x, y);
-      else pen.lineTo(x, y);
-      broken = false;
-    });
+    for (const run of this.runs(values)) {
+      this.course(run).forEach(([x, place], nth) => {
+        if (nth === 0) pen.moveTo(x, this.y(values[place]));
+        else pen.lineTo(x, this.y(values[place]));
+      });
+    }
     pen.lineJoin = "round";
     // A rim, so that it is seen on dark cells too.
     pen.strokeStyle = resolve("var(--panel)");

@@ -3,12 +3,15 @@
 
 import { element, setText } from "./element.js";
 import { resolve } from "./palette.js";
-import { clock, minute } from "./units.js";
+import { clock, isNumber, minute } from "./units.js";
 
 const LEFT = 52;
 const RIGHT = 6;
 const TOP = 8;
 const BOTTOM = 22;
+/** So many gaps are told in words. */
+const GAPS_TOLD_MAX = 3;
+const UNKNOWN = "not measured";
 
 export class Plot {
   constructor(place, { title, unit, height = 190 }) {
@@ -48,7 +51,7 @@ export class Plot {
       const steps = Math.max(1, (this.data.to - this.data.from) / this.data.step);
       const at = this.at === null ? 1 : this.at + moves[event.key] / steps;
       this.point(Math.min(1, Math.max(0, at)));
-      setText(this.spoken, this.readout.innerText.replaceAll("\n", ", "));
+      setText(this.spoken, this.readout.hidden ? "" : this.readout.innerText.replaceAll("\n", ", "));
     });
   }
 
@@ -63,10 +66,21 @@ export class Plot {
     this.draw();
   }
 
-  /** Says in words what is drawn. */
+  /** Says in words what is drawn, and where nothing is. */
   tell(summary) {
-    setText(this.summary, summary);
-    this.canvas.setAttribute("aria-label", `${this.title}: ${summary}`);
+    const said = `${summary}${this.tellGaps()}`;
+    setText(this.summary, said);
+    this.canvas.setAttribute("aria-label", `${this.title}: ${said}`);
+  }
+
+  tellGaps() {
+    const { step, times } = this.data;
+    const gaps = times.length > 0 ? this.gaps() : [];
+    if (gaps.length === 0) return "";
+    const at = (second) => (step < 60 ? clock : minute)(second * 1000);
+    const told = gaps.slice(0, GAPS_TOLD_MAX).map(([begin, end]) => `${at(begin)} to ${at(end)}`);
+    if (gaps.length > told.length) told.push(`and ${gaps.length - told.length} times more`);
+    return ` Not measured: ${told.join(", ")}.`;
   }
 
   draw() {
@@ -116,7 +130,7 @@ export class Plot {
   /** The times of which nobody knows anything: before the first figure, between two of them, and behind the last. */
   gaps() {
     const { from, to, step, times } = this.data;
-    if (times.length === 0) return [];
+    if (times.length === 0) return [[from, to]];
     const begins = [from, ...times.map((time) => time + step)];
     const ends = [...times, to];
     const gaps = begins.map((begin, place) => [begin, ends[place]]);
@@ -144,7 +158,7 @@ export class Plot {
     }
     pen.stroke();
     pen.restore();
-    const text = "not measured";
+    const text = UNKNOWN;
     if (end - begin > pen.measureText(text).width + 16) {
       const middle = (begin + end) / 2;
       const width = pen.measureText(text).width + 12;
@@ -155,6 +169,29 @@ export class Plot {
       pen.textBaseline = "alphabetic";
       pen.fillText(text, middle, (area.top + area.bottom) / 2 + 4);
     }
+  }
+
+  /** Runs of places that follow upon each other and have a value. */
+  *runs(values) {
+    const { times, step } = this.data;
+    let run = [];
+    for (let place = 0; place < times.length; place += 1) {
+      const follows = run.length === 0 || times[place] - times[place - 1] <= step * 1.5;
+      if (run.length > 0 && (!isNumber(values[place]) || !follows)) {
+        yield run;
+        run = [];
+      }
+      if (isNumber(values[place])) run.push(place);
+    }
+    if (run.length > 0) yield run;
+  }
+
+  /** Where a run is drawn: through the middles of its points; a single one from its beginning to its end, to be seen. */
+  course(run) {
+    const { times, step } = this.data;
+    if (run.length > 1) return run.map((place) => [this.x(times[place] + step / 2), place]);
+    const [place] = run;
+    return [times[place], times[place] + step].map((second) => [this.x(second), place]);
   }
 
   /** The scale of values at the left: lines and their labels. */
@@ -174,32 +211,47 @@ export class Plot {
     }
   }
 
-  /** The place among the times that the crosshair is nearest to, or null. */
-  pointed() {
-    if (this.at === null || !this.data || this.data.times.length === 0) return null;
+  /** The second at which the crosshair stands, or null. */
+  second() {
+    if (this.at === null || !this.data) return null;
     const second = this.data.from + this.at * (this.data.to - this.data.from);
+    // Arrow keys go from the end of one point to that of the next, and not past it.
+    return Math.round(second * 1000) / 1000;
+  }
+
+  /** The place among the times that the crosshair is nearest to, or null: none where nothing was measured. */
+  pointed(second = this.second()) {
+    if (second === null || this.isUnknown(second)) return null;
     let best = null;
     this.data.times.forEach((time, place) => {
       const far = Math.abs(time + this.data.step / 2 - second);
       if (best === null || far < best.far) best = { far, place };
     });
-    return best.far <= this.data.step * 1.5 ? best.place : null;
+    return best !== null && best.far <= this.data.step * 1.5 ? best.place : null;
+  }
+
+  isUnknown(second) {
+    const { from } = this.data;
+    return this.gaps().some(([begin, end]) => (second > begin || second === from) && second <= end);
   }
 
   drawCrosshair() {
-    const place = this.pointed();
-    this.readout.hidden = place === null;
-    if (place === null) return;
+    const second = this.second();
+    const place = this.pointed(second);
+    this.readout.hidden = second === null || (place === null && !this.isUnknown(second));
+    if (this.readout.hidden) return;
     const { pen, area } = this;
-    const x = this.x(this.data.times[place] + this.data.step / 2);
+    const { times, step } = this.data;
+    const x = this.x(place === null ? second : times[place] + step / 2);
     pen.strokeStyle = resolve("var(--muted)");
     pen.beginPath();
     pen.moveTo(Math.round(x) + 0.5, area.top);
     pen.lineTo(Math.round(x) + 0.5, area.bottom);
     pen.stroke();
+    const read = place === null ? [element("p", { text: UNKNOWN })] : this.read(place);
     this.readout.replaceChildren(
-      element("p", { class: "readout-time", text: clock(this.data.times[place] * 1000) }),
-      ...this.read(place),
+      element("p", { class: "readout-time", text: clock((place === null ? second : times[place]) * 1000) }),
+      ...read,
     );
     const half = x > (area.left + area.right) / 2;
     this.readout.style.left = half ? "auto" : `${x + 10}px`;

@@ -15,6 +15,10 @@ const LINES_MAX = 9;
 /** With more shards than this, the throughput is shown by reads and writes at first. */
 const SHARDS_TOLD_MAX = 24;
 
+/** What is said of a window without requests: that nobody counted is not that there were none. */
+const quietly = ({ times }) =>
+  times.length > 0 ? "No request in this window." : "Not measured in this window.";
+
 /** A choice of how a chart is drawn, beside its title. */
 function choice(plot, name, options, changed) {
   const field = element(
@@ -151,14 +155,11 @@ export class Traffic {
     const quiet = m.total === 0;
     this.heatmap.tell(
       quiet
-        ? "No request in this window."
+        ? quietly(span)
         : `Half within ${time(m.latency_ms.p50)}, 99 of 100 within ${time(m.latency_ms.p99)}, the slowest ${time(m.latency_ms.max)}.`,
     );
     const parts = m.latency_parts_ms ?? {};
-    setText(
-      this.partsNote,
-      quiet ? "No request in this window." : `A request takes ${time(m.avgLatency)} on average.`,
-    );
+    setText(this.partsNote, quiet ? quietly(span) : `A request takes ${time(m.avgLatency)} on average.`);
     this.parts.show(
       quiet
         ? []
@@ -169,11 +170,12 @@ export class Traffic {
           ],
       time,
     );
+    setText(this.routes.empty, quietly(span));
     this.routes.show(m.routes ?? []);
   }
 
   showThroughput(span, lines) {
-    const { series, throughput } = this.shown[0];
+    const { series, throughput, total } = this.shown[0];
     const kinds = [
       { name: "reads", colour: "var(--part-1)", values: span.cut(series.reads) },
       { name: "writes", colour: "var(--part-2)", values: span.cut(series.writes) },
@@ -182,7 +184,11 @@ export class Traffic {
       this.by === "kind" ? kinds : lines.map(({ name, colour, rps }) => ({ name, colour, values: rps }));
     this.throughput.show({ ...span, stacked: true, lines: shown });
     const way = trend(span.cut(series.rps));
-    this.throughput.tell(`${rate(throughput)} requests/s${way === "" ? "" : `, ${way}`}.`);
+    this.throughput.tell(
+      total === 0 && span.times.length === 0
+        ? quietly(span)
+        : `${rate(throughput)} requests/s${way === "" ? "" : `, ${way}`}.`,
+    );
   }
 
   showLatency(span, lines) {
@@ -202,7 +208,7 @@ export class Traffic {
     const way = trend(span.latencies(m.series[this.of]));
     this.latency.tell(
       m.total === 0
-        ? "No request in this window."
+        ? quietly(span)
         : `${this.of} ${time(m.latency_ms[this.of])}${way === "" ? "" : `, ${way}`}.`,
     );
   }

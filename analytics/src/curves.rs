@@ -41,6 +41,8 @@ pub(crate) struct Curves {
     /// By shard, as many as there are.
     shards: Vec<ShardSeries>,
     heat_buckets: [usize; HEAT_BOUNDS.len()],
+    /// By point, whether there was any request: a rate of few may be written as 0.
+    asked: Vec<bool>,
 }
 
 /// What fell into one point, in all or on one shard.
@@ -103,7 +105,8 @@ impl Curves {
             heatmap: Heatmap { bounds_ms, counts },
         };
         let heat_buckets = HEAT_BOUNDS.map(|bound| Buckets::FINE.of(bound));
-        Self { grid, series, shards: vec![shard; shards], heat_buckets }
+        let asked = vec![false; grid.points];
+        Self { grid, series, shards: vec![shard; shards], heat_buckets, asked }
     }
 
     /// Draws a point of one shard.
@@ -120,6 +123,7 @@ impl Curves {
     pub(crate) fn draw(&mut self, point: usize, sum: &PointSum) {
         let covers = self.grid.covers(point);
         let [p50, p99] = sum.latencies.quantiles([0.50, 0.99]);
+        self.asked[point] = sum.reads + sum.writes > 0;
         let series = &mut self.series;
         series.rps[point] = rate(sum.reads + sum.writes, covers);
         series.reads[point] = rate(sum.reads, covers);
@@ -153,7 +157,7 @@ impl Curves {
             .map(|point| {
                 let from = self.grid.starts(point);
                 let until = (from + self.grid.step).min(self.grid.end.max(from + 1));
-                self.series.rps[point] > 0.0 || tells(from, until)
+                self.asked[point] || tells(from, until)
             })
             .collect();
         Series { shards, ..self.series }.only(&stays)

@@ -11,7 +11,7 @@ use crate::cluster::{CacheNow, ClusterNow, ShardNow};
 use crate::curves::{Grid, SHARDS_MAX};
 use crate::frame::{Frame, Step};
 use crate::histogram::LatencyHistogram;
-use crate::history::{Cover, Extent, History};
+use crate::history::{Cover, Extent, History, Measured};
 use crate::merge::merged_hot;
 use crate::metrics::{
     CacheMetrics, ClusterMetrics, FanoutMetrics, HistoryMetrics, HotKey, LatencyMs, LatencyParts,
@@ -85,8 +85,7 @@ pub fn figures(
         series: {
             let chosen = busiest(&sums.shards);
             let measured: Vec<_> = histories.iter().map(|history| history.measured()).collect();
-            let tells = |from, until| measured.iter().any(|it| it.tells(from, until));
-            sums.curves.series(&sums.names, &chosen, tells)
+            sums.curves.series(&sums.names, &chosen, Measured::any_tells(&measured))
         },
     }
 }

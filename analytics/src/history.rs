@@ -73,24 +73,37 @@ pub(crate) struct Cover {
     pub(crate) from_ms: u64,
 }
 
-/// When somebody counted.
+/// When somebody counted, of one history.
 #[derive(Clone, Debug)]
 pub(crate) struct Measured {
     /// Before this time, in s, nobody knows anything.
     since: u64,
+    /// What was before this time, in s, went for lack of room.
+    lost: u64,
     counted: Spans,
     counting_since: Option<u64>,
 }
 
 impl Measured {
-    /// Whether a time may be told of: not if it lies between those in which somebody counted, or behind them. What was
-    /// before all is told to be so by `history.oldest`.
-    pub(crate) fn tells(&self, from: u64, until: u64) -> bool {
-        let nobody_said = self.counting_since.is_none() && self.counted.as_slice().is_empty();
-        nobody_said
-            || until <= self.since
-            || self.counted.touch(from, until)
-            || self.counting_since.is_some_and(|since| until > since)
+    /// Whether a time may be told of by all of these together: not if it lies between those in which somebody counted, or
+    /// behind them. What was before all is told to be so by `history.oldest`. Who never said when it counted has no say, but
+    /// if nobody did.
+    pub(crate) fn any_tells(all: &[Self]) -> impl Fn(u64, u64) -> bool {
+        let heard = || all.iter().filter(|one| one.is_heard());
+        let since = heard().map(|one| one.since).min();
+        move |from, until| {
+            since.is_none_or(|since| until <= since) || heard().any(|one| one.touches(from, until))
+        }
+    }
+
+    fn is_heard(&self) -> bool {
+        self.counting_since.is_some() || !self.counted.as_slice().is_empty()
+    }
+
+    fn touches(&self, from: u64, until: u64) -> bool {
+        until > self.lost
+            && (self.counted.touch(from, until)
+                || self.counting_since.is_some_and(|since| until > since))
     }
 }
 
@@ -221,8 +234,11 @@ impl History {
 
     pub(crate) fn measured(&self) -> Measured {
         let rings = self.rings();
+        // Nothing answers for what the longest slots have lost.
+        let longest = &rings.rings[Step::Minute.index()];
         Measured {
             since: rings.since_ms / 1_000,
+            lost: if longest.dropped > 0 { longest.since } else { 0 },
             counted: rings.counted.clone(),
             counting_since: rings.counting_since,
         }
@@ -277,7 +293,8 @@ fn base_of_keys(length: u64) -> Step {
 impl Rings {
     fn know_since(&mut self, ms: u64) {
         self.since_ms = self.since_ms.min(ms);
-        for ring in &mut self.rings {
+        // A ring that has lost slots knows nothing of them any more, however long anybody counts.
+        for ring in self.rings.iter_mut().filter(|ring| ring.dropped == 0) {
             ring.since = ring.since.min(ms / 1_000 / ring.step.seconds() * ring.step.seconds());
         }
     }
@@ -287,6 +304,10 @@ impl Rings {
         let kept = Step::Minute.slots_kept() * Step::Minute.seconds();
         let newest = self.counted.as_slice().last().map_or(0, |span| span.1);
         self.counted.forget(newest.saturating_sub(kept));
+        // Also idle time is known. What the rings hold begins where it did.
+        if let Some((from, _)) = self.counted.as_slice().first() {
+            self.since_ms = self.since_ms.min(from.saturating_mul(1_000));
+        }
     }
 
     /// Longer slots serve what is older than shorter ones reach, and `base` what is between; shorter ones serve what is

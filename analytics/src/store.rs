@@ -10,17 +10,20 @@
 
 mod address;
 mod keeper;
+mod marks;
 mod postgres;
 mod rollup;
 mod row;
 mod schema;
 mod sqlite;
+mod stock;
 
 pub use address::{PostgresAddress, StoreAddress, StoreAddressError};
 pub use keeper::{CLOSE_MAX, Keeper, KeeperState, WRITE_EVERY};
 
 use std::fmt::Display;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use diesel::QueryResult;
 
@@ -116,4 +119,15 @@ impl Store {
             Self::Postgres(store) => store.forget_old(step, before),
         }
     }
+
+    fn forget_new(&mut self, source: &str, step: i32, after: i64) -> QueryResult<()> {
+        match self {
+            Self::Sqlite(store) => store.forget_new(source, step, after),
+            Self::Postgres(store) => store.forget_new(source, step, after),
+        }
+    }
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -156,8 +156,8 @@ impl Questions {
         if let Some(started_ms) = started_ms.filter(|_| !pulled.more) {
             // All that it still holds is here: where there is nothing, nothing happened.
             history.know_between(started_ms, pulled.at_ms);
+            history.know_counted(pulled.counted);
         }
-        history.know_counted(pulled.counted);
         if with_errors {
             self.errors_after = pulled.errors_seq;
             pulled.errors.into_iter().for_each(|error| self.member.errors.push(error));

@@ -4,21 +4,22 @@
 //! memory, and when it is back it gets all that the rings still hold.
 //!
 //! **Invariant:** nothing here is waited for but by [`Keeper::close`] and [`Keeper::flush`], and that no longer than [`CLOSE_MAX`].
-//! **Not here:** files and servers (`store/sqlite`, `store/postgres`).
+//! **Not here:** files and servers (`store/sqlite`, `store/postgres`), how much is kept (`store/stock`), when somebody
+//! counted (`store/marks`).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use super::marks::Marks;
 use super::rollup::RollUp;
 use super::row::{Row, SHAPE, packed, unpacked};
-use super::{Store, StoreAddress, StoreError};
+use super::stock::{Stock, ring_s, seconds_of};
+use super::{Store, StoreAddress, StoreError, unix_now};
 use crate::frame::{Frame, Step};
 use crate::history::History;
-use crate::spans::Spans;
 
 /// How often finished slots are written: a crash loses them and the second that runs.
 pub const WRITE_EVERY: Duration = Duration::from_secs(5);
@@ -30,8 +31,6 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 const BATCH_MAX: usize = 200;
 /// Rows read at once while what was kept is given back.
 const PAGE: i64 = 100;
-/// How often it is written that somebody counts, though nothing happens.
-const MARK_EVERY: Duration = Duration::from_secs(60);
 /// How often what nobody keeps any more is looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 
@@ -128,13 +127,13 @@ impl Keeper {
 
     fn command(&self, name: String, history: Arc<History>, is_recorded: bool, then: Then) {
         let source = Source {
+            marks: Marks::of(&name),
             name,
             history,
             is_recorded,
             then: Some(then),
             is_given_back: false,
             kept: None,
-            marked: None,
         };
         // A thread that has ended has nothing to say either.
         let _ = self.commands.send(Command::Keep(Box::new(source)));
@@ -199,8 +198,8 @@ struct Source {
     is_given_back: bool,
     /// What the store has, by step; `None` until it was asked since it was opened.
     kept: Option<[Stock; 3]>,
-    /// When it was written when somebody counted, and what.
-    marked: Option<(Instant, Spans)>,
+    /// When somebody counted, as the store has it.
+    marks: Marks,
 }
 
 impl Work {
@@ -249,9 +248,10 @@ impl Work {
             Err(cause) => {
                 // Opened anew by the next attempt: what is left of a connection or a file proves nothing.
                 self.store = None;
-                self.sources
-                    .iter_mut()
-                    .for_each(|source| (source.kept, source.marked) = (None, None));
+                for source in &mut self.sources {
+                    source.kept = None;
+                    source.marks.doubt();
+                }
                 self.pause = (self.pause * 2).clamp(WRITE_EVERY, RETRY_MAX);
                 self.state.store_errors.fetch_add(1, Ordering::Relaxed);
                 self.state.is_away.store(true, Ordering::Relaxed);
@@ -320,7 +320,8 @@ impl Source {
     /// Puts what was kept into the history.
     fn give_back(&mut self, store: &mut Store, state: &State, now: u64) -> diesel::QueryResult<()> {
         let newest = self.kept.get_or_insert_default().each_ref().map(Stock::newest);
-        self.recall_counted(store)?;
+        let stocks = self.kept.get_or_insert_default();
+        self.marks.recall(store, stocks, &self.history, now)?;
         let mut roll_up = RollUp::default();
         // The longest first: so what was kept of them is there before any is made of shorter ones.
         for step in Step::ALL.into_iter().rev() {
@@ -349,27 +350,6 @@ impl Source {
         Ok(())
     }
 
-    /// Learns when somebody counted. Where that was not written, it was from the first slot to the last.
-    fn recall_counted(&mut self, store: &mut Store) -> diesel::QueryResult<()> {
-        let rows = store.rows(&marks_of(&self.name), seconds_of(Step::Minute), 0, PAGE)?;
-        let last = rows.last().filter(|row| row.shape == SHAPE);
-        let spans = last.and_then(|row| unpacked::<Vec<(u64, u64)>>(&row.frame));
-        let spans = spans.unwrap_or_else(|| {
-            let stocks = self.kept.iter().flatten().zip(Step::ALL);
-            let stocks = stocks.filter(|(stock, _)| !stock.frames.is_empty());
-            let ends = stocks.clone().map(|(stock, step)| stock.newest() + step.seconds()).max();
-            let begins = stocks.map(|(stock, _)| stock.oldest()).min();
-            begins.zip(ends).into_iter().collect()
-        });
-        // What is of the future was written while a clock was wrong.
-        let now = unix_now();
-        let spans: Spans = spans.into_iter().map(|(from, until)| (from, until.min(now))).collect();
-        self.history.know_counted(spans.as_slice().iter().copied());
-        // As long as there is no more, there is nothing to write.
-        self.marked = Some((Instant::now(), spans));
-        Ok(())
-    }
-
     /// Writes the slots that were finished since, and forgets the oldest.
     fn write(&mut self, store: &mut Store, state: &State, may_end: bool) -> Result<(), String> {
         let mut has_written = false;
@@ -392,93 +372,11 @@ impl Source {
                 stock.note(&rows, first);
             }
         }
-        let is_old = self.marked.as_ref().is_none_or(|(at, _)| at.elapsed() >= MARK_EVERY);
-        if has_written || may_end || is_old { self.mark(store) } else { Ok(()) }
-    }
-
-    /// Writes when somebody counted: in place of what was written of that before.
-    fn mark(&mut self, store: &mut Store) -> Result<(), String> {
-        let counted = self.history.counted();
-        let Some((_, until)) = counted.as_slice().last().copied() else { return Ok(()) };
-        if self.marked.as_ref().is_some_and(|(_, marked)| *marked == counted) {
-            return Ok(());
+        if has_written || may_end || self.marks.are_old() {
+            self.marks.write(store, &self.history)?;
         }
-        let (source, step) = (marks_of(&self.name), seconds_of(Step::Minute));
-        let frame = packed(&counted.as_slice()).map_err(|error| error.to_string())?;
-        let (start, shape) = (until as i64, SHAPE);
-        let row = Row { source: source.clone(), step, start, shape, frame };
-        store.write(&[row], &[(source, step, start)]).map_err(|error| error.to_string())?;
-        self.marked = Some((Instant::now(), counted));
         Ok(())
     }
-}
-
-/// What the store has of a step of a source: the bytes of each frame, by the time when its slot began.
-#[derive(Default)]
-struct Stock {
-    frames: BTreeMap<u64, u64>,
-    bytes: u64,
-}
-
-impl Stock {
-    fn add(&mut self, start: u64, bytes: u64) {
-        self.bytes += bytes;
-        self.bytes -= self.frames.insert(start, bytes).unwrap_or_default();
-    }
-
-    fn newest(&self) -> u64 {
-        self.frames.last_key_value().map_or(0, |(start, _)| *start)
-    }
-
-    fn oldest(&self) -> u64 {
-        self.frames.first_key_value().map_or(u64::MAX, |(start, _)| *start)
-    }
-
-    /// The first slot that stays when these rows have come: what is before it is too old, or too much.
-    fn first_to_keep(&self, step: Step, rows: &[Row]) -> u64 {
-        let newest = rows.last().map_or(self.newest(), |row| row.start as u64);
-        let mut first = newest.saturating_sub(ring_s(step));
-        let coming: u64 = rows.iter().map(|row| row.frame.len() as u64).sum();
-        let mut excess = (self.bytes + coming).saturating_sub(bytes_max(step));
-        for (start, bytes) in &self.frames {
-            if excess == 0 {
-                break;
-            }
-            excess = excess.saturating_sub(*bytes);
-            first = first.max(start + 1);
-        }
-        first
-    }
-
-    /// What was written and forgotten.
-    fn note(&mut self, rows: &[Row], first: u64) {
-        rows.iter().for_each(|row| self.add(row.start as u64, row.frame.len() as u64));
-        let stay = self.frames.split_off(&first);
-        self.bytes -= self.frames.values().sum::<u64>();
-        self.frames = stay;
-    }
-}
-
-/// The source under which it stands when another counted: no router can have this name.
-fn marks_of(source: &str) -> String {
-    format!("{source}/counted")
-}
-
-/// How much of a source's steps is kept: frames of common clusters take a tenth of it.
-const fn bytes_max(step: Step) -> u64 {
-    match step {
-        Step::Second => 32 << 20,
-        Step::TenSeconds => 64 << 20,
-        Step::Minute => 128 << 20,
-    }
-}
-
-const fn ring_s(step: Step) -> u64 {
-    step.seconds() * step.slots_kept()
-}
-
-fn seconds_of(step: Step) -> i32 {
-    step.seconds() as i32
 }
 
 fn row_of(source: &str, frame: &Frame) -> std::io::Result<Row> {
@@ -489,8 +387,4 @@ fn row_of(source: &str, frame: &Frame) -> std::io::Result<Row> {
         shape: SHAPE,
         frame: packed(frame)?,
     })
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -105,6 +105,13 @@ impl PostgresStore {
         bounded(&self.runtime, written)
     }
 
+    /// Forgets what is newer than this of a source and step.
+    pub(super) fn forget_new(&mut self, source: &str, step: i32, after: i64) -> QueryResult<()> {
+        let new = dsl::source.eq(source).and(dsl::step.eq(step)).and(dsl::start.gt(after));
+        let forgotten = diesel::delete(dsl::tessera_history.filter(new));
+        bounded(&self.runtime, forgotten.execute(&mut self.connection)).map(drop)
+    }
+
     /// Forgets what is older than this of any source: also of those that nobody keeps any more.
     pub(super) fn forget_old(&mut self, step: i32, before: i64) -> QueryResult<()> {
         let old = dsl::step.eq(step).and(dsl::start.lt(before));

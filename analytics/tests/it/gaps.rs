@@ -71,6 +71,71 @@ fn a_router_that_was_down_has_no_points_and_one_that_had_nothing_to_do_has_zeros
     }
 }
 
+/// What the first slot is that was kept says nothing of what was before it.
+#[test]
+fn idle_time_and_a_gap_before_the_first_request_are_remembered() {
+    let recorder = Recorder::by_hand(labels(1), BEGIN_MS + 200_000);
+    recorder.settle_at(recorder.started() + seconds(40));
+    let worker = recorder.worker();
+    worker.record(&read(0, 200, millis(2)), recorder.started() + seconds(50));
+    let old = recorder.settle_at(recorder.started() + seconds(100));
+    let after = Recorder::by_hand(labels(1), BEGIN_MS + 420_000);
+    // It counted before too, for 100 s in which there was nothing to count.
+    after.history().know_counted([(BEGIN, BEGIN + 100)]);
+    after.history().know_counted(old.counted().as_slice().iter().copied());
+    for frame in Step::ALL.iter().flat_map(|step| old.frames_after(*step, 0, usize::MAX)) {
+        after.history().absorb(Frame::clone(&frame));
+    }
+    after.settle_at(after.started() + seconds(60));
+    let query =
+        MetricsQuery { window: Window::parse("15m").expect("a window"), ..Default::default() };
+    let told = figures(&[after.history()], &query, &now(&["shard1".into()]), BEGIN_MS + 480_000);
+    assert_eq!((told.history.oldest, told.measured_s, told.total), (BEGIN, 480.0, 1));
+    let rates = [50, 150, 220, 250, 320, 450].map(|second| rate(&told.series, second));
+    let expected = [Some(0.0), None, Some(0.0), Some(0.017), None, Some(0.0)];
+    assert_eq!(rates, expected, "{:?}", told.series);
+}
+
+/// There were requests, and nobody knows how many.
+#[test]
+fn slots_that_there_was_no_room_for_are_no_zeros() {
+    let story = Story::of(1);
+    (0..1_440).for_each(|ten| story.record(&read(0, 200, millis(2)), seconds(ten * 10)));
+    let all = story.recorder.settle_at(story.recorder.started() + seconds(14_400));
+    let small = History::with_budgets([1 << 20, 20_000, 20_000]);
+    small.know_between(BEGIN_MS, BEGIN_MS + 14_400_000);
+    for frame in Step::ALL.iter().flat_map(|step| all.frames_after(*step, 0, usize::MAX)) {
+        small.absorb(Frame::clone(&frame));
+    }
+    // Whoever collects says so again with every answer.
+    small.know_between(BEGIN_MS, BEGIN_MS + 14_400_000);
+    let kept = small.frames_after(Step::Minute, 0, usize::MAX);
+    let lost = kept[0].start - BEGIN;
+    assert!((3_600..14_000).contains(&lost) && kept.len() < 200, "{lost}");
+    let told = series(&[&small], "24h", 14_400);
+    assert_eq!(told.step_s, 600);
+    let rates = [600, lost - 600, 14_399].map(|second| rate(&told, second));
+    assert_eq!(rates, [None, None, Some(0.1)], "{told:?}");
+    // Another of the fleet may have them.
+    let told = series(&[&small, story.recorder.history()], "24h", 14_400);
+    assert_eq!(rate(&told, 600), Some(0.1));
+}
+
+/// Once in an hour is 0.000 a second, and still somebody asked.
+#[test]
+fn a_single_request_is_a_point_though_its_rate_is_written_as_zero() {
+    let story = Story::of(1);
+    story.record(&read(0, 200, millis(2)), seconds(86_400));
+    let all = story.recorder.settle_at(story.recorder.started() + seconds(90_000));
+    let history = History::new();
+    history.know_between(BEGIN_MS, BEGIN_MS + 60_000);
+    let minute = all.frames_after(Step::Minute, 0, usize::MAX).remove(0);
+    history.absorb(Frame::clone(&minute));
+    let told = series(&[&history], "7d", 90_000);
+    assert_eq!(told.step_s, 3_600);
+    assert_eq!([rate(&told, 80_000), rate(&told, 86_400)], [None, Some(0.0)], "{:?}", told.t);
+}
+
 /// As long as one of several counted, the sum of them is known.
 #[test]
 fn what_one_router_missed_another_tells() {
@@ -79,6 +144,22 @@ fn what_one_router_missed_another_tells() {
     other.know_between(BEGIN_MS, BEGIN_MS + 250_000);
     let told = series(&[recorder.history(), &other], "15m", 400);
     assert_eq!([rate(&told, 230), rate(&told, 270)], [Some(0.0), None]);
+}
+
+/// Who was not there yet, or never said anything, knows nothing of the gaps of the others.
+#[test]
+fn a_router_that_came_later_fills_no_gap_of_those_before_it() {
+    let recorder = restarted();
+    let (later, silent) = (History::new(), History::new());
+    later.know_between(BEGIN_MS + 320_000, BEGIN_MS + 400_000);
+    for fleet in [[recorder.history(), &later, &silent], [&silent, &later, recorder.history()]] {
+        let told = series(&fleet, "15m", 400);
+        let rates = [90, 130, 230, 310, 390].map(|second| rate(&told, second));
+        assert_eq!(rates, [Some(1.0), Some(0.0), None, Some(1.0), Some(0.0)], "{told:?}");
+        // What was before all is not cut out: the figures tell since when anything is known.
+        assert_eq!(told.t.first(), Some(&(BEGIN - 500)));
+    }
+    assert_eq!(series(&[&silent, &History::new()], "5m", 400).t.len(), 150, "nobody said anything");
 }
 
 /// A router that does not answer may be counting: what it counts is not known until it tells.

@@ -116,6 +116,8 @@ pub(crate) struct Told {
     pub(crate) started: String,
     pub(crate) now: ClusterNow,
     pub(crate) frames: Vec<Frame>,
+    /// When it says that it counted.
+    pub(crate) counted: Vec<(u64, u64)>,
     pub(crate) errors: Vec<ErrorEvent>,
     /// Whether it says something else altogether.
     pub(crate) instead: Option<Instead>,
@@ -138,6 +140,8 @@ pub(crate) enum Instead {
     HalfAnAnswer,
     /// More than there can be.
     Nonsense,
+    /// That it has counted in times that are not yet.
+    Future,
     /// Always the same, and that there is more.
     Endless,
 }
@@ -174,7 +178,8 @@ impl FakeRouter {
             ..ClusterNow::default()
         };
         let (frames, errors) = (Vec::new(), Vec::new());
-        let told = Told { started: started.to_rfc3339(), now, frames, errors, instead: None };
+        let (started, counted) = (started.to_rfc3339(), Vec::new());
+        let told = Told { started, now, frames, counted, errors, instead: None };
         let told = Arc::new(Mutex::new(told));
         let asked = Arc::clone(&told);
         let server = Server::start(move |request| answer(&asked, request));
@@ -222,6 +227,9 @@ fn answer(told: &Mutex<Told>, request: &Request) -> Option<Vec<u8>> {
         Instead::Nonsense => {
             Some(response(200, &text.replace("\"total\":", "\"total\":9999999999999")))
         }
+        Instead::Future => {
+            Some(response(200, &text.replace("\"counted\":[]", "\"counted\":[[0,99999999999]]")))
+        }
         Instead::Endless => Some(response(200, &text)),
     }
 }
@@ -232,7 +240,7 @@ fn frames(told: &Told, request: &Request, more: bool) -> String {
     let errors = told.errors.get(request.number("errors_after") as usize..).unwrap_or_default();
     let answer = json!({
         "success": true, "router": "fake", "started": told.started, "at_ms": unix_ms(), "now": told.now,
-        "frames": new.collect::<Vec<_>>(), "errors": errors, "errors_seq": told.errors.len(), "more": more,
+        "frames": new.collect::<Vec<_>>(), "counted": told.counted, "errors": errors, "errors_seq": told.errors.len(), "more": more,
     });
     answer.to_string()
 }

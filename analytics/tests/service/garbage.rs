@@ -73,15 +73,29 @@ fn numbers_that_there_cannot_be() {
 }
 
 #[test]
+fn times_that_there_cannot_be() {
+    let trouble = beside(Instead::Future);
+    assert_eq!(trouble, "its answer cannot be taken in: it tells of times that there cannot be");
+}
+
+#[test]
 fn a_router_that_always_has_more_is_not_asked_for_ever() {
     let folder = tempfile::tempdir().unwrap();
     let (honest, other) = (FakeRouter::start(&["shard1"]), FakeRouter::start(&["shard1"]));
     honest.change(|told| told.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
-    other.change(|told| told.instead = Some(Instead::Endless));
+    let early = ago(9_000);
+    other.change(|told| {
+        told.counted = vec![(early, ago(10))];
+        told.instead = Some(Instead::Endless);
+    });
     let list = format!("other={},honest={}", other.url(), honest.url());
     let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
     service.await_total("window=5m", 10);
     service.await_router("other", true);
+    // As long as there is more, what is missing may be in it: that it counted then says nothing yet.
+    assert!(service.metrics("")["history"]["oldest"].as_u64() > Some(early));
+    other.change(|told| told.instead = None);
+    eventually("all of it", || (service.metrics("")["history"]["oldest"] == early).then_some(()));
 }
 
 #[test]

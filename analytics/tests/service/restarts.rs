@@ -61,6 +61,33 @@ fn a_minute_in_which_a_router_was_started_anew_holds_what_it_counted_before() {
     }
 }
 
+/// It was down in between, and had nothing to do before.
+#[test]
+fn what_a_router_counted_before_its_restart_is_told_apart_from_what_nobody_did() {
+    let folder = tempfile::tempdir().unwrap();
+    let router = FakeRouter::start(&["shard1"]);
+    let started = ago(300);
+    router.change(|told| {
+        told.started = chrono::DateTime::from_timestamp(started as i64, 0).unwrap().to_rfc3339();
+        told.counted = vec![(started - 500, started - 200)];
+        told.frames.push(frame(Step::Second, started + 100, "shard1", 5, 1));
+    });
+    let service = Service::start(folder.path(), &["--routers", &router.url(), "--store", "none"]);
+    service.await_router(&router.name(), true);
+    let series = service.await_total("window=15m", 5)["series"].clone();
+    let times = series["t"].as_array().unwrap();
+    let step = series["step_s"].as_u64().unwrap();
+    let rate = |second: u64| {
+        let holds = |t: &serde_json::Value| {
+            (t.as_u64().unwrap()..).take(step as usize).any(|at| at == second)
+        };
+        times.iter().position(holds).and_then(|place| series["rps"][place].as_f64())
+    };
+    let told = [-400_i64, -250, -150, -50, 50, 100].map(|s| rate(started.saturating_add_signed(s)));
+    assert_eq!(told[..5], [Some(0.0), Some(0.0), None, None, Some(0.0)], "{series}");
+    assert!(told[5] > Some(0.0), "{series}");
+}
+
 #[test]
 fn a_service_that_is_killed_forgets_no_more_than_ten_seconds() {
     let folder = tempfile::tempdir().unwrap();

@@ -96,10 +96,66 @@ fn that_nobody_counted_is_remembered_and_so_is_that_there_was_nothing_to_count()
     assert!(other.counted().as_slice().is_empty());
 }
 
+/// What a statement changes in a file, as somebody else may.
+fn change(path: &std::path::Path, statement: &str) -> usize {
+    use diesel::{Connection, RunQueryDsl};
+    let mut file = diesel::sqlite::SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    diesel::sql_query(statement).execute(&mut file).unwrap()
+}
+
+/// Counts for a minute, and is kept.
+fn serve(address: &StoreAddress, start: u64) {
+    let recorder = recorder(start);
+    read(&recorder, 60, 60);
+    Keeper::start(address.clone(), "router", recorder.history().clone()).unwrap().close();
+}
+
+/// A clock that was far ahead is put right: what was written then is neither the last word nor in the way.
+#[test]
+fn when_somebody_counted_is_remembered_though_a_clock_was_set_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("analytics.db");
+    let address = StoreAddress::parse(path.to_str().unwrap()).unwrap().unwrap();
+    let began = now();
+    let starts = [began - 600, began - 400, began - 200];
+    serve(&address, starts[0]);
+    let ahead = "UPDATE tessera_history SET start = 99999999999 WHERE source = 'router/counted'";
+    assert_eq!(change(&path, ahead), 1);
+    serve(&address, starts[1]);
+    let future = "DELETE FROM tessera_history WHERE start = 99999999999";
+    assert_eq!(change(&path, future), 0, "it went when there was something better");
+    serve(&address, starts[2]);
+    let (history, _) = crate::given_back(&address, "router");
+    assert_eq!(history.counted().as_slice(), starts.map(|start| (start, start + 60)));
+}
+
+/// A program that knows nothing of it wrote slots, and left what was said of the time before.
+#[test]
+fn slots_that_are_newer_than_what_is_said_of_them_were_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("analytics.db");
+    let address = StoreAddress::parse(path.to_str().unwrap()).unwrap().unwrap();
+    let began = now();
+    let starts = [began - 600, began - 400, began - 200];
+    serve(&address, starts[0]);
+    serve(&address, starts[1]);
+    change(
+        &path,
+        "CREATE TABLE aside AS SELECT * FROM tessera_history WHERE source LIKE '%/counted'",
+    );
+    serve(&address, starts[2]);
+    change(&path, "DELETE FROM tessera_history WHERE source LIKE '%/counted'");
+    assert_eq!(change(&path, "INSERT INTO tessera_history SELECT * FROM aside"), 1);
+    let (history, _) = crate::given_back(&address, "router");
+    let counted = history.counted();
+    let [first, (from, until)] = counted.as_slice() else { panic!("{counted:?}") };
+    assert_eq!((*first, *from), ((starts[0], starts[0] + 60), starts[1]));
+    assert!((starts[2] + 60..began).contains(until), "{until} {starts:?}");
+}
+
 /// An older program has written slots only.
 #[test]
 fn a_store_that_does_not_say_when_somebody_counted_has_no_gap_within_it() {
-    use diesel::{Connection, RunQueryDsl};
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
     let address = StoreAddress::parse(path.to_str().unwrap()).unwrap().unwrap();
@@ -107,9 +163,8 @@ fn a_store_that_does_not_say_when_somebody_counted_has_no_gap_within_it() {
     let recorder = recorder(began);
     read(&recorder, 30, 70);
     Keeper::start(address.clone(), "router", recorder.history().clone()).unwrap().close();
-    let mut file = diesel::sqlite::SqliteConnection::establish(path.to_str().unwrap()).unwrap();
     let forget = "DELETE FROM tessera_history WHERE source LIKE '%/counted'";
-    assert_eq!(diesel::sql_query(forget).execute(&mut file).unwrap(), 1);
+    assert_eq!(change(&path, forget), 1);
     let (history, _) = crate::given_back(&address, "router");
     let counted = history.counted();
     let [(from, until)] = counted.as_slice() else { panic!("{counted:?}") };

@@ -30,10 +30,12 @@ const SIZES_MAX: Duration = Duration::from_secs(5);
 const HOW: &str = "this is advice: nothing moves by itself, and slots of a running cluster cannot be moved yet. \
     A new cluster takes them as --placement manual:FIRST-LAST=SHARD,… and the rows by \
     `shard-manager export` and `shard-manager import`";
-/// The same with servers, whose rows are theirs to export.
+/// The same with servers, whose rows are theirs to export: the columns that are Tessera's own cannot be imported, and
+/// only the key says where a row belongs whose table has no routing column.
 const HOW_OF_SERVERS: &str = "this is advice: nothing moves by itself, and slots of a running cluster cannot be moved yet. \
-    A new cluster takes them as --placement manual:FIRST-LAST=SHARD,… and the rows by COPY of each shard, as CSV with a \
-    header, and `shard-manager import`";
+    A new cluster takes them as --placement manual:FIRST-LAST=SHARD,… and the rows by COPY TABLE (shard_key, COLUMN, …) \
+    TO STDOUT WITH (FORMAT csv, HEADER) of each shard, with the columns that the table was made with, without slot, version, \
+    created_at and updated_at, and `shard-manager import` of that as CSV";
 /// How the engine is called whose shards are files.
 const EMBEDDED: &str = "sqlite";
 /// The verdict where the map does not say where rows lie.

@@ -5,6 +5,10 @@ use serde_json::Value;
 use crate::earlier::served;
 use crate::page::{DESK, Page};
 use crate::router::Router;
+use crate::service::Service;
+
+/// More than the points of a chart.
+const POINTS: usize = 160;
 
 /// Notes from now on which areas are filled on the chart of throughput: each from where to where.
 const WATCH: &str = "(() => { const pen = document.querySelector('#throughput canvas').getContext('2d');
@@ -37,5 +41,41 @@ fn time_in_which_a_router_was_down_is_a_gap_in_what_is_drawn() {
     let gap = after[1].as_f64().unwrap() - before[2].as_f64().unwrap();
     // It was down for half of what is shown.
     assert!((0.3..0.6).contains(&(gap / width.as_f64().unwrap())), "{areas:?} of {width}");
+    // Who does not see it is told.
+    let label = "document.querySelector('#throughput canvas').getAttribute('aria-label')";
+    page.until(
+        "it is in the summary",
+        &format!("/ Not measured: [0-9:]+ to [0-9:]+[.]$/.test({label})"),
+    );
+    page.value("document.querySelector('#throughput canvas').focus()");
+    let spoken = "document.querySelector('#throughput [role=status]').textContent";
+    let is_spoken = format!("{spoken}.endsWith(', not measured')");
+    let presses = (0..POINTS).take_while(|_| {
+        page.press("ArrowLeft");
+        page.value(&is_spoken) == false
+    });
+    assert!(presses.count() < POINTS, "{}", page.value(spoken));
     assert_eq!(page.faults(), Vec::<String>::new());
+}
+
+#[test]
+fn a_window_of_which_nothing_is_known_is_not_said_to_be_quiet() {
+    let mut router = Router::start(&[]);
+    router.kill();
+    // Nobody has ever heard of what it counted.
+    let service = Service::start(&[("north", &router)], "");
+    let mut page = Page::open_at(&service.url(), DESK);
+    for place in ["throughput", "latency", "heatmap"] {
+        let said = format!("document.querySelector('#{place} .summary').textContent");
+        page.until(place, &format!("{said} === 'Not measured in this window.'"));
+    }
+    let notes = page.texts("#parts .summary, #parts .calm");
+    assert_eq!(notes, ["Not measured in this window."; 2]);
+    page.value("document.querySelector('#throughput canvas').focus()");
+    page.press("ArrowLeft");
+    let spoken = page.value("document.querySelector('#throughput [role=status]').textContent");
+    assert!(spoken.as_str().unwrap().ends_with(", not measured"), "{spoken}");
+    // There is nobody to hand a question for advice on to, and nothing else is wrong.
+    let others = page.faults().into_iter().filter(|fault| !fault.contains("/api/advice"));
+    assert_eq!(others.collect::<Vec<_>>(), Vec::<String>::new());
 }

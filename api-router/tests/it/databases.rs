@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
 
+use futures_util::TryStreamExt;
 use shard_manager::local::LocalNode;
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
@@ -201,6 +202,17 @@ pub(crate) fn query(url: &str, sql: &str) -> Vec<String> {
         scope.spawn(ask).join()
     });
     asked.unwrap()
+}
+
+/// What a COPY to the client tells.
+pub(crate) fn copied(url: &str, sql: &str) -> String {
+    let runtime = runtime();
+    let client = runtime.block_on(connect(url));
+    let told = runtime.block_on(async {
+        let rows = client.copy_out(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        rows.try_fold(Vec::new(), async |all, row| Ok([all, row.to_vec()].concat())).await
+    });
+    String::from_utf8(told.unwrap()).unwrap()
 }
 
 fn runtime() -> Runtime {

@@ -18,7 +18,7 @@ use std::sync::{Condvar, LazyLock, Mutex};
 use shard_manager::local::LocalCluster;
 
 use crate::citus_databases::CitusServer;
-use crate::databases::{Server, query};
+use crate::databases::{Server, copied, query};
 use crate::harness::bare_command;
 use crate::lab_servers::Lab;
 
@@ -132,6 +132,10 @@ impl Story {
         if self.has_lab && !self.places.iter().any(|place| place.is_lab) {
             self.leave_lab();
         }
+    }
+
+    fn known(&self, data_dir: &Path) -> &Place {
+        self.places.iter().find(|place| place.data_dir == data_dir).unwrap()
     }
 
     fn enter_lab(&mut self) {
@@ -269,9 +273,15 @@ fn urls(place: &Place) -> (String, String) {
 
 /// Runs SQL on the primary of a shard (counted from 0) behind the back of the router; the first column that it tells.
 pub(crate) fn ask_primary(data_dir: &Path, shard: usize, sql: &str) -> Vec<String> {
-    let url = STORY.with_borrow(|story| {
-        let place = story.places.iter().find(|place| place.data_dir == data_dir).unwrap();
-        place.url(shard)
-    });
-    query(&url, sql)
+    query(&url_of(data_dir, shard), sql)
+}
+
+/// What a COPY to the client tells on the primary of each shard.
+pub(crate) fn copy_primaries(data_dir: &Path, sql: &str) -> Vec<String> {
+    let shards = STORY.with_borrow(|story| story.known(data_dir).databases.len());
+    (0..shards).map(|shard| copied(&url_of(data_dir, shard), sql)).collect()
+}
+
+fn url_of(data_dir: &Path, shard: usize) -> String {
+    STORY.with_borrow(|story| story.known(data_dir).url(shard))
 }
