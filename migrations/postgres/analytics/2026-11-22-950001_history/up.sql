@@ -1,4 +1,5 @@
--- What happened: the finished slots of the rings of each source, a router by its name.
+-- What happened: the finished slots of the rings of each source, a router by its name; and under that name with `/counted`
+-- one row of when it counted at all.
 CREATE TABLE tessera_history (
     source TEXT    COLLATE "C" NOT NULL,
     -- Seconds that a slot lasts.
