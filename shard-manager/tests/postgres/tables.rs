@@ -1,6 +1,7 @@
 //! Tables: made by one router and known to all, whatever is cut off in between.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::{Made, Manager};
@@ -24,6 +25,16 @@ fn notes() -> Table {
     table("notes", &columns, 1, &["id"], None)
 }
 
+/// Until a manager reads so many rows: a replica may lack what another manager wrote.
+async fn until_rows(manager: &Manager, table: &str, count: usize) {
+    let deadline = deadline();
+    while rows(manager, table, None).await.len() < count {
+        assert!(Instant::now() < deadline, "{count} rows are never seen");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(rows(manager, table, None).await.len(), count);
+}
+
 /// Waits until a router knows a table.
 async fn until_known(manager: &Manager, name: &str) -> Arc<Table> {
     let deadline = deadline();
@@ -31,7 +42,7 @@ async fn until_known(manager: &Manager, name: &str) -> Arc<Table> {
         if let Ok(table) = manager.table(name) {
             return table;
         }
-        assert!(std::time::Instant::now() < deadline, "{name} is never known");
+        assert!(Instant::now() < deadline, "{name} is never known");
         tokio::task::yield_now().await;
     }
 }
@@ -75,7 +86,7 @@ async fn a_table_that_one_router_makes_the_others_come_to_know() {
         }
     }
     for manager in &managers {
-        assert_eq!(rows(manager, "notes", None).await.len(), 20);
+        until_rows(manager, "notes", 20).await;
     }
     // It is known already, or it is another one.
     assert!(matches!(make(&managers[1], &notes()).await, Made::Known(_)));
