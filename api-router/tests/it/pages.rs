@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::client::{lab, set};
+use crate::client::{lab, set, settle};
 use crate::harness::{Reply, Router};
 
 /// Orders of a few users over all shards: `o000` … with an amount, a status that may be null, and a note.
@@ -310,6 +310,7 @@ fn a_primary_that_is_cut_off_takes_no_writes_and_health_says_so() {
     crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&["--shards", "1"]);
     router.write_user("ada", "Ada");
+    settle(&router);
     set(&router, "shard1-primary", "cut");
     let refused =
         router.write("ada", &json!({"table": "users", "data": {"user_id": "ada", "name": "A"}}));
