@@ -1,9 +1,11 @@
 //! Stories of a router that is started anew in the middle of a minute.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use analytics::store::{Keeper, StoreAddress};
 use analytics::{History, Labels, Operation, Recorder, Role, Sample, Step};
+use tempfile::TempDir;
 
 use crate::now;
 
@@ -40,11 +42,17 @@ fn total(history: &History, step: Step) -> u64 {
     history.frames_after(step, 0, usize::MAX).iter().map(|frame| frame.total()).sum()
 }
 
-#[test]
-fn slots_that_had_not_ended_hold_what_was_counted_before_and_after() {
+/// A file that keeps figures, in a folder of its own.
+fn store() -> (TempDir, PathBuf, StoreAddress) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
     let address = StoreAddress::parse(path.to_str().unwrap()).unwrap().unwrap();
+    (folder, path, address)
+}
+
+#[test]
+fn slots_that_had_not_ended_hold_what_was_counted_before_and_after() {
+    let (_folder, _, address) = store();
     let began = now();
     // Killed 5 s ago, after 20 s.
     let before = recorder(began - 25);
@@ -74,9 +82,7 @@ fn slots_that_had_not_ended_hold_what_was_counted_before_and_after() {
 
 #[test]
 fn that_nobody_counted_is_remembered_and_so_is_that_there_was_nothing_to_count() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("analytics.db");
-    let address = StoreAddress::parse(path.to_str().unwrap()).unwrap().unwrap();
+    let (_folder, _, address) = store();
     let began = now();
     let starts = [began - 600, began - 300, began - 100];
     for start in starts {
@@ -113,9 +119,7 @@ fn serve(address: &StoreAddress, start: u64) {
 /// A clock that was far ahead is put right: what was written then is neither the last word nor in the way.
 #[test]
 fn when_somebody_counted_is_remembered_though_a_clock_was_set_back() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("analytics.db");
-    let address = StoreAddress::parse(path.to_str().unwrap()).unwrap().unwrap();
+    let (_folder, path, address) = store();
     let began = now();
     let starts = [began - 600, began - 400, began - 200];
     serve(&address, starts[0]);
@@ -132,9 +136,7 @@ fn when_somebody_counted_is_remembered_though_a_clock_was_set_back() {
 /// A program that knows nothing of it wrote slots, and left what was said of the time before.
 #[test]
 fn slots_that_are_newer_than_what_is_said_of_them_were_counted() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("analytics.db");
-    let address = StoreAddress::parse(path.to_str().unwrap()).unwrap().unwrap();
+    let (_folder, path, address) = store();
     let began = now();
     let starts = [began - 600, began - 400, began - 200];
     serve(&address, starts[0]);
@@ -156,9 +158,7 @@ fn slots_that_are_newer_than_what_is_said_of_them_were_counted() {
 /// An older program has written slots only.
 #[test]
 fn a_store_that_does_not_say_when_somebody_counted_has_no_gap_within_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("analytics.db");
-    let address = StoreAddress::parse(path.to_str().unwrap()).unwrap().unwrap();
+    let (_folder, path, address) = store();
     let began = now() - 100;
     let recorder = recorder(began);
     read(&recorder, 30, 70);

@@ -1,12 +1,13 @@
 //! Slow: a Redis that is far away: connections take long to be made, and answers come late, but in time.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use shard_manager::cache::CacheUse::{Hit, Miss};
-use shard_manager::cache::{BreakerState, CacheSettings};
+use shard_manager::cache::{BreakerState, Cache, CacheSettings};
 
-use crate::bench::{Played, deadline, fill, router, told, until};
+use crate::bench::{Played, deadline, fill, router, told};
 use crate::proxy::Proxy;
 use crate::redis_server::Server;
 
@@ -44,21 +45,25 @@ async fn one_that_answers_late_but_in_time_is_used_and_left_alone_if_that_goes_o
 const PASSWORD: [&str; 2] = ["--requirepass", "open-sesame"];
 const USER: &str = ":open-sesame@";
 
+/// A router whose connections do not come about until the proxy lets go.
+fn far_away(redis: &Server) -> (Proxy, Arc<Cache>, Played) {
+    let proxy = Proxy::to(redis);
+    let mut settings = proxy.settings_as(USER, redis);
+    settings.patience = CacheSettings::PATIENCE_DEFAULT;
+    proxy.hold(true);
+    (proxy, router(&settings), Played::new(1))
+}
+
 #[tokio::test]
 async fn a_connection_that_takes_long_to_be_made_is_not_held_against_it() {
     let Some(redis) = Server::start(&PASSWORD) else { return };
-    let proxy = Proxy::to(&redis);
-    let mut settings = proxy.settings_as(USER, &redis);
-    settings.patience = CacheSettings::PATIENCE_DEFAULT;
-    let (cache, shard) = (router(&settings), Played::new(1));
-    proxy.hold(true);
+    let (proxy, cache, shard) = far_away(&redis);
     for _ in 0..10 {
         assert_eq!(told(&cache, &shard, None).await, (1, Miss));
     }
     let vitals = cache.vitals();
     assert_eq!((vitals.breaker, vitals.errors), (BreakerState::Closed, 0));
     proxy.hold(false);
-    until("it is made, and used", || cache.vitals().breaker == BreakerState::Closed).await;
     let deadline = deadline();
     while told(&cache, &shard, None).await.1 != Hit {
         assert!(Instant::now() < deadline, "it is never used");
@@ -69,11 +74,7 @@ async fn a_connection_that_takes_long_to_be_made_is_not_held_against_it() {
 #[tokio::test]
 async fn one_to_which_no_connection_can_be_made_is_left_alone_after_a_while() {
     let Some(redis) = Server::start(&PASSWORD) else { return };
-    let proxy = Proxy::to(&redis);
-    let mut settings = proxy.settings_as(USER, &redis);
-    settings.patience = CacheSettings::PATIENCE_DEFAULT;
-    let (cache, shard) = (router(&settings), Played::new(1));
-    proxy.hold(true);
+    let (proxy, cache, shard) = far_away(&redis);
     let deadline = deadline();
     while cache.vitals().breaker == BreakerState::Closed {
         assert!(Instant::now() < deadline, "it is tried for ever");
