@@ -5,11 +5,13 @@
 //! thread), in interleaved rounds; what counts is the ratio of the medians. It needs `wrk`. Rounds,
 //! seconds and workers can be given: `-- 5 4 1` is five rounds of four seconds with one worker; without,
 //! there are as many workers as the router takes by itself. `-- fanout` measures what many shards cost,
-//! `-- counting` what analytics costs, `-- cache` what a cache brings.
+//! `-- counting` what analytics costs, `-- cache` what a cache brings. `-- figures` runs what the README
+//! shows once more and writes the new output there.
 
 mod caching;
 mod counting;
 mod fanout;
+mod figures;
 mod load;
 mod servers;
 
@@ -76,6 +78,9 @@ const BARE: &str = r#"request = function() return wrk.format("GET", "/") end"#;
 fn main() -> std::io::Result<()> {
     if let Some(workers) = std::env::var_os("BARE_HANDLER") {
         return serve_bare(workers.to_string_lossy().parse().unwrap_or(1));
+    }
+    if std::env::args().any(|argument| argument == "figures") {
+        return figures::rewrite();
     }
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
     let (rounds, seconds) = (numbers.next().unwrap_or(3), numbers.next().unwrap_or(4));

@@ -1,0 +1,62 @@
+//! Rewrites the README's figures: `cargo bench -p api-router --bench http -- figures`.
+//!
+//! Every console block of the README whose command is this benchmark is run again, with the arguments
+//! that stand there, and its output replaces the old one. Figures that a person copies age one by one;
+//! these are all measured in one go, on one machine.
+
+use std::io::{Error, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Command line in front of the arguments of a block.
+const PROMPT: &str = "$ cargo bench -p api-router --bench http -- ";
+const FENCE: &str = "```";
+
+/// Measures each block of the README and writes the file when all of them have succeeded.
+pub(crate) fn rewrite() -> std::io::Result<()> {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let old = std::fs::read_to_string(&readme)?;
+    let new = with_new_output(&old, &measure)?;
+    std::fs::write(&readme, new)
+}
+
+/// Output of this benchmark with the arguments of a block.
+fn measure(arguments: &str) -> std::io::Result<String> {
+    println!("{PROMPT}{arguments}");
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(arguments.split_whitespace()).stdin(Stdio::null()).stderr(Stdio::inherit());
+    let output = command.output()?;
+    std::io::stdout().write_all(&output.stdout)?;
+    if !output.status.success() {
+        return Err(Error::other(format!("`{arguments}` ended with {}", output.status)));
+    }
+    String::from_utf8(output.stdout).map_err(Error::other)
+}
+
+/// The text with the output below each command of this benchmark replaced by what `measure` returns.
+///
+/// # Errors
+/// Fails if no block is found or one has no end: then the README no longer looks as this expects.
+fn with_new_output(
+    text: &str,
+    measure: &dyn Fn(&str) -> std::io::Result<String>,
+) -> std::io::Result<String> {
+    let mut new = String::with_capacity(text.len());
+    let mut lines = text.lines();
+    let mut blocks = 0;
+    while let Some(line) = lines.next() {
+        new.push_str(line);
+        new.push('\n');
+        let Some(arguments) = line.strip_prefix(PROMPT) else { continue };
+        blocks += 1;
+        new.push_str(measure(arguments)?.trim_end());
+        new.push('\n');
+        let end = lines.find(|line| line.starts_with(FENCE));
+        new.push_str(end.ok_or_else(|| Error::other(format!("`{line}` has no end")))?);
+        new.push('\n');
+    }
+    match blocks {
+        0 => Err(Error::other("the README has no block that this benchmark wrote")),
+        _ => Ok(new),
+    }
+}
