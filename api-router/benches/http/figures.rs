@@ -2,7 +2,8 @@
 //!
 //! Every console block of the README whose command is this benchmark is run again, with the arguments
 //! that stand there, and its output replaces the old one. Figures that a person copies age one by one;
-//! these are all measured in one go, on one machine.
+//! these are all measured in one go, on one machine. A block with lines about PostgreSQL needs servers:
+//! `shard-manager cluster up` starts them and writes `SHARD_URLS` and `REPLICA_URLS` to `tessera.env`.
 
 use std::io::{Error, Write};
 use std::path::Path;
@@ -11,11 +12,18 @@ use std::process::{Command, Stdio};
 /// Command line in front of the arguments of a block.
 const PROMPT: &str = "$ cargo bench -p api-router --bench http -- ";
 const FENCE: &str = "```";
+/// Beginning of lines that are measured on servers.
+const OF_SERVERS: &str = "PostgreSQL hits";
 
 /// Measures each block of the README and writes the file when all of them have succeeded.
 pub(crate) fn rewrite() -> std::io::Result<()> {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
     let old = std::fs::read_to_string(&readme)?;
+    let names_servers = old.lines().any(|line| line.starts_with(OF_SERVERS));
+    if names_servers && std::env::var_os("SHARD_URLS").is_none() {
+        let remedy = "set SHARD_URLS and REPLICA_URLS, as `shard-manager cluster up` writes them";
+        return Err(Error::other(format!("the README has figures of PostgreSQL: {remedy}")));
+    }
     let new = with_new_output(&old, &measure)?;
     std::fs::write(&readme, new)
 }
