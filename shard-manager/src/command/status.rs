@@ -196,7 +196,7 @@ fn ask(url: &str) -> Result<Status, Trouble> {
                 node: text(&node["node"]),
                 role: text(&node["role"]),
                 up,
-                trouble: (!up).then(|| "it does not answer".to_owned()),
+                trouble: (!up).then(|| why(&node["reasons"])),
                 lag_ms: node["lag"].as_f64(),
                 rows: sum("rows").filter(|_| is_primary),
                 bytes: sum("bytes").filter(|_| is_primary).map(|bytes| bytes as u64),
@@ -220,6 +220,13 @@ fn ask(url: &str) -> Result<Status, Trouble> {
         shards: shards.collect(),
         notes: Vec::new(),
     })
+}
+
+/// Why a router holds a node for down.
+fn why(reasons: &Value) -> String {
+    let told = reasons.as_array().into_iter().flatten();
+    let told: Vec<&str> = told.filter_map(|reason| reason["detail"].as_str()).collect();
+    if told.is_empty() { "it does not answer".to_owned() } else { told.join("; ") }
 }
 
 fn text(status: &Status, screen: &Screen) -> String {
