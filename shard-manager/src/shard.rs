@@ -7,6 +7,7 @@
 //! **Not here:** which shard (`manager`), which replica (`replica_set`).
 
 mod health;
+mod session;
 mod strong;
 mod vitals;
 
