@@ -170,7 +170,9 @@ impl Shard {
     /// can, because what is whole of it may be all there is.
     pub fn primary_suspect(&self) -> Suspect {
         let findings = Arc::clone(&self.findings);
-        Box::new(move || drop(findings.raise(Reason::Damaged)))
+        Box::new(move || {
+            findings.raise(Reason::Damaged);
+        })
     }
 
     /// The same for each replica, in order: it is made anew.

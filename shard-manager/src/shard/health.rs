@@ -33,10 +33,17 @@ pub struct NodeHealth {
 }
 
 impl Shard {
-    /// Asks the readers of each node, and looks after the writer.
+    /// Asks the readers of each node, and the primary's lanes whether they get on with writes.
     pub async fn probe(&self, deadline: Instant) -> Vec<NodeHealth> {
         let primary = async {
-            let (answers, latency) = self.answers(Some(self.primary.clone()), deadline).await;
+            let asked = self.answers(Some(self.primary.clone()), deadline);
+            let lanes = async {
+                // One that is cut off is known to be.
+                if self.check_reachable().is_ok() {
+                    self.lanes.probe(deadline).await;
+                }
+            };
+            let ((answers, latency), ()) = join(asked, lanes).await;
             let found = Reasons::of((!answers).then_some(Reason::NoAnswer));
             let reasons = found.and(self.reasons_of_primary());
             NodeHealth {
@@ -78,12 +85,8 @@ impl Shard {
     /// connection of its own.
     pub(super) fn reasons_of_primary(&self) -> Reasons {
         let is_cut = self.check_reachable().is_err() || self.progress.is_silent();
-        let reasons = [
-            is_cut.then_some(Reason::NoAnswer),
-            (!self.lanes.is_up()).then_some(Reason::WriterEnded),
-            self.lanes.waits().then_some(Reason::NoPrimary),
-        ];
-        Reasons::of(reasons.into_iter().flatten()).and(self.findings.now())
+        let found = Reasons::of(is_cut.then_some(Reason::NoAnswer));
+        found.and(self.lanes.standstill()).and(self.findings.now())
     }
 
     /// Why a replica is believed to be out of the rotation.
