@@ -161,7 +161,8 @@ export class Cards {
         ),
       (chip, node) => {
         setAttribute(chip, "data-state", node.up ? "up" : "down");
-        setAttribute(chip, "title", node.node);
+        const why = (node.reasons ?? []).join("; ");
+        setAttribute(chip, "title", why ? `${node.node}: ${why}` : node.node);
         // `shard1-replica1` is `replica1` on the card of shard1.
         setText(
           chip.firstChild,

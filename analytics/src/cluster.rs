@@ -96,8 +96,10 @@ pub struct NodeNow {
     pub node: String,
     /// `primary` or `replica`.
     pub role: String,
-    /// Whether it answers.
+    /// Whether it does what its role demands: a primary takes writes, a replica is read.
     pub up: bool,
+    /// Why it does not, in sentences; empty if it does.
+    pub reasons: Vec<String>,
     /// How far it is behind its primary, in ms; null when unknown and for a primary.
     pub lag_ms: Option<f64>,
     /// How long it takes to answer a probe, in ms; null when unknown.

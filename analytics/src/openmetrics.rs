@@ -220,7 +220,12 @@ impl Scrape {
             let labels = [("shard", &*shard.shard), ("node", &*node.node), ("role", &*node.role)];
             (labels, f64::from(u8::from(node.up)))
         });
-        families.gauges("tessera_node_up", "Whether a node answers.", None, up)?;
+        families.gauges(
+            "tessera_node_up",
+            "Whether a node takes writes (a primary) or is read (a replica).",
+            None,
+            up,
+        )?;
         let lags = nodes().filter_map(|(shard, node)| {
             let labels = [("shard", &*shard.shard), ("replica", &*node.node)];
             Some((labels, replica_lag_ms(node)? / 1e3))

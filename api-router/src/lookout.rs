@@ -171,10 +171,13 @@ fn nodes(vitals: &ShardVitals, probed: Option<&ShardReport>) -> Vec<NodeNow> {
         let probe = probed.and_then(|report| report.nodes.iter().find(|it| it.node == node.node));
         let is_replica = node.role == Role::Replica;
         let lag = probe.map_or(node.lag, |probe| probe.lag).filter(|_| is_replica);
+        // What has been believed since may be worse than what the probe found.
+        let reasons = probe.map_or(node.reasons, |probe| probe.reasons.and(node.reasons));
         NodeNow {
             node: node.node.clone(),
             role: node.role.name().to_owned(),
-            up: probe.map_or(node.up, |probe| probe.up),
+            up: reasons.is_empty(),
+            reasons: reasons.iter().map(|reason| reason.sentence().to_owned()).collect(),
             lag_ms: lag.map(milliseconds),
             latency_ms: probe.filter(|probe| probe.up).map(|probe| milliseconds(probe.latency)),
         }

@@ -454,6 +454,10 @@ impl From<Error> for Problem {
             Error::DeadlinePassed => {
                 Self::new(Code::TSR004, detail).hint("raise x-deadline-ms, or send less at once")
             }
+            Error::WritesStalled { shard } => Self::new(Code::TSR004, detail).shard(shard).hint(
+                "send again when GET /api/health tells that the primary takes writes again; where outcome is unknown, \
+                 with the same Idempotency-Key, or read first what is there",
+            ),
             Error::QueueFull { shard } => {
                 Self::new(Code::TSR005, detail).shard(shard).hint("send again after Retry-After")
             }

@@ -123,7 +123,7 @@ fn is_in_queue(failure: &Failure) -> bool {
     match failure.error {
         Error::QueueFull { .. } | Error::PoolExhausted { .. } => true,
         // A write that nobody began to carry out.
-        Error::DeadlinePassed => failure.outcome == Outcome::Rejected,
+        Error::DeadlinePassed | Error::WritesStalled { .. } => failure.outcome == Outcome::Rejected,
         Error::NoSuchTable { .. }
         | Error::Row(_)
         | Error::Key(_)

@@ -64,6 +64,12 @@ pub enum Error {
     /// The deadline passed.
     #[error("the deadline passed")]
     DeadlinePassed,
+    /// The deadline of a write passed while the primary finished none.
+    #[error("the deadline passed: the primary of {shard} takes no writes now")]
+    WritesStalled {
+        /// The shard.
+        shard: String,
+    },
     /// The shard's queue of writes is full.
     #[error("too many writes wait for {shard}")]
     QueueFull {

@@ -129,6 +129,7 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         | Error::KeyReused
         | Error::TransactionTooLarge
         | Error::DeadlinePassed
+        | Error::WritesStalled { .. }
         | Error::QueueFull { .. }
         | Error::PoolExhausted { .. }
         | Error::ShardUnavailable { .. }

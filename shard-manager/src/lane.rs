@@ -9,6 +9,7 @@
 //! operation is answered after its transaction is durable, and never taken after its deadline.
 //! **Not here:** SQL (`store`), routing (`manager`).
 
+mod pulse;
 mod schema;
 mod tally;
 mod worker;
@@ -28,6 +29,7 @@ use crate::home::Home;
 use crate::position::Position;
 use crate::row::{Part, RowDone, RowWrite};
 use crate::store::{AsyncWriter, Unit, Writer};
+use pulse::{Probe, Pulse};
 use schema::SchemaOperation;
 use tally::Tally;
 use worker::Worker;
@@ -67,6 +69,8 @@ struct State {
     stops: AtomicBool,
     /// What the loop has done.
     tally: Tally,
+    /// Whether it gets on.
+    pulse: Pulse,
 }
 
 /// What holds a lane back between two batches.
@@ -89,6 +93,8 @@ enum Message {
     Operation(Operation),
     /// Stands alone: what came before it is applied before, what comes after it after.
     Schema(SchemaOperation),
+    /// Takes the way of a write and changes nothing.
+    Probe(Probe),
     Stop,
 }
 
@@ -251,6 +257,8 @@ impl Lane {
     fn late(&self) -> Error {
         if self.waits() {
             Error::NoPrimary { shard: self.shard.clone() }
+        } else if self.is_stuck() {
+            Error::WritesStalled { shard: self.shard.clone() }
         } else {
             Error::DeadlinePassed
         }
@@ -294,7 +302,9 @@ impl Lane {
         self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
         match message {
             Message::Operation(operation) => Some((operation, error)),
-            Message::Schema(_) | Message::Stop => unreachable!("what was sent is what comes back"),
+            Message::Schema(_) | Message::Probe(_) | Message::Stop => {
+                unreachable!("what was sent is what comes back")
+            }
         }
     }
 

@@ -10,9 +10,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::join_all;
+
 use crate::barrier::Gate;
 use crate::brake::Brake;
 use crate::lane::{Applied, Lane, LaneFailure};
+use crate::reason::Reasons;
 use crate::row::{Part, RowWrite};
 use crate::store::SchemaChange;
 use crate::store::postgres::citus::Citus;
@@ -100,9 +103,14 @@ impl Lanes {
         self.first.waits()
     }
 
-    /// Whether their loops run.
-    pub fn is_up(&self) -> bool {
-        self.all().all(Lane::is_up)
+    /// Why they do not get on with writes, as far as is known without asking them.
+    pub fn standstill(&self) -> Reasons {
+        Reasons::of(self.all().filter_map(Lane::standstill))
+    }
+
+    /// As [`Lane::probe`], of all of them.
+    pub async fn probe(&self, deadline: Instant) {
+        join_all(self.all().map(|lane| lane.probe(deadline))).await;
     }
 
     /// How busy they are together, and what they have done.

@@ -9,6 +9,7 @@ pub mod home;
 pub mod keyspace;
 pub mod members;
 pub mod position;
+pub mod reason;
 pub mod sabotage;
 pub mod topology;
 

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use futures_util::future::join;
 
 use crate::brake::{Brake, Hold};
 use crate::cache::{Cache, CacheUse, ServedBy};
@@ -306,7 +307,7 @@ impl Manager {
         let place = place.map_err(|error| Failure::rejected(error.into(), None))?;
         let told = |error| Failure::rejected(error, Some(place));
         let shard = &self.shards[place.shard.index()];
-        let demand = demand(shard, place.shard, wish).map_err(told)?;
+        let demand = demand(shard, place.shard, wish, wish.deadline).await.map_err(told)?;
         let asked = (&query, key);
         let answer = self.read_key(asked, place, wish, &demand).await.map_err(told)?;
         let KeyAnswer { rows, position, served_by, cache } = answer;
@@ -343,7 +344,7 @@ impl Manager {
         let left = wish.deadline.saturating_duration_since(began);
         let deadline = wish.deadline - if wish.partial { left / 10 } else { Duration::ZERO };
         let reads = numbered().map(async |(index, shard)| {
-            let demand = ReadDemand { deadline, ..demand(shard, index, wish)? };
+            let demand = demand(shard, index, wish, deadline).await?;
             shard.read_all(&query, &demand).await
         });
         let answers = futures_util::future::join_all(reads).await;
@@ -431,8 +432,9 @@ impl Manager {
     pub async fn report(&self, shards: &[ShardIndex], deadline: Instant) -> Vec<ShardReport> {
         let reports = shards.iter().map(async |&index| {
             let shard = &self.shards[index.index()];
-            let nodes = shard.probe(deadline).await;
-            let mut tables = shard.sizes(deadline).await.ok();
+            // Beside each other: a lane that stands still holds up nobody who only reads.
+            let (nodes, tables) = join(shard.probe(deadline), shard.sizes(deadline)).await;
+            let mut tables = tables.ok();
             // One that is not on every shard yet is nobody's business.
             let registry = self.registry.load();
             let is_known = |size: &TableSize| registry.find(&size.table).is_some();
@@ -472,11 +474,16 @@ impl Manager {
 }
 
 /// What a read must not miss of one shard.
-fn demand(shard: &Shard, index: ShardIndex, wish: &Wish) -> Result<ReadDemand, Error> {
-    let seen = wish.session.seen(index);
-    if seen.is_some_and(|position| !shard.progress.history().holds(position)) {
-        return Err(Error::SeenMayBeLost { shard: shard.name().to_owned() });
-    }
-    let Wish { level, staleness, deadline, .. } = *wish;
-    Ok(ReadDemand { level, seen: seen.map_or(0, |position| position.at), staleness, deadline })
+async fn demand(
+    shard: &Shard,
+    index: ShardIndex,
+    wish: &Wish,
+    deadline: Instant,
+) -> Result<ReadDemand, Error> {
+    let Wish { level, staleness, .. } = *wish;
+    let seen = match wish.session.seen(index) {
+        Some(position) => shard.held(position, deadline).await?,
+        None => 0,
+    };
+    Ok(ReadDemand { level, seen, staleness, deadline })
 }

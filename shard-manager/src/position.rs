@@ -49,6 +49,11 @@ impl History {
         Self { timelines }
     }
 
+    /// Whether this timeline is one of them.
+    pub fn knows(&self, timeline: u32) -> bool {
+        self.timelines.iter().any(|(id, _)| *id == timeline)
+    }
+
     /// Whether everything up to this position is part of this history. Of the timeline that goes on everything
     /// is: nobody is told a position that was not reached.
     pub fn holds(&self, position: Position) -> bool {

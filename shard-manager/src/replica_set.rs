@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::cache::Stamp;
 use crate::error::Error;
 use crate::progress::{Progress, ReplicaState};
+use crate::reason::Findings;
 use crate::store::readers::Readers;
 use crate::store::replica::Replica;
 
@@ -38,6 +39,8 @@ pub struct ReplicaSet {
 /// A replica and how it does.
 struct Member {
     replica: Replica,
+    /// What was found of it, and still holds.
+    findings: Arc<Findings>,
     in_flight: AtomicU32,
     failures: AtomicU32,
     epoch: Instant,
@@ -70,6 +73,7 @@ impl ReplicaSet {
     pub fn new(replicas: Vec<Replica>, progress: &Arc<Progress>) -> Self {
         let member = |replica| Member {
             replica,
+            findings: Arc::default(),
             in_flight: AtomicU32::new(0),
             failures: AtomicU32::new(0),
             epoch: Instant::now(),
@@ -108,12 +112,25 @@ impl ReplicaSet {
         self.is_in(index)
     }
 
-    /// The same, as it is believed now: unlike [`ReplicaSet::takes_part`] this lets nobody find out.
-    pub fn is_believed_in(&self, index: usize) -> bool {
-        let member = &self.members[index];
-        self.progress.state(index) == ReplicaState::Following
-            && member.replica.is_reachable()
-            && member.out_until.load(Ordering::Acquire) == 0
+    /// What was found of a replica and still holds.
+    pub fn findings(&self, index: usize) -> Option<&Arc<Findings>> {
+        self.members.get(index).map(|member| &member.findings)
+    }
+
+    /// Whether a replica can be reached, as it is believed now.
+    pub fn is_reachable(&self, index: usize) -> bool {
+        self.members[index].replica.is_reachable()
+    }
+
+    /// Whether failures keep a replica out, as it is believed now: unlike [`ReplicaSet::takes_part`] this lets nobody
+    /// find out.
+    pub fn is_left_out(&self, index: usize) -> bool {
+        self.members[index].out_until.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether a replica is too far behind to be read by anybody.
+    pub fn is_behind(&self, index: usize) -> bool {
+        self.progress.staleness(index) > self.staleness_max()
     }
 
     /// The better of two replicas that meet the demand.
@@ -146,13 +163,16 @@ impl ReplicaSet {
         Stamp { timeline, floor, as_of: now.checked_sub(staleness).unwrap_or(now) }
     }
 
+    /// While nobody can write, nobody can tell how far behind a replica is: better an old answer than none, unless the
+    /// client has said how old.
+    fn staleness_max(&self) -> Duration {
+        if self.progress.is_silent() { Duration::MAX } else { STALENESS_MAX }
+    }
+
     fn meets(&self, index: usize, demand: &Demand) -> bool {
-        // While nobody can write, nobody can tell how far behind a replica is: better an old answer than none, unless
-        // the client has said how old.
-        let most = if self.progress.is_silent() { Duration::MAX } else { STALENESS_MAX };
         self.is_in(index)
             && self.progress.applied_by(index) >= demand.floor
-            && self.progress.staleness(index) <= demand.staleness.min(most)
+            && self.progress.staleness(index) <= demand.staleness.min(self.staleness_max())
     }
 
     /// Whether a replica may soon have what it lacks: it is worth a short wait.

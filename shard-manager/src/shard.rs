@@ -6,11 +6,12 @@
 //! **Invariant:** an answer is never older than what its read must not miss.
 //! **Not here:** which shard (`manager`), which replica (`replica_set`).
 
+mod health;
+mod session;
 mod strong;
 mod vitals;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
@@ -26,6 +27,7 @@ use crate::lanes::Lanes;
 use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
+use crate::reason::{Findings, Reason};
 use crate::replica_set::{Chosen, Demand, ReplicaSet};
 use crate::row::Part;
 use crate::sabotage::{Switch, is_on};
@@ -33,6 +35,8 @@ use crate::store::readers::Readers;
 use crate::store::replica::Replica;
 use crate::store::{CitusNode, NodeRows, SchemaChange, TableSize};
 use crate::topology::Role;
+
+pub use health::NodeHealth;
 
 /// How long a read waits for a replica to catch up before it takes the primary.
 const CATCH_UP_MAX: Duration = Duration::from_millis(50);
@@ -54,8 +58,8 @@ pub struct Shard {
     primary: Readers,
     replicas: ReplicaSet,
     sizing: Arc<Semaphore>,
-    /// Whether a check found the primary's file damaged.
-    damaged: Arc<AtomicBool>,
+    /// What was found of the primary, and still holds.
+    findings: Arc<Findings>,
 }
 
 /// Rows that were applied on the primary.
@@ -98,21 +102,6 @@ impl ShardRows {
     }
 }
 
-/// How a node is.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NodeHealth {
-    /// `shard1-primary`.
-    pub node: String,
-    /// What it is to its shard.
-    pub role: Role,
-    /// Whether it takes what its role demands.
-    pub up: bool,
-    /// How long it took to answer a probe.
-    pub latency: Duration,
-    /// How long ago it had all that the primary has; `None` if it has not had it since this process began.
-    pub lag: Option<Duration>,
-}
-
 impl Shard {
     /// A shard of these lanes to its primary, and of these readers and replicas.
     pub fn new(
@@ -135,7 +124,7 @@ impl Shard {
             primary,
             replicas,
             sizing: Arc::new(Semaphore::new(1)),
-            damaged: Arc::new(AtomicBool::new(false)),
+            findings: Arc::default(),
         }
     }
 
@@ -167,11 +156,23 @@ impl Shard {
         self.lanes.gate()
     }
 
+    /// What was found of its primary elsewhere and still holds: whoever raises a reason there makes the shard degraded.
+    pub fn findings(&self) -> &Arc<Findings> {
+        &self.findings
+    }
+
+    /// The same of one of its replicas, by its place in the progress.
+    pub fn findings_of_replica(&self, index: usize) -> Option<&Arc<Findings>> {
+        self.replicas.findings(index)
+    }
+
     /// What to call when the primary's file is found damaged. It is told as down then, and goes on as well as it
     /// can, because what is whole of it may be all there is.
     pub fn primary_suspect(&self) -> Suspect {
-        let damaged = Arc::clone(&self.damaged);
-        Box::new(move || damaged.store(true, Ordering::Release))
+        let findings = Arc::clone(&self.findings);
+        Box::new(move || {
+            findings.raise(Reason::Damaged);
+        })
     }
 
     /// The same for each replica, in order: it is made anew.
@@ -430,53 +431,6 @@ impl Shard {
     /// As [`Shard::read_key`].
     pub async fn counts(&self, deadline: Instant) -> Result<Vec<(String, i64)>, Error> {
         self.primary.counts(deadline).await
-    }
-
-    /// Asks the readers of each node, and looks after the writer.
-    pub async fn probe(&self, deadline: Instant) -> Vec<NodeHealth> {
-        let primary = async {
-            let (answers, latency) = self.answers(Some(self.primary.clone()), deadline).await;
-            // Reads may get through where writes do not: the lane has a connection of its own.
-            let writes = self.lanes.is_up() && !self.lanes.waits();
-            let whole = writes && !self.damaged.load(Ordering::Acquire);
-            let up = answers && whole && self.check_reachable().is_ok();
-            let (node, role) = (self.primary_name.clone(), Role::Primary);
-            let lag = Some(Duration::ZERO);
-            NodeHealth { node, role, up, latency, lag }
-        };
-        let leading = self.progress.leading();
-        let others = self.replicas.replicas().enumerate();
-        let others = others.filter(|(index, _)| Some(*index) != leading);
-        let replicas = others.map(async |(index, replica)| {
-            let (answers, latency) = self.answers(replica.readers(), deadline).await;
-            if !answers {
-                replica.missed();
-            }
-            let up = answers && self.replicas.takes_part(index);
-            let lag = self.progress.lag(index);
-            let (node, role) = (self.replica_name(index, leading), Role::Replica);
-            NodeHealth { node, role, up, latency, lag }
-        });
-        let (primary, mut replicas) =
-            futures_util::future::join(primary, futures_util::future::join_all(replicas)).await;
-        replicas.insert(0, primary);
-        replicas
-    }
-
-    /// What a node is called that is a replica now: names belong to roles, so the node that led at first has that of the
-    /// one that leads.
-    fn replica_name(&self, index: usize, leading: Option<usize>) -> String {
-        let index = if index == 0 { leading.unwrap_or(0) } else { index };
-        let named = self.replicas.replicas().nth(index);
-        named.map_or_else(String::new, |replica| replica.node().to_owned())
-    }
-
-    async fn answers(&self, readers: Option<Readers>, deadline: Instant) -> (bool, Duration) {
-        let Some(readers) = readers else { return (false, Duration::ZERO) };
-        let began = Instant::now();
-        let probed = readers.probe(deadline).await;
-        // Busy is not down.
-        (matches!(probed, Ok(()) | Err(Error::PoolExhausted { .. })), began.elapsed())
     }
 
     /// Finishes what is queued, lets replicas catch up for a moment, and closes the files. Blocks.

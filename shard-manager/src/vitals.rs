@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use crate::reason::Reasons;
 use crate::topology::{Role, ShardIndex};
 
 /// Classes of sizes of batches: 1, 2, up to 4, up to 8 and so on.
@@ -147,6 +148,8 @@ pub struct NodeVitals {
     pub role: Role,
     /// Whether it is believed to do what its role demands: a primary takes writes, a replica is in the rotation.
     pub up: bool,
+    /// Why it does not; empty if it does.
+    pub reasons: Reasons,
     /// How long ago it had all that the primary has; `None` if it has not had it since this process began.
     pub lag: Option<Duration>,
     /// How far its position is behind the primary's: bytes of the log on servers, batches in files. `None` if nothing

@@ -82,6 +82,9 @@ fn nodes(seen: &[ShardNow]) -> Vec<NodeNow> {
             None => nodes.push(node.clone()),
             Some(known) => {
                 known.up &= node.up;
+                let new = node.reasons.iter().filter(|reason| !known.reasons.contains(reason));
+                let new: Vec<String> = new.cloned().collect();
+                known.reasons.extend(new);
                 known.lag_ms = worse(known.lag_ms, node.lag_ms);
                 known.latency_ms = worse(known.latency_ms, node.latency_ms);
             }

@@ -93,7 +93,10 @@ fn unseen(mut now: ClusterNow) -> ClusterNow {
     now.in_flight = 0;
     for shard in &mut now.shards {
         shard.up = false;
-        shard.nodes.iter_mut().for_each(|node| node.up = false);
+        for node in &mut shard.nodes {
+            node.up = false;
+            node.reasons = vec!["no router tells how it is".to_owned()];
+        }
     }
     now
 }

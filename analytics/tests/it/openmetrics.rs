@@ -62,7 +62,7 @@ fn the_cluster_of_now_is_told_by_shard_and_node() {
         role: role.into(),
         up: true,
         lag_ms,
-        latency_ms: None,
+        ..NodeNow::default()
     };
     let shard = ShardNow {
         shard: "shard1".into(),

@@ -164,7 +164,7 @@ impl FakeRouter {
                 role: "replica".to_owned(),
                 up: true,
                 lag_ms: Some(0.0),
-                latency_ms: None,
+                ..NodeNow::default()
             }],
             ..ShardNow::default()
         };

@@ -12,8 +12,10 @@ use serde::Serialize;
 use shard_manager::cache::{BreakerState, CacheVitals};
 use shard_manager::consistency::Level;
 use shard_manager::manager::ShardReport;
+use shard_manager::reason::Reason;
 #[cfg(feature = "sabotage")]
 use shard_manager::sabotage::{self, Switch};
+use shard_manager::shard::NodeHealth;
 use shard_manager::topology::Role;
 use utoipa::ToSchema;
 
@@ -30,10 +32,12 @@ const PROBE_MAX: Duration = Duration::from_secs(2);
 pub struct HealthAnswer {
     /// Whether anything works.
     success: bool,
-    /// `ok`, `degraded` (some nodes are down) or `down` (no primary is up).
+    /// `ok`, `degraded` (some nodes do not do what their roles demand) or `down` (no primary takes writes).
     status: &'static str,
     /// For each shard whether its primary is up, and its replica (null: it has none).
     health: BTreeMap<String, ShardHealth>,
+    /// Why it is not `ok`: a sentence for each node and reason.
+    degraded: Vec<String>,
     /// The nodes of each shard.
     shards: Vec<ShardNodes>,
     /// The version of the shard map.
@@ -57,7 +61,7 @@ pub struct HealthAnswer {
 pub struct ShardHealth {
     /// Whether the primary takes writes.
     primary: bool,
-    /// Whether a replica answers; null if the shard has none.
+    /// Whether a replica answers reads; null if the shard has none.
     #[schema(required)]
     replica: Option<bool>,
 }
@@ -78,14 +82,25 @@ pub struct Node {
     node: String,
     /// `primary` or `replica`.
     role: &'static str,
-    /// Whether it does what its role demands.
+    /// Whether it does what its role demands: a primary takes writes, a replica is read.
     up: bool,
+    /// Why it does not; empty if it does.
+    reasons: Vec<NodeReason>,
     /// How long a probe took, in milliseconds.
     latency_ms: f64,
     /// How long ago it had all that the primary has, in milliseconds; 0: it has it; null: not since the router
     /// started.
     #[schema(required)]
     lag: Option<f64>,
+}
+
+/// A reason why a node does not do what its role demands.
+#[derive(Serialize, ToSchema)]
+pub struct NodeReason {
+    /// Its name, for programs: `writes_stalled`.
+    name: &'static str,
+    /// A sentence, for people.
+    detail: &'static str,
 }
 
 /// What the levels mean.
@@ -135,10 +150,25 @@ pub(super) fn nodes(report: &ShardReport) -> Vec<Node> {
         node: node.node.clone(),
         role: node.role.name(),
         up: node.up,
+        reasons: reasons(node),
         latency_ms: milliseconds(node.latency),
         lag: node.lag.map(milliseconds),
     });
     nodes.collect()
+}
+
+fn reasons(node: &NodeHealth) -> Vec<NodeReason> {
+    let told = |reason: Reason| NodeReason { name: reason.name(), detail: reason.sentence() };
+    node.reasons.iter().map(told).collect()
+}
+
+/// Why the cluster is not as it should be.
+fn degraded(reports: &[ShardReport]) -> Vec<String> {
+    let nodes = reports.iter().flat_map(|report| &report.nodes);
+    let told = nodes.flat_map(|node| {
+        node.reasons.iter().map(move |reason| format!("{}: {}", node.node, reason.sentence()))
+    });
+    told.collect()
 }
 
 /// With three decimals.
@@ -183,6 +213,7 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
         success: code == StatusCode::OK,
         status,
         health: named.collect(),
+        degraded: degraded(&reports),
         shards: reports
             .iter()
             .map(|report| ShardNodes {

@@ -223,9 +223,15 @@ pub struct ShardsAnswer {
     success: bool,
     /// The version of the shard map.
     epoch: u64,
+    /// What `bytes` of a table counts.
+    bytes_are: &'static str,
     /// The shards in their order.
     shards: Vec<ShardView>,
 }
+
+/// What is told of the sizes of tables.
+const BYTES_ARE: &str = "pages in use by the table and its indexes on the primary; a file on the disk is larger: it holds \
+                         free pages, the change log and the write-ahead log as well";
 
 /// A shard, its nodes and what it holds.
 #[derive(Serialize, ToSchema)]
@@ -296,7 +302,7 @@ pub struct TableView {
     table: String,
     /// Rows.
     rows: i64,
-    /// Bytes of the pages in use.
+    /// Bytes of the pages in use by the table and its indexes.
     bytes: i64,
 }
 
@@ -315,7 +321,8 @@ pub(crate) async fn list_shards(
     let all: Vec<ShardIndex> = map.topology().indices().collect();
     let reports = app.manager.report(&all, Instant::now() + SIZES_MAX).await;
     let shards = reports.iter().map(|report| view(&map, report)).collect();
-    Ok(HttpResponse::Ok().json(ShardsAnswer { success: true, epoch: map.epoch(), shards }))
+    let (epoch, bytes_are) = (map.epoch(), BYTES_ARE);
+    Ok(HttpResponse::Ok().json(ShardsAnswer { success: true, epoch, bytes_are, shards }))
 }
 
 /// Shows one shard.

@@ -14,6 +14,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
         "keyspace",
         "members",
         "position",
+        "reason",
         "sabotage",
         "topology",
     ],

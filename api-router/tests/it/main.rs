@@ -36,6 +36,7 @@ mod figures_of_errors;
 mod frames;
 mod ground;
 mod harness;
+mod health;
 mod idempotency;
 mod kv;
 mod lab;

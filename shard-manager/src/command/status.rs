@@ -37,6 +37,8 @@ struct Status {
     keyspace: Option<String>,
     placement: Option<String>,
     router: RouterState,
+    /// What `bytes` of a node counts.
+    bytes_are: &'static str,
     shards: Vec<ShardStatus>,
     /// What is no fault, and the next start of a router looks after.
     notes: Vec<String>,
@@ -91,6 +93,13 @@ impl NodeStatus {
     }
 }
 
+/// What is counted of a file.
+const ON_DISK: &str =
+    "on the disk: the whole file and its write-ahead log; GET /api/shards counts pages of tables";
+/// What a router counts.
+const OF_TABLES: &str =
+    "pages in use by all tables and their indexes; files on the disk are larger";
+
 /// Shows how a cluster is.
 pub(super) fn run(args: &StatusArgs, screen: &Screen) -> Result<(), Trouble> {
     let status = match &args.source.url {
@@ -124,6 +133,7 @@ fn look(view: &DirView) -> Result<Status, Trouble> {
         keyspace: Some(view.map.keyspace().name().to_owned()),
         placement: Some(view.map.placement().name().to_owned()),
         router,
+        bytes_are: ON_DISK,
         shards,
         notes,
     })
@@ -196,7 +206,7 @@ fn ask(url: &str) -> Result<Status, Trouble> {
                 node: text(&node["node"]),
                 role: text(&node["role"]),
                 up,
-                trouble: (!up).then(|| "it does not answer".to_owned()),
+                trouble: (!up).then(|| why(&node["reasons"])),
                 lag_ms: node["lag"].as_f64(),
                 rows: sum("rows").filter(|_| is_primary),
                 bytes: sum("bytes").filter(|_| is_primary).map(|bytes| bytes as u64),
@@ -217,9 +227,17 @@ fn ask(url: &str) -> Result<Status, Trouble> {
         keyspace: None,
         placement: None,
         router: RouterState { running: true, pid: None, clean: None },
+        bytes_are: OF_TABLES,
         shards: shards.collect(),
         notes: Vec::new(),
     })
+}
+
+/// Why a router holds a node for down.
+fn why(reasons: &Value) -> String {
+    let told = reasons.as_array().into_iter().flatten();
+    let told: Vec<&str> = told.filter_map(|reason| reason["detail"].as_str()).collect();
+    if told.is_empty() { "it does not answer".to_owned() } else { told.join("; ") }
 }
 
 fn text(status: &Status, screen: &Screen) -> String {
@@ -237,6 +255,7 @@ fn text(status: &Status, screen: &Screen) -> String {
         lines.push(format!("keyspace  {keyspace}, placement {placement}"));
     }
     lines.push(format!("epoch     {}", status.epoch));
+    lines.push(format!("bytes     {}", status.bytes_are));
     let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let mut rows = Vec::new();
     for shard in &status.shards {

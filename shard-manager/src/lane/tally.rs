@@ -56,7 +56,8 @@ impl Lane {
         let queued = self.queue.max_capacity() - self.queue.capacity();
         LaneVitals {
             lanes: 1,
-            waiting: queued + tally.held.load(Ordering::Relaxed),
+            waiting: (queued + tally.held.load(Ordering::Relaxed))
+                .saturating_sub(self.state.pulse.probes()),
             waiting_bytes: self.queued_bytes.load(Ordering::Relaxed),
             applying: tally.applying.load(Ordering::Relaxed),
             waiting_max: QUEUE_MAX,

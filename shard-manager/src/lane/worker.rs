@@ -32,6 +32,12 @@ const READY_SOON: Duration = Duration::from_millis(100);
 const LAST_TRY: Duration = Duration::from_millis(50);
 
 impl State {
+    /// Told when something was taken from the queue.
+    fn take_up(&self) {
+        self.tally.hold(1);
+        self.pulse.begin();
+    }
+
     fn wait_for_node(&self, waits: bool) {
         // It is told after every batch: whoever asks meanwhile should not wait for this.
         if self.waits.load(Ordering::SeqCst) == waits
@@ -98,7 +104,7 @@ impl<W: Writer> Worker<Held<W>> {
     /// Works until it is told to stop.
     pub(super) fn run(mut self, Holds { brake, gate }: &Holds) {
         while let Some(first) = self.waiting.blocking_recv() {
-            self.state.tally.hold(1);
+            self.state.take_up();
             // Before anything is taken: what waits here can still be given up.
             let _turn = brake.wait();
             let _pass = gate.enter();
@@ -134,9 +140,12 @@ impl<W: AsyncWriter> Worker<W> {
                 biased;
                 first = self.waiting.recv() => {
                     let Some(first) = first else { break };
-                    self.state.tally.hold(1);
+                    self.state.take_up();
                     // Before anything is taken: what waits here can still be given up.
-                    let Some(first) = self.until_ready(first).await else { continue };
+                    let Some(first) = self.until_ready(first).await else {
+                        self.state.pulse.rest();
+                        continue;
+                    };
                     let _turn = brake.wait_on_task().await;
                     if self.round(first).await {
                         break;
@@ -201,13 +210,14 @@ impl<W: AsyncWriter> Worker<W> {
                 let _ = operation.reply.send(Err(failure));
             }
             Message::Schema(operation) => operation.refuse(failure),
-            Message::Stop => {}
+            Message::Probe(_) | Message::Stop => {}
         }
     }
 
     /// Does what waits now, and tells whether it was told to stop.
     async fn round(&mut self, first: Message) -> bool {
         let (mut schema, mut stopping) = (None, false);
+        self.state.pulse.begin();
         let batch = self.gather(first, &mut schema, &mut stopping);
         self.state.tally.apply(batch.len());
         self.execute(batch).await;
@@ -215,8 +225,10 @@ impl<W: AsyncWriter> Worker<W> {
         #[cfg(feature = "sabotage")]
         self.writer.commit_owed();
         if let Some(operation) = schema {
+            self.state.pulse.begin();
             self.change_schema(operation).await;
         }
+        self.state.pulse.rest();
         stopping
     }
 
@@ -240,6 +252,7 @@ impl<W: AsyncWriter> Worker<W> {
                     *schema = Some(operation);
                     break;
                 }
+                Message::Probe(probe) => drop(probe),
                 Message::Operation(operation) => {
                     self.queued_bytes.fetch_sub(operation.bytes, Ordering::Relaxed);
                     bytes += operation.bytes;
@@ -265,6 +278,7 @@ impl<W: AsyncWriter> Worker<W> {
             match self.writer.apply(&units).await {
                 Ok(done) => {
                     self.state.wait_for_node(false);
+                    self.state.pulse.succeeded();
                     self.answer_all(batch, done, began);
                 }
                 Err(BatchFailure { divisible: true, .. }) if batch.len() > 1 => {
@@ -276,7 +290,10 @@ impl<W: AsyncWriter> Worker<W> {
                     if units[0].whole.is_none() && units[0].rows.len() > 1 =>
                 {
                     match self.apply_parted(units[0].rows).await {
-                        Ok(done) => self.answer_all(batch, done, began),
+                        Ok(done) => {
+                            self.state.pulse.succeeded();
+                            self.answer_all(batch, done, began);
+                        }
                         Err(failure) => fail_all(batch, &failure),
                     }
                 }
@@ -289,6 +306,11 @@ impl<W: AsyncWriter> Worker<W> {
                     parts.push(self.await_node(batch, error).await);
                 }
                 Err(BatchFailure { error, outcome, .. }) => {
+                    // A server that is gone is told of elsewhere: its shard has no primary then.
+                    let is_storage = self.lives.is_none() || outcome == Outcome::Rejected;
+                    if is_storage {
+                        self.state.pulse.failed(&error);
+                    }
                     fail_all(batch, &LaneFailure { error, outcome });
                 }
             }
@@ -374,7 +396,7 @@ fn is_over(message: &Message) -> bool {
             operation.reply.is_closed() || operation.deadline <= Instant::now()
         }
         Message::Schema(operation) => operation.is_over(),
-        Message::Stop => true,
+        Message::Probe(_) | Message::Stop => true,
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! **Not here:** asking all nodes (`Shard::probe`), which may find another truth than is believed here.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Shard;
@@ -19,12 +18,12 @@ impl Shard {
         let pool = |readers: Option<Readers>| {
             readers.map_or_else(PoolVitals::default, |readers| readers.vitals())
         };
-        let takes_writes = self.lanes.is_up() && !self.lanes.waits() && !self.progress.is_silent();
-        let whole = !self.damaged.load(Ordering::Acquire) && self.check_reachable().is_ok();
+        let reasons = self.reasons_of_primary();
         let primary = NodeVitals {
             node: self.primary_name.clone(),
             role: Role::Primary,
-            up: takes_writes && whole,
+            up: reasons.is_empty(),
+            reasons,
             lag: Some(Duration::ZERO),
             behind: Some(0),
             pool: self.primary.vitals(),
@@ -35,10 +34,12 @@ impl Shard {
             let applied = self.progress.applied_by(index);
             let behind = self.progress.committed().saturating_sub(applied);
             let is_known = self.progress.state(index) == ReplicaState::Following || applied > 0;
+            let reasons = self.reasons_of_replica(index);
             NodeVitals {
                 node: self.replica_name(index, leading),
                 role: Role::Replica,
-                up: self.replicas.is_believed_in(index),
+                up: reasons.is_empty(),
+                reasons,
                 lag: self.progress.lag(index),
                 behind: is_known.then_some(behind),
                 pool: pool(replica.readers()),

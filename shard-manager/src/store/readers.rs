@@ -77,6 +77,23 @@ impl Readers {
         }
     }
 
+    /// Whether a timeline is later than all that are known here, as others may have promoted a node. Nobody else begins
+    /// one of a file.
+    pub fn is_ahead(&self, timeline: u32) -> bool {
+        match self {
+            Self::Sqlite(_) => false,
+            Self::Postgres(readers) => readers.is_ahead(timeline),
+        }
+    }
+
+    /// Asks all nodes of the shard which of them leads. Of files that is known.
+    pub async fn look(&self) {
+        match self {
+            Self::Sqlite(_) => {}
+            Self::Postgres(readers) => readers.look().await,
+        }
+    }
+
     /// Asks the node for next to nothing. That it is busy is told as such: busy is not down.
     ///
     /// # Errors

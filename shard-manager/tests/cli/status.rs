@@ -34,6 +34,8 @@ fn a_cluster_that_was_stopped_is_shown_as_free_and_its_files_stay_as_they_are() 
     let status = run_in(dir.path(), &["status", "--json"]).expect(0).json();
     assert_eq!(status["router"]["running"], false);
     assert_eq!(status["router"]["clean"], true);
+    let bytes_are = status["bytes_are"].as_str().unwrap();
+    assert!(bytes_are.contains("file and its write-ahead log"), "{bytes_are}");
     assert_eq!(status["shards"][0]["nodes"][1]["lag"], 0);
     assert_eq!(names(), names_before, "nothing is left beside the files");
     let after: Vec<_> =
@@ -132,6 +134,7 @@ fn a_router_is_asked_by_its_url() {
     let ended = run(&["status", "--url", &url]).expect(1);
     assert!(ended.out.contains("shard1-primary\tDOWN"), "{ended:#?}");
     assert!(ended.out.contains("12.5 ms"), "{ended:#?}");
+    assert!(ended.out.contains("bytes     pages in use by all tables"), "{ended:#?}");
     run(&["status", "--url", "http://127.0.0.1:1"]).refused("no router answers");
 }
 

@@ -6,11 +6,13 @@ use shard_manager::address::{ClusterAddress, NodeAddress};
 use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Outcome};
+use shard_manager::local::Stop;
+use shard_manager::manager::Wish;
 
 use crate::cluster::{Trio, address, cluster_of, connect};
 use crate::proxy::Proxy;
 use crate::server::runtime;
-use crate::visits::{at, get, put, until_read, until_replicas, within};
+use crate::visits::{at, get, put, seen, until_read, until_replicas, within};
 
 /// A shard each of whose nodes is behind a proxy.
 fn proxied(trio: &Trio) -> (ClusterAddress, Vec<Proxy>) {
@@ -78,4 +80,31 @@ fn nodes_that_cannot_be_reached_hold_up_nobody_for_long_and_come_back_by_themsel
         put(&manager, "k", &at(Level::All)).await.unwrap();
     });
     manager.close();
+}
+
+#[test]
+fn a_token_of_a_timeline_that_the_router_has_not_heard_of_waits_for_it_and_is_never_told_as_lost() {
+    let mut trio = Trio::start();
+    let (listed, proxies) = proxied(&trio);
+    let sleeper = connect(&listed);
+    let other = connect(&trio.address());
+    runtime().block_on(async {
+        put(&sleeper, "before", &at(Level::All)).await.unwrap();
+        // One router hears nothing more, as if it slept, while a replica is promoted and the other one writes there.
+        proxies.iter().for_each(Proxy::fall_silent);
+        trio.cluster.stop_node("shard1-primary", Stop::Immediate).unwrap();
+        trio.cluster.promote_best("shard1").unwrap();
+        let after = put(&other, "after", &at(Level::One)).await.unwrap();
+        let session = seen(&other, &after);
+
+        let with = Wish { session: session.clone(), ..within(300, Level::One) };
+        let failure = get(&sleeper, "after", &with).await.unwrap_err();
+        assert!(matches!(failure.error, Error::NoPrimary { .. }), "{failure:?}");
+
+        proxies.iter().for_each(Proxy::pass);
+        let with = Wish { session, ..within(30_000, Level::One) };
+        assert_eq!(get(&sleeper, "after", &with).await.unwrap().rows.len(), 1);
+    });
+    sleeper.close();
+    other.close();
 }

@@ -30,6 +30,8 @@ use crate::progress::Progress;
 const SEEK_MAX: Duration = Duration::from_millis(500);
 /// How often all nodes are asked at most.
 const SEEK_EVERY: Duration = Duration::from_millis(100);
+/// So many timelines further than the one that is known a token may be.
+const AHEAD_MAX: u32 = 1_024;
 /// Moments at which the leader's position is remembered: what a replica has is as old as the last that it has passed.
 const SAMPLES_MAX: usize = 512;
 /// How far these lie apart at least.
@@ -148,6 +150,19 @@ impl Leader {
         let mut terms = self.term.subscribe();
         // The sender lives as long as this.
         let _ = terms.wait_for(is_met).await;
+    }
+
+    /// Whether the timeline of this id is later than all that are known here: a node was promoted, and this router has not
+    /// heard of it yet. What is none of this system's timelines is not.
+    pub fn is_ahead(&self, life_sought: u32) -> bool {
+        let known = self.term().timeline;
+        let mut later = (1..=AHEAD_MAX).map_while(|step| known.checked_add(step));
+        later.any(|timeline| life(self.system, timeline) == life_sought)
+    }
+
+    /// Asks all nodes at once which of them leads, rather than to wait until the one that does tells.
+    pub async fn look(&self) {
+        self.seek(self.term()).await;
     }
 
     /// A session with the node that leads, whichever that is.

@@ -32,6 +32,7 @@ const POINTS_OF_COORDINATOR: usize = 4;
 /// Connections to one node.
 pub struct Readers {
     shard: String,
+    target: Target,
     points: Points,
     scans: Scans,
     /// That the node leads, if it should.
@@ -54,6 +55,7 @@ impl Readers {
         };
         Self {
             shard: shard.to_owned(),
+            target: target.clone(),
             points: Points::start(target, (shard, progress), points, homes),
             scans: Scans::new(target, shard, progress),
             proof,
@@ -104,6 +106,18 @@ impl Readers {
             Ok(marked) => marked.ok_or_else(gone),
             Err(_elapsed) => Err(Error::DeadlinePassed),
         }
+    }
+
+    /// As [`super::leader::Leader::is_ahead`].
+    pub(in crate::store) fn is_ahead(&self, life: u32) -> bool {
+        let (Target::Leader(leader) | Target::Replica(leader, _)) = &self.target;
+        leader.is_ahead(life)
+    }
+
+    /// As [`super::leader::Leader::look`].
+    pub(in crate::store) async fn look(&self) {
+        let (Target::Leader(leader) | Target::Replica(leader, _)) = &self.target;
+        leader.look().await;
     }
 
     /// Asks for nothing.

@@ -1,0 +1,106 @@
+//! Stories of health: it tells what the nodes really do, and why one is not well.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::client::{keys_on, lab, put_node, refusal, refused, set, settle, stranger, user};
+use crate::ground::files_only;
+use crate::harness::{PATIENCE, Router};
+
+/// Asks until health tells what is looked for.
+fn until(router: &Router, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    let began = Instant::now();
+    loop {
+        let health = router.get("/api/health").json();
+        if is_so(&health) {
+            return health;
+        }
+        assert!(began.elapsed() < PATIENCE, "not {what}: {health}");
+        std::thread::yield_now();
+    }
+}
+
+fn names(reasons: &Value) -> Vec<&str> {
+    let reasons = reasons.as_array().unwrap().iter();
+    reasons.map(|reason| reason["name"].as_str().unwrap()).collect()
+}
+
+/// Waits until the figures say so of a shard.
+fn until_scraped(router: &Router, shard: &str, up: &str) {
+    let line = format!("tessera_shard_up{{shard=\"{shard}\"}} {up}");
+    let began = Instant::now();
+    while !router.get("/metrics").text().lines().any(|told| told == line) {
+        assert!(began.elapsed() < PATIENCE, "{line} is not told");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_primary_that_takes_no_writes_is_told_as_such_with_its_reason_until_it_does() {
+    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    let router = lab(&["--shards", "2"]);
+    settle(&router);
+    let health = until(&router, "well", |health| health["status"] == "ok");
+    assert_eq!(health["degraded"], json!([]));
+    let keys = ["shard1", "shard2"].map(|shard| keys_on(&router, shard, 1).remove(0));
+
+    // Nobody writes: it is found out all the same.
+    set(&router, "shard1-primary", "paused");
+    let health = until(&router, "degraded", |health| health["status"] == "degraded");
+    assert_eq!(health["health"]["shard1"]["primary"], false, "{health}");
+    assert_eq!(health["health"]["shard2"]["primary"], true, "{health}");
+    let node = &health["shards"][0]["nodes"][0];
+    assert_eq!((&node["up"], names(&node["reasons"])), (&json!(false), vec!["writes_stalled"]));
+    let because = health["degraded"][0].as_str().unwrap();
+    assert!(because.starts_with("shard1-primary: it takes no writes now"), "{health}");
+    until_scraped(&router, "shard1", "0.0");
+    until_scraped(&router, "shard2", "1.0");
+    let shard = router.get("/api/shards/shard1").json();
+    assert!(shard["tables"].is_array(), "it can be read: {shard}");
+
+    // One dead shard takes no router out of service; a client is told why it waits in vain.
+    assert_eq!(router.get("/ready").status, 200);
+    let soon = [("x-deadline-ms", "100")];
+    let late = stranger(&router).write_with(&keys[0], &soon, &user(&keys[0], "late"));
+    assert_eq!(refusal(&late), refused(504, "TSR004"), "{}", late.text());
+    let told = late.json();
+    assert_eq!(told["shard"], "shard1");
+    assert!(told["detail"].as_str().unwrap().contains("takes no writes now"), "{told}");
+    assert!(told["hint"].as_str().unwrap().contains("/api/health"), "{told}");
+    stranger(&router).write_user(&keys[1], "the other shard goes on");
+
+    set(&router, "shard2-primary", "paused");
+    until(&router, "down", |health| health["status"] == "down");
+    assert_eq!(router.get("/api/health").status, 503);
+    assert_eq!(router.get("/ready").status, 200);
+
+    for node in ["shard1-primary", "shard2-primary"] {
+        set(&router, node, "running");
+    }
+    let health = until(&router, "well again", |health| health["status"] == "ok");
+    assert_eq!(health["degraded"], json!([]));
+    until_scraped(&router, "shard1", "1.0");
+    stranger(&router).write_user(&keys[0], "in time");
+}
+
+#[test]
+fn a_replica_too_far_behind_to_be_read_is_told_as_down_with_its_lag() {
+    files_only!("a server that is a replica is not the router's to hold up");
+    let router = lab(&["--shards", "1"]);
+    settle(&router);
+    set(&router, "shard1-replica1", "paused");
+    stranger(&router).write_user("k", "new");
+    let health = until(&router, "behind", |health| health["health"]["shard1"]["replica"] == false);
+    let node = &health["shards"][0]["nodes"][1];
+    assert_eq!(names(&node["reasons"]), ["behind"], "{health}");
+    assert!(node["lag"].as_f64().unwrap() >= 10_000.0, "{health}");
+    assert_eq!(
+        (&health["status"], &health["health"]["shard1"]["primary"]),
+        (&json!("degraded"), &json!(true))
+    );
+    assert_eq!(stranger(&router).user("k").served_by, "primary");
+
+    assert_eq!(put_node(&router, "shard1-replica1", &json!({"state": "running"})).status, 200);
+    until(&router, "well again", |health| health["status"] == "ok");
+}

@@ -1,0 +1,167 @@
+//! Reason: why a node does not do all that its role demands, for people and for programs.
+//!
+//! Whoever asks how a node is gets a set of reasons: an empty one means that the node is well. Some are found when
+//! it is asked (`shard`); others are found elsewhere, at another time, and stay until they are withdrawn:
+//! [`Findings`] keeps these.
+//!
+//! **Not here:** finding them out (`lane`, `shard`, `replica_set`).
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A reason why a node does not do all that its role demands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It does not answer.
+    NoAnswer,
+    /// A check found its file damaged.
+    Damaged,
+    /// What writes to it has ended.
+    WriterEnded,
+    /// No node of the shard takes writes.
+    NoPrimary,
+    /// A write waits, and none has been finished for a while.
+    WritesStalled,
+    /// The last writes failed in its storage.
+    WritesFail,
+    /// It is being made from a copy of the primary.
+    Building,
+    /// It does not get what the primary writes.
+    NotFollowing,
+    /// It failed reads, and gets none until a probe succeeds.
+    LeftOut,
+    /// It is too far behind to be read.
+    Behind,
+}
+
+impl Reason {
+    /// Every reason, in the order in which they are told.
+    pub const ALL: [Self; 10] = [
+        Self::NoAnswer,
+        Self::Damaged,
+        Self::WriterEnded,
+        Self::NoPrimary,
+        Self::WritesStalled,
+        Self::WritesFail,
+        Self::Building,
+        Self::NotFollowing,
+        Self::LeftOut,
+        Self::Behind,
+    ];
+
+    /// The name in answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoAnswer => "no_answer",
+            Self::Damaged => "damaged",
+            Self::WriterEnded => "writer_ended",
+            Self::NoPrimary => "no_primary",
+            Self::WritesStalled => "writes_stalled",
+            Self::WritesFail => "writes_fail",
+            Self::Building => "building",
+            Self::NotFollowing => "not_following",
+            Self::LeftOut => "left_out",
+            Self::Behind => "behind",
+        }
+    }
+
+    /// The reason as a sentence about the node.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::NoAnswer => "it does not answer",
+            Self::Damaged => "a check found its file damaged: see the log of the router",
+            Self::WriterEnded => "the router's writer has ended: restart the router",
+            Self::NoPrimary => "no node of the shard takes writes: they wait for one",
+            Self::WritesStalled => {
+                "it takes no writes now: one has waited for seconds, and none was finished"
+            }
+            Self::WritesFail => {
+                "its last writes failed in its storage: look at the disk and at the log of the router"
+            }
+            Self::Building => "it is being made from a copy of the primary, and gets no reads yet",
+            Self::NotFollowing => "it does not follow the primary, and gets no reads",
+            Self::LeftOut => "it failed reads, and gets none until it answers a probe",
+            Self::Behind => "it is more than 10 s behind the primary, and gets no reads",
+        }
+    }
+
+    const fn bit(self) -> u32 {
+        1 << self as u32
+    }
+}
+
+/// A set of reasons.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reasons(u32);
+
+impl Reasons {
+    /// The set of these.
+    pub fn of(reasons: impl IntoIterator<Item = Reason>) -> Self {
+        Self(reasons.into_iter().fold(0, |set, reason| set | reason.bit()))
+    }
+
+    /// This set and another one together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether there is none: the node is well.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether this one is among them.
+    pub fn contains(self, reason: Reason) -> bool {
+        self.0 & reason.bit() != 0
+    }
+
+    /// Each of them, in order.
+    pub fn iter(self) -> impl Iterator<Item = Reason> {
+        Reason::ALL.into_iter().filter(move |reason| self.contains(*reason))
+    }
+}
+
+/// The reasons that were found of one node and still hold.
+#[derive(Debug, Default)]
+pub struct Findings(AtomicU32);
+
+impl Findings {
+    /// Adds a reason, until it is withdrawn; tells whether it is new.
+    pub fn raise(&self, reason: Reason) -> bool {
+        self.0.fetch_or(reason.bit(), Ordering::AcqRel) & reason.bit() == 0
+    }
+
+    /// Takes a reason back; tells whether it was there.
+    pub fn withdraw(&self, reason: Reason) -> bool {
+        self.0.fetch_and(!reason.bit(), Ordering::AcqRel) & reason.bit() != 0
+    }
+
+    /// The reasons that hold now.
+    pub fn now(&self) -> Reasons {
+        Reasons(self.0.load(Ordering::Acquire))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_place_and_a_name_of_its_own() {
+        for (place, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, place, "{reason:?}");
+            assert_eq!(Reason::ALL.iter().filter(|one| one.name() == reason.name()).count(), 1);
+        }
+    }
+
+    #[test]
+    fn a_finding_holds_until_it_is_withdrawn() {
+        let findings = Findings::default();
+        assert!(findings.now().is_empty());
+        assert!(findings.raise(Reason::Damaged) && !findings.raise(Reason::Damaged));
+        findings.raise(Reason::Behind);
+        assert_eq!(findings.now(), Reasons::of([Reason::Damaged, Reason::Behind]));
+        assert!(findings.withdraw(Reason::Damaged) && !findings.withdraw(Reason::Damaged));
+        assert_eq!(findings.now().iter().collect::<Vec<_>>(), [Reason::Behind]);
+    }
+}

@@ -1,0 +1,125 @@
+//! Health: how each node is, found out by asking it, and why it is not well.
+//!
+//! What is believed without asking (`vitals`) and what asking finds share the rules of this module.
+//!
+//! **Not here:** the reasons themselves (`reason`), which answer follows from them (the router).
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::{join, join_all};
+
+use super::Shard;
+use crate::error::Error;
+use crate::progress::ReplicaState;
+use crate::reason::{Reason, Reasons};
+use crate::store::readers::Readers;
+use crate::topology::Role;
+
+/// How a node is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeHealth {
+    /// `shard1-primary`.
+    pub node: String,
+    /// What it is to its shard.
+    pub role: Role,
+    /// Whether it does what its role demands.
+    pub up: bool,
+    /// Why it does not; empty if it does.
+    pub reasons: Reasons,
+    /// How long it took to answer a probe.
+    pub latency: Duration,
+    /// How long ago it had all that the primary has; `None` if it has not had it since this process began.
+    pub lag: Option<Duration>,
+}
+
+impl Shard {
+    /// Asks the readers of each node, and the primary's lanes whether they get on with writes.
+    pub async fn probe(&self, deadline: Instant) -> Vec<NodeHealth> {
+        let primary = async {
+            let asked = self.answers(Some(self.primary.clone()), deadline);
+            let lanes = async {
+                // One that is cut off is known to be.
+                if self.check_reachable().is_ok() {
+                    self.lanes.probe(deadline).await;
+                }
+            };
+            let ((answers, latency), ()) = join(asked, lanes).await;
+            let found = Reasons::of((!answers).then_some(Reason::NoAnswer));
+            let reasons = found.and(self.reasons_of_primary());
+            NodeHealth {
+                node: self.primary_name.clone(),
+                role: Role::Primary,
+                up: reasons.is_empty(),
+                reasons,
+                latency,
+                lag: Some(Duration::ZERO),
+            }
+        };
+        let leading = self.progress.leading();
+        let others = self.replicas.replicas().enumerate();
+        let others = others.filter(|(index, _)| Some(*index) != leading);
+        let replicas = others.map(async |(index, replica)| {
+            let (answers, latency) = self.answers(replica.readers(), deadline).await;
+            if !answers {
+                replica.missed();
+            }
+            // One whose time out is over is given a chance to come back.
+            let _ = self.replicas.takes_part(index);
+            let found = Reasons::of((!answers).then_some(Reason::NoAnswer));
+            let reasons = found.and(self.reasons_of_replica(index));
+            NodeHealth {
+                node: self.replica_name(index, leading),
+                role: Role::Replica,
+                up: reasons.is_empty(),
+                reasons,
+                latency,
+                lag: self.progress.lag(index),
+            }
+        });
+        let (primary, mut replicas) = join(primary, join_all(replicas)).await;
+        replicas.insert(0, primary);
+        replicas
+    }
+
+    /// Why the primary is believed not to take writes. Reads may get through where writes do not: the lane has a
+    /// connection of its own.
+    pub(super) fn reasons_of_primary(&self) -> Reasons {
+        let is_cut = self.check_reachable().is_err() || self.progress.is_silent();
+        let found = Reasons::of(is_cut.then_some(Reason::NoAnswer));
+        found.and(self.lanes.standstill()).and(self.findings.now())
+    }
+
+    /// Why a replica is believed to be out of the rotation.
+    pub(super) fn reasons_of_replica(&self, index: usize) -> Reasons {
+        let state = match self.progress.state(index) {
+            ReplicaState::Following => None,
+            ReplicaState::Building => Some(Reason::Building),
+            ReplicaState::Down => Some(Reason::NotFollowing),
+        };
+        let set = &self.replicas;
+        let reasons = [
+            (!set.is_reachable(index)).then_some(Reason::NoAnswer),
+            state,
+            set.is_left_out(index).then_some(Reason::LeftOut),
+            (state.is_none() && set.is_behind(index)).then_some(Reason::Behind),
+        ];
+        let found = set.findings(index).map(|findings| findings.now());
+        Reasons::of(reasons.into_iter().flatten()).and(found.unwrap_or_default())
+    }
+
+    /// What a node is called that is a replica now: names belong to roles, so the node that led at first has that of the
+    /// one that leads.
+    pub(super) fn replica_name(&self, index: usize, leading: Option<usize>) -> String {
+        let index = if index == 0 { leading.unwrap_or(0) } else { index };
+        let named = self.replicas.replicas().nth(index);
+        named.map_or_else(String::new, |replica| replica.node().to_owned())
+    }
+
+    async fn answers(&self, readers: Option<Readers>, deadline: Instant) -> (bool, Duration) {
+        let Some(readers) = readers else { return (false, Duration::ZERO) };
+        let began = Instant::now();
+        let probed = readers.probe(deadline).await;
+        // Busy is not down.
+        (matches!(probed, Ok(()) | Err(Error::PoolExhausted { .. })), began.elapsed())
+    }
+}
