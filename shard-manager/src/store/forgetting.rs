@@ -1,10 +1,12 @@
 //! Forgetting: which records of idempotency keys are too old to be kept.
 //!
-//! A system clock may be set by years at any moment, and a record that is removed too early lets a write happen twice. So
-//! the clock is read once in the life of a process, and only time that has passed is added: the records that one process
-//! makes are never out of step with each other. Those that were there before are trusted once the process has lived for
-//! as long as records are kept, because then they are older than that whatever they say; and before only if the newest of
-//! them shows that the clock goes on about where it was, with a margin as large as what that leaves open.
+//! A system clock may be set by years at any moment, and a record that is removed too early lets a
+//! write happen twice. So the clock is read once in the life of a process, and only time that has
+//! passed is added: the records that one process makes are never out of step with each other. Those
+//! that were there before are trusted once the process has lived for as long as records are kept,
+//! because then they are older than that whatever they say; and before only if the newest of them
+//! shows that the clock goes on about where it was, with a margin as large as what that leaves
+//! open.
 //!
 //! **Invariant:** a jump of the system clock makes records stay longer, and never go sooner.
 //! **Not here:** removing them (the engines).
@@ -30,7 +32,8 @@ struct Steady {
     at: Instant,
 }
 
-/// Which records may go, by when they say that they were made. Bounds are texts, which sort as their times do.
+/// Which records may go, by when they say that they were made. Bounds are texts, which sort as
+/// their times do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Forgetting {
     /// Only those made at this time or later.

@@ -33,8 +33,8 @@ pub(super) const POSITION: &str = "SELECT (pg_current_wal_flush_lsn()-'0/0')::bi
 pub(super) const WITNESS: &str = "SELECT slot FROM tessera_idempotency
     WHERE created_at >= $1 AND created_at < $2 LIMIT 1";
 
-/// Removes up to `$3` records of idempotency keys made from `$1` on and before `$2`, oldest first, but none that
-/// somebody is at.
+/// Removes up to `$3` records of idempotency keys made from `$1` on and before `$2`, oldest first,
+/// but none that somebody is at.
 pub(super) const FORGET: &str = "DELETE FROM tessera_idempotency WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM tessera_idempotency WHERE created_at >= $1 AND created_at < $2
     ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED)) RETURNING 1";
