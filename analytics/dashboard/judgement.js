@@ -23,4 +23,10 @@ export function judge(value, limits) {
 /** Whether a count is as far from what was expected as it may be by chance: few requests lie unevenly by themselves. */
 export const isChance = (counted, expected) => Math.abs(counted - expected) < 3 * Math.sqrt(expected);
 
+/** Whether the skew of requests would deserve a look, and they are so few that it says nothing. */
+export function isTooFew({ shards, skew }) {
+  const most = Math.max(0, ...shards.map((shard) => shard.reads + shard.writes));
+  return skew.requests >= LIMITS.skew.warn && isChance(most, most / skew.requests);
+}
+
 export const word = (level) => WORDS[level];

@@ -1,7 +1,7 @@
 // Numbers: the row of figures that tells at a glance whether all is well.
 
 import { element, setText } from "./element.js";
-import { isChance, judge, LIMITS, word } from "./judgement.js";
+import { isTooFew, judge, LIMITS, word } from "./judgement.js";
 import { spanOf } from "./span.js";
 import {
   count,
@@ -18,7 +18,7 @@ import {
 
 /** Id, name, and what stands there: a value, its unit, a note, a level and the limits that it was judged by. */
 const FIGURES = [
-  ["rate", "Requests", (m) => [rate(m.throughput), "/s", trend(spanOf(m).cut(m.series.rps)), "normal"]],
+  ["rate", "Requests", (m) => [rate(m.throughput), "/s", flow(m), "normal"]],
   ["errors", "Errors", errors],
   ["p50", "p50", (m) => [...latency(m, m.latency_ms.p50), "half are faster", "normal"]],
   ["p99", "p99", slow],
@@ -27,6 +27,21 @@ const FIGURES = [
   ["lag", "Worst lag", (m, shards) => lag(shards)],
   ["skew", "Skew", skew],
 ];
+
+/** How many seconds are the last ones. */
+const LAST_S = 10;
+
+/** What the last seconds were like, beside the whole window, and where that goes. */
+function flow(m) {
+  const span = spanOf(m);
+  const rates = span.cut(m.series.rps);
+  const from = (span.times.at(-1) ?? 0) + span.step - LAST_S;
+  const last = rates.filter((value, place) => isNumber(value) && span.times[place] >= from);
+  const mean = last.reduce((sum, value) => sum + value, 0) / last.length;
+  // Of longer points none is only of the last seconds.
+  const now = last.length > 0 && span.step <= LAST_S ? `${rate(mean)}/s in the last ${LAST_S} s` : "";
+  return [now, trend(rates)].filter(Boolean).join(" · ");
+}
 
 function errors(m) {
   const note = `${count(m.errors)} of ${count(m.total)}`;
@@ -61,11 +76,10 @@ function lag(shards) {
 function skew(m, shards) {
   if (shards.length < m.shards.length) return [NOTHING, "", "of one shard", "normal"];
   if (!(m.skew.requests > 0)) return [NOTHING, "", `rows ${ratio(m.skew.rows)}`, "normal"];
+  const rows = `rows ${ratio(m.skew.rows)}`;
+  if (isTooFew(m)) return [NOTHING, "", `too few requests · ${rows}`, "normal"];
   const [value, unit] = ratio(m.skew.requests).split(" ");
-  const most = Math.max(...shards.map((shard) => shard.reads + shard.writes));
-  const chance = isChance(most, most / m.skew.requests);
-  const level = chance ? "normal" : judge(m.skew.requests, LIMITS.skew);
-  return [value, unit, `rows ${ratio(m.skew.rows)}`, level, LIMITS.skew];
+  return [value, unit, rows, judge(m.skew.requests, LIMITS.skew), LIMITS.skew];
 }
 
 export class Numbers {

@@ -1,7 +1,7 @@
 // Spread: how rows and requests lie on the shards, against what each shard should have by its weight.
 
 import { element, setAttribute, setStyle, setText } from "./element.js";
-import { BAND, isChance } from "./judgement.js";
+import { BAND, isChance, isTooFew } from "./judgement.js";
 import { ownerColour } from "./palette.js";
 import { Table } from "./table.js";
 import { isNumber, NOTHING, percent, ratio, share } from "./units.js";
@@ -109,7 +109,7 @@ function say(m, off) {
   const band = `±${BAND * 100} %`;
   const missing = m.shards.filter((shard) => !isNumber(shard.rows)).length;
   const told = [
-    `Skew of rows ${ratio(m.skew.rows)}, of requests ${ratio(m.skew.requests)}.`,
+    `Skew of rows ${ratio(m.skew.rows)}, of requests ${isTooFew(m) ? "not known: too few" : ratio(m.skew.requests)}.`,
     off === 0
       ? `None is outside ${band} by more than chance.`
       : `${off} of ${m.shards.length} outside ${band}.`,

@@ -42,7 +42,8 @@ pub fn figures(
     let grid = Grid::new(query.window, at_ms, coarsest);
     let names = now.shards.iter().map(|shard| shard.shard.clone()).collect();
     let sums = Sums::of(&cover.frames, query, grid, names);
-    let measured_ms = at_ms.saturating_sub(cover.from_ms);
+    let measured: Vec<_> = histories.iter().map(|history| history.measured()).collect();
+    let measured_ms = Measured::counted_ms(&measured, &cover, at_ms);
     let seconds = measured_ms.max(MEASURED_MIN_MS) as f64 / 1e3;
     let counts = sums.names.iter().zip(&sums.shards);
     let counts: Vec<_> = counts.map(|(name, sum)| (name.clone(), sum.tally.total())).collect();
@@ -84,7 +85,6 @@ pub fn figures(
         history: remembered(histories, at_ms),
         series: {
             let chosen = busiest(&sums.shards);
-            let measured: Vec<_> = histories.iter().map(|history| history.measured()).collect();
             sums.curves.series(&sums.names, &chosen, Measured::any_tells(&measured))
         },
     }

@@ -96,6 +96,31 @@ impl Measured {
         }
     }
 
+    /// The times between two others, in ms, in which any of them counted; all of it, if nobody ever
+    /// said when. What was counted at a time of which nobody said anything was counted all the
+    /// same.
+    pub(crate) fn counted_ms(all: &[Self], cover: &Cover, at_ms: u64) -> u64 {
+        let heard = || all.iter().filter(|one| one.is_heard());
+        if heard().next().is_none() {
+            return at_ms.saturating_sub(cover.from_ms);
+        }
+        let told = heard().flat_map(|one| {
+            let own = one.counting_since.map(|since| (since, at_ms.div_ceil(1_000)));
+            one.counted.as_slice().iter().copied().chain(own)
+        });
+        let mut counted: Spans = told.collect();
+        for frame in &cover.frames {
+            if !counted.touch(frame.start, frame.end()) {
+                counted.add((frame.start, frame.end()));
+            }
+        }
+        let within = counted.as_slice().iter().map(|(from, until)| {
+            let until = until.saturating_mul(1_000).min(at_ms);
+            until.saturating_sub(from.saturating_mul(1_000).max(cover.from_ms))
+        });
+        within.sum()
+    }
+
     fn is_heard(&self) -> bool {
         self.counting_since.is_some() || !self.counted.as_slice().is_empty()
     }
@@ -179,6 +204,14 @@ impl History {
             counted.add((since, rings.rings[Step::Second.index()].until));
         }
         counted
+    }
+
+    /// Forgets what begins at this second or later: it was told while a clock was wrong, and would
+    /// stand in the way of what will happen then.
+    pub fn forget_from(&self, second: u64) {
+        let mut rings = self.rings();
+        rings.counted.forget_from(second);
+        rings.rings.iter_mut().for_each(|ring| ring.forget_from(second));
     }
 
     /// Adds a finished frame from elsewhere; one of a slot that is there already, or was, is left out.
@@ -320,12 +353,15 @@ impl Rings {
             let (shorter, longer) = (&self.rings[at], &self.rings[at + 1]);
             let step = longer.step.seconds();
             let reached = shorter.since.div_ceil(step).saturating_mul(step);
+            let begun = shorter.since / step * step;
             let between = if longer.step <= base || shorter.since == u64::MAX {
                 longer.until
-            } else if reached <= longer.until {
-                reached
-            } else {
+            } else if reached > longer.until {
                 shorter.since
+            } else if begun < shorter.since && !longer.tells_more_than(shorter, begun) {
+                begun
+            } else {
+                reached
             };
             cut = cut.max(between);
             cuts[at + 1] = cut;
@@ -352,6 +388,20 @@ impl Rings {
 }
 
 impl Ring {
+    /// Whether the slot that begins at `start`, within which a ring of shorter slots begins to
+    /// know, holds more than that ring knows of it. Of a recorder that had just begun it does not,
+    /// and shorter slots draw finer curves.
+    fn tells_more_than(&self, shorter: &Self, start: u64) -> bool {
+        let Ok(place) = self.frames.binary_search_by_key(&start, |frame| frame.start) else {
+            return false;
+        };
+        let frame = &self.frames[place];
+        let first = shorter.frames.partition_point(|frame| frame.start < shorter.since);
+        let within =
+            shorter.frames.iter().skip(first).take_while(|within| within.start < frame.end());
+        frame.total() > within.map(|frame| frame.total()).sum::<u64>()
+    }
+
     fn absorb(&mut self, frame: Frame) {
         let forgotten = self.dropped_before() > frame.start;
         let Err(place) = self.frames.binary_search_by_key(&frame.start, |frame| frame.start) else {
@@ -365,6 +415,15 @@ impl Ring {
         self.bytes += frame.bytes();
         self.frames.insert(place, Arc::new(frame));
         self.trim();
+    }
+
+    fn forget_from(&mut self, second: u64) {
+        while let Some(last) = self.frames.pop_back_if(|last| last.start >= second) {
+            self.bytes -= last.bytes();
+        }
+        // A slot that had begun by then may have ended behind it.
+        let until = self.frames.back().map_or(second, |last| last.end().max(second));
+        self.until = self.until.min(until);
     }
 
     fn close(&mut self, frame: Arc<Frame>) {

@@ -6,6 +6,7 @@
 //! **Invariant:** whom it connects to stands in its configuration: routers, webhooks and a store, and nobody else.
 //! **Not here:** counting (`recorder`), adding up (`figures`).
 
+mod ahead;
 pub mod alerts;
 mod app;
 mod collector;

@@ -33,6 +33,14 @@ impl Spans {
         self.0.retain(|span| span.1 > before);
     }
 
+    /// Forgets what is at this second or later.
+    pub fn forget_from(&mut self, second: u64) {
+        self.0.retain_mut(|span| {
+            span.1 = span.1.min(second);
+            span.0 < span.1
+        });
+    }
+
     /// Whether any second of a time is in them.
     pub fn touch(&self, from: u64, until: u64) -> bool {
         let next = self.0.partition_point(|span| span.1 <= from);

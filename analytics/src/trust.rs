@@ -11,6 +11,13 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
+/// What to do about a certificate that was made for an authority.
+const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as openssl makes them \
+     unless told otherwise, and must not prove a server: make one with openssl req -x509 -newkey \
+     rsa:2048 -nodes -days 365 -keyout key.pem -out cert.pem -subj /CN=HOST -addext \
+     subjectAltName=DNS:HOST,IP:ADDRESS -addext basicConstraints=critical,CA:FALSE (the names and \
+     addresses that clients connect to)";
+
 /// Why there is nothing to prove certificates with.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TrustError {
@@ -44,6 +51,11 @@ pub(crate) fn client(authorities: Option<&Path>) -> Result<ClientConfig, TrustEr
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Why a server was not trusted, for people. What TLS says of it is the name of a variant.
+pub(crate) fn explained(error: &str) -> Option<&'static str> {
+    error.contains("CaUsedAsEndEntity").then_some(AUTHORITY)
 }
 
 fn of_file(path: &Path) -> Result<RootCertStore, TrustError> {

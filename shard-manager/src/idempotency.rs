@@ -1,9 +1,10 @@
 //! Idempotency: recognising a write that is sent again, and giving it the answer of the first time.
 //!
-//! What was answered is kept in the same transaction as the write, beside the rows of the same shard key, for
-//! 24 hours; so it is there exactly if the write is. Rejections that come from the rows (exists, no such row,
-//! …) are kept as well: a request that was answered "rejected" must not succeed when a proxy sends it again.
-//! The scheme is that of the IETF draft "The Idempotency-Key HTTP Header Field".
+//! What was answered is kept in the same transaction as the write, beside the rows of the same
+//! shard key, for 24 hours at least (`store`); so it is there exactly if the write is. Rejections
+//! that come from the rows (exists, no such row, …) are kept as well: a request that was answered
+//! "rejected" must not succeed when a proxy sends it again. The scheme is that of the IETF draft
+//! "The Idempotency-Key HTTP Header Field".
 //!
 //! **Invariant:** the fingerprint depends on what is asked, not on how it is spelled.
 //! **Not here:** looking records up (`store`).
@@ -19,7 +20,7 @@ use crate::sabotage::{Switch, is_on};
 use crate::table::{Column, Table};
 use crate::value::{ColumnType, Value, push_json};
 
-/// How long an answer is kept.
+/// How long an answer is kept at least.
 pub const KEPT: chrono::TimeDelta = chrono::TimeDelta::hours(24);
 
 /// The table of the records: sharded, replicated and moved like any other, but not shown to clients.

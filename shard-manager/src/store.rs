@@ -7,6 +7,7 @@
 
 pub mod cluster;
 mod declared;
+mod forgetting;
 mod image;
 pub mod intent;
 pub mod open_error;

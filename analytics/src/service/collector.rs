@@ -14,8 +14,9 @@ use hyper::Request;
 use rustls::ClientConfig;
 use tokio::sync::oneshot;
 
+use super::ahead::Ahead;
 use super::fleet::{Member, unix_ms};
-use super::pulled::Pulled;
+use super::pulled::{FUTURE_MAX_S, Pulled};
 use super::wire::{Wire, printable};
 use crate::frame::{Frame, Step};
 use crate::history::History;
@@ -32,6 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Most answers taken at once from a router that says that there is more: seven days are some dozens.
 const CATCH_UP_MAX: usize = 200;
+/// How far a router's clock may go astray from what was seen of it at its start, in ms: what is on
+/// the way may be late.
+const ASTRAY_MAX_MS: u64 = 90_000;
 /// How long a router may wait to be asked for until what was kept of it is there.
 const LOADING_MAX: Duration = Duration::from_secs(30);
 
@@ -56,8 +60,15 @@ pub(super) async fn collect(
 /// The same of a router whose history is kept already.
 pub(super) async fn follow(member: Arc<Member>, tls: Option<Arc<ClientConfig>>) {
     let wire = Wire::new(member.target.clone(), tls.as_ref());
-    let mut questions =
-        Questions { wire, after: [0; 3], errors_after: 0, started: String::new(), member };
+    let mut questions = Questions {
+        member,
+        wire,
+        after: [0; 3],
+        errors_after: 0,
+        started: String::new(),
+        ahead: Ahead::default(),
+        compared: String::new(),
+    };
     questions.look_back();
     let mut pause = EVERY;
     loop {
@@ -79,11 +90,14 @@ pub(super) async fn follow(member: Arc<Member>, tls: Option<Arc<ClientConfig>>) 
 struct Questions {
     member: Arc<Member>,
     wire: Wire,
-    /// The last slot that is there, by step.
+    /// The last slot that is there, by step, in times of the router.
     after: [u64; 3],
     errors_after: u64,
     /// When the router started that told the number of the last error.
     started: String,
+    /// How its clock goes, and when the router started of which that is known.
+    ahead: Ahead,
+    compared: String,
 }
 
 impl Questions {
@@ -91,8 +105,32 @@ impl Questions {
     fn look_back(&mut self) {
         for (step, after) in Step::ALL.into_iter().zip(&mut self.after) {
             let frames = self.member.history.frames_after(step, 0, usize::MAX);
-            *after = frames.last().map_or(0, |frame| frame.start);
+            *after = frames.last().map_or(0, |frame| self.ahead.theirs(frame.start));
         }
+    }
+
+    /// Learns how a router's clock goes when it has started, or when its clock is not where it
+    /// should be. Tells whether that leaves other slots to be asked for.
+    fn compare_clocks(&mut self, pulled: &Pulled) -> bool {
+        let own_ms = unix_ms();
+        let is_astray = self.ahead.ours(pulled.at_ms).abs_diff(own_ms) > ASTRAY_MAX_MS;
+        if pulled.started == self.compared && !is_astray {
+            return false;
+        }
+        self.compared.clone_from(&pulled.started);
+        let ahead = Ahead::between(pulled.at_ms, own_ms);
+        if ahead != self.ahead {
+            self.ahead = ahead;
+            let told = ahead.told().unwrap_or_else(|| "its clock is as this machine's".to_owned());
+            tracing::warn!(router = %self.member.name, "{told}");
+        }
+        // What was told by a clock that was ahead would stand in the way of what is told from now
+        // on.
+        let next = self.ahead.ours(pulled.at_ms) / 1_000 + FUTURE_MAX_S;
+        self.member.history.forget_from(next);
+        let before = self.after;
+        self.look_back();
+        before != self.after
     }
 
     /// Asks until there is no more.
@@ -124,6 +162,10 @@ impl Questions {
         // Megabytes of it take tens of milliseconds: not on a thread that others need.
         let pulled = tokio::task::spawn_blocking(move || Pulled::parse(&answer.body)).await;
         let pulled = pulled.map_err(|error| error.to_string())??;
+        if self.compare_clocks(&pulled) {
+            // Of these slots, some may be there already, or missing.
+            return Ok(true);
+        }
         if pulled.started != self.started {
             let is_first = std::mem::replace(&mut self.started, pulled.started.clone()).is_empty();
             if self.errors_after > 0 {
@@ -147,16 +189,22 @@ impl Questions {
             *after = pulled.last(step).map_or(*after, |last| last.max(*after));
         }
         let history = &self.member.history;
-        let started_ms = of_rfc3339(&pulled.started);
+        let ahead = self.ahead;
+        let at_ms = ahead.ours(pulled.at_ms);
+        let started_ms = of_rfc3339(&pulled.started).map(|ms| ahead.ours(ms));
         // Shorter slots first: longer ones may be made of them.
         pulled.frames.sort_by_key(|frame| frame.step);
-        for frame in pulled.frames {
+        for mut frame in pulled.frames {
+            frame.start = ahead.ours_s(frame.start);
             history.absorb(whole(frame, history, started_ms));
         }
         if let Some(started_ms) = started_ms.filter(|_| !pulled.more) {
             // All that it still holds is here: where there is nothing, nothing happened.
-            history.know_between(started_ms, pulled.at_ms);
-            history.know_counted(pulled.counted);
+            history.know_between(started_ms, at_ms);
+            let counted = pulled.counted.into_iter();
+            history.know_counted(
+                counted.map(|(from, until)| (ahead.ours_s(from), ahead.ours_s(until))),
+            );
         }
         if with_errors {
             self.errors_after = pulled.errors_seq;
@@ -166,7 +214,8 @@ impl Questions {
         let was_away = seen.trouble.take().is_some();
         seen.is_up = true;
         seen.at_ms = Some(unix_ms());
-        seen.clock_ms = pulled.at_ms;
+        seen.clock_ms = at_ms;
+        seen.clock = ahead.told();
         seen.started = pulled.started;
         seen.now = pulled.now;
         seen.pulls += 1;

@@ -49,8 +49,10 @@ pub(super) struct Seen {
     pub is_up: bool,
     /// When it answered last, in ms since 1970 by the clock of this machine.
     pub at_ms: Option<u64>,
-    /// The router's own clock then.
+    /// The router's own clock then, as far as whole minutes do not tell it from ours.
     pub clock_ms: u64,
+    /// What is odd about its clock.
+    pub clock: Option<String>,
     /// When it started, as it says.
     pub started: String,
     /// The cluster as it sees it.
@@ -79,7 +81,7 @@ pub(super) struct RouterView {
     uptime_s: u64,
     /// Data requests that it was answering then.
     in_flight: u64,
-    /// Why it is away; null: it is not.
+    /// Why it is away, or what is wrong with its clock; null: neither.
     #[schema(required)]
     error: Option<String>,
 }
@@ -150,7 +152,7 @@ impl Member {
             started: seen.started.clone(),
             uptime_s: seen.now.uptime_s,
             in_flight: seen.now.in_flight,
-            error: seen.trouble.clone(),
+            error: seen.trouble.clone().or_else(|| seen.clock.clone()),
         }
     }
 }

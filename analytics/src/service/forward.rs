@@ -1,7 +1,8 @@
 //! Forward: questions about the cluster, which routers answer.
 //!
-//! **Invariant:** only paths that are declared as such are handed on, only to routers of the configuration, and nothing of the
-//! request but its query string.
+//! **Invariant:** only paths that are declared as such are handed on, only to routers of the
+//! configuration, and nothing of the request but its query string. What a router answers is JSON to
+//! whoever asked, whatever the router says of it.
 //! **Not here:** figures, which the service answers itself.
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use super::fleet::Member;
 use super::problem::{Code, Problem};
 use super::wire::{Answer, Wire};
 
+const PROBLEM: &str = "application/problem+json";
 /// How long one router may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest answer that is handed on.
@@ -58,10 +60,16 @@ async fn ask(app: &App, member: &Arc<Member>, path: &str) -> Result<Answer, Stri
     answer.map_err(|error| error.to_string())
 }
 
-/// As the router said it: status, type and body, and no other header.
+/// Status and body as the router said them, and no header of it: in a browser, what it says must be
+/// data and nothing else.
 fn handed_on(answer: Answer) -> HttpResponse {
-    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
-    let kind = answer.headers.get(hyper::header::CONTENT_TYPE);
-    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or("application/octet-stream");
+    let status = StatusCode::from_u16(answer.status).ok();
+    let is_told = |status: &StatusCode| {
+        *status == StatusCode::OK || status.is_client_error() || status.is_server_error()
+    };
+    let status = status.filter(is_told).unwrap_or(StatusCode::BAD_GATEWAY);
+    let said = answer.headers.get(hyper::header::CONTENT_TYPE).map(|kind| kind.as_bytes());
+    let is_problem = said.is_some_and(|said| said.starts_with(PROBLEM.as_bytes()));
+    let kind = if is_problem { PROBLEM } else { "application/json" };
     HttpResponse::build(status).insert_header((CONTENT_TYPE, kind)).body(answer.body)
 }

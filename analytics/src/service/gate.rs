@@ -1,12 +1,16 @@
 //! Gate: around every route. Gives the request its id, refuses foreign web pages, and turns problems into answers.
 //!
-//! **Invariant:** every answer has `x-request-id`; every refusal is a problem. The rules are those of a router.
+//! **Invariant:** every answer has `x-request-id`, can be framed by nobody, and is a page only
+//! where it says what the page may do; every refusal is a problem. The rules are those of a router.
 //! **Not here:** what a route does.
 
 use actix_web::Error;
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{
+    CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS,
+};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
@@ -15,8 +19,9 @@ use super::app::App;
 use super::problem::{Code, Problem};
 use crate::foreign::{self, Foreign};
 
-const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What a browser lets an answer do that is no page.
+const NO_PAGE: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 /// Longest id that a client may choose.
 const ID_MAX: usize = 128;
 
@@ -46,6 +51,10 @@ pub(super) async fn gate(
     }
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    if !headers.contains_key(CONTENT_SECURITY_POLICY) {
+        headers.insert(CONTENT_SECURITY_POLICY, NO_PAGE);
+    }
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert(X_REQUEST_ID, id);
     }

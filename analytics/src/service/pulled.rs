@@ -27,7 +27,11 @@ const COUNT_MAX: u64 = 1 << 32;
 const MICROS_MAX: u64 = 1 << 42;
 /// How far before and behind its own clock a router may have counted, in s.
 const PAST_MAX_S: u64 = 8 * 86_400;
-const FUTURE_MAX_S: u64 = 5;
+pub(super) const FUTURE_MAX_S: u64 = 5;
+/// The last ms of the year 9999: no time is written that is later.
+const CLOCK_MAX_MS: u64 = 253_402_300_799_999;
+/// Most of what a router counts from its start on.
+const SINCE_START_MAX: u64 = 1 << 53;
 
 /// What a router has told.
 #[derive(Debug, Deserialize)]
@@ -66,6 +70,11 @@ impl Pulled {
     }
 
     fn fault(&self) -> Option<&'static str> {
+        if self.at_ms > CLOCK_MAX_MS {
+            return Some(
+                "its clock tells a time that there cannot be: set it by NTP, and start the router again",
+            );
+        }
         let at_s = self.at_ms / 1_000;
         if self.started.len() > TEXT_MAX || cluster_is_odd(&self.now) {
             return Some("it tells of a cluster that there cannot be");
@@ -119,7 +128,22 @@ fn frame_is_odd(frame: &Frame) -> bool {
 fn cluster_is_odd(now: &ClusterNow) -> bool {
     let long = |text: &str| text.len() > TEXT_MAX;
     let negative = |ms: Option<f64>| ms.is_some_and(|ms| !(ms >= 0.0 && ms.is_finite()));
+    let cache = &now.cache;
+    let of_cache = [
+        cache.hits,
+        cache.misses,
+        cache.stale,
+        cache.bypass,
+        cache.fills,
+        cache.rejected,
+        cache.errors,
+        cache.voids,
+        cache.near_hits,
+        cache.seldom,
+    ];
+    let many = |count: u64| count > SINCE_START_MAX;
     now.shards.len() > SHARDS_MAX
+        || of_cache.into_iter().any(many)
         || now.ranges.len() > RANGES_MAX
         || now.moves.len() > RANGES_MAX
         || [&now.backend, &now.version, &now.started].into_iter().any(|text| long(text))
@@ -129,7 +153,9 @@ fn cluster_is_odd(now: &ClusterNow) -> bool {
         || now.shards.iter().any(|shard| {
             let counts =
                 [shard.pool.in_use, shard.pool.max, shard.pool.waiting, shard.lane.waiting];
+            let lane = &shard.lane;
             long(&shard.shard)
+                || [lane.waiting_bytes, lane.batches, lane.operations].into_iter().any(many)
                 || shard.nodes.len() > NODES_MAX
                 || counts.iter().any(|count| *count > COUNT_MAX)
                 || shard.nodes.iter().any(|node| {

@@ -78,7 +78,7 @@ impl Sight {
         }
         let is_seen = !views.is_empty();
         let now = if is_seen { merged(&views) } else { unseen(merged(&last)) };
-        Self { members, now, is_seen, at_ms: time_of(&clocks) }
+        Self { members, now, is_seen, at_ms: time_of(&mut clocks) }
     }
 
     /// The figures of a window that ends now.
@@ -101,12 +101,14 @@ fn unseen(mut now: ClusterNow) -> ClusterNow {
     now
 }
 
-/// Up to when all have told what they counted, by their clocks: what some have not told yet would bend rates. Where nobody
-/// tells any more, time goes on by our own.
-fn time_of(clocks: &[u64]) -> u64 {
-    let Some(latest) = clocks.iter().copied().max() else { return unix_ms() };
-    let close = clocks.iter().copied().filter(|clock| clock + CLOCKS_APART_MS >= latest);
-    close.min().unwrap_or(latest)
+/// Up to when all have told what they counted, by their clocks: what some have not told yet would
+/// bend rates. One that goes wrong does not decide. Where nobody tells any more, time goes on by
+/// our own.
+fn time_of(clocks: &mut [u64]) -> u64 {
+    clocks.sort_unstable();
+    let Some(&middle) = clocks.get(clocks.len().saturating_sub(1) / 2) else { return unix_ms() };
+    let close = clocks.iter().copied().find(|clock| clock + CLOCKS_APART_MS >= middle);
+    close.unwrap_or(middle)
 }
 
 /// Answers a question; for a thread that may be busy for a while.

@@ -57,9 +57,15 @@ pub(super) fn split(text: &str) -> Result<(Target, String), String> {
     }
     let name = HeaderValue::from_str(authority.as_str()).map_err(|_| wanted.to_owned())?;
     let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-    let port = authority.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
+    // What is no port must not become the port of the scheme.
+    let given = authority.as_str().get(authority.host().len()..).unwrap_or_default();
+    let port = match given.strip_prefix(':') {
+        None => Some(if is_secure { 443 } else { 80 }),
+        Some(port) => port.parse().ok().filter(|port| *port != 0),
+    };
+    let port = port.ok_or("has a port that is none: ports go from 1 to 65535")?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    if host.is_empty() || port == 0 {
+    if host.is_empty() {
         return Err(wanted.to_owned());
     }
     Ok((Target { host, port, is_secure, name, address: None }, path.to_owned()))

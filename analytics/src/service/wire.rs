@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::target::Target;
+use crate::trust;
 
 /// Longest text of an answer that is told of a failure.
 const TOLD_MAX: usize = 200;
@@ -141,7 +142,9 @@ fn unreachable(error: &io::Error) -> WireError {
     if error.kind() == io::ErrorKind::ConnectionRefused {
         return WireError::Unreachable("connection refused".to_owned());
     }
-    WireError::Unreachable(printable(&error.to_string()))
+    let said = error.to_string();
+    let told = trust::explained(&said).map_or_else(|| printable(&said), str::to_owned);
+    WireError::Unreachable(told)
 }
 
 fn broken(error: &hyper::Error) -> WireError {

@@ -90,9 +90,9 @@ fn idle_time_and_a_gap_before_the_first_request_are_remembered() {
     let query =
         MetricsQuery { window: Window::parse("15m").expect("a window"), ..Default::default() };
     let told = figures(&[after.history()], &query, &now(&["shard1".into()]), BEGIN_MS + 480_000);
-    assert_eq!((told.history.oldest, told.measured_s, told.total), (BEGIN, 480.0, 1));
+    assert_eq!((told.history.oldest, told.measured_s, told.total), (BEGIN, 260.0, 1));
     let rates = [50, 150, 220, 250, 320, 450].map(|second| rate(&told.series, second));
-    let expected = [Some(0.0), None, Some(0.0), Some(0.017), None, Some(0.0)];
+    let expected = [Some(0.0), None, Some(0.0), Some(0.2), None, Some(0.0)];
     assert_eq!(rates, expected, "{:?}", told.series);
 }
 
@@ -187,4 +187,59 @@ fn times_that_touch_are_one_and_there_are_only_so_many() {
     assert_eq!(often.as_slice().len(), Spans::MAX);
     assert_eq!(often.as_slice().last(), Some(&(9_990, 9_995)));
     assert_eq!(often.as_slice()[0].0, 0, "the oldest are told as one");
+}
+
+/// While it was down, nobody measured: what it counted is not spread over that.
+#[test]
+fn a_rate_is_taken_over_the_time_in_which_somebody_counted() {
+    let recorder = restarted();
+    let query =
+        MetricsQuery { window: Window::parse("15m").expect("a window"), ..Default::default() };
+    let told = figures(&[recorder.history()], &query, &now(&["shard1".into()]), BEGIN_MS + 400_000);
+    assert_eq!((told.total, told.measured_s, told.throughput), (150, 300.0, 0.5));
+    // Another that counted all the while measured it.
+    let other = History::new();
+    other.know_between(BEGIN_MS, BEGIN_MS + 400_000);
+    let told = figures(
+        &[recorder.history(), &other],
+        &query,
+        &now(&["shard1".into()]),
+        BEGIN_MS + 400_000,
+    );
+    assert_eq!((told.total, told.measured_s, told.throughput), (150, 400.0, 0.375));
+}
+
+/// The first slot of ten seconds, and the first minute, are cut off by the start.
+#[test]
+fn a_young_router_has_curves_of_seconds_from_the_beginning() {
+    for begun in [0, 3, 13, 59] {
+        let recorder = Recorder::by_hand(labels(1), BEGIN_MS + begun * 1_000 + 250);
+        let worker = recorder.worker();
+        for second in 0..250 {
+            worker.record(&read(0, 200, millis(2)), recorder.started() + seconds(second));
+            let lived = second + 1;
+            if ![1, 2, 10, 61, 62, 130, 250].contains(&lived) {
+                continue;
+            }
+            let history = recorder.settle_at(recorder.started() + seconds(lived));
+            // As a service knows it that collects from it, of others beside it.
+            let far = History::new();
+            far.know_between(recorder.started_ms(), recorder.started_ms() + lived * 1_000);
+            for frame in
+                Step::ALL.iter().flat_map(|step| history.frames_after(*step, 0, usize::MAX))
+            {
+                far.absorb(Frame::clone(&frame));
+            }
+            for histories in [&[&**history][..], &[&far], &[&far, &History::new()]] {
+                let told = series(histories, "5m", begun + lived);
+                assert_eq!(told.step_s, 2, "{begun} {lived}");
+                let known = told.t.iter().zip(&told.rps);
+                let known = known
+                    .filter(|(t, _)| **t >= BEGIN + begun + 2 && **t + 2 <= BEGIN + begun + lived);
+                let rates: Vec<f64> = known.map(|(_, rate)| *rate).collect();
+                assert!(rates.len() + 3 >= lived as usize / 2, "{begun} {lived}: {rates:?}");
+                assert!(rates.iter().all(|rate| *rate == 1.0), "{begun} {lived}: {rates:?}");
+            }
+        }
+    }
 }

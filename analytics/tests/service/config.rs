@@ -103,6 +103,8 @@ fn what_cannot_be_used_is_refused_and_named_with_what_is_allowed() {
             "routers (from flag) must be a URL such as http://127.0.0.1:3000",
         ),
         (&["--routers", "http://me:hunter2@a"], "without a user"),
+        (&["--routers", "http://127.0.0.1:99999"], "ports go from 1 to 65535"),
+        (&["--routers", "https://[::1]:0"], "ports go from 1 to 65535"),
         (&["--routers", "http://a/api"], "must be scheme, host and port only"),
         (
             &["--routers", "http://a,http://a"],

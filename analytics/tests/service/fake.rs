@@ -102,8 +102,12 @@ fn receive(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
 }
 
 pub(crate) fn response(status: u16, body: &str) -> Vec<u8> {
+    response_as("application/json", status, body)
+}
+
+fn response_as(kind: &str, status: u16, body: &str) -> Vec<u8> {
     let length = body.len();
-    format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}")
+    format!("HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n{body}")
         .into_bytes()
 }
 
@@ -116,6 +120,8 @@ pub(crate) struct Told {
     pub(crate) started: String,
     pub(crate) now: ClusterNow,
     pub(crate) frames: Vec<Frame>,
+    /// By how much its clock is wrong, in ms.
+    pub(crate) clock_ms: i64,
     /// When it says that it counted.
     pub(crate) counted: Vec<(u64, u64)>,
     pub(crate) errors: Vec<ErrorEvent>,
@@ -179,7 +185,7 @@ impl FakeRouter {
         };
         let (frames, errors) = (Vec::new(), Vec::new());
         let (started, counted) = (started.to_rfc3339(), Vec::new());
-        let told = Told { started, now, frames, counted, errors, instead: None };
+        let told = Told { started, now, frames, clock_ms: 0, counted, errors, instead: None };
         let told = Arc::new(Mutex::new(told));
         let asked = Arc::clone(&told);
         let server = Server::start(move |request| answer(&asked, request));
@@ -204,7 +210,8 @@ fn answer(told: &Mutex<Told>, request: &Request) -> Option<Vec<u8>> {
     let told = told.lock().unwrap();
     if !request.path().starts_with("/api/analytics/frames") {
         let asked = json!({"asked": request.path(), "host": request.header("host")});
-        return Some(response(200, &asked.to_string()));
+        // Whatever it says of it, it is JSON.
+        return Some(response_as("text/html", 200, &asked.to_string()));
     }
     let instead = told.instead;
     let text = frames(&told, request, matches!(instead, Some(Instead::Endless)));
@@ -238,8 +245,9 @@ fn frames(told: &Told, request: &Request, more: bool) -> String {
     let after = |step: Step| request.number(&format!("after_{}", step.seconds()));
     let new = told.frames.iter().filter(|frame| frame.start > after(frame.step));
     let errors = told.errors.get(request.number("errors_after") as usize..).unwrap_or_default();
+    let at_ms = unix_ms().saturating_add_signed(told.clock_ms);
     let answer = json!({
-        "success": true, "router": "fake", "started": told.started, "at_ms": unix_ms(), "now": told.now,
+        "success": true, "router": "fake", "started": told.started, "at_ms": at_ms, "now": told.now,
         "frames": new.collect::<Vec<_>>(), "counted": told.counted, "errors": errors, "errors_seq": told.errors.len(), "more": more,
     });
     answer.to_string()

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod alerts;
+mod clocks;
 mod config;
 mod fake;
 mod fleet;

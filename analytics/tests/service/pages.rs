@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::PATIENCE;
 use crate::fake::{FakeRouter, ago, frame};
-use crate::http::send;
+use crate::http::{Answer, send};
 use crate::process::{Service, command};
 
 /// A service beside a router that has counted ten reads.
@@ -69,6 +69,7 @@ fn every_path_of_the_document_is_there_and_no_other() {
             let answer = send(service.address, ("GET", asked), &[("Accept", "*/*")], "").unwrap();
             assert_eq!(answer.status, 200, "{path}: {}", answer.text());
             assert!(answer.header("x-request-id").is_some(), "{path}");
+            assert_guarded(&answer, path);
         }
         let posted = send(
             service.address,
@@ -88,9 +89,29 @@ fn every_path_of_the_document_is_there_and_no_other() {
     ] {
         let answer = service.get(path);
         assert_eq!((answer.status, &answer.json()["code"]), (404, &json!("TSR111")), "{path}");
+        assert_guarded(&answer, path);
     }
     let answer = send(service.address, ("HEAD", "/api/analytics/metrics"), &[], "").unwrap();
     assert_eq!((answer.status, answer.body.len()), (200, 0));
+}
+
+/// Nothing that a browser is given can be framed, is taken for something else, or may do anything.
+fn assert_guarded(answer: &Answer, path: &str) {
+    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
+    assert_eq!(answer.header("x-frame-options"), Some("DENY"), "{path}");
+    let policy = answer.header("content-security-policy").unwrap_or_default();
+    assert!(policy.starts_with("default-src 'none'"), "{path}: {policy}");
+    assert!(policy.contains("frame-ancestors 'none'"), "{path}: {policy}");
+}
+
+#[test]
+fn what_a_router_says_of_an_answer_makes_it_no_page() {
+    let (_folder, _router, service) = service();
+    for path in ["/api/route?key=a", "/api/shards", "/api/health"] {
+        let answer = service.get(path);
+        assert_eq!(answer.header("content-type"), Some("application/json"), "{path}");
+        assert_guarded(&answer, path);
+    }
 }
 
 #[test]

@@ -2,16 +2,19 @@
 
 use std::path::Path;
 
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
 use crate::eventually;
 use crate::process::{Service, command};
 use crate::router::Router;
 
 /// Writes a certificate for this machine, and its key.
-fn certify(folder: &Path, name: &str) {
+fn certify(folder: &Path, name: &str, is_authority: bool) {
     let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let mut certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    if is_authority {
+        certificate.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    }
     let certificate = certificate.self_signed(&key).unwrap();
     std::fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
     std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
@@ -20,8 +23,8 @@ fn certify(folder: &Path, name: &str) {
 #[test]
 fn a_router_that_proves_who_it_is_is_collected_from_and_no_other() {
     let folder = tempfile::tempdir().unwrap();
-    certify(folder.path(), "its");
-    certify(folder.path(), "another");
+    certify(folder.path(), "its", false);
+    certify(folder.path(), "another", false);
     let file = |name: &str| folder.path().join(name).display().to_string();
     let certificate = ["--tls-cert", &*file("its.pem"), "--tls-key", &*file("its.key")];
     let router = Router::serve(&folder.path().join("router"), "127.0.0.1:0", &certificate);
@@ -38,4 +41,25 @@ fn a_router_that_proves_who_it_is_is_collected_from_and_no_other() {
     let trouble =
         eventually("its trouble", || service.router("north")["error"].as_str().map(str::to_owned));
     assert!(trouble.contains("certificate"), "{trouble}");
+}
+
+/// As openssl makes them unless told otherwise.
+#[test]
+fn of_a_certificate_that_is_an_authority_s_own_it_is_told_how_to_make_another() {
+    let folder = tempfile::tempdir().unwrap();
+    certify(folder.path(), "its", true);
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let certificate = ["--tls-cert", &*file("its.pem"), "--tls-key", &*file("its.key")];
+    let router = Router::serve(&folder.path().join("router"), "127.0.0.1:0", &certificate);
+    let list = format!("north=https://{}", router.address);
+    let mut command = command(folder.path());
+    command.env("SSL_CERT_FILE", file("its.pem")).args(["--routers", &*list, "--store", "none"]);
+    let service = Service::start_command(&mut command, folder.path());
+    let trouble =
+        eventually("its trouble", || service.router("north")["error"].as_str().map(str::to_owned));
+    for part in
+        ["CA:TRUE", "openssl req -x509", "subjectAltName", "basicConstraints=critical,CA:FALSE"]
+    {
+        assert!(trouble.contains(part), "{trouble}");
+    }
 }

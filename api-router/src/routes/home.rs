@@ -10,6 +10,11 @@ use crate::app::App;
 use crate::data_route::{KV, KV_PREFIX};
 use crate::problem::{Code, Problem};
 
+/// A path that the analytics service has and a router has not.
+const ALERTS: &str = "/api/analytics/alerts";
+const OF_ALERTS: &str = "alerts are told by the analytics service, which watches one router or many: start it with \
+     `analytics --routers URL`, with the URL of this router, and ask it for the same path";
+
 /// The OpenAPI document, and the pages that show it.
 pub(crate) const DOCUMENT: &str = "/api-docs/openapi.json";
 /// See [`DOCUMENT`].
@@ -70,8 +75,9 @@ pub async fn nothing_here(
     }
     let methods = methods(&api, path);
     if methods.is_empty() {
-        return Err(Problem::new(Code::TSR111, "there is nothing at this path")
-            .hint("/ lists what there is"));
+        let hint =
+            if path.trim_end_matches('/') == ALERTS { OF_ALERTS } else { "/ lists what there is" };
+        return Err(Problem::new(Code::TSR111, "there is nothing at this path").hint(hint));
     }
     let detail = format!("this path has {}", methods.join(", "));
     Err(Problem::new(Code::TSR112, detail).allow(methods.join(", ")))

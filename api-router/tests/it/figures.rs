@@ -108,6 +108,17 @@ fn the_counts_are_those_of_the_requests_made() {
 }
 
 #[test]
+fn who_asks_a_router_for_alerts_is_told_who_tells_them() {
+    let router = Router::start();
+    for path in ["/api/analytics/alerts", "/api/analytics/alerts/"] {
+        let reply = router.get(path);
+        assert_eq!((reply.status, &*reply.code()), (404, "TSR111"), "{}", reply.text());
+        let hint = reply.json()["hint"].as_str().unwrap_or_default().to_owned();
+        assert!(hint.contains("analytics service") && hint.contains("--routers"), "{hint}");
+    }
+}
+
+#[test]
 fn percentiles_stand_in_order_and_below_the_slowest() {
     let router = Router::start();
     some_requests(&router);

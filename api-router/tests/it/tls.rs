@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -124,6 +124,40 @@ fn the_command_line_asks_by_tls_whom_it_can_trust() {
     assert!(said.contains("no router answers at https://"), "{said}");
     let (_, _, said) = ask("key.pem", &["status"]);
     assert!(said.contains("name a file of them by SSL_CERT_FILE"), "{said}");
+}
+
+/// As openssl makes them unless told otherwise.
+#[test]
+fn the_command_line_tells_how_to_make_a_certificate_where_one_is_of_an_authority() {
+    let papers = Papers::new();
+    let key = KeyPair::generate().unwrap();
+    let mut certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    certificate.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let certificate = certificate.self_signed(&key).unwrap();
+    fs::write(papers.path("cert.pem"), certificate.pem()).unwrap();
+    fs::write(papers.path("key.pem"), key.serialize_pem()).unwrap();
+    let router = Router::start_command(papers.router());
+    let mut command = sightless(Command::new(&*PROGRAM), papers.folder.path());
+    command.args(["status", "--url", &format!("https://{}", router.address())]);
+    command.env("SSL_CERT_FILE", papers.path("cert.pem")).env_remove("SSL_CERT_DIR");
+    let output = command.output().unwrap();
+    let said = text(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    for part in ["CA:TRUE", "openssl req -x509", "subjectAltName", "CA:FALSE"] {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+#[test]
+fn the_command_line_refuses_a_port_that_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    for port in ["99999", "0", ""] {
+        let mut command = sightless(Command::new(&*PROGRAM), folder.path());
+        command.args(["status", "--url", &format!("http://127.0.0.1:{port}")]);
+        let output = command.output().unwrap();
+        let said = text(&output.stderr);
+        assert!(!output.status.success() && said.contains("ports go from 1 to 65535"), "{said}");
+    }
 }
 
 #[test]

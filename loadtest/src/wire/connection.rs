@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::target::Target;
-use super::trust::Trust;
+use super::trust::{Trust, explained};
 use super::{ANSWER_BYTES_MAX, Answer, Asked, NOT_CONNECTED, broken};
 use crate::verdict::Failure;
 
@@ -19,7 +19,7 @@ pub(super) struct Connection(SendRequest<Full<Bytes>>);
 
 impl Connection {
     pub(super) async fn open(target: &Target, trust: Option<&Trust>) -> Result<Self, Failure> {
-        let refused = |error: io::Error| Failure::new(None, NOT_CONNECTED, &reason(&error));
+        let refused = |error: io::Error| reason(&error);
         let stream = TcpStream::connect(target.address()).await.map_err(refused)?;
         stream.set_nodelay(true).map_err(refused)?;
         match trust {
@@ -64,10 +64,18 @@ impl Connection {
     }
 }
 
-/// "Connection refused" says more with less than the number of the error.
-fn reason(error: &io::Error) -> String {
+/// "Connection refused" says more with less than the number of the error, and of a certificate what
+/// to do about it.
+fn reason(error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::ConnectionRefused {
-        return "Connection refused".to_owned();
+        return Failure::new(None, NOT_CONNECTED, "Connection refused");
     }
-    error.to_string()
+    let said = error.to_string();
+    match explained(&said) {
+        Some(told) => {
+            let (code, detail) = (NOT_CONNECTED.to_owned(), told.to_owned());
+            Failure { status: None, code, detail }
+        }
+        None => Failure::new(None, NOT_CONNECTED, &said),
+    }
 }

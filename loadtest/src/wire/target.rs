@@ -57,7 +57,13 @@ impl FromStr for Target {
         let name = HeaderValue::from_str(authority.as_str())
             .map_err(|error| format!("{error}; {wanted}"))?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = authority.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
+        // What is no port must not become the port of the scheme.
+        let given = authority.as_str().get(authority.host().len()..).unwrap_or_default();
+        let port = match given.strip_prefix(':') {
+            None => Some(if is_secure { 443 } else { 80 }),
+            Some(port) => port.parse().ok().filter(|port| *port != 0),
+        };
+        let port = port.ok_or_else(|| format!("ports go from 1 to 65535; {wanted}"))?;
         Ok(Self { host, port, is_secure, name })
     }
 }
@@ -93,6 +99,10 @@ mod tests {
             "http://localhost?a=b",
             "http://localhost#a",
             "http://",
+            "http://localhost:99999",
+            "http://localhost:0",
+            "http://[::1]:65536",
+            "https://localhost:",
             "",
         ] {
             assert!(bad.parse::<Target>().is_err(), "{bad}");

@@ -13,6 +13,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+/// What to do about a certificate that was made for an authority.
+const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as openssl makes them \
+     unless told otherwise, and must not prove a server: make one with openssl req -x509 -newkey \
+     rsa:2048 -nodes -days 365 -keyout key.pem -out cert.pem -subj /CN=HOST -addext \
+     subjectAltName=DNS:HOST,IP:ADDRESS -addext basicConstraints=critical,CA:FALSE (the names and \
+     addresses that clients connect to)";
+
 /// A certificate is asked for in this name, and must be for it.
 pub(super) struct Trust {
     connector: TlsConnector,
@@ -44,4 +51,9 @@ impl Trust {
     pub(super) async fn secure(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         self.connector.connect(self.name.clone(), stream).await
     }
+}
+
+/// Why a server was not trusted, for people. What TLS says of it is the name of a variant.
+pub(super) fn explained(error: &str) -> Option<&'static str> {
+    error.contains("CaUsedAsEndEntity").then_some(AUTHORITY)
 }

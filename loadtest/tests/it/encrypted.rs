@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
 use crate::router::PROGRAM;
 use crate::text;
@@ -23,9 +23,12 @@ impl Drop for Router {
 }
 
 /// Writes a certificate for this machine, and its key.
-fn certify(folder: &Path, name: &str) {
+fn certify(folder: &Path, name: &str, is_authority: bool) {
     let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let mut certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    if is_authority {
+        certificate.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    }
     let certificate = certificate.self_signed(&key).unwrap();
     std::fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
     std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
@@ -54,8 +57,8 @@ fn verify(router: &Router, trusted: &Path) -> Output {
 #[test]
 fn a_router_that_proves_itself_is_tested_and_no_other() {
     let folder = tempfile::tempdir().unwrap();
-    certify(folder.path(), "its");
-    certify(folder.path(), "another");
+    certify(folder.path(), "its", false);
+    certify(folder.path(), "another", false);
     let router = start(folder.path());
     assert!(router.address.starts_with("https://"), "{}", router.address);
     let output = verify(&router, &folder.path().join("its.pem"));
@@ -68,4 +71,16 @@ fn a_router_that_proves_itself_is_tested_and_no_other() {
     let output = verify(&router, &folder.path().join("another.key"));
     let said = text(&output.stderr);
     assert!(said.contains("name a file of them by SSL_CERT_FILE"), "{said}");
+}
+
+/// As openssl makes them unless told otherwise.
+#[test]
+fn of_a_certificate_that_is_an_authority_s_own_it_is_told_how_to_make_another() {
+    let folder = tempfile::tempdir().unwrap();
+    certify(folder.path(), "its", true);
+    let router = start(folder.path());
+    let output = verify(&router, &folder.path().join("its.pem"));
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("CA:TRUE") && said.contains("subjectAltName"), "{said}");
 }

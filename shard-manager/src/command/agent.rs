@@ -13,12 +13,22 @@ use ureq::config::ConfigBuilder;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::typestate::AgentScope;
 
+/// What to do about a certificate that was made for an authority.
+const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as openssl makes them \
+     unless told otherwise, and must not prove a server: make one with openssl req -x509 -newkey \
+     rsa:2048 -nodes -days 365 -keyout key.pem -out cert.pem -subj /CN=HOST -addext \
+     subjectAltName=DNS:HOST,IP:ADDRESS -addext basicConstraints=critical,CA:FALSE (the names and \
+     addresses that clients connect to)";
+
 /// A client for the router at this address.
 ///
 /// # Errors
 /// A sentence about what is no address of a router, or why no certificate can be checked.
 pub(super) fn agent(url: &str, options: ConfigBuilder<AgentScope>) -> Result<Agent, String> {
     let options = options.http_status_as_error(false);
+    if let Some(port) = port(url).filter(|port| !matches!(port.parse::<u16>(), Ok(1..))) {
+        return Err(format!("`{port}` is no port: ports go from 1 to 65535"));
+    }
     match url.split_once("://") {
         Some(("http", _)) => Ok(options.build().new_agent()),
         Some(("https", _)) => Ok(options.tls_config(trusting()?).build().new_agent()),
@@ -26,6 +36,21 @@ pub(super) fn agent(url: &str, options: ConfigBuilder<AgentScope>) -> Result<Age
             Err(format!("`{url}` is no address of a router: it begins with http:// or https://"))
         }
     }
+}
+
+/// An error of a client, for people: of a certificate, TLS tells the name of a variant alone.
+pub(super) fn told(error: &ureq::Error) -> String {
+    let said = error.to_string();
+    if said.contains("CaUsedAsEndEntity") { AUTHORITY.to_owned() } else { said }
+}
+
+/// The port that an address gives.
+fn port(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    // Colons within brackets are of the address.
+    let behind = authority.rsplit(']').next()?;
+    behind.rsplit_once(':').map(|(_, port)| port)
 }
 
 fn trusting() -> Result<TlsConfig, String> {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use ureq::Agent;
 
 use super::Trouble;
-use super::agent::agent;
+use super::agent::{self, agent};
 
 /// An answer that takes longer is none.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -38,7 +38,7 @@ impl Router {
         let request = self.agent.get(format!("{}{path}", self.url));
         let request =
             query.iter().fold(request, |request, (name, value)| request.query(name, value));
-        let mut response = request.call().map_err(|error| told(&error))?;
+        let mut response = request.call().map_err(|error| told(&agent::told(&error)))?;
         let status = response.status();
         let answer: Value = response.body_mut().read_json().map_err(|error| told(&error))?;
         // A cluster that is down is an answer; a request that was refused is none.

@@ -13,7 +13,7 @@ use shard_manager::keyspace::Keyspace;
 use ureq::http::Response;
 use ureq::{Agent, AsSendBody, Body, SendBody};
 
-use super::agent::agent;
+use super::agent::{agent, told};
 use super::interrupt;
 
 /// Tries of one request.
@@ -125,7 +125,7 @@ impl Router {
 
     /// How the keys of its cluster become slots.
     pub(super) fn keyspace(&self) -> Result<Keyspace, UploadError> {
-        let no_answer = |error: ureq::Error| UploadError::NoAnswer(error.to_string());
+        let no_answer = |error: ureq::Error| UploadError::NoAnswer(told(&error));
         let no_map = |error: &dyn std::fmt::Display| {
             UploadError::Refused(format!("the router's map cannot be read: {error}"))
         };
@@ -246,7 +246,7 @@ fn next(sent: Result<Response<Body>, ureq::Error>) -> Result<Next, UploadError> 
         Err(ureq::Error::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             return Err(UploadError::NoAnswer(error.to_string()));
         }
-        Err(error) => return Ok(Next::Unknown(error.to_string())),
+        Err(error) => return Ok(Next::Unknown(told(&error))),
     };
     let status = response.status().as_u16();
     let wait = response.headers().get("retry-after").and_then(|value| value.to_str().ok());

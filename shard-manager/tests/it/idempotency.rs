@@ -73,29 +73,60 @@ async fn what_the_rows_forbade_once_does_not_happen_when_it_comes_again() {
     }
 }
 
+/// SQL of a time so far from now.
+fn ago(what: &str) -> String {
+    format!("strftime('%Y-%m-%dT%H:%M:%f000Z', 'now', '{what}')")
+}
+
 #[tokio::test]
-async fn an_answer_is_kept_for_a_day_and_then_forgotten_however_many_there_are() {
+async fn a_request_that_comes_again_is_recognised_whatever_was_done_to_the_clock_meanwhile() {
     let cluster = Cluster::with_shards(1);
     let file = cluster.file(1);
     write(&cluster, Upsert, "Ada", "k1").await.expect("made");
-    let age =
-        |at: &str| execute(&file, &format!("UPDATE tessera_idempotency SET created_at = {at}"));
-    age("strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-23 hours')");
-    assert!(write(&cluster, Upsert, "Ada", "k1").await.expect("kept").row.replayed);
-    age("strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-25 hours')");
-    let other = write(&cluster, Upsert, "Bob", "k1").await.expect("the key is free again");
-    assert!(!other.row.replayed);
-    let cluster = cluster.restart_after(|_| {
+    // As if the clock had been set ahead, or back, by that much since.
+    for jump in ["-23 hours", "-25 hours", "-10 years", "+10 years"] {
+        let age = format!("UPDATE tessera_idempotency SET created_at = {}", ago(jump));
+        execute(&file, &age);
+        assert!(write(&cluster, Upsert, "Ada", "k1").await.expect("kept").row.replayed, "{jump}");
+        let other = write(&cluster, Upsert, "Bob", "k1").await.expect_err("another request");
+        assert_eq!(other.error, Error::KeyReused, "{jump}");
+    }
+    for jump in ["-3 days", "-10 years", "+10 years"] {
+        let age = format!("UPDATE tessera_idempotency SET created_at = {}", ago(jump));
+        let cluster = Cluster::with_shards(1);
+        write(&cluster, Upsert, "Ada", "k1").await.expect("made");
+        let file = cluster.file(1);
+        let cluster = cluster.restart_after(|_| execute(&file, &age));
+        for n in 0..3 {
+            write(&cluster, Upsert, "Ada", &format!("{n}")).await.expect("stored");
+            let again = write(&cluster, Upsert, "Ada", "k1").await.expect("kept");
+            assert!(again.row.replayed, "{jump}, and a start");
+        }
+    }
+}
+
+#[tokio::test]
+async fn old_answers_are_forgotten_however_many_there_are_if_the_clock_goes_on_where_it_was() {
+    let cluster = Cluster::with_shards(1);
+    let file = cluster.file(1);
+    write(&cluster, Upsert, "Ada", "k1").await.expect("made");
+    let insert = |rows: usize, slot: usize, at: &str| {
         execute(
             &file,
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 900)
-             INSERT INTO tessera_idempotency SELECT 0, 'old', 'k' || i, 'f', '{}', 1,
-             '2020-01-01T00:00:00.000000Z', '2020-01-01T00:00:00.000000Z' FROM n",
+            &format!(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
+                 INSERT INTO tessera_idempotency SELECT {slot}, 'old', 'k' || i, 'f', '{{}}', 1,
+                 {at}, {at} FROM n"
+            ),
         );
+    };
+    let cluster = cluster.restart_after(|_| {
+        insert(900, 0, &ago("-3 days"));
+        insert(1, 1, &ago("-1 hour"));
     });
     for n in 0..4 {
         assert!(records(&file) > 100, "only some at a time");
         write(&cluster, Upsert, "Ada", &format!("new{n}")).await.expect("stored");
     }
-    assert_eq!(records(&file), 5, "those of today");
+    assert_eq!(records(&file), 6, "those of today");
 }

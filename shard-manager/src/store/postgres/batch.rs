@@ -20,6 +20,7 @@ use crate::keyspace::Slot;
 use crate::row::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
 use crate::sabotage::{Switch, is_on};
 use crate::store::Unit;
+use crate::store::forgetting::recorded_at;
 use crate::store::image::{self, Stamp, push_row};
 use crate::table::Table;
 use crate::value::{ColumnType, Value, format_timestamp};
@@ -71,7 +72,6 @@ pub(super) struct Batch {
     strange: BTreeSet<i64>,
     versions: std::vec::IntoIter<i64>,
     now: String,
-    forgotten_before: String,
     /// Bytes of the images so far.
     images: usize,
     /// What rows were before a whole touched them.
@@ -81,14 +81,12 @@ pub(super) struct Batch {
 impl Batch {
     /// The rows that these changes may touch, none of them read yet.
     pub(super) fn new(units: &[Unit<'_>]) -> Self {
-        let now = Utc::now();
         let mut batch = Self {
             rows: Vec::new(),
             places: HashMap::new(),
             strange: BTreeSet::new(),
             versions: Vec::new().into_iter(),
-            now: format_timestamp(now),
-            forgotten_before: format_timestamp(now - idempotency::KEPT),
+            now: format_timestamp(Utc::now()),
             images: 0,
             journal: Vec::new(),
         };
@@ -229,7 +227,7 @@ impl Batch {
         outcome
     }
 
-    /// The answer of the first time, if the change came before under its idempotency key and not too long ago.
+    /// The answer of the first time, if the change came before under its idempotency key.
     fn replayed(&mut self, change: &RowWrite) -> Option<Result<RowDone, Error>> {
         let id = [Value::Text(idempotency::key(change)?.to_owned())];
         let at = *self.places.get(&place(&idempotency::TABLE, &change.key, &id))?;
@@ -238,19 +236,16 @@ impl Batch {
             Some(Value::Text(text)) => text.as_str(),
             Some(Value::Null | Value::Bool(_) | Value::Int(_) | Value::Double(_)) | None => "",
         };
-        let (fingerprint, answer, made_at) = (text(1), text(2), text(4));
-        if made_at < self.forgotten_before.as_str() {
-            self.set(at, None);
-            return None;
-        }
-        Some(idempotency::replay(change, fingerprint, answer))
+        Some(idempotency::replay(change, text(1), text(2)))
     }
 
     /// Keeps the answer under the idempotency key.
     fn remember(&mut self, change: &RowWrite, outcome: &Result<RowDone, Error>) {
         if let Some(record) = idempotency::record(change, outcome) {
+            let now = std::mem::replace(&mut self.now, recorded_at());
             // Its row is one of the batch's, and was not there: it is made.
             let _ = self.apply(&record);
+            self.now = now;
         }
     }
 
@@ -286,7 +281,7 @@ impl Batch {
     }
 }
 
-/// Whether a change removes rows of clients. A record of an idempotency key that is too old is made again at once.
+/// Whether a change removes rows.
 pub(super) fn removes(units: &[Unit<'_>]) -> bool {
     let changes = || units.iter().flat_map(|unit| unit.rows);
     changes().any(|change| change.operation == Operation::Delete)

@@ -26,7 +26,7 @@ use diesel_async::AsyncPgConnection;
 use super::cell;
 use super::statement::{Bind, Statement, load};
 use super::trouble::Trouble;
-use crate::value::{ColumnType, Value};
+use crate::value::ColumnType;
 
 /// Citus' own shards: least and greatest hash, and the group of nodes that holds it.
 const PARTS: &str = "SELECT shardminvalue::bigint, shardmaxvalue::bigint, min(groupid)::bigint
@@ -120,16 +120,17 @@ impl Parts {
 /// What Citus says.
 pub(super) async fn forget(
     connection: &AsyncPgConnection,
-    (before, most): (&Value, i32),
+    [from, before]: [Bind; 2],
+    most: i32,
 ) -> QueryResult<usize> {
-    let binds = [Bind::value(ColumnType::Timestamp, before), Bind::integer(most)];
+    let binds = [from.clone(), before, Bind::integer(most)];
     let oldest = Statement { sql: sql::OLDEST, binds: &binds, cached: true };
     let until = load(connection, oldest).await?;
     let until = until
         .first()
         .and_then(|row| row.cell(0, |bytes| cell::decode(ColumnType::Timestamp, bytes)));
     let Some(until) = until else { return Ok(0) };
-    let binds = [Bind::value(ColumnType::Timestamp, &until)];
+    let binds = [from, Bind::value(ColumnType::Timestamp, &until)];
     let removed =
         load(connection, Statement { sql: sql::FORGET, binds: &binds, cached: true }).await?;
     Ok(removed.len().min(most.unsigned_abs() as usize))

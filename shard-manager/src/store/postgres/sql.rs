@@ -29,10 +29,15 @@ pub(super) const VERSIONS: &str = "SELECT nextval('tessera_version') FROM genera
 /// Up to where the primary's log is on disk: everything that was committed before this is.
 pub(super) const POSITION: &str = "SELECT (pg_current_wal_flush_lsn()-'0/0')::bigint";
 
-/// Removes up to `$2` records of idempotency keys made before `$1`, oldest first, but none that somebody is at.
+/// One row, if there is a record of an idempotency key that was made from `$1` on and before `$2`.
+pub(super) const WITNESS: &str = "SELECT slot FROM tessera_idempotency
+    WHERE created_at >= $1 AND created_at < $2 LIMIT 1";
+
+/// Removes up to `$3` records of idempotency keys made from `$1` on and before `$2`, oldest first,
+/// but none that somebody is at.
 pub(super) const FORGET: &str = "DELETE FROM tessera_idempotency WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM tessera_idempotency WHERE created_at < $1 ORDER BY created_at LIMIT $2
-    FOR UPDATE SKIP LOCKED)) RETURNING 1";
+    SELECT ctid FROM tessera_idempotency WHERE created_at >= $1 AND created_at < $2
+    ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED)) RETURNING 1";
 
 /// Locks the rows that there are of these, one after the other as they are given: parameters slots, shard keys, ids.
 /// Columns: the number of the row from 1, then its answered columns.

@@ -20,12 +20,11 @@ use super::upsert::{self, Newness};
 use super::{citus, ddl};
 use crate::address::Timeouts;
 use crate::error::Outcome;
-use crate::idempotency;
 use crate::position::Position;
 use crate::progress::Progress;
+use crate::store::forgetting::Forgetting;
 use crate::store::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, Unit};
-use crate::value::{ColumnType, Value, format_timestamp};
-use chrono::Utc;
+use crate::value::{ColumnType, Value};
 use diesel::QueryResult;
 use diesel_async::pooled_connection::PoolableConnection;
 
@@ -245,15 +244,26 @@ impl AsyncWriter for PgWriter {
 
 /// Removes records of idempotency keys that are too old, and tells how many.
 async fn forget(session: &LaneSession) -> Result<usize, Broken> {
-    let before = Value::Text(format_timestamp(Utc::now() - idempotency::KEPT));
-    if session.citus.is_some() {
-        let forgotten = citus::forget(&session.connection, (&before, FORGOTTEN_MAX)).await;
-        return forgotten.map_err(|error| Broken::before_commit(&error));
+    let Forgetting { from, until, witness } = Forgetting::now();
+    let [from, until] = [from, until].map(Value::Text);
+    let times = [&from, &until].map(|time| Bind::value(ColumnType::Timestamp, time));
+    let broken = |error| Broken::before_commit(&error);
+    if let Some((from, until)) = witness {
+        let binds = [from, until].map(Value::Text);
+        let binds = [&binds[0], &binds[1]].map(|time| Bind::value(ColumnType::Timestamp, time));
+        let statement = Statement { sql: sql::WITNESS, binds: &binds, cached: true };
+        if load(&session.connection, statement).await.map_err(broken)?.is_empty() {
+            return Ok(0);
+        }
     }
-    let binds = [Bind::value(ColumnType::Timestamp, &before), Bind::integer(FORGOTTEN_MAX)];
+    if session.citus.is_some() {
+        let forgotten = citus::forget(&session.connection, times, FORGOTTEN_MAX).await;
+        return forgotten.map_err(broken);
+    }
+    let [from, until] = times;
+    let binds = [from, until, Bind::integer(FORGOTTEN_MAX)];
     let statement = Statement { sql: sql::FORGET, binds: &binds, cached: true };
-    let removed = load(&session.connection, statement).await;
-    removed.map(|rows| rows.len()).map_err(|error| Broken::before_commit(&error))
+    load(&session.connection, statement).await.map(|rows| rows.len()).map_err(broken)
 }
 
 fn patience(timeouts: Timeouts) -> Duration {

@@ -24,6 +24,7 @@ use crate::keyspace::Slot;
 use crate::row::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
 use crate::sabotage::{Switch, is_on};
 use crate::store::Unit;
+use crate::store::forgetting::{Forgetting, recorded_at};
 use crate::store::image::{self, Stamp, push_row};
 use crate::store::schema::tessera_shard;
 use crate::value::{Value, format_timestamp, push_json_number};
@@ -219,10 +220,13 @@ impl<'t> Batch<'t> {
     /// Keeps the answer under the idempotency key. Without its record the write must not be either.
     fn remember(&mut self, change: &RowWrite, outcome: &Result<RowDone, Error>) -> QueryResult<()> {
         let Some(record) = idempotency::record(change, outcome) else { return Ok(()) };
-        self.apply(&record)?.map(drop).map_err(|_| DieselError::RollbackTransaction)
+        let now = std::mem::replace(&mut self.now, recorded_at());
+        let kept = self.apply(&record);
+        self.now = now;
+        kept?.map(drop).map_err(|_| DieselError::RollbackTransaction)
     }
 
-    /// The record of an idempotency key. One that is too old is removed.
+    /// The record of an idempotency key, as long as there is one.
     fn remembered(
         &mut self,
         change: &RowWrite,
@@ -234,23 +238,30 @@ impl<'t> Batch<'t> {
         let mut found = None;
         for_each_row(self.connection, statement, |row| {
             let text = |column| row.text(column, str::to_owned).unwrap_or_default();
-            found = Some((text(0), text(1), text(2)));
+            found = Some((text(0), text(1)));
             Ok(())
         })?;
-        let Some((fingerprint, answer, at)) = found else { return Ok(None) };
-        if at < forgotten_before() {
-            self.forget(change.slot, &change.key, key)?;
-            return Ok(None);
-        }
-        Ok(Some((fingerprint, answer)))
+        Ok(found)
     }
 
     /// Removes records of idempotency keys that are too old, a few at a time, oldest first.
     ///
     /// Tells whether that were all.
     pub(super) fn forget_old(&mut self) -> QueryResult<bool> {
-        let before = forgotten_before();
-        let binds = [Bind::Text(&before), Bind::Int(FORGOTTEN_MAX as i64)];
+        let Forgetting { from, until, witness } = Forgetting::now();
+        if let Some((from, until)) = witness {
+            let binds = [Bind::Text(&from), Bind::Text(&until)];
+            let statement = Statement { sql: sql::WITNESS, binds: &binds, cached: true };
+            let mut is_sure = false;
+            for_each_row(self.connection, statement, |_| {
+                is_sure = true;
+                Ok(())
+            })?;
+            if !is_sure {
+                return Ok(true);
+            }
+        }
+        let binds = [Bind::Text(&from), Bind::Text(&until), Bind::Int(FORGOTTEN_MAX as i64)];
         let statement = Statement { sql: sql::FORGOTTEN, binds: &binds, cached: true };
         let mut old = Vec::new();
         for_each_row(self.connection, statement, |row| {
@@ -436,10 +447,6 @@ fn refusal(error: DieselError) -> QueryResult<Result<RowDone, Error>> {
 
 fn answered_bytes(row: &Result<RowDone, Error>) -> usize {
     row.as_ref().map_or(0, |row| row.json.len())
-}
-
-fn forgotten_before() -> String {
-    format_timestamp(Utc::now() - idempotency::KEPT)
 }
 
 fn push_row_binds<'c>(binds: &mut Vec<Bind<'c>>, change: &'c RowWrite) {

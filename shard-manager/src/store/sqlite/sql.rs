@@ -161,14 +161,17 @@ pub(super) const TRIM_LOG: &str =
     "DELETE FROM tessera_log WHERE position <= ?1 RETURNING length(changes)";
 
 /// The record of an idempotency key: parameters slot, shard key, key.
-pub(super) const REMEMBERED: &str =
-    "SELECT fingerprint, answer, created_at FROM tessera_idempotency
+pub(super) const REMEMBERED: &str = "SELECT fingerprint, answer FROM tessera_idempotency
     WHERE slot = ?1 AND shard_key = ?2 AND idempotency_key = ?3";
 
-/// Up to `?2` records made before `?1`.
+/// One row, if there is a record that was made from `?1` on and before `?2`.
+pub(super) const WITNESS: &str =
+    "SELECT 1 FROM tessera_idempotency WHERE created_at >= ?1 AND created_at < ?2 LIMIT 1";
+
+/// Up to `?3` records made from `?1` on and before `?2`.
 pub(super) const FORGOTTEN: &str =
     "SELECT slot, shard_key, idempotency_key FROM tessera_idempotency
-    WHERE created_at < ?1 ORDER BY created_at LIMIT ?2+0";
+    WHERE created_at >= ?1 AND created_at < ?2 ORDER BY created_at LIMIT ?3+0";
 
 /// The slots that a file knows of.
 pub(super) const SLOTS: &str = "SELECT slot, state FROM tessera_slots ORDER BY slot";

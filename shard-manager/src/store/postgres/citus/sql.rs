@@ -12,13 +12,14 @@ use crate::query::ReadQuery;
 use crate::store::postgres::sql::{column_type, place, push_list, push_names};
 use crate::table::Table;
 
-/// Tells when the last record was made of the `$2` oldest ones of idempotency keys that were made before `$1`.
+/// Tells when the last record was made of the `$3` oldest ones of idempotency keys that were made
+/// from `$1` on and before `$2`.
 pub(in crate::store::postgres) const OLDEST: &str = "SELECT max(created_at) FROM (SELECT created_at FROM \
-    tessera_idempotency WHERE created_at < $1 ORDER BY created_at LIMIT $2) AS oldest";
+    tessera_idempotency WHERE created_at >= $1 AND created_at < $2 ORDER BY created_at LIMIT $3) AS oldest";
 
-/// Removes the records of idempotency keys that were made until `$1`.
+/// Removes the records of idempotency keys that were made from `$1` until `$2`.
 pub(in crate::store::postgres) const FORGET: &str =
-    "DELETE FROM tessera_idempotency WHERE created_at <= $1 RETURNING 1";
+    "DELETE FROM tessera_idempotency WHERE created_at >= $1 AND created_at <= $2 RETURNING 1";
 
 /// Locks a row, if it is there: parameters slot, shard key, id. Columns: 1, then its answered columns.
 pub(super) fn lock_row(table: &Table) -> String {

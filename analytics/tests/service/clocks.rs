@@ -1,0 +1,99 @@
+//! Stories of clocks: of routers whose machines tell another time than that of the service.
+
+use analytics::Step;
+use serde_json::json;
+
+use crate::eventually;
+use crate::fake::{FakeRouter, Told, ago, frame, unix_ms};
+use crate::process::Service;
+
+/// So many seconds of a clock that is wrong by so many.
+fn wrong(seconds: u64, by_s: i64) -> u64 {
+    seconds.checked_add_signed(by_s).unwrap()
+}
+
+/// A start so many seconds ago, with a clock that is wrong by so many.
+fn start(told: &mut Told, seconds_ago: i64, by_s: i64) {
+    let at_ms = unix_ms().checked_add_signed((by_s - seconds_ago) * 1_000).unwrap();
+    let at = chrono::DateTime::from_timestamp_millis(at_ms as i64).unwrap();
+    (told.started, told.clock_ms) = (at.to_rfc3339(), by_s * 1_000);
+}
+
+const HOUR_S: i64 = 3_600;
+const YEARS_S: i64 = 10 * 31_557_600;
+
+#[test]
+fn a_router_that_comes_back_with_its_clock_put_right_is_collected_from_at_once() {
+    for by_s in [HOUR_S, YEARS_S, -HOUR_S, -YEARS_S] {
+        let folder = tempfile::tempdir().unwrap();
+        let router = FakeRouter::start(&["shard1"]);
+        router.change(|told| {
+            start(told, 100, by_s);
+            told.frames.push(frame(Step::Second, wrong(ago(20), by_s), "shard1", 10, 1));
+        });
+        let list = format!("north={}", router.url());
+        let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
+        service.await_total("window=5m", 10);
+        let north = service.router("north");
+        let side = if by_s > 0 { "ahead of" } else { "behind" };
+        assert!(north["error"].as_str().unwrap().contains(side), "{north}");
+        assert_eq!(north["up"], true);
+        router.change(|told| {
+            start(told, 5, 0);
+            told.frames = vec![frame(Step::Second, ago(2), "shard1", 7, 1)];
+        });
+        service.await_total("window=5m", 17);
+        assert_eq!(service.router("north")["error"], json!(null));
+    }
+}
+
+#[test]
+fn what_a_router_counts_whose_clock_is_wrong_stands_beside_what_others_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let routers = [0, -HOUR_S, YEARS_S, 600].map(|by_s| {
+        let router = FakeRouter::start(&["shard1"]);
+        router.change(|told| {
+            start(told, 100, by_s);
+            told.frames.push(frame(Step::Second, wrong(ago(20), by_s), "shard1", 10, 1));
+        });
+        router
+    });
+    let list: Vec<String> = routers.iter().map(FakeRouter::url).collect();
+    let list = list.join(",");
+    let arguments = ["--routers", &*list];
+    let service = Service::start(folder.path(), &arguments);
+    service.await_total("window=5m", 40);
+    assert_eq!(service.end("TERM"), Some(0));
+    // What was kept of them is not told twice.
+    let service = Service::start(folder.path(), &arguments);
+    for router in &routers {
+        service.await_router(&router.name(), true);
+    }
+    service.await_total("window=5m", 40);
+    for router in &routers {
+        router.change(|told| {
+            let later = wrong(ago(3), told.clock_ms / 1_000);
+            told.frames.push(frame(Step::Second, later, "shard1", 1, 1));
+        });
+    }
+    service.await_total("window=5m", 44);
+}
+
+#[test]
+fn a_clock_that_tells_no_time_is_refused_and_hurts_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let (honest, other) = (FakeRouter::start(&["shard1"]), FakeRouter::start(&["shard1"]));
+    honest.change(|told| told.frames.push(frame(Step::Second, ago(5), "shard1", 10, 1)));
+    other.change(|told| told.clock_ms = i64::MAX);
+    let list = format!("other={},honest={}", other.url(), honest.url());
+    let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
+    let trouble =
+        eventually("its trouble", || service.router("other")["error"].as_str().map(str::to_owned));
+    assert!(trouble.contains("its clock tells a time that there cannot be"), "{trouble}");
+    service.await_total("window=5m", 10);
+    other.change(|told| {
+        told.clock_ms = 0;
+        told.frames.push(frame(Step::Second, ago(5), "shard1", 1_000, 1));
+    });
+    service.await_total("window=5m", 1_010);
+}

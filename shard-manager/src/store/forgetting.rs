@@ -1,0 +1,166 @@
+//! Forgetting: which records of idempotency keys are too old to be kept.
+//!
+//! A system clock may be set by years at any moment, and a record that is removed too early lets a
+//! write happen twice. So the clock is read once in the life of a process, and only time that has
+//! passed is added: the records that one process makes are never out of step with each other. Those
+//! that were there before are trusted once the process has lived for as long as records are kept,
+//! because then they are older than that whatever they say; and before only if the newest of them
+//! shows that the clock goes on about where it was, with a margin as large as what that leaves
+//! open.
+//!
+//! **Invariant:** a jump of the system clock makes records stay longer, and never go sooner.
+//! **Not here:** removing them (the engines).
+
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::idempotency::KEPT;
+use crate::value::format_timestamp;
+
+/// The clock of this process, by which records are made and forgotten.
+static STEADY: LazyLock<Steady> = LazyLock::new(|| Steady::new(Utc::now(), Instant::now()));
+
+/// A record that says it is older than this was made by a clock that was wrong, as likely as not.
+const CREDIBLE: TimeDelta = TimeDelta::days(30);
+
+/// A clock that was read once.
+#[derive(Clone, Copy, Debug)]
+struct Steady {
+    told: DateTime<Utc>,
+    at: Instant,
+}
+
+/// Which records may go, by when they say that they were made. Bounds are texts, which sort as
+/// their times do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Forgetting {
+    /// Only those made at this time or later.
+    pub(super) from: String,
+    /// Only those made before this time.
+    pub(super) until: String,
+    /// Only if there is one that was made between these times: it shows that the clock is right.
+    pub(super) witness: Option<(String, String)>,
+}
+
+impl Forgetting {
+    /// The records that may go now.
+    pub(super) fn now() -> Self {
+        STEADY.forgetting(Instant::now())
+    }
+}
+
+/// The time that a record is made at.
+pub(super) fn recorded_at() -> String {
+    format_timestamp(STEADY.time(Instant::now()))
+}
+
+impl Steady {
+    fn new(told: DateTime<Utc>, at: Instant) -> Self {
+        // Years of four digits alone sort as texts.
+        let (least, most) = (TimeDelta::days(366), TimeDelta::days(8_000 * 365));
+        let told = told.clamp(DateTime::UNIX_EPOCH + least, DateTime::UNIX_EPOCH + most);
+        Self { told, at }
+    }
+
+    fn lived(&self, now: Instant) -> TimeDelta {
+        let lived =
+            now.saturating_duration_since(self.at).min(Duration::from_secs(100 * 31_557_600));
+        TimeDelta::from_std(lived).unwrap_or_default()
+    }
+
+    fn time(&self, now: Instant) -> DateTime<Utc> {
+        self.told + self.lived(now)
+    }
+
+    fn forgetting(&self, now: Instant) -> Forgetting {
+        let (from, until, witness) = if self.lived(now) >= KEPT {
+            (DateTime::UNIX_EPOCH, self.time(now) - KEPT, None)
+        } else {
+            // The clock may have gone wrong by as much as lies between the witness and the start.
+            let witness = [self.told - KEPT, self.told].map(format_timestamp);
+            (self.told - CREDIBLE, self.time(now) - KEPT - KEPT, Some(witness.into()))
+        };
+        Forgetting { from: format_timestamp(from), until: format_timestamp(until), witness }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hours(count: u64) -> Duration {
+        Duration::from_secs(count * 3_600)
+    }
+
+    fn may_go(forgetting: &Forgetting, records: &[&str]) -> Vec<String> {
+        let between = |from: &str, until: &str| {
+            let inside = |record: &&&str| **record >= from && **record < until;
+            records.iter().filter(inside).map(|record| (*record).to_owned()).collect::<Vec<_>>()
+        };
+        let sure = forgetting.witness.as_ref();
+        if sure.is_some_and(|(from, until)| between(from, until).is_empty()) {
+            return Vec::new();
+        }
+        between(&forgetting.from, &forgetting.until)
+    }
+
+    #[test]
+    fn what_the_clock_says_after_the_start_makes_no_record_older() {
+        let at = Instant::now();
+        let steady = Steady::new("2026-03-10T12:00:00Z".parse().unwrap(), at);
+        // No reading of a clock but that of the start goes in: an hour later it is an hour later.
+        assert_eq!(
+            steady.time(at + hours(1)),
+            "2026-03-10T13:00:00Z".parse::<DateTime<Utc>>().unwrap()
+        );
+        let mine = format_timestamp(steady.time(at + hours(1)));
+        assert_eq!(may_go(&steady.forgetting(at + hours(24)), &[&mine]), [""; 0]);
+        assert_eq!(
+            may_go(&steady.forgetting(at + hours(25) + Duration::from_secs(1)), &[&mine]),
+            [mine.as_str()]
+        );
+    }
+
+    #[test]
+    fn a_process_that_starts_far_ahead_forgets_nothing_that_is_younger_than_a_day() {
+        let records = ["2026-03-08T12:00:00.000000Z", "2026-03-10T11:59:00.000000Z"];
+        for told in ["2031-03-10T12:00:00Z", "2026-03-12T12:00:00Z", "2026-03-11T11:00:00Z"] {
+            let at = Instant::now();
+            let steady = Steady::new(told.parse().unwrap(), at);
+            for lived in [0, 1, 23] {
+                let gone = may_go(&steady.forgetting(at + hours(lived)), &records);
+                let young = records[1].to_owned();
+                assert!(!gone.contains(&young), "{told} after {lived} h");
+            }
+            let gone = may_go(&steady.forgetting(at + hours(48)), &records);
+            assert_eq!(gone.len(), 2, "{told}: by then they are old");
+        }
+    }
+
+    #[test]
+    fn a_process_whose_clock_goes_on_where_it_was_forgets_old_records_at_once() {
+        let at = Instant::now();
+        let steady = Steady::new("2026-03-10T12:00:00Z".parse().unwrap(), at);
+        let records = [
+            // Of a clock that was years behind a minute ago.
+            "2016-03-10T11:58:00.000000Z",
+            "2026-03-08T11:00:00.000000Z",
+            "2026-03-09T11:00:00.000000Z",
+            "2026-03-10T11:59:00.000000Z",
+        ];
+        assert_eq!(may_go(&steady.forgetting(at), &records), [records[1]]);
+        assert_eq!(may_go(&steady.forgetting(at), &records[..3]), [""; 0], "nobody bears witness");
+    }
+
+    #[test]
+    fn a_clock_that_cannot_be_right_is_bounded() {
+        for told in [DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC] {
+            let steady = Steady::new(told, Instant::now());
+            let text = format_timestamp(steady.time(Instant::now() + hours(1_000)));
+            assert_eq!(text.len(), "2026-03-10T12:00:00.000000Z".len(), "{text}");
+            assert!(steady.forgetting(Instant::now()).from.as_str() >= "1970");
+        }
+    }
+}
