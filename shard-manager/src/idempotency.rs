@@ -128,6 +128,8 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         | Error::Key(_)
         | Error::KeyReused
         | Error::TransactionTooLarge
+        | Error::Swallowed { .. }
+        | Error::Unlogged { .. }
         | Error::DeadlinePassed
         | Error::QueueFull { .. }
         | Error::PoolExhausted { .. }

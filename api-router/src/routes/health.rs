@@ -30,8 +30,11 @@ const PROBE_MAX: Duration = Duration::from_secs(2);
 pub struct HealthAnswer {
     /// Whether anything works.
     success: bool,
-    /// `ok`, `degraded` (some nodes are down) or `down` (no primary is up).
+    /// `ok`, `degraded` (some nodes are down, or `reasons` tells why else) or `down` (no primary is up).
     status: &'static str,
+    /// Why it is degraded though all nodes are up: tables that nothing is written to, with the statement that mends
+    /// each.
+    reasons: Vec<String>,
     /// For each shard whether its primary is up, and its replica (null: it has none).
     health: BTreeMap<String, ShardHealth>,
     /// The nodes of each shard.
@@ -168,10 +171,11 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
         Some(nodes.any(|node| node.up))
     };
     let primaries = reports.iter().filter(|report| is_up(report, Role::Primary) == Some(true));
-    let whole = reports.iter().all(|report| report.nodes.iter().all(|node| node.up));
+    let reasons = app.manager.unlogged();
+    let up = reports.iter().all(|report| report.nodes.iter().all(|node| node.up));
     let (status, code) = match primaries.count() {
         0 => ("down", StatusCode::SERVICE_UNAVAILABLE),
-        _ if whole => ("ok", StatusCode::OK),
+        _ if up && reasons.is_empty() => ("ok", StatusCode::OK),
         _ => ("degraded", StatusCode::OK),
     };
     let named = reports.iter().map(|report| {
@@ -182,6 +186,7 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
     let answer = HealthAnswer {
         success: code == StatusCode::OK,
         status,
+        reasons,
         health: named.collect(),
         shards: reports
             .iter()
