@@ -244,7 +244,7 @@ refusals! {
         403 Forbidden "The request comes from a foreign web page.";
         404 NotFound "No such table or row.";
         406 NotAcceptable "The Accept header rules JSON out.";
-        409 Conflict "The row exists, or breaks a constraint.";
+        409 Conflict "The row exists, breaks a constraint, or is swallowed by the database.";
         412 PreconditionFailed "The row is not of the version that If-Match names.";
         413 TooLarge "A limit is passed: the detail names it.";
         415 UnsupportedMediaType "The body is of a type or a coding that is not read here.";

@@ -4,6 +4,8 @@
 //! address or secret stands in a body.
 //! **Not here:** logging (`gate`).
 
+mod domain;
+
 use std::fmt;
 
 use actix_web::http::StatusCode;
@@ -11,9 +13,6 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 use shard_manager::consistency::Level;
-use shard_manager::error::{Error, Failure};
-use shard_manager::row::RowError;
-use shard_manager::value::Misfit;
 
 /// What a client has seen: in requests and in answers.
 pub const X_SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token");
@@ -88,6 +87,7 @@ codes! {
     TSR303 412 false "Version differs" "The row is not of the version that If-Match names: somebody changed it. Read it again.";
     TSR304 409 false "Constraint broken" "The row breaks a rule of the database: unique, foreign key or check.";
     TSR305 409 false "What was seen may be lost" "The session token is of a life of the shard that did not go on: its data was put back from an older copy. Begin a new session without a token, and look at what is there.";
+    TSR306 409 false "Not done by the database" "The database has swallowed the row, by a trigger, a rule or a policy of its operator, or the table is UNLOGGED and a crash would empty it. Nothing was stored: its operator has to change the table first.";
     TSR310 404 false "No such table" "There is no table of this name.";
     TSR311 400 false "No such column" "The table has no column of this name.";
     TSR312 400 false "Value does not fit" "A value is not of its column's type, is null where null is not allowed, or holds U+0000.";
@@ -375,128 +375,5 @@ impl ResponseError for Problem {
     /// Without a request id: the gate around every route renders the body again with it.
     fn error_response(&self) -> HttpResponse {
         HttpResponse::new(self.status)
-    }
-}
-
-fn did_you_mean(suggestion: Option<&str>) -> Option<String> {
-    suggestion.map(|name| format!("did you mean `{name}`?"))
-}
-
-impl From<&RowError> for Problem {
-    fn from(error: &RowError) -> Self {
-        let detail = error.to_string();
-        match error {
-            RowError::NoSuchColumn { suggestion, .. } => Self {
-                hint: did_you_mean(suggestion.as_deref()),
-                ..Self::new(Code::TSR311, detail)
-            },
-            RowError::SystemColumn { .. } => Self::new(Code::TSR102, detail)
-                .hint("leave it out: the server sets it. A condition on it belongs into If-Match, not into the row"),
-            RowError::Twice { .. } | RowError::NotInDelete { .. } | RowError::MissingId { .. } => {
-                Self::new(Code::TSR101, detail)
-            }
-            RowError::Misfit { misfit, .. } => {
-                let problem = Self::new(Code::TSR312, detail);
-                match misfit {
-                    Misfit::Null => {
-                        problem.hint("give a value, or leave the column out of an update")
-                    }
-                    Misfit::NulCharacter => problem.hint("remove the character \\u0000"),
-                    Misfit::Type { .. }
-                    | Misfit::NotBigint
-                    | Misfit::NotDouble
-                    | Misfit::NotTimestamp
-                    | Misfit::NotUuid
-                    | Misfit::LoneSurrogate
-                    | Misfit::NotJson => problem,
-                }
-            }
-            RowError::KeyContradicted { column } => Self::new(Code::TSR103, detail)
-                .hint(format!("send the value of {column} as the shard key")),
-            RowError::MissingColumn { .. } => {
-                Self::new(Code::TSR101, detail).hint("a row that exists may be changed without it")
-            }
-        }
-    }
-}
-
-impl From<Error> for Problem {
-    fn from(error: Error) -> Self {
-        let detail = error.to_string();
-        match error {
-            Error::NoSuchTable { suggestion, .. } => Self {
-                hint: did_you_mean(suggestion.as_deref()),
-                ..Self::new(Code::TSR310, detail)
-            },
-            Error::Row(error) => Self::from(&error),
-            Error::Key(_) => Self::new(Code::TSR113, detail),
-            Error::Exists => {
-                Self::new(Code::TSR301, detail).hint("use op upsert or update to change it")
-            }
-            Error::NoSuchRow => {
-                Self::new(Code::TSR302, detail).hint("use op upsert or insert to make it")
-            }
-            Error::VersionDiffers => {
-                Self::new(Code::TSR303, detail).hint("read the row again, and send its ETag")
-            }
-            Error::KeyReused => {
-                Self::new(Code::TSR109, detail).hint("a new request needs a new Idempotency-Key")
-            }
-            Error::Remembered(first) => {
-                let mut problem = Self::from(*first);
-                problem.rare().replayed = true;
-                problem
-            }
-            Error::Undone { row, cause } => Self::from(*cause).of_transaction(row),
-            Error::TransactionTooLarge => Self::new(Code::TSR108, detail)
-                .hint("send fewer rows in one request, or without tx=per-shard"),
-            Error::Constraint { .. } => Self::new(Code::TSR304, detail),
-            Error::DeadlinePassed => {
-                Self::new(Code::TSR004, detail).hint("raise x-deadline-ms, or send less at once")
-            }
-            Error::WritesStalled { shard } => Self::new(Code::TSR004, detail).shard(shard).hint(
-                "send again when GET /api/health tells that the primary takes writes again; where outcome is unknown, \
-                 with the same Idempotency-Key, or read first what is there",
-            ),
-            Error::QueueFull { shard } => {
-                Self::new(Code::TSR005, detail).shard(shard).hint("send again after Retry-After")
-            }
-            Error::PoolExhausted { shard } => Self::new(Code::TSR003, detail).shard(shard),
-            Error::ShardUnavailable { shard } => Self::new(Code::TSR201, detail).shard(shard),
-            Error::NoPrimary { shard } => Self::new(Code::TSR202, detail)
-                .shard(shard)
-                .hint("send again after Retry-After: once a replica is promoted, writes go on by themselves"),
-            Error::TooFewReplicas { shard, .. } => Self::new(Code::TSR201, detail)
-                .shard(shard)
-                .hint("send again after Retry-After, or ask for less: x-consistency: one"),
-            Error::NotConfirmed { shard, requested, achieved, .. } => {
-                let mut problem = Self::new(Code::TSR205, detail).shard(shard).hint(
-                    "the row is there; the same request with the same Idempotency-Key waits again",
-                );
-                problem.rare().levels = Some((requested, achieved));
-                problem
-            }
-            Error::SeenMayBeLost { shard } => Self::new(Code::TSR305, detail)
-                .shard(shard)
-                .hint("begin a new session without x-session-token, and look at what is there"),
-            Error::SlotNotOwned => Self::new(Code::TSR203, detail).hint("send again shortly"),
-            Error::StorageFull { shard } => {
-                Self::new(Code::TSR204, detail).shard(shard).hint("make room; reads go on")
-            }
-            Error::TableDiffers { .. } => Self::new(Code::TSR301, detail)
-                .hint("use the table as it is (/api/tables shows it), or take another name"),
-            Error::TooManyTables => Self::new(Code::TSR108, detail)
-                .hint("keep more kinds of rows in one table: its shard keys tell them apart"),
-            Error::AnswerTooLarge => {
-                Self::new(Code::TSR108, detail).hint("ask for fewer rows or fewer columns")
-            }
-            Error::Internal => Self::new(Code::TSR500, detail),
-        }
-    }
-}
-
-impl From<Failure> for Problem {
-    fn from(failure: Failure) -> Self {
-        Self::from(failure.error).outcome(failure.outcome.name())
     }
 }

@@ -135,6 +135,8 @@ fn is_in_queue(failure: &Failure) -> bool {
         | Error::Undone { .. }
         | Error::TransactionTooLarge
         | Error::Constraint { .. }
+        | Error::Swallowed { .. }
+        | Error::Unlogged { .. }
         | Error::ShardUnavailable { .. }
         | Error::NoPrimary { .. }
         | Error::TooFewReplicas { .. }

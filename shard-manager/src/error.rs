@@ -61,6 +61,23 @@ pub enum Error {
         /// Which kind of rule.
         rule: &'static str,
     },
+    /// The database has done something else than it was told, and was made to undo it.
+    #[error(
+        "the database did not do this to `{table}`: a trigger, a rule or a policy of its operator swallowed the row, \
+         and nothing of it was stored"
+    )]
+    Swallowed {
+        /// The table.
+        table: String,
+    },
+    /// A crash of the server would empty the table.
+    #[error(
+        "`{table}` is UNLOGGED: a crash of its server would empty it, so nothing is written to it"
+    )]
+    Unlogged {
+        /// The table.
+        table: String,
+    },
     /// The deadline passed.
     #[error("the deadline passed")]
     DeadlinePassed,

@@ -129,6 +129,8 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         | Error::Key(_)
         | Error::KeyReused
         | Error::TransactionTooLarge
+        | Error::Swallowed { .. }
+        | Error::Unlogged { .. }
         | Error::DeadlinePassed
         | Error::WritesStalled { .. }
         | Error::QueueFull { .. }

@@ -218,6 +218,7 @@ fn example(code: Code) -> Problem {
         Code::TSR303 => failed(Error::VersionDiffers),
         Code::TSR304 => failed(Error::Constraint { rule: "check" }),
         Code::TSR305 => Error::SeenMayBeLost { shard: shard() }.into(),
+        Code::TSR306 => failed(Error::Swallowed { table: "users".to_owned() }),
         Code::TSR310 => {
             let (table, suggestion) = ("user".to_owned(), Some("users".to_owned()));
             Error::NoSuchTable { table, suggestion }.into()

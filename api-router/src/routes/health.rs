@@ -36,7 +36,8 @@ pub struct HealthAnswer {
     status: &'static str,
     /// For each shard whether its primary is up, and its replica (null: it has none).
     health: BTreeMap<String, ShardHealth>,
-    /// Why it is not `ok`: a sentence for each node and reason.
+    /// Reasons why it is not `ok`: a sentence for each node and its reason, and for each table that is not written
+    /// to because it is UNLOGGED, with the statement that mends it.
     degraded: Vec<String>,
     /// The nodes of each shard.
     shards: Vec<ShardNodes>,
@@ -163,12 +164,11 @@ fn reasons(node: &NodeHealth) -> Vec<NodeReason> {
 }
 
 /// Why the cluster is not as it should be.
-fn degraded(reports: &[ShardReport]) -> Vec<String> {
+fn degraded(reports: &[ShardReport]) -> impl Iterator<Item = String> {
     let nodes = reports.iter().flat_map(|report| &report.nodes);
-    let told = nodes.flat_map(|node| {
+    nodes.flat_map(|node| {
         node.reasons.iter().map(move |reason| format!("{}: {}", node.node, reason.sentence()))
-    });
-    told.collect()
+    })
 }
 
 /// With three decimals.
@@ -198,10 +198,11 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
         Some(nodes.any(|node| node.up))
     };
     let primaries = reports.iter().filter(|report| is_up(report, Role::Primary) == Some(true));
-    let whole = reports.iter().all(|report| report.nodes.iter().all(|node| node.up));
+    let unlogged = app.manager.unlogged();
+    let up = reports.iter().all(|report| report.nodes.iter().all(|node| node.up));
     let (status, code) = match primaries.count() {
         0 => ("down", StatusCode::SERVICE_UNAVAILABLE),
-        _ if whole => ("ok", StatusCode::OK),
+        _ if up && unlogged.is_empty() => ("ok", StatusCode::OK),
         _ => ("degraded", StatusCode::OK),
     };
     let named = reports.iter().map(|report| {
@@ -213,7 +214,7 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
         success: code == StatusCode::OK,
         status,
         health: named.collect(),
-        degraded: degraded(&reports),
+        degraded: degraded(&reports).chain(unlogged).collect(),
         shards: reports
             .iter()
             .map(|report| ShardNodes {

@@ -27,9 +27,11 @@ pub(crate) struct Server {
     work: mpsc::Sender<Work>,
 }
 
-/// Of a database: every column of its tables, indexes and sequences.
+/// Of a database: every column of its tables, indexes and sequences, and what else a story may have given them.
 pub(crate) const SHAPE: &str = "SELECT md5(string_agg(line, ' ' ORDER BY line)) FROM (
-    SELECT format('%s %s %s %s %s', c.oid::regclass, c.relkind, a.attname, a.atttypid::regtype, a.attnotnull) AS line
+    SELECT format('%s %s %s %s %s %s %s %s', c.oid::regclass, c.relkind, a.attname, a.atttypid::regtype, a.attnotnull,
+        c.relpersistence, c.relhasrules,
+        (SELECT count(*) FROM pg_trigger AS t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal)) AS line
     FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     WHERE c.relnamespace IN ('public'::regnamespace, 'tessera'::regnamespace)) AS lines";
 

@@ -208,6 +208,50 @@ fn tsr305_when_what_the_token_has_seen_was_put_back() {
 }
 
 #[test]
+fn tsr306_when_the_database_swallows_the_row() {
+    crate::ground::not_on_citus!("its tables have no triggers of others");
+    if !is_servers() {
+        return; // Told where the suite runs on servers.
+    }
+    let (_folder, data) = folder();
+    let router = Router::start_in(&data, &ONE_SHARD);
+    meddle(
+        &data,
+        "CREATE FUNCTION public.swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER swallow BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION public.swallow()",
+    );
+    let row = json!({"user_id": "ada", "name": "A", "email": "e"});
+    for (op, key) in
+        [("upsert", None), ("insert", None), ("upsert", Some("k")), ("insert", Some("k"))]
+    {
+        let mut headers = vec![("x-shard-key", "ada")];
+        headers.extend(key.map(|key| ("idempotency-key", key)));
+        let write = json!({"table": "users", "op": op, "data": row});
+        let body = check(&router.post("/api/write", &headers, &write), 409, "TSR306");
+        let told = (&body["outcome"], &body["retryable"]);
+        assert_eq!(told, (&json!("rejected"), &json!(false)), "{body}");
+        assert!(body["detail"].as_str().unwrap().contains("`users`"), "{body}");
+    }
+    assert_eq!(router.read("ada", "table=users").json()["count"], 0);
+    meddle(&data, "ALTER TABLE users SET UNLOGGED");
+    let write = json!({"table": "users", "op": "insert", "data": row});
+    let body = check(&router.write("ada", &write), 409, "TSR306");
+    assert!(body["hint"].as_str().unwrap().contains("ALTER TABLE users SET LOGGED"), "{body}");
+    let began = std::time::Instant::now();
+    let health = loop {
+        let health = router.get("/api/health").json();
+        if health["status"] == "degraded" || began.elapsed() > crate::harness::PATIENCE {
+            break health;
+        }
+    };
+    assert_eq!(health["status"], "degraded", "{health}");
+    let reason = health["degraded"][0].as_str().unwrap();
+    assert!(reason.contains("ALTER TABLE public.users SET LOGGED"), "{health}");
+    meddle(&data, "DROP FUNCTION public.swallow CASCADE; ALTER TABLE users SET LOGGED");
+    assert_eq!(router.write("ada", &write).status, 201);
+}
+
+#[test]
 fn tsr500_names_a_request_id_and_nothing_of_the_inside() {
     let (_folder, data) = folder();
     let router = Router::start_in(&data, &ONE_SHARD);

@@ -98,9 +98,9 @@ fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
 }
 
 /// What no single client can cause: `faults` (and `lab`, of a full lane; TSR202 the stories of servers) produces each.
-const NEED_A_FAULT: [&str; 10] = [
+const NEED_A_FAULT: [&str; 11] = [
     "TSR003", "TSR005", "TSR201", "TSR202", "TSR203", "TSR204", "TSR205", "TSR304", "TSR305",
-    "TSR500",
+    "TSR306", "TSR500",
 ];
 
 #[test]

@@ -135,7 +135,7 @@ fn judge(about: &str, at: &NodeAddress, session: &Session, habits: &Habits) -> V
         ),
         (
             !habits.checksums,
-            "has no checksums: what its disk changes is not noticed; see pg_checksums",
+            "data_checksums is off: what its disk changes is not noticed; stop it and run pg_checksums --enable",
         ),
         (!habits.vacuums, "has autovacuum=off: tables only grow; set it to on"),
         (

@@ -56,6 +56,16 @@ impl Backing {
         }
     }
 
+    /// Who leads each shard, where servers do.
+    pub(super) fn leaders(&self) -> impl Iterator<Item = &Arc<Leader>> {
+        let servers = match self {
+            Self::Files(_) => None,
+            Self::Servers(servers) => Some(servers),
+        };
+        let followed = servers.into_iter().flat_map(|servers| &servers.following.shards);
+        followed.map(|(leader, _)| leader)
+    }
+
     /// Ends what works behind the back of requests, before the shards are closed.
     pub(super) fn end(&self) {
         match self {

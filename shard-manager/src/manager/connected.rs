@@ -32,6 +32,7 @@ use crate::store::open_error::OpenError;
 use crate::store::postgres::candidate;
 use crate::store::postgres::catalog::{Catalog, Cluster};
 use crate::store::postgres::citus::{Citus, setup, watch};
+use crate::store::postgres::hazards::Hazards;
 use crate::store::postgres::leader::{self, Leader};
 use crate::store::postgres::node::{Node, Target};
 use crate::store::postgres::readers::Readers as NodeReaders;
@@ -62,6 +63,7 @@ struct Opened {
     position: u64,
     history: History,
     citus: Option<Arc<Citus>>,
+    hazards: Hazards,
 }
 
 impl Manager {
@@ -155,7 +157,9 @@ async fn open(
         database.settle(&changes).await?;
         let position = database.position().await;
         let position = position.map_err(|error| OpenError::node(&members[0].name, error))?;
-        opened.push(Opened { members, position, history, citus });
+        let hazards = database.hazards().await;
+        let hazards = hazards.map_err(|error| OpenError::node(&members[0].name, error))?;
+        opened.push(Opened { members, position, history, citus, hazards });
     }
     catalog.set_ready().await?;
     for intent in &pending {
@@ -282,11 +286,12 @@ fn assemble(
     let mut followed = Vec::with_capacity(opened.len());
     for (index, opened) in found.map.topology().indices().zip(opened) {
         let name = found.map.topology().name(index);
-        let Opened { members, position, history, citus } = opened;
+        let Opened { members, position, history, citus, hazards } = opened;
         let (identity, timeouts) = (members[0].identity.clone(), members[0].timeouts);
         let progress = Arc::new(Progress::new(history, position, members.len()).asked());
         progress.schema_changed(position);
         let leader = Leader::new(members, &identity, Some(&progress), citus);
+        leader.set_hazards(hazards);
         let lanes = lanes((name, &leader), timeouts, &progress, &homes);
         let target = Target::Leader(Arc::clone(&leader));
         let readers = Arc::new(NodeReaders::start(&target, name, &progress, &homes));

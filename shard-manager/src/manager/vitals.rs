@@ -15,6 +15,17 @@ impl Manager {
         (0..).map(ShardIndex).zip(&self.shards).map(|(index, shard)| shard.vitals(index)).collect()
     }
 
+    /// Tables that nothing is written to, because a crash of their server would empty them: a sentence for each, with its
+    /// shard and the statement that mends it. Asks nobody.
+    pub fn unlogged(&self) -> Vec<String> {
+        self.backing.leaders().zip(&self.shards).fold(Vec::new(), |mut all, (leader, shard)| {
+            let hazards = leader.hazards();
+            let unlogged = hazards.found().filter(|found| found.is_unlogged());
+            all.extend(unlogged.map(|found| format!("{}: {found}", shard.name())));
+            all
+        })
+    }
+
     /// Whether Citus places the rows, and not the shard map.
     pub fn is_citus(&self) -> bool {
         self.shards.iter().any(Shard::is_citus)

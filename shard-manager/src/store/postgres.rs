@@ -5,12 +5,14 @@
 
 mod batch;
 pub mod candidate;
+mod careful;
 pub mod catalog;
 mod cell;
 pub mod citus;
 mod connect_error;
 mod ddl;
 mod declared;
+pub mod hazards;
 pub mod leader;
 pub mod node;
 mod page;

@@ -22,6 +22,7 @@ mod faults;
 mod fence;
 mod lag;
 mod log;
+mod meddling;
 mod network;
 mod opening;
 mod proxy;

@@ -14,6 +14,7 @@ use chrono::Utc;
 
 use super::cell;
 use super::citus::Parts;
+use super::hazards::Hazards;
 use crate::error::Error;
 use crate::idempotency;
 use crate::keyspace::Slot;
@@ -40,6 +41,8 @@ pub(super) struct Row {
     /// As it is now.
     pub(super) after: Option<Vec<Value>>,
     touched: bool,
+    /// How many changes have made something of it.
+    changes: u32,
 }
 
 /// How a row is stored.
@@ -65,11 +68,33 @@ impl Row {
     }
 }
 
+/// What may not be written here now.
+#[derive(Default)]
+pub(super) struct Barred {
+    /// These slots.
+    pub(super) slots: BTreeSet<i64>,
+    /// Tables that a crash would empty.
+    pub(super) hazards: Hazards,
+}
+
+impl Barred {
+    fn refusal(&self, change: &RowWrite) -> Option<Error> {
+        if self.slots.contains(&i64::from(change.slot.number())) {
+            return Some(Error::SlotNotOwned);
+        }
+        if self.hazards.is_empty() {
+            return None;
+        }
+        let kept = idempotency::key(change).and_then(|_| self.hazards.refusal(&idempotency::TABLE));
+        self.hazards.refusal(&change.table).or(kept)
+    }
+}
+
 /// A batch while it is worked out.
 pub(super) struct Batch {
     rows: Vec<Row>,
     places: HashMap<Vec<u8>, usize>,
-    strange: BTreeSet<i64>,
+    barred: Barred,
     versions: std::vec::IntoIter<i64>,
     now: String,
     /// Bytes of the images so far.
@@ -84,7 +109,7 @@ impl Batch {
         let mut batch = Self {
             rows: Vec::new(),
             places: HashMap::new(),
-            strange: BTreeSet::new(),
+            barred: Barred::default(),
             versions: Vec::new().into_iter(),
             now: format_timestamp(Utc::now()),
             images: 0,
@@ -104,8 +129,8 @@ impl Batch {
         let next = self.rows.len();
         if *self.places.entry(place(table, key, id)).or_insert(next) == next {
             let (table, key, id) = (Arc::clone(table), key.to_owned(), id.to_vec());
-            let (before, after, touched) = (None, None, false);
-            self.rows.push(Row { table, slot, key, id, before, after, touched });
+            let (before, after, touched, changes) = (None, None, false, 0);
+            self.rows.push(Row { table, slot, key, id, before, after, touched, changes });
         }
     }
 
@@ -134,18 +159,23 @@ impl Batch {
         self.rows[at].after = Some(image);
     }
 
-    /// Works out what becomes of the changes, with the slots that may not be written here, and as many versions as
-    /// there may be changes.
+    /// What may not be written here now.
+    pub(super) fn barred(&self) -> &Barred {
+        &self.barred
+    }
+
+    /// Works out what becomes of the changes, without what may not be written here, and with as many versions as there
+    /// may be changes.
     ///
     /// # Errors
     /// [`TooLarge`] if the batch must be smaller.
     pub(super) fn run(
         &mut self,
         units: &[Unit<'_>],
-        strange: BTreeSet<i64>,
+        barred: Barred,
         versions: Vec<i64>,
     ) -> Result<Vec<Result<RowDone, Error>>, TooLarge> {
-        (self.strange, self.versions) = (strange, versions.into_iter());
+        (self.barred, self.versions) = (barred, versions.into_iter());
         let count: usize = units.iter().map(|unit| unit.rows.len()).sum();
         let mut done = Vec::with_capacity(count);
         for unit in units {
@@ -161,7 +191,59 @@ impl Batch {
                 return Err(TooLarge);
             }
         }
+        let is_whole = units.len() == 1 && (count == 1 || units[0].whole.is_some());
+        if !is_whole && self.rows.iter().any(|row| self.hides_a_step(row)) {
+            return Err(TooLarge);
+        }
         Ok(done)
+    }
+
+    /// Whether several changes have made something of a row of which the database may make something else: it is shown
+    /// the last of them alone.
+    fn hides_a_step(&self, row: &Row) -> bool {
+        row.changes > 1 && self.barred.hazards.meddle(&row.table)
+    }
+
+    /// Replaces what was worked out by what the database has made of rows, by their places: in the answers, and in the
+    /// records of idempotency keys.
+    pub(super) fn stored(
+        &mut self,
+        units: &[Unit<'_>],
+        done: &mut [Result<RowDone, Error>],
+        found: &HashMap<usize, Vec<Value>>,
+    ) {
+        let mut told: HashMap<usize, usize> = HashMap::new();
+        let changes: Vec<&RowWrite> = units.iter().flat_map(|unit| unit.rows).collect();
+        for (index, change) in changes.iter().enumerate() {
+            let at = self.places.get(&place(&change.table, &change.key, &change.id));
+            if let (Some(at), Some(Ok(RowDone { replayed: false, .. }))) = (at, done.get(index)) {
+                told.insert(*at, index);
+            }
+        }
+        for (at, index) in told {
+            let (change, Some(image)) = (changes[index], found.get(&at)) else { continue };
+            let Some(Ok(answer)) = done.get_mut(index) else { continue };
+            answer.json.clear();
+            push_row(&mut answer.json, &change.table, image);
+            let version = change.table.version() - change.table.answered().start;
+            if let Some(Value::Int(version)) = image.get(version) {
+                answer.version = *version;
+            }
+            self.remember_again(change, answer);
+            if !change.wants_row {
+                answer.json = Vec::new();
+            }
+        }
+    }
+
+    /// Replaces the answer that is kept under the idempotency key.
+    fn remember_again(&mut self, change: &RowWrite, answer: &RowDone) {
+        let Some(record) = idempotency::record(change, &Ok(answer.clone())) else { return };
+        let at = self.places.get(&place(&record.table, &record.key, &record.id));
+        let Some(kept) = at.and_then(|at| self.rows[*at].after.as_mut()) else { return };
+        for (column, value) in record.set {
+            kept[column - record.table.answered().start] = value;
+        }
     }
 
     /// Applies all of these changes, or undoes them and says so of each.
@@ -211,8 +293,8 @@ impl Batch {
     }
 
     fn apply_owned(&mut self, change: &RowWrite) -> Result<RowDone, Error> {
-        if self.strange.contains(&i64::from(change.slot.number())) {
-            return Err(Error::SlotNotOwned);
+        if let Some(refusal) = self.barred.refusal(change) {
+            return Err(refusal);
         }
         if let Some(answer) = self.replayed(change) {
             return answer;
@@ -278,6 +360,7 @@ impl Batch {
         let before = std::mem::replace(&mut row.after, after);
         self.journal.push((at, before, row.touched));
         row.touched = true;
+        row.changes += 1;
     }
 }
 

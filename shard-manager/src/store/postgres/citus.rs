@@ -149,7 +149,11 @@ pub(super) fn is_rejected(error: &DieselError, last: bool) -> bool {
         return true;
     }
     match Trouble::of(error) {
-        Trouble::Constraint(_) | Trouble::Crossed | Trouble::ReadOnly | Trouble::Outdated => true,
+        Trouble::Constraint(_)
+        | Trouble::Swallowed(_)
+        | Trouble::Crossed
+        | Trouble::ReadOnly
+        | Trouble::Outdated => true,
         Trouble::Full | Trouble::Late | Trouble::Lost | Trouble::Promoted | Trouble::Other => !last,
     }
 }

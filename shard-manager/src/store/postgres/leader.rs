@@ -13,11 +13,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use diesel_async::AsyncPgConnection;
 use futures_util::future::join_all;
 use tokio::sync::{Mutex, watch};
 
 use super::citus::Citus;
+use super::hazards::Hazards;
 use super::node::{Node, NodeError};
 use super::session::{Identity, Session, Wanted};
 use super::sql;
@@ -58,6 +60,8 @@ pub struct Leader {
     /// Held by whoever looks for the leader.
     turn: Mutex<Sought>,
     samples: Lock<VecDeque<(u64, Instant)>>,
+    /// What its tables had when they were looked at last.
+    hazards: ArcSwap<Hazards>,
 }
 
 /// What was found when the leader was looked for.
@@ -94,6 +98,7 @@ impl Leader {
             citus,
             turn: Mutex::default(),
             samples: Lock::default(),
+            hazards: ArcSwap::default(),
         })
     }
 
@@ -290,6 +295,32 @@ impl Leader {
         tracing::warn!(node, %at, was, %before, timeline, "a promoted node is followed");
         self.term.send_replace(Term { member, timeline });
         true
+    }
+
+    /// What its tables have that may make something else of writes, as they were looked at last.
+    pub fn hazards(&self) -> arc_swap::Guard<Arc<Hazards>> {
+        self.hazards.load()
+    }
+
+    /// Told by who has looked at the tables when the cluster was opened, and has told its operator.
+    pub fn set_hazards(&self, found: Hazards) {
+        self.hazards.store(Arc::new(found));
+    }
+
+    /// Told by who has looked at the tables of the leader.
+    pub(super) fn saw(&self, found: Hazards) {
+        let before = self.hazards.load_full();
+        if *before == found {
+            return;
+        }
+        let (node, at) = (self.name(), self.address());
+        for finding in found.new_since(&before) {
+            tracing::warn!(node, %at, "{finding}");
+        }
+        for finding in before.new_since(&found) {
+            tracing::info!(node, %at, "no longer so: {finding}");
+        }
+        self.hazards.store(Arc::new(found));
     }
 
     /// Told by who has asked the leader: where its log ended, and when it was asked.

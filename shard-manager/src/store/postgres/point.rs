@@ -285,7 +285,7 @@ impl Server {
                     }
                     return Err(match trouble {
                         Trouble::Late => Error::DeadlinePassed,
-                        Trouble::Other => Error::Internal,
+                        Trouble::Swallowed(_) | Trouble::Other => Error::Internal,
                         _trouble @ (Trouble::Constraint(_)
                         | Trouble::Crossed
                         | Trouble::ReadOnly

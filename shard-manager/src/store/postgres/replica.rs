@@ -17,6 +17,7 @@ use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 use tokio::sync::Notify;
 
+use super::hazards::Hazards;
 use super::leader::{DEPOSED, Leader, Term};
 use super::node::{Node, Target};
 use super::readers::Readers;
@@ -30,6 +31,8 @@ use crate::progress::{Progress, ReplicaState};
 const IDLE: Duration = Duration::from_millis(100);
 /// How often while somebody does.
 const AWAITED: Duration = Duration::from_millis(1);
+/// How often the tables of the one that leads are looked at.
+const TABLES_EVERY: Duration = Duration::from_secs(1);
 /// How long a node may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The pause after a first failure; it doubles with each further one.
@@ -91,6 +94,7 @@ impl Replica {
             index,
             retry: RETRY_FIRST,
             told: String::new(),
+            looked_at: None,
         };
         tokio::spawn(watcher.run());
         replica
@@ -147,6 +151,8 @@ struct Watcher {
     retry: Duration,
     /// Why it could not be watched when that was told last.
     told: String,
+    /// When the tables were looked at last.
+    looked_at: Option<Instant>,
 }
 
 /// What a node has told of itself.
@@ -211,6 +217,7 @@ impl Watcher {
                 self.heard_replica(term, &standing)?;
             } else {
                 self.heard_primary(term, &standing, asked_at).await?;
+                self.look_at_tables(&connection).await;
             }
             self.retry = RETRY_FIRST;
             self.told.clear();
@@ -242,6 +249,20 @@ impl Watcher {
         });
         self.replica.reachable.store(true, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Now and then: looks for what may make something else of writes. A leader that does not tell is asked again.
+    async fn look_at_tables(&mut self, connection: &AsyncPgConnection) {
+        let is_due = self.looked_at.is_none_or(|at| at.elapsed() >= TABLES_EVERY);
+        if !is_due || self.leader.term().member != self.index {
+            return;
+        }
+        self.looked_at = Some(Instant::now());
+        match tokio::time::timeout(PATIENCE, Hazards::of_database(connection)).await {
+            Ok(Ok(found)) => self.leader.saw(found),
+            Ok(Err(error)) => tracing::debug!(%error, "the tables cannot be looked at"),
+            Err(_elapsed) => tracing::debug!("the tables cannot be looked at in time"),
+        }
     }
 
     fn heard_replica(&self, term: Term, standing: &Standing) -> Result<(), String> {

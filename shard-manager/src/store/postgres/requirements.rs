@@ -11,6 +11,7 @@ use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
+use super::hazards::{Finding, Hazards};
 use super::session::{Identity, Session};
 
 /// As many routers should find room, or there is none for a second while the first one ends.
@@ -96,6 +97,14 @@ pub enum Warning {
         node: String,
         /// Our user.
         user: String,
+    },
+    /// Rows may become something else than was asked for.
+    #[error("{node}: {found}")]
+    Meddler {
+        /// Which node.
+        node: String,
+        /// A rule or a trigger.
+        found: Finding,
     },
     /// The clocks differ.
     #[error("the clock of {node} is {} ms {} ours: run NTP on both", offset.as_millis(), side(*ahead))]
@@ -203,6 +212,14 @@ pub enum Unfit {
         /// What it is.
         level: String,
     },
+    /// A crash would cost rows.
+    #[error("{node}: {found}")]
+    Unlogged {
+        /// Which node.
+        node: String,
+        /// The table, and how to mend it.
+        found: Finding,
+    },
     /// The clocks differ too much.
     #[error(
         "the clock of {node} is {} s {} ours, and rows get their times from ours: run NTP on both",
@@ -256,6 +273,14 @@ pub async fn check(
         warnings.extend(replica(&node, &facts)?);
     } else {
         warnings.extend(primary(&node, &facts, &session.identity, replicas)?);
+        let hazards = Hazards::of_database(&session.connection).await.map_err(unasked)?;
+        for found in hazards.found().cloned() {
+            let node = node.clone();
+            warnings.push(match found {
+                Finding::Unlogged { .. } => return Err(Unfit::Unlogged { node, found }),
+                Finding::Meddler { .. } => Warning::Meddler { node, found },
+            });
+        }
     }
     let (offset, uncertainty) = clock(&mut session.connection).await.map_err(unasked)?;
     warnings.extend(judge_clock(&node, offset, uncertainty)?);

@@ -294,7 +294,7 @@ impl Scans {
             tracing::warn!(node, %at, %error, ?trouble, "a read failed");
         }
         match trouble {
-            Trouble::Other => Error::Internal,
+            Trouble::Swallowed(_) | Trouble::Other => Error::Internal,
             Trouble::Constraint(_)
             | Trouble::Crossed
             | Trouble::ReadOnly

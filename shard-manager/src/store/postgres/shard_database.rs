@@ -13,6 +13,7 @@ use diesel_async::AsyncPgConnection;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::citus::{Citus, setup};
+use super::hazards::Hazards;
 use super::session::Identity;
 use super::statement::{Bind, Prepared, Statement, load, run};
 use super::texts::Texts;
@@ -152,6 +153,14 @@ impl ShardDatabase {
     /// That it cannot be read.
     pub async fn tables(&self) -> QueryResult<(Registry, u64)> {
         tables(&self.session.connection).await
+    }
+
+    /// What its tables have that may make something else of writes.
+    ///
+    /// # Errors
+    /// That it cannot be read.
+    pub async fn hazards(&self) -> QueryResult<Hazards> {
+        Hazards::of_database(&self.session.connection).await
     }
 
     /// Where its log ends.

@@ -8,6 +8,7 @@
 
 use std::fmt::Write as _;
 
+use super::trouble::STORED_OTHERWISE;
 use crate::table::{Column, Table};
 use crate::value::ColumnType;
 
@@ -99,6 +100,16 @@ pub(super) fn remove(table: &Table) -> String {
     push_rows(&mut sql, table, &place(table), 1);
     push_where_row(&mut sql, "r", table);
     sql
+}
+
+/// The same as one of [`insert`], [`update`] and [`remove`], which fails unless it does it to each row that it is given: a
+/// trigger, a rule or a policy may keep it from some, without a word. What fails is that a sentence is no number.
+pub(super) fn counted(table: &Table, statement: &str) -> String {
+    let name = table.name();
+    format!(
+        "WITH done AS ({statement} RETURNING 1) SELECT CASE count(*) WHEN cardinality($1) THEN 0 \
+         ELSE ('{STORED_OTHERWISE}{name}; '||count(*)||' of '||cardinality($1))::integer END FROM done"
+    )
 }
 
 /// What an upsert does and tells.
@@ -272,6 +283,18 @@ pub(super) fn columns(table: &Table) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::idempotency;
+
+    #[test]
+    fn a_statement_that_does_less_than_it_was_told_fails() {
+        assert_eq!(
+            counted(&idempotency::TABLE, &remove(&idempotency::TABLE)),
+            "WITH done AS (DELETE FROM tessera_idempotency r USING \
+             unnest($1::integer[],$2::text[],$3::text[]) AS k(slot,shard_key,idempotency_key) WHERE r.slot=k.slot AND \
+             r.shard_key=k.shard_key AND r.idempotency_key=k.idempotency_key RETURNING 1) SELECT CASE count(*) \
+             WHEN cardinality($1) THEN 0 ELSE ('tessera: not all rows were stored in tessera_idempotency; '\
+             ||count(*)||' of '||cardinality($1))::integer END FROM done"
+        );
+    }
 
     #[test]
     fn rows_are_numbered_where_they_come_from() {

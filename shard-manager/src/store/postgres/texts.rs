@@ -22,6 +22,31 @@ pub(super) struct TableTexts {
     pub(super) remove: String,
 }
 
+impl TableTexts {
+    /// Statements that fail if they do not do what they are told to each of their rows.
+    fn counted(table: &Arc<Table>) -> Self {
+        let plain = Self::plain(table);
+        Self {
+            insert: sql::counted(table, &plain.insert),
+            update: sql::counted(table, &plain.update),
+            remove: sql::counted(table, &plain.remove),
+            ..plain
+        }
+    }
+
+    /// Statements that tell nothing of their rows.
+    pub(super) fn plain(table: &Arc<Table>) -> Self {
+        Self {
+            table: Arc::clone(table),
+            lock_rows: sql::lock_rows(table),
+            hold_rows: sql::hold_rows(table),
+            insert: sql::insert(table),
+            update: sql::update(table),
+            remove: sql::remove(table),
+        }
+    }
+}
+
 /// One upsert of a table.
 struct Upsert {
     table: Arc<Table>,
@@ -46,14 +71,7 @@ impl Texts {
         if self.tables.len() == TABLES_MAX {
             self.tables.clear();
         }
-        let texts = Arc::new(TableTexts {
-            table: Arc::clone(table),
-            lock_rows: sql::lock_rows(table),
-            hold_rows: sql::hold_rows(table),
-            insert: sql::insert(table),
-            update: sql::update(table),
-            remove: sql::remove(table),
-        });
+        let texts = Arc::new(TableTexts::counted(table));
         self.tables.push(Arc::clone(&texts));
         texts
     }

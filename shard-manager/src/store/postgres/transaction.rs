@@ -2,29 +2,30 @@
 //!
 //! Two round trips: the first takes the fence lock, learns which slots may not be written, and reads and locks the
 //! rows; the second stores what they became, commits, and learns up to where the log is on disk. Plain upserts, which
-//! most writes are, need one (`upsert`).
+//! most writes are, need one (`upsert`). Tables that have triggers or rules of others need some more (`careful`).
 //!
 //! **Invariant:** an outcome is called rejected only if the server has proven, after the commit was sent, that it
 //! still answers: else it is unknown.
 //! **Not here:** what becomes of the rows (`batch`), connections that are lost (`writer`).
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use diesel::QueryResult;
 use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 
-use super::batch::{self, Batch, Row, Store, TooLarge};
+use super::batch::{self, Barred, Batch, Row, Store, TooLarge};
 use super::cell;
 use super::citus::{self, Citus};
-use super::sql;
+use super::hazards::{self, Hazards};
 use super::statement::{Bind, Prepared, RowView, Statement, Step, pipeline, plain, run, step};
 use super::texts::{TableTexts, Texts};
 use super::trouble::Trouble;
 use super::upsert::Newness;
+use super::{careful, sql};
 use crate::error::{Error, Outcome};
+use crate::idempotency;
 use crate::row::RowDone;
 use crate::store::Unit;
 use crate::table::Table;
@@ -51,6 +52,14 @@ pub(super) struct Locking<'w> {
     pub(super) rows: Vec<usize>,
 }
 
+impl Locking<'_> {
+    /// The place in the batch of a row that it tells of.
+    pub(super) fn place(&self, row: &RowView) -> Option<usize> {
+        let number = row.bigint(0).unwrap_or(0) as usize;
+        number.checked_sub(1).and_then(|index| self.rows.get(index)).copied()
+    }
+}
+
 /// A batch that is durable.
 pub(super) struct Stored {
     pub(super) rows: Vec<Result<RowDone, Error>>,
@@ -73,7 +82,7 @@ impl Broken {
     pub(super) fn before_commit(error: &DieselError) -> Self {
         let trouble = Trouble::of(error);
         tracing::warn!(%error, ?trouble, "a batch failed before it was committed");
-        let divisible = matches!(trouble, Trouble::Constraint(_) | Trouble::Other);
+        let divisible = trouble.is_of_rows();
         Self { trouble, outcome: Outcome::Rejected, usable: false, divisible }
     }
 
@@ -81,21 +90,31 @@ impl Broken {
     pub(super) fn after_commit(error: &DieselError, answers: bool) -> Self {
         let trouble = Trouble::of(error);
         let outcome = if answers { Outcome::Rejected } else { Outcome::Unknown };
-        if matches!(trouble, Trouble::Constraint(_)) && answers {
+        if matches!(trouble, Trouble::Constraint(_) | Trouble::Swallowed(_)) && answers {
             tracing::debug!(%error, "a rule of the database refused a batch");
         } else {
             let outcome = outcome.name();
             tracing::warn!(%error, ?trouble, outcome, "a batch failed as it was committed");
         }
-        let divisible = answers && matches!(trouble, Trouble::Constraint(_) | Trouble::Other);
+        let divisible = answers && trouble.is_of_rows();
         let broken = Self { trouble, outcome, usable: false, divisible };
         Self { usable: answers && broken.keeps_session(), ..broken }
+    }
+
+    /// The same, of these changes: where it is not known which table it was, the first is as good as any.
+    pub(super) fn about(mut self, units: &[Unit<'_>]) -> Self {
+        if let Trouble::Swallowed(table @ None) = &mut self.trouble {
+            let row = units.iter().find_map(|unit| unit.rows.first());
+            *table = row.map(|row| row.table.name().to_owned());
+        }
+        self
     }
 
     /// Whether what went wrong has nothing to do with the session.
     pub(super) fn keeps_session(&self) -> bool {
         match self.trouble {
             Trouble::Constraint(_)
+            | Trouble::Swallowed(_)
             | Trouble::Crossed
             | Trouble::Full
             | Trouble::Late
@@ -106,10 +125,10 @@ impl Broken {
 }
 
 /// The rows of a table that lie next to each other in a batch.
-struct Group {
-    texts: Arc<TableTexts>,
+pub(super) struct Group {
+    pub(super) texts: Arc<TableTexts>,
     /// Their places in the batch.
-    rows: Vec<usize>,
+    pub(super) rows: Vec<usize>,
 }
 
 /// Applies units as one transaction. `alone`: no other router may write meanwhile.
@@ -123,8 +142,8 @@ pub(super) async fn apply(
     batch.sort(parts.as_deref());
     let groups = groups(&batch, &mut session.texts);
     let alone = alone || batch::removes(units);
-    let (strange, versions) = enter(session, &mut batch, &groups, units, alone).await?;
-    let rows = match batch.run(units, strange, versions) {
+    let (barred, versions) = enter(session, &mut batch, &groups, units, alone).await?;
+    let mut rows = match batch.run(units, barred, versions) {
         Ok(rows) => rows,
         Err(TooLarge) => {
             let usable = run(&session.connection, "ROLLBACK").await.is_ok();
@@ -132,8 +151,23 @@ pub(super) async fn apply(
             return Err(Broken { trouble, outcome, usable, divisible: true });
         }
     };
-    let position = store(session, &batch, &groups).await?;
+    let hazards = &batch.barred().hazards;
+    let position = if groups.iter().any(|group| hazards.meddle(&group.texts.table)) {
+        let found = careful::store(session, &batch, &groups).await?;
+        batch.stored(units, &mut rows, &found);
+        let kept: Vec<&Group> = groups.iter().filter(|group| group.is_kept_beside()).collect();
+        store(session, &batch, &kept).await?
+    } else {
+        store(session, &batch, &groups.iter().collect::<Vec<_>>()).await?
+    };
     Ok(Stored { rows, position })
+}
+
+impl Group {
+    /// Whether its rows are what is kept beside those of clients: what was answered to them.
+    pub(super) fn is_kept_beside(&self) -> bool {
+        self.texts.table.name() == idempotency::TABLE.name()
+    }
 }
 
 fn groups(batch: &Batch, texts: &mut Texts) -> Vec<Group> {
@@ -154,7 +188,7 @@ async fn enter(
     groups: &[Group],
     units: &[Unit<'_>],
     alone: bool,
-) -> Result<(BTreeSet<i64>, Vec<i64>), Broken> {
+) -> Result<(Barred, Vec<i64>), Broken> {
     let LaneSession { connection, prepared, citus, .. } = session;
     let connection = &*connection;
     let slots = batch.rows().iter().map(|row| i32::from(row.slot.number()));
@@ -162,8 +196,11 @@ async fn enter(
     let entering = [Bind::integers(slots.collect::<Vec<_>>().into_iter()), alone];
     let blocks = batch::versions_needed(units).div_ceil(sql::VERSIONS_OF_BLOCK);
     let drawing = [Bind::integer(blocks as i32)];
-    let locking: Vec<(&Group, Locking<'_>)> =
-        groups.iter().flat_map(|group| locking(citus.is_some(), batch, group)).collect();
+    let locking: Vec<(&Group, Locking<'_>)> = groups
+        .iter()
+        .flat_map(|group| locking(citus.is_some(), batch, (group, &group.rows)))
+        .collect();
+    let looking = [hazards::names(groups.iter().map(|group| &*group.texts.table))];
     let mut steps: Vec<Step<'_>> = vec![
         plain(connection, "BEGIN"),
         step(connection, Statement { sql: sql::ENTER, binds: &entering, cached: true }),
@@ -173,6 +210,9 @@ async fn enter(
     }
     // Drawn when the rows are locked: whoever has them next draws higher ones.
     steps.push(step(connection, Statement { sql: sql::VERSIONS, binds: &drawing, cached: true }));
+    // Whoever makes a trigger or a rule waits for no lock on rows: so it is asked as late as can be.
+    let looking = Statement { sql: hazards::OF_TABLES, binds: &looking, cached: true };
+    steps.push(step(connection, looking));
     let results: QueryResult<Vec<_>> = pipeline(prepared, steps).await.into_iter().collect();
     let mut results = match results {
         Ok(results) => results.into_iter().skip(1),
@@ -183,37 +223,41 @@ async fn enter(
         }
     };
     let strange = results.next().unwrap_or_default();
-    let strange = strange.iter().filter_map(|row| row.bigint(0)).collect();
-    for (group, Locking { rows, .. }) in &locking {
+    let slots = strange.iter().filter_map(|row| row.bigint(0)).collect();
+    for (group, locked) in &locking {
         for row in results.next().unwrap_or_default() {
-            let number = row.bigint(0).unwrap_or(0) as usize;
-            let at = number.checked_sub(1).and_then(|index| rows.get(index));
-            if let Some(at) = at {
-                batch.found(*at, image(&group.texts.table, &row, 1));
+            if let Some(at) = locked.place(&row) {
+                batch.found(at, image(&group.texts.table, &row, 1));
             }
         }
     }
     let versions = results.next().unwrap_or_default();
     let blocks = versions.iter().filter_map(|row| row.bigint(0));
     let versions = blocks.flat_map(|first| first..first + sql::VERSIONS_OF_BLOCK as i64);
-    Ok((strange, versions.collect()))
+    let versions = versions.collect();
+    let hazards = Hazards::of_tables(&results.next().unwrap_or_default());
+    Ok((Barred { slots, hazards }, versions))
 }
 
-/// What locks the rows of a group.
-fn locking<'g>(is_citus: bool, batch: &Batch, group: &'g Group) -> Vec<(&'g Group, Locking<'g>)> {
+/// What locks these rows of a group.
+pub(super) fn locking<'g>(
+    is_citus: bool,
+    batch: &Batch,
+    (group, rows): (&'g Group, &[usize]),
+) -> Vec<(&'g Group, Locking<'g>)> {
     let table = &group.texts.table;
     let statements = if is_citus {
-        citus::work::locking(table, batch.rows(), &group.rows)
+        citus::work::locking(table, batch.rows(), rows)
     } else {
         let sql = Cow::Borrowed(&*group.texts.lock_rows);
-        let binds = places(table, batch.rows(), &group.rows);
-        vec![Locking { sql, binds, rows: group.rows.clone() }]
+        let binds = places(table, batch.rows(), rows);
+        vec![Locking { sql, binds, rows: rows.to_vec() }]
     };
     statements.into_iter().map(|locking| (group, locking)).collect()
 }
 
 /// The answered columns of a row, which begin at `first`.
-fn image(table: &Table, row: &RowView, first: usize) -> Vec<Value> {
+pub(super) fn image(table: &Table, row: &RowView, first: usize) -> Vec<Value> {
     let columns = table.answered().zip(first..);
     let value = |(column, at): (usize, usize)| {
         let kind = table.column(column).kind;
@@ -223,17 +267,11 @@ fn image(table: &Table, row: &RowView, first: usize) -> Vec<Value> {
 }
 
 /// The second round trip.
-async fn store(session: &mut LaneSession, batch: &Batch, groups: &[Group]) -> Result<u64, Broken> {
+async fn store(session: &mut LaneSession, batch: &Batch, groups: &[&Group]) -> Result<u64, Broken> {
     let LaneSession { connection, prepared, citus, .. } = session;
     let connection = &*connection;
-    let mut work: Vec<Work<'_>> = Vec::new();
-    for group in groups {
-        for way in [Store::Insert, Store::Update, Store::Remove] {
-            let rows = group.rows.iter().copied();
-            let rows = rows.filter(|at| batch.rows()[*at].store() == Some(way));
-            work.extend(storing(citus.as_deref(), batch, (group, &rows.collect::<Vec<_>>()), way));
-        }
-    }
+    let work: Vec<Work<'_>> =
+        groups.iter().flat_map(|group| group_work(citus.as_deref(), batch, group)).collect();
     let mut steps: Vec<Step<'_>> = Vec::with_capacity(work.len() + 2);
     for (sql, binds) in &work {
         steps.push(step(connection, Statement { sql, binds, cached: true }));
@@ -241,6 +279,21 @@ async fn store(session: &mut LaneSession, batch: &Batch, groups: &[Group]) -> Re
     steps.push(plain(connection, "COMMIT"));
     steps.push(step(connection, Statement { sql: sql::POSITION, binds: &[], cached: true }));
     ended(pipeline(prepared, steps).await, citus.is_some())
+}
+
+/// What stores the rows of a group.
+pub(super) fn group_work<'g>(
+    citus: Option<&Citus>,
+    batch: &Batch,
+    group: &'g Group,
+) -> Vec<Work<'g>> {
+    let ways = [Store::Insert, Store::Update, Store::Remove].into_iter();
+    let work = ways.flat_map(|way| {
+        let rows = group.rows.iter().copied();
+        let rows = rows.filter(|at| batch.rows()[*at].store() == Some(way));
+        storing(citus, batch, (group, &rows.collect::<Vec<_>>()), way)
+    });
+    work.collect()
 }
 
 /// What stores these rows of a group in one way.

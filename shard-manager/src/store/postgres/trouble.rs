@@ -8,11 +8,29 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use super::witness::Promoted;
 use crate::error::Error;
 
+/// What stands before the table in the error by which a statement fails that has stored other rows than it was given:
+/// `sql` makes it.
+pub(super) const STORED_OTHERWISE: &str = "tessera: not all rows were stored in ";
+
+/// What PostgreSQL says of statements that a rule does not let it run: they tell what they have done, and the rule does
+/// something instead.
+const REWRITTEN: [&str; 6] = [
+    "cannot perform INSERT RETURNING on relation",
+    "cannot perform UPDATE RETURNING on relation",
+    "cannot perform DELETE RETURNING on relation",
+    "ON CONFLICT clause cannot be used with table that has INSERT or UPDATE rules",
+    "rules are not supported for data-modifying statements in WITH",
+    "WITH cannot be used in a query that is rewritten by rules",
+];
+
 /// What an error of a node means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
     /// A rule of the database forbids it.
     Constraint(&'static str),
+    /// It has stored something else than it was told: a trigger, a rule or a policy was in the way, of this table, if
+    /// that is known.
+    Swallowed(Option<String>),
     /// Another router was in the way: the same may succeed the next time.
     Crossed,
     /// The node takes no writes: it is a replica, or was told not to.
@@ -63,7 +81,12 @@ impl Trouble {
     /// they are other trouble.
     fn of_message(message: &str) -> Self {
         let says = |sentences: &[&str]| sentences.iter().any(|sentence| message.contains(sentence));
-        if says(&["index row size", "index row requires", "row is too big"]) {
+        if says(&[STORED_OTHERWISE]) {
+            let rest = message.split_once(STORED_OTHERWISE).map_or("", |(_, rest)| rest);
+            Self::Swallowed(rest.split_once(';').map(|(table, _)| table.to_owned()))
+        } else if says(&REWRITTEN) {
+            Self::Swallowed(None)
+        } else if says(&["index row size", "index row requires", "row is too big"]) {
             Self::Constraint("size")
         } else if says(&["cached plan must not change"]) {
             Self::Outdated
@@ -91,17 +114,23 @@ impl Trouble {
         }
     }
 
+    /// Whether some of the rows of a batch may be to blame, and others not.
+    pub(super) fn is_of_rows(&self) -> bool {
+        matches!(self, Self::Constraint(_) | Self::Swallowed(_) | Self::Other)
+    }
+
     /// The same, told to the domain.
     pub(super) fn error(&self, shard: &str) -> Error {
         let shard = || shard.to_owned();
         match self {
             Self::Constraint(rule) => Error::Constraint { rule },
+            Self::Swallowed(Some(table)) => Error::Swallowed { table: table.clone() },
             Self::Full => Error::StorageFull { shard: shard() },
             Self::Late => Error::DeadlinePassed,
             Self::Crossed | Self::ReadOnly | Self::Outdated | Self::Lost | Self::Promoted => {
                 Error::ShardUnavailable { shard: shard() }
             }
-            Self::Other => Error::Internal,
+            Self::Swallowed(None) | Self::Other => Error::Internal,
         }
     }
 }

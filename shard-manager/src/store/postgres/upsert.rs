@@ -8,16 +8,19 @@
 //! **Not here:** all other changes (`transaction`).
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use chrono::Utc;
+use diesel::QueryResult;
+use diesel_async::AsyncPgConnection;
 
 use super::cell;
 use super::citus::work::Versions;
 use super::citus::{self, Parts};
+use super::hazards::{self, Hazards};
 use super::sql::{self, Manner};
-use super::statement::{Bind, RowView, Statement, Step, pipeline, plain, step};
+use super::statement::{Bind, RowView, Statement, Step, load, pipeline, plain, step};
 use super::transaction::{Broken, LaneSession, Stored, Work, ended};
 use super::trouble::Trouble;
 use crate::error::{Error, Outcome};
@@ -184,7 +187,7 @@ pub(super) async fn apply(
     if parts.is_none() && session.newness.is_expected() {
         match store(session, &groups, count, true).await {
             Err(Broken {
-                trouble: Trouble::Constraint("unique"),
+                trouble: Trouble::Constraint("unique") | Trouble::Swallowed(_),
                 outcome: Outcome::Rejected,
                 ..
             }) => {
@@ -194,6 +197,13 @@ pub(super) async fn apply(
         }
     }
     match store(session, &groups, count, false).await {
+        // A rule is in the way: the general way knows what to do about it.
+        Err(Broken {
+            trouble: Trouble::Swallowed(_),
+            outcome: Outcome::Rejected,
+            usable: true,
+            ..
+        }) => None,
         // Perhaps a slot may not be written here: which rows that are, the general way finds out.
         Err(Broken {
             trouble: Trouble::Constraint("not null") | Trouble::Other,
@@ -267,15 +277,75 @@ async fn store(
         return Err(Broken::after_commit(error, false));
     }
     let position = ended(results, citus.is_some())?;
-    let mut rows: Vec<_> = (0..count).map(|_| Err(Error::SlotNotOwned)).collect();
-    for (group, loaded) in groups.iter().zip(&loaded) {
-        answer(group, loaded, &mut rows);
-    }
+    let rows = answers(connection, (groups, &loaded), count).await?;
     let made =
         |row: &&Result<RowDone, Error>| matches!(row, Ok(done) if done.change == Change::Created);
     let made = rows.iter().filter(made).count();
     newness.learn(made as u32, (rows.len() - made) as u32);
     Ok(Stored { rows, position })
+}
+
+/// What became of so many changes, by what came back of each group.
+async fn answers(
+    connection: &AsyncPgConnection,
+    (groups, loaded): (&[Group<'_>], &[Vec<RowView>]),
+    count: usize,
+) -> Result<Vec<Result<RowDone, Error>>, Broken> {
+    let mut rows: Vec<_> = (0..count).map(|_| Err(Error::SlotNotOwned)).collect();
+    let mut strays = 0;
+    for (group, loaded) in groups.iter().zip(loaded) {
+        strays += answer(group, loaded, &mut rows);
+    }
+    if strays > 0 {
+        return Err(astray(strays));
+    }
+    if rows.iter().any(Result::is_err) {
+        explain(connection, groups, &mut rows).await;
+    }
+    Ok(rows)
+}
+
+/// A trigger has given rows another id or shard key, and they are stored where nobody looks for them.
+fn astray(strays: usize) -> Broken {
+    tracing::error!(strays, "a trigger has stored rows under other ids or shard keys");
+    let (trouble, outcome) = (Trouble::Other, Outcome::Unknown);
+    Broken { trouble, outcome, usable: true, divisible: false }
+}
+
+/// Tells of rows that were not stored whether the database has swallowed them, or their slots may not be written here.
+async fn explain(
+    connection: &AsyncPgConnection,
+    groups: &[Group<'_>],
+    rows: &mut [Result<RowDone, Error>],
+) {
+    let all = groups.iter().flat_map(|group| &group.rows);
+    let absent: Vec<_> = all.filter(|(place, _)| rows[*place].is_err()).collect();
+    let slots: Vec<i32> = absent.iter().map(|(_, row)| i32::from(row.slot.number())).collect();
+    let alone = Bind::value(ColumnType::Boolean, &Value::Bool(false));
+    let entering = [Bind::integers(slots.into_iter()), alone];
+    let looking = [hazards::names(absent.iter().map(|(_, row)| &*row.table))];
+    let asked = async {
+        let statement = Statement { sql: sql::ENTER, binds: &entering, cached: true };
+        let strange = load(connection, statement).await?;
+        let statement = Statement { sql: hazards::OF_TABLES, binds: &looking, cached: true };
+        QueryResult::Ok((strange, load(connection, statement).await?))
+    };
+    let (strange, hazards) = match asked.await {
+        Ok((strange, found)) => {
+            let strange = strange.iter().filter_map(|row| row.bigint(0));
+            (strange.collect::<BTreeSet<i64>>(), Hazards::of_tables(&found))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "why rows were not stored cannot be asked");
+            return;
+        }
+    };
+    for (place, row) in absent {
+        // A slot that was fenced then, and is not now, is sent again; where nobody meddles, it was that.
+        if !strange.contains(&i64::from(row.slot.number())) && hazards.meddle(&row.table) {
+            rows[*place] = Err(Error::Swallowed { table: row.table.name().to_owned() });
+        }
+    }
 }
 
 /// On Citus the lock is taken, and versions are drawn, in front of all rows.
@@ -329,10 +399,12 @@ fn lone_binds(group: &Group<'_>, now: &Bind) -> Vec<Bind> {
     binds
 }
 
-/// Puts what came back in its places. Rows come back as they were sent, but for those
-/// whose slot is not owned here, which do not; where that should not be so, they are found by what tells them apart.
-fn answer(group: &Group<'_>, loaded: &[RowView], rows: &mut [Result<RowDone, Error>]) {
+/// Puts what came back in its places. Rows come back as they were sent, but for those whose slot is not owned here, and
+/// those that the database has swallowed, which do not; where that should not be so, they are found by what tells them
+/// apart. The number of those that are none of them.
+fn answer(group: &Group<'_>, loaded: &[RowView], rows: &mut [Result<RowDone, Error>]) -> usize {
     let mut next = 0;
+    let mut strays = 0;
     let mut by_key: Option<HashMap<Vec<u8>, usize>> = None;
     for row in loaded {
         let skipped = group.rows[next..].iter().position(|(_, change)| is_row(change, row));
@@ -342,7 +414,10 @@ fn answer(group: &Group<'_>, loaded: &[RowView], rows: &mut [Result<RowDone, Err
                 let index =
                     || group.rows.iter().enumerate().map(|(at, (_, row))| (row_key(row), at));
                 let known = by_key.get_or_insert_with(|| index().collect());
-                let Some(at) = known.get(&found_key(group.table, row)) else { continue };
+                let Some(at) = known.get(&found_key(group.table, row)) else {
+                    strays += 1;
+                    continue;
+                };
                 *at
             }
         };
@@ -350,6 +425,7 @@ fn answer(group: &Group<'_>, loaded: &[RowView], rows: &mut [Result<RowDone, Err
         let (place, change) = group.rows[at];
         rows[place] = Ok(done(change, row, group.shown));
     }
+    strays
 }
 
 fn is_row(change: &RowWrite, row: &RowView) -> bool {

@@ -110,7 +110,10 @@ impl PgWriter {
     ) -> Result<(Stored, u32), Broken> {
         let (mut session, term) = self.session().await?;
         let applied = async {
-            if !alone && let Some(stored) = upsert::apply(&mut session, units).await {
+            if !alone
+                && !self.leader.hazards().touch(units)
+                && let Some(stored) = upsert::apply(&mut session, units).await
+            {
                 return stored;
             }
             transaction::apply(&mut session, units, alone).await
@@ -200,7 +203,8 @@ impl AsyncWriter for PgWriter {
             let crossed = match broken.trouble {
                 Trouble::Crossed => true,
                 Trouble::Constraint(rule) => rule == "unique" && tries == 1,
-                Trouble::ReadOnly
+                Trouble::Swallowed(_)
+                | Trouble::ReadOnly
                 | Trouble::Full
                 | Trouble::Late
                 | Trouble::Outdated
@@ -209,7 +213,7 @@ impl AsyncWriter for PgWriter {
                 | Trouble::Other => false,
             };
             if !crossed || broken.outcome != Outcome::Rejected || tries == TRIES_MAX {
-                return Err(self.failure(&broken));
+                return Err(self.failure(&broken.about(units)));
             }
         }
     }

@@ -1,0 +1,143 @@
+//! Domain: which problem each error of the domain is.
+//!
+//! **Invariant:** the mapping is exhaustive; no SQL, path, address or secret stands in a detail.
+//! **Not here:** the codes, and how a problem is told (`problem`).
+
+use shard_manager::error::{Error, Failure};
+use shard_manager::row::RowError;
+use shard_manager::value::Misfit;
+
+use super::{Code, Problem};
+
+/// Why a row was swallowed, only its database knows.
+const ASK_OPERATOR: &str =
+    "ask the operator of the database: the table's triggers, rules and policies say why";
+
+fn set_logged(table: &str) -> String {
+    format!("ask the operator of the database for ALTER TABLE {table} SET LOGGED")
+}
+
+fn did_you_mean(suggestion: Option<&str>) -> Option<String> {
+    suggestion.map(|name| format!("did you mean `{name}`?"))
+}
+
+impl From<&RowError> for Problem {
+    fn from(error: &RowError) -> Self {
+        let detail = error.to_string();
+        match error {
+            RowError::NoSuchColumn { suggestion, .. } => Self {
+                hint: did_you_mean(suggestion.as_deref()),
+                ..Self::new(Code::TSR311, detail)
+            },
+            RowError::SystemColumn { .. } => Self::new(Code::TSR102, detail)
+                .hint("leave it out: the server sets it. A condition on it belongs into If-Match, not into the row"),
+            RowError::Twice { .. } | RowError::NotInDelete { .. } | RowError::MissingId { .. } => {
+                Self::new(Code::TSR101, detail)
+            }
+            RowError::Misfit { misfit, .. } => {
+                let problem = Self::new(Code::TSR312, detail);
+                match misfit {
+                    Misfit::Null => {
+                        problem.hint("give a value, or leave the column out of an update")
+                    }
+                    Misfit::NulCharacter => problem.hint("remove the character \\u0000"),
+                    Misfit::Type { .. }
+                    | Misfit::NotBigint
+                    | Misfit::NotDouble
+                    | Misfit::NotTimestamp
+                    | Misfit::NotUuid
+                    | Misfit::LoneSurrogate
+                    | Misfit::NotJson => problem,
+                }
+            }
+            RowError::KeyContradicted { column } => Self::new(Code::TSR103, detail)
+                .hint(format!("send the value of {column} as the shard key")),
+            RowError::MissingColumn { .. } => {
+                Self::new(Code::TSR101, detail).hint("a row that exists may be changed without it")
+            }
+        }
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let detail = error.to_string();
+        match error {
+            Error::NoSuchTable { suggestion, .. } => Self {
+                hint: did_you_mean(suggestion.as_deref()),
+                ..Self::new(Code::TSR310, detail)
+            },
+            Error::Row(error) => Self::from(&error),
+            Error::Key(_) => Self::new(Code::TSR113, detail),
+            Error::Exists => {
+                Self::new(Code::TSR301, detail).hint("use op upsert or update to change it")
+            }
+            Error::NoSuchRow => {
+                Self::new(Code::TSR302, detail).hint("use op upsert or insert to make it")
+            }
+            Error::VersionDiffers => {
+                Self::new(Code::TSR303, detail).hint("read the row again, and send its ETag")
+            }
+            Error::KeyReused => {
+                Self::new(Code::TSR109, detail).hint("a new request needs a new Idempotency-Key")
+            }
+            Error::Remembered(first) => {
+                let mut problem = Self::from(*first);
+                problem.rare().replayed = true;
+                problem
+            }
+            Error::Undone { row, cause } => Self::from(*cause).of_transaction(row),
+            Error::TransactionTooLarge => Self::new(Code::TSR108, detail)
+                .hint("send fewer rows in one request, or without tx=per-shard"),
+            Error::Constraint { .. } => Self::new(Code::TSR304, detail),
+            Error::Swallowed { .. } => Self::new(Code::TSR306, detail).hint(ASK_OPERATOR),
+            Error::Unlogged { table } => Self::new(Code::TSR306, detail).hint(set_logged(&table)),
+            Error::DeadlinePassed => {
+                Self::new(Code::TSR004, detail).hint("raise x-deadline-ms, or send less at once")
+            }
+            Error::WritesStalled { shard } => Self::new(Code::TSR004, detail).shard(shard).hint(
+                "send again when GET /api/health tells that the primary takes writes again; where outcome is unknown, \
+                 with the same Idempotency-Key, or read first what is there",
+            ),
+            Error::QueueFull { shard } => {
+                Self::new(Code::TSR005, detail).shard(shard).hint("send again after Retry-After")
+            }
+            Error::PoolExhausted { shard } => Self::new(Code::TSR003, detail).shard(shard),
+            Error::ShardUnavailable { shard } => Self::new(Code::TSR201, detail).shard(shard),
+            Error::NoPrimary { shard } => Self::new(Code::TSR202, detail)
+                .shard(shard)
+                .hint("send again after Retry-After: once a replica is promoted, writes go on by themselves"),
+            Error::TooFewReplicas { shard, .. } => Self::new(Code::TSR201, detail)
+                .shard(shard)
+                .hint("send again after Retry-After, or ask for less: x-consistency: one"),
+            Error::NotConfirmed { shard, requested, achieved, .. } => {
+                let mut problem = Self::new(Code::TSR205, detail).shard(shard).hint(
+                    "the row is there; the same request with the same Idempotency-Key waits again",
+                );
+                problem.rare().levels = Some((requested, achieved));
+                problem
+            }
+            Error::SeenMayBeLost { shard } => Self::new(Code::TSR305, detail)
+                .shard(shard)
+                .hint("begin a new session without x-session-token, and look at what is there"),
+            Error::SlotNotOwned => Self::new(Code::TSR203, detail).hint("send again shortly"),
+            Error::StorageFull { shard } => {
+                Self::new(Code::TSR204, detail).shard(shard).hint("make room; reads go on")
+            }
+            Error::TableDiffers { .. } => Self::new(Code::TSR301, detail)
+                .hint("use the table as it is (/api/tables shows it), or take another name"),
+            Error::TooManyTables => Self::new(Code::TSR108, detail)
+                .hint("keep more kinds of rows in one table: its shard keys tell them apart"),
+            Error::AnswerTooLarge => {
+                Self::new(Code::TSR108, detail).hint("ask for fewer rows or fewer columns")
+            }
+            Error::Internal => Self::new(Code::TSR500, detail),
+        }
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        Self::from(failure.error).outcome(failure.outcome.name())
+    }
+}

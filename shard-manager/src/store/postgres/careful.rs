@@ -1,0 +1,133 @@
+//! Careful: storing rows of tables whose triggers or rules may make something else of them.
+//!
+//! The statements are run, and the rows are read again, before anything is committed: what is there then is what is
+//! answered. That takes round trips that other tables do not pay for.
+//!
+//! **Invariant:** a row that the database has swallowed ends its transaction; nothing of it is kept.
+//! **Not here:** which tables these are (`hazards`), what is kept beside the rows (`transaction`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use diesel::QueryResult;
+use diesel::result::Error as DieselError;
+
+use super::batch::{Batch, Row, Store};
+use super::citus::Citus;
+use super::statement::{Statement, Step, load, pipeline, run, step};
+use super::texts::TableTexts;
+use super::transaction::{Broken, Group, LaneSession, Locking, Work, group_work, image, locking};
+use super::trouble::Trouble;
+use crate::error::Outcome;
+use crate::table::Table;
+use crate::value::Value;
+
+/// Stores the rows of clients in the transaction that is open, and tells what became of those of which the database may
+/// have made something else, by their places.
+pub(super) async fn store(
+    session: &mut LaneSession,
+    batch: &Batch,
+    groups: &[Group],
+) -> Result<HashMap<usize, Vec<Value>>, Broken> {
+    let broken = match write(session, batch, groups).await {
+        Ok(found) => match swallowed(batch, groups, &found) {
+            None => return Ok(found),
+            Some(table) => {
+                let trouble = Trouble::Swallowed(Some(table.name().to_owned()));
+                Broken { trouble, outcome: Outcome::Rejected, usable: true, divisible: true }
+            }
+        },
+        Err(error) => Broken::before_commit(&error),
+    };
+    let usable = broken.keeps_session() && run(&session.connection, "ROLLBACK").await.is_ok();
+    Err(Broken { usable, ..broken })
+}
+
+/// Whether the database may make something else of its rows.
+fn is_meddled(batch: &Batch, group: &Group) -> bool {
+    !group.is_kept_beside() && batch.barred().hazards.meddle(&group.texts.table)
+}
+
+async fn write(
+    session: &mut LaneSession,
+    batch: &Batch,
+    groups: &[Group],
+) -> QueryResult<HashMap<usize, Vec<Value>>> {
+    let LaneSession { connection, prepared, citus, .. } = session;
+    let connection = &*connection;
+    let mut work: Vec<Work<'_>> = Vec::new();
+    let mut locks: Vec<(&Group, Locking<'_>)> = Vec::new();
+    for group in groups.iter().filter(|group| !group.is_kept_beside()) {
+        if batch.barred().hazards.rewrite(&group.texts.table) {
+            // A plan that a rule has made would outlive the rule.
+            for (sql, binds) in plain_work(citus.as_deref(), batch, group) {
+                let statement = Statement { sql: &sql, binds: &binds, cached: false };
+                load(connection, statement).await?;
+            }
+        } else {
+            work.extend(group_work(citus.as_deref(), batch, group));
+        }
+        let touched = group.rows.iter().copied().filter(|at| batch.rows()[*at].store().is_some());
+        let touched: Vec<usize> = touched.collect();
+        if is_meddled(batch, group) && !touched.is_empty() {
+            locks.extend(locking(citus.is_some(), batch, (group, &touched)));
+        }
+    }
+    let mut steps: Vec<Step<'_>> = Vec::with_capacity(work.len() + locks.len());
+    for (sql, binds) in &work {
+        steps.push(step(connection, Statement { sql, binds, cached: true }));
+    }
+    for (_, Locking { sql, binds, .. }) in &locks {
+        steps.push(step(connection, Statement { sql, binds, cached: true }));
+    }
+    let results: QueryResult<Vec<_>> = pipeline(prepared, steps).await.into_iter().collect();
+    let told = results?.split_off(work.len());
+    let mut found = HashMap::new();
+    for ((group, locked), rows) in locks.iter().zip(told) {
+        for row in rows {
+            let at = locked.place(&row).ok_or(DieselError::NotFound)?;
+            found.insert(at, image(&group.texts.table, &row, 1));
+        }
+    }
+    Ok(found)
+}
+
+/// What stores the rows of a group, in statements that a rule may rewrite: they do not tell what they have done.
+fn plain_work(citus: Option<&Citus>, batch: &Batch, group: &Group) -> Vec<Work<'static>> {
+    let texts = Arc::new(TableTexts::plain(&group.texts.table));
+    let group = Group { texts, rows: group.rows.clone() };
+    let work = group_work(citus, batch, &group).into_iter();
+    work.map(|(sql, binds)| (sql.into_owned().into(), binds)).collect()
+}
+
+/// The table of the first row of which something else was made than the same row in another state.
+fn swallowed<'g>(
+    batch: &Batch,
+    groups: &'g [Group],
+    found: &HashMap<usize, Vec<Value>>,
+) -> Option<&'g Table> {
+    let meddled = groups.iter().filter(|group| is_meddled(batch, group));
+    let mut rows = meddled.flat_map(|group| group.rows.iter().map(move |at| (group, *at)));
+    let (group, _) =
+        rows.find(|(_, at)| !is_carried_out(&batch.rows()[*at], found.get(at).map(Vec::as_slice)))?;
+    Some(&group.texts.table)
+}
+
+/// Whether what is there now came of what was stored: of a row that was changed, a higher version.
+fn is_carried_out(row: &Row, found: Option<&[Value]>) -> bool {
+    match (row.store(), found) {
+        (None, _) | (Some(Store::Insert), Some(_)) | (Some(Store::Remove), None) => true,
+        (Some(Store::Update), Some(found)) => {
+            let before = row.before.as_deref().and_then(|before| version(&row.table, before));
+            version(&row.table, found) > before
+        }
+        (Some(Store::Insert | Store::Update), None) | (Some(Store::Remove), Some(_)) => false,
+    }
+}
+
+fn version(table: &Table, image: &[Value]) -> Option<i64> {
+    match image.get(table.version() - table.answered().start)? {
+        Value::Int(version) => Some(*version),
+        Value::Null | Value::Bool(_) | Value::Double(_) | Value::Text(_) => None,
+    }
+}

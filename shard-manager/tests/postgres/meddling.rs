@@ -1,0 +1,391 @@
+//! Meddling: triggers and rules of an operator change rows, or swallow them without a word. What is told of a write is
+//! what became of it all the same.
+
+use std::time::{Duration, Instant};
+
+use shard_manager::doctor::{self, Finding, Verdict};
+use shard_manager::error::{Error, Outcome};
+use shard_manager::manager::{Manager, Written};
+use shard_manager::row::Operation::{self, Delete, Insert, Update, Upsert};
+use shard_manager::row::RowWrite;
+use shard_manager::shard_map::Place;
+
+use crate::cluster::{Databases, Door, cluster_of, connect, refused};
+use crate::log;
+use crate::rows::{RowOutcome, prepare, rows, wish, write, write_all};
+use crate::server::{ADMIN, Server, run};
+
+const GOOD: &str = r#"{"name":"n","email":"good"}"#;
+const BAD: &str = r#"{"name":"n","email":"bad"}"#;
+const COUNT: &str = "SELECT count(*)::text AS value FROM users";
+const RECORDS: &str = "SELECT count(*)::text AS value FROM tessera_idempotency";
+
+/// A cluster of one shard, and a door to it.
+async fn one_shard() -> (Databases, Manager, Door) {
+    let databases = Databases::new(1).await;
+    let manager = connect(&databases.address());
+    let door = databases.door(0).await;
+    (databases, manager, door)
+}
+
+/// A trigger of this kind on users, whose function lies in a schema and has this body.
+async fn trigger(door: &mut Door, when: &str, schema: &str, body: &str) {
+    door.run(&format!(
+        "CREATE FUNCTION {schema}.meddle() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {body} END$$;
+         CREATE TRIGGER meddle {when} ON users FOR EACH ROW EXECUTE FUNCTION {schema}.meddle()"
+    ))
+    .await;
+}
+
+fn idempotent(manager: &Manager, operation: Operation, key: &str, json: &str) -> (Place, RowWrite) {
+    let (place, mut row) = prepare(manager, "users", operation, key, json);
+    row.idempotency_key = Some(format!("of-{key}"));
+    (place, row)
+}
+
+async fn outcome(manager: &Manager, (place, row): (Place, RowWrite)) -> RowOutcome {
+    let written = manager.write(place, row, &wish()).await;
+    written.map(|written| written.row).map_err(|failure| (failure.error, failure.outcome))
+}
+
+async fn user(manager: &Manager, operation: Operation, key: &str, json: &str) -> RowOutcome {
+    outcome(manager, prepare(manager, "users", operation, key, json)).await
+}
+
+fn swallowed() -> RowOutcome {
+    Err((Error::Swallowed { table: "users".to_owned() }, Outcome::Rejected))
+}
+
+fn json(written: &Written) -> String {
+    String::from_utf8(written.row.json.clone()).unwrap()
+}
+
+/// Rows of which nothing is stored are refused, each way to write them; others are stored beside them.
+async fn refused_each_way(manager: &Manager, door: &mut Door) {
+    let before = door.text(COUNT).await;
+    for operation in [Upsert, Insert] {
+        assert_eq!(user(manager, operation, "bad", BAD).await, swallowed(), "{operation:?}");
+        let row = idempotent(manager, operation, "bad", BAD);
+        assert_eq!(outcome(manager, row).await, swallowed(), "{operation:?} with a key");
+        for whole in [true, false] {
+            let changes = (0..40).map(|n| {
+                let (key, json) = if n % 13 == 5 {
+                    (format!("bad{n:02}"), BAD)
+                } else {
+                    (format!("k{n:02}"), GOOD)
+                };
+                let row = idempotent(manager, operation, &key, json);
+                if n % 2 == 0 { row } else { prepare(manager, "users", operation, &key, json) }
+            });
+            let told = write_all(manager, changes.collect(), whole).await;
+            for (n, told) in told.iter().enumerate() {
+                let is_bad = n % 13 == 5;
+                if whole || is_bad {
+                    let (error, outcome) = told.as_ref().unwrap_err();
+                    assert_eq!(*outcome, Outcome::Rejected, "{error}");
+                    assert!(whole || *told == swallowed(), "{n}: {error}");
+                } else {
+                    assert!(told.is_ok(), "{operation:?} {n}: {told:?}");
+                }
+            }
+            let stored = if whole { 0 } else { 37 };
+            let more = "SELECT count(*)::text AS value FROM users WHERE user_id LIKE 'k%'";
+            assert_eq!(door.text(more).await, stored.to_string(), "{operation:?} {whole}");
+        }
+        let kept =
+            "SELECT count(*)::text AS value FROM tessera_idempotency WHERE shard_key LIKE 'bad%'";
+        assert_eq!(door.text(kept).await, "0", "nothing is kept of what was swallowed");
+        door.run("DELETE FROM users WHERE user_id LIKE 'k%'; DELETE FROM tessera_idempotency")
+            .await;
+    }
+    assert_eq!(door.text(COUNT).await, before);
+}
+
+#[tokio::test]
+async fn a_row_that_a_trigger_swallows_is_refused_and_its_neighbours_are_stored() {
+    let (_databases, manager, mut door) = one_shard().await;
+    user(&manager, Insert, "there", GOOD).await.unwrap();
+    let body = "IF NEW.email='bad' THEN RETURN NULL; END IF; RETURN NEW;";
+    trigger(&mut door, "BEFORE INSERT OR UPDATE", "public", body).await;
+    refused_each_way(&manager, &mut door).await;
+    let bad = r#"{"email":"bad"}"#;
+    assert_eq!(user(&manager, Update, "there", bad).await, swallowed());
+    assert_eq!(user(&manager, Upsert, "there", BAD).await, swallowed());
+    assert_eq!(outcome(&manager, idempotent(&manager, Update, "there", bad)).await, swallowed());
+    assert_eq!(rows(&manager, "users", Some("there")).await.len(), 1);
+    assert_eq!(door.text("SELECT email AS value FROM users").await, "good");
+    door.run("DROP TRIGGER meddle ON users").await;
+    // Nothing was kept of what was refused: it is carried out as if it had not come before.
+    let row = outcome(&manager, idempotent(&manager, Update, "there", bad)).await.unwrap();
+    assert!(!row.replayed);
+    assert_eq!(door.text("SELECT email AS value FROM users").await, "bad");
+}
+
+/// Nobody is told of such a trigger beforehand: the statements themselves count what they have stored.
+#[tokio::test]
+async fn a_row_that_is_swallowed_by_what_nobody_has_looked_for_is_refused() {
+    let (_databases, manager, mut door) = one_shard().await;
+    user(&manager, Insert, "there", GOOD).await.unwrap();
+    let body = "IF TG_OP='DELETE' OR NEW.email='bad' THEN RETURN NULL; END IF; RETURN NEW;";
+    trigger(&mut door, "BEFORE INSERT OR UPDATE OR DELETE", "tessera", body).await;
+    assert_eq!(user(&manager, Insert, "bad", BAD).await, swallowed());
+    assert_eq!(user(&manager, Update, "there", r#"{"email":"bad"}"#).await, swallowed());
+    assert_eq!(user(&manager, Delete, "there", "{}").await, swallowed());
+    assert_eq!(outcome(&manager, idempotent(&manager, Upsert, "bad", BAD)).await, swallowed());
+    let mixed = ["a", "bad", "c"]
+        .map(|key| prepare(&manager, "users", Insert, key, if key == "bad" { BAD } else { GOOD }));
+    let told = write_all(&manager, mixed.into(), false).await;
+    assert!(told[0].is_ok() && told[1] == swallowed() && told[2].is_ok(), "{told:?}");
+    assert_eq!((door.text(COUNT).await, door.text(RECORDS).await), ("3".into(), "0".into()));
+}
+
+#[tokio::test]
+async fn a_delete_that_is_swallowed_is_refused_and_the_row_is_there() {
+    let (_databases, manager, mut door) = one_shard().await;
+    for key in ["kept", "gone"] {
+        user(&manager, Insert, key, GOOD).await.unwrap();
+    }
+    let body = "IF OLD.user_id='kept' THEN RETURN NULL; END IF; RETURN OLD;";
+    trigger(&mut door, "BEFORE DELETE", "public", body).await;
+    assert_eq!(user(&manager, Delete, "kept", "{}").await, swallowed());
+    assert_eq!(outcome(&manager, idempotent(&manager, Delete, "kept", "{}")).await, swallowed());
+    user(&manager, Delete, "gone", "{}").await.unwrap();
+    door.run(
+        "DROP TRIGGER meddle ON users; CREATE RULE kept AS ON DELETE TO users DO INSTEAD NOTHING",
+    )
+    .await;
+    assert_eq!(user(&manager, Delete, "kept", "{}").await, swallowed());
+    assert_eq!(door.texts("SELECT user_id AS value FROM users").await, ["kept"]);
+    door.run("DROP RULE kept ON users").await;
+    user(&manager, Delete, "kept", "{}").await.unwrap();
+    assert_eq!(door.text(COUNT).await, "0");
+}
+
+#[tokio::test]
+async fn what_a_rule_swallows_is_refused_until_the_rule_is_dropped() {
+    let (databases, manager, mut door) = one_shard().await;
+    // What is prepared before the rule is there, and what is prepared while it is.
+    for operation in [Insert, Upsert] {
+        user(&manager, operation, &format!("before-{operation:?}"), GOOD).await.unwrap();
+    }
+    door.run("CREATE RULE nothing AS ON INSERT TO users DO INSTEAD NOTHING").await;
+    let later = connect(&databases.address());
+    for manager in [&manager, &later] {
+        for operation in [Insert, Upsert] {
+            assert_eq!(user(manager, operation, "x", GOOD).await, swallowed(), "{operation:?}");
+            let row = idempotent(manager, operation, "x", GOOD);
+            assert_eq!(outcome(manager, row).await, swallowed(), "{operation:?} with a key");
+        }
+    }
+    assert_eq!(door.text(RECORDS).await, "0");
+    door.run("DROP RULE nothing ON users").await;
+    for (name, manager) in [("first", &manager), ("later", &later)] {
+        for operation in [Insert, Upsert] {
+            let key = format!("after-{name}-{operation:?}");
+            user(manager, operation, &key, GOOD).await.unwrap();
+            assert_eq!(rows(manager, "users", Some(&key)).await.len(), 1, "{key}");
+        }
+    }
+    assert_eq!(door.text(COUNT).await, "6");
+}
+
+#[tokio::test]
+async fn a_rule_for_some_rows_swallows_these_and_one_that_does_more_lets_all_through() {
+    let (_databases, manager, mut door) = one_shard().await;
+    door.run("CREATE RULE some AS ON INSERT TO users WHERE NEW.email='bad' DO INSTEAD NOTHING")
+        .await;
+    refused_each_way(&manager, &mut door).await;
+    door.run(
+        "DROP RULE some ON users; CREATE TABLE audit (user_id TEXT);
+         CREATE RULE also AS ON INSERT TO users DO ALSO INSERT INTO audit VALUES (NEW.user_id)",
+    )
+    .await;
+    for operation in [Insert, Upsert, Update, Upsert, Delete] {
+        let json = if operation == Delete { "{}" } else { GOOD };
+        user(&manager, operation, "k", json).await.unwrap_or_else(|(error, _)| {
+            panic!("{operation:?}: {error}");
+        });
+    }
+    user(&manager, Upsert, "k", GOOD).await.unwrap();
+    let audited = door.texts("SELECT user_id AS value FROM audit").await;
+    assert_eq!((audited, door.text(COUNT).await), (vec!["k".into(), "k".into()], "1".into()));
+}
+
+#[tokio::test]
+async fn what_a_trigger_makes_of_a_row_is_what_is_answered_and_kept() {
+    let (_databases, manager, mut door) = one_shard().await;
+    user(&manager, Upsert, "there", GOOD).await.unwrap();
+    trigger(
+        &mut door,
+        "BEFORE INSERT OR UPDATE",
+        "public",
+        "NEW.name:=upper(NEW.name); RETURN NEW;",
+    )
+    .await;
+    for (operation, key) in [(Upsert, "a"), (Insert, "b"), (Update, "there"), (Upsert, "there")] {
+        let told = write(&manager, "users", operation, key, GOOD).await.unwrap();
+        assert!(json(&told).contains(r#""name":"N""#), "{operation:?}: {}", json(&told));
+        assert_eq!(rows(&manager, "users", Some(key)).await, [json(&told)], "{operation:?}");
+    }
+    for operation in [Insert, Upsert] {
+        let key = format!("twice-{operation:?}");
+        let row = idempotent(&manager, operation, &key, GOOD);
+        let first = outcome(&manager, row.clone()).await.unwrap();
+        let again = outcome(&manager, row).await.unwrap();
+        assert!(again.replayed && again.json == first.json && again.version == first.version);
+        let there = rows(&manager, "users", Some(&key)).await;
+        assert_eq!(there, [String::from_utf8(first.json).unwrap()]);
+    }
+    // Several changes of one row, which come together, are each answered as the database would have shown them.
+    let changes = (0..8).map(|_| prepare(&manager, "users", Update, "there", GOOD)).collect();
+    for told in write_all(&manager, changes, false).await {
+        let json = String::from_utf8(told.unwrap().json).unwrap();
+        assert!(json.contains(r#""name":"N""#), "{json}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_trigger_does_after_a_write_is_answered_as_well() {
+    let (_databases, manager, mut door) = one_shard().await;
+    let body = "IF pg_trigger_depth()=1 AND NEW.email='gone' THEN DELETE FROM public.users WHERE user_id=NEW.user_id;
+        ELSIF pg_trigger_depth()=1 THEN UPDATE public.users SET name='after', version=version+1
+        WHERE user_id=NEW.user_id; END IF; RETURN NULL;";
+    trigger(&mut door, "AFTER INSERT OR UPDATE", "public", body).await;
+    for (operation, key) in [(Insert, "a"), (Update, "a"), (Upsert, "a"), (Upsert, "b")] {
+        let row = prepare(&manager, "users", operation, key, GOOD);
+        let told = if operation == Upsert {
+            until_looked_at(&manager, row).await
+        } else {
+            String::from_utf8(outcome(&manager, row).await.unwrap().json).unwrap()
+        };
+        assert!(told.contains(r#""name":"after""#), "{operation:?} {key}: {told}");
+        assert_eq!(rows(&manager, "users", Some(key)).await, [told], "{operation:?} {key}");
+    }
+    let gone = r#"{"name":"n","email":"gone"}"#;
+    assert_eq!(user(&manager, Insert, "c", gone).await, swallowed());
+    assert_eq!(rows(&manager, "users", Some("c")).await, [""; 0]);
+}
+
+/// Who writes without reading first learns of such a trigger when the tables are looked at, within a second or so.
+async fn until_looked_at(manager: &Manager, row: (Place, RowWrite)) -> String {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let told = String::from_utf8(outcome(manager, row.clone()).await.unwrap().json).unwrap();
+        if told.contains("after") || Instant::now() > deadline {
+            return told;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_a_trigger_moves_to_another_id_is_refused_and_not_stored() {
+    let (_databases, manager, mut door) = one_shard().await;
+    trigger(&mut door, "BEFORE INSERT", "public", "NEW.user_id:='moved'; RETURN NEW;").await;
+    assert_eq!(user(&manager, Insert, "a", GOOD).await, swallowed());
+    assert_eq!(outcome(&manager, idempotent(&manager, Upsert, "a", GOOD)).await, swallowed());
+    assert_eq!((door.text(COUNT).await, door.text(RECORDS).await), ("0".into(), "0".into()));
+}
+
+#[tokio::test]
+async fn a_trigger_that_is_off_or_is_told_of_statements_costs_nothing() {
+    let (_databases, manager, mut door) = one_shard().await;
+    trigger(&mut door, "BEFORE INSERT OR UPDATE", "public", "RETURN NULL;").await;
+    door.run(
+        "ALTER TABLE users DISABLE TRIGGER meddle;
+         CREATE TRIGGER all_of_them AFTER INSERT ON users FOR EACH STATEMENT EXECUTE FUNCTION public.meddle()",
+    )
+    .await;
+    for operation in [Insert, Upsert] {
+        user(&manager, operation, &format!("{operation:?}"), GOOD).await.unwrap();
+    }
+    assert_eq!(door.text(COUNT).await, "2");
+}
+
+/// Writes until it comes to this.
+async fn until(manager: &Manager, operation: Operation, is_met: impl Fn(&RowOutcome) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut number = 0;
+    loop {
+        number += 1;
+        let told = user(manager, operation, &format!("{operation:?}{number}"), GOOD).await;
+        if is_met(&told) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{told:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn an_unlogged_table_is_not_written_to_and_keeps_a_router_from_starting() {
+    let (databases, manager, mut door) = one_shard().await;
+    door.run("ALTER TABLE users SET UNLOGGED").await;
+    let unlogged =
+        Err((Error::Unlogged { table: "users".to_owned() }, Outcome::Rejected)) as RowOutcome;
+    // Who reads rows first sees it at once, who does not within a second or so.
+    assert_eq!(user(&manager, Insert, "a", GOOD).await, unlogged);
+    until(&manager, Upsert, |told| *told == unlogged).await;
+    let reasons = manager.unlogged();
+    assert_eq!(reasons.len(), 1, "{reasons:?}");
+    for word in ["shard1: public.users is UNLOGGED", "ALTER TABLE public.users SET LOGGED"] {
+        assert!(reasons[0].contains(word), "{word} is not in {reasons:?}");
+    }
+    let product = r#"{"name":"n","price":1,"stock":1}"#;
+    let mixed = vec![
+        prepare(&manager, "users", Insert, "b", GOOD),
+        prepare(&manager, "products", Insert, "b", product),
+    ];
+    let told = write_all(&manager, mixed, false).await;
+    assert!(told[0] == unlogged && told[1].is_ok(), "{told:?}");
+    let said = refused(&databases.address());
+    for word in
+        ["shard1-primary", "public.users is UNLOGGED", "ALTER TABLE public.users SET LOGGED"]
+    {
+        assert!(said.contains(word), "{word} is not in {said}");
+    }
+    let found = doctor::servers(&databases.address()).await;
+    assert!(told_of(&found, Verdict::Fault, "ALTER TABLE public.users SET LOGGED"), "{found:#?}");
+    door.run("ALTER TABLE users SET LOGGED").await;
+    user(&manager, Insert, "after", GOOD).await.unwrap();
+    until(&manager, Upsert, Result::is_ok).await;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !manager.unlogged().is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", manager.unlogged());
+        tokio::task::yield_now().await;
+    }
+    connect(&databases.address()).close();
+}
+
+fn told_of(found: &[Finding], verdict: Verdict, words: &str) -> bool {
+    found.iter().any(|finding| finding.verdict == verdict && finding.text.contains(words))
+}
+
+#[tokio::test]
+async fn triggers_and_rules_that_are_not_ours_are_told_at_the_start_and_by_the_doctor() {
+    log::listen();
+    let (databases, manager, mut door) = one_shard().await;
+    let found = doctor::servers(&databases.address()).await;
+    assert!(!told_of(&found, Verdict::Warning, "Tessera's"), "{found:#?}");
+    trigger(&mut door, "AFTER UPDATE", "public", "RETURN NULL;").await;
+    door.run("CREATE RULE also AS ON DELETE TO orders DO ALSO NOTHING").await;
+    let found = doctor::servers(&databases.address()).await;
+    let words = ["public.users has the trigger meddle", "public.orders has the rule also"];
+    for words in words {
+        assert!(told_of(&found, Verdict::Warning, words), "{words} is not in {found:#?}");
+    }
+    manager.close();
+    connect(&databases.address()).close();
+    let name = &databases.names[0];
+    for words in words {
+        log::check_said(&[words, name]);
+    }
+}
+
+#[test]
+fn the_doctor_tells_of_a_server_without_checksums() {
+    let Some(server) = Server::start("") else { return };
+    let address = cluster_of([server.address(ADMIN, "postgres")]);
+    let found = run(doctor::servers(&address));
+    assert!(told_of(&found, Verdict::Warning, "data_checksums is off"), "{found:#?}");
+}
