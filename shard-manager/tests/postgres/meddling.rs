@@ -192,11 +192,11 @@ async fn what_a_rule_swallows_is_refused_until_the_rule_is_dropped() {
 #[tokio::test]
 async fn a_rule_for_some_rows_swallows_these_and_one_that_does_more_lets_all_through() {
     let (_databases, manager, mut door) = one_shard().await;
-    door.run("CREATE RULE some AS ON INSERT TO users WHERE NEW.email='bad' DO INSTEAD NOTHING")
+    door.run("CREATE RULE part AS ON INSERT TO users WHERE NEW.email='bad' DO INSTEAD NOTHING")
         .await;
     refused_each_way(&manager, &mut door).await;
     door.run(
-        "DROP RULE some ON users; CREATE TABLE audit (user_id TEXT);
+        "DROP RULE part ON users; CREATE TABLE audit (user_id TEXT);
          CREATE RULE also AS ON INSERT TO users DO ALSO INSERT INTO audit VALUES (NEW.user_id)",
     )
     .await;
