@@ -1,7 +1,6 @@
 //! Problems: every answer that is not a success, as RFC 9457 clients and PostgREST clients read it.
 //!
-//! **Invariant:** one table of codes, one exhaustive mapping from the domain's errors; no SQL, path,
-//! address or secret stands in a body.
+//! **Invariant:** one table of codes, one exhaustive mapping; no SQL, path, address or secret stands in a body.
 //! **Not here:** logging (`gate`).
 
 use std::fmt;
@@ -454,10 +453,9 @@ impl From<Error> for Problem {
             Error::DeadlinePassed => {
                 Self::new(Code::TSR004, detail).hint("raise x-deadline-ms, or send less at once")
             }
-            Error::WritesStalled { shard } => Self::new(Code::TSR004, detail).shard(shard).hint(
-                "send again when GET /api/health tells that the primary takes writes again; where outcome is unknown, \
-                 with the same Idempotency-Key, or read first what is there",
-            ),
+            Error::WritesStalled { shard } => Self::new(Code::TSR004, detail)
+                .shard(shard)
+                .hint("send again once GET /api/health tells that it takes writes; if outcome is unknown, read first"),
             Error::QueueFull { shard } => {
                 Self::new(Code::TSR005, detail).shard(shard).hint("send again after Retry-After")
             }
