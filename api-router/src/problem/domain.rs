@@ -96,8 +96,7 @@ impl From<Error> for Problem {
                 Self::new(Code::TSR004, detail).hint("raise x-deadline-ms, or send less at once")
             }
             Error::WritesStalled { shard } => Self::new(Code::TSR004, detail).shard(shard).hint(
-                "send again when GET /api/health tells that the primary takes writes again; where outcome is unknown, \
-                 with the same Idempotency-Key, or read first what is there",
+                "send again once GET /api/health reports that the primary takes writes; if outcome is unknown, read first",
             ),
             Error::QueueFull { shard } => {
                 Self::new(Code::TSR005, detail).shard(shard).hint("send again after Retry-After")

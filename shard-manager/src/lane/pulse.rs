@@ -162,3 +162,29 @@ impl Drop for Probe {
         self.state.pulse.is_probed.store(false, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_failed_in_the_storage_counts_until_one_succeeds() {
+        let pulse = Pulse::default();
+        pulse.failed(&Error::Internal);
+        assert!(!pulse.has_failed(), "a defect is not the storage's");
+        pulse.failed(&Error::StorageFull { shard: "shard1".into() });
+        assert!(pulse.has_failed());
+        pulse.succeeded();
+        assert!(!pulse.has_failed());
+    }
+
+    #[test]
+    fn a_lane_at_nothing_does_not_stand_still() {
+        let pulse = Pulse::default();
+        assert!(pulse.busy_for().is_none());
+        pulse.begin();
+        assert!(pulse.busy_for().is_some());
+        pulse.rest();
+        assert!(!pulse.stands_still() && pulse.busy_for().is_none());
+    }
+}

@@ -7,6 +7,7 @@
 //! timeline is none that is still to be found.
 //! **Not here:** tokens (`token`), who follows a promotion (`store/postgres/leader`).
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use super::Shard;
@@ -25,18 +26,10 @@ impl Shard {
     /// [`Error::SeenMayBeLost`] if the history does not hold it; [`Error::NoPrimary`] if the node that leads on its
     /// timeline was not found in time.
     pub async fn held(&self, position: Position, deadline: Instant) -> Result<u64, Error> {
-        let timeline = position.timeline;
         let is_held = || self.progress.history().holds(position);
-        if !is_held() && self.is_to_be_found(timeline) {
-            let found = |_: &Progress| (!self.is_to_be_found(timeline)).then_some(());
-            tokio::select! {
-                biased;
-                found = self.progress.until(deadline, found) => {
-                    let shard = || self.name.clone();
-                    found.ok_or_else(|| Error::NoPrimary { shard: shard() })?;
-                }
-                () = self.look_again_and_again() => {}
-            }
+        if !is_held() && self.is_to_be_found(position.timeline) {
+            // On the heap: every read has room for this wait, and hardly any needs it.
+            Box::pin(self.find(position.timeline, deadline)).await?;
         }
         if is_held() {
             Ok(position.at)
@@ -45,12 +38,24 @@ impl Shard {
         }
     }
 
+    /// Waits until a timeline is known, or a later one without it.
+    async fn find(&self, timeline: u32, deadline: Instant) -> Result<(), Error> {
+        let found = |_: &Progress| (!self.is_to_be_found(timeline)).then_some(());
+        tokio::select! {
+            biased;
+            found = self.progress.until(deadline, found) => {
+                found.ok_or_else(|| Error::NoPrimary { shard: self.name.clone() })
+            }
+            never = self.look_again_and_again() => match never {},
+        }
+    }
+
     fn is_to_be_found(&self, timeline: u32) -> bool {
         !self.progress.history().knows(timeline) && self.primary.is_ahead(timeline)
     }
 
     /// Never returns: who finds a leader tells it to those who wait.
-    async fn look_again_and_again(&self) {
+    async fn look_again_and_again(&self) -> Infallible {
         loop {
             self.primary.look().await;
             tokio::time::sleep(LOOK_EVERY).await;
