@@ -144,7 +144,8 @@ async fn connect(address: &PostgresAddress) -> Result<AsyncPgConnection, StoreEr
     // What the driver says of a failure is in its source; its own words are "db error".
     let failed = |error: tokio_postgres::Error| {
         let source = std::error::Error::source(&error).map(ToString::to_string);
-        told(source.unwrap_or_else(|| error.to_string()))
+        let said = source.unwrap_or_else(|| error.to_string());
+        told(trust::explained(&said).map_or(said, str::to_owned))
     };
     let taken = if address.is_proved {
         let tls = trust::client(address.authorities.as_deref());
