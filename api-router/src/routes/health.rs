@@ -198,7 +198,8 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
         Some(nodes.any(|node| node.up))
     };
     let primaries = reports.iter().filter(|report| is_up(report, Role::Primary) == Some(true));
-    let whole = reports.iter().all(|report| report.nodes.iter().all(|node| node.up));
+    let whole =
+        reports.iter().all(|report| report.nodes.iter().all(|node| node.reasons.is_empty()));
     let (status, code) = match primaries.count() {
         0 => ("down", StatusCode::SERVICE_UNAVAILABLE),
         _ if whole => ("ok", StatusCode::OK),
