@@ -56,6 +56,8 @@ pub struct ShardNow {
     pub pool: PoolNow,
     /// Writes that wait for it.
     pub lane: LaneNow,
+    /// What comparing its copies has found.
+    pub compared: ComparedNow,
     /// Its nodes.
     pub nodes: Vec<NodeNow>,
 }
@@ -86,6 +88,16 @@ pub struct LaneNow {
     pub operations: u64,
     /// Most writes in one batch.
     pub largest_batch: u64,
+}
+
+/// What comparing the copies of a shard has found since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ComparedNow {
+    /// How often all rows of all copies were compared.
+    pub passes: u64,
+    /// Rows found to differ, in each of the passes.
+    pub differences: u64,
 }
 
 /// One node, now.

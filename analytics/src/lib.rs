@@ -84,7 +84,9 @@ mod trust;
 mod window;
 mod worker;
 
-pub use cluster::{CacheNow, ClusterNow, LaneNow, MoveNow, NodeNow, PoolNow, ShardNow};
+pub use cluster::{
+    CacheNow, ClusterNow, ComparedNow, LaneNow, MoveNow, NodeNow, PoolNow, ShardNow,
+};
 pub use errors::{ErrorEvent, ErrorFilter, ErrorGroup, ErrorLog, FilterError};
 pub use errors_query::{ErrorsParameters, ErrorsQuery};
 pub use figures::figures;

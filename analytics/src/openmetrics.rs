@@ -14,7 +14,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::cluster::{ClusterNow, NodeNow, ShardNow};
+use crate::cluster::{ClusterNow, ComparedNow, NodeNow, ShardNow};
 use crate::counted::Counted;
 use crate::errors::{ErrorKind, ErrorLog};
 use crate::example_lines::ExampleLines;
@@ -126,6 +126,7 @@ impl Collector for Scrape {
         self.databases(&mut families)?;
         self.counts(&mut families)?;
         self.shards(&mut families)?;
+        self.compared(&mut families)?;
         self.lanes(&mut families)?;
         self.cache(&mut families)?;
         self.router(&mut families)?;
@@ -240,6 +241,17 @@ impl Scrape {
         let waiting = each(|shard| Some(shard.pool.waiting as f64));
         let help = "Requests that wait for a connection.";
         families.gauges("db_client_connection_pending_requests", help, None, waiting)
+    }
+
+    fn compared(&self, families: &mut Families<'_>) -> fmt::Result {
+        let each = |count: fn(&ComparedNow) -> u64| {
+            let shards = self.now.shards.iter();
+            shards.map(move |shard| ([("shard", &*shard.shard)], count(&shard.compared)))
+        };
+        let told = "Passes over all rows of a shard's primary and replicas that compared them.";
+        families.counters("tessera_copies_compared", told, each(|compared| compared.passes))?;
+        let told = "Rows found not to be the same on a shard's primary and replicas, in each pass.";
+        families.counters("tessera_copies_differences", told, each(|compared| compared.differences))
     }
 
     fn lanes(&self, families: &mut Families<'_>) -> fmt::Result {

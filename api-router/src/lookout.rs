@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use analytics::{CacheNow, ClusterNow, LaneNow, NodeNow, PoolNow, ShardNow};
+use analytics::{CacheNow, ClusterNow, ComparedNow, LaneNow, NodeNow, PoolNow, ShardNow};
 use shard_manager::cache::CacheVitals;
 use shard_manager::keyspace::SLOT_COUNT;
 use shard_manager::manager::{Manager, ShardReport};
@@ -145,6 +145,10 @@ impl Lookout {
                 bytes: size.map(|size| size.bytes),
                 pool: pool(&vitals),
                 lane: lane(&vitals),
+                compared: ComparedNow {
+                    passes: vitals.compared.passes,
+                    differences: vitals.compared.differences,
+                },
                 nodes,
             }
         });
@@ -176,7 +180,7 @@ fn nodes(vitals: &ShardVitals, probed: Option<&ShardReport>) -> Vec<NodeNow> {
         NodeNow {
             node: node.node.clone(),
             role: node.role.name().to_owned(),
-            up: reasons.is_empty(),
+            up: reasons.is_up(),
             reasons: reasons.iter().map(|reason| reason.sentence().to_owned()).collect(),
             lag_ms: lag.map(milliseconds),
             latency_ms: probe.filter(|probe| probe.up).map(|probe| milliseconds(probe.latency)),

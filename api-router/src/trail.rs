@@ -138,6 +138,7 @@ fn is_in_queue(failure: &Failure) -> bool {
         | Error::Swallowed { .. }
         | Error::Unlogged { .. }
         | Error::ShardUnavailable { .. }
+        | Error::WrongRows { .. }
         | Error::NoPrimary { .. }
         | Error::TooFewReplicas { .. }
         | Error::NotConfirmed { .. }

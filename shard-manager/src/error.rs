@@ -105,6 +105,15 @@ pub enum Error {
         /// The shard.
         shard: String,
     },
+    /// Rows of the shard's primary are known to be wrong.
+    #[error(
+        "rows of {shard}'s primary are wrong: until it is restored (GET /api/health tells how), read at x-consistency one, \
+         and write rows whole"
+    )]
+    WrongRows {
+        /// The shard.
+        shard: String,
+    },
     /// None of the shard's nodes takes writes, and none did before the deadline.
     #[error("{shard} has no primary now, and had none before the deadline")]
     NoPrimary {
@@ -181,6 +190,7 @@ impl Error {
         matches!(
             self,
             Self::ShardUnavailable { .. }
+                | Self::WrongRows { .. }
                 | Self::NoPrimary { .. }
                 | Self::PoolExhausted { .. }
                 | Self::DeadlinePassed

@@ -136,6 +136,7 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         | Error::QueueFull { .. }
         | Error::PoolExhausted { .. }
         | Error::ShardUnavailable { .. }
+        | Error::WrongRows { .. }
         | Error::NoPrimary { .. }
         | Error::TooFewReplicas { .. }
         | Error::NotConfirmed { .. }

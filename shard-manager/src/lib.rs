@@ -13,6 +13,7 @@ pub mod reason;
 pub mod sabotage;
 pub mod topology;
 
+pub mod doubts;
 pub mod local;
 pub mod placement;
 pub mod progress;

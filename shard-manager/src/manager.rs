@@ -9,6 +9,7 @@ mod agreement;
 mod backing;
 mod bulk;
 mod cached;
+mod comparing;
 mod connected;
 mod embedded;
 mod following;

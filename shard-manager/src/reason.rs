@@ -31,11 +31,17 @@ pub enum Reason {
     LeftOut,
     /// It is too far behind to be read.
     Behind,
+    /// Rows of the primary are wrong.
+    RowsWrong,
+    /// Rows of a replica are wrong.
+    CopyWrong,
+    /// Copies of the shard have other rows, and nothing tells which are right.
+    CopiesDiffer,
 }
 
 impl Reason {
     /// Every reason, in the order in which they are told.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::NoAnswer,
         Self::Damaged,
         Self::WriterEnded,
@@ -46,6 +52,9 @@ impl Reason {
         Self::NotFollowing,
         Self::LeftOut,
         Self::Behind,
+        Self::RowsWrong,
+        Self::CopyWrong,
+        Self::CopiesDiffer,
     ];
 
     /// The name in answers.
@@ -61,6 +70,9 @@ impl Reason {
             Self::NotFollowing => "not_following",
             Self::LeftOut => "left_out",
             Self::Behind => "behind",
+            Self::RowsWrong => "rows_wrong",
+            Self::CopyWrong => "copy_wrong",
+            Self::CopiesDiffer => "copies_differ",
         }
     }
 
@@ -81,6 +93,36 @@ impl Reason {
             Self::NotFollowing => "it does not follow the primary, and gets no reads",
             Self::LeftOut => "it failed reads, and gets none until it answers a probe",
             Self::Behind => "it is more than 10 s behind the primary, and gets no reads",
+            Self::RowsWrong => {
+                "rows of it are wrong: it is not read, and takes no change that builds on what it has. Stop the router, \
+                 put the file of a replica in its place, and start"
+            }
+            Self::CopyWrong => {
+                "rows of it are wrong: it gets no reads, and is made anew from the primary"
+            }
+            Self::CopiesDiffer => {
+                "its rows differ from those of another copy, and nothing tells which are right: `shard-manager check` \
+                 names them. Stop the router, remove the file of the replica if that is wrong, or else put it in the \
+                 primary's place, and start"
+            }
+        }
+    }
+
+    /// Whether the node does what its role demands all the same, and people alone have to act.
+    fn is_told_only(self) -> bool {
+        match self {
+            Self::RowsWrong | Self::CopiesDiffer => true,
+            Self::NoAnswer
+            | Self::Damaged
+            | Self::WriterEnded
+            | Self::NoPrimary
+            | Self::WritesStalled
+            | Self::WritesFail
+            | Self::Building
+            | Self::NotFollowing
+            | Self::LeftOut
+            | Self::Behind
+            | Self::CopyWrong => false,
         }
     }
 
@@ -108,6 +150,11 @@ impl Reasons {
     /// Whether there is none: the node is well.
     pub fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// Whether the node does what its role demands in spite of them.
+    pub fn is_up(self) -> bool {
+        self.iter().all(Reason::is_told_only)
     }
 
     /// Whether this one is among them.

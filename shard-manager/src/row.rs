@@ -193,6 +193,21 @@ impl RowWrite {
         })
     }
 
+    /// Whether what becomes of the row depends on what is stored of it: not if it is written whole, or removed.
+    pub fn builds_on_stored(&self) -> bool {
+        let is_merged = match self.operation {
+            // The version and the times are not the client's to set.
+            Operation::Upsert => self.set.len() + self.id.len() < self.table.own().len(),
+            Operation::Update => true,
+            Operation::Insert | Operation::Delete => false,
+        };
+        let is_conditional = match &self.precondition {
+            Some(Precondition::Present | Precondition::Versions(_)) => true,
+            Some(Precondition::Absent) | None => false,
+        };
+        is_merged || is_conditional
+    }
+
     /// About how much memory the change holds: its texts, and something for the rest.
     pub fn bytes(&self) -> usize {
         let text = |value: &Value| match value {

@@ -6,6 +6,7 @@
 //! **Invariant:** an answer is never older than what its read must not miss.
 //! **Not here:** which shard (`manager`), which replica (`replica_set`).
 
+mod doubted;
 mod health;
 mod session;
 mod strong;
@@ -20,6 +21,7 @@ use crate::barrier::Gate;
 use crate::brake::{Brake, Gear};
 use crate::cache::Stamp;
 use crate::consistency::Level;
+use crate::doubts::Doubts;
 use crate::error::{Error, Outcome};
 use crate::keyspace::Slot;
 use crate::lane::{Applied, LaneFailure};
@@ -60,6 +62,7 @@ pub struct Shard {
     sizing: Arc<Semaphore>,
     /// What was found of the primary, and still holds.
     findings: Arc<Findings>,
+    doubts: Arc<Doubts>,
 }
 
 /// Rows that were applied on the primary.
@@ -125,6 +128,7 @@ impl Shard {
             replicas,
             sizing: Arc::new(Semaphore::new(1)),
             findings: Arc::default(),
+            doubts: Arc::default(),
         }
     }
 
@@ -198,12 +202,13 @@ impl Shard {
         level: Level,
         deadline: Instant,
     ) -> Result<WriteDone, LaneFailure> {
-        self.check_reachable()
+        let rows = rows.into();
+        self.check_writable(&rows)
             .map_err(|error| LaneFailure { error, outcome: Outcome::Rejected })?;
         let replicas = self.progress.replicas();
         let needed = level.replicas_needed(replicas);
         if needed == 0 {
-            let applied = self.lanes.apply(rows.into(), deadline).await?;
+            let applied = self.lanes.apply(rows, deadline).await?;
             return Ok(WriteDone { applied, shortfall: None });
         }
         let mut found = self.replicas.following();
@@ -227,7 +232,7 @@ impl Shard {
         }
         // From before the commit, so that replicas sync the first time they see it.
         let _confirmations = self.progress.ask_for_confirmations();
-        let applied = self.lanes.apply(rows.into(), deadline).await?;
+        let applied = self.lanes.apply(rows, deadline).await?;
         let position = applied.position;
         // Another node may have become the primary, with this or without it.
         let confirmed = |progress: &Progress| {
@@ -313,7 +318,7 @@ impl Shard {
         {
             return answer;
         }
-        self.check_reachable()?;
+        self.check_readable()?;
         let stamp = self.stamp_of_primary();
         let answer = read(&self.primary, 0).await;
         let is_gone = matches!(answer, Err(Error::ShardUnavailable { .. }));

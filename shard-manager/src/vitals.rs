@@ -33,6 +33,8 @@ pub struct ShardVitals {
     pub shard: ShardIndex,
     /// The way of its writes.
     pub lane: LaneVitals,
+    /// What comparing its copies has found.
+    pub compared: ComparedVitals,
     /// Its nodes, the primary first.
     pub nodes: Vec<NodeVitals>,
 }
@@ -59,6 +61,15 @@ pub struct Footprint {
     pub is_estimate: bool,
     /// Bytes in use: of its tables and their indexes on servers, of the whole file where it is one, its log included.
     pub bytes: u64,
+}
+
+/// What comparing the copies of a shard has found since the process began; only files are compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ComparedVitals {
+    /// How often all rows of all copies were compared.
+    pub passes: u64,
+    /// Rows that were found to differ, in each of the passes.
+    pub differences: u64,
 }
 
 /// A lane, or several lanes of one shard together.

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use analytics::{ClusterNow, ErrorEvent, ErrorLog, NodeNow, Role, Sample, ShardNow, openmetrics};
+use analytics::{
+    ClusterNow, ComparedNow, ErrorEvent, ErrorLog, NodeNow, Role, Sample, ShardNow, openmetrics,
+};
 
 use crate::{Story, millis, now, read, seconds, write};
 
@@ -69,6 +71,7 @@ fn the_cluster_of_now_is_told_by_shard_and_node() {
         up: true,
         slots: 16_384,
         rows: Some(5),
+        compared: ComparedNow { passes: 7, differences: 2 },
         nodes: vec![
             node("shard1-primary", "primary", None),
             node("shard1-replica1", "replica", Some(250.0)),
@@ -84,6 +87,8 @@ fn the_cluster_of_now_is_told_by_shard_and_node() {
         "tessera_shard_rows{shard=\"shard1\"} 5.0",
         "tessera_node_up{shard=\"shard1\",node=\"shard1-primary\",role=\"primary\"} 1.0",
         "tessera_replica_lag_seconds{shard=\"shard1\",replica=\"shard1-replica1\"} 0.25",
+        "tessera_copies_compared_total{shard=\"shard1\"} 7",
+        "tessera_copies_differences_total{shard=\"shard1\"} 2",
         "tessera_map_version 3.0",
         "http_server_active_requests 2.0",
         "tessera_build_info{version=\"\",backend=\"\"} 1",

@@ -199,10 +199,11 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
     };
     let primaries = reports.iter().filter(|report| is_up(report, Role::Primary) == Some(true));
     let unlogged = app.manager.unlogged();
-    let up = reports.iter().all(|report| report.nodes.iter().all(|node| node.up));
+    let whole =
+        reports.iter().all(|report| report.nodes.iter().all(|node| node.reasons.is_empty()));
     let (status, code) = match primaries.count() {
         0 => ("down", StatusCode::SERVICE_UNAVAILABLE),
-        _ if up && unlogged.is_empty() => ("ok", StatusCode::OK),
+        _ if whole && unlogged.is_empty() => ("ok", StatusCode::OK),
         _ => ("degraded", StatusCode::OK),
     };
     let named = reports.iter().map(|report| {

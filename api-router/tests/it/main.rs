@@ -6,6 +6,7 @@ mod advice;
 mod advice_followed;
 mod aliases;
 mod bad_input;
+mod bit_flips;
 mod bulk;
 mod cache;
 mod cache_config;

@@ -5,13 +5,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::OwnedMutexGuard;
 
 use super::Manager;
+use super::comparing::Comparing;
 use super::following::Following;
 use crate::backup::Source;
 use crate::control::Door;
@@ -72,6 +73,7 @@ impl Backing {
             Self::Files(files) => {
                 files.closed.store(true, Ordering::Release);
                 files.door.close();
+                files.stop_comparing();
             }
             Self::Servers(servers) => servers.following.closed.store(true, Ordering::Release),
         }
@@ -137,7 +139,11 @@ impl Manager {
 impl Drop for Backing {
     fn drop(&mut self) {
         match self {
-            Self::Files(files) => files.closed.store(true, Ordering::Release),
+            Self::Files(files) => {
+                files.closed.store(true, Ordering::Release);
+                // Before the lock of the folder is let go.
+                files.stop_comparing();
+            }
             Self::Servers(servers) => servers.close(),
         }
     }
@@ -153,12 +159,21 @@ pub(super) struct Files {
     pub(super) data_dir: DataDir,
     /// Tells what works behind the back of requests to end.
     pub(super) closed: Arc<AtomicBool>,
+    /// What compares the copies of each shard.
+    pub(super) comparing: OnceLock<Comparing>,
 }
 
 impl Files {
     /// The files of this data directory.
     pub(super) fn new(saved: Arc<Source>, data_dir: DataDir) -> Self {
-        Self { door: Door::open(&saved), saved, data_dir, closed: Arc::default() }
+        let (closed, comparing) = (Arc::default(), OnceLock::new());
+        Self { door: Door::open(&saved), saved, data_dir, closed, comparing }
+    }
+
+    fn stop_comparing(&self) {
+        if let Some(comparing) = self.comparing.get() {
+            comparing.stop();
+        }
     }
 }
 

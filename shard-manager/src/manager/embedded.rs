@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 use super::Manager;
 use super::agreement::{Agreement, Declared, agree};
 use super::backing::{Backing, Files};
+use super::comparing::{Compared, Comparing};
 use crate::backup::{Original, SavedShard, Source};
 use crate::lane::Lane;
 use crate::progress::Progress;
+use crate::sabotage::{Switch, is_on};
 use crate::shard::{Shard, Suspect};
 use crate::store::cluster::Wanted;
 use crate::store::intent::Intent;
@@ -87,12 +89,41 @@ impl Manager {
             Backing::Files(files),
         );
         manager.wait_for_replicas();
+        manager.compare_copies();
         if let Backing::Files(files) = &manager.backing
             && files.data_dir.is_unclean()
         {
             manager.check_files(files);
         }
         Ok(manager)
+    }
+
+    /// Compares the copies of each shard from now on.
+    fn compare_copies(&self) {
+        let Backing::Files(files) = &self.backing else { return };
+        // A replica that is sabotaged on purpose must not be mended.
+        if is_on(Switch::Resurrect) {
+            return;
+        }
+        let shards = self.shards.iter().map(|shard| {
+            let replicas = shard.file_replicas().into_iter().enumerate();
+            let file = |index| files.data_dir.replica(shard.name(), index);
+            Compared {
+                name: shard.name().to_owned(),
+                doubts: Arc::clone(shard.doubts()),
+                progress: Arc::clone(&shard.progress),
+                findings: std::iter::once(shard.findings())
+                    .chain((0..).map_while(|index| shard.findings_of_replica(index)))
+                    .map(Arc::clone)
+                    .collect(),
+                primary: files.data_dir.primary(shard.name()),
+                replicas: replicas.map(|(index, replica)| (replica, file(index))).collect(),
+            }
+        });
+        match Comparing::start(shards.collect(), &self.registry) {
+            Ok(comparing) => drop(files.comparing.set(comparing)),
+            Err(error) => tracing::error!(%error, "the copies of the shards cannot be compared"),
+        }
     }
 
     /// A router that serves should have its replicas; one that takes long to be made is not waited for.

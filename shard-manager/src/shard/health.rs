@@ -49,7 +49,7 @@ impl Shard {
             NodeHealth {
                 node: self.primary_name.clone(),
                 role: Role::Primary,
-                up: reasons.is_empty(),
+                up: reasons.is_up(),
                 reasons,
                 latency,
                 lag: Some(Duration::ZERO),
@@ -70,7 +70,7 @@ impl Shard {
             NodeHealth {
                 node: self.replica_name(index, leading),
                 role: Role::Replica,
-                up: reasons.is_empty(),
+                up: reasons.is_up(),
                 reasons,
                 latency,
                 lag: self.progress.lag(index),
@@ -97,14 +97,15 @@ impl Shard {
             ReplicaState::Down => Some(Reason::NotFollowing),
         };
         let set = &self.replicas;
+        let found = set.findings(index).map(|findings| findings.now()).unwrap_or_default();
+        let is_wrong = found.contains(Reason::CopyWrong);
         let reasons = [
-            (!set.is_reachable(index)).then_some(Reason::NoAnswer),
+            (!set.is_reachable(index) && !is_wrong).then_some(Reason::NoAnswer),
             state,
             set.is_left_out(index).then_some(Reason::LeftOut),
             (state.is_none() && set.is_behind(index)).then_some(Reason::Behind),
         ];
-        let found = set.findings(index).map(|findings| findings.now());
-        Reasons::of(reasons.into_iter().flatten()).and(found.unwrap_or_default())
+        Reasons::of(reasons.into_iter().flatten()).and(found)
     }
 
     /// What a node is called that is a replica now: names belong to roles, so the node that led at first has that of the

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::progress::ReplicaState;
 use crate::store::readers::Readers;
 use crate::topology::{Role, ShardIndex};
-use crate::vitals::{Footprint, NodeVitals, PoolVitals, ShardVitals};
+use crate::vitals::{ComparedVitals, Footprint, NodeVitals, PoolVitals, ShardVitals};
 
 impl Shard {
     /// How busy it is, and how its nodes are believed to be. `shard` is its place among the shards.
@@ -22,7 +22,7 @@ impl Shard {
         let primary = NodeVitals {
             node: self.primary_name.clone(),
             role: Role::Primary,
-            up: reasons.is_empty(),
+            up: reasons.is_up(),
             reasons,
             lag: Some(Duration::ZERO),
             behind: Some(0),
@@ -38,7 +38,7 @@ impl Shard {
             NodeVitals {
                 node: self.replica_name(index, leading),
                 role: Role::Replica,
-                up: reasons.is_empty(),
+                up: reasons.is_up(),
                 reasons,
                 lag: self.progress.lag(index),
                 behind: is_known.then_some(behind),
@@ -46,7 +46,9 @@ impl Shard {
             }
         });
         let nodes = std::iter::once(primary).chain(replicas).collect();
-        ShardVitals { shard, lane: self.lanes.vitals(), nodes }
+        let (passes, differences) = self.doubts.counted();
+        let compared = ComparedVitals { passes, differences };
+        ShardVitals { shard, lane: self.lanes.vitals(), compared, nodes }
     }
 
     /// Whether its rows lie where Citus puts them.

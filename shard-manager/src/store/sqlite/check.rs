@@ -1,12 +1,12 @@
 //! Check: whether a file is what SQLite wrote.
 //!
-//! **Not here:** whether a replica equals its primary (`digest`), what to do about damage.
+//! **Not here:** whether a replica equals its primary (`digest`, `compare`), what to do about damage.
 
 use std::path::Path;
 
 use diesel::sqlite::SqliteConnection;
 
-use super::connection::{OpenError, Statement, for_each_row, open, open_unchanging};
+use super::connection::{OpenError, Statement, for_each_row, open, open_in_place, open_unchanging};
 
 /// Looks at the structure of a file, every page of it. Blocks. A file that is not there, or empty, is not made.
 ///
@@ -18,6 +18,20 @@ pub fn quick(path: &Path) -> Result<(), OpenError> {
     }
     let found = look(open(path, "PRAGMA query_only=ON")?, path)?;
     found.map_or(Ok(()), |defect| Err(OpenError::file(path, defect)))
+}
+
+/// Whether all that a file says of a row agrees with itself: its structure, its indexes, the rules of its tables. Takes
+/// longer than [`quick`]. Blocks.
+///
+/// # Errors
+/// [`OpenError`] if it could not be looked at, which tells nothing of the file.
+pub fn contradiction(path: &Path) -> Result<Option<String>, OpenError> {
+    let found = open_in_place(path)
+        .and_then(|connection| ask(connection, path, "PRAGMA integrity_check(1)"));
+    match found {
+        Err(OpenError::Database { cause, .. }) if tells_damage(&cause) => Ok(Some(cause)),
+        found => found,
+    }
 }
 
 /// The first defect of a file that nobody changes, of a copy: nothing is made beside it. Blocks.
@@ -34,13 +48,21 @@ pub fn defect(path: &Path) -> Result<Option<String>, OpenError> {
 
 /// Whether what SQLite said is about the bytes of the file, not about getting at them. Its own sentences
 /// (sqlite3ErrStr): diesel tells no codes for these.
-fn tells_damage(cause: &str) -> bool {
+pub(super) fn tells_damage(cause: &str) -> bool {
     ["malformed", "not a database"].iter().any(|sentence| cause.contains(sentence))
 }
 
-fn look(mut connection: SqliteConnection, path: &Path) -> Result<Option<String>, OpenError> {
+fn look(connection: SqliteConnection, path: &Path) -> Result<Option<String>, OpenError> {
+    ask(connection, path, "PRAGMA quick_check(1)")
+}
+
+fn ask(
+    mut connection: SqliteConnection,
+    path: &Path,
+    sql: &str,
+) -> Result<Option<String>, OpenError> {
     let mut found = String::new();
-    let statement = Statement { sql: "PRAGMA quick_check(1)", binds: &[], cached: false };
+    let statement = Statement { sql, binds: &[], cached: false };
     for_each_row(&mut connection, statement, |row| {
         found += &row.text(0, str::to_owned).unwrap_or_default();
         Ok(())

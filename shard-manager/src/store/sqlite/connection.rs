@@ -48,6 +48,18 @@ pub(super) fn open(path: &Path, pragmas: &str) -> Result<SqliteConnection, OpenE
     opened().map_err(|error| OpenError::file(path, error))
 }
 
+/// Opens a file that this process has open already, to read it anew from the disk: with a small cache of its own, and
+/// never making a file that is not there.
+pub(super) fn open_in_place(path: &Path) -> Result<SqliteConnection, OpenError> {
+    let told = |error: &dyn std::fmt::Display| OpenError::file(path, error);
+    let uri = uri(path, "mode=rw")?;
+    let mut connection = SqliteConnection::establish(&uri).map_err(|error| told(&error))?;
+    let pragmas = "PRAGMA busy_timeout=2000; PRAGMA query_only=ON; PRAGMA trusted_schema=OFF;
+        PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; PRAGMA cache_size=-512";
+    connection.batch_execute(pragmas).map_err(|error| told(&error))?;
+    Ok(connection)
+}
+
 /// Opens a file that nobody changes, and changes nothing: neither in it nor beside it.
 pub(super) fn open_unchanging(path: &Path) -> Result<SqliteConnection, OpenError> {
     let told = |error: &dyn std::fmt::Display| OpenError::file(path, error);

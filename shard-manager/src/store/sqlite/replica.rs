@@ -64,6 +64,12 @@ pub struct Replica {
     readers: ArcSwapOption<Readers>,
     /// Somebody could not read it: look at the file.
     suspected: AtomicBool,
+    /// Rows of it are wrong: it is not read.
+    condemned: AtomicBool,
+    /// It is to be made anew.
+    remade: AtomicBool,
+    /// Rows of the primary may be wrong: nothing is made from it.
+    source_in_doubt: AtomicBool,
     stopping: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -83,6 +89,9 @@ impl Replica {
             brake: Brake::default(),
             readers: ArcSwapOption::empty(),
             suspected: AtomicBool::new(false),
+            condemned: AtomicBool::new(false),
+            remade: AtomicBool::new(false),
+            source_in_doubt: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             thread: Mutex::new(None),
         });
@@ -120,15 +129,45 @@ impl Replica {
     /// Told when a read failed: the keeper checks the file, and makes it anew if it is damaged.
     pub fn suspect(&self) {
         self.suspected.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Told when rows of it were found wrong: nobody reads it from now on. It goes on to follow its primary.
+    pub fn condemn(&self) {
+        self.condemned.store(true, Ordering::SeqCst);
+    }
+
+    /// Told when all its rows were found right.
+    pub fn pardon(&self) {
+        self.condemned.store(false, Ordering::SeqCst);
+    }
+
+    /// Has it made anew from a snapshot of its primary.
+    pub fn remake(&self) {
+        self.remade.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Tells whether rows of its primary may be wrong: then it is not made anew, for whatever reason, because its own rows
+    /// may be the right ones.
+    pub fn set_source_in_doubt(&self, in_doubt: bool) {
+        if self.source_in_doubt.swap(in_doubt, Ordering::SeqCst) != in_doubt {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(thread) = &*thread {
             thread.thread().unpark();
         }
     }
 
-    /// Whether it can be reached, and its file has not to be looked at first.
+    /// Whether it can be reached, and its file has neither to be looked at first nor to be made anew.
     pub fn is_reachable(&self) -> bool {
-        !self.suspected.load(Ordering::SeqCst) && self.brake.hold().gear != Gear::Cut
+        !self.suspected.load(Ordering::SeqCst)
+            && !self.condemned.load(Ordering::SeqCst)
+            && self.brake.hold().gear != Gear::Cut
     }
 
     /// Lets it catch up for a moment, closes its file and ends its thread. Blocks.
@@ -220,9 +259,16 @@ impl Keeper {
             self.examine();
             self.replica.suspected.store(false, Ordering::SeqCst);
         }
+        if self.replica.remade.swap(false, Ordering::SeqCst) {
+            self.detach();
+        }
         if self.applier.is_none() {
             if self.replica.stopping.load(Ordering::SeqCst) {
                 return Ok(Next::Rest(BRAKED));
+            }
+            if !self.usable && self.replica.source_in_doubt.load(Ordering::SeqCst) {
+                self.progress.set_state(self.spec.index, ReplicaState::Down);
+                return Ok(Next::Rest(SYNC_EVERY));
             }
             self.attach().map_err(ApplyTrouble::Attach)?;
             return Ok(Next::Work);
@@ -253,6 +299,7 @@ impl Keeper {
             tracing::info!(node = %spec.node, "a replica is made from a snapshot of its primary");
             snapshot::make(&spec.primary, &spec.file)?;
             self.usable = true;
+            self.replica.pardon();
         }
         let current = self.progress.history().current();
         let applier = Applier::open(&spec.primary, &spec.file, current)?;

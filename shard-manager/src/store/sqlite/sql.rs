@@ -58,11 +58,37 @@ pub(super) fn select_row(table: &Table) -> String {
 pub(super) fn select_all(table: &Table) -> String {
     let mut sql = "SELECT ".to_owned();
     push_names(&mut sql, table, 0..table.columns().len());
-    let _ = write!(sql, " FROM {} ORDER BY slot,shard_key", table.name());
+    let _ = write!(sql, " FROM {} ORDER BY ", table.name());
+    push_key(&mut sql, table);
+    sql
+}
+
+/// The rows of a table after a key (`after`) and up to another one (`until`), all columns, in the order in which they are
+/// kept. Parameters: slot, shard key, id of each of the two that is there.
+pub(super) fn select_range(table: &Table, after: bool, until: bool) -> String {
+    let mut sql = "SELECT ".to_owned();
+    push_names(&mut sql, table, 0..table.columns().len());
+    let _ = write!(sql, " FROM {}", table.name());
+    let width = table.id().len() + 2;
+    let mut first = 1;
+    for (sign, _) in [(">", after), ("<=", until)].into_iter().filter(|(_, is_there)| *is_there) {
+        sql.push_str(if first == 1 { " WHERE (" } else { " AND (" });
+        push_key(&mut sql, table);
+        let _ = write!(sql, ") {sign} (");
+        push_list(&mut sql, first..first + width, push_parameter);
+        sql.push(')');
+        first += width;
+    }
+    sql.push_str(" ORDER BY ");
+    push_key(&mut sql, table);
+    sql
+}
+
+fn push_key(sql: &mut String, table: &Table) {
+    sql.push_str("slot,shard_key");
     for column in table.id() {
         let _ = write!(sql, ",{}", table.column(*column).name);
     }
-    sql
 }
 
 /// The rows of a slot, all columns.

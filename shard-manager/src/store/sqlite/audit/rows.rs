@@ -7,11 +7,11 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use diesel::QueryResult;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::super::OpenError;
 use super::super::connection::RowView;
 use super::super::node_view::NodeView;
+use super::super::row_hash::{key_hash, row_hash};
 use super::super::row_json::value;
 use super::super::sql;
 use super::super::view::NodeFile;
@@ -22,11 +22,6 @@ use crate::value::{ColumnType, Value};
 
 /// Hashes of shard keys whose rows are left out of a comparison.
 pub(super) type LeftOut = HashSet<u64>;
-
-/// The hash of a shard key in a [`LeftOut`].
-pub(super) fn key_hash(key: &str) -> u64 {
-    xxh3_64(key.as_bytes())
-}
 
 /// What the rows of one slot add up to: the sum of their hashes, in whatever order they come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,7 +61,7 @@ impl Scan {
             each(row);
             if left_out.is_some_and(|left_out| !is_left_out(row, left_out)) {
                 let slot = row.int(Table::SLOT).unwrap_or(-1);
-                scan.add(slot, hash(&mut bytes, row, table));
+                scan.add(slot, row_hash(&mut bytes, row, table));
             }
             Ok(())
         })?;
@@ -102,38 +97,11 @@ pub(super) fn slot_rows(
     node.each(&sql::select_slot(table, slot), |row| {
         if !is_left_out(row, left_out) {
             let key = row.text(Table::SHARD_KEY, str::to_owned).unwrap_or_default();
-            rows.push((key, id(row, table), hash(&mut bytes, row, table)));
+            rows.push((key, id(row, table), row_hash(&mut bytes, row, table)));
         }
         Ok(()) as QueryResult<()>
     })?;
     Ok(rows)
-}
-
-/// The hash of a row: each value with its kind and its length, so that no two rows are the same bytes.
-fn hash(bytes: &mut Vec<u8>, row: &RowView<'_, '_>, table: &Table) -> u128 {
-    bytes.clear();
-    for (index, column) in table.columns().iter().enumerate() {
-        let pushed = match column.kind {
-            ColumnType::Text | ColumnType::Timestamp | ColumnType::Uuid | ColumnType::Json => row
-                .text(index, |text| {
-                    bytes.push(b't');
-                    bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
-                    bytes.extend_from_slice(text.as_bytes());
-                }),
-            ColumnType::Bigint | ColumnType::Boolean => row.int(index).map(|number| {
-                bytes.push(b'i');
-                bytes.extend_from_slice(&number.to_le_bytes());
-            }),
-            ColumnType::Double => row.double(index).map(|number| {
-                bytes.push(b'd');
-                bytes.extend_from_slice(&number.to_bits().to_le_bytes());
-            }),
-        };
-        if pushed.is_none() {
-            bytes.push(b'n');
-        }
-    }
-    xxh3_128(bytes)
 }
 
 /// What tells a row from the others of its shard key.

@@ -1,0 +1,213 @@
+//! Stories of bits that flip on the disk: SQLite has no sums that would tell, so the router compares the copies of each
+//! shard while it runs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::client::{Seen, settle, stranger, user, user_op};
+use crate::ground::files_only;
+use crate::harness::{Router, command};
+use crate::replicas::assert_replicas_equal;
+
+/// All is compared again and again, with pauses; a build for tests under load takes its time.
+const COMPARED_WITHIN: Duration = Duration::from_secs(180);
+
+/// A name that stands nowhere else.
+const RIGHT: &str = "Ada Lovelace the first";
+/// The same after a bit of it flipped.
+const WRONG: &str = "Adc Lovelace the first";
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < COMPARED_WITHIN, "it never came to this: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A directory with one shard of so many replicas, all of them whole and closed.
+fn closed_directory(replicas: &str) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut router = Router::start_in(&data, &["--shards", "1", "--replicas", replicas]);
+    let mut client = stranger(&router);
+    for n in 0..200 {
+        client.write_user(&format!("other-{n}"), &format!("other {n}"));
+    }
+    client.write_user("ada", RIGHT);
+    settle(&router);
+    router.end();
+    (folder, data)
+}
+
+/// A router over the directory, which nobody has asked anything.
+fn reopened(data: &Path, replicas: &str) -> Router {
+    let mut again = command(data);
+    again.args(["--shards", "1", "--replicas", replicas]);
+    Router::start_command(again)
+}
+
+/// Where a text stands in a file as a column of a row, and not in the JSON of the change log.
+fn places(bytes: &[u8], text: &str) -> Vec<usize> {
+    let found = bytes.windows(text.len()).enumerate();
+    let found = found.filter(|(_, window)| *window == text.as_bytes());
+    found.map(|(at, _)| at).filter(|at| bytes.get(at + text.len()) != Some(&b'"')).collect()
+}
+
+fn flip(file: &Path) {
+    let mut bytes = fs::read(file).unwrap();
+    let places = places(&bytes, RIGHT);
+    assert!(!places.is_empty(), "the row is in the file");
+    for at in places {
+        bytes[at + 2] ^= 0b10;
+    }
+    fs::write(file, bytes).unwrap();
+}
+
+fn holds(file: &Path, text: &str) -> bool {
+    !places(&fs::read(file).unwrap(), text).is_empty()
+}
+
+/// The node and the name of each reason why the cluster is not well.
+fn reasons(router: &Router) -> (String, Vec<(String, String)>) {
+    let health = router.get("/api/health").json();
+    let mut told = Vec::new();
+    for node in health["shards"][0]["nodes"].as_array().unwrap() {
+        for reason in node["reasons"].as_array().unwrap() {
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            told.push((text(&node["node"]), text(&reason["name"])));
+        }
+    }
+    (health["status"].as_str().unwrap().to_owned(), told)
+}
+
+fn has_reason(router: &Router, node: &str, name: &str) -> bool {
+    reasons(router).1.contains(&(node.to_owned(), name.to_owned()))
+}
+
+/// What `/metrics` counts of the one shard.
+fn counted(router: &Router, name: &str) -> u64 {
+    let text = router.get("/metrics").text();
+    let begin = format!("tessera_copies_{name}_total{{shard=\"shard1\"}} ");
+    let count = text.lines().find_map(|line| line.strip_prefix(&begin));
+    count.unwrap_or_else(|| panic!("{begin}: {text}")).parse().unwrap()
+}
+
+#[test]
+fn a_bit_that_flipped_in_one_of_two_replicas_is_found_and_the_replica_made_anew() {
+    files_only!("a file is changed");
+    let (_folder, data) = closed_directory("2");
+    let file = data.join("shard1-replica1.db");
+    flip(&file);
+    let mut router = reopened(&data, "2");
+    until("the difference is counted", || counted(&router, "differences") > 0);
+    until("all is well again", || reasons(&router) == ("ok".to_owned(), Vec::new()));
+    for _ in 0..10 {
+        assert_eq!(stranger(&router).user_at("ada", "one"), Seen::by("replica", &[RIGHT]));
+    }
+    assert_replicas_equal(&router);
+    router.end();
+    assert!(holds(&file, RIGHT) && !holds(&file, WRONG));
+}
+
+#[test]
+fn of_a_primary_whose_rows_are_wrong_nothing_is_read_and_nothing_is_built_on_them() {
+    files_only!("a file is changed");
+    let (_folder, data) = closed_directory("2");
+    flip(&data.join("shard1-primary.db"));
+    let router = reopened(&data, "2");
+    until("the primary is named", || has_reason(&router, "shard1-primary", "rows_wrong"));
+    let named = vec![("shard1-primary".to_owned(), "rows_wrong".to_owned())];
+    assert_eq!(reasons(&router), ("degraded".to_owned(), named));
+    for _ in 0..10 {
+        assert_eq!(stranger(&router).user_at("ada", "one"), Seen::by("replica", &[RIGHT]));
+    }
+    let at_all = [("x-consistency", "all")];
+    let read = stranger(&router).read_with(Some("ada"), &at_all, "table=users");
+    assert_eq!((read.status, &*read.code()), (503, "TSR201"), "{}", read.text());
+    let part = json!({"table": "users", "op": "update", "data": {"user_id": "ada", "email": "x"}});
+    let whole = json!({"table": "users", "data":
+        {"user_id": "ada", "name": "Ada", "email": "e", "partition_key": null}});
+    let if_match = [("if-match", "*")];
+    for refused in [
+        stranger(&router).write("ada", &part),
+        stranger(&router).write("ada", &user("ada", "Ada")),
+        stranger(&router).write_with("ada", &if_match, &whole),
+    ] {
+        assert_eq!((refused.status, &*refused.code()), (503, "TSR201"), "{}", refused.text());
+        assert_eq!(refused.json()["outcome"], "rejected");
+        assert!(
+            refused.json()["detail"]
+                .as_str()
+                .unwrap()
+                .contains("rows of shard1's primary are wrong")
+        );
+    }
+    let written = stranger(&router).write("ada", &whole);
+    assert_eq!(written.status, 200, "{}", written.text());
+    until("the row that was written whole is mended", || reasons(&router).0 == "ok");
+    assert_eq!(stranger(&router).user_at("ada", "all"), Seen::by("primary", &["Ada"]));
+    assert_replicas_equal(&router);
+}
+
+#[test]
+fn of_two_copies_that_differ_both_are_named_and_neither_is_touched() {
+    files_only!("a file is changed");
+    let (_folder, data) = closed_directory("1");
+    let (primary, replica) = (data.join("shard1-primary.db"), data.join("shard1-replica1.db"));
+    flip(&replica);
+    let mut router = reopened(&data, "1");
+    until("the difference is told", || reasons(&router).0 != "ok");
+    let named = ["shard1-primary", "shard1-replica1"];
+    let named = named.map(|node| (node.to_owned(), "copies_differ".to_owned()));
+    assert_eq!(reasons(&router), ("degraded".to_owned(), named.to_vec()));
+    let passes = counted(&router, "compared");
+    until("it was compared again", || counted(&router, "compared") > passes + 1);
+    assert_eq!(reasons(&router).1, named);
+    assert_eq!(stranger(&router).user_at("ada", "all"), Seen::by("primary", &[RIGHT]));
+    router.end();
+    assert!(holds(&primary, RIGHT) && holds(&replica, WRONG));
+}
+
+#[test]
+fn copies_that_are_written_to_all_the_time_are_never_found_to_differ() {
+    files_only!("files are compared");
+    let router = Router::start_with(&["--shards", "1", "--replicas", "2"]);
+    let done = AtomicBool::new(false);
+    let write = |writer: usize| {
+        let mut client = stranger(&router);
+        let key = |n: usize| format!("w{writer}-{n}");
+        for round in 0.. {
+            for part in 0..15 {
+                let rows = (part * 100..(part + 1) * 100)
+                    .map(|n| user(&key(n), &format!("round {round}"))["data"].clone());
+                let body = json!({"table": "users", "records": rows.collect::<Vec<_>>()});
+                let reply = client.send("POST", "/api/bulk-write", &[], Some(&body));
+                assert!(reply.status < 300, "{}", reply.text());
+                let n = part * 100 + round % 100;
+                client.write(&key(n), &user_op("update", &key(n), "alone"));
+                client.write(&key(n + 1), &user_op("delete", &key(n + 1), ""));
+            }
+            if done.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| write(0));
+        scope.spawn(|| write(1));
+        let began = Instant::now();
+        while counted(&router, "compared") < 2 && began.elapsed() < COMPARED_WITHIN {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(counted(&router, "compared") >= 2, "it was compared under load");
+    assert_eq!(counted(&router, "differences"), 0);
+    assert_eq!(reasons(&router), ("ok".to_owned(), Vec::new()));
+}

@@ -1,0 +1,47 @@
+//! Doubted: what a shard refuses while rows of its primary are known to be wrong.
+//!
+//! Replicas have the right rows then. What would show the wrong ones, or build on them and so bring them to the replicas,
+//! is refused; rows that are written whole go on, and mend what they replace.
+//!
+//! **Not here:** how wrong rows are found (`manager/comparing`).
+
+use std::sync::Arc;
+
+use super::Shard;
+use crate::doubts::Doubts;
+use crate::error::Error;
+use crate::row::Part;
+use crate::store::replica::Replica;
+use crate::store::sqlite::replica::Replica as FileReplica;
+
+impl Shard {
+    /// What comparing its copies has found.
+    pub fn doubts(&self) -> &Arc<Doubts> {
+        &self.doubts
+    }
+
+    /// Its replicas that are files of this process.
+    pub fn file_replicas(&self) -> Vec<Arc<FileReplica>> {
+        let files = self.replicas.replicas().filter_map(|replica| match replica {
+            Replica::Sqlite(replica) => Some(Arc::clone(replica)),
+            Replica::Postgres(_) => None,
+        });
+        files.collect()
+    }
+
+    /// Whether the primary may be read.
+    pub(super) fn check_readable(&self) -> Result<(), Error> {
+        if self.doubts.is_primary_wrong() {
+            return Err(Error::WrongRows { shard: self.name.clone() });
+        }
+        self.check_reachable()
+    }
+
+    /// Whether these changes may be applied to the primary.
+    pub(super) fn check_writable(&self, part: &Part) -> Result<(), Error> {
+        if self.doubts.is_primary_wrong() && part.rows.iter().any(|row| row.builds_on_stored()) {
+            return Err(Error::WrongRows { shard: self.name.clone() });
+        }
+        self.check_reachable()
+    }
+}
