@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod data_route;
+pub mod hints;
 pub mod inflate;
 pub mod negotiation;
 pub mod problem;

@@ -67,7 +67,7 @@ codes! {
     TSR101 400 false "Bad body" "The body is not JSON, or a member is missing, given twice or of the wrong type. The detail names it.";
     TSR102 400 false "Unknown member" "The body has a member that means nothing here. The detail names it.";
     TSR103 400 false "Shard keys differ" "Header, query, body and the table's routing column must all name the same shard key: otherwise the row would be stored where nobody looks for it.";
-    TSR104 400 false "Shard key needed" "A write needs a shard key: the header x-shard-key, or shardKey in query or body. Of a value under a key it is the rest of the path.";
+    TSR104 400 false "Shard key needed" "A write needs a shard key: the table's routing column in the row, the header x-shard-key, or shardKey in query or body. Of a value under a key it is the rest of the path.";
     TSR105 400 false "Unknown preference" "Under Prefer: handling=strict every preference must be known.";
     TSR106 400 false "Bad page" "limit is 0 to 1000, offset 0 to 10000, and a cursor is next_cursor of the same query, as it came.";
     TSR107 406 false "Media type not supported" "Answers are JSON (406: the Accept header rules that out). Bodies must be JSON, those of bulk writes may be NDJSON or CSV, and come in gzip: for any other the same code comes with 415.";

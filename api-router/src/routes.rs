@@ -16,6 +16,7 @@ pub mod lab;
 pub mod placement;
 pub mod read;
 pub mod scrape;
+pub mod shortcuts;
 pub mod tables;
 pub mod write;
 
@@ -54,7 +55,12 @@ pub fn configure(surface: &mut ServiceConfig<'_>, lab: bool) {
         .service(dashboard::show_file)
         .service(home::home)
         .service(errors::list_codes)
-        .service(errors::explain_code);
+        .service(errors::explain_code)
+        .service(shortcuts::short_health)
+        .service(shortcuts::healthz)
+        .service(shortcuts::docs)
+        .service(shortcuts::openapi_document)
+        .service(shortcuts::version);
     if lab {
         surface.service(lab::list_holds).service(lab::hold_node);
     }

@@ -14,6 +14,7 @@ mod connected;
 mod embedded;
 mod following;
 mod members;
+mod reads;
 mod tables;
 mod vitals;
 
@@ -26,25 +27,21 @@ use futures_util::future::join;
 use crate::brake::{Brake, Hold};
 use crate::cache::{Cache, CacheUse, ServedBy};
 use crate::consistency::Level;
-use crate::cursor::{self, CursorError};
 use crate::error::{Error, Failure, Outcome};
 use crate::keyspace::ShardKey;
 use crate::lane::{LaneFailure, LaneTimes};
 use crate::position::Position;
-use crate::query::ReadQuery;
 use crate::row::{Fields, Operation, RowDone, RowWrite};
 use crate::rows::Rows;
-use crate::shard::{NodeHealth, ReadDemand, Shard, ShardRows};
+use crate::shard::{NodeHealth, Shard};
 use crate::shard_map::{Place, ShardMap};
 use crate::store::{CitusNode, TableSize};
 use crate::table::{Registry, Table};
 use crate::token::{SessionToken, TokenError, TokenKey};
-use crate::topology::{Role, ShardIndex};
-use crate::value::Value;
+use crate::topology::ShardIndex;
 
 use backing::Backing;
 pub use bulk::{BulkDone, BulkPart, BulkRow, BulkRowDone};
-use cached::KeyAnswer;
 pub use connected::{ConnectedCluster, check_members};
 pub use embedded::EmbeddedCluster;
 pub use tables::Made;
@@ -160,6 +157,10 @@ impl Manager {
         token_key: TokenKey,
         backing: Backing,
     ) -> Self {
+        if let Some(contradiction) = map.contradiction() {
+            // It was made when that was allowed, and its rows lie where its map says.
+            tracing::warn!(%contradiction, "keyspace and placement of this cluster mean nothing together");
+        }
         let map = Arc::new(ArcSwap::from_pointee(map));
         let registry = Arc::new(ArcSwap::from_pointee(registry));
         Self::of(map, registry, shards, token_key, backing)
@@ -290,135 +291,6 @@ impl Manager {
         }
     }
 
-    /// Reads rows of one key, or of all shards.
-    ///
-    /// # Errors
-    /// [`Failure`] of the shard, or of the first of all shards that could not answer.
-    pub async fn read(
-        &self,
-        query: ReadQuery,
-        key: Option<ShardKey<'_>>,
-        wish: &Wish,
-    ) -> Result<ReadDone, Failure> {
-        let map = self.map.load();
-        let began = Instant::now();
-        let Some(key) = key else { return self.scatter(query, map.epoch(), wish).await };
-        let place = map.place(key);
-        drop(map);
-        let place = place.map_err(|error| Failure::rejected(error.into(), None))?;
-        let told = |error| Failure::rejected(error, Some(place));
-        let shard = &self.shards[place.shard.index()];
-        let demand = demand(shard, place.shard, wish, wish.deadline).await.map_err(told)?;
-        let asked = (&query, key);
-        let answer = self.read_key(asked, place, wish, &demand).await.map_err(told)?;
-        let KeyAnswer { rows, position, served_by, cache } = answer;
-        let next_cursor = self.next_cursor(&query, Some(key), &rows);
-        let mut session = wish.session.clone();
-        self.seen(&mut session, place.shard, position);
-        let is_cached = served_by == ServedBy::Cache;
-        Ok(ReadDone {
-            rows,
-            shards: vec![place.shard],
-            missing: Vec::new(),
-            next_cursor,
-            place: Some(place),
-            served_by,
-            cache,
-            session,
-            epoch: place.epoch,
-            database: if is_cached { Duration::ZERO } else { began.elapsed() },
-            merge: Duration::ZERO,
-        })
-    }
-
-    /// Every shard sorts and limits, the merge limits again.
-    async fn scatter(
-        &self,
-        query: ReadQuery,
-        epoch: u64,
-        wish: &Wish,
-    ) -> Result<ReadDone, Failure> {
-        let began = Instant::now();
-        let query = Arc::new(query);
-        let numbered = || (0..).map(ShardIndex).zip(&self.shards);
-        // A part must be told before the client has given up.
-        let left = wish.deadline.saturating_duration_since(began);
-        let deadline = wish.deadline - if wish.partial { left / 10 } else { Duration::ZERO };
-        let reads = numbered().map(async |(index, shard)| {
-            let demand = demand(shard, index, wish, deadline).await?;
-            shard.read_all(&query, &demand).await
-        });
-        let answers = futures_util::future::join_all(reads).await;
-        let database = began.elapsed();
-        let mut session = wish.session.clone();
-        let mut served_by = ServedBy::Replica;
-        let (mut parts, mut shards, mut missing) = (Vec::new(), Vec::new(), Vec::new());
-        let mut first_error = None;
-        for ((index, _), answer) in numbered().zip(answers) {
-            match answer {
-                Ok(ShardRows { read, role, .. }) => {
-                    self.seen(&mut session, index, read.position);
-                    if role == Role::Primary {
-                        served_by = ServedBy::Primary;
-                    }
-                    parts.push(read.rows);
-                    shards.push(index);
-                }
-                Err(error) if wish.partial && error.is_of_one_shard() => {
-                    first_error.get_or_insert(error);
-                    missing.push(index);
-                }
-                Err(error) => return Err(Failure::rejected(error, None)),
-            }
-        }
-        if let Some(error) = first_error.filter(|_| parts.is_empty()) {
-            return Err(Failure::rejected(error, None));
-        }
-        let (offset, limit) = (query.offset as usize, query.limit as usize);
-        let rows = Rows::merge(&parts, &query.sort_keys(false), offset, limit);
-        if rows.is_too_large() {
-            return Err(Failure::rejected(Error::AnswerTooLarge, None));
-        }
-        let next_cursor = self.next_cursor(&query, None, &rows);
-        let (place, merge) = (None, began.elapsed() - database);
-        Ok(ReadDone {
-            rows,
-            shards,
-            missing,
-            next_cursor,
-            place,
-            served_by,
-            cache: self.cache.as_ref().map(|cache| cache.bypass()),
-            session,
-            epoch,
-            database,
-            merge,
-        })
-    }
-
-    fn next_cursor(
-        &self,
-        query: &ReadQuery,
-        key: Option<ShardKey<'_>>,
-        rows: &Rows,
-    ) -> Option<String> {
-        let last = rows.more_after.as_ref()?;
-        Some(cursor::encode(query, key.map(|key| key.as_str()), last, &self.token_key))
-    }
-
-    /// Where a read goes on, by the cursor of an earlier one.
-    ///
-    /// # Errors
-    /// [`CursorError`] if it is none of this cluster, or of another query.
-    pub fn resume(
-        &self,
-        query: &ReadQuery,
-        key: Option<ShardKey<'_>>,
-        text: &str,
-    ) -> Result<Vec<Value>, CursorError> {
-        cursor::decode(text, query, key.map(|key| key.as_str()), &self.token_key)
-    }
-
     /// Asks every node how it is.
     pub async fn health(&self, deadline: Instant) -> Vec<ShardReport> {
         self.cache.iter().for_each(Cache::look_after);
@@ -472,19 +344,4 @@ impl Manager {
     pub fn brake(&self, node: &str) -> Option<&Brake> {
         self.shards.iter().find_map(|shard| shard.brake(node))
     }
-}
-
-/// What a read must not miss of one shard.
-async fn demand(
-    shard: &Shard,
-    index: ShardIndex,
-    wish: &Wish,
-    deadline: Instant,
-) -> Result<ReadDemand, Error> {
-    let Wish { level, staleness, .. } = *wish;
-    let seen = match wish.session.seen(index) {
-        Some(position) => shard.held(position, deadline).await?,
-        None => 0,
-    };
-    Ok(ReadDemand { level, seen, staleness, deadline })
 }

@@ -4,8 +4,10 @@
 //! order is total: the columns asked for, then what tells any two rows apart.
 //! **Not here:** the spelling in a query string (the router), the text of a cursor (`cursor`), SQL (`store`).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::keyspace::Slot;
 use crate::table::Table;
 use crate::value::Value;
 
@@ -28,6 +30,10 @@ pub struct ReadQuery {
     pub after: Option<Vec<Value>>,
     /// Whether to count the rows that meet the conditions, whatever the page.
     pub counts: bool,
+    /// The shard keys of one shard that the conditions name, with their slots: all rows that can
+    /// meet the conditions have one of these. Empty where they name none, or a single one, which a
+    /// read is told beside its query.
+    pub keys: Vec<(Slot, String)>,
 }
 
 impl ReadQuery {
@@ -46,6 +52,9 @@ impl ReadQuery {
     pub const DEPTH_MAX: usize = 5;
     /// Most literals of one `in.(…)`.
     pub const IN_MAX: usize = 500;
+    /// Most shard keys that conditions name for a read to go to the shards of these keys alone, and
+    /// to look up their rows: with more of them it reads all shards.
+    pub const KEYS_MAX: usize = 100;
     /// Most columns of `order`.
     pub const ORDER_MAX: usize = 8;
 
@@ -61,14 +70,60 @@ impl ReadQuery {
             offset: 0,
             after: None,
             counts: false,
+            keys: Vec::new(),
         }
+    }
+
+    /// The shard keys of which a row must have one to meet the conditions, ascending; `None` if the
+    /// conditions do not say, or name more than [`ReadQuery::KEYS_MAX`]. Only tests for equality
+    /// that every row must pass say it: those of the routing column that are joined by `and`, and
+    /// stand below no `or` and no `not`.
+    pub fn keys_named(&self) -> Option<Vec<String>> {
+        let routing = self.table.routing()?;
+        let mut named = None;
+        self.conditions.iter().for_each(|condition| narrow(condition, routing, &mut named));
+        let named = named.filter(|named: &Vec<Cow<'_, str>>| named.len() <= Self::KEYS_MAX)?;
+        Some(named.into_iter().map(Cow::into_owned).collect())
+    }
+
+    /// The same read, asked of the one key that [`ReadQuery::keys_named`] tells.
+    #[must_use]
+    pub fn within_key(&self) -> Self {
+        let says_key = |condition: &&Condition| match condition {
+            Condition::Column(column, Test::Compare(Comparison::Equal, _)) => {
+                Some(*column) == self.table.routing()
+            }
+            Condition::Column(..) | Condition::All(_) | Condition::Any(_) | Condition::Not(_) => {
+                false
+            }
+        };
+        let conditions = self.conditions.iter().filter(|condition| !says_key(condition)).cloned();
+        let after = self.after.as_ref().map(|after| {
+            let keys = self.sort_keys(false).into_iter().zip(after);
+            let kept = keys.filter(|(by, _)| !Table::PLACE.contains(&by.column));
+            kept.map(|(_, value)| value.clone()).collect()
+        });
+        Self { conditions: conditions.collect(), after, ..self.clone() }
+    }
+
+    /// The sort keys among the rows of all keys, of a row of this key that has these among the rows
+    /// of its own.
+    pub fn sort_values(&self, slot: Slot, key: &str, within_key: &[Value]) -> Vec<Value> {
+        let mut rest = within_key.iter();
+        let order = self.sort_keys(false);
+        let values = order.iter().filter_map(|by| match by.column {
+            Table::SLOT => Some(Value::Int(i64::from(slot.number()))),
+            Table::SHARD_KEY => Some(Value::Text(key.to_owned())),
+            _ => rest.next().cloned(),
+        });
+        values.collect()
     }
 
     /// The full order: what was asked for, then the tie breakers. Without a wish rows come in the order
     /// in which they are kept (slot, shard key, id), which costs no sorting; with one, ties are broken
     /// by shard key and id. Among the rows of one key (`keyed`) slot and shard key tell nothing apart.
     pub fn sort_keys(&self, keyed: bool) -> Vec<OrderBy> {
-        let place = [Table::SLOT, Table::SHARD_KEY];
+        let place = Table::PLACE;
         let mut keys: Vec<OrderBy> = Vec::with_capacity(self.order.len() + 3);
         keys.extend(self.order.iter().filter(|by| !(keyed && place.contains(&by.column))));
         let kept: &[usize] = match (keyed, self.order.is_empty()) {
@@ -101,6 +156,31 @@ impl ReadQuery {
     /// order in which rows are kept.
     pub fn is_point_read(&self) -> bool {
         self.conditions.is_empty() && self.order.is_empty() && self.offset == 0 && !self.counts
+    }
+}
+
+/// Narrows the keys that a row may have, ascending, to those that this condition leaves.
+fn narrow<'q>(condition: &'q Condition, routing: usize, named: &mut Option<Vec<Cow<'q, str>>>) {
+    let values = match condition {
+        Condition::All(list) => {
+            list.iter().for_each(|condition| narrow(condition, routing, named));
+            return;
+        }
+        Condition::Column(column, Test::Compare(Comparison::Equal, value))
+            if *column == routing =>
+        {
+            std::slice::from_ref(value)
+        }
+        Condition::Column(column, Test::In(values)) if *column == routing => values,
+        Condition::Column(..) | Condition::Any(_) | Condition::Not(_) => return,
+    };
+    let mut keys: Vec<_> = values.iter().filter_map(Value::key_text).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    if let Some(known) = named {
+        known.retain(|key| keys.binary_search(key).is_ok());
+    } else {
+        *named = Some(keys);
     }
 }
 

@@ -208,6 +208,22 @@ impl RowWrite {
         is_merged || is_conditional
     }
 
+    /// The shard key that a row names by its routing column, spelled as the column is stored;
+    /// `None` if the table has no such column, or the row gives no value for it.
+    ///
+    /// # Errors
+    /// [`RowError::Misfit`] if the value does not fit the column.
+    pub fn routing_key(table: &Table, fields: &Fields<'_>) -> Result<Option<String>, RowError> {
+        let Some(routing) = table.routing() else { return Ok(None) };
+        let column = table.column(routing);
+        let found = fields.iter().find(|(name, _)| *name == column.name);
+        let Some((_, json)) = found else { return Ok(None) };
+        let value = column.kind.read_json(json);
+        let value =
+            value.map_err(|misfit| RowError::Misfit { column: column.name.clone(), misfit })?;
+        Ok(value.key_text().map(Cow::into_owned))
+    }
+
     /// About how much memory the change holds: its texts, and something for the rest.
     pub fn bytes(&self) -> usize {
         let text = |value: &Value| match value {
@@ -262,24 +278,20 @@ fn routing_value(table: &Table, routing: usize, key: ShardKey<'_>) -> Result<Val
     Ok(value)
 }
 
-/// The routing column must spell the key, byte by byte: `7` and `007` are different keys.
+/// The routing column as it is stored must spell the key, byte by byte: `7` and `007` are different
+/// keys.
 fn check_routing(
     table: &Table,
     routing: usize,
     value: &Value,
     key: ShardKey<'_>,
 ) -> Result<(), RowError> {
-    let same = match value {
-        Value::Text(text) => text == key.as_str(),
-        Value::Int(number) => number.to_string() == key.as_str(),
-        Value::Bool(truth) => truth.to_string() == key.as_str(),
-        Value::Double(number) => number.to_string() == key.as_str(),
-        Value::Null => false,
-    };
-    if same {
+    let stored = value.key_text();
+    if stored.as_deref() == Some(key.as_str()) {
         return Ok(());
     }
-    Err(RowError::KeyContradicted { column: table.column(routing).name.clone() })
+    let stored = stored.map(|text| text.chars().take(ShardKey::LEN_MAX).collect());
+    Err(RowError::KeyContradicted { column: table.column(routing).name.clone(), stored })
 }
 
 fn take_id(table: &Table, values: &mut Vec<(usize, Value)>) -> Result<Vec<Value>, RowError> {
@@ -370,6 +382,8 @@ pub enum RowError {
     KeyContradicted {
         /// The routing column.
         column: String,
+        /// How its value is stored, cut to the length of a key; `None` if it is null.
+        stored: Option<String>,
     },
     /// A column that tells rows of one key apart.
     #[error("{column} is missing: it tells rows of {table} apart")]

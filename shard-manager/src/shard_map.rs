@@ -84,6 +84,29 @@ impl ShardMap {
         Ok(Self { epoch, keyspace, placement, topology, owners: owners.into_boxed_slice() })
     }
 
+    /// Why keyspace and placement mean nothing together, naming both settings; `None` if they go
+    /// together.
+    ///
+    /// The placement `partitions` says where the partitions of the keyspace `list` lie. With other
+    /// partitions, or in a keyspace that has none, its names are those of nothing.
+    pub fn contradiction(&self) -> Option<String> {
+        let Placement::Partitions(partitions) = &self.placement else { return None };
+        match &self.keyspace {
+            Keyspace::List(list) if partitions.are_blocks_of(list) => None,
+            Keyspace::List(list) => Some(format!(
+                "keyspace {list} and placement {partitions} have other partitions: give both the same names and \
+                 weights, in the same order"
+            )),
+            Keyspace::Hash | Keyspace::Modulo | Keyspace::Range(_) | Keyspace::Matrix(_) => {
+                Some(format!(
+                    "placement {partitions} says where the partitions of keyspace list lie, and keyspace {} has none: \
+                     use keyspace list with the same names and weights, or another placement",
+                    self.keyspace.name()
+                ))
+            }
+        }
+    }
+
     /// Where a key lives.
     ///
     /// # Errors

@@ -38,6 +38,8 @@ impl Table {
     pub const SLOT: usize = 0;
     /// Index of the column `shard_key` in every table.
     pub const SHARD_KEY: usize = 1;
+    /// The columns that tell where a row is kept.
+    pub const PLACE: [usize; 2] = [Self::SLOT, Self::SHARD_KEY];
     const OWN: usize = 2;
     /// Most own columns of a table.
     pub const COLUMNS_MAX: usize = 200;
@@ -258,7 +260,7 @@ pub fn closest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Optio
     }
     names
         .map(|name| (strsim::damerau_levenshtein(written, name), name))
-        .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
+        .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
         .min()
         .map(|(_, name)| name.to_owned())
 }

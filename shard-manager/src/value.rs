@@ -132,6 +132,17 @@ impl Value {
         }
     }
 
+    /// The shard key of a row whose routing column holds this; `None` for null, which is no key.
+    pub fn key_text(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Null => None,
+            Self::Text(text) => Some(Cow::Borrowed(text)),
+            Self::Int(number) => Some(Cow::Owned(number.to_string())),
+            Self::Bool(truth) => Some(Cow::Owned(truth.to_string())),
+            Self::Double(number) => Some(Cow::Owned(number.to_string())),
+        }
+    }
+
     fn rank(&self) -> u8 {
         match self {
             Self::Null => 0,

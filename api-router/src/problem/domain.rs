@@ -50,8 +50,8 @@ impl From<&RowError> for Problem {
                     | Misfit::NotJson => problem,
                 }
             }
-            RowError::KeyContradicted { column } => Self::new(Code::TSR103, detail)
-                .hint(format!("send the value of {column} as the shard key")),
+            RowError::KeyContradicted { column, stored } => Self::new(Code::TSR103, detail)
+                .hint(crate::hints::contradiction(column, stored.as_deref())),
             RowError::MissingColumn { .. } => {
                 Self::new(Code::TSR101, detail).hint("a row that exists may be changed without it")
             }
@@ -73,7 +73,7 @@ impl From<Error> for Problem {
                 Self::new(Code::TSR301, detail).hint("use op upsert or update to change it")
             }
             Error::NoSuchRow => {
-                Self::new(Code::TSR302, detail).hint("use op upsert or insert to make it")
+                Self::new(Code::TSR302, detail).hint("check the id and the shard key; op upsert or insert makes a row")
             }
             Error::VersionDiffers => {
                 Self::new(Code::TSR303, detail).hint("read the row again, and send its ETag")

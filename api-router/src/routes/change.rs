@@ -10,7 +10,7 @@ use actix_web::http::header::{ETAG, HeaderValue};
 use actix_web::web::block;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use shard_manager::manager::{Wish, Written};
-use shard_manager::row::{Change, RowWrite};
+use shard_manager::row::{Change, Operation, RowWrite};
 use shard_manager::shard_map::Place;
 use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
@@ -18,6 +18,7 @@ use utoipa::ToSchema;
 use crate::answer::{PREFERENCE_APPLIED, Source, Timing, etag, keyed_response, refusal};
 use crate::app::App;
 use crate::headers::precondition;
+use crate::hints::NOTHING_TO_REMOVE;
 use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem};
 use crate::trail;
@@ -80,9 +81,14 @@ pub(super) async fn carry_out(
     row.precondition = precondition(request.headers(), row.operation)?;
     row.idempotency_key = idempotency_key.map(str::to_owned);
     trail::note(request, |trail| trail.about(&row.key));
+    let operation = row.operation;
     let asked = Instant::now();
     let written = app.manager.write(place, row, &wish).await;
-    let refused = |failure| refusal(app, (request, asked), failure, &wish.session);
+    let refused = |failure| {
+        let problem = refusal(app, (request, asked), failure, &wish.session);
+        let in_vain = operation == Operation::Delete && problem.code() == Code::TSR302;
+        if in_vain { problem.hint(NOTHING_TO_REMOVE) } else { problem }
+    };
     let written = written.map_err(refused)?;
     let mut session = wish.session;
     app.manager.seen(&mut session, place.shard, written.receipt.position);

@@ -195,7 +195,7 @@ fn example(code: Code) -> Problem {
         Code::TSR101 => said("name is missing: a new row of users needs it", "add the member"),
         Code::TSR102 => said("`dta` means nothing here", "did you mean `data`?"),
         Code::TSR103 => said("user_id contradicts the shard key", "send the value of user_id"),
-        Code::TSR104 => said("a write needs a shard key", "send the header x-shard-key"),
+        Code::TSR104 => said("a write needs a shard key", "give the row user_id"),
         Code::TSR105 => said("`fly=high` is no known preference", "leave it out"),
         Code::TSR106 => said("limit must be a number from 0 to 1000", "ask for the next page"),
         Code::TSR107 => said("Accept rules out application/json", "send Accept: */*"),

@@ -189,6 +189,14 @@ fn milliseconds(time: Duration) -> f64 {
 )]
 #[get("/api/health")]
 pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    tell(&app, &request).await
+}
+
+/// Answers how every node is, whichever path was asked.
+///
+/// # Errors
+/// TSR100 for any parameter.
+pub(super) async fn tell(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let reports = app.manager.health(Instant::now() + PROBE_MAX).await;
     let map = app.manager.map();

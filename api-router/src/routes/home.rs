@@ -8,6 +8,7 @@ use utoipa::openapi::path::Operation;
 
 use crate::app::App;
 use crate::data_route::{KV, KV_PREFIX};
+use crate::hints;
 use crate::problem::{Code, Problem};
 
 /// A path that the analytics service has and a router has not.
@@ -18,7 +19,7 @@ const OF_ALERTS: &str = "alerts are told by the analytics service, which watches
 /// The OpenAPI document, and the pages that show it.
 pub(crate) const DOCUMENT: &str = "/api-docs/openapi.json";
 /// See [`DOCUMENT`].
-const PAGES: &str = "/swagger-ui/";
+pub(super) const PAGES: &str = "/swagger-ui/";
 /// The page that shows what happens.
 const DASHBOARD: &str = "/dashboard";
 
@@ -65,6 +66,7 @@ pub(crate) async fn home(app: Data<App>, request: HttpRequest) -> HttpResponse {
 
 /// Anything else: the path is unknown, or it is known and the method is not.
 pub async fn nothing_here(
+    app: Data<App>,
     request: HttpRequest,
     api: Data<OpenApi>,
 ) -> Result<HttpResponse, Problem> {
@@ -75,12 +77,16 @@ pub async fn nothing_here(
     }
     let methods = methods(&api, path);
     if methods.is_empty() {
-        let hint =
-            if path.trim_end_matches('/') == ALERTS { OF_ALERTS } else { "/ lists what there is" };
+        let routes = api.paths.paths.keys().map(String::as_str).chain([DOCUMENT, PAGES]);
+        let hint = match path.trim_end_matches('/') {
+            ALERTS => OF_ALERTS.to_owned(),
+            _ => hints::no_such_path(path, routes, |name| app.manager.table(name).is_ok()),
+        };
         return Err(Problem::new(Code::TSR111, "there is nothing at this path").hint(hint));
     }
     let detail = format!("this path has {}", methods.join(", "));
-    Err(Problem::new(Code::TSR112, detail).allow(methods.join(", ")))
+    let hint = hints::no_such_method(request.method().as_str());
+    Err(Problem::new(Code::TSR112, detail).hint(hint).allow(methods.join(", ")))
 }
 
 /// The methods of a path, as the OpenAPI document knows them: `{name}` stands for one segment, but for a key,

@@ -107,8 +107,7 @@ pub(crate) async fn delete_value(
     let change = change(&app, Operation::Delete, path_key(&text, shard_key)?, &[])?;
     let wants_row = prefer.has(Preference::Representation);
     let asked = Asked { began, wish, prefer, idempotency_key, wants_row };
-    let done = carry_out(&app, &request, asked, change).await;
-    Ok(done.map_err(in_words_of_keys)?.answer(&app))
+    Ok(carry_out(&app, &request, asked, change).await?.answer(&app))
 }
 
 /// Tells the value under a key.

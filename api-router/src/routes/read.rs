@@ -1,4 +1,4 @@
-//! `GET /api/read`: the rows of one key, or of all shards.
+//! `GET /api/read`: the rows of one key, of the keys that filters name, or of all shards.
 
 use std::time::Instant;
 
@@ -8,7 +8,9 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use shard_manager::cache::ServedBy;
 use shard_manager::cursor::CursorError;
+use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::ReadDone;
+use shard_manager::query::ReadQuery;
 use shard_manager::topology::ShardIndex;
 use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
@@ -18,7 +20,8 @@ use crate::answer::{
     PREFERENCE_APPLIED, ReadRefusals, Source, Timing, data_response, etag, keyed_response, refusal,
 };
 use crate::app::App;
-use crate::headers::{DataHeaders, has_version};
+use crate::filter::shown;
+use crate::headers::{DataHeaders, has_version, refuse_row_range};
 use crate::prefer::Preference;
 use crate::problem::{Code, Problem};
 use crate::query::{Parameters, read_query};
@@ -56,7 +59,8 @@ const HONOURED: [Preference; 3] =
 
 /// Reads rows.
 ///
-/// With a shard key the rows of that key, without one those of all shards, merged. Any other parameter is a
+/// With a shard key the rows of that key, without one those of all shards, merged. `eq` or `in` on the table's routing
+/// column says the shard key as well: such a read asks the shards of these keys only. Any other parameter is a
 /// filter on a column: `name=eq.John`, `user_id=in.(a,b)`, `amount=gte.100`, `note=not.is.null`,
 /// `name=ilike.jo*`. `or=(status.eq.open,and(amount.gt.100,note.is.null))` joins them. Without `order`, rows come in
 /// the order in which they are kept: by slot, shard key and id.
@@ -92,23 +96,26 @@ pub(crate) async fn read_rows(
 ) -> Result<HttpResponse, Problem> {
     let began = Instant::now();
     let headers = DataHeaders::parse(&app.manager, &request, began)?;
+    refuse_row_range(request.headers())?;
     let parameters = Parameters::parse(request.query_string())?;
     let key = one_key(headers.shard_key, parameters.single("shardKey")?, None)?;
-    if key.is_none() && headers.prefer.has(Preference::DenyFanout) {
-        let detail = "without a shard key this reads all shards, which Prefer: fanout=deny refuses";
-        return Err(Problem::new(Code::TSR104, detail).hint("send x-shard-key"));
-    }
     let table = parameters.single("table")?;
     let table = table.ok_or_else(|| {
         Problem::new(Code::TSR100, "table is missing").hint("for example ?table=users")
     })?;
     let mut query = read_query(&app.manager.table(table)?, &parameters)?;
+    let named = query.keys_named();
+    if let Some(key) = key {
+        check_agrees(&query, named.as_deref(), key)?;
+    } else if headers.prefer.has(Preference::DenyFanout) {
+        refuse_fanout(&app, &query)?;
+    }
     query.counts = headers.prefer.has(Preference::CountExact);
     if let Some(cursor) = parameters.single("cursor")? {
         query.after = Some(app.manager.resume(&query, key, cursor).map_err(bad_cursor)?);
     }
     let is_first_page = query.after.is_none() && query.offset == 0;
-    if let Some(key) = key {
+    if let Some(key) = key.or_else(|| only(&app, named.as_deref())) {
         trail::note(&request, |trail| trail.about(key.as_str()));
     }
     let asked = Instant::now();
@@ -139,6 +146,44 @@ pub(crate) async fn read_rows(
         }
     }
     Ok(response.body(answer(&app, &read)))
+}
+
+/// Refuses a shard key of which no row can meet the filters, because they name others.
+fn check_agrees(
+    query: &ReadQuery,
+    named: Option<&[String]>,
+    key: ShardKey<'_>,
+) -> Result<(), Problem> {
+    let Some([first, rest @ ..]) = named else { return Ok(()) };
+    if first == key.as_str() || rest.iter().any(|other| other == key.as_str()) {
+        return Ok(());
+    }
+    let column = query.table.routing().map_or("", |column| &query.table.column(column).name);
+    let detail = format!("the filter on {column} names another shard key than the request");
+    Err(Problem::new(Code::TSR103, detail).hint(if rest.is_empty() {
+        format!("send `{}` as the shard key, as {column} is stored, or leave it out", shown(first))
+    } else {
+        "leave the shard key out: the filter says whose rows are read".to_owned()
+    }))
+}
+
+fn refuse_fanout(app: &App, query: &ReadQuery) -> Result<(), Problem> {
+    if !app.manager.asks_all_shards(query) {
+        return Ok(());
+    }
+    let detail = "without a shard key this reads all shards, which Prefer: fanout=deny refuses";
+    let routing = query.table.routing().map(|column| &query.table.column(column).name);
+    Err(Problem::new(Code::TSR104, detail).hint(match routing {
+        Some(column) => format!("send x-shard-key, or filter by {column}=eq.value"),
+        None => "send x-shard-key".to_owned(),
+    }))
+}
+
+/// The key that filters name, if it is a single one that has a place.
+fn only<'k>(app: &App, named: Option<&'k [String]>) -> Option<ShardKey<'k>> {
+    let Some([key]) = named else { return None };
+    let key = ShardKey::parse(key).ok()?;
+    app.manager.map().place(key).ok().map(|_| key)
 }
 
 fn bad_cursor(error: CursorError) -> Problem {

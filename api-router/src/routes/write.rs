@@ -6,8 +6,10 @@ use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, post};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::Manager;
-use shard_manager::row::{Operation, RowWrite};
+use shard_manager::row::{Operation, RowError, RowWrite};
 use shard_manager::shard_map::Place;
+use shard_manager::table::Table;
+use shard_manager::value::Misfit;
 use utoipa::ToSchema;
 
 use super::change::{Asked, WriteAnswer, apart, carry_out};
@@ -38,7 +40,8 @@ pub struct WriteRequest {
     #[schema(value_type = Object)]
     #[expect(dead_code, reason = "as above")]
     data: serde_json::Value,
-    /// The shard key, if the header `x-shard-key` is not sent: 1 to 256 bytes, no control characters.
+    /// The shard key, if neither the header `x-shard-key` nor the table's routing column in `data`
+    /// says it: 1 to 256 bytes, no control characters.
     #[schema(max_length = 256, min_length = 1)]
     #[expect(dead_code, reason = "as above")]
     #[serde(rename = "shardKey")]
@@ -66,7 +69,7 @@ pub enum OperationName {
 #[utoipa::path(
     tag = "data",
     params(
-        ("x-shard-key" = Option<String>, Header, description = "What to route by (or shardKey in query or body)", example = "user_123", max_length = 256),
+        ("x-shard-key" = Option<String>, Header, description = "What to route by (or shardKey in query or body); needless where the row has the table's routing column", example = "user_123", max_length = 256),
         ("shardKey" = Option<String>, Query, description = "The shard key, when it is not visible ASCII", max_length = 256),
         ("Prefer" = Option<String>, Header, description = "return=minimal leaves the row out of the answer"),
         ("If-Match" = Option<String>, Header, description = "The versions, in quotes, of which the row must be one; * for any"),
@@ -126,16 +129,47 @@ fn parse(app: &App, (header, query): Keys<'_>, body: &[u8]) -> Result<(Place, Ro
     members.check_names(&MEMBERS)?;
     let in_body = members.text("shardKey")?;
     let key = one_key(header, query, in_body.as_deref())?;
-    let key = key.ok_or_else(|| {
-        Problem::new(Code::TSR104, "a write needs a shard key")
-            .hint("send the header x-shard-key, or shardKey in the body")
-    })?;
     let table = app.manager.table(&members.required_text("table")?)?;
     let operation = operation(&members)?;
     let data = members.get("data");
     let data = data.ok_or_else(|| Problem::new(Code::TSR101, "data is missing"))?;
     let data = Members::of_member("data", data)?;
+    let derived;
+    let key = match key {
+        Some(key) => key,
+        None => {
+            derived = derived_key(&table, &data)?;
+            ShardKey::parse(&derived)
+                .map_err(|error| Problem::new(Code::TSR101, format!("the shard key: {error}")))?
+        }
+    };
     Ok(Manager::prepare(&app.manager.map(), &table, operation, key, &data.0)?)
+}
+
+/// The shard key of a row that comes without one: its routing column says it.
+fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
+    let derived = RowWrite::routing_key(table, &data.0);
+    if let Some(key) = derived.map_err(|error| Problem::from(&error))? {
+        return Ok(key);
+    }
+    let missing = || {
+        let problem = Problem::new(Code::TSR104, "a write needs a shard key");
+        match table.routing().map(|routing| &table.column(routing).name) {
+            Some(column) => problem.hint(format!(
+                "give the row {column}, which is its shard key, or send the header x-shard-key"
+            )),
+            None => problem.hint("send the header x-shard-key, or shardKey in the body"),
+        }
+    };
+    Err(null_key(table, data).unwrap_or_else(missing))
+}
+
+/// The problem of a row whose routing column is null, which is no shard key.
+pub(super) fn null_key(table: &Table, data: &Members<'_>) -> Option<Problem> {
+    let column = table.column(table.routing()?);
+    data.get(&column.name)?;
+    let (column, misfit) = (column.name.clone(), Misfit::Null);
+    Some(Problem::from(&RowError::Misfit { column, misfit }))
 }
 
 /// `op` of a body; upsert when it is not given.

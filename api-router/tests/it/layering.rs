@@ -36,6 +36,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
     &["command"],
 ];
 const API_ROUTER: &[&[&str]] = &[
+    &["hints"],
     &["data_route", "inflate", "negotiation", "problem", "tls", "trace"],
     &["otlp", "trail"],
     &["config"],

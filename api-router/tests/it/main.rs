@@ -54,7 +54,9 @@ mod python;
 mod random;
 mod reads;
 mod redis;
+mod remedies;
 mod replicas;
+mod routed;
 #[cfg(not(feature = "sabotage"))]
 mod sabotage;
 mod saving;
@@ -62,6 +64,7 @@ mod scrape;
 mod secrets;
 mod served_page;
 mod servers;
+mod shard_keys;
 mod sockets;
 mod strategies;
 mod streams;

@@ -211,13 +211,18 @@ fn the_document_is_openapi_3_1_and_names_every_path() {
             "/api/write",
             "/dashboard",
             "/dashboard/{file}",
+            "/docs",
             "/errors",
             "/errors/{code}",
+            "/health",
+            "/healthz",
             "/live",
             "/metrics",
+            "/openapi.json",
             "/read",
             "/ready",
             "/stats",
+            "/version",
             "/write",
         ])
     );

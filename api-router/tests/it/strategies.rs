@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use diesel::connection::SimpleConnection;
+use diesel::{Connection, SqliteConnection};
 use serde_json::{Value, json};
 
 use crate::harness::{Reply, Router, command, refused_start};
@@ -213,6 +215,37 @@ fn partitions_lie_on_the_shards_that_the_operator_chose() {
 }
 
 #[test]
+fn a_cluster_whose_placement_means_nothing_in_its_keyspace_is_refused_if_new_and_warned_of_if_not()
+{
+    crate::ground::files_only!("the catalog of an older cluster is made by hand");
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("data");
+    let placement = "partitions:A=2>shard3,B=1>shard1";
+    for keyspace in ["hash", "list:A=2,C=1"] {
+        let mut command = command(&dir);
+        command.args(["--keyspace", keyspace, "--placement", placement]);
+        let (code, said) = refused_start(command);
+        assert!(code.is_some_and(|code| code != 0), "{keyspace}: {said}");
+        assert!(said.contains("keyspace list") && said.contains(placement), "{keyspace}: {said}");
+    }
+    let flags = ["--keyspace", "list:A=2,B=1", "--placement", placement];
+    Router::start_in(&dir, &flags).end();
+    // As clusters could be made before.
+    let mut catalog =
+        SqliteConnection::establish(&dir.join("catalog.db").to_string_lossy()).unwrap();
+    let sql = r#"UPDATE tessera_cluster SET keyspace='hash', parameters='{"seed":0}'"#;
+    catalog.batch_execute(sql).unwrap();
+    drop(catalog);
+    let log = folder.path().join("log");
+    let file = std::fs::File::create(&log).unwrap();
+    let mut router = Router::start_logging(command(&dir), file.into());
+    assert_eq!(write(&router, "anything").status, 201);
+    router.end();
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(said.contains("mean nothing together") && said.contains(placement), "{said}");
+}
+
+#[test]
 fn a_cluster_of_each_placement_is_the_same_after_a_restart() {
     crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     for placement in [
@@ -221,7 +254,6 @@ fn a_cluster_of_each_placement_is_the_same_after_a_restart() {
         "ring:100",
         "rendezvous",
         "jump",
-        "partitions:A=2>shard3,B=1>shard1",
         "manual:0-99=shard2,100-16383=shard1",
     ] {
         let folder = tempfile::tempdir().unwrap();

@@ -300,7 +300,7 @@ fn shard_keys_that_differ_are_refused_wherever_they_stand() {
 #[test]
 fn a_write_without_a_shard_key_is_refused() {
     let router = Router::start();
-    let body = user("upsert", json!({"user_id": "a", "name": "N", "email": "e"}));
+    let body = user("upsert", json!({"name": "N", "email": "e"}));
     assert_problem(&router.post("/api/write", &[], &body), 400, "TSR104");
 }
 

@@ -95,14 +95,24 @@ impl Secrets {
     }
 }
 
-/// Whether an answer can be kept at all: it is the first page of its key.
+/// Whether an answer can be kept at all: it is the first page of its one key.
 pub(super) fn is_kept(query: &ReadQuery) -> bool {
-    query.after.is_none() && query.offset == 0 && !query.counts
+    query.after.is_none() && query.offset == 0 && !query.counts && query.keys.is_empty()
 }
 
 /// Spells the whole question, so that no two questions are spelled alike.
 fn spell(query: &ReadQuery, to: &mut Vec<u8>) {
-    let ReadQuery { table, outputs, conditions, order, limit, offset, after: _, counts: _ } = query;
+    let ReadQuery {
+        table,
+        outputs,
+        conditions,
+        order,
+        limit,
+        offset,
+        after: _,
+        counts: _,
+        keys: _,
+    } = query;
     // A table that was made anew under the same name may have other columns in the same places.
     to.extend_from_slice(&table.digest().to_le_bytes());
     to.extend_from_slice(&limit.to_le_bytes());
@@ -324,6 +334,7 @@ mod tests {
                 offset,
                 after: None,
                 counts: false,
+                keys: Vec::new(),
             }
         }
     }

@@ -68,7 +68,8 @@ struct Dir {
 struct UpOptions {
     #[command(flatten)]
     dir: Dir,
-    /// Shards, each a primary [default: what there is, else 3]
+    /// Shards, each a primary; those of a cluster that is there stay as many [default: what there
+    /// is, else 3]
     #[arg(long, value_name = "N")]
     shards: Option<usize>,
     /// Replicas of each shard [default: what there is, else 1]

@@ -131,10 +131,16 @@ impl Notes {
             if wants < least || wants > most {
                 return Err(LocalError::Range { what, wanted: wants, least, most });
             }
-            if wants < has {
+            if wants < has && what != "shards" {
                 let dir = wanted.dir.clone();
                 return Err(LocalError::Fewer { dir, what, has, wanted: wants });
             }
+        }
+        // Nothing moves rows to shards that come later, and a router of the old number would not
+        // start on the new one.
+        if self.shards > 0 && wanted.shards != self.shards {
+            let (dir, has) = (wanted.dir.clone(), self.shards);
+            return Err(LocalError::OtherShards { dir, has, wanted: wanted.shards });
         }
         if wanted.first_port.is_some() && wanted.first_port != self.first_port {
             return Err(LocalError::OtherPorts(wanted.dir.clone()));

@@ -65,6 +65,20 @@ pub enum LocalError {
         /// The most.
         most: usize,
     },
+    /// Another number of shards than there are.
+    #[error(
+        "{}: the cluster has {has} shards, which its rows are spread over, and a cluster cannot be given {wanted} yet; \
+         leave --shards out, or make a new cluster with --dir elsewhere and write the rows to it through its router",
+        dir.display()
+    )]
+    OtherShards {
+        /// The cluster's directory.
+        dir: PathBuf,
+        /// How many there are.
+        has: usize,
+        /// How many are wanted.
+        wanted: usize,
+    },
     /// Fewer than there are.
     #[error(
         "{}: there are {has} {what} and {wanted} are wanted, but what holds rows is not taken away; ask for {has} or \

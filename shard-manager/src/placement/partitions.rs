@@ -14,6 +14,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{PlacementError, finder};
+use crate::keyspace::list::{ListSpace, Partition};
 use crate::keyspace::{SLOT_COUNT, blocks};
 use crate::topology::{ShardIndex, Topology};
 
@@ -59,6 +60,16 @@ impl Partitions {
     pub(super) fn parameters(&self) -> String {
         let parameters = Parameters { partitions: self.blocks.clone() };
         serde_json::to_string(&parameters).expect("names and numbers always serialise")
+    }
+
+    /// Whether its blocks are those of the partitions of a keyspace, by name and by size.
+    pub fn are_blocks_of(&self, list: &ListSpace) -> bool {
+        let cuts = blocks::cut(self.blocks.iter().map(|block| u64::from(block.1)));
+        let mut pairs = self.blocks.iter().zip(cuts).zip(list.partitions());
+        self.blocks.len() == list.partitions().len()
+            && pairs.all(|((block, slots), Partition { name, first, last, .. })| {
+                block.0 == *name && (slots.start, slots.end) == (first.number(), last.number() + 1)
+            })
     }
 
     pub(super) fn assign(&self, topology: &Topology) -> Result<Vec<ShardIndex>, PlacementError> {

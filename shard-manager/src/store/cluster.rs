@@ -95,6 +95,9 @@ impl ClusterRow {
         let placement = wanted.placement.clone().unwrap_or_default();
         let map =
             ShardMap::first(keyspace, placement, topology).map_err(|error| conflict(&error))?;
+        if let Some(contradiction) = map.contradiction() {
+            return Err(OpenError::Conflict(contradiction));
+        }
         let keyspace = map.keyspace();
         Ok(Self {
             id: 1,

@@ -153,6 +153,21 @@ fn a_new_cluster_that_cannot_be_is_refused_and_leaves_nothing_in_the_way() {
     assert_tells(&told, &["2 weights", "3 shards"]);
     assert_tells(&refusal(dir.path(), shards(0)), &["1 to 256", "0"]);
     assert_tells(&refusal(dir.path(), shards(257)), &["1 to 256", "257"]);
+    for (keyspace, placement) in [
+        ("list:A=2,B=1", "partitions:A=2>shard1,C=1>shard2"),
+        ("list:A=2,B=1", "partitions:A=1>shard1,B=1>shard2"),
+        ("list:A=2,B=1", "partitions:A=2>shard1"),
+        ("hash", "partitions:A=1>shard1,B=1>shard2"),
+        ("range:10,20", "partitions:A=1>shard1"),
+    ] {
+        let wanted = Wanted {
+            keyspace: Some(keyspace.parse().expect("a good keyspace")),
+            placement: Some(placement.parse().expect("a good placement")),
+            ..shards(2)
+        };
+        let name = keyspace.split(':').next().unwrap_or(keyspace);
+        assert_tells(&refusal(dir.path(), wanted), &["keyspace list", name, placement]);
+    }
     let zero = Wanted { weights: Some(vec![1, 0]), ..Wanted::default() };
     assert_tells(&refusal(dir.path(), zero), &["shard2", "0"]);
     assert!(open(dir.path(), shards(2)).is_ok());

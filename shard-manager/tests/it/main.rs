@@ -12,6 +12,7 @@ mod keyspace;
 mod keyspaces;
 mod lane;
 mod movement;
+mod named_keys;
 mod placement;
 mod placements;
 mod rebalance;

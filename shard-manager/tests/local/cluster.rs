@@ -84,19 +84,19 @@ fn up_again_changes_nothing() {
 }
 
 #[test]
-fn a_cluster_grows_and_what_runs_goes_on() {
+fn replicas_are_added_and_what_runs_goes_on() {
     let place = Place::new();
     let cluster = place.up(1, 0);
     fill(node(&cluster, "shard1-primary"));
     let before = (pids(&cluster), ports(&cluster));
-    let cluster = place.up(2, 1);
+    let cluster = place.up(1, 2);
     for (name, pid) in before.0 {
         assert_eq!(node(&cluster, &name).pid(), pid);
         assert_eq!(node(&cluster, &name).port, before.1[&name]);
     }
-    assert_eq!(cluster.nodes().len(), 4);
-    until(node(&cluster, "shard1-replica1"), ROWS, "42");
-    assert_eq!(cluster.size(), (2, 1));
+    assert_eq!(cluster.nodes().len(), 3);
+    until(node(&cluster, "shard1-replica2"), ROWS, "42");
+    assert_eq!(cluster.size(), (1, 2));
 }
 
 #[test]

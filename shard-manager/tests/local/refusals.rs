@@ -36,8 +36,13 @@ fn a_port_that_is_taken_is_named() {
 fn what_holds_rows_is_not_taken_away() {
     let place = Place::new();
     place.up(2, 1);
-    let said = place.refused(&place.wanted(1, 1));
-    assert!(said.contains("there are 2 shards and 1 are wanted"), "{said}");
+    for other in [1, 3] {
+        // Nothing would bring rows to shards that come, or save those of shards that go.
+        let said = place.refused(&place.wanted(other, 1));
+        assert!(said.contains("the cluster has 2 shards"), "{said}");
+        assert!(said.contains(&format!("{other} yet; leave --shards out")), "{said}");
+    }
+    assert_eq!(LocalCluster::open(&place.dir()).unwrap().size(), (2, 1));
     let said = place.refused(&place.wanted(2, 0));
     assert!(said.contains("there are 1 replicas and 0 are wanted"), "{said}");
     assert!(place.refused(&place.wanted(2, 6)).contains("there can be 0 to 5"));

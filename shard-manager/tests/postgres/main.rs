@@ -33,6 +33,7 @@ mod redis_server;
 mod requirements;
 mod rights;
 mod rivals;
+mod routed;
 mod rows;
 mod server;
 mod tables;

@@ -9,10 +9,11 @@ use shard_manager::manager::Manager;
 use shard_manager::row::{Operation, Precondition, RowError, RowWrite};
 use shard_manager::shard_map::{Place, ShardMap};
 use shard_manager::table::Table;
-use shard_manager::value::{Misfit, Value};
+use shard_manager::value::Value;
 
 use crate::body::{self, Members};
 use crate::problem::{Code, Problem};
+use crate::routes::write::null_key;
 
 /// Members of a row that has its columns in `data`.
 const WRAPPED: [&str; 3] = ["shard_key", "data", "if_version"];
@@ -87,7 +88,7 @@ impl Rows<'_> {
         self.prepare(key.as_deref(), data)
     }
 
-    /// The key that a row names: its own, else its routing column.
+    /// The key that a row names: its own, else its routing column as it is stored.
     fn key<'t>(
         &self,
         own: Option<&'t str>,
@@ -96,8 +97,8 @@ impl Rows<'_> {
         if let Some(own) = own {
             return Ok(Some(own.into()));
         }
-        let Some(routing) = self.table.routing() else { return Ok(None) };
-        Ok(routing_text(data, &self.table.column(routing).name).map(Into::into))
+        let derived = RowWrite::routing_key(&self.table, &data.0);
+        Ok(derived.map_err(|error| Problem::from(&error))?.map(Into::into))
     }
 
     fn prepare(&self, key: Option<&str>, data: &Members<'_>) -> Result<Routed, Unfit> {
@@ -118,13 +119,7 @@ impl Rows<'_> {
         let routing = self.table.routing();
         let found =
             routing.and_then(|routing| values.iter().find(|(column, _)| *column == routing));
-        let spelled = found.and_then(|(_, value)| match value {
-            Value::Null => None,
-            Value::Text(text) => Some(text.clone()),
-            Value::Int(number) => Some(number.to_string()),
-            Value::Bool(truth) => Some(truth.to_string()),
-            Value::Double(number) => Some(number.to_string()),
-        });
+        let spelled = found.and_then(|(_, value)| Some(value.key_text()?.into_owned()));
         let key = match (own, &spelled) {
             (Some(text), _) => parse_key(text)?,
             (None, Some(text)) => parse_key(text)?,
@@ -170,29 +165,11 @@ fn parse_key(text: &str) -> Result<ShardKey<'_>, Problem> {
         .map_err(|error| Problem::new(Code::TSR101, format!("the row's shard key: {error}")))
 }
 
-/// Why a row names no key: its routing column is there but cannot be one, or there is none.
+/// Why a row names no key: its routing column is there but null, or there is none.
 fn no_key(table: &Table, data: &Members<'_>) -> Problem {
-    let named = table.routing().map(|routing| table.column(routing));
-    let given = named.and_then(|column| Some((column, data.get(&column.name)?)));
-    match given {
-        Some((column, json)) => {
-            let misfit = column.kind.read_json(json).err().unwrap_or(Misfit::Null);
-            Problem::from(&RowError::Misfit { column: column.name.clone(), misfit })
-        }
-        None => names_no_key(),
-    }
+    null_key(table, data).unwrap_or_else(names_no_key)
 }
 
 fn names_no_key() -> Problem {
     Problem::new(Code::TSR104, "the row names no shard key").hint("give it a shard_key")
-}
-
-/// The routing column as it would spell the shard key; a value that is no scalar is refused later, with its
-/// column's name.
-fn routing_text(data: &Members<'_>, column: &str) -> Option<String> {
-    let raw = data.get(column)?.get();
-    serde_json::from_str(raw).ok().or_else(|| {
-        let scalar = !raw.starts_with(['{', '[', '"', 'n']);
-        scalar.then(|| raw.to_owned())
-    })
 }

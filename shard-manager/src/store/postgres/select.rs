@@ -105,6 +105,9 @@ impl Select {
             self.push(if wrong { " AND shard_key<>" } else { " AND shard_key=" });
             self.bind(Bind::text(key));
         }
+        if !query.keys.is_empty() {
+            self.push_keys(joint.next(), query);
+        }
         if let Some((order, after)) = after {
             self.push(joint.next());
             self.push_after(&query.table, order, after);
@@ -113,6 +116,21 @@ impl Select {
             self.push(joint.next());
             self.push_condition(&query.table, condition);
         }
+    }
+
+    /// Two arrays instead of one of pairs: Citus finds the workers by the second, and would join
+    /// pairs on its coordinator. The first adds nothing but a range of the index, which begins with
+    /// the slot.
+    fn push_keys(&mut self, joint: &str, query: &ReadQuery) {
+        let mut slots: Vec<i32> = query.keys.iter().map(|(slot, _)| slot.number().into()).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        self.push(joint);
+        self.push("slot=ANY(");
+        self.bind(Bind::integers(slots.into_iter()));
+        self.push(") AND shard_key=ANY(");
+        self.bind(Bind::texts(query.keys.iter().map(|(_, key)| &**key)));
+        self.push(")");
     }
 
     fn push_condition(&mut self, table: &Table, condition: &Condition) {

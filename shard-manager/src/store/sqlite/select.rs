@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 
 use super::connection::Bind;
 use super::reader::Scope;
+use crate::keyspace::Slot;
 use crate::query::{Comparison, Condition, OrderBy, Pattern, Piece, ReadQuery, State, Test};
 use crate::sabotage::{Switch, is_due, is_on};
 use crate::table::Table;
@@ -129,6 +130,14 @@ impl<'q> Select<'q> {
             self.bind(Bind::Int(i64::from(slot.number())));
             self.push(if wrong { " AND shard_key<>" } else { " AND shard_key=" });
             self.bind(Bind::Text(key));
+        }
+        if !query.keys.is_empty() {
+            // Pairs, so that each key is looked up in its own slot alone. One parameter, however
+            // many they are.
+            self.push(joint.next());
+            self.push("(slot,shard_key) IN (SELECT value->>0,value->>1 FROM json_each(");
+            self.push_value(Bound::Text(json_pairs(&query.keys)));
+            self.push("))");
         }
         if let Some((order, after)) = after {
             self.push(joint.next());
@@ -327,6 +336,19 @@ fn json_array(values: &[Value]) -> String {
             Value::Double(number) => push_json_number(&mut out, *number),
             Value::Text(text) => push_json_string(&mut out, text),
         }
+    }
+    out.push(b']');
+    String::from_utf8(out).expect("made of strings and digits")
+}
+
+fn json_pairs(keys: &[(Slot, String)]) -> String {
+    let mut out = Vec::with_capacity(keys.len() * 24 + 2);
+    for (index, (slot, key)) in keys.iter().enumerate() {
+        out.extend_from_slice(if index == 0 { b"[[" } else { b",[" });
+        push_json_number(&mut out, slot.number());
+        out.push(b',');
+        push_json_string(&mut out, key);
+        out.push(b']');
     }
     out.push(b']');
     String::from_utf8(out).expect("made of strings and digits")

@@ -80,14 +80,17 @@ prop_compose! {
         outputs in proptest::sample::subsequence((0..10).collect::<Vec<usize>>(), 1..10),
         after in proptest::option::of(proptest::collection::vec(value(), 8)),
         page in (0..1_001_u32, prop_oneof![Just(0), 1..10_001_u32]),
+        keys in proptest::collection::vec((0..16_384_u16, ".{1,9}"), 0..3),
     ) -> ReadQuery {
         let by = |(n, column): (usize, usize)| OrderBy { column, descending: descending >> n & 1 == 1 };
         let output = |column| Output { column, alias: Some(MARK.to_owned()) };
         let (limit, offset) = page;
+        let key = |(slot, key)| Some((Slot::new(slot)?, format!("{MARK}{key}")));
         ReadQuery {
             outputs: outputs.into_iter().map(output).collect(),
             order: order.into_iter().enumerate().map(by).collect(),
             conditions, after, limit, offset,
+            keys: keys.into_iter().filter_map(key).collect(),
             ..ReadQuery::all(&table())
         }
     }
@@ -121,6 +124,8 @@ fn with_other_values(query: &ReadQuery) -> ReadQuery {
     let mut twin = query.clone();
     twin.conditions = query.conditions.iter().map(|one| changed(one, &other)).collect();
     twin.after = query.after.as_ref().map(|after| after.iter().map(other).collect());
+    twin.keys.truncate(1);
+    twin.keys.iter_mut().for_each(|(_, key)| *key = "other".to_owned());
     twin.limit = 7;
     twin.offset = query.offset.min(1);
     twin
@@ -149,7 +154,7 @@ fn tokens(sql: &str) -> (BTreeSet<String>, Vec<usize>) {
 
 /// All that a text may be made of, beside the names of the table and its columns.
 const VOCABULARY: &str = "SELECT FROM WHERE AND OR NOT IS NULL IN LIKE GLOB ESCAPE TRUE FALSE ORDER BY DESC \
-    NULLS FIRST LAST LIMIT OFFSET value json_each tessera_in_time count ( ) , = < > + * ' \\ 0 1";
+    NULLS FIRST LAST LIMIT OFFSET value json_each tessera_in_time count ( ) , = < > - + * ' \\ 0 1";
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
@@ -187,14 +192,58 @@ proptest! {
     }
 }
 
-#[test]
-fn a_page_begins_where_its_cursor_says_whatever_else_is_asked() {
+/// An empty table, and what a plan calls the ways to its rows.
+fn things() -> (diesel::sqlite::SqliteConnection, Watch) {
     let mut connection = open(std::path::Path::new(":memory:"), "").expect("a database in memory");
     let made = "CREATE TABLE things (slot INTEGER NOT NULL, shard_key TEXT NOT NULL, id TEXT NOT NULL, word TEXT,
         number INTEGER, flag INTEGER, doc TEXT, version INTEGER NOT NULL, created_at TEXT NOT NULL,
         updated_at TEXT NOT NULL, PRIMARY KEY (slot, shard_key, id)) STRICT, WITHOUT ROWID";
     connection.batch_execute(made).expect("a table");
-    let _watch = Watch::on(&mut connection).expect("a function");
+    let watch = Watch::on(&mut connection).expect("a function");
+    (connection, watch)
+}
+
+/// How SQLite finds the rows of a page.
+fn plan(connection: &mut diesel::sqlite::SqliteConnection, select: &Select<'_>) -> String {
+    let sql = format!("EXPLAIN QUERY PLAN {}", select.sql);
+    let mut plan = String::new();
+    let statement = Statement { sql: &sql, binds: &select.binds(), cached: false };
+    for_each_row(connection, statement, |row| {
+        plan += &row.text(3, str::to_owned).unwrap_or_default();
+        Ok(())
+    })
+    .expect("a plan");
+    plan
+}
+
+#[test]
+fn rows_of_the_keys_that_filters_name_are_found_by_the_primary_key() {
+    let (mut connection, _watch) = things();
+    let text = |text: &str| Value::Text(text.to_owned());
+    let key = |number, key: &str| (Slot::new(number).expect("a slot"), key.to_owned());
+    let keys = vec![key(7, "k"), key(9, "l"), key(11, "m")];
+    let conditions = vec![Condition::Column(2, Test::In(["k", "l", "m"].map(text).into()))];
+    let descending = vec![OrderBy { column: 3, descending: true }];
+    let after = || vec![Value::Int(7), text("k"), text("i")];
+    for (order, after) in [
+        (vec![], None),
+        (vec![], Some(after())),
+        (descending.clone(), None),
+        (descending, Some([vec![text("w")], after().split_off(1)].concat())),
+    ] {
+        let (keys, conditions) = (keys.clone(), conditions.clone());
+        let query = ReadQuery { keys, conditions, order, after, ..ReadQuery::all(&table()) };
+        for select in [Select::page(&query, Scope::Shard), Select::count(&query, Scope::Shard)] {
+            let plan = plan(&mut connection, &select);
+            let found = "SEARCH things USING PRIMARY KEY (slot=? AND shard_key=?";
+            assert!(plan.contains(found), "{plan}: {}", select.sql);
+        }
+    }
+}
+
+#[test]
+fn a_page_begins_where_its_cursor_says_whatever_else_is_asked() {
+    let (mut connection, _watch) = things();
     let text = |text: &str| Value::Text(text.to_owned());
     let at_least =
         |column, value| Condition::Column(column, Test::Compare(Comparison::GreaterOrEqual, value));
@@ -215,14 +264,7 @@ fn a_page_begins_where_its_cursor_says_whatever_else_is_asked() {
         let after = Some(after.to_vec());
         let query = ReadQuery { conditions, order, after, ..ReadQuery::all(&table()) };
         let select = Select::page(&query, scope);
-        let sql = format!("EXPLAIN QUERY PLAN {}", select.sql);
-        let mut plan = String::new();
-        let statement = Statement { sql: &sql, binds: &select.binds(), cached: false };
-        for_each_row(&mut connection, statement, |row| {
-            plan += &row.text(3, str::to_owned).unwrap_or_default();
-            Ok(())
-        })
-        .expect("a plan");
+        let plan = plan(&mut connection, &select);
         assert!(plan.contains(bound) && !plan.contains("TEMP B-TREE"), "{plan}: {}", select.sql);
     }
 }

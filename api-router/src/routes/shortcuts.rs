@@ -1,0 +1,92 @@
+//! `/health`, `/healthz`, `/docs`, `/openapi.json`, `/version`: paths that people and probes try
+//! first.
+//!
+//! **Not here:** what they lead to (`health`, `document`).
+
+use actix_web::http::header::LOCATION;
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse, get};
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa::openapi::OpenApi;
+
+use super::health::{self, HealthAnswer};
+use super::home::PAGES;
+use crate::answer::GateRefusals;
+use crate::app::App;
+use crate::problem::Problem;
+use crate::query::Parameters;
+
+/// Tells how every node is, as /api/health does.
+#[utoipa::path(
+    tag = "aliases",
+    responses(
+        (status = 200, description = "ok or degraded", body = HealthAnswer),
+        (status = 503, description = "down", body = HealthAnswer),
+        GateRefusals,
+    )
+)]
+#[get("/health")]
+pub(crate) async fn short_health(
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    health::tell(&app, &request).await
+}
+
+/// Tells how every node is, as /api/health does.
+#[utoipa::path(
+    tag = "aliases",
+    responses(
+        (status = 200, description = "ok or degraded", body = HealthAnswer),
+        (status = 503, description = "down", body = HealthAnswer),
+        GateRefusals,
+    )
+)]
+#[get("/healthz")]
+pub(crate) async fn healthz(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    health::tell(&app, &request).await
+}
+
+/// Leads to the pages that explain every call.
+#[utoipa::path(
+    tag = "aliases",
+    responses((status = 303, description = "To /swagger-ui/"), GateRefusals)
+)]
+#[get("/docs")]
+pub(crate) async fn docs() -> HttpResponse {
+    HttpResponse::SeeOther().insert_header((LOCATION, PAGES)).finish()
+}
+
+/// Tells the OpenAPI document, as /api-docs/openapi.json does.
+#[utoipa::path(
+    tag = "aliases",
+    responses((status = 200, description = "The document", body = serde_json::Value), GateRefusals)
+)]
+#[get("/openapi.json")]
+pub(crate) async fn openapi_document(api: Data<OpenApi>) -> HttpResponse {
+    HttpResponse::Ok().json(&**api)
+}
+
+/// The program and its version.
+#[derive(Serialize, ToSchema)]
+pub struct VersionAnswer {
+    /// Always true.
+    success: bool,
+    /// Always `tessera`.
+    name: &'static str,
+    /// The version of the router.
+    version: &'static str,
+}
+
+/// Tells the version of the router.
+#[utoipa::path(
+    tag = "operations",
+    responses((status = 200, description = "The version", body = VersionAnswer), GateRefusals)
+)]
+#[get("/version")]
+pub(crate) async fn version(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    let version = env!("CARGO_PKG_VERSION");
+    Ok(HttpResponse::Ok().json(VersionAnswer { success: true, name: "tessera", version }))
+}
