@@ -105,7 +105,7 @@ pub fn check(history: &History) -> Report {
     Report { counts, violations, lost, losses, availability, rows_not_read_back }
 }
 
-/// Whether nobody knows what was left of a row. One that a whole walk over its table did not meet is known to be absent,
+/// True of a row of which nobody knows what was left. One that a whole walk over its table did not meet is known to be absent,
 /// such as the ledger's row of a transfer whose outcome stayed unknown; whether it may be absent is for C7 to say.
 fn is_not_read_back(row: &Row<'_>, walks: &Walks<'_>) -> bool {
     let written =

@@ -1,4 +1,4 @@
-//! Keyspace: how keys of a run are spelled, so that the cluster has a place for them and nobody else has the same ones.
+//! Keyspace: the spelling of a run's keys, so that the cluster has a place for them and nobody else has the same ones.
 //!
 //! | Keyspace | A key of run `v1x` |
 //! |---|---|
@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 /// Servers that users of a matrix are spread over.
 const SERVERS: u32 = 256;
-/// What keys among integers begin with, behind the sign: nobody writes integers so.
+/// First digits of keys among integers, behind the sign: nobody writes integers so.
 const ZEROS: &str = "0000001";
 /// Digits of an integer behind [`ZEROS`]: run, kind and two numbers. With the 1 there are 38, as 128 bits hold.
 const DIGITS: usize = 16 + 1 + 10 + 10;
@@ -31,7 +31,7 @@ struct ShardMap {
     parameters: serde_json::Value,
 }
 
-/// How a cluster wants keys to be spelled.
+/// The spelling that a cluster demands of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Shape {
     /// Text behind one of these.
@@ -40,7 +40,7 @@ enum Shape {
     Matrix,
 }
 
-/// What a key stands for.
+/// The thing that a key stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Name {
     /// A key of a mix.
@@ -49,7 +49,7 @@ pub(crate) enum Name {
     Hot(u32),
     /// Another register.
     Cold(u32),
-    /// A row that is written once: by which session, and its number there.
+    /// A row that is written once: the number of its session, and its own number there.
     Once(u32, u32),
     /// The accounts of a bank.
     Bank(u32),
@@ -117,7 +117,7 @@ impl Names {
         self.key(Name::Plain(number))
     }
 
-    /// Ends in a number, as the keyspace modulo wants it.
+    /// A key's text; it ends in a number, as the keyspace modulo wants it.
     fn text(&self, name: Name) -> String {
         let run = &self.run;
         match name {
@@ -145,7 +145,7 @@ impl Names {
         }
     }
 
-    /// Whether a key is one of any run of the tester.
+    /// True of a key of any run of the tester.
     pub(crate) fn is_own(&self, key: &str) -> bool {
         match &self.shape {
             Shape::Behind(_) | Shape::Matrix => {

@@ -34,15 +34,15 @@ const KV: &str = "kv";
 
 /// Rows of one page, and so of one delete. The most that a read brings.
 const PAGE: usize = 1_000;
-/// How long an answer is waited for.
+/// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long rows are removed before the rest is left: no run writes more than can be removed by then.
+/// Longest removal; then the rest is left. Ten million rows take longer, and `--clean` goes on with them.
 const REMOVAL_MAX: Duration = Duration::from_secs(300);
-/// How long a router that does not answer is asked to remove rows.
+/// Longest time that a router which does not answer is asked to remove rows.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Pause before the next try.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How long a router may take to learn of a table that another one has made.
+/// Longest time for a router to learn of a table that another one has made.
 const SPREAD_MAX: Duration = Duration::from_secs(30);
 
 const CONSISTENCY: HeaderName = HeaderName::from_static("x-consistency");
@@ -59,7 +59,7 @@ struct Rows {
     data: Vec<Value>,
 }
 
-/// What a router says of a request that it refuses.
+/// A router's reason for a refusal.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Problem {
@@ -67,7 +67,7 @@ struct Problem {
     detail: String,
 }
 
-/// Which rows of a table.
+/// The rows of a table that are meant.
 #[derive(Clone, Copy)]
 enum Whose {
     OfThisRun,
@@ -141,7 +141,7 @@ impl OwnRows {
         say(&format!("the rows of this run are left in {tables}; --clean removes them"));
     }
 
-    /// Removes rows until none is found any more; how many.
+    /// Removes rows until none is found any more, and counts them.
     async fn remove_from(&self, pool: &Pool, table: &str, whose: Whose) -> anyhow::Result<usize> {
         let began = Instant::now();
         let (mut removed, mut answered) = (0, Instant::now());
@@ -165,7 +165,7 @@ impl OwnRows {
         }
     }
 
-    /// Whether a row is one of the tester's: in the table of everybody its key decides.
+    /// True of rows of the tester's: in the table of everybody the key decides.
     fn is_own(&self, table: &str, row: &Value) -> bool {
         table != KV || row["key"].as_str().is_some_and(|key| self.names.is_own(key))
     }
@@ -209,7 +209,7 @@ impl OwnRows {
     }
 }
 
-/// Removes what runs have left behind, of those under way too.
+/// Removes the rows that runs have left behind, of those under way too.
 ///
 /// # Errors
 /// The router does not answer, or does not remove them.
@@ -226,7 +226,7 @@ pub(crate) async fn clean(pool: &Pool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What identifies a row of a table, with its routing column.
+/// The columns that identify a row of a table, with its routing column.
 fn columns(table: &str) -> &'static [&'static str] {
     match table {
         USERS => &["user_id"],
@@ -235,7 +235,7 @@ fn columns(table: &str) -> &'static [&'static str] {
     }
 }
 
-/// What is sent to make a table.
+/// The body that makes a table.
 fn declaration(table: &str) -> Value {
     let text = |name: &str| json!({"name": name, "type": "text"});
     let maybe = |name: &str| json!({"name": name, "type": "text", "null": true});

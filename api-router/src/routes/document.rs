@@ -1,7 +1,8 @@
 //! Document: what the OpenAPI document says of itself, and once for all operations about rows: the headers that every
 //! read or every write takes, and those that every answer carries.
 //!
-//! Groups are told in the order in which somebody who is new needs them, and schemas as generators of clients read them.
+//! Groups stand in the order in which somebody who is new needs them, schemas in the form that generators of clients
+//! understand.
 //!
 //! **Not here:** what one operation alone takes or answers (its own attributes).
 
@@ -98,7 +99,7 @@ fn filters() -> Parameter {
         .build()
 }
 
-/// What answers before any route is found, and so at every one.
+/// Declares the refusal that comes before any route is found, and so at every one.
 fn refuse_large_headers(operation: &mut Operation) {
     let large = ResponseBuilder::new()
         .description(

@@ -21,7 +21,7 @@ fn folder_with(router: &Router, files: &[&str]) -> tempfile::TempDir {
     folder
 }
 
-/// Runs a program of which nothing may fail; what it said.
+/// Runs a program that must succeed, and tells what it said.
 #[track_caller]
 fn succeed(command: &mut Command) -> String {
     let output = command.env("NO_PROXY", "*").output();
@@ -59,7 +59,7 @@ fn a_python_client_is_generated_typed_and_works() {
     succeed(run(&python).arg("calls.py").arg(router.url("")));
 }
 
-/// What `./setup.sh tools` puts beside what cargo builds.
+/// The folder that `./setup.sh tools` puts beside what cargo builds.
 fn node_modules() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     target.join("openapi-clients/node_modules")

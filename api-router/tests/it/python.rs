@@ -14,13 +14,13 @@ pub(crate) struct Environment {
     packages: &'static [(&'static str, &'static str)],
 }
 
-/// What asks for all that the document allows, and the parser of figures of those who made the format.
+/// The tool that asks for all that the document allows, and the parser of figures of those who made the format.
 const JUDGES: Environment = Environment {
     name: "schemathesis",
     packages: &[("schemathesis", SCHEMATHESIS), ("prometheus_client", "0.26.0")],
 };
 
-/// What makes a client of the document, and checks its types.
+/// The tools that make a client of the document, and check its types.
 pub(crate) const GENERATORS: Environment = Environment {
     name: "openapi-python-client",
     packages: &[("openapi-python-client", "0.29.1"), ("mypy", "2.4.1")],

@@ -55,7 +55,7 @@ impl<'a> Walks<'a> {
         Self(walks)
     }
 
-    /// Whether some walk over the row's whole table did not meet it.
+    /// True if some walk over the row's whole table did not meet it.
     pub(super) fn has_missed(&self, row: &Row<'_>) -> bool {
         let whole = |walk: &&Walk<'_>| walk.complete.is_some();
         let missed = |walk: &Walk<'_>| walk.met[row.key.0 as usize] == NOT_MET;

@@ -1,4 +1,4 @@
-//! Names: what the rows of a run are called, so that no two rows meet.
+//! Names: one for each row of a run, so that no two rows meet.
 //!
 //! **Not here:** how a cluster wants keys to be spelled (`keyspace`).
 

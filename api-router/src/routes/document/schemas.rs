@@ -1,4 +1,4 @@
-//! Schemas: said so that generators of clients understand them. The types of the routes mean the same either way.
+//! Schemas in the form that generators of clients understand. The types of the routes mean the same either way.
 //!
 //! - A tuple has `items`, which are of one of its members' types, and a length: `items: false`, which says that there
 //!   are no more than its `prefixItems`, is more than generators read.
