@@ -21,6 +21,8 @@ readonly MANAGER="${CARGO_TARGET_DIR:-target}/release/shard-manager"
 readonly TEST_MANAGER="${CARGO_TARGET_DIR:-target}/debug/shard-manager"
 readonly POSTGRES_DIR=./data-postgres
 readonly POSTGRES_MIN=15
+# The generator of TypeScript clients, in the versions of the lock file beside the calls that test it.
+readonly CLIENTS=api-router/tests/clients
 # Judges whether the dashboard keeps anybody out. Only tests use it; no release of it changes what is built.
 readonly AXE_VERSION=4.14.1
 readonly AXE_SHA256=e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745
@@ -128,11 +130,13 @@ install_for_tests() {
     python3 -c 'import ensurepip, venv' 2>/dev/null ||
         miss 'Python with venv, in which a test runs schemathesis against the API' python3 python3-venv
     has chromium || miss 'Chromium, in which tests look at the dashboard' chromium
-    has npm || miss 'npm, which brings axe-core, which judges the dashboard' npm
+    has npm || miss 'npm, which brings axe-core and a generator of clients, which judge the dashboard and the API' npm
+    has node || miss 'Node.js, in which a test runs a generated client' nodejs
     has redis-server || miss 'Redis, which tests use as the cache' redis-server
     check_postgres
     install_missing
     fetch_axe
+    fetch_generators
 }
 
 # Into the folder of what cargo builds: it is nobody's but the tests'.
@@ -148,6 +152,19 @@ fetch_axe() {
     sha256sum --check --status <<<"$AXE_SHA256  $folder/$package" ||
         die "$folder/$package is not the axe-core $AXE_VERSION that is known"
     tar --extract --gzip --file "$folder/$package" --directory "$folder" package/axe.min.js package/LICENSE
+}
+
+# Nothing of a package runs while it is installed. A copy of the lock file, which comes last, says that all is there.
+fetch_generators() {
+    local folder=${CARGO_TARGET_DIR:-target}/openapi-clients
+    ! cmp --silent "$CLIENTS/package-lock.json" "$folder/complete" || return 0
+    say 'fetching openapi-typescript, with which a test generates a client'
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    cp "$CLIENTS/package.json" "$CLIENTS/package-lock.json" "$folder"
+    npm ci --prefix "$folder" --silent --ignore-scripts --no-audit --no-fund </dev/null >/dev/null ||
+        die "npm cannot fetch what $CLIENTS/package-lock.json names"
+    cp "$CLIENTS/package-lock.json" "$folder/complete"
 }
 
 install_missing() {

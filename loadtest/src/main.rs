@@ -2,6 +2,7 @@
 //!
 //! ## Inside
 //! `options` and `scenario` are what may be asked, `mix`, `keys` and `random` what comes next, `requests` how it is put,
+//! `keyspace` and `own_rows` how a run keeps away from everybody else's rows and removes its own,
 //! `wire` how it goes over, `load` who sends it when, `verdict` what counts as a failure, `tally` what was counted,
 //! `report` what is said about it. `verify` is the workload that leaves evidence, `chaos` what is broken meanwhile, and
 //! `verified` such a run from start to end; the library keeps the evidence (`history`) and judges it (`checker`).
@@ -14,9 +15,11 @@
 mod chaos;
 mod cpu;
 mod keys;
+mod keyspace;
 mod load;
 mod mix;
 mod options;
+mod own_rows;
 mod progress;
 mod random;
 mod report;
@@ -29,16 +32,18 @@ mod verify;
 mod wire;
 
 use std::io::Write;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use goose::goose::Scenario;
 use loadtest::check::EXIT_LOST;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cpu::Watch;
 use crate::load::Plan;
 use crate::options::{Command, Options};
+use crate::own_rows::OwnRows;
 use crate::progress::Progress;
 use crate::report::{Files, Ran, Report};
 use crate::tally::Tally;
@@ -67,12 +72,7 @@ async fn main() -> ExitCode {
         let _ = writeln!(std::io::stdout(), "loadtest {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::from(EXIT_PASSED);
     }
-    // Dropped half way, a run takes the router with it that it started.
-    let ended = tokio::select! {
-        ended = report(&options) => ended,
-        signal = terminated() => Err(anyhow::anyhow!("ended by {signal}")),
-    };
-    match ended {
+    match until_terminated(&options).await {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "loadtest: {error:#}");
@@ -81,17 +81,67 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Waits for a signal that asks the process to end. Ctrl-C is goose's: it ends the run early, with its report.
-async fn terminated() -> &'static str {
-    let (Ok(mut term), Ok(mut hangup)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::hangup()))
-    else {
-        return std::future::pending().await;
+/// Does what was asked for; a signal ends it.
+async fn until_terminated(options: &Options) -> anyhow::Result<u8> {
+    let mut signals = Signals::watch()?;
+    let mut work = pin!(async {
+        if options.load.clean { clean(options).await } else { report(options).await }
+    });
+    let signal = tokio::select! {
+        ended = &mut work => return ended,
+        signal = signals.next() => signal,
     };
-    tokio::select! {
-        _ = term.recv() => "SIGTERM",
-        _ = hangup.recv() => "SIGHUP",
+    // Dropped half way, a run takes the router with it that it started. Without one it ends as after Ctrl-C, and
+    // removes its rows.
+    if options.load.chaos {
+        anyhow::bail!(
+            "ended by {signal}{}",
+            match options.load.cluster {
+                Some(_) => "; rows of the run may be left in the cluster, which `--clean` removes",
+                None => "",
+            }
+        );
     }
+    goose::trigger_killswitch(signal);
+    tokio::select! {
+        ended = work => ended.and_then(|_| Err(anyhow::anyhow!("ended by {signal}"))),
+        signal = signals.next() => {
+            Err(anyhow::anyhow!("ended by {signal}; rows of the run may be left, which `--clean` removes"))
+        }
+    }
+}
+
+/// Signals that ask the process to end. While users run Ctrl-C is goose's: it ends the run early, with its report.
+struct Signals {
+    term: Signal,
+    hangup: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn watch() -> anyhow::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.hangup.recv() => "SIGHUP",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Removes what earlier runs have left.
+async fn clean(options: &Options) -> anyhow::Result<u8> {
+    let pools = pools(options)?;
+    wire::check_ready(&pools[0]).await?;
+    own_rows::clean(&pools[0]).await?;
+    Ok(EXIT_PASSED)
 }
 
 /// Runs, and says how it went on stdout and in files; the exit code that says the same.
@@ -119,11 +169,25 @@ async fn run(options: &Options) -> anyhow::Result<Report> {
     for pool in &pools {
         wire::check_ready(pool).await?;
     }
-    if options.load.verify {
-        return verified::run(options, pools).await;
-    }
+    let own = OwnRows::prepare(options, &pools).await?;
+    let first = Arc::clone(&pools[0]);
+    let ran = match options.load.verify {
+        true => verified::run(options, pools, &own).await,
+        false => run_mix(options, pools, &own).await,
+    };
+    own.remove(options, &first).await;
+    ran
+}
+
+/// Writes all keys and lets users do what the mix says.
+async fn run_mix(
+    options: &Options,
+    pools: Vec<Arc<Pool>>,
+    own: &OwnRows,
+) -> anyhow::Result<Report> {
     let tally = Arc::new(Tally::default());
-    let plan = Arc::new(Plan::new(options, pools, Arc::clone(&tally))?);
+    let of_run = (pools, Arc::clone(own.names()));
+    let plan = Arc::new(Plan::new(options, of_run, Arc::clone(&tally))?);
     load::fill(&plan).await?;
     let ran = attack(options, load::scenario(options, plan)?, &tally).await?;
     Ok(Report::new(options, &tally.counts(), ran))

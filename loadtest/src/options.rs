@@ -99,7 +99,7 @@ pub(crate) struct Load {
         value_parser = clap::value_parser!(u8).range(0..=100))]
     pub(crate) writes: u8,
 
-    /// Keys are user_0 to user_(N-1) (1..=10000000)
+    /// How many keys of its own a run has, spelled as the cluster's keyspace demands (1..=10000000)
     #[arg(long, value_name = "N", default_value_t = 10_000,
         value_parser = clap::value_parser!(u32).range(1..=KEYS_MAX))]
     pub(crate) keys: u32,
@@ -186,6 +186,18 @@ pub(crate) struct Load {
     /// Say what is better or worse than in an earlier run: a file that --save or --json wrote
     #[arg(long, value_name = "RUN")]
     pub(crate) compare: Option<PathBuf>,
+
+    /// Leave the rows of the run where they are: in loadtest_users and loadtest_transactions, or in kv
+    #[arg(long)]
+    pub(crate) keep: bool,
+
+    /// Do not ask before rows are written beside rows that are not the tester's
+    #[arg(long)]
+    pub(crate) yes: bool,
+
+    /// Remove the rows that runs have left behind, also those of a run that is under way, and end
+    #[arg(long, conflicts_with_all = ["chaos", "keep", "scenario"])]
+    pub(crate) clean: bool,
 
     /// Allow a host that is not this machine; ask its owner first
     #[arg(long)]

@@ -9,6 +9,8 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH};
 use hyper::{Method, Request, Uri};
 use serde::Serialize;
 
+use crate::keyspace::Names;
+use crate::own_rows::USERS;
 use crate::verdict::Failure;
 use crate::wire::Asked;
 
@@ -48,68 +50,71 @@ struct User<'a> {
     name: &'a str,
     email: String,
     partition_key: &'a str,
+    run: &'a str,
 }
 
 impl<'a> User<'a> {
-    fn new(key: u32, id: &'a str, value: &'a str) -> Self {
+    fn new(names: &'a Names, key: u32, id: &'a str, value: &'a str) -> Self {
         let partition_key = PARTITIONS[key as usize % PARTITIONS.len()];
-        Self { user_id: id, name: value, email: format!("{id}@example.com"), partition_key }
+        let (email, run) = (format!("{id}@example.com"), names.run());
+        Self { user_id: id, name: value, email, partition_key, run }
     }
 }
 
-/// The id of a user by number.
-pub(crate) fn user_id(key: u32) -> String {
-    format!("user_{key}")
-}
-
 /// Writes one user.
-pub(crate) fn write(key: u32, value: &str) -> Result<Asked, Failure> {
-    let id = user_id(key);
-    let body = Write { table: "users", data: User::new(key, &id, value) };
+pub(crate) fn write(names: &Names, key: u32, value: &str) -> Result<Asked, Failure> {
+    let id = names.plain(key);
+    let body = Write { table: USERS, data: User::new(names, key, &id, value) };
     keyed(json(Method::POST, "/api/write", &body)?, &id)
 }
 
 /// Writes one user if it still has this version.
-pub(crate) fn write_if(key: u32, value: &str, version: u64) -> Result<Asked, Failure> {
-    let mut asked = write(key, value)?;
+pub(crate) fn write_if(
+    names: &Names,
+    key: u32,
+    value: &str,
+    version: u64,
+) -> Result<Asked, Failure> {
+    let mut asked = write(names, key, value)?;
     asked.headers_mut().insert(IF_MATCH, header(&format!("\"{version}\""))?);
     Ok(asked)
 }
 
 /// Reads one user.
-pub(crate) fn read(key: u32) -> Result<Asked, Failure> {
-    keyed(get(&format!("/api/read?table=users&limit={READ_LIMIT}"))?, &user_id(key))
+pub(crate) fn read(names: &Names, key: u32) -> Result<Asked, Failure> {
+    keyed(get(&format!("/api/read?table={USERS}&limit={READ_LIMIT}"))?, &names.plain(key))
 }
 
 /// A page of users in the order of their ids, from one on, of all shards.
-pub(crate) fn scan(key: u32) -> Result<Asked, Failure> {
-    let id = user_id(key);
-    get(&format!("/api/read?table=users&user_id=gte.{id}&order=user_id&limit={SCAN_LIMIT}"))
+pub(crate) fn scan(names: &Names, key: u32) -> Result<Asked, Failure> {
+    let id = names.plain(key);
+    get(&format!("/api/read?table={USERS}&user_id=gte.{id}&order=user_id&limit={SCAN_LIMIT}"))
 }
 
 /// The users of a partition with the last names, of all shards.
 pub(crate) fn scatter(key: u32) -> Result<Asked, Failure> {
     let partition = PARTITIONS[key as usize % PARTITIONS.len()];
     get(&format!(
-        "/api/read?table=users&partition_key=eq.{partition}&order=name.desc&limit={SCATTER_LIMIT}"
+        "/api/read?table={USERS}&partition_key=eq.{partition}&order=name.desc&limit={SCATTER_LIMIT}"
     ))
 }
 
 /// Writes many users at once.
-pub(crate) fn bulk(keys: &[u32], value: &str) -> Result<Asked, Failure> {
-    let ids: Vec<_> = keys.iter().map(|&key| user_id(key)).collect();
-    let records = keys.iter().zip(&ids).map(|(&key, id)| User::new(key, id, value)).collect();
-    json(Method::POST, "/api/bulk-write", &Bulk { table: "users", records })
+pub(crate) fn bulk(names: &Names, keys: &[u32], value: &str) -> Result<Asked, Failure> {
+    let ids: Vec<_> = keys.iter().map(|&key| names.plain(key)).collect();
+    let records =
+        keys.iter().zip(&ids).map(|(&key, id)| User::new(names, key, id, value)).collect();
+    json(Method::POST, "/api/bulk-write", &Bulk { table: USERS, records })
 }
 
 /// Stores a value under a key.
-pub(crate) fn kv_put(key: u32, value: &str) -> Result<Asked, Failure> {
-    json(Method::PUT, &format!("/api/kv/key_{key}"), &value)
+pub(crate) fn kv_put(names: &Names, key: u32, value: &str) -> Result<Asked, Failure> {
+    json(Method::PUT, &format!("/api/kv/{}", names.plain(key)), &value)
 }
 
 /// Reads a key's value.
-pub(crate) fn kv_get(key: u32) -> Result<Asked, Failure> {
-    get(&format!("/api/kv/key_{key}"))
+pub(crate) fn kv_get(names: &Names, key: u32) -> Result<Asked, Failure> {
+    get(&format!("/api/kv/{}", names.plain(key)))
 }
 
 /// The same request of somebody who has seen something.

@@ -13,6 +13,7 @@ use loadtest::history::{History, Recorder, lines};
 
 use crate::chaos::{self, Chaos, ClusterTrouble, Victims};
 use crate::options::Options;
+use crate::own_rows::OwnRows;
 use crate::report::{Checked, Fault, Finding, Ran, Report, Verified};
 use crate::tally::Tally;
 use crate::verify::Verification;
@@ -22,10 +23,15 @@ use crate::wire::Pool;
 const LIVENESS: &str = "liveness";
 
 /// Runs the workload against routers that are there.
-pub(crate) async fn run(options: &Options, pools: Vec<Arc<Pool>>) -> anyhow::Result<Report> {
+pub(crate) async fn run(
+    options: &Options,
+    pools: Vec<Arc<Pool>>,
+    own: &OwnRows,
+) -> anyhow::Result<Report> {
     let file = open_history(options)?;
     let tally = Arc::new(Tally::default());
-    let verification = Arc::new(Verification::new(options, pools, Arc::clone(&tally))?);
+    let of_run = (pools, Arc::clone(own.names()));
+    let verification = Arc::new(Verification::new(options, of_run, Arc::clone(&tally))?);
     verification.open_banks().await?;
     let ran = crate::attack(options, Arc::clone(&verification).scenario()?, &tally).await?;
     let read_back = verification.finish().await;
@@ -48,64 +54,77 @@ pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     let pools = crate::pools(&options)?;
     let pool = Arc::clone(&pools[0]);
     chaos::ready(&pool, chaos::LIVENESS).await?;
+    let own = OwnRows::prepare(&options, &pools).await?;
+    let ended = break_meanwhile(&options, victims, pools, &own, file).await;
+    // Without a cluster the rows go with the router's directory.
+    if options.load.cluster.is_some() {
+        match &ended {
+            Ok((_, Some(_))) => own.remove(&options, &pool).await,
+            Ok((_, None)) | Err(_) => own.tell_left(),
+        }
+    }
+    let (report, victims) = ended?;
+    if let Some(mut victims) = victims.filter(|_| !report.passed) {
+        let kept = victims.keep().display().to_string();
+        let _ = writeln!(std::io::stderr(), "loadtest: the router's directory is kept: {kept}");
+    }
+    Ok(report)
+}
 
+/// The run itself; with its report comes what was broken, unless it could not be started again.
+async fn break_meanwhile(
+    options: &Options,
+    victims: Victims,
+    pools: Vec<Arc<Pool>>,
+    own: &OwnRows,
+    file: Option<File>,
+) -> anyhow::Result<(Report, Option<Victims>)> {
     let tally = Arc::new(Tally::default());
-    let verification = Arc::new(Verification::new(&options, pools, Arc::clone(&tally))?);
+    let pool = Arc::clone(&pools[0]);
+    let of_run = (pools, Arc::clone(own.names()));
+    let verification = Arc::new(Verification::new(options, of_run, Arc::clone(&tally))?);
     verification.open_banks().await?;
     let recorder = Arc::clone(verification.recorder());
     let chaos = Chaos::start(victims, Arc::clone(&recorder), options.load.seed);
-    let ran = crate::attack(&options, Arc::clone(&verification).scenario()?, &tally).await;
+    let ran = crate::attack(options, Arc::clone(&verification).scenario()?, &tally).await;
     let stopped = chaos.stop().await;
     let ran = ran?;
-    let mut victims = match stopped {
-        Ok(victims) => victims,
+    let (victims, works) = match stopped {
+        Ok(victims) => (Some(victims), works_again(&pool, &verification).await),
         Err(error) if error.is::<ClusterTrouble>() => return Err(error),
-        Err(error) => {
-            let history = recorder.finish();
-            let mut verified = judge(&history, file)?;
-            verified.accuse("a router can be ended and started again", format!("{error:#}"));
-            return Ok(conclude(
-                &options,
-                &tally,
-                ran,
-                &history,
-                (verified, start(&tally, &recorder)),
-            ));
-        }
-    };
-
-    let began = Instant::now();
-    let works = match tokio::time::timeout(chaos::LIVENESS, alive(&pool, &verification)).await {
-        Ok(Ok(())) => Ok(began.elapsed().as_millis()),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(anyhow::anyhow!("new writes are not taken within {:?}", chaos::LIVENESS)),
-    };
-    let works = match works {
-        Ok(took) => verification.finish().await.map(|()| took),
-        Err(error) => Err(error),
+        Err(error) => (None, Err(error)),
     };
     let history = recorder.finish();
     let mut verified = judge(&history, file)?;
-    match works {
-        Ok(took) => {
+    match (works, &victims) {
+        (Ok(took), _) => {
             let note = format!(
                 "after the last fault rows of all shards were written within {took} ms, and then all read"
             );
             verified.notes.insert(0, note);
         }
-        Err(error) => {
-            verified.accuse(
-                "after the last fault everything works again in time",
-                format!("{error:#}"),
-            );
+        (Err(error), Some(_)) => {
+            let promise = "after the last fault everything works again in time";
+            verified.accuse(promise, format!("{error:#}"));
+        }
+        (Err(error), None) => {
+            verified.accuse("a router can be ended and started again", format!("{error:#}"));
         }
     }
-    let report = conclude(&options, &tally, ran, &history, (verified, start(&tally, &recorder)));
-    if !report.passed {
-        let kept = victims.keep().display().to_string();
-        let _ = writeln!(std::io::stderr(), "loadtest: the router's directory is kept: {kept}");
+    let start = start(&tally, &recorder);
+    Ok((conclude(options, &tally, ran, &history, (verified, start)), victims))
+}
+
+/// Waits until everything works, and reads all rows; how many milliseconds it took to work.
+async fn works_again(pool: &Pool, verification: &Arc<Verification>) -> anyhow::Result<u128> {
+    let began = Instant::now();
+    match tokio::time::timeout(chaos::LIVENESS, alive(pool, verification)).await {
+        Ok(alive) => alive?,
+        Err(_) => anyhow::bail!("new writes are not taken within {:?}", chaos::LIVENESS),
     }
-    Ok(report)
+    let took = began.elapsed().as_millis();
+    verification.finish().await?;
+    Ok(took)
 }
 
 /// Liveness: new writes work on every shard.

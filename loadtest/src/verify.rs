@@ -33,6 +33,7 @@ use tokio::sync::Mutex;
 use self::names::RowNames;
 use self::session::Session;
 use crate::keys::{Dist, KeyChooser};
+use crate::keyspace::Names;
 use crate::options::Options;
 use crate::tally::Tally;
 use crate::wire::Pool;
@@ -76,18 +77,17 @@ impl Verification {
     /// Starts the clock of the history.
     pub(crate) fn new(
         options: &Options,
-        pools: Vec<Arc<Pool>>,
+        (pools, names): (Vec<Arc<Pool>>, Arc<Names>),
         tally: Arc<Tally>,
     ) -> anyhow::Result<Self> {
-        let run = names::run_name();
         let hosts = options.targets.iter().map(ToString::to_string).collect();
         let bank = BankConstants { total: DEPOSIT * i64::from(ACCOUNTS), accounts: ACCOUNTS };
-        let header = Header { bank: Some(bank), ..Header::now(&run, hosts) };
+        let header = Header { bank: Some(bank), ..Header::now(names.run(), hosts) };
         Ok(Self {
             recorder: Recorder::start(header),
             pools,
             tally,
-            names: RowNames::new(run),
+            names: RowNames::new(names),
             chooser: KeyChooser::new(Dist::Zipf(SKEW), HOT_ROWS + COLD_ROWS)?,
             seed: options.load.seed,
             level: options.load.level,

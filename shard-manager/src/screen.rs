@@ -6,11 +6,13 @@
 //! written is told to the command, which has not succeeded then.
 //! **Not here:** what is found (`command`).
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, TableComponent, presets};
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{
+    HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
+};
 use serde::Serialize;
 
 /// Results that standard output did not take.
@@ -110,12 +112,82 @@ impl Screen {
 
     /// A progress bar towards `total`; hidden when nobody looks.
     pub(crate) fn progress(&self, name: &str, total: u64) -> ProgressBar {
-        let style = "{prefix:>10} {bar:30} {human_pos:>11} of {human_len} {per_sec:>16} {msg}";
+        let style = "{prefix:>10} {bar:30} {human_pos:>11} of {human_len} {rate:>16} {msg}";
         let style =
             ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+        // The width of `per_sec` would also be the number of its decimals.
+        let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let _ = out.write_str(&rate(state.per_sec()));
+        });
         let bar = self.bars.add(ProgressBar::new(total));
         bar.set_style(style);
         bar.set_prefix(name.to_owned());
         bar
+    }
+}
+
+/// A rate in whole rows: decimals change too fast to be read.
+fn rate(per_second: f64) -> String {
+    format!("{}/s", HumanCount(per_second.round() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use indicatif::TermLike;
+
+    use super::*;
+
+    /// A terminal that keeps all that was ever written to it.
+    #[derive(Clone, Debug, Default)]
+    struct Kept(Arc<Mutex<String>>);
+
+    impl TermLike for Kept {
+        fn width(&self) -> u16 {
+            200
+        }
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.write_str(text)
+        }
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.0.lock().unwrap().push_str(text);
+            Ok(())
+        }
+        fn clear_line(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_progress_bar_tells_its_rate_in_whole_rows() {
+        assert_eq!(rate(1_234.567_8), "1,235/s");
+        let terminal = Kept::default();
+        let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
+        let bars = MultiProgress::with_draw_target(target);
+        let screen = Screen { json: false, terminal: true, bars };
+        let bar = screen.progress("shard1", 3_000);
+        bar.inc(1_000);
+        bar.abandon();
+        let shown = terminal.0.lock().unwrap().clone();
+        let numbers = shown.split_whitespace().filter_map(|word| word.strip_suffix("/s"));
+        let numbers: Vec<&str> = numbers.collect();
+        assert!(!numbers.is_empty(), "{shown}");
+        assert!(numbers.iter().all(|number| !number.contains('.')), "{shown}");
     }
 }

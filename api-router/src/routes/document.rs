@@ -1,21 +1,44 @@
 //! Document: what the OpenAPI document says of itself, and once for all operations about rows: the headers that every
 //! read or every write takes, and those that every answer carries.
 //!
+//! Groups stand in the order in which somebody who is new needs them, schemas in the form that generators of clients
+//! understand.
+//!
 //! **Not here:** what one operation alone takes or answers (its own attributes).
 
-use std::collections::BTreeMap;
+mod schemas;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use actix_web::http::Method;
 use analytics::Operation as Kind;
 use utoipa::openapi::header::{Header, HeaderBuilder};
-use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
-use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
-use utoipa::openapi::{Info, License, OpenApi, RefOr, Schema};
+use utoipa::openapi::path::{
+    Operation, Parameter, ParameterBuilder, ParameterIn, ParameterStyle, PathItem,
+};
+use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::tag::TagBuilder;
+use utoipa::openapi::{Info, License, OpenApi, RefOr, ResponseBuilder, Schema};
 
+use self::schemas::{simplify_components, simplify_operation};
 use crate::data_route::{KV, data_route};
 
 /// The one data route whose answers are about no single key.
 const BULK: &str = "/api/bulk-write";
+/// The route of which every parameter that is no known one is a filter.
+const READ: &str = "/api/read";
+
+/// Groups of operations, the most wanted first.
+const GROUPS: [(&str, &str); 8] = [
+    ("data", "Rows of tables: write, read, write many"),
+    ("keys and values", "JSON values under keys"),
+    ("tables", "Tables, and what they consist of"),
+    ("placement", "Which shard has what"),
+    ("operations", "How the router and its shards are; what errors mean"),
+    ("analytics", "What is counted, and the dashboard"),
+    ("aliases", "Short forms of some of the calls above"),
+    ("lab", "Nodes that are held back on purpose"),
+];
 
 /// Completes the document that was collected from the routes.
 pub fn describe(api: &mut OpenApi) {
@@ -29,12 +52,61 @@ pub fn describe(api: &mut OpenApi) {
                 take_headers(operation, route.operation);
                 carry_headers(operation, route.operation, path != BULK);
             }
+            if (path.as_str(), &method) == (READ, &Method::GET) {
+                operation.parameters.get_or_insert_default().push(RefOr::T(filters()));
+            }
             forbid_nulls(operation);
+            simplify_operation(operation);
+            refuse_large_headers(operation);
         }
     }
+    api.components.iter_mut().for_each(simplify_components);
     if let Some(item) = api.paths.paths.get_mut(KV) {
         item.head = item.get.as_ref().map(head_of);
     }
+    order_groups(api);
+}
+
+/// The groups that there are, in order: what shows the document follows it.
+fn order_groups(api: &mut OpenApi) {
+    let items = api.paths.paths.values_mut();
+    let used: BTreeSet<String> = items
+        .flat_map(|item| operations(item).collect::<Vec<_>>())
+        .flat_map(|(_, operation)| operation.tags.clone().unwrap_or_default())
+        .collect();
+    let group = |(name, about): &(&str, &str)| {
+        used.contains(*name)
+            .then(|| TagBuilder::new().name(*name).description(Some(*about)).build())
+    };
+    api.tags = Some(GROUPS.iter().filter_map(group).collect());
+}
+
+/// Any further parameters of a read. The example is empty: a page to try calls out would send another one along.
+fn filters() -> Parameter {
+    let text = ObjectBuilder::new().schema_type(Type::String).build();
+    let any = AdditionalProperties::RefOr(RefOr::T(text.into()));
+    let filters = ObjectBuilder::new().schema_type(Type::Object).additional_properties(Some(any));
+    ParameterBuilder::new()
+        .name("filters")
+        .parameter_in(ParameterIn::Query)
+        .description(Some(
+            "Filters on columns, each a parameter of its own: {\"name\": \"eq.John\"} is sent as name=eq.John",
+        ))
+        .style(Some(ParameterStyle::Form))
+        .explode(Some(true))
+        .schema(Some(filters.build()))
+        .example(Some(serde_json::json!({})))
+        .build()
+}
+
+/// Declares the refusal that comes before any route is found, and so at every one.
+fn refuse_large_headers(operation: &mut Operation) {
+    let large = ResponseBuilder::new()
+        .description(
+            "There are more than 96 headers, or more than 128 KiB of them. Without a body.",
+        )
+        .build();
+    operation.responses.responses.insert("431".to_owned(), RefOr::T(large));
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {

@@ -35,6 +35,7 @@ mod figures_known;
 mod figures_live;
 mod figures_of_errors;
 mod frames;
+mod generated_clients;
 mod ground;
 mod harness;
 mod health;

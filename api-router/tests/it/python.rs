@@ -1,4 +1,4 @@
-//! Python: tools of others by which the API is judged, in a virtual environment below `target` that is made once.
+//! Python: tools of others by which the API is judged, in virtual environments below `target` that are made once.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -6,48 +6,75 @@ use std::process::{Command, Output};
 
 /// Another version generates other requests.
 pub(crate) const SCHEMATHESIS: &str = "4.32.5";
-/// The parser of those who made the format.
-const PROMETHEUS_CLIENT: &str = "0.26.0";
+
+/// Packages that stand together, in exactly these versions.
+pub(crate) struct Environment {
+    /// The first part of its folder's name; the rest is the version of the first package.
+    name: &'static str,
+    packages: &'static [(&'static str, &'static str)],
+}
+
+/// The tool that asks for all that the document allows, and the parser of figures of those who made the format.
+const JUDGES: Environment = Environment {
+    name: "schemathesis",
+    packages: &[("schemathesis", SCHEMATHESIS), ("prometheus_client", "0.26.0")],
+};
+
+/// The tools that make a client of the document, and check its types.
+pub(crate) const GENERATORS: Environment = Environment {
+    name: "openapi-python-client",
+    packages: &[("openapi-python-client", "0.29.1"), ("mypy", "2.4.1")],
+};
 
 /// What a program said, on both its outputs.
 pub(crate) fn text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
 }
 
-/// A program of the environment, `python` among them.
+/// A program of those that judge the API, `python` among them.
 ///
 /// # Errors
 /// What could not be had.
 pub(crate) fn program(name: &str) -> Result<PathBuf, String> {
+    program_of(&JUDGES, name)
+}
+
+/// A program of an environment, `python` among them.
+///
+/// # Errors
+/// What could not be had.
+pub(crate) fn program_of(environment: &Environment, name: &str) -> Result<PathBuf, String> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     // Two stories, perhaps of two processes, must not make it at the same time.
     let lock = File::create(folder.join("python.lock")).and_then(|file| file.lock().map(|()| file));
     let _lock = lock.map_err(|error| format!("python.lock: {error}"))?;
-    let environment = folder.join(format!("schemathesis-{SCHEMATHESIS}"));
-    if !is_whole(&environment) {
+    let packages = environment.packages;
+    let folder = folder.join(format!("{}-{}", environment.name, packages[0].1));
+    if !is_whole(&folder, packages) {
         let mut venv = Command::new("python3");
-        venv.args(["-m", "venv", "--clear"]).arg(&environment);
-        let mut install = Command::new(environment.join("bin/python"));
+        venv.args(["-m", "venv", "--clear"]).arg(&folder);
+        let mut install = Command::new(folder.join("bin/python"));
         install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-        install.arg(format!("schemathesis=={SCHEMATHESIS}"));
-        install.arg(format!("prometheus_client=={PROMETHEUS_CLIENT}"));
+        install.args(packages.iter().map(|(package, version)| format!("{package}=={version}")));
         for mut step in [venv, install] {
             let output = step.output().map_err(|error| format!("{step:?}: {error}"))?;
             if !output.status.success() {
                 return Err(format!("{step:?}: {}", text(&output)));
             }
         }
-        if !is_whole(&environment) {
-            return Err(format!("{environment:?} does not work"));
+        if !is_whole(&folder, packages) {
+            return Err(format!("{folder:?} does not work"));
         }
     }
-    Ok(environment.join("bin").join(name))
+    Ok(folder.join("bin").join(name))
 }
 
 /// Whether all is there, in these versions.
-fn is_whole(environment: &Path) -> bool {
-    const VERSIONS: &str = "from importlib.metadata import version as v\nprint(v('schemathesis'), v('prometheus_client'))";
-    let output = Command::new(environment.join("bin/python")).args(["-c", VERSIONS]).output();
-    let wanted = format!("{SCHEMATHESIS} {PROMETHEUS_CLIENT}");
-    output.is_ok_and(|output| text(&output).trim_end() == wanted)
+fn is_whole(folder: &Path, packages: &[(&str, &str)]) -> bool {
+    const VERSIONS: &str =
+        "import sys\nfrom importlib.metadata import version\nprint(*map(version, sys.argv[1:]))";
+    let mut versions = Command::new(folder.join("bin/python"));
+    versions.args(["-c", VERSIONS]).args(packages.iter().map(|(package, _)| package));
+    let wanted: Vec<&str> = packages.iter().map(|(_, version)| *version).collect();
+    versions.output().is_ok_and(|output| text(&output).trim_end() == wanted.join(" "))
 }

@@ -4,7 +4,7 @@
 //! their value was sent to that row, and not refused, is C2.
 //!
 //! **Invariant:** a row with no read at the end is not judged; [`Report`](super::Report) counts
-//! such rows.
+//! such rows, unless a walk over the whole table did not meet them, which `sets` judges.
 //! **Not here:** whether rows that were never deleted are there at all (`sets`).
 
 use super::acknowledged::Acknowledged;

@@ -54,6 +54,13 @@ impl<'a> Walks<'a> {
         }
         Self(walks)
     }
+
+    /// True if some walk over the row's whole table did not meet it.
+    pub(super) fn has_missed(&self, row: &Row<'_>) -> bool {
+        let whole = |walk: &&Walk<'_>| walk.complete.is_some();
+        let missed = |walk: &Walk<'_>| walk.met[row.key.0 as usize] == NOT_MET;
+        self.0.iter().filter(whole).any(|walk| walk.covers(row.history, row.key) && missed(walk))
+    }
 }
 
 impl Walk<'_> {

@@ -1,8 +1,10 @@
 //! Exchange: one operation sent, answered and judged.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::plan::Step;
+use crate::keyspace::Names;
 use crate::requests::{self, SESSION_TOKEN, SessionToken};
 use crate::tally::{Operation, Sample, Source};
 use crate::verdict::{self, Failure};
@@ -11,6 +13,8 @@ use crate::wire::{Answer, Asked, Pool};
 /// What whoever asks knows before.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
+    /// How keys are spelled.
+    pub(super) names: Arc<Names>,
     pub(super) token: Option<SessionToken>,
     /// The row is there: its write was acknowledged.
     pub(super) acknowledged: bool,
@@ -48,17 +52,18 @@ pub(super) async fn perform(
 }
 
 async fn ask(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure> {
+    let names = &*known.names;
     let asked = match step.operation {
-        Operation::Write | Operation::Insert => requests::write(step.key, &step.value),
-        Operation::Read => requests::read(step.key),
-        Operation::Scan => requests::scan(step.key),
+        Operation::Write | Operation::Insert => requests::write(names, step.key, &step.value),
+        Operation::Read => requests::read(names, step.key),
+        Operation::Scan => requests::scan(names, step.key),
         Operation::Modify => return modify(pool, step, known).await,
         Operation::Bulk => {
             let keys: Vec<u32> = step.more.iter().copied().chain([step.key]).collect();
-            requests::bulk(&keys, &step.value)
+            requests::bulk(names, &keys, &step.value)
         }
-        Operation::KvPut => requests::kv_put(step.key, &step.value),
-        Operation::KvGet => requests::kv_get(step.key),
+        Operation::KvPut => requests::kv_put(names, step.key, &step.value),
+        Operation::KvGet => requests::kv_get(names, step.key),
         Operation::Scatter => requests::scatter(step.key),
         // Of the verifying workload alone.
         Operation::Delete | Operation::Replay | Operation::Transfer => {
@@ -70,11 +75,12 @@ async fn ask(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure>
 
 /// Reads a row, and writes it if nobody else has meanwhile; a row that is not there is written as it is.
 async fn modify(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure> {
-    let read = send(pool, requests::read(step.key)?, known).await?;
-    verdict::of_read(read.status, &read.body, &requests::user_id(step.key), known.acknowledged)?;
+    let names = &*known.names;
+    let read = send(pool, requests::read(names, step.key)?, known).await?;
+    verdict::of_read(read.status, &read.body, &names.plain(step.key), known.acknowledged)?;
     let asked = match verdict::version_of(&read.body) {
-        Some(version) => requests::write_if(step.key, &step.value, version)?,
-        None => requests::write(step.key, &step.value)?,
+        Some(version) => requests::write_if(names, step.key, &step.value, version)?,
+        None => requests::write(names, step.key, &step.value)?,
     };
     send(pool, asked, known).await
 }
@@ -89,7 +95,7 @@ fn judge(step: &Step, known: &Known, answer: &Answer) -> Result<(), Failure> {
         Operation::Write | Operation::Insert => verdict::of_write(status, body),
         Operation::Modify => verdict::of_conditional_write(status, body),
         Operation::Read => {
-            verdict::of_read(status, body, &requests::user_id(step.key), known.acknowledged)
+            verdict::of_read(status, body, &known.names.plain(step.key), known.acknowledged)
         }
         Operation::Bulk => verdict::of_bulk(status, body),
         Operation::Scan | Operation::Scatter => verdict::of_page(status, body),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 
 use super::plan::Plan;
 use crate::random::Random;
@@ -22,7 +22,8 @@ pub(super) async fn run(plan: &Plan) -> anyhow::Result<()> {
     let keys: Vec<u32> = (0..plan.keys_filled).collect();
     let mut token = None;
     for part in keys.chunks(ROWS as usize) {
-        let asked = requests::bulk(part, &plan.value(&mut random));
+        ensure!(!goose::is_killswitch_triggered(), "ended before all keys were written");
+        let asked = requests::bulk(&plan.names, part, &plan.value(&mut random));
         // One after the other, so that the last token has seen them all.
         let sent = match asked {
             Ok(asked) => {

@@ -64,7 +64,8 @@ impl Sender {
     fn new(plan: Arc<Plan>, random: Random, rate: f64, in_flight_max: u32) -> Self {
         // Bounded by the requests under way.
         let (tell, done) = mpsc::unbounded_channel();
-        let known = Known { token: plan.token(), acknowledged: false, patience: plan.patience };
+        let (token, patience) = (plan.token(), plan.patience);
+        let known = Known { names: Arc::clone(&plan.names), token, acknowledged: false, patience };
         let start = Instant::now();
         plan.tally.start(start);
         Self { plan, random, known, rate, in_flight_max, start, due: 0, in_flight: 0, done, tell }

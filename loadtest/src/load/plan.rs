@@ -7,6 +7,7 @@ use std::time::Duration;
 use hyper::header::HeaderValue;
 
 use crate::keys::KeyChooser;
+use crate::keyspace::Names;
 use crate::mix::Mix;
 use crate::options::{Options, ValueSize};
 use crate::random::Random;
@@ -17,6 +18,8 @@ use crate::wire::Pool;
 pub(crate) struct Plan {
     pub(crate) pools: Vec<Arc<Pool>>,
     pub(crate) tally: Arc<Tally>,
+    /// How keys are spelled.
+    pub(super) names: Arc<Names>,
     pub(super) seed: u64,
     /// How long an answer is waited for.
     pub(super) patience: Duration,
@@ -50,7 +53,7 @@ pub(super) struct Step {
 impl Plan {
     pub(crate) fn new(
         options: &Options,
-        pools: Vec<Arc<Pool>>,
+        (pools, names): (Vec<Arc<Pool>>, Arc<Names>),
         tally: Arc<Tally>,
     ) -> anyhow::Result<Self> {
         let load = &options.load;
@@ -58,6 +61,7 @@ impl Plan {
         Ok(Self {
             pools,
             tally,
+            names,
             seed: load.seed,
             patience: options.patience()?,
             keys_filled: load.keys,

@@ -30,7 +30,9 @@ impl Visitor {
         let step = self.plan.next_step(&mut self.random);
         let filled = self.plan.filled && step.key < self.plan.keys_filled;
         let acknowledged = filled || self.written.contains(&step.key);
-        (step, Known { token: self.token.clone(), acknowledged, patience: self.plan.patience })
+        let names = Arc::clone(&self.plan.names);
+        let (token, patience) = (self.token.clone(), self.plan.patience);
+        (step, Known { names, token, acknowledged, patience })
     }
 
     /// Takes note of an answer.
@@ -57,13 +59,16 @@ impl Visitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keyspace::Names;
     use crate::options::Options;
     use crate::tally::Tally;
 
     fn steps(args: &[&str]) -> Vec<Step> {
         let args = ["loadtest"].iter().chain(args).map(std::ffi::OsString::from);
         let options = Options::read(args).unwrap();
-        let plan = Plan::new(&options, Vec::new(), Arc::<Tally>::default()).unwrap();
+        let names = Names::of_new_run(br#"{"keyspace":"hash","parameters":{}}"#).unwrap();
+        let names = Arc::new(names);
+        let plan = Plan::new(&options, (Vec::new(), names), Arc::<Tally>::default()).unwrap();
         let mut visitor = Visitor::new(Arc::new(plan), 0);
         (0..10_000).map(|_| visitor.next_step().0).collect()
     }

@@ -16,6 +16,7 @@ use super::batch::outcomes;
 use super::names::{account, counter, entry};
 use super::session::Session;
 use super::{ACCOUNTS, BANKS, DEPOSIT};
+use crate::own_rows::TRANSACTIONS;
 use crate::requests::{self, IDEMPOTENCY_KEY};
 use crate::tally::Operation as Counted;
 use crate::verdict::Failure;
@@ -23,13 +24,15 @@ use crate::wire::Asked;
 
 /// How often a bank is opened before that is given up.
 const OPENINGS_MAX: u32 = 5;
+/// How often a bank is read as soon as it is open. Of eight banks so many reads meet each of three nodes for sure.
+const OPENING_READS: u32 = 8;
 
 #[derive(Deserialize)]
 struct Rows {
     data: Vec<Row>,
 }
 
-/// A row of `transactions`: an account, a counter, or an entry of the ledger.
+/// A row of [`TRANSACTIONS`]: an account, a counter, or an entry of the ledger.
 #[derive(Clone, Deserialize)]
 pub(super) struct Row {
     pub(super) tx_id: String,
@@ -53,7 +56,7 @@ struct Change {
 
 /// The name of a row in the history.
 pub(super) fn name(id: &str) -> String {
-    format!("transactions/{id}")
+    format!("{TRANSACTIONS}/{id}")
 }
 
 /// Opens all banks.
@@ -75,6 +78,10 @@ async fn open_one(session: &mut Session, bank: &str) -> anyhow::Result<()> {
         changes.push(Change { id: counter(bank), amount: 0, based_on: 0 });
         let sent = together(session, bank, changes, Level::All).await;
         if sent.outcome == Outcome::Ok {
+            // From wherever they are answered: a node without the bank shows now, while it lags, or never.
+            for _ in 0..OPENING_READS {
+                look(session, bank, Level::One, false).await;
+            }
             return Ok(());
         }
         let failure = sent.done.sample.verdict.err();
@@ -167,7 +174,7 @@ async fn look(session: &mut Session, bank: &str, level: Level, token: bool) -> (
 }
 
 fn accounts_of(bank: &str) -> Asked {
-    let path = format!("/api/read?table=transactions&tx_id=like.{bank}-a*&limit=100");
+    let path = format!("/api/read?table={TRANSACTIONS}&tx_id=like.{bank}-a*&limit=100");
     let mut asked = requests::keyed_get("/", bank);
     // A name of ours is part of a path as it is.
     if let Ok(path) = path.parse() {
@@ -186,12 +193,13 @@ async fn together(
     let mut request = session.operation(Kind::Write, &name(&counter(bank)));
     request.level = level;
     request.token = true;
+    let run = session.of.names.run().to_owned();
     let mut operations: Vec<Operation> = Vec::new();
     let mut rows = Vec::new();
     for Change { id, amount, based_on } in changes {
         let value = session.log.draw();
         let value = session.log.value(value);
-        let mut row = json!({"data": {"tx_id": id, "account": bank, "amount": amount, "memo": value.to_string()}});
+        let mut row = json!({"data": {"tx_id": id, "account": bank, "amount": amount, "memo": value.to_string(), "run": run}});
         if based_on > 0 {
             row["if_version"] = json!(based_on);
         }
@@ -199,7 +207,7 @@ async fn together(
         let key = session.of.recorder.key(&name(&id));
         operations.push(Operation { key, value, based_on, ..request });
     }
-    let body = Bytes::from(json!({"table": "transactions", "rows": rows}).to_string());
+    let body = Bytes::from(json!({"table": TRANSACTIONS, "rows": rows}).to_string());
     let mut asked = requests::plain(Method::POST, "/api/bulk-write", body, None);
     let headers = asked.headers_mut();
     headers.insert("prefer", hyper::header::HeaderValue::from_static("tx=per-shard"));

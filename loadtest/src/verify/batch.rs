@@ -9,6 +9,7 @@ use serde_json::json;
 use super::attempt::{self, Attempted, Done};
 use super::register::name;
 use super::session::Session;
+use crate::own_rows::USERS;
 use crate::requests::{self, IDEMPOTENCY_KEY};
 use crate::tally::Operation as Counted;
 use crate::wire::Answer;
@@ -31,9 +32,11 @@ struct Failed {
 
 /// Writes rows that nobody ever wrote.
 pub(super) async fn write(session: &mut Session) -> Done {
-    let mut request = session.operation(Kind::Write, &format!("users/{}", session.of.names.run));
+    let whole = name(session.of.names.run());
+    let mut request = session.operation(Kind::Write, &whole);
     request.token = true;
     request.level = session.write_level();
+    let run = session.of.names.run().to_owned();
     let mut operations: Vec<Operation> = Vec::new();
     let mut rows = Vec::new();
     for _ in 0..ROWS {
@@ -41,10 +44,10 @@ pub(super) async fn write(session: &mut Session) -> Done {
         let row = session.of.names.once(session.log.number(), number);
         let key = session.of.recorder.key(&name(&row));
         let value = session.log.value(number);
-        rows.push(json!({"data": {"user_id": row, "name": value.to_string(), "email": "verify"}}));
+        rows.push(json!({"data": {"user_id": row, "name": value.to_string(), "email": "verify", "run": run}}));
         operations.push(Operation { key, value, ..request });
     }
-    let body = Bytes::from(json!({"table": "users", "rows": rows}).to_string());
+    let body = Bytes::from(json!({"table": USERS, "rows": rows}).to_string());
     let mut asked = requests::plain(Method::POST, "/api/bulk-write", body, None);
     let idempotency = session.log.value(request.request).to_string();
     if let Some(key) = requests::id_header(&idempotency) {

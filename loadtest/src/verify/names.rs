@@ -1,47 +1,38 @@
-//! Names: what the rows of a run are called, so that no two runs meet.
+//! Names: one for each row of a run, so that no two rows meet.
+//!
+//! **Not here:** how a cluster wants keys to be spelled (`keyspace`).
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
 
 use super::{BANKS, HOT_ROWS};
-
-/// A name for this run: nobody else's begins with it.
-pub(super) fn run_name() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    // Two testers started in the same microsecond differ by their process.
-    let mut number = (now.as_micros() as u64).wrapping_mul(1 << 12) ^ u64::from(std::process::id());
-    let mut name = "v".to_owned();
-    while number > 0 {
-        name.extend(char::from_digit((number % 36) as u32, 36));
-        number /= 36;
-    }
-    name
-}
+use crate::keyspace::{Name, Names};
 
 /// Names of rows of one run.
 #[derive(Debug)]
-pub(super) struct RowNames {
-    /// What all of them begin with.
-    pub(super) run: String,
-}
+pub(super) struct RowNames(Arc<Names>);
 
 impl RowNames {
-    pub(super) fn new(run: String) -> Self {
-        Self { run }
+    pub(super) fn new(names: Arc<Names>) -> Self {
+        Self(names)
+    }
+
+    /// The name of the run, which stands in each of its rows.
+    pub(super) fn run(&self) -> &str {
+        self.0.run()
     }
 
     /// A register by rank, the hottest first.
     pub(super) fn register(&self, rank: u32) -> String {
-        let class = if rank < HOT_ROWS { 'h' } else { 'c' };
-        format!("{}-{class}{rank}", self.run)
+        self.0.key(if rank < HOT_ROWS { Name::Hot(rank) } else { Name::Cold(rank) })
     }
 
     /// A row that is written once, in a bulk.
     pub(super) fn once(&self, session: u32, number: u32) -> String {
-        format!("{}-b{session}-{number}", self.run)
+        self.0.key(Name::Once(session, number))
     }
 
     pub(super) fn bank(&self, number: u32) -> String {
-        format!("{}-bank{}", self.run, number % BANKS)
+        self.0.key(Name::Bank(number % BANKS))
     }
 }
 
@@ -66,7 +57,8 @@ mod tests {
 
     #[test]
     fn names_of_different_things_never_meet() {
-        let names = RowNames::new(run_name());
+        let names = Names::of_new_run(br#"{"keyspace":"hash","parameters":{}}"#).unwrap();
+        let names = RowNames::new(Arc::new(names));
         let bank = names.bank(1);
         let all = [
             names.register(0),
@@ -79,7 +71,7 @@ mod tests {
             entry(&bank, 11, 1),
         ];
         for (index, name) in all.iter().enumerate() {
-            assert!(name.starts_with(&names.run) && name.len() < 64, "{name}");
+            assert!(name.contains(names.run()) && name.len() < 64, "{name}");
             assert!(!all[..index].contains(name), "{name}");
         }
     }

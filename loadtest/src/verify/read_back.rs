@@ -11,6 +11,7 @@ use super::attempt;
 use super::names::counter;
 use super::session::Session;
 use super::{BANKS, bank, register};
+use crate::own_rows::{TRANSACTIONS, USERS};
 use crate::requests;
 use crate::tally::Operation as Counted;
 
@@ -27,21 +28,35 @@ struct Rows {
 
 /// Walks over both tables, and asks once more for every row that was not met.
 pub(super) async fn all(session: &mut Session) -> anyhow::Result<()> {
-    let users = walk(session, "users", "user_id", "name").await?;
-    let transactions = walk(session, "transactions", "tx_id", "memo").await?;
+    let users = walk(session, USERS, "user_id", "name").await?;
+    let transactions = walk(session, TRANSACTIONS, "tx_id", "memo").await?;
     ledgers(session, &transactions);
     let met: HashSet<Key> = users.keys().chain(transactions.keys()).copied().collect();
     for (key, row) in session.of.recorder.names() {
         let missing = !met.contains(&key);
-        let Some(row) = row.strip_prefix("users/").filter(|_| missing) else { continue };
+        let row = row.strip_prefix(USERS).and_then(|row| row.strip_prefix('/'));
+        let Some(row) = row.filter(|_| missing) else { continue };
         // The name of the whole run stands for bulk writes, and is no row.
-        if *row == *session.of.names.run {
+        if *row == *session.of.names.run() {
             continue;
         }
-        let how = register::Read { level: Level::All, token: false, bound_ms: 0, other: false };
-        register::read_last(session, row, how).await;
+        read_missing(session, row).await?;
     }
     Ok(())
+}
+
+/// Reads a row that no page had; a router that was just started again may need several tries.
+async fn read_missing(session: &mut Session, row: &str) -> anyhow::Result<()> {
+    let how = register::Read { level: Level::All, token: false, bound_ms: 0, other: false };
+    let mut told = String::new();
+    for _ in 0..ATTEMPTS_MAX {
+        match register::read_last(session, row, how).await.sample.verdict {
+            Ok(()) => return Ok(()),
+            Err(failure) => told = failure.detail,
+        }
+        tokio::time::sleep(super::PAUSE).await;
+    }
+    bail!("a row cannot be read back after the run: {told}")
 }
 
 /// Reads a whole table by cursor, as far as its rows are of this run.
@@ -51,12 +66,11 @@ async fn walk(
     id: &str,
     value: &str,
 ) -> anyhow::Result<HashMap<Key, i64>> {
-    let run = session.of.names.run.clone();
+    let run = session.of.names.run().to_owned();
     let mut met = HashMap::new();
     let mut cursor = String::new();
     loop {
-        let path =
-            format!("/api/read?table={table}&{id}=like.{run}-*&order={id}&limit={PAGE}{cursor}");
+        let path = format!("/api/read?table={table}&run=eq.{run}&order={id}&limit={PAGE}{cursor}");
         let (request, rows) = page(session, table, &path).await?;
         let before = met.len();
         let mut keys = Vec::with_capacity(rows.data.len());
@@ -92,8 +106,8 @@ async fn walk(
 async fn page(session: &mut Session, table: &str, path: &str) -> anyhow::Result<(Operation, Rows)> {
     let mut told = String::new();
     for _ in 0..ATTEMPTS_MAX {
-        let mut request =
-            session.operation(Kind::Read, &format!("{table}/{}", session.of.names.run));
+        let whole = format!("{table}/{}", session.of.names.run());
+        let mut request = session.operation(Kind::Read, &whole);
         request.level = Level::All;
         request.last = true;
         let asked = requests::get(path).map_err(|failure| anyhow::anyhow!(failure.detail))?;
@@ -116,7 +130,7 @@ fn ledgers(session: &Session, rows: &HashMap<Key, i64>) {
     for number in 0..BANKS {
         let bank = session.of.names.bank(number);
         let counted = session.of.recorder.key(&bank::name(&counter(&bank)));
-        let entries = format!("transactions/{bank}-l");
+        let entries = bank::name(&format!("{bank}-l"));
         let count =
             names.iter().filter(|(key, name)| name.starts_with(&entries) && rows.contains_key(key));
         let transfers = &session.of.transfers[number as usize];

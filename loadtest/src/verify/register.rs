@@ -1,4 +1,4 @@
-//! Register: one row of `users` whose `name` is the value written last.
+//! Register: one row of [`USERS`] whose `name` is the value written last.
 
 use bytes::Bytes;
 use hyper::Method;
@@ -8,9 +8,13 @@ use serde_json::json;
 
 use super::attempt::{self, Attempted, Done};
 use super::session::Session;
+use crate::own_rows::USERS;
 use crate::requests::{self, IDEMPOTENCY_KEY};
 use crate::tally::Operation as Counted;
 use crate::wire::{Answer, Asked};
+
+/// A read of one key in [`USERS`].
+const READ: &str = "/api/read?table=loadtest_users&limit=2";
 
 /// A write that was promised to be stored.
 #[derive(Clone)]
@@ -49,14 +53,15 @@ struct Row {
 
 /// The name of a register in the history.
 pub(super) fn name(row: &str) -> String {
-    format!("users/{row}")
+    format!("{USERS}/{row}")
 }
 
 /// Writes a value that nobody ever wrote.
 pub(super) async fn write(session: &mut Session, row: &str) -> Done {
     let mut operation = session.operation(Kind::Write, &name(row));
     let value = session.log.value(operation.request);
-    let body = json!({"table": "users", "data": {"user_id": row, "name": value.to_string(), "email": "verify"}});
+    let run = session.of.names.run();
+    let body = json!({"table": USERS, "data": {"user_id": row, "name": value.to_string(), "email": "verify", "run": run}});
     change(session, row, &body, value, &mut operation).await
 }
 
@@ -64,7 +69,7 @@ pub(super) async fn write(session: &mut Session, row: &str) -> Done {
 pub(super) async fn delete(session: &mut Session, row: &str) -> Done {
     let mut operation = session.operation(Kind::Delete, &name(row));
     let value = session.log.value(operation.request);
-    let body = json!({"table": "users", "op": "delete", "data": {"user_id": row}});
+    let body = json!({"table": USERS, "op": "delete", "data": {"user_id": row}});
     change(session, row, &body, value, &mut operation).await
 }
 
@@ -121,7 +126,7 @@ async fn read_as(session: &mut Session, row: &str, how: Read, mut operation: Ope
     operation.level = how.level;
     operation.token = how.token;
     operation.bound_ms = how.bound_ms;
-    let asked = requests::keyed_get("/api/read?table=users&limit=2", row);
+    let asked = requests::keyed_get(READ, row);
     let sent = attempt::send(session, asked, &mut operation, Counted::Read, how.other).await;
     if sent.outcome == Outcome::Ok {
         (operation.value, operation.version) = found(sent.answer.as_ref(), row);

@@ -260,6 +260,17 @@ fn walked(operations: Vec<Operation>, keys: Vec<Key>, complete: bool) -> Vec<Str
 }
 
 #[test]
+fn a_row_that_a_whole_walk_did_not_meet_is_known_to_be_absent() {
+    let unread = |keys: Vec<Key>, complete| {
+        let pages = vec![page(keys, complete)];
+        check(&History { pages, ..history(vec![unknown(write(1, 0, 0))]) }).rows_not_read_back
+    };
+    assert_eq!(unread(vec![], true), 0);
+    assert_eq!(unread(vec![], false), 1, "it may stand behind the pages that were read");
+    assert_eq!(unread(vec![ROW], true), 1, "it is there, and nobody knows at which version");
+}
+
+#[test]
 fn c7_exactly_the_rows_that_were_written_are_there() {
     let lost = ["C7 an acknowledged row is not there at the end"];
     let none: [&str; 0] = [];

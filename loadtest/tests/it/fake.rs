@@ -28,10 +28,17 @@ pub(crate) enum Behaviour {
     StallsOnce,
     NotReady,
     Silent,
+    /// Somebody else has rows in the table that the tester writes to.
+    HasForeignRows,
+    /// Writes rows, and removes none.
+    KeepsRows,
 }
 
 /// A running fake; its threads end with the test's process.
-pub(crate) struct Fake(SocketAddr);
+pub(crate) struct Fake {
+    address: SocketAddr,
+    state: Arc<State>,
+}
 
 struct State {
     behaviour: Behaviour,
@@ -56,17 +63,23 @@ impl Fake {
             writes: AtomicU64::default(),
             began: OnceLock::new(),
         });
+        let shared = Arc::clone(&state);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let state = Arc::clone(&state);
+                let state = Arc::clone(&shared);
                 thread::spawn(move || serve(&state, &stream));
             }
         });
-        Self(address)
+        Self { address, state }
     }
 
     pub(crate) fn host(&self) -> String {
-        format!("http://{}", self.0)
+        format!("http://{}", self.address)
+    }
+
+    /// How many rows are there.
+    pub(crate) fn rows(&self) -> usize {
+        self.state.rows.lock().unwrap().len()
     }
 }
 
@@ -120,10 +133,20 @@ impl State {
                 thread::park();
             },
             "/ready" => response("200 OK", "", "{}"),
+            "/api/shard-map" => response("200 OK", "", r#"{"keyspace":"hash","parameters":{}}"#),
+            "/api/tables" => response("201 Created", "", "{}"),
+            "/api/bulk-write" if request.body.contains(r#""op":"delete""#) => {
+                self.remove(&request.body)
+            }
             "/api/bulk-write" => self.fill(&request.body),
+            path if path.contains("run=eq.") => self.page(),
+            path if path.contains("run=not.") && self.behaviour == Behaviour::HasForeignRows => {
+                response("200 OK", "", r#"{"data":[{"user_id":"user_1"}]}"#)
+            }
+            path if path.contains("run") => response("200 OK", "", r#"{"data":[]}"#),
             _ if self.stalls() => unreachable!("a stall has an end"),
             "/api/write" => return self.write(&request.key),
-            "/api/read?table=users&limit=10" => self.read(&request.key),
+            "/api/read?table=loadtest_users&limit=10" => self.read(&request.key),
             _ => response("404 Not Found", "", r#"{"code":"TSR111"}"#),
         };
         Some(answer)
@@ -141,9 +164,26 @@ impl State {
 
     /// Rows written before the run.
     fn fill(&self, body: &str) -> String {
-        let ids = body.split(r#""user_id":""#).skip(1).filter_map(|rest| rest.split('"').next());
-        self.rows.lock().unwrap().extend(ids.map(str::to_owned));
+        self.rows.lock().unwrap().extend(ids(body).map(str::to_owned));
         response("201 Created", "", "{}")
+    }
+
+    /// Rows removed after it.
+    fn remove(&self, body: &str) -> String {
+        if self.behaviour == Behaviour::KeepsRows {
+            return response("503 Service Unavailable", "", r#"{"code":"TSR201","detail":"away"}"#);
+        }
+        let mut rows = self.rows.lock().unwrap();
+        ids(body).for_each(|id| assert!(rows.remove(id), "{id}"));
+        response("200 OK", "", "{}")
+    }
+
+    /// Some of the rows that are there.
+    fn page(&self) -> String {
+        let rows = self.rows.lock().unwrap();
+        let rows: Vec<_> =
+            rows.iter().take(30).map(|id| format!(r#"{{"user_id":"{id}"}}"#)).collect();
+        response("200 OK", "", &format!(r#"{{"data":[{}]}}"#, rows.join(",")))
     }
 
     fn write(&self, key: &str) -> Option<String> {
@@ -164,7 +204,9 @@ impl State {
             | Behaviour::LosesRows
             | Behaviour::StallsOnce
             | Behaviour::NotReady
-            | Behaviour::Silent => {}
+            | Behaviour::Silent
+            | Behaviour::HasForeignRows
+            | Behaviour::KeepsRows => {}
         }
         self.rows.lock().unwrap().insert(key.to_owned());
         Some(response("201 Created", key, r#"{"success":true}"#))
@@ -180,7 +222,9 @@ impl State {
             | Behaviour::DropsSomeWrites
             | Behaviour::StallsOnce
             | Behaviour::NotReady
-            | Behaviour::Silent => {
+            | Behaviour::Silent
+            | Behaviour::HasForeignRows
+            | Behaviour::KeepsRows => {
                 if stored {
                     format!(r#"{{"user_id":"{key}"}}"#)
                 } else {
@@ -190,6 +234,11 @@ impl State {
         };
         response("200 OK", key, &format!(r#"{{"success":true,"data":[{rows}]}}"#))
     }
+}
+
+/// The ids of all rows of a body.
+fn ids(body: &str) -> impl Iterator<Item = &str> {
+    body.split(r#""user_id":""#).skip(1).filter_map(|rest| rest.split('"').next())
 }
 
 /// A key's shard is as good as any other rule that spreads.

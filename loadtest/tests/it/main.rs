@@ -7,6 +7,7 @@ mod check;
 mod cluster;
 mod encrypted;
 mod fake;
+mod own_rows;
 #[expect(dead_code, reason = "stories of the router ask more of it")]
 #[path = "../../../api-router/tests/it/redis.rs"]
 mod redis;
@@ -16,7 +17,7 @@ mod sabotage;
 mod servers;
 mod verify;
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use fake::{Behaviour, Fake};
 
@@ -28,6 +29,7 @@ fn loadtest(host: &str, more: &[&str]) -> Output {
         .env("HTTP_PROXY", "http://127.0.0.1:9")
         .args(["--host", host, "--run-time", "1", "--users", "4", "--keys", "50"])
         .args(more)
+        .stdin(Stdio::null())
         .output()
         .unwrap()
 }
@@ -92,14 +94,14 @@ fn a_refused_write_fails_and_its_code_is_named() {
 fn a_row_of_another_user_fails() {
     let (code, stdout) = against(Behaviour::ReturnsAnotherUsersRow, &[]);
     assert_eq!(code, Some(1), "{stdout}");
-    assert!(stdout.contains("read   200 wrong row: asked for user_"), "{stdout}");
+    assert!(stdout.contains("read   200 wrong row: asked for loadtest-v"), "{stdout}");
 }
 
 #[test]
 fn an_acknowledged_row_that_is_gone_fails() {
     let (code, stdout) = against(Behaviour::LosesRows, &[]);
     assert_eq!(code, Some(1), "{stdout}");
-    assert!(stdout.contains("read   200 lost row: user_"), "{stdout}");
+    assert!(stdout.contains("read   200 lost row: loadtest-v"), "{stdout}");
 }
 
 #[test]
@@ -180,7 +182,7 @@ fn a_stall_of_a_second_is_hidden_by_the_closed_model_and_shown_by_the_open_one()
     let p95 = |report: &serde_json::Value, times: &str| report[times]["p95"].as_f64().unwrap();
     // One user asks thousands of times a second, and once waits for a second: one slow request of thousands.
     let closed = against_a_stall(&[]);
-    assert!(p95(&closed, "response_ms") < 100.0, "{closed}");
+    assert!(p95(&closed, "response_ms") < 500.0, "{closed}");
     assert!(closed["response_ms"]["max"].as_f64().unwrap() > 900.0, "{closed}");
     // A third of the requests were due in that second: half of them waited for half of it or more.
     let open = against_a_stall(&["--rate", "200"]);

@@ -29,7 +29,7 @@ const BROKEN: [(&str, u64, &str); 17] = [
     ("token_before_commit", 0, "C4"),
     ("no_staleness_bound", 1_000, "C5"),
     ("quorum_from_any", 200, "C3"),
-    ("quorum_without_waiting", 1_000, "C8"),
+    ("quorum_without_waiting", 300, "C8"),
     ("no_idempotency", 0, "C1"),
     ("idempotency_other_answer", 0, "C1"),
     ("bulk_report_all_ok", 0, "C9"),
@@ -178,7 +178,7 @@ fn a_broken_promise_is_found_within_100_000_operations() {
 fn a_router_that_keeps_its_promises_is_never_accused() {
     for seed in 1..=CLEAN_SEEDS {
         // Under every lag that broken promises are looked for.
-        let lag_ms = [0, 200, 1_000][seed as usize % 3];
+        let lag_ms = [0, 200, 300, 1_000][seed as usize / 2 % 4];
         let redis = (seed % 2 == 0).then(Redis::start);
         let (code, report) = judge("", lag_ms, seed, redis);
         let found = found(&report);

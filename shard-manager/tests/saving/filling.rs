@@ -144,6 +144,10 @@ fn the_environment_may_cap_how_many_are_made() {
     assert!(capped.status.success());
     assert!(String::from_utf8_lossy(&capped.stderr).contains("caps 50 users at 20"));
     assert_eq!(rows(dir.path(), "users", USERS).len(), 20);
+    let free = with("60");
+    assert!(free.status.success());
+    assert!(!String::from_utf8_lossy(&free.stderr).contains("caps"));
+    assert_eq!(rows(dir.path(), "users", USERS).len(), 50, "a cap is never how many are made");
 }
 
 #[test]

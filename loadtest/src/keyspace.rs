@@ -1,0 +1,314 @@
+//! Keyspace: the spelling of a run's keys, so that the cluster has a place for them and nobody else has the same ones.
+//!
+//! | Keyspace | A key of run `v1x` |
+//! |---|---|
+//! | hash, modulo | `loadtest-v1x-17` |
+//! | list, range of text | the same behind the name of a partition (`A:`) or the start of a range |
+//! | range of integers | zeros, then 38 digits of run and number, every second one negative |
+//! | matrix | `@loadtest-v1x-17:s17.loadtest.invalid` |
+//!
+//! **Invariant:** different names of a run have different keys; a key needs no escape in a header or in a URL.
+//! **Not here:** which number is next (`keys`), and the rows (`own_rows`).
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+
+/// Servers that users of a matrix are spread over.
+const SERVERS: u32 = 256;
+/// First digits of keys among integers, behind the sign: nobody writes integers so.
+const ZEROS: &str = "0000001";
+/// Digits of an integer behind [`ZEROS`]: run, kind and two numbers. With the 1 there are 38, as 128 bits hold.
+const DIGITS: usize = 16 + 1 + 10 + 10;
+/// Runs beyond this many digits would make integers too long.
+const RUNS: u64 = 10_000_000_000_000_000;
+
+/// The part of the shard map that tells about keys.
+#[derive(Deserialize)]
+struct ShardMap {
+    keyspace: String,
+    parameters: serde_json::Value,
+}
+
+/// The spelling that a cluster demands of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Shape {
+    /// Text behind one of these.
+    Behind(Vec<String>),
+    Integers,
+    Matrix,
+}
+
+/// The thing that a key stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Name {
+    /// A key of a mix.
+    Plain(u32),
+    /// A register that everybody meets.
+    Hot(u32),
+    /// Another register.
+    Cold(u32),
+    /// A row that is written once: the number of its session, and its own number there.
+    Once(u32, u32),
+    /// The accounts of a bank.
+    Bank(u32),
+}
+
+/// The keys of one run.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    shape: Shape,
+    run: String,
+    number: u64,
+}
+
+impl Names {
+    /// Names of a new run in a cluster with this shard map: the answer of `GET /api/shard-map`.
+    ///
+    /// # Errors
+    /// There is a keyspace that the tester cannot spell keys for.
+    pub(crate) fn of_new_run(shard_map: &[u8]) -> anyhow::Result<Self> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // Two testers started in the same microsecond differ by their process.
+        let number = (now.as_micros() as u64).wrapping_mul(1 << 12) ^ u64::from(std::process::id());
+        Self::of_run(shard_map, number)
+    }
+
+    fn of_run(shard_map: &[u8], number: u64) -> anyhow::Result<Self> {
+        let map = serde_json::from_slice(shard_map).context("the shard map cannot be read")?;
+        Ok(Self { shape: shape(&map)?, run: run_name(number), number })
+    }
+
+    /// The name of the run: no other run's is the same.
+    pub(crate) fn run(&self) -> &str {
+        &self.run
+    }
+
+    /// The key of something.
+    pub(crate) fn key(&self, name: Name) -> String {
+        let (kind, first, second) = match name {
+            Name::Plain(number) => (0, 0, number),
+            Name::Hot(number) => (1, 0, number),
+            Name::Cold(number) => (2, 0, number),
+            Name::Once(session, number) => (3, session, number),
+            Name::Bank(number) => (4, 0, number),
+        };
+        // A session writes many rows: they must not all be in one place.
+        let spread = first.wrapping_add(second);
+        match &self.shape {
+            Shape::Behind(prefixes) => {
+                let prefix = &prefixes[spread as usize % prefixes.len()];
+                format!("{prefix}{}", self.text(name))
+            }
+            Shape::Matrix => {
+                format!("@{}:s{}.loadtest.invalid", self.text(name), spread % SERVERS)
+            }
+            Shape::Integers => {
+                let sign = if spread.is_multiple_of(2) { "" } else { "-" };
+                let run = self.number % RUNS;
+                format!("{sign}{ZEROS}{run:016}{kind}{first:010}{second:010}")
+            }
+        }
+    }
+
+    /// The key of a mix by number.
+    pub(crate) fn plain(&self, number: u32) -> String {
+        self.key(Name::Plain(number))
+    }
+
+    /// A key's text; it ends in a number, as the keyspace modulo wants it.
+    fn text(&self, name: Name) -> String {
+        let run = &self.run;
+        match name {
+            Name::Plain(number) => format!("loadtest-{run}-{number}"),
+            Name::Hot(number) => format!("loadtest-{run}-h{number}"),
+            Name::Cold(number) => format!("loadtest-{run}-c{number}"),
+            Name::Once(session, number) => format!("loadtest-{run}-b{session}-{number}"),
+            Name::Bank(number) => format!("loadtest-{run}-bank{number}"),
+        }
+    }
+
+    /// A text that all keys of this run have in common, and no others.
+    pub(crate) fn mark(&self) -> String {
+        match &self.shape {
+            Shape::Behind(_) | Shape::Matrix => format!("loadtest-{}-", self.run),
+            Shape::Integers => format!("{ZEROS}{:016}", self.number % RUNS),
+        }
+    }
+
+    /// A text that all keys of all runs have in common; others may have it too.
+    pub(crate) fn mark_of_any(&self) -> &'static str {
+        match &self.shape {
+            Shape::Behind(_) | Shape::Matrix => "loadtest-v",
+            Shape::Integers => ZEROS,
+        }
+    }
+
+    /// True of a key of any run of the tester.
+    pub(crate) fn is_own(&self, key: &str) -> bool {
+        match &self.shape {
+            Shape::Behind(_) | Shape::Matrix => {
+                let rest = key.split_once("loadtest-").map(|(_, rest)| rest);
+                rest.and_then(|rest| rest.split_once('-')).is_some_and(|(run, _)| is_run(run))
+            }
+            Shape::Integers => {
+                let digits = key.strip_prefix('-').unwrap_or(key).strip_prefix(ZEROS);
+                digits.is_some_and(|digits| {
+                    digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit())
+                })
+            }
+        }
+    }
+}
+
+/// A name for a run: nobody else's begins with it.
+fn run_name(mut number: u64) -> String {
+    let mut name = "v".to_owned();
+    while number > 0 {
+        name.extend(char::from_digit((number % 36) as u32, 36));
+        number /= 36;
+    }
+    name
+}
+
+fn is_run(text: &str) -> bool {
+    let letters = text.strip_prefix('v').unwrap_or_default();
+    (10..=13).contains(&letters.len()) && letters.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+fn shape(map: &ShardMap) -> anyhow::Result<Shape> {
+    let texts = |member: &str| -> Vec<&str> {
+        let list = map.parameters[member].as_array();
+        let items = list.map(Vec::as_slice).unwrap_or_default();
+        // A split point is a text, a partition a name with its share.
+        items.iter().filter_map(|item| item.as_str().or_else(|| item[0].as_str())).collect()
+    };
+    let prefixes = match (map.keyspace.as_str(), map.parameters["order"].as_str()) {
+        ("hash" | "modulo", _) => vec![String::new()],
+        ("list", _) => texts("partitions").iter().map(|name| format!("{name}:")).collect(),
+        ("range", Some("text")) => starts(&texts("splits")),
+        ("range", Some("numeric")) => return Ok(Shape::Integers),
+        ("matrix", _) => return Ok(Shape::Matrix),
+        (other, _) => bail!("the tester knows no keys of the keyspace {other}"),
+    };
+    // The others would have to be escaped in URLs, and could not stand in a header.
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:@".contains(&byte);
+    let prefixes: Vec<String> =
+        prefixes.into_iter().filter(|prefix| prefix.bytes().all(plain)).collect();
+    anyhow::ensure!(
+        !prefixes.is_empty(),
+        "no part of the keyspace {} has a name of plain letters and digits, which the tester's keys begin with",
+        map.keyspace
+    );
+    Ok(Shape::Behind(prefixes))
+}
+
+/// Starts of ranges of text that keys can stand behind without leaving the range.
+fn starts(splits: &[&str]) -> Vec<String> {
+    let froms = std::iter::once("").chain(splits.iter().copied());
+    let belows = splits.iter().copied().map(Some).chain([None]);
+    let stays = |from: &str, below: Option<&str>| {
+        below.is_none_or(|below| format!("{from}loadtest-z").as_str() < below)
+    };
+    froms
+        .zip(belows)
+        .filter(|&(from, below)| stays(from, below))
+        .map(|(from, _)| from.into())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    const NUMBER: u64 = 7_000_000_000_123_456_789;
+
+    fn names(keyspace: &str, parameters: &str) -> Names {
+        let map = format!(r#"{{"keyspace":"{keyspace}","parameters":{parameters},"epoch":1}}"#);
+        Names::of_run(map.as_bytes(), NUMBER).unwrap()
+    }
+
+    fn all() -> Vec<Names> {
+        vec![
+            names("hash", r#"{"seed":0}"#),
+            names("modulo", "{}"),
+            names("list", r#"{"partitions":[["A",2],["B",1],["Ω",1]],"seed":0}"#),
+            names("range", r#"{"order":"text","splits":["g","n"],"slots":[0,1,2]}"#),
+            names("range", r#"{"order":"numeric","splits":["10","20"],"slots":[0,1,2]}"#),
+            names("matrix", r#"{"mode":"id"}"#),
+        ]
+    }
+
+    #[test]
+    fn every_keyspace_has_keys_of_a_run_that_never_meet() {
+        for names in all() {
+            let numbers = || 0..50;
+            let keys: Vec<String> = numbers()
+                .map(Name::Plain)
+                .chain(numbers().map(Name::Hot))
+                .chain(numbers().map(Name::Cold))
+                .chain(numbers().flat_map(|one| numbers().map(move |two| Name::Once(one, two))))
+                .chain(numbers().map(Name::Bank))
+                .map(|name| names.key(name))
+                .collect();
+            let different: HashSet<&String> = keys.iter().collect();
+            assert_eq!(different.len(), keys.len());
+            for key in &keys {
+                assert!(key.len() < 100 && names.is_own(key), "{key}");
+                assert!(key.contains(&names.mark()) && key.contains(names.mark_of_any()), "{key}");
+                assert!(key.bytes().all(|byte| byte.is_ascii_graphic()), "{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_spelled_as_the_keyspace_demands() {
+        let keys: Vec<[String; 2]> =
+            all().iter().map(|names| [0, 1].map(|number| names.plain(number))).collect();
+        let run = run_name(NUMBER);
+        let text = |number: u32| format!("loadtest-{run}-{number}");
+        assert_eq!(keys[0], [text(0), text(1)]);
+        assert_eq!(keys[1], [text(0), text(1)]);
+        assert_eq!(keys[2], [format!("A:{}", text(0)), format!("B:{}", text(1))]);
+        // "loadtest" lies between g and n, and so not in the first range.
+        assert_eq!(keys[3], [format!("g{}", text(0)), format!("n{}", text(1))]);
+        let digits = format!("1{:016}0{:010}", NUMBER % RUNS, 0);
+        assert_eq!(keys[4][0].trim_start_matches('0'), format!("{digits}{:010}", 0));
+        assert_eq!(keys[4][1].trim_start_matches(['-', '0']), format!("{digits}{:010}", 1));
+        for key in &keys[4] {
+            assert!(key.parse::<i128>().is_ok(), "{key}");
+        }
+        assert_eq!(keys[5][1], format!("@{}:s1.loadtest.invalid", text(1)));
+    }
+
+    #[test]
+    fn keys_of_others_are_not_taken_for_own_ones() {
+        for names in all() {
+            for key in [
+                "user_1",
+                "loadtest-1",
+                "my-loadtest-notes",
+                "loadtest-version-2",
+                "17",
+                "00000017",
+            ] {
+                assert!(!names.is_own(key), "{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_keyspace_without_keys_for_the_tester_is_told() {
+        for (keyspace, parameters, told) in [
+            ("spiral", "{}", "the tester knows no keys of the keyspace spiral"),
+            ("list", r#"{"partitions":[["Ω",1]]}"#, "no part of the keyspace list"),
+        ] {
+            let map = format!(r#"{{"keyspace":"{keyspace}","parameters":{parameters}}}"#);
+            let error = Names::of_run(map.as_bytes(), NUMBER).unwrap_err();
+            assert!(error.to_string().contains(told), "{error}");
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Own rows: tables and keys of the tester's own, so that a run meets nobody else's rows, and their removal afterwards.
+//!
+//! Rows are in [`USERS`] and [`TRANSACTIONS`], which are made when they are not there and stay; each row names its run.
+//! Values of `/api/kv` share a table with everybody's: there the keys are the tester's own (`keyspace`).
+//!
+//! **Invariant:** nothing is removed but rows whose `run`, or whose key, is one of the tester's.
+//! **Not here:** what is written there (`requests`, `verify`).
+
+use std::fmt::Write as _;
+use std::io::{BufRead, IsTerminal, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
+use hyper::Method;
+use hyper::header::{HeaderName, HeaderValue};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use crate::keyspace::Names;
+use crate::mix::Mix;
+use crate::options::Options;
+use crate::requests;
+use crate::wire::{Answer, Asked, Pool};
+
+/// The table of users.
+pub(crate) const USERS: &str = "loadtest_users";
+/// The table of accounts, and of what moves between them.
+pub(crate) const TRANSACTIONS: &str = "loadtest_transactions";
+/// The table of `/api/kv`, which is everybody's.
+const KV: &str = "kv";
+
+/// Rows of one page, and so of one delete. The most that a read brings.
+const PAGE: usize = 1_000;
+/// Longest wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest removal; then the rest is left. Ten million rows take longer, and `--clean` goes on with them.
+const REMOVAL_MAX: Duration = Duration::from_secs(300);
+/// Longest time that a router which does not answer is asked to remove rows.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// Pause before the next try.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Longest time for a router to learn of a table that another one has made.
+const SPREAD_MAX: Duration = Duration::from_secs(30);
+
+const CONSISTENCY: HeaderName = HeaderName::from_static("x-consistency");
+
+/// The rows of one run.
+#[derive(Debug)]
+pub(crate) struct OwnRows {
+    names: Arc<Names>,
+    tables: &'static [&'static str],
+}
+
+#[derive(Deserialize)]
+struct Rows {
+    data: Vec<Value>,
+}
+
+/// A router's reason for a refusal.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Problem {
+    code: String,
+    detail: String,
+}
+
+/// The rows of a table that are meant.
+#[derive(Clone, Copy)]
+enum Whose {
+    OfThisRun,
+    OfAnyRun,
+    OfOtherRuns,
+    Foreign,
+}
+
+impl OwnRows {
+    /// Makes the tables that a run needs, on all routers, and asks whoever started it before rows of others are met.
+    ///
+    /// # Errors
+    /// A table cannot be made, or has rows of others and nobody agrees.
+    pub(crate) async fn prepare(options: &Options, pools: &[Arc<Pool>]) -> anyhow::Result<Self> {
+        let tables: &'static [&'static str] = match (options.load.verify, options.load.mix) {
+            (true, _) => &[USERS, TRANSACTIONS],
+            (false, Mix::Kv) => &[KV],
+            (false, _) => &[USERS],
+        };
+        let own = Self::of(&pools[0], tables).await?;
+        for &table in tables.iter().filter(|&&table| table != KV) {
+            make(&pools[0], table).await?;
+            for pool in &pools[1..] {
+                known(pool, table).await?;
+            }
+        }
+        for &table in tables {
+            if !own.page(&pools[0], table, Whose::Foreign, 1).await?.is_empty() {
+                agree(options, table).await?;
+            }
+            if !own.page(&pools[0], table, Whose::OfOtherRuns, 1).await?.is_empty() {
+                say(&format!(
+                    "{table} has rows of another run, which is under way or was killed; they are left alone, \
+                     and --clean removes them"
+                ));
+            }
+        }
+        Ok(own)
+    }
+
+    async fn of(pool: &Pool, tables: &'static [&'static str]) -> anyhow::Result<Self> {
+        let answer = ask(pool, requests::get("/api/shard-map"), "the shard map").await?;
+        Ok(Self { names: Arc::new(Names::of_new_run(&answer.body)?), tables })
+    }
+
+    /// Keys of this run.
+    pub(crate) fn names(&self) -> &Arc<Names> {
+        &self.names
+    }
+
+    /// Removes the rows of this run as far as that works, and says what is left.
+    pub(crate) async fn remove(&self, options: &Options, pool: &Pool) {
+        if options.load.keep {
+            let (run, tables) = (self.names.run(), self.tables.join(", "));
+            return say(&format!(
+                "the rows of run {run} are kept in {tables}; --clean removes them"
+            ));
+        }
+        for &table in self.tables {
+            if let Err(error) = self.remove_from(pool, table, Whose::OfThisRun).await {
+                say(&format!(
+                    "rows of this run are left in {table}: {error:#}; --clean removes them"
+                ));
+            }
+        }
+    }
+
+    /// Says that the rows of this run stay where they are.
+    pub(crate) fn tell_left(&self) {
+        let tables = self.tables.join(" and ");
+        say(&format!("the rows of this run are left in {tables}; --clean removes them"));
+    }
+
+    /// Removes rows until none is found any more, and counts them.
+    async fn remove_from(&self, pool: &Pool, table: &str, whose: Whose) -> anyhow::Result<usize> {
+        let began = Instant::now();
+        let (mut removed, mut answered) = (0, Instant::now());
+        loop {
+            let step = async {
+                let rows = self.page(pool, table, whose, PAGE).await?;
+                let rows: Vec<Value> =
+                    rows.into_iter().filter(|row| self.is_own(table, row)).collect();
+                if !rows.is_empty() {
+                    delete(pool, table, &rows).await?;
+                }
+                anyhow::Ok(rows.len())
+            };
+            match step.await {
+                Ok(0) => return Ok(removed),
+                Ok(count) => (removed, answered) = (removed + count, Instant::now()),
+                Err(error) if answered.elapsed() > SILENCE_MAX => return Err(error),
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+            ensure!(began.elapsed() < REMOVAL_MAX, "not all could be removed in {REMOVAL_MAX:?}");
+        }
+    }
+
+    /// True of rows of the tester's: in the table of everybody the key decides.
+    fn is_own(&self, table: &str, row: &Value) -> bool {
+        table != KV || row["key"].as_str().is_some_and(|key| self.names.is_own(key))
+    }
+
+    /// Some rows of a table, as its primaries have them.
+    async fn page(
+        &self,
+        pool: &Pool,
+        table: &str,
+        whose: Whose,
+        limit: usize,
+    ) -> anyhow::Result<Vec<Value>> {
+        let columns = columns(table).join(",");
+        let mut path = format!("/api/read?table={table}&select={columns}&limit={limit}");
+        let names = &self.names;
+        let written = match (table, whose) {
+            (KV, Whose::OfThisRun) => write!(path, "&key=like.*{}*", names.mark()),
+            (KV, Whose::OfAnyRun) => write!(path, "&key=like.*{}*", names.mark_of_any()),
+            (KV, Whose::Foreign) => write!(path, "&key=not.like.*{}*", names.mark_of_any()),
+            (KV, Whose::OfOtherRuns) => write!(
+                path,
+                "&and=(key.like.*{}*,key.not.like.*{}*)",
+                names.mark_of_any(),
+                names.mark()
+            ),
+            (_, Whose::OfThisRun) => write!(path, "&run=eq.{}", names.run()),
+            (_, Whose::OfAnyRun) => write!(path, "&run=like.v*"),
+            (_, Whose::Foreign) => write!(path, "&run=not.like.v*"),
+            (_, Whose::OfOtherRuns) => {
+                write!(path, "&and=(run.like.v*,run.neq.{})", names.run())
+            }
+        };
+        written.context("a path is made")?;
+        let mut asked = requests::get(&path);
+        if let Ok(asked) = &mut asked {
+            asked.headers_mut().insert(CONSISTENCY, HeaderValue::from_static("all"));
+        }
+        let answer = ask(pool, asked, &format!("the rows of {table}")).await?;
+        let rows: Rows = serde_json::from_slice(&answer.body).context("a page without rows")?;
+        Ok(rows.data)
+    }
+}
+
+/// Removes the rows that runs have left behind, of those under way too.
+///
+/// # Errors
+/// The router does not answer, or does not remove them.
+pub(crate) async fn clean(pool: &Pool) -> anyhow::Result<()> {
+    let own = OwnRows::of(pool, &[]).await?;
+    for table in [USERS, TRANSACTIONS, KV] {
+        let there = table == KV || is_there(pool, table).await?;
+        let removed = match there {
+            true => own.remove_from(pool, table, Whose::OfAnyRun).await?,
+            false => 0,
+        };
+        say(&format!("{removed} rows removed from {table}"));
+    }
+    Ok(())
+}
+
+/// The columns that identify a row of a table, with its routing column.
+fn columns(table: &str) -> &'static [&'static str] {
+    match table {
+        USERS => &["user_id"],
+        TRANSACTIONS => &["tx_id", "account"],
+        _ => &["key"],
+    }
+}
+
+/// The body that makes a table.
+fn declaration(table: &str) -> Value {
+    let text = |name: &str| json!({"name": name, "type": "text"});
+    let maybe = |name: &str| json!({"name": name, "type": "text", "null": true});
+    match table {
+        USERS => json!({"name": table, "id": ["user_id"], "routing": "user_id", "columns": [
+            text("user_id"), text("name"), text("email"), maybe("partition_key"), text("run"),
+        ]}),
+        _ => json!({"name": table, "id": ["tx_id"], "routing": "account", "columns": [
+            text("tx_id"), text("account"), {"name": "amount", "type": "bigint"}, maybe("memo"),
+            text("run"),
+        ]}),
+    }
+}
+
+async fn make(pool: &Pool, table: &str) -> anyhow::Result<()> {
+    let body = Bytes::from(declaration(table).to_string());
+    let asked = requests::plain(Method::POST, "/api/tables", body, None);
+    ask(
+        pool,
+        Ok(asked),
+        &format!("the table {table}, which the tester writes to, is not to be had: it"),
+    )
+    .await
+    .map(drop)
+}
+
+/// Waits until a router knows a table that was made by way of another one.
+async fn known(pool: &Pool, table: &str) -> anyhow::Result<()> {
+    let began = Instant::now();
+    while !is_there(pool, table).await? {
+        let target = pool.target();
+        ensure!(began.elapsed() < SPREAD_MAX, "{target} does not learn of the table {table}");
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+async fn is_there(pool: &Pool, table: &str) -> anyhow::Result<bool> {
+    let what = format!("the table {table}");
+    match requests::get(&format!("/api/tables/{table}")) {
+        Ok(asked) => match pool.send(asked, PATIENCE).await {
+            Ok(answer) if answer.status == 200 => Ok(true),
+            Ok(answer) if answer.status == 404 => Ok(false),
+            Ok(answer) => Err(refusal(&what, &answer)),
+            Err(failure) => bail!("{what} cannot be asked for: {}", failure.detail),
+        },
+        Err(failure) => bail!("{what} cannot be asked for: {}", failure.detail),
+    }
+}
+
+async fn delete(pool: &Pool, table: &str, rows: &[Value]) -> anyhow::Result<()> {
+    let body = json!({"table": table, "op": "delete", "records": rows});
+    let body = Bytes::from(body.to_string());
+    let asked = requests::plain(Method::POST, "/api/bulk-write", body, None);
+    let answer = ask(pool, Ok(asked), &format!("removing rows of {table}")).await?;
+    // Rows that were not removed are met again; those of a shard that is away would be for ever.
+    ensure!(answer.status != 207, "a shard does not remove its rows");
+    Ok(())
+}
+
+/// Sends a request that must succeed.
+async fn ask(
+    pool: &Pool,
+    asked: Result<Asked, crate::verdict::Failure>,
+    what: &str,
+) -> anyhow::Result<Answer> {
+    let sent = match asked {
+        Ok(asked) => pool.send(asked, PATIENCE).await,
+        Err(failure) => Err(failure),
+    };
+    match sent {
+        Ok(answer) if (200..300).contains(&answer.status) => Ok(answer),
+        Ok(answer) => Err(refusal(what, &answer)),
+        Err(failure) => bail!("{what} was not answered: {}", failure.detail),
+    }
+}
+
+fn refusal(what: &str, answer: &Answer) -> anyhow::Error {
+    let Problem { code, detail } = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let detail = crate::verdict::printable(&detail);
+    anyhow::anyhow!("{what} was answered {} {code} {detail}", answer.status)
+}
+
+/// Asks whoever sits at the terminal, unless `--yes` was said before.
+async fn agree(options: &Options, table: &str) -> anyhow::Result<()> {
+    if options.load.yes {
+        return Ok(());
+    }
+    let found = format!("{table} has rows that are not the load tester's");
+    ensure!(
+        std::io::stdin().is_terminal(),
+        "{found}: the run would write beside them, and remove only its own; say --yes if that is wanted"
+    );
+    let _ = write!(
+        std::io::stderr(),
+        "{found}. The run writes beside them, and removes only its own. Go on? [y/N] "
+    );
+    // In a thread that nobody waits for: Ctrl-C must end the program while it is asking.
+    let (tell, told) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let read = std::io::stdin().lock().read_line(&mut line);
+        let _ = tell.send(read.map(|_| line).unwrap_or_default());
+    });
+    let answer = told.await.unwrap_or_default();
+    ensure!(
+        ["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()),
+        "nothing was written: {found}"
+    );
+    Ok(())
+}
+
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "loadtest: {line}");
+}
