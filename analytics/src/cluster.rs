@@ -102,6 +102,9 @@ pub struct NodeNow {
     pub lag_ms: Option<f64>,
     /// How long it takes to answer a probe, in ms; null when unknown.
     pub latency_ms: Option<f64>,
+    /// What is wrong with it, where its router knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// The cache: counts since the start.

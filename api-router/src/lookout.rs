@@ -177,6 +177,7 @@ fn nodes(vitals: &ShardVitals, probed: Option<&ShardReport>) -> Vec<NodeNow> {
             up: probe.map_or(node.up, |probe| probe.up),
             lag_ms: lag.map(milliseconds),
             latency_ms: probe.filter(|probe| probe.up).map(|probe| milliseconds(probe.latency)),
+            trouble: node.trouble.clone(),
         }
     };
     vitals.nodes.iter().map(node).collect()

@@ -458,7 +458,9 @@ impl From<Error> for Problem {
                 Self::new(Code::TSR005, detail).shard(shard).hint("send again after Retry-After")
             }
             Error::PoolExhausted { shard } => Self::new(Code::TSR003, detail).shard(shard),
-            Error::ShardUnavailable { shard } => Self::new(Code::TSR201, detail).shard(shard),
+            Error::ShardUnavailable { shard } | Error::FilesLost { shard, .. } => {
+                Self::new(Code::TSR201, detail).shard(shard)
+            }
             Error::NoPrimary { shard } => Self::new(Code::TSR202, detail)
                 .shard(shard)
                 .hint("send again after Retry-After: once a replica is promoted, writes go on by themselves"),

@@ -136,6 +136,7 @@ fn is_in_queue(failure: &Failure) -> bool {
         | Error::TransactionTooLarge
         | Error::Constraint { .. }
         | Error::ShardUnavailable { .. }
+        | Error::FilesLost { .. }
         | Error::NoPrimary { .. }
         | Error::TooFewReplicas { .. }
         | Error::NotConfirmed { .. }

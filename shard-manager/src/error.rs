@@ -7,6 +7,7 @@
 
 use crate::consistency::Level;
 use crate::keyspace::KeyError;
+use crate::loss::Loss;
 use crate::position::Position;
 use crate::row::RowError;
 use crate::shard_map::Place;
@@ -81,6 +82,14 @@ pub enum Error {
     ShardUnavailable {
         /// The shard.
         shard: String,
+    },
+    /// The shard's files must not be written any more.
+    #[error("{shard} takes no writes: {loss}")]
+    FilesLost {
+        /// The shard.
+        shard: String,
+        /// Why.
+        loss: Loss,
     },
     /// None of the shard's nodes takes writes, and none did before the deadline.
     #[error("{shard} has no primary now, and had none before the deadline")]

@@ -132,6 +132,7 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         | Error::QueueFull { .. }
         | Error::PoolExhausted { .. }
         | Error::ShardUnavailable { .. }
+        | Error::FilesLost { .. }
         | Error::NoPrimary { .. }
         | Error::TooFewReplicas { .. }
         | Error::NotConfirmed { .. }

@@ -7,6 +7,7 @@ pub mod consistency;
 pub mod csv;
 pub mod home;
 pub mod keyspace;
+pub mod loss;
 pub mod members;
 pub mod position;
 pub mod sabotage;

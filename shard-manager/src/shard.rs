@@ -111,6 +111,8 @@ pub struct NodeHealth {
     pub latency: Duration,
     /// How long ago it had all that the primary has; `None` if it has not had it since this process began.
     pub lag: Option<Duration>,
+    /// What is wrong with it, where that is known.
+    pub trouble: Option<String>,
 }
 
 impl Shard {
@@ -197,8 +199,7 @@ impl Shard {
         level: Level,
         deadline: Instant,
     ) -> Result<WriteDone, LaneFailure> {
-        self.check_reachable()
-            .map_err(|error| LaneFailure { error, outcome: Outcome::Rejected })?;
+        self.check_writable().map_err(|error| LaneFailure { error, outcome: Outcome::Rejected })?;
         let replicas = self.progress.replicas();
         let needed = level.replicas_needed(replicas);
         if needed == 0 {
@@ -439,10 +440,11 @@ impl Shard {
             // Reads may get through where writes do not: the lane has a connection of its own.
             let writes = self.lanes.is_up() && !self.lanes.waits();
             let whole = writes && !self.damaged.load(Ordering::Acquire);
-            let up = answers && whole && self.check_reachable().is_ok();
+            let up = answers && whole && self.check_writable().is_ok();
+            let trouble = self.trouble();
             let (node, role) = (self.primary_name.clone(), Role::Primary);
             let lag = Some(Duration::ZERO);
-            NodeHealth { node, role, up, latency, lag }
+            NodeHealth { node, role, up, latency, lag, trouble }
         };
         let leading = self.progress.leading();
         let others = self.replicas.replicas().enumerate();
@@ -455,7 +457,7 @@ impl Shard {
             let up = answers && self.replicas.takes_part(index);
             let lag = self.progress.lag(index);
             let (node, role) = (self.replica_name(index, leading), Role::Replica);
-            NodeHealth { node, role, up, latency, lag }
+            NodeHealth { node, role, up, latency, lag, trouble: None }
         });
         let (primary, mut replicas) =
             futures_util::future::join(primary, futures_util::future::join_all(replicas)).await;

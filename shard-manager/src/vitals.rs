@@ -154,6 +154,8 @@ pub struct NodeVitals {
     pub behind: Option<u64>,
     /// Its readers; none while it cannot be read.
     pub pool: PoolVitals,
+    /// What is wrong with it, where that is known.
+    pub trouble: Option<String>,
 }
 
 #[cfg(test)]

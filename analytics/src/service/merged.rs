@@ -84,6 +84,7 @@ fn nodes(seen: &[ShardNow]) -> Vec<NodeNow> {
                 known.up &= node.up;
                 known.lag_ms = worse(known.lag_ms, node.lag_ms);
                 known.latency_ms = worse(known.latency_ms, node.latency_ms);
+                known.trouble = known.trouble.take().or_else(|| node.trouble.clone());
             }
         }
     }

@@ -63,6 +63,7 @@ fn the_cluster_of_now_is_told_by_shard_and_node() {
         up: true,
         lag_ms,
         latency_ms: None,
+        trouble: None,
     };
     let shard = ShardNow {
         shard: "shard1".into(),

@@ -165,6 +165,7 @@ impl FakeRouter {
                 up: true,
                 lag_ms: Some(0.0),
                 latency_ms: None,
+                trouble: None,
             }],
             ..ShardNow::default()
         };

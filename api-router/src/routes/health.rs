@@ -14,6 +14,7 @@ use shard_manager::consistency::Level;
 use shard_manager::manager::ShardReport;
 #[cfg(feature = "sabotage")]
 use shard_manager::sabotage::{self, Switch};
+use shard_manager::shard::NodeHealth;
 use shard_manager::topology::Role;
 use utoipa::ToSchema;
 
@@ -86,6 +87,9 @@ pub struct Node {
     /// started.
     #[schema(required)]
     lag: Option<f64>,
+    /// What is wrong with it, where the router knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
 }
 
 /// What the levels mean.
@@ -137,6 +141,7 @@ pub(super) fn nodes(report: &ShardReport) -> Vec<Node> {
         up: node.up,
         latency_ms: milliseconds(node.latency),
         lag: node.lag.map(milliseconds),
+        trouble: node.trouble.clone(),
     });
     nodes.collect()
 }
@@ -168,7 +173,8 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
         Some(nodes.any(|node| node.up))
     };
     let primaries = reports.iter().filter(|report| is_up(report, Role::Primary) == Some(true));
-    let whole = reports.iter().all(|report| report.nodes.iter().all(|node| node.up));
+    let is_well = |node: &NodeHealth| node.up && node.trouble.is_none();
+    let whole = reports.iter().all(|report| report.nodes.iter().all(is_well));
     let (status, code) = match primaries.count() {
         0 => ("down", StatusCode::SERVICE_UNAVAILABLE),
         _ if whole => ("ok", StatusCode::OK),

@@ -12,6 +12,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
         "csv",
         "home",
         "keyspace",
+        "loss",
         "members",
         "position",
         "sabotage",

@@ -22,6 +22,7 @@ use crate::store::intent::Intent;
 use crate::store::postgres::catalog::{self, Catalog};
 use crate::store::postgres::leader::{Leader, Term};
 use crate::store::sqlite::data_dir::DataDir;
+use crate::store::sqlite::guard::Guard;
 use crate::store::sqlite::intents::{self, Intents};
 use crate::table::Table;
 
@@ -47,11 +48,14 @@ impl Backing {
         deadline: Instant,
     ) -> Result<Turn, Error> {
         match self {
-            Self::Files(files) => Ok(Turn::Files {
-                catalog: files.data_dir.catalog(),
-                closed: Arc::clone(&files.closed),
-                guard: Arc::new(guard),
-            }),
+            Self::Files(files) => {
+                files.guard.check()?;
+                Ok(Turn::Files {
+                    catalog: files.data_dir.catalog(),
+                    closed: Arc::clone(&files.closed),
+                    guard: Arc::new(guard),
+                })
+            }
             Self::Servers(servers) => servers.turn(guard, deadline).await,
         }
     }
@@ -139,6 +143,8 @@ pub(super) struct Files {
     pub(super) saved: Arc<Source>,
     /// Where it is told to.
     door: Door,
+    /// Ends before the lock is given back.
+    guard: Guard,
     /// Held as long as anything may write.
     pub(super) data_dir: DataDir,
     /// Tells what works behind the back of requests to end.
@@ -147,8 +153,8 @@ pub(super) struct Files {
 
 impl Files {
     /// The files of this data directory.
-    pub(super) fn new(saved: Arc<Source>, data_dir: DataDir) -> Self {
-        Self { door: Door::open(&saved), saved, data_dir, closed: Arc::default() }
+    pub(super) fn new(saved: Arc<Source>, data_dir: DataDir, guard: Guard) -> Self {
+        Self { door: Door::open(&saved), saved, guard, data_dir, closed: Arc::default() }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! **Not here:** asking all nodes (`Shard::probe`), which may find another truth than is believed here.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use super::Shard;
 use crate::error::Error;
 use crate::progress::ReplicaState;
 use crate::store::readers::Readers;
+use crate::store::sqlite::footing::Footing;
 use crate::topology::{Role, ShardIndex};
 use crate::vitals::{Footprint, NodeVitals, PoolVitals, ShardVitals};
 
@@ -20,7 +22,7 @@ impl Shard {
             readers.map_or_else(PoolVitals::default, |readers| readers.vitals())
         };
         let takes_writes = self.lanes.is_up() && !self.lanes.waits() && !self.progress.is_silent();
-        let whole = !self.damaged.load(Ordering::Acquire) && self.check_reachable().is_ok();
+        let whole = !self.damaged.load(Ordering::Acquire) && self.check_writable().is_ok();
         let primary = NodeVitals {
             node: self.primary_name.clone(),
             role: Role::Primary,
@@ -28,6 +30,7 @@ impl Shard {
             lag: Some(Duration::ZERO),
             behind: Some(0),
             pool: self.primary.vitals(),
+            trouble: self.trouble(),
         };
         let others = self.replicas.replicas().enumerate();
         let others = others.filter(|(index, _)| Some(*index) != leading);
@@ -42,10 +45,27 @@ impl Shard {
                 lag: self.progress.lag(index),
                 behind: is_known.then_some(behind),
                 pool: pool(replica.readers()),
+                trouble: None,
             }
         });
         let nodes = std::iter::once(primary).chain(replicas).collect();
         ShardVitals { shard, lane: self.lanes.vitals(), nodes }
+    }
+
+    /// What is under the writes of its primary, if that is a file.
+    pub fn footing(&self) -> Option<&Arc<Footing>> {
+        self.primary.footing()
+    }
+
+    /// Refuses a write that cannot be carried out, or must not.
+    pub(super) fn check_writable(&self) -> Result<(), Error> {
+        self.check_reachable()?;
+        self.footing().map_or(Ok(()), |footing| footing.check_writable())
+    }
+
+    /// What is wrong with its primary, where that is known.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.footing().and_then(|footing| footing.trouble())
     }
 
     /// Whether its rows lie where Citus puts them.
