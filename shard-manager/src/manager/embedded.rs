@@ -162,6 +162,7 @@ fn saved(data_dir: &DataDir, shards: &[Shard]) -> Source {
             shard: shard.name().to_owned(),
             primary: data_dir.primary(shard.name()),
         },
+        footing: shard.footing().cloned(),
         gate: Arc::clone(shard.gate()),
         progress: Arc::clone(&shard.progress),
     });

@@ -125,7 +125,7 @@ impl Footing {
     ///
     /// # Errors
     /// [`OpenError::Foreign`] if another file may be meant by it.
-    pub(super) fn check(&self) -> Result<(), OpenError> {
+    pub fn check(&self) -> Result<(), OpenError> {
         if self.file.is_some_and(|file| file.has_left(&self.path)) {
             self.lose(Loss::Files);
         }
