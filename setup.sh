@@ -247,11 +247,67 @@ end_servers() {
     "$MANAGER" cluster down --dir "$POSTGRES_DIR" || say 'the servers may still run: see shard-manager cluster status'
 }
 
+# --- Where it serves and keeps its rows ------------------------------------------------------------------
+
+# Nobody should wait minutes for a build to learn that the port is taken or the data in use. The router is the judge of
+# its settings, and is asked when it is built: what cannot be told here is left to it.
+check_place() {
+    check_bind
+    keeps_files || return 0
+    local folder
+    folder=$(early_setting data_dir ./data)
+    [[ $folder == *[\'\"\$]* ]] || check_data_dir "$folder"
+}
+
+check_bind() {
+    local bind
+    bind=$(early_setting bind 127.0.0.1:3000)
+    [[ ! $bind =~ ^[][0-9a-fA-F.:]+:[0-9]+$ ]] || check_port "$bind" "$(url_of "$bind")"
+}
+
+# A setting as the router will find it: in the environment, in .env, at the top of the configuration file.
+early_setting() {
+    local variable=TESSERA_${1^^} file=${TESSERA_CONFIG:-tessera.toml} value
+    value=${!variable-}
+    if [[ -z $value && -f .env ]]; then
+        value=$(sed -n "s/^ *\(export \)\{0,1\}$variable=\([^ #]*\).*/\2/p" .env | tail -n 1)
+    fi
+    if [[ -z $value && -f $file ]]; then
+        value=$(sed -n "/^ *\[/q; s/^ *$1 *= *\"\([^\"]*\)\".*/\1/p" "$file" | head -n 1)
+    fi
+    printf '%s\n' "${value:-$2}"
+}
+
+# Whether the rows are in files of this machine, and not in servers that are named somewhere.
+keeps_files() {
+    [[ -z ${SHARD_URLS-}${TESSERA_ENGINE-} ]] || return 1
+    ! grep --quiet --no-messages --extended-regexp '^ *(export )?(SHARD_URLS|TESSERA_ENGINE)=.' .env || return 1
+    ! grep --quiet --no-messages --extended-regexp '^ *(engine|shard_urls) *=|^ *\[' "${TESSERA_CONFIG:-tessera.toml}"
+}
+
+check_data_dir() {
+    local folder=$1 above=$1 locked code
+    while [[ ! -e $above && ! -L $above ]]; do above=$(dirname "$above"); done
+    [[ -d $above ]] || die "$above is in the way: the data directory $folder has to be a folder.
+Take another: TESSERA_DATA_DIR=./other ./setup.sh"
+    [[ -w $above && -x $above ]] || die "$(id -un) may not write in $above, where the data directory $folder is to be.
+Take another: TESSERA_DATA_DIR=./other ./setup.sh"
+    has flock || return 0
+    for locked in "$folder" "$folder/tessera.lock"; do
+        [[ -r $locked ]] || continue
+        code=0
+        flock --shared --nonblock --conflict-exit-code 75 "$locked" true 2>/dev/null || code=$?
+        ((code != 75)) || die "a router or a command (process $(cat "$folder/tessera.lock" 2>/dev/null || echo unknown)) uses $folder already.
+End that one, or take another folder: TESSERA_DATA_DIR=./other ./setup.sh"
+    done
+}
+
 # --- The platform ----------------------------------------------------------------------------------------
 
 start() {
     install_for_building
     install_missing
+    check_place
     watch_signals
     build
     serve
@@ -261,6 +317,7 @@ start_on_postgres() {
     install_for_building
     check_postgres
     install_missing
+    check_bind
     watch_signals
     build --package api-router --package shard-manager
     say "starting PostgreSQL servers in $POSTGRES_DIR"

@@ -19,7 +19,7 @@ const ORDERS = {
 /** `up`, `partly` (a node is down) or `down` (it takes no writes). */
 export function stateOf(shard) {
   if (!shard.up) return "down";
-  return shard.nodes.every((node) => node.up) ? "up" : "partly";
+  return shard.nodes.every((node) => node.up && !node.reasons?.length) ? "up" : "partly";
 }
 
 export class Cards {
@@ -87,6 +87,7 @@ export class Cards {
         element("span", { class: "card-state" }),
       ),
       element("ul", { class: "chips" }),
+      element("p", { class: "card-trouble", hidden: true }),
       element(
         "div",
         { class: "card-rate" },
@@ -121,7 +122,7 @@ export class Cards {
   update(card, shard, m) {
     const state = stateOf(shard);
     setAttribute(card, "data-state", state);
-    setText(card.querySelector(".card-state"), { up: "", partly: "node down", down: "down" }[state]);
+    setText(card.querySelector(".card-state"), { up: "", partly: shard.nodes.every((node) => node.up) ? "in trouble" : "node down", down: "down" }[state]);
     const button = card.querySelector("button");
     setAttribute(button, "aria-pressed", String(this.view.shard === shard.shard));
     const { values } = card;
@@ -144,6 +145,10 @@ export class Cards {
     setText(values.pool, shard.pool ? `${count(shard.pool.in_use)} of ${count(shard.pool.max)}` : "–");
     setText(values.lane, shard.lane ? count(shard.lane.waiting) : "–");
     this.chips(card.querySelector(".chips"), shard);
+    const troubled = shard.nodes.find((node) => node.reasons?.length);
+    const trouble = card.querySelector(".card-trouble");
+    setAttribute(trouble, "hidden", !troubled);
+    setText(trouble, troubled ? `${troubled.node}: ${troubled.reasons.join("; ")}` : "");
     this.spark(card, m.series?.shards?.[shard.shard]?.rps);
   }
 

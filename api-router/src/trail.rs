@@ -139,6 +139,7 @@ fn is_in_queue(failure: &Failure) -> bool {
         | Error::Unlogged { .. }
         | Error::ShardUnavailable { .. }
         | Error::WrongRows { .. }
+        | Error::FilesLost { .. }
         | Error::NoPrimary { .. }
         | Error::TooFewReplicas { .. }
         | Error::NotConfirmed { .. }

@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use crate::barrier::{Closed, Gate};
 use crate::progress::Progress;
 use crate::store::sqlite::copy::{CatalogCopy, ShardCopy};
+use crate::store::sqlite::footing::Footing;
 use crate::value::format_timestamp;
 use folder::Unfinished;
 use manifest::Manifest;
@@ -72,6 +73,8 @@ pub struct Source {
 pub struct SavedShard {
     /// What is copied.
     pub original: Original,
+    /// What tells if that is still what the writer has open; `None` if nobody knows.
+    pub footing: Option<Arc<Footing>>,
     /// What its writes pass.
     pub gate: Arc<Gate>,
     /// How far it has come.
@@ -160,6 +163,11 @@ impl Source {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(SaveError::Busy),
         };
+        // Opened by its name, another file would be taken for the shard's.
+        let footings = self.shards.iter().filter_map(|shard| shard.footing.as_ref());
+        for footing in footings {
+            footing.check()?;
+        }
         let originals = self.originals();
         let unfinished = Unfinished::begin(&originals.place(to)?, true)?;
         let folder = unfinished.path();

@@ -8,6 +8,7 @@
 use crate::consistency::Level;
 use crate::keyspace::KeyError;
 use crate::position::Position;
+use crate::reason::Reason;
 use crate::row::RowError;
 use crate::shard_map::Place;
 use crate::table::Registry;
@@ -113,6 +114,14 @@ pub enum Error {
     WrongRows {
         /// The shard.
         shard: String,
+    },
+    /// The shard's files must not be written any more.
+    #[error("{shard} takes no writes: {}", loss.sentence())]
+    FilesLost {
+        /// The shard.
+        shard: String,
+        /// Why.
+        loss: Reason,
     },
     /// None of the shard's nodes takes writes, and none did before the deadline.
     #[error("{shard} has no primary now, and had none before the deadline")]

@@ -137,6 +137,7 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         | Error::PoolExhausted { .. }
         | Error::ShardUnavailable { .. }
         | Error::WrongRows { .. }
+        | Error::FilesLost { .. }
         | Error::NoPrimary { .. }
         | Error::TooFewReplicas { .. }
         | Error::NotConfirmed { .. }

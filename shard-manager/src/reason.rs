@@ -37,11 +37,19 @@ pub enum Reason {
     CopyWrong,
     /// Copies of the shard have other rows, and nothing tells which are right.
     CopiesDiffer,
+    /// The primary's files were removed or replaced while they were open: what is written to them is lost with the
+    /// process.
+    FilesLost,
+    /// The lock of the data directory was removed or replaced: two processes that write one directory undo each
+    /// other's work.
+    LockLost,
+    /// The catalog was removed: the cluster works, but does not start again as it is.
+    CatalogGone,
 }
 
 impl Reason {
     /// Every reason, in the order in which they are told.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::NoAnswer,
         Self::Damaged,
         Self::WriterEnded,
@@ -55,6 +63,9 @@ impl Reason {
         Self::RowsWrong,
         Self::CopyWrong,
         Self::CopiesDiffer,
+        Self::FilesLost,
+        Self::LockLost,
+        Self::CatalogGone,
     ];
 
     /// The name in answers.
@@ -73,6 +84,9 @@ impl Reason {
             Self::RowsWrong => "rows_wrong",
             Self::CopyWrong => "copy_wrong",
             Self::CopiesDiffer => "copies_differ",
+            Self::FilesLost => "files_lost",
+            Self::LockLost => "lock_lost",
+            Self::CatalogGone => "catalog_gone",
         }
     }
 
@@ -105,13 +119,23 @@ impl Reason {
                  names them. Stop the router, remove the file of the replica if that is wrong, or else put it in the \
                  primary's place, and start"
             }
+            Self::FilesLost => {
+                "its files were removed or replaced while the router had them open; put them back and restart the router"
+            }
+            Self::LockLost => {
+                "the lock of the data directory was removed or replaced, so that another process may write there; \
+                 restart the router"
+            }
+            Self::CatalogGone => {
+                "the catalog of the data directory was removed: put it back, because the router does not start without it"
+            }
         }
     }
 
     /// Whether the node does what its role demands all the same, and people alone have to act.
     fn is_told_only(self) -> bool {
         match self {
-            Self::RowsWrong | Self::CopiesDiffer => true,
+            Self::RowsWrong | Self::CopiesDiffer | Self::CatalogGone => true,
             Self::NoAnswer
             | Self::Damaged
             | Self::WriterEnded
@@ -122,7 +146,9 @@ impl Reason {
             | Self::NotFollowing
             | Self::LeftOut
             | Self::Behind
-            | Self::CopyWrong => false,
+            | Self::CopyWrong
+            | Self::FilesLost
+            | Self::LockLost => false,
         }
     }
 

@@ -102,7 +102,9 @@ impl From<Error> for Problem {
                 Self::new(Code::TSR005, detail).shard(shard).hint("send again after Retry-After")
             }
             Error::PoolExhausted { shard } => Self::new(Code::TSR003, detail).shard(shard),
-            Error::ShardUnavailable { shard } | Error::WrongRows { shard } => {
+            Error::ShardUnavailable { shard }
+            | Error::WrongRows { shard }
+            | Error::FilesLost { shard, .. } => {
                 Self::new(Code::TSR201, detail).shard(shard)
             }
             Error::NoPrimary { shard } => Self::new(Code::TSR202, detail)

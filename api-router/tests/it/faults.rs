@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::client::{lab, set, stranger, user};
 use crate::ground::{ask_primary, files_only, is_servers};
-use crate::harness::{PATIENCE, Reply, Router, command, left_out, sightless};
+use crate::harness::{PATIENCE, Reply, Router, command, left_out, refused_start, sightless};
 
 /// Runs SQL on a shard's primary, behind the back of whoever has it open.
 fn meddle(data: &Path, sql: &str) {
@@ -152,6 +152,40 @@ fn tsr204_when_the_disk_is_full_and_reads_go_on() {
     let body = check(&full.expect("the disk is never full"), 503, "TSR204");
     assert_eq!((&body["outcome"], &body["shard"]), (&json!("rejected"), &json!("shard1")));
     assert_eq!(router.read("ada", "table=users").json()["count"], 1);
+}
+
+#[test]
+fn a_start_on_a_full_disk_says_so_and_names_the_directory() {
+    files_only!("the disk is that of the servers");
+    let (folder, used) = folder();
+    let mut router = Router::start_in(&used, &ONE_SHARD);
+    router.end();
+    let disk = folder.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let in_small_disk = |before: &str| {
+        let mut outer = sightless(Command::new("unshare"), folder.path());
+        outer.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+        let mount = format!("mount -t tmpfs -o size=4m tessera '{}'", disk.display());
+        outer.arg(format!("{mount} && {before} && exec \"$@\"")).arg("sh");
+        outer
+    };
+    if !in_small_disk("true").arg("true").output().is_ok_and(|trial| trial.status.success()) {
+        return left_out("this machine does not let a test mount a small disk");
+    }
+    let fill = format!("{{ cat /dev/zero > '{}/filler' 2>/dev/null || true; }}", disk.display());
+    let copy = format!("cp -r '{}' '{}/data'", used.display(), disk.display());
+    let data = disk.join("data");
+    for before in [fill.clone(), format!("{copy} && {fill}")] {
+        let inner = command(&data);
+        let mut outer = in_small_disk(&before);
+        outer.arg(inner.get_program()).args(inner.get_args()).args(ONE_SHARD);
+        let (code, told) = refused_start(outer);
+        assert_eq!(code, Some(2), "{told}");
+        assert!(
+            told.contains("no space left") && told.contains(&*data.to_string_lossy()),
+            "{told}"
+        );
+    }
 }
 
 #[test]

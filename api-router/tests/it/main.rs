@@ -45,6 +45,7 @@ mod lab;
 mod lab_servers;
 mod layering;
 mod levels;
+mod lost_files;
 mod operations;
 #[cfg(feature = "otlp")]
 mod otlp;

@@ -329,7 +329,11 @@ fn a_catalog_that_is_damaged_or_missing_is_refused_by_name() {
     fs::write(&catalog, damaged).unwrap();
     assert!(refusal(command(&data)).contains("catalog.db"));
     fs::remove_file(&catalog).unwrap();
-    refusal(command(&data));
+    let told = refusal(command(&data));
+    for word in ["catalog.db", "missing", "shard1-primary.db", "ut it back"] {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+    assert!(!catalog.exists(), "a start that was refused leaves no catalog");
     fs::write(&catalog, whole).unwrap();
     let router = Router::start_in(&data, &[]);
     assert_eq!(router.read("ada", "table=users").json()["count"], 1, "the rows are as they were");

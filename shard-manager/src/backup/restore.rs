@@ -15,6 +15,7 @@ use super::manifest::{Manifest, SavedFile, look};
 use super::{SaveError, Step, Watch};
 use crate::store::sqlite::check;
 use crate::store::sqlite::copy::{CatalogFacts, ShardFacts, catalog_facts, shard_facts};
+use crate::store::sqlite::data_dir::{is_folder_locked, noted_pid};
 
 /// Proves that a folder holds a whole copy: every bit is as it was saved, each file is one that SQLite can read, and
 /// says of itself what the manifest says of it. Changes nothing. Blocks.
@@ -110,15 +111,18 @@ fn check_facts(folder: &Path, manifest: &Manifest) -> Result<(), SaveError> {
 
 /// A clearer word than "not empty", where it is true.
 fn check_not_locked(data_dir: &Path) -> Result<(), SaveError> {
+    let in_use = || {
+        let (path, pid) = (data_dir.display().to_string(), noted_pid(data_dir));
+        Err(SaveError::InUse { path, pid })
+    };
+    if is_folder_locked(data_dir) {
+        return in_use();
+    }
     let lock_path = data_dir.join("tessera.lock");
     let Ok(lock) = File::open(&lock_path) else { return Ok(()) };
     match lock.try_lock_shared() {
         Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => {
-            let pid = fs::read_to_string(&lock_path).unwrap_or_default();
-            let pid = if pid.is_empty() { "unknown".to_owned() } else { pid };
-            Err(SaveError::InUse { path: data_dir.display().to_string(), pid })
-        }
+        Err(TryLockError::WouldBlock) => in_use(),
         Err(TryLockError::Error(error)) => Err(SaveError::io(&lock_path, error)),
     }
 }

@@ -23,6 +23,7 @@ use crate::store::intent::Intent;
 use crate::store::postgres::catalog::{self, Catalog};
 use crate::store::postgres::leader::{Leader, Term};
 use crate::store::sqlite::data_dir::DataDir;
+use crate::store::sqlite::guard::Guard;
 use crate::store::sqlite::intents::{self, Intents};
 use crate::table::Table;
 
@@ -48,11 +49,14 @@ impl Backing {
         deadline: Instant,
     ) -> Result<Turn, Error> {
         match self {
-            Self::Files(files) => Ok(Turn::Files {
-                catalog: files.data_dir.catalog(),
-                closed: Arc::clone(&files.closed),
-                guard: Arc::new(guard),
-            }),
+            Self::Files(files) => {
+                files.guard.check()?;
+                Ok(Turn::Files {
+                    catalog: files.data_dir.catalog(),
+                    closed: Arc::clone(&files.closed),
+                    guard: Arc::new(guard),
+                })
+            }
             Self::Servers(servers) => servers.turn(guard, deadline).await,
         }
     }
@@ -155,6 +159,8 @@ pub(super) struct Files {
     pub(super) saved: Arc<Source>,
     /// Where it is told to.
     door: Door,
+    /// Ends before the lock is given back.
+    guard: Guard,
     /// Held as long as anything may write.
     pub(super) data_dir: DataDir,
     /// Tells what works behind the back of requests to end.
@@ -165,9 +171,9 @@ pub(super) struct Files {
 
 impl Files {
     /// The files of this data directory.
-    pub(super) fn new(saved: Arc<Source>, data_dir: DataDir) -> Self {
+    pub(super) fn new(saved: Arc<Source>, data_dir: DataDir, guard: Guard) -> Self {
         let (closed, comparing) = (Arc::default(), OnceLock::new());
-        Self { door: Door::open(&saved), saved, data_dir, closed, comparing }
+        Self { door: Door::open(&saved), saved, guard, data_dir, closed, comparing }
     }
 
     fn stop_comparing(&self) {

@@ -24,8 +24,9 @@ use crate::store::intent::Intent;
 use crate::store::open_error::OpenError;
 use crate::store::readers::Readers;
 use crate::store::replica::Replica;
-use crate::store::sqlite::catalog::Catalog;
-use crate::store::sqlite::data_dir::DataDir;
+use crate::store::sqlite::catalog::{self, Catalog};
+use crate::store::sqlite::data_dir::{DataDir, has_no_room};
+use crate::store::sqlite::guard::Guard;
 use crate::store::sqlite::intents::Intents;
 use crate::store::sqlite::reader::{Housekeeping, Readers as FileReaders, Witness};
 use crate::store::sqlite::replica::{Replica as FileReplica, ReplicaSpec};
@@ -64,6 +65,13 @@ impl Manager {
 
     fn open_as(cluster: &EmbeddedCluster, replicas: bool) -> Result<Self, OpenError> {
         check_version()?;
+        catalog::check_start(&cluster.data_dir, &cluster.wanted)?;
+        let dir = &cluster.data_dir;
+        Self::open_checked(cluster, replicas)
+            .map_err(|error| error.or_no_space(dir, || has_no_room(dir)))
+    }
+
+    fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<Self, OpenError> {
         let data_dir = DataDir::open(&cluster.data_dir)?;
         let mut catalog = Catalog::open(&data_dir.catalog(), &cluster.wanted)?;
         if !replicas {
@@ -80,7 +88,10 @@ impl Manager {
         let current = |shard: &Shard| (shard.name().to_owned(), shard.progress.history().current());
         catalog.set_ready(&data_dir.catalog(), shards.iter().map(current).collect())?;
         let saved = Arc::new(saved(&data_dir, &shards));
-        let files = Files::new(saved, data_dir);
+        let footings = shards.iter().filter_map(|shard| shard.footing().cloned()).collect();
+        let guard = Guard::start(&data_dir, footings);
+        let guard = guard.map_err(|error| OpenError::io(&cluster.data_dir, error))?;
+        let files = Files::new(saved, data_dir, guard);
         let manager = Self::new(
             catalog.map.clone(),
             registry,
@@ -182,6 +193,7 @@ fn saved(data_dir: &DataDir, shards: &[Shard]) -> Source {
             shard: shard.name().to_owned(),
             primary: data_dir.primary(shard.name()),
         },
+        footing: shard.footing().cloned(),
         gate: Arc::clone(shard.gate()),
         progress: Arc::clone(&shard.progress),
     });
@@ -249,13 +261,16 @@ fn open_shard(
     let no_thread =
         |error: std::io::Error| OpenError::Io { path: name.to_owned(), cause: error.to_string() };
     let writer = SqliteWriter::open(name, primary, &progress)?;
+    let footing = Arc::clone(writer.footing());
     let lane = Lane::start(name, writer).map_err(no_thread)?;
     let witness = Witness::primary(&progress);
-    let readers = Arc::new(FileReaders::open(name, primary, witness, housekeeping)?);
+    let readers = FileReaders::open_on(Some(&footing), (name, primary), witness, housekeeping)?;
+    let readers = Arc::new(readers);
     let mut started: Vec<Replica> = Vec::with_capacity(replicas.len());
     for (index, (file, usable)) in replicas.into_iter().enumerate() {
         let (node, shard) = (format!("{name}-replica{}", index + 1), name.to_owned());
-        let spec = ReplicaSpec { node, shard, primary: primary.to_owned(), file, usable, index };
+        let (primary, footing) = (primary.to_owned(), Arc::clone(&footing));
+        let spec = ReplicaSpec { node, shard, primary, footing, file, usable, index };
         match FileReplica::start(spec, &progress, housekeeping) {
             Ok(replica) => started.push(Replica::Sqlite(replica)),
             Err(error) => {

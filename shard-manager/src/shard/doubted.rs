@@ -42,6 +42,7 @@ impl Shard {
         if self.doubts.is_primary_wrong() && part.rows.iter().any(|row| row.builds_on_stored()) {
             return Err(Error::WrongRows { shard: self.name.clone() });
         }
-        self.check_reachable()
+        self.check_reachable()?;
+        self.footing().map_or(Ok(()), |footing| footing.check_writable())
     }
 }

@@ -86,7 +86,8 @@ impl Shard {
     pub(super) fn reasons_of_primary(&self) -> Reasons {
         let is_cut = self.check_reachable().is_err() || self.progress.is_silent();
         let found = Reasons::of(is_cut.then_some(Reason::NoAnswer));
-        found.and(self.lanes.standstill()).and(self.findings.now())
+        let lost = Reasons::of(self.footing().and_then(|footing| footing.reason()));
+        found.and(self.lanes.standstill()).and(self.findings.now()).and(lost)
     }
 
     /// Why a replica is believed to be out of the rotation.

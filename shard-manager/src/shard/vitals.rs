@@ -2,12 +2,14 @@
 //!
 //! **Not here:** asking all nodes (`Shard::probe`), which may find another truth than is believed here.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shard;
 use crate::error::Error;
 use crate::progress::ReplicaState;
 use crate::store::readers::Readers;
+use crate::store::sqlite::footing::Footing;
 use crate::topology::{Role, ShardIndex};
 use crate::vitals::{ComparedVitals, Footprint, NodeVitals, PoolVitals, ShardVitals};
 
@@ -49,6 +51,11 @@ impl Shard {
         let (passes, differences) = self.doubts.counted();
         let compared = ComparedVitals { passes, differences };
         ShardVitals { shard, lane: self.lanes.vitals(), compared, nodes }
+    }
+
+    /// What is under the writes of its primary, if that is a file.
+    pub fn footing(&self) -> Option<&Arc<Footing>> {
+        self.primary.footing()
     }
 
     /// Whether its rows lie where Citus puts them.

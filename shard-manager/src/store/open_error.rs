@@ -32,6 +32,14 @@ pub enum OpenError {
         /// What the system said.
         cause: String,
     },
+    /// The disk is full.
+    #[error("{dir}: there is no space left on its disk; make room and start again ({cause})")]
+    NoSpace {
+        /// The folder.
+        dir: String,
+        /// What was tried, and what was said to it.
+        cause: String,
+    },
     /// The database said no.
     #[error("{path}: {cause}")]
     Database {
@@ -59,6 +67,21 @@ pub enum OpenError {
 impl OpenError {
     pub(crate) fn file(path: &Path, cause: impl std::fmt::Display) -> Self {
         Self::Database { path: path.display().to_string(), cause: cause.to_string() }
+    }
+
+    /// The same error, or [`OpenError::NoSpace`] if it comes from a full disk. `has_no_room` looks at the disk.
+    pub(crate) fn or_no_space(self, dir: &Path, has_no_room: impl FnOnce() -> bool) -> Self {
+        /// What the system and SQLite say of a full disk.
+        const FULL: [&str; 2] = ["No space left on device", "database or disk is full"];
+        /// What SQLite says of it as well as of other troubles.
+        const VAGUE: [&str; 2] = ["disk I/O error", "unable to open database file"];
+        let (Self::Io { cause, .. } | Self::Database { cause, .. }) = &self else { return self };
+        let says = |sentences: &[&str]| sentences.iter().any(|sentence| cause.contains(sentence));
+        if says(&FULL) || (says(&VAGUE) && has_no_room()) {
+            Self::NoSpace { dir: dir.display().to_string(), cause: self.to_string() }
+        } else {
+            self
+        }
     }
 
     pub(crate) fn io(path: &Path, cause: impl std::fmt::Display) -> Self {

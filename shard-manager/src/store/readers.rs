@@ -10,6 +10,7 @@ use std::time::Instant;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::postgres::readers::Readers as NodeReaders;
+use super::sqlite::footing::Footing;
 use super::sqlite::reader::Readers as FileReaders;
 use super::sqlite::threads;
 use super::{CitusNode, NodeRows, Scope, TableSize};
@@ -29,6 +30,14 @@ pub enum Readers {
 }
 
 impl Readers {
+    /// What is under the writes of a primary that is a file.
+    pub fn footing(&self) -> Option<&Arc<Footing>> {
+        match self {
+            Self::Sqlite(readers) => readers.footing(),
+            Self::Postgres(_) => None,
+        }
+    }
+
     /// The rows of one shard key. A server is asked whether it has come as far as `floor`; of a file that is known.
     ///
     /// # Errors

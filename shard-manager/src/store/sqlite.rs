@@ -18,6 +18,8 @@ pub mod ddl;
 mod declared;
 pub mod digest;
 pub mod export;
+pub mod footing;
+pub mod guard;
 pub mod intents;
 mod log;
 pub mod migrate;

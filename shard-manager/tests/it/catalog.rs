@@ -12,6 +12,7 @@ use shard_manager::row::Operation::Upsert;
 use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::store::sqlite::data_dir::DataDir;
 use shard_manager::store::sqlite::shard_file::migrate_down_and_up;
+use shard_manager::store::sqlite::view::{Holder, holder};
 use shard_manager::store::sqlite::{OpenError, check_version};
 
 use crate::cluster::{Cluster, execute, ints, open, refusal, shard_file, shards, texts};
@@ -170,6 +171,7 @@ fn a_new_cluster_that_cannot_be_is_refused_and_leaves_nothing_in_the_way() {
     }
     let zero = Wanted { weights: Some(vec![1, 0]), ..Wanted::default() };
     assert_tells(&refusal(dir.path(), zero), &["shard2", "0"]);
+    assert_eq!(fs::read_dir(dir.path()).expect("the folder").count(), 0, "nothing was made");
     assert!(open(dir.path(), shards(2)).is_ok());
 }
 
@@ -184,6 +186,26 @@ fn a_directory_in_use_is_refused_with_the_process_that_uses_it() {
     assert!(matches!(DataDir::open(dir.path()), Err(OpenError::Locked { .. })));
     drop(held);
     assert!(DataDir::open(dir.path()).is_ok());
+}
+
+#[test]
+fn a_directory_stays_held_when_its_lock_file_is_removed_or_replaced() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let lock = dir.path().join("tessera.lock");
+    let held = DataDir::open(dir.path()).expect("free");
+    for replaced in [false, true] {
+        fs::remove_file(&lock).expect("it is there");
+        if replaced {
+            fs::write(&lock, "4194304").expect("another lock");
+        }
+        let refused = DataDir::open(dir.path());
+        assert!(matches!(refused, Err(OpenError::Locked { .. })), "{refused:?}");
+        let holder = holder(dir.path()).expect("it can be told");
+        assert!(matches!(holder, Holder::Process { .. }), "{holder:?}");
+        fs::write(&lock, "").expect("the next is removed");
+    }
+    drop(held);
+    assert!(DataDir::open(dir.path()).is_ok(), "free again");
 }
 
 #[test]

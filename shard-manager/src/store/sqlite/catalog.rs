@@ -12,7 +12,8 @@ use diesel::sqlite::SqliteConnection;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::OpenError;
-use super::connection::open;
+use super::connection::create;
+use super::data_dir::{catalog_file, shard_file_in};
 use crate::shard_map::ShardMap;
 use crate::store::cluster::{ClusterRow, check_wanted};
 pub use crate::store::cluster::{REPLICAS_DEFAULT, SHARDS_DEFAULT, Wanted};
@@ -43,6 +44,28 @@ pub struct Catalog {
     pub token_key: TokenKey,
 }
 
+/// Refuses a folder in which there can be no cluster as wanted, before anything is made there.
+///
+/// # Errors
+/// [`OpenError::Foreign`] if there are shards without their catalog, [`OpenError::Conflict`] if a new cluster cannot be
+/// as wanted.
+pub fn check_start(folder: &Path, wanted: &Wanted) -> Result<(), OpenError> {
+    let catalog = catalog_file(folder);
+    if std::fs::metadata(&catalog).is_ok_and(|file| file.len() > 0) {
+        return Ok(());
+    }
+    match shard_file_in(folder) {
+        Some(file) => Err(OpenError::foreign(
+            &catalog,
+            format!(
+                "the catalog is missing or empty, though {file} is there: without it nobody knows where rows are. Put \
+                 it back from where it was moved to or from a backup, or name another folder for a new cluster"
+            ),
+        )),
+        None => ClusterRow::new(wanted, None).map(drop),
+    }
+}
+
 impl Catalog {
     /// Opens the catalog, or makes it for a new cluster as wanted.
     ///
@@ -50,7 +73,7 @@ impl Catalog {
     /// [`OpenError::Conflict`] if the cluster is another than wanted; the others if the file cannot be
     /// used.
     pub fn open(path: &Path, wanted: &Wanted) -> Result<Self, OpenError> {
-        let mut connection = open(path, "")?;
+        let mut connection = create(path)?;
         let migrated = connection.run_pending_migrations(MIGRATIONS);
         migrated.map_err(|error| OpenError::file(path, error))?;
         let found: Option<ClusterRow> = dsl::tessera_cluster

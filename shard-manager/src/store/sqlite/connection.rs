@@ -23,14 +23,24 @@ pub(super) use crate::store::open_error::OpenError;
 use crate::table::Table;
 use crate::value::Value;
 
-/// Opens a file with the settings that every promise rests on.
+/// Opens a file that is there with the settings that every promise rests on. One that is not there
+/// is not made: an empty file in the place of one that was removed would be taken for it.
 ///
 /// `trusted_schema`, `cell_size_check` and no `mmap` bound what a damaged file can do; `FULL` syncs each
 /// commit. Checkpoints run in the writer's own commits, every 16,000 pages (64 MiB): a page that many transactions
 /// change is then copied once for all of them.
 pub(super) fn open(path: &Path, pragmas: &str) -> Result<SqliteConnection, OpenError> {
+    connect(path, &uri(path, "mode=rw")?, pragmas)
+}
+
+/// The same, and makes the file if it is not there.
+pub(super) fn create(path: &Path) -> Result<SqliteConnection, OpenError> {
+    connect(path, &uri(path, "mode=rwc")?, "")
+}
+
+fn connect(path: &Path, uri: &str, pragmas: &str) -> Result<SqliteConnection, OpenError> {
     let opened = || -> Result<SqliteConnection, diesel::ConnectionError> {
-        let mut connection = SqliteConnection::establish(&path.to_string_lossy())?;
+        let mut connection = SqliteConnection::establish(uri)?;
         let mut set = |pragmas: &str| {
             let set = connection.batch_execute(pragmas);
             set.map_err(diesel::ConnectionError::CouldntSetupConfiguration)

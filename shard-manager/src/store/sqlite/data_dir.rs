@@ -7,6 +7,9 @@
 //! data/shard1-replica1.db  the same rows, a moment later
 //! ```
 //!
+//! The folder itself is locked as well: its lock cannot be removed but with all that is in it. The lock's file is for
+//! programs that only know that one, and to tell who has it.
+//!
 //! The lock's file holds the number of the process, and is emptied when all files were closed: so a stop in bad order is
 //! known to the next, and to all after it until the files were found well.
 //!
@@ -14,13 +17,14 @@
 //! **Not here:** what the files hold (`catalog`, `shard_file`).
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::OpenError;
+use super::footing::Inode;
 
 /// A locked data directory.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub struct DataDir {
     path: PathBuf,
     /// The lock goes with the file handle, also when the process dies.
     lock: File,
+    /// `None` where the file system locks no folders.
+    _folder: Option<File>,
     /// Whether a process before ended without closing its files, and nobody has found them well since.
     unclean: Arc<AtomicBool>,
 }
@@ -47,6 +53,7 @@ impl DataDir {
                 File::open(parent.unwrap_or(Path::new("."))).and_then(|dir| dir.sync_all());
             synced.map_err(|error| OpenError::io(path, error))?;
         }
+        let folder = lock_folder(path)?;
         let lock_path = lock_file(path);
         let mut lock = OpenOptions::new()
             .create(true)
@@ -57,7 +64,7 @@ impl DataDir {
             .map_err(|error| OpenError::io(&lock_path, error))?;
         match lock_in_time(&lock) {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(locked(path, &mut lock)),
+            Err(TryLockError::WouldBlock) => return Err(locked(path)),
             Err(TryLockError::Error(error)) => return Err(OpenError::io(&lock_path, error)),
         }
         let unclean = lock.metadata().is_ok_and(|file| file.len() > 0);
@@ -65,7 +72,8 @@ impl DataDir {
         let pid = std::process::id().to_string();
         let noted = lock.write_all(pid.as_bytes()).and_then(|()| lock.set_len(pid.len() as u64));
         noted.map_err(|error| OpenError::io(&lock_path, error))?;
-        Ok(Self { path: path.to_owned(), lock, unclean: Arc::new(unclean.into()) })
+        let unclean = Arc::new(unclean.into());
+        Ok(Self { path: path.to_owned(), lock, _folder: folder, unclean })
     }
 
     /// Whether a process before ended without closing its files, and nobody has found them well since.
@@ -86,6 +94,12 @@ impl DataDir {
             // Best effort: without the note the next start checks the files once more.
             let _ = self.lock.set_len(0);
         }
+    }
+
+    /// What has to stay where it is as long as this lives.
+    pub(super) fn marks(&self) -> Marks {
+        let lock = self.lock.metadata().ok().map(|file| (lock_file(&self.path), Inode::of(&file)));
+        Marks { lock, catalog: self.catalog() }
     }
 
     /// The folder.
@@ -109,6 +123,28 @@ impl DataDir {
     }
 }
 
+/// What has to stay where it is while a folder is held.
+#[derive(Debug)]
+pub(super) struct Marks {
+    lock: Option<(PathBuf, Inode)>,
+    catalog: PathBuf,
+}
+
+impl Marks {
+    /// Whether others no longer find the file that is locked.
+    pub(super) fn lock_has_left(&self) -> bool {
+        self.lock.as_ref().is_some_and(|(path, file)| file.has_left(path))
+    }
+
+    /// Whether there is no catalog. One that was put back is as good as the first.
+    pub(super) fn catalog_is_gone(&self) -> bool {
+        match fs::metadata(&self.catalog) {
+            Ok(file) => file.len() == 0,
+            Err(error) => error.kind() == ErrorKind::NotFound,
+        }
+    }
+}
+
 /// The file whose lock tells who writes in a folder.
 pub(super) fn lock_file(folder: &Path) -> PathBuf {
     folder.join("tessera.lock")
@@ -129,6 +165,30 @@ pub(super) fn replica_file(folder: &Path, shard: &str, index: usize) -> PathBuf 
     folder.join(format!("{shard}-replica{}.db", index + 1))
 }
 
+/// The name of a file of rows in a folder, if there is any; the first by name.
+pub(super) fn shard_file_in(folder: &Path) -> Option<String> {
+    let is_shard = |name: &String| {
+        let stem = name.strip_suffix(".db").unwrap_or_default();
+        let stem = stem.trim_end_matches(|c: char| c.is_ascii_digit());
+        stem.ends_with("-primary") || stem.ends_with("-replica")
+    };
+    let files = fs::read_dir(folder).ok()?.filter_map(Result::ok);
+    let files = files.filter(|file| file.metadata().is_ok_and(|file| file.len() > 0));
+    let names = files.filter_map(|file| file.file_name().into_string().ok());
+    names.filter(is_shard).min()
+}
+
+/// Whether a disk has so little room left that SQLite may fail over it, whatever it says then.
+pub(crate) fn has_no_room(folder: &Path) -> bool {
+    /// What SQLite makes beside each file before it writes a row.
+    const NEEDED: u64 = 256 << 10;
+    let disk = folder.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok());
+    disk.is_some_and(|disk| {
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        free < NEEDED || (disk.f_files > 0 && disk.f_favail == 0)
+    })
+}
+
 /// How often a lock is tried, and how long after each failure: a command that looks whether a router runs has it
 /// for an instant.
 const LOCK_TRIES: usize = 10;
@@ -144,11 +204,33 @@ fn lock_in_time(lock: &File) -> Result<(), TryLockError> {
     lock.try_lock()
 }
 
-fn locked(path: &Path, lock: &mut File) -> OpenError {
-    let mut pid = String::new();
-    let read = lock.rewind().and_then(|()| lock.read_to_string(&mut pid));
-    if read.is_err() || pid.is_empty() {
-        pid = "unknown".to_owned();
+/// Locks a folder itself; `None` where the file system cannot.
+fn lock_folder(path: &Path) -> Result<Option<File>, OpenError> {
+    let folder = File::open(path).map_err(|error| OpenError::io(path, error))?;
+    match lock_in_time(&folder) {
+        Ok(()) => Ok(Some(folder)),
+        Err(TryLockError::WouldBlock) => Err(locked(path)),
+        Err(TryLockError::Error(error)) => {
+            let path = path.display();
+            tracing::warn!(%path, %error, "only the lock's file keeps others out: the folder cannot be locked");
+            Ok(None)
+        }
     }
+}
+
+/// Whether a process holds a folder, told by the lock of the folder itself.
+pub(crate) fn is_folder_locked(path: &Path) -> bool {
+    let tried = File::open(path).map(|folder| folder.try_lock_shared());
+    matches!(tried, Ok(Err(TryLockError::WouldBlock)))
+}
+
+/// The process that holds a folder, as it noted it.
+pub(crate) fn noted_pid(path: &Path) -> String {
+    let pid = fs::read_to_string(lock_file(path)).unwrap_or_default();
+    if pid.is_empty() { "unknown".to_owned() } else { pid }
+}
+
+fn locked(path: &Path) -> OpenError {
+    let pid = noted_pid(path);
     OpenError::Locked { dir: path.display().to_string(), pid }
 }

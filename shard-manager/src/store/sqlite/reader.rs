@@ -17,6 +17,7 @@ use scheduled_thread_pool::ScheduledThreadPool;
 use super::connection::{
     Bind, OpenError, Shapes, Statement, Trouble, for_each_row, for_each_row_while, open,
 };
+use super::footing::Footing;
 use super::row_json::{push_object, value};
 use super::select::Select;
 use super::sql;
@@ -59,6 +60,8 @@ impl Housekeeping {
 pub struct Readers {
     shard: String,
     witness: Witness,
+    /// Of the primary's.
+    footing: Option<Arc<Footing>>,
     by_key: r2d2::Pool<Connector>,
     scans: r2d2::Pool<Connector>,
     /// Reads that have found no connection free.
@@ -103,6 +106,20 @@ impl Readers {
         witness: Witness,
         housekeeping: &Housekeeping,
     ) -> Result<Self, OpenError> {
+        Self::open_on(None, (shard, path), witness, housekeeping)
+    }
+
+    /// The same for the file that a writer has open: never another one of its name.
+    ///
+    /// # Errors
+    /// As [`Readers::open`].
+    pub fn open_on(
+        footing: Option<&Arc<Footing>>,
+        (shard, path): (&str, &Path),
+        witness: Witness,
+        housekeeping: &Housekeeping,
+    ) -> Result<Self, OpenError> {
+        let footing = footing.cloned();
         let pool = |idle| {
             r2d2::Pool::builder()
                 .max_size(READERS_MAX)
@@ -112,11 +129,17 @@ impl Readers {
                 .idle_timeout(Some(IDLE_MAX))
                 .max_lifetime(None)
                 .thread_pool(Arc::clone(&housekeeping.0))
-                .build(Connector { path: path.to_owned() })
+                .build(Connector { path: path.to_owned(), footing: footing.clone() })
                 .map_err(|error| OpenError::file(path, error))
         };
         let (shard, waiting) = (shard.to_owned(), Arc::default());
-        Ok(Self { shard, witness, by_key: pool(1)?, scans: pool(0)?, waiting })
+        let (by_key, scans) = (pool(1)?, pool(0)?);
+        Ok(Self { shard, witness, footing, by_key, scans, waiting })
+    }
+
+    /// What is under the writes of the file, if a primary's.
+    pub fn footing(&self) -> Option<&Arc<Footing>> {
+        self.footing.as_ref()
     }
 
     /// Reads the rows of a key on a connection that is free now; `None` if all are busy, or if the answer
@@ -249,6 +272,7 @@ impl Readers {
 #[derive(Debug)]
 struct Connector {
     path: PathBuf,
+    footing: Option<Arc<Footing>>,
 }
 
 impl r2d2::ManageConnection for Connector {
@@ -256,6 +280,7 @@ impl r2d2::ManageConnection for Connector {
     type Error = OpenError;
 
     fn connect(&self) -> Result<Reader, OpenError> {
+        self.footing.as_ref().map_or(Ok(()), |footing| footing.check())?;
         let mut connection = open(&self.path, PRAGMAS)?;
         let watch =
             Watch::on(&mut connection).map_err(|error| OpenError::file(&self.path, error))?;
@@ -368,12 +393,7 @@ impl Reader {
 
     fn footprint(&mut self) -> QueryResult<Footprint> {
         let rows = self.counts()?.into_iter().map(|(_, rows)| rows.max(0).cast_unsigned()).sum();
-        let statement = Statement { sql: FILE_BYTES, binds: &[], cached: true };
-        let mut bytes = 0;
-        for_each_row(&mut self.connection, statement, |row| {
-            bytes = row.int(0).unwrap_or(0).max(0).cast_unsigned();
-            Ok(())
-        })?;
+        let bytes = bytes_in_use(&mut self.connection)?;
         Ok(Footprint { rows: Some(rows), is_estimate: false, bytes })
     }
 
@@ -392,6 +412,17 @@ impl Reader {
         }
         Ok(sizes)
     }
+}
+
+/// Bytes of the pages of a file that are in use.
+pub(super) fn bytes_in_use(connection: &mut SqliteConnection) -> QueryResult<u64> {
+    let statement = Statement { sql: FILE_BYTES, binds: &[], cached: true };
+    let mut bytes = 0;
+    for_each_row(connection, statement, |row| {
+        bytes = row.int(0).unwrap_or(0).max(0).cast_unsigned();
+        Ok(())
+    })?;
+    Ok(bytes)
 }
 
 const FILE_BYTES: &str = "SELECT (p.page_count - f.freelist_count) * s.page_size

@@ -6,7 +6,6 @@
 //! **Invariant:** the replica is told as following only when it has caught up once.
 //! **Not here:** which replica answers a read (`replica_set`).
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +17,7 @@ use chrono::Utc;
 
 use super::OpenError;
 use super::applier::{Applier, ApplyError};
+use super::footing::{Footing, Inode};
 use super::reader::{Housekeeping, Readers, Witness};
 use super::{check, snapshot};
 use crate::brake::{Brake, Gear};
@@ -32,6 +32,8 @@ const SYNC_EVERY_BATCHES: u64 = 256;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(10);
+/// The longest pause while only room is missing: to try costs little, and writes at `quorum` wait for it.
+const RETRY_ROOM_MAX: Duration = Duration::from_secs(1);
 /// How long a router that ends lets a replica catch up.
 const CATCH_UP_MAX: Duration = Duration::from_secs(2);
 /// How long an applier that nobody waits for lets batches gather after each transaction: under load it then
@@ -48,6 +50,8 @@ pub struct ReplicaSpec {
     pub shard: String,
     /// The primary's file.
     pub primary: PathBuf,
+    /// What is under its writes.
+    pub footing: Arc<Footing>,
     /// Its own.
     pub file: PathBuf,
     /// Whether that file may be used; if not, it is made anew.
@@ -107,7 +111,7 @@ impl Replica {
             not_before: Instant::now(),
             synced_at: Instant::now(),
             looked_at: Instant::now(),
-            attached_to: None,
+            attached_to: [None; 2],
         };
         let thread = std::thread::Builder::new()
             .name(keeper.spec.node.clone())
@@ -196,8 +200,8 @@ struct Keeper {
     synced_at: Instant,
     /// When its file's name was looked at.
     looked_at: Instant,
-    /// Device and inode of the file that is open.
-    attached_to: Option<(u64, u64)>,
+    /// The file that is open, and its WAL.
+    attached_to: [Option<Inode>; 2],
 }
 
 /// What the thread does next.
@@ -255,6 +259,10 @@ impl Keeper {
     }
 
     fn work(&mut self) -> Result<Next, ApplyTrouble> {
+        if self.spec.footing.loss().is_some() {
+            // What the primary's name leads to may be another file.
+            return Ok(Next::Rest(SYNC_EVERY));
+        }
         if self.replica.suspected.load(Ordering::SeqCst) {
             self.examine();
             self.replica.suspected.store(false, Ordering::SeqCst);
@@ -275,12 +283,8 @@ impl Keeper {
         }
         if self.looked_at.elapsed() >= SYNC_EVERY {
             self.looked_at = Instant::now();
-            if inode(&self.spec.file) != self.attached_to {
-                // What is applied to a file without a name is lost with the process.
-                let node = &self.spec.node;
-                tracing::error!(%node, "the file of a replica was removed or replaced; it is made anew");
-                self.detach();
-                return Ok(Next::Work);
+            if inodes(&self.spec.file) != self.attached_to {
+                return Ok(self.leave());
             }
         }
         let next = self.apply().map_err(ApplyTrouble::Apply)?;
@@ -290,9 +294,18 @@ impl Keeper {
         Ok(next)
     }
 
+    /// Gives up files that their names no longer lead to: what is applied to them is lost with the process.
+    fn leave(&mut self) -> Next {
+        let node = &self.spec.node;
+        tracing::error!(%node, "the file of a replica was removed or replaced; it is made anew");
+        self.detach();
+        Next::Work
+    }
+
     /// Opens the replica's file, making it first if it cannot be used.
     fn attach(&mut self) -> Result<(), OpenError> {
         let spec = &self.spec;
+        spec.footing.check()?;
         if !self.usable {
             self.progress.set_state(spec.index, ReplicaState::Building);
             self.close_readers();
@@ -308,7 +321,7 @@ impl Keeper {
         let readers = Readers::open(&spec.shard, &spec.file, witness, &self.housekeeping)?;
         self.replica.readers.store(Some(Arc::new(readers)));
         self.applier = Some(applier);
-        self.attached_to = inode(&spec.file);
+        self.attached_to = inodes(&spec.file);
         Ok(())
     }
 
@@ -328,7 +341,7 @@ impl Keeper {
 
     /// One transaction, or a sync, if there is anything to do.
     fn apply(&mut self) -> Result<Next, ApplyError> {
-        let Self { spec, progress, applier, .. } = self;
+        let Self { spec, progress, applier, attached_to, .. } = self;
         let Some(applier) = applier else { return Ok(Next::Work) };
         let asked_at = Instant::now();
         let committed = progress.committed();
@@ -346,6 +359,9 @@ impl Keeper {
             if worked {
                 let had_all_at = (position >= committed).then_some(asked_at);
                 progress.applied(spec.index, position, had_all_at);
+                if sync && inodes(&spec.file) != *attached_to {
+                    return Ok(self.leave());
+                }
                 if sync {
                     progress.durable(spec.index, position);
                     self.synced_at = Instant::now();
@@ -364,12 +380,15 @@ impl Keeper {
 
     /// Nothing to apply: syncs if it is time, else rests until there is something to do.
     fn rest(&mut self, position: u64, delayed: bool) -> Result<Next, ApplyError> {
-        let Self { spec, progress, applier, .. } = self;
+        let Self { spec, progress, applier, attached_to, .. } = self;
         let since = self.synced_at.elapsed();
         let unsynced = position > progress.durable_on(spec.index);
         if unsynced && (progress.confirmations_wanted() || since >= SYNC_EVERY) {
             if let Some(applier) = applier {
                 applier.sync()?;
+            }
+            if inodes(&spec.file) != *attached_to {
+                return Ok(self.leave());
             }
             progress.durable(spec.index, position);
             self.synced_at = Instant::now();
@@ -426,19 +445,66 @@ impl Keeper {
             }
         }
         self.progress.set_state(self.spec.index, ReplicaState::Down);
-        self.not_before = Instant::now() + self.retry;
-        self.retry = (self.retry * 2).min(RETRY_MAX);
+        let (pause, next) = pauses(self.retry, trouble.is_of_room());
+        self.not_before = Instant::now() + pause;
+        self.retry = next;
         Next::Work
     }
 }
 
-/// Which file a path leads to.
-fn inode(path: &Path) -> Option<(u64, u64)> {
-    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+/// Which files a path and that of its WAL lead to.
+fn inodes(path: &Path) -> [Option<Inode>; 2] {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    [Inode::at(path), Inode::at(Path::new(&wal))]
+}
+
+/// The pause after a failure, and the one after the next.
+fn pauses(retry: Duration, only_lacks_room: bool) -> (Duration, Duration) {
+    let most = if only_lacks_room { RETRY_ROOM_MAX } else { RETRY_MAX };
+    let pause = retry.min(most);
+    (pause, (pause * 2).min(RETRY_MAX))
 }
 
 /// What can go wrong in a turn.
 enum ApplyTrouble {
     Attach(OpenError),
     Apply(ApplyError),
+}
+
+impl ApplyTrouble {
+    /// Whether it works again as soon as there is room, and costs little to try until then.
+    fn is_of_room(&self) -> bool {
+        matches!(self, Self::Attach(OpenError::NoSpace { .. }) | Self::Apply(ApplyError::Full(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pauses after so many failures in a row.
+    fn pauses_of(failures: usize, only_lack_room: bool) -> Vec<Duration> {
+        let mut retry = RETRY_FIRST;
+        let failed = std::iter::repeat_with(|| {
+            let (pause, next) = pauses(retry, only_lack_room);
+            retry = next;
+            pause
+        });
+        failed.take(failures).collect()
+    }
+
+    #[test]
+    fn a_replica_without_room_is_tried_again_at_least_every_second() {
+        let pauses = pauses_of(20, true);
+        assert!(pauses.iter().all(|pause| *pause <= Duration::from_secs(1)), "{pauses:?}");
+        assert_eq!(pauses[0], RETRY_FIRST);
+    }
+
+    #[test]
+    fn a_replica_in_other_trouble_is_tried_less_and_less_often() {
+        let pauses = pauses_of(20, false);
+        assert!(pauses.is_sorted(), "{pauses:?}");
+        assert_eq!((pauses[0], pauses[19]), (RETRY_FIRST, RETRY_MAX));
+    }
 }

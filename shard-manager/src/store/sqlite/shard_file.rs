@@ -15,7 +15,7 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use super::OpenError;
 use super::connection::{Bind, Statement, for_each_row, open};
 use super::sql::declared_type;
-use super::{declared, timeline};
+use super::{connection, declared, timeline};
 use crate::position::History;
 use crate::store::schema::tessera_shard;
 use crate::table::{Registry, Table};
@@ -56,7 +56,7 @@ pub fn prepare(path: &Path, identity: &Identity<'_>, create: bool) -> Result<Pre
     if !create && empty {
         return Err(OpenError::foreign(path, LOST));
     }
-    let mut connection = open(path, "")?;
+    let mut connection = if create { connection::create(path) } else { open(path, "") }?;
     let migrated = connection.run_pending_migrations(MIGRATIONS);
     migrated.map_err(|error| OpenError::file(path, error))?;
     if create {
@@ -245,7 +245,7 @@ fn drift(table: &Table, actual: &[Actual]) -> Option<String> {
 /// What SQLite said of the migration that failed.
 pub fn migrate_down_and_up(path: &Path) -> Result<(), OpenError> {
     let told = |error: &dyn std::fmt::Display| OpenError::file(path, error);
-    let mut connection = open(path, "")?;
+    let mut connection = connection::create(path)?;
     connection.run_pending_migrations(MIGRATIONS).map_err(|error| told(&error))?;
     connection.revert_all_migrations(MIGRATIONS).map_err(|error| told(&error))?;
     connection.run_pending_migrations(MIGRATIONS).map_err(|error| told(&error))?;

@@ -10,9 +10,11 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use diesel::connection::SimpleConnection;
+use diesel::sqlite::SqliteConnection;
 
 use super::batch::run;
 use super::connection::{Bind, OpenError, open};
+use super::reader::bytes_in_use;
 use super::sql;
 
 /// Makes the file of a replica. Nobody may have the old one open. Blocks for as long as it takes to read and
@@ -29,6 +31,7 @@ pub fn make(primary: &Path, replica: &Path) -> Result<(), OpenError> {
 
 fn copy_and_rename(primary: &Path, replica: &Path, copy: &Path) -> Result<(), OpenError> {
     let mut source = open(primary, "")?;
+    check_room(&mut source, copy)?;
     let path = copy.to_string_lossy();
     run(&mut source, sql::VACUUM_INTO, &[Bind::Text(&path)])
         .map_err(|error| OpenError::file(copy, error))?;
@@ -45,6 +48,24 @@ fn copy_and_rename(primary: &Path, replica: &Path, copy: &Path) -> Result<(), Op
     let folder = replica.parent().unwrap_or(Path::new("."));
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(|error| OpenError::io(folder, error))
+}
+
+/// Refuses at once what would only fill the disk first.
+fn check_room(source: &mut SqliteConnection, copy: &Path) -> Result<(), OpenError> {
+    let told = |error| OpenError::file(copy, error);
+    let needed = bytes_in_use(source).map_err(told)?;
+    let folder = copy.parent().unwrap_or(Path::new("."));
+    // Where that cannot be told, the copy is tried.
+    let Ok(disk) = rustix::fs::statvfs(folder) else { return Ok(()) };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free >= needed {
+        return Ok(());
+    }
+    let (dir, file) = (folder.display().to_string(), copy.display());
+    Err(OpenError::NoSpace {
+        dir,
+        cause: format!("{file} needs {needed} bytes and {free} are free"),
+    })
 }
 
 /// Removes a database file and what SQLite keeps beside it. A WAL that was left behind would be replayed into

@@ -18,7 +18,9 @@ use diesel_migrations::EmbeddedMigrations;
 
 use super::OpenError;
 use super::connection::uri;
-use super::data_dir::{catalog_file, lock_file, primary_file, replica_file};
+use super::data_dir::{
+    catalog_file, is_folder_locked, lock_file, noted_pid, primary_file, replica_file,
+};
 use super::migrate::SchemaState;
 use super::node_view::NodeView;
 use super::{catalog, check_version};
@@ -154,9 +156,13 @@ impl DirView {
 pub fn holder(folder: &Path) -> Result<Holder, OpenError> {
     let path = lock_file(folder);
     let told = |error: std::io::Error| OpenError::io(&path, error);
+    let held = || Holder::Process { pid: noted_pid(folder) };
     let mut lock = match File::open(&path) {
         Ok(lock) => lock,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Holder::Nobody),
+        // It may have been removed under whoever holds the folder.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Ok(if is_folder_locked(folder) { held() } else { Holder::Nobody });
+        }
         Err(error) => return Err(told(error)),
     };
     let mut pid = String::new();
@@ -165,6 +171,7 @@ pub fn holder(folder: &Path) -> Result<Holder, OpenError> {
         return Ok(Holder::Nobody);
     }
     match lock.try_lock_shared() {
+        Ok(()) if is_folder_locked(folder) => Ok(held()),
         Ok(()) => Ok(Holder::Gone),
         Err(TryLockError::WouldBlock) => Ok(Holder::Process { pid }),
         Err(TryLockError::Error(error)) => Err(told(error)),

@@ -1,7 +1,7 @@
 //! Writer: applies batches of changes to a shard's file, each batch one durable transaction.
 //!
 //! **Invariant:** the counters in memory equal those in the file whenever no transaction runs; the progress is
-//! told of a position before its commit and after it.
+//! told of a position before its commit and after it; no batch is acknowledged that is in a file without a name.
 //! **Not here:** what happens inside a transaction (`batch`), who waits for one (`lane`).
 
 mod altering;
@@ -19,8 +19,10 @@ use diesel::sqlite::SqliteConnection;
 
 use super::batch::{Applied, Batch, Counters};
 use super::connection::{OpenError, Shapes, Trouble, open};
+use super::footing::{Footing, Grip};
 use super::{declared, log};
 use crate::error::{Error, Outcome};
+use crate::reason::Reason;
 use crate::progress::Progress;
 use crate::store::{BatchDone, BatchFailure, SchemaChange, Unit, Writer};
 
@@ -40,8 +42,9 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 pub struct SqliteWriter {
     shard: String,
     path: PathBuf,
+    footing: Arc<Footing>,
     /// `None` after a failure that may have left the connection in doubt: opened anew by the next batch.
-    connection: Option<SqliteConnection>,
+    opened: Option<Opened>,
     counters: Counters,
     shapes: Shapes,
     progress: Arc<Progress>,
@@ -50,6 +53,13 @@ pub struct SqliteWriter {
     forgot_at: Option<Instant>,
     #[cfg(feature = "sabotage")]
     owed: Option<pretending::Owed>,
+}
+
+/// The connection, and what tells that it leads to a file that others will find.
+struct Opened {
+    /// Dropped first.
+    grip: Grip,
+    connection: SqliteConnection,
 }
 
 /// How much of the log is there.
@@ -66,6 +76,15 @@ impl SqliteWriter {
     /// # Errors
     /// [`OpenError`] if the file cannot be opened or lacks its counters.
     pub fn open(shard: &str, path: &Path, progress: &Arc<Progress>) -> Result<Self, OpenError> {
+        Self::open_on(Footing::of(shard, path), (shard, path), progress)
+    }
+
+    fn open_on(
+        footing: Arc<Footing>,
+        (shard, path): (&str, &Path),
+        progress: &Arc<Progress>,
+    ) -> Result<Self, OpenError> {
+        footing.check()?;
         let told = |error| OpenError::file(path, error);
         let mut connection = open(path, PRAGMAS)?;
         let counters = Counters::load(&mut connection).map_err(told)?;
@@ -77,10 +96,12 @@ impl SqliteWriter {
         let trimmed = trimmed.ok_or_else(unfit)?;
         progress.settle(position);
         progress.schema_changed(declared::last_made_at(&mut connection).map_err(told)?);
+        let grip = footing.grip();
         Ok(Self {
             shard: shard.to_owned(),
             path: path.to_owned(),
-            connection: Some(connection),
+            footing,
+            opened: Some(Opened { grip, connection }),
             counters,
             shapes: Shapes::default(),
             progress: Arc::clone(progress),
@@ -91,17 +112,46 @@ impl SqliteWriter {
         })
     }
 
-    fn reopen(&mut self) -> Result<SqliteConnection, BatchFailure> {
-        let reopened = Self::open(&self.shard, &self.path, &self.progress).map_err(|error| {
+    /// What is under its writes.
+    pub fn footing(&self) -> &Arc<Footing> {
+        &self.footing
+    }
+
+    fn reopen(&mut self) -> Result<Opened, BatchFailure> {
+        let (footing, place) = (Arc::clone(&self.footing), (&*self.shard, &*self.path));
+        let reopened = Self::open_on(footing, place, &self.progress).map_err(|error| {
             tracing::error!(shard = %self.shard, %error, "the shard's file cannot be opened again");
-            BatchFailure {
-                error: Error::ShardUnavailable { shard: self.shard.clone() },
-                outcome: Outcome::Rejected,
-                divisible: false,
-            }
+            let unavailable = || Error::ShardUnavailable { shard: self.shard.clone() };
+            let error = self.footing.check_writable().err().unwrap_or_else(unavailable);
+            BatchFailure { error, outcome: Outcome::Rejected, divisible: false }
         })?;
         *self = reopened;
-        Ok(self.connection.take().expect("open() always connects"))
+        Ok(self.opened.take().expect("open() always connects"))
+    }
+
+    /// The connection, if anything may be written by it.
+    fn take_opened(&mut self) -> Result<Opened, BatchFailure> {
+        self.footing.check_writable().map_err(|error| BatchFailure {
+            error,
+            outcome: Outcome::Rejected,
+            divisible: false,
+        })?;
+        match self.opened.take() {
+            Some(opened) => Ok(opened),
+            None => self.reopen(),
+        }
+    }
+
+    /// Takes the connection back after a commit, which is not to be acknowledged if it went to a file without a name.
+    fn give_back(&mut self, opened: Opened) -> Result<(), BatchFailure> {
+        let firm = opened.grip.is_firm();
+        self.opened = Some(opened);
+        if firm {
+            return Ok(());
+        }
+        self.footing.lose(Reason::FilesLost);
+        let error = Error::FilesLost { shard: self.shard.clone(), loss: Reason::FilesLost };
+        Err(BatchFailure { error, outcome: Outcome::Unknown, divisible: false })
     }
 
     /// One transaction, up to its commit.
@@ -193,14 +243,10 @@ impl Writer for SqliteWriter {
         if let Some(done) = self.pretend(units) {
             return Ok(done);
         }
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.reopen()?,
-        };
+        let mut opened = self.take_opened()?;
         let mut state = Attempt::new();
-        match self.transact(&mut connection, units, &mut state) {
+        match self.transact(&mut opened.connection, units, &mut state) {
             Ok(applied) => {
-                self.connection = Some(connection);
                 let position = applied.counters.position as u64;
                 if position as i64 != self.counters.position {
                     self.progress.commit(position, state.began);
@@ -214,6 +260,7 @@ impl Writer for SqliteWriter {
                 if state.forgot_all {
                     self.forgot_at = Some(Instant::now());
                 }
+                self.give_back(opened)?;
                 let position = self.progress.position(position);
                 Ok(BatchDone { rows: applied.rows, position })
             }
@@ -222,7 +269,7 @@ impl Writer for SqliteWriter {
                 let committing = state.committing;
                 if error == DieselError::RollbackTransaction && !committing {
                     // We gave it up ourselves: nothing is in doubt.
-                    self.connection = Some(connection);
+                    self.opened = Some(opened);
                 } else {
                     tracing::error!(shard = %self.shard, %error, ?trouble, committing, "a batch failed");
                 }
@@ -241,10 +288,10 @@ impl Writer for SqliteWriter {
     }
 
     fn close(&mut self) {
-        if let Some(connection) = &mut self.connection {
+        if let Some(Opened { connection, .. }) = &mut self.opened {
             // Best effort: what the WAL keeps is as durable as what the file keeps.
             let _ = connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)");
         }
-        self.connection = None;
+        self.opened = None;
     }
 }

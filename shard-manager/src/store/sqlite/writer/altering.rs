@@ -17,14 +17,10 @@ use crate::store::{BatchFailure, SchemaChange};
 impl SqliteWriter {
     /// Carries out a change of the tables, and tells the position after it.
     pub(super) fn alter(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.reopen()?,
-        };
+        let mut opened = self.take_opened()?;
         let mut state = Attempt::new();
-        match self.try_alter(&mut connection, change, &mut state) {
+        match self.try_alter(&mut opened.connection, change, &mut state) {
             Ok(Changed { counters, logged }) => {
-                self.connection = Some(connection);
                 let position = counters.position as u64;
                 if logged > 0 {
                     self.progress.commit(position, state.began);
@@ -32,6 +28,7 @@ impl SqliteWriter {
                 }
                 self.counters = counters;
                 self.log.bytes += logged;
+                self.give_back(opened)?;
                 Ok(position)
             }
             Err(error) => {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
 
-use super::SqliteWriter;
+use super::{Opened, SqliteWriter};
 use crate::sabotage::{Switch, is_due, is_on};
 use crate::store::sqlite::batch::{Applied, Batch};
 use crate::store::{BatchDone, Unit};
@@ -32,7 +32,7 @@ impl SqliteWriter {
         if !lost && !is_on(Switch::AckBeforeCommit) {
             return None;
         }
-        let connection = self.connection.as_mut()?;
+        let connection = &mut self.opened.as_mut()?.connection;
         connection.batch_execute("BEGIN IMMEDIATE").ok()?;
         let applied: QueryResult<Applied> =
             Batch::new(connection, self.counters, &mut self.shapes).run(units);
@@ -59,10 +59,10 @@ impl SqliteWriter {
         std::thread::sleep(OPEN);
         let began = Instant::now();
         self.progress.begin(position);
-        let Some(connection) = &mut self.connection else { return };
+        let Some(Opened { connection, .. }) = &mut self.opened else { return };
         if let Err(error) = connection.batch_execute("COMMIT") {
             tracing::error!(shard = %self.shard, %error, "a batch that was answered is lost");
-            self.connection = None;
+            self.opened = None;
             return;
         }
         self.progress.commit(position, began);

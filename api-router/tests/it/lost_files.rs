@@ -1,0 +1,173 @@
+//! Stories of data directories whose files are taken away under a router that has them open: nothing is acknowledged
+//! that only this process could ever read, and everybody is told why.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::client::user;
+use crate::ground::files_only;
+use crate::harness::{PATIENCE, Reply, Router, command, refused_start};
+
+const ONE_SHARD: [&str; 4] = ["--shards", "1", "--replicas", "0"];
+const WITH_REPLICA: [&str; 4] = ["--shards", "1", "--replicas", "1"];
+
+fn folder() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    (folder, data)
+}
+
+/// A router whose shard holds a row.
+fn used(data: &Path, flags: &[&str]) -> Router {
+    let router = Router::start_in(data, flags);
+    assert_eq!(router.write_user("ada", "Ada").status, 201);
+    router
+}
+
+/// Asks for the health until it is as it should be.
+fn await_health(router: &Router, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    await_told(router, "/api/health", what, is_so)
+}
+
+/// Asks until the answer is as it should be.
+fn await_told(router: &Router, path: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    let began = Instant::now();
+    loop {
+        let told = router.get(path).json();
+        if is_so(&told) {
+            return told;
+        }
+        assert!(began.elapsed() < PATIENCE, "never {what}: {told}");
+        std::thread::yield_now();
+    }
+}
+
+/// Reasons that the health gives for the primary of the only shard.
+fn trouble(health: &Value) -> String {
+    health["shards"][0]["nodes"][0]["reasons"].to_string()
+}
+
+/// A write that was not acknowledged, for this reason, which names no path.
+fn check_refused(reply: &Reply, outcome: &str, reason: &str) {
+    assert_eq!((reply.status, &*reply.code()), (503, "TSR201"), "{}", reply.text());
+    let body = reply.json();
+    assert_eq!((&body["outcome"], &body["shard"]), (&json!(outcome), &json!("shard1")), "{body}");
+    assert!(body["detail"].as_str().unwrap().contains(reason), "{body}");
+    assert!(!reply.text().contains(".db") && !reply.text().contains("/tmp"), "{body}");
+}
+
+/// Writes are refused, reads go on, and health and figures say why.
+fn check_lost(router: &Router, reason: &str) {
+    let health = await_health(router, "down", |health| health["status"] == "down");
+    assert!(trouble(&health).contains(reason), "{health}");
+    assert_eq!(health["health"]["shard1"]["primary"], false);
+    check_refused(&router.write_user("eve", "Eve"), "rejected", reason);
+    let table = json!({"name": "things", "columns": [{"name": "thing_id", "type": "text"}], "key": "thing_id"});
+    let made = router.post("/api/tables", &[], &table);
+    assert!(made.status >= 400, "{}", made.text());
+    assert_eq!(router.read("ada", "table=users").json()["count"], 1);
+    let told = "/metrics/shards/0/nodes/0/reasons";
+    await_told(router, "/api/analytics/metrics", "told in the figures", |figures| {
+        figures.pointer(told).is_some_and(|told| told.to_string().contains(reason))
+    });
+}
+
+#[test]
+fn a_second_router_is_refused_though_the_lock_file_was_removed() {
+    files_only!("the lock is one of the data directory");
+    let (_folder, data) = folder();
+    let router = used(&data, &ONE_SHARD);
+    fs::remove_file(data.join("tessera.lock")).unwrap();
+    let (code, told) = refused_start(command(&data));
+    assert_eq!(code, Some(2), "{told}");
+    assert!(told.contains("in use by another router"), "{told}");
+    assert!(!data.join("tessera.lock").exists(), "a start that is refused leaves nothing behind");
+    assert_eq!(router.read("ada", "table=users").json()["count"], 1);
+}
+
+#[test]
+fn a_router_whose_lock_file_was_removed_refuses_writes_and_says_why() {
+    files_only!("the lock is one of the data directory");
+    let (_folder, data) = folder();
+    let mut router = used(&data, &ONE_SHARD);
+    fs::remove_file(data.join("tessera.lock")).unwrap();
+    check_lost(&router, "lock of the data directory");
+    router.end();
+    let router = Router::start_in(&data, &ONE_SHARD);
+    assert_eq!(router.write_user("eve", "Eve").status, 201, "a new start takes a new lock");
+    assert_eq!(router.read("ada", "table=users").json()["count"], 1);
+}
+
+#[test]
+fn no_write_is_acknowledged_that_is_in_a_removed_file() {
+    files_only!("files are removed");
+    for removed in ["shard1-primary.db", "shard1-primary.db-wal"] {
+        let (_folder, data) = folder();
+        let router = used(&data, &ONE_SHARD);
+        fs::remove_file(data.join(removed)).unwrap();
+        let reply = router.write_user("eve", "Eve");
+        let outcome = reply.json()["outcome"].as_str().unwrap_or_default().to_owned();
+        // It may have been found out before.
+        assert!(["unknown", "rejected"].contains(&&*outcome), "{removed}: {}", reply.text());
+        check_refused(&reply, &outcome, "removed or replaced");
+        check_lost(&router, "removed or replaced");
+        assert!(!data.join(removed).exists(), "nobody made {removed} anew");
+    }
+}
+
+#[test]
+fn a_bulk_write_into_a_removed_directory_is_not_acknowledged() {
+    files_only!("files are removed");
+    let (_folder, data) = folder();
+    let router = used(&data, &WITH_REPLICA);
+    // Somebody removes all of it while files come and go.
+    let began = Instant::now();
+    while data.exists() {
+        let _ = fs::remove_dir_all(&data);
+        assert!(began.elapsed() < PATIENCE, "the folder cannot be removed");
+    }
+    let records: Vec<Value> =
+        (0..100).map(|n| user(&format!("u{n}"), "U")["data"].clone()).collect();
+    let bulk = router.post("/api/bulk-write", &[], &json!({"table": "users", "records": records}));
+    assert_eq!(bulk.json()["stored"], 0, "{}", bulk.text());
+    check_lost(&router, "removed or replaced");
+    assert!(!data.exists(), "nothing is made where the folder was");
+}
+
+#[test]
+fn a_file_that_takes_the_place_of_another_is_never_written() {
+    files_only!("a file is replaced");
+    let (_folder, data) = folder();
+    let file = data.join("shard1-primary.db");
+    let mut router = used(&data, &WITH_REPLICA);
+    let moved = data.join("moved");
+    fs::rename(&file, &moved).unwrap();
+    fs::copy(&moved, &file).unwrap();
+    let copied = fs::read(&file).unwrap();
+    check_lost(&router, "removed or replaced");
+    router.end();
+    assert!(fs::read(&file).unwrap() == copied, "the other file is as it was");
+    fs::rename(&moved, &file).unwrap();
+    let router = Router::start_in(&data, &WITH_REPLICA);
+    assert_eq!(router.read("ada", "table=users").json()["count"], 1);
+    assert_eq!(router.write_user("eve", "Eve").status, 201);
+}
+
+#[test]
+fn a_catalog_that_is_removed_is_told_while_writes_go_on() {
+    files_only!("a file is removed");
+    let (_folder, data) = folder();
+    let router = used(&data, &ONE_SHARD);
+    let (catalog, moved) = (data.join("catalog.db"), data.join("moved"));
+    fs::rename(&catalog, &moved).unwrap();
+    let health = await_health(&router, "degraded", |health| health["status"] == "degraded");
+    assert!(trouble(&health).contains("catalog"), "{health}");
+    assert_eq!(router.write_user("eve", "Eve").status, 201);
+    assert!(!catalog.exists(), "nobody made an empty one");
+    fs::rename(&moved, &catalog).unwrap();
+    await_health(&router, "well again", |health| health["status"] == "ok");
+}

@@ -1,0 +1,83 @@
+//! Guard: looks every second if the files of a cluster are still what this process has opened and locked.
+//!
+//! **Invariant:** a cluster whose lock is not where others look for it takes no writes.
+//! **Not here:** what is asked after each commit (`footing`).
+
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::data_dir::{DataDir, Marks};
+use super::footing::Footing;
+use crate::error::Error;
+use crate::reason::Reason;
+
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The one who looks, on a thread of its own, until it is dropped.
+pub struct Guard {
+    footings: Vec<Arc<Footing>>,
+    /// Nothing is ever sent.
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Guard {
+    /// Looks after these shards of a data directory from now on.
+    ///
+    /// # Errors
+    /// The system's, if it has no thread to give.
+    pub fn start(data_dir: &DataDir, footings: Vec<Arc<Footing>>) -> std::io::Result<Self> {
+        let (end, ended) = channel();
+        let mut watch = Watch { marks: data_dir.marks(), footings: footings.clone(), told: false };
+        let thread = std::thread::Builder::new().name("guard".to_owned()).spawn(move || {
+            while ended.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                watch.look();
+            }
+        })?;
+        Ok(Self { footings, end: Some(end), thread: Some(thread) })
+    }
+
+    /// Refuses what would write to the directory, if a shard of it may not.
+    ///
+    /// # Errors
+    /// [`Error::FilesLost`].
+    pub fn check(&self) -> Result<(), Error> {
+        self.footings.iter().try_for_each(|footing| footing.check_writable())
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            // It can only have panicked, which was logged then.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's side.
+struct Watch {
+    marks: Marks,
+    footings: Vec<Arc<Footing>>,
+    /// Whether the log tells of the catalog already.
+    told: bool,
+}
+
+impl Watch {
+    fn look(&mut self) {
+        self.footings.iter().for_each(|footing| footing.look());
+        if self.marks.lock_has_left() {
+            self.footings.iter().for_each(|footing| footing.lose(Reason::LockLost));
+        }
+        let gone = self.marks.catalog_is_gone();
+        if gone && !self.told {
+            tracing::error!("{}", Reason::CatalogGone.sentence());
+        }
+        self.told = gone;
+        self.footings.iter().for_each(|footing| footing.set_catalog_gone(gone));
+    }
+}
