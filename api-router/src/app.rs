@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use actix_web::http::header::HeaderValue;
+use analytics::foreign::{Reached, Transport};
 use analytics::live::Hub;
 use analytics::{ErrorLog, MetricsQuery};
 use shard_manager::manager::Manager;
@@ -34,8 +35,8 @@ pub struct App {
     pub started: Instant,
     /// The port that the router serves on.
     pub port: u16,
-    /// Whether the router is reached through a loopback address only.
-    pub loopback_only: bool,
+    /// How clients reach the router.
+    pub reached: Reached,
     /// Whether nodes can be paused, delayed and cut through the API.
     pub lab: bool,
     /// `sqlite`, `postgres` or `citus`.
@@ -61,6 +62,8 @@ pub struct Analytics {
 pub struct Setting {
     /// The address that it serves on.
     pub address: SocketAddr,
+    /// What clients speak.
+    pub transport: Transport,
     /// Whether nodes can be paused, delayed and cut through the API.
     pub lab: bool,
     /// Whether requests are counted.
@@ -100,7 +103,11 @@ impl App {
             tracer: None,
             started: Instant::now(),
             port: setting.address.port(),
-            loopback_only: setting.address.ip().to_canonical().is_loopback(),
+            reached: Reached {
+                loopback_only: setting.address.ip().to_canonical().is_loopback(),
+                port: setting.address.port(),
+                by: setting.transport,
+            },
             lab: setting.lab,
             backend: setting.backend,
             shard_headers,

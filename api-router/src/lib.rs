@@ -3,11 +3,13 @@
 
 pub mod data_route;
 pub mod inflate;
+pub mod isolation;
 pub mod negotiation;
 pub mod problem;
 pub mod tls;
 pub mod trace;
 
+pub mod paths;
 pub mod trail;
 
 pub mod config;
@@ -24,6 +26,7 @@ pub mod query;
 pub mod figures;
 #[cfg(feature = "otlp")]
 pub mod otlp;
+pub mod surplus;
 
 pub mod app;
 

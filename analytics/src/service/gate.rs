@@ -6,7 +6,9 @@
 use actix_web::Error;
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{
+    HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
@@ -15,7 +17,6 @@ use super::app::App;
 use super::problem::{Code, Problem};
 use crate::foreign::{self, Foreign};
 
-const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest id that a client may choose.
 const ID_MAX: usize = 128;
@@ -28,13 +29,14 @@ pub(super) async fn gate(
     mut request: ServiceRequest,
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    let loopback_only = request.app_data::<Data<App>>().is_some_and(|app| app.loopback_only);
+    let app = request.app_data::<Data<App>>().expect("the server registers the app");
+    let reached = app.reached;
     if request.method() == Method::HEAD {
         // As GET; what sends the answer knows that the client wants no body.
         request.head_mut().method = Method::GET;
     }
     let id = request_id(request.headers());
-    let mut response = match foreign::refuse(request.headers(), loopback_only) {
+    let mut response = match foreign::refuse(request.headers(), reached) {
         Err(foreign) => request.error_response(Problem::from(foreign)),
         Ok(()) => next.call(request).await?,
     };
@@ -46,6 +48,7 @@ pub(super) async fn gate(
     }
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert(X_REQUEST_ID, id);
     }

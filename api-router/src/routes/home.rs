@@ -4,16 +4,11 @@ use actix_web::http::header::{ACCEPT, LOCATION};
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use utoipa::openapi::OpenApi;
-use utoipa::openapi::path::Operation;
 
 use crate::app::App;
-use crate::data_route::{KV, KV_PREFIX};
+use crate::paths::{PAGES, methods};
 use crate::problem::{Code, Problem};
 
-/// The OpenAPI document, and the pages that show it.
-pub(crate) const DOCUMENT: &str = "/api-docs/openapi.json";
-/// See [`DOCUMENT`].
-const PAGES: &str = "/swagger-ui/";
 /// The page that shows what happens.
 const DASHBOARD: &str = "/dashboard";
 
@@ -75,37 +70,4 @@ pub async fn nothing_here(
     }
     let detail = format!("this path has {}", methods.join(", "));
     Err(Problem::new(Code::TSR112, detail).allow(methods.join(", ")))
-}
-
-/// The methods of a path, as the OpenAPI document knows them: `{name}` stands for one segment, but for a key,
-/// which is the rest of the path.
-fn methods(api: &OpenApi, path: &str) -> Vec<&'static str> {
-    let matches = |template: &str| {
-        if template == KV {
-            return path.starts_with(KV_PREFIX);
-        }
-        template.split('/').count() == path.split('/').count()
-            && template
-                .split('/')
-                .zip(path.split('/'))
-                .all(|(a, b)| a == b || (a.starts_with('{') && !b.is_empty()))
-    };
-    if path == DOCUMENT || path.starts_with(PAGES) {
-        return vec!["GET", "HEAD"];
-    }
-    let Some((_, item)) = api.paths.paths.iter().find(|(template, _)| matches(template)) else {
-        return Vec::new();
-    };
-    let known: [(&Option<Operation>, &[&str]); 4] = [
-        (&item.get, &["GET", "HEAD"]),
-        (&item.post, &["POST"]),
-        (&item.put, &["PUT"]),
-        (&item.delete, &["DELETE"]),
-    ];
-    known
-        .into_iter()
-        .filter(|(operation, _)| operation.is_some())
-        .flat_map(|(_, names)| names)
-        .copied()
-        .collect()
 }

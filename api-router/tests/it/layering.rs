@@ -35,12 +35,12 @@ const SHARD_MANAGER: &[&[&str]] = &[
     &["command"],
 ];
 const API_ROUTER: &[&[&str]] = &[
-    &["data_route", "inflate", "negotiation", "problem", "tls", "trace"],
-    &["otlp", "trail"],
+    &["data_route", "inflate", "isolation", "negotiation", "problem", "tls", "trace"],
+    &["otlp", "paths", "trail"],
     &["config"],
     &["body", "compression", "filter", "prefer"],
     &["headers", "lookout", "query"],
-    &["figures"],
+    &["figures", "surplus"],
     &["app"],
     &["answer"],
     &["gate", "routes"],
