@@ -10,6 +10,7 @@ pub mod tls;
 pub mod trace;
 
 pub mod paths;
+pub mod room;
 pub mod trail;
 
 pub mod config;

@@ -89,8 +89,8 @@ pub(crate) async fn write_pair(
     let idempotency_key = idempotency_key(request.headers())?;
     check_content_encoding(request.headers())?;
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let declared = body::declared_length(request.headers());
-    let bytes = body::read(payload, declared, body::WRITE_BYTES_MAX, wish.deadline).await?;
+    let terms = body::Terms::of(request.headers(), body::WRITE_BYTES_MAX, wish.deadline);
+    let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
     let change = parse_anywhere(&app, shard_key, bytes).await?;
     let place = change.0;
     let asked = Asked { began, wish, prefer, idempotency_key, wants_row: false };

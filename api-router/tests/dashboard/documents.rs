@@ -11,9 +11,12 @@ fn swagger_ui_shows_and_calls_every_operation_under_its_policy() {
     let live = "[...document.querySelectorAll('.opblock')].find((one) => \
                 one.querySelector('.opblock-summary-path')?.dataset.path === '/live')";
     page.value(&format!("{live}.querySelector('.opblock-summary-control').click()"));
-    page.until("it can be tried", &format!("{live}.querySelector('.execute, .try-out__btn')"));
-    page.value(&format!("{live}.querySelector('.try-out__btn')?.click()"));
-    page.until("it is open", &format!("{live}.querySelector('.execute')"));
+    page.until(
+        "it can be tried",
+        &format!("{live}.querySelector('.execute, .try-out__btn') !== null"),
+    );
+    page.value(&format!("{live}.querySelector('.try-out__btn')?.click(), null"));
+    page.until("it is open", &format!("{live}.querySelector('.execute') !== null"));
     page.value(&format!("{live}.querySelector('.execute').click()"));
     page.until(
         "the answer is shown",

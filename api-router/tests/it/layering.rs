@@ -36,7 +36,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
 ];
 const API_ROUTER: &[&[&str]] = &[
     &["data_route", "inflate", "isolation", "negotiation", "problem", "tls", "trace"],
-    &["otlp", "paths", "trail"],
+    &["otlp", "paths", "room", "trail"],
     &["config"],
     &["body", "compression", "filter", "prefer"],
     &["headers", "lookout", "query"],

@@ -65,6 +65,7 @@ mod sockets;
 mod strategies;
 mod streams;
 mod streams_live;
+mod streams_room;
 mod surface;
 mod surplus;
 mod tables;
