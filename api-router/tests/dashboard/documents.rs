@@ -4,19 +4,14 @@ use crate::page::{DESK, Page};
 use crate::router::Router;
 
 #[test]
-fn swagger_ui_shows_and_calls_every_operation_under_its_policy() {
+fn swagger_ui_lists_operations_and_calls_them_under_its_policy() {
     let router = Router::start(&[]);
     let mut page = Page::visit(&router.url(""), "/swagger-ui/", DESK);
     page.until("it lists operations", "document.querySelectorAll('.opblock').length > 10");
     let live = "[...document.querySelectorAll('.opblock')].find((one) => \
                 one.querySelector('.opblock-summary-path')?.dataset.path === '/live')";
     page.value(&format!("{live}.querySelector('.opblock-summary-control').click()"));
-    page.until(
-        "it can be tried",
-        &format!("{live}.querySelector('.execute, .try-out__btn') !== null"),
-    );
-    page.value(&format!("{live}.querySelector('.try-out__btn')?.click(), null"));
-    page.until("it is open", &format!("{live}.querySelector('.execute') !== null"));
+    page.until("it can be tried", &format!("{live}.querySelector('.execute') !== null"));
     page.value(&format!("{live}.querySelector('.execute').click()"));
     page.until(
         "the answer is shown",
