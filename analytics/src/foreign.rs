@@ -31,39 +31,102 @@ impl Foreign {
     /// What to do.
     pub fn hint(self) -> &'static str {
         match self {
-            Self::Host => "ask for 127.0.0.1 or localhost; a proxy in front must send such a Host",
+            Self::Host => {
+                "ask for 127.0.0.1 or localhost; a proxy in front must send such a Host, or, if TLS ends there, be told of by \
+                 --behind-tls"
+            }
             Self::Page => "requests from other programs, and from pages served here, are welcome",
         }
     }
 }
 
-/// Refuses what is foreign; `loopback_only`: only this machine is served.
+/// How a program is reached by those who ask it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reached {
+    /// Only this machine is served.
+    pub loopback_only: bool,
+    /// The port of the program itself.
+    pub port: u16,
+    /// What clients speak.
+    pub by: Transport,
+}
+
+/// What clients speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Plain HTTP.
+    Plain,
+    /// TLS, which ends at the program.
+    Tls,
+    /// TLS, which ends at a proxy in front of the program.
+    ProxyTls,
+}
+
+impl Transport {
+    /// What is spoken by a program that has a certificate, or has been told of a proxy.
+    pub fn of(has_certificate: bool, behind_tls: bool) -> Self {
+        match (has_certificate, behind_tls) {
+            (_, true) => Self::ProxyTls,
+            (true, false) => Self::Tls,
+            (false, false) => Self::Plain,
+        }
+    }
+}
+
+/// Refuses what is foreign.
 ///
 /// # Errors
 /// [`Foreign`] says why.
-pub fn refuse(headers: &HeaderMap, loopback_only: bool) -> Result<(), Foreign> {
+pub fn refuse(headers: &HeaderMap, reached: Reached) -> Result<(), Foreign> {
     let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or(""));
     // Without a Host it is no browser.
     let host = text(&HOST).unwrap_or("localhost");
-    if loopback_only && !is_local_host(host) {
+    if reached.loopback_only && !is_local_host(host) && !is_of_proxy(host, reached) {
         // Browsers say little about plain HTTP: of a rebound page the name of the host is all there is.
         return Err(Foreign::Host);
     }
     let (fetch_site, origin) = (text(&SEC_FETCH_SITE), text(&ORIGIN));
-    if origin.is_none() && fetch_site.is_none() {
-        return Ok(()); // Not a browser.
-    }
-    let own = [format!("http://{host}"), format!("https://{host}")];
-    let foreign_origin = origin.is_some_and(|origin| !own.iter().any(|own| own == origin));
+    let foreign_origin = origin.is_some_and(|origin| !is_own(origin, host, reached.by));
     let foreign_site = fetch_site.is_some_and(|site| !matches!(site, "same-origin" | "none"));
     if foreign_origin || foreign_site { Err(Foreign::Page) } else { Ok(()) }
 }
 
-fn is_local_host(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        Some(_) | None => host,
+/// Whether a proxy may have sent this Host. A page whose name was made to point here names the port of the program
+/// itself, which browsers leave out only when it is that of plain HTTP.
+fn is_of_proxy(host: &str, reached: Reached) -> bool {
+    let port = split_port(host).1.map_or(Some(80), |port| port.parse().ok());
+    reached.by == Transport::ProxyTls && port.is_some_and(|port: u16| port != reached.port)
+}
+
+/// Whether an origin is that of pages which this host serves.
+fn is_own(origin: &str, host: &str, by: Transport) -> bool {
+    let Some((scheme, authority)) = origin.split_once("://") else { return false };
+    let is = |name: &str| scheme.eq_ignore_ascii_case(name);
+    let default_port = match by {
+        // Whoever asks from this machine does so beside the proxy.
+        Transport::Plain if is("http") => "80",
+        Transport::ProxyTls if is("http") && is_local_host(host) => "80",
+        Transport::Tls | Transport::ProxyTls if is("https") => "443",
+        Transport::Plain | Transport::Tls | Transport::ProxyTls => return false,
     };
+    let whole = |authority| {
+        let (name, port) = split_port(authority);
+        (name, port.unwrap_or(default_port))
+    };
+    let ((own, own_port), (name, port)) = (whole(host), whole(authority));
+    !name.is_empty() && own.eq_ignore_ascii_case(name) && own_port == port
+}
+
+/// The name and the port of an authority; the colons of an IPv6 address stand in brackets.
+fn split_port(authority: &str) -> (&str, Option<&str>) {
+    match authority.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (name, Some(port)),
+        Some(_) | None => (authority, None),
+    }
+}
+
+fn is_local_host(host: &str) -> bool {
+    let name = split_port(host).0;
     let address = name.trim_start_matches('[').trim_end_matches(']');
     name.eq_ignore_ascii_case("localhost")
         || address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())

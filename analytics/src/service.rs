@@ -42,6 +42,7 @@ use self::discovery::Discovery;
 use self::fleet::Fleet;
 use self::watch::Watch;
 use self::webhook::Messengers;
+use crate::foreign::{Reached, Transport};
 use crate::live::Hub;
 use crate::store::Keeper;
 use crate::trust;
@@ -152,6 +153,10 @@ fn open(config: &Config, bound: SocketAddr, runtime: &Runtime) -> Result<App, Se
         let answer = question::answer(&asked, question);
         serde_json::to_vec(&answer).unwrap_or_default().into()
     });
-    let loopback_only = bound.ip().to_canonical().is_loopback();
-    Ok(App::new(fleet, watch, hub, keeper, (loopback_only, tls)))
+    let reached = Reached {
+        loopback_only: bound.ip().to_canonical().is_loopback(),
+        port: bound.port(),
+        by: Transport::of(false, config.behind_tls),
+    };
+    Ok(App::new(fleet, watch, hub, keeper, (reached, tls)))
 }

@@ -7,18 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use actix_web::HttpRequest;
 use actix_web::http::header::HeaderValue;
+use analytics::foreign::{Reached, Transport};
 use analytics::live::Hub;
 use analytics::{ErrorLog, MetricsQuery};
 use shard_manager::manager::Manager;
 use shard_manager::topology::ShardIndex;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::body::BULK_BYTES_MAX;
 use crate::data_route::DataRoute;
 use crate::figures::{self, Figures};
 use crate::problem::{Code, Problem};
+use crate::room::{Room, Share};
 use crate::trace::Trace;
 
 /// The state of a router.
@@ -34,16 +35,15 @@ pub struct App {
     pub started: Instant,
     /// The port that the router serves on.
     pub port: u16,
-    /// Whether the router is reached through a loopback address only.
-    pub loopback_only: bool,
+    /// How clients reach the router.
+    pub reached: Reached,
     /// Whether nodes can be paused, delayed and cut through the API.
     pub lab: bool,
     /// `sqlite`, `postgres` or `citus`.
     pub backend: &'static str,
     shard_headers: Vec<HeaderValue>,
     draining: AtomicBool,
-    /// In KiB.
-    bulk_room: Semaphore,
+    room: Arc<Room>,
 }
 
 /// What a router counts, and who watches it.
@@ -61,6 +61,8 @@ pub struct Analytics {
 pub struct Setting {
     /// The address that it serves on.
     pub address: SocketAddr,
+    /// What clients speak.
+    pub transport: Transport,
     /// Whether nodes can be paused, delayed and cut through the API.
     pub lab: bool,
     /// Whether requests are counted.
@@ -68,13 +70,6 @@ pub struct Setting {
     /// `sqlite`, `postgres` or `citus`.
     pub backend: &'static str,
 }
-
-/// What a streamed body may hold at most, however long it is, of rows on their way to the shards.
-const STREAM_BYTES_MAX: usize = 12 << 20;
-/// The same while many bodies are held.
-const STREAM_BYTES_MIN: usize = 8 << 20;
-/// Bytes of bulk bodies that may be held at once, by all clients. Taken apart they are a few times as large.
-const BULK_ROOM_MAX: usize = 128 << 20;
 
 impl App {
     /// The state of a router over an open cluster. What goes on beside requests does so on `runtime`, which must not be
@@ -100,12 +95,16 @@ impl App {
             tracer: None,
             started: Instant::now(),
             port: setting.address.port(),
-            loopback_only: setting.address.ip().to_canonical().is_loopback(),
+            reached: Reached {
+                loopback_only: setting.address.ip().to_canonical().is_loopback(),
+                port: setting.address.port(),
+                by: setting.transport,
+            },
             lab: setting.lab,
             backend: setting.backend,
             shard_headers,
             draining: AtomicBool::new(false),
-            bulk_room: Semaphore::new(BULK_ROOM_MAX >> 10),
+            room: Arc::default(),
         }
     }
 
@@ -114,29 +113,9 @@ impl App {
         self.shard_headers[shard.index()].clone()
     }
 
-    /// Sets room aside for a bulk body of so many bytes, until the permit is dropped.
-    ///
-    /// # Errors
-    /// TSR005 if too many bodies are held already.
-    pub fn make_room(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Problem> {
-        let kib = (bytes.min(BULK_BYTES_MAX) >> 10) as u32 + 1;
-        self.bulk_room.try_acquire_many(kib).map_err(|_| {
-            Problem::new(Code::TSR005, "too many bulk bodies are being written")
-                .hint("send again after Retry-After")
-        })
-    }
-
-    /// Sets room aside for the rows of a streamed body, and tells how many bytes of them it may hold: the more, the
-    /// faster they are stored.
-    ///
-    /// # Errors
-    /// TSR005 if too many bodies are held already.
-    pub fn make_window(&self) -> Result<(SemaphorePermit<'_>, usize), Problem> {
-        let large = (STREAM_BYTES_MAX >> 10) as u32;
-        match self.bulk_room.try_acquire_many(large) {
-            Ok(room) => Ok((room, STREAM_BYTES_MAX)),
-            Err(_) => Ok((self.make_room(STREAM_BYTES_MIN)?, STREAM_BYTES_MIN)),
-        }
+    /// The share that the body of a request has of the room for all bodies; it holds nothing yet.
+    pub fn share(&self, request: &HttpRequest) -> Share {
+        self.room.enter(request.peer_addr().map(|address| address.ip()))
     }
 
     /// Tells load balancers to send no more, and ends what would never end by itself.

@@ -18,6 +18,7 @@ use shard_manager::table::closest;
 
 use crate::inflate::{Coding, Flow, Inflow};
 use crate::problem::{Code, Problem};
+use crate::room::Share;
 
 /// Largest body of a single write: a row of the largest value (1 MiB) and its escapes.
 pub const WRITE_BYTES_MAX: usize = 2 << 20;
@@ -25,56 +26,95 @@ pub const WRITE_BYTES_MAX: usize = 2 << 20;
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
 /// Largest JSON body of a bulk write.
 pub const BULK_BYTES_MAX: usize = 16 << 20;
-/// Larger bodies are taken apart on a thread that may block, so that other requests do not wait for them.
+/// Larger bodies are taken apart on a thread that may block, so that other requests do not wait for them, and take room
+/// from what there is for bodies of all clients.
 pub const INLINE_BYTES_MAX: usize = 64 << 10;
 /// Deepest nesting of objects and arrays.
 const DEPTH_MAX: usize = 64;
 /// Texts up to this length are first asked whether they have enough brackets to be too deep.
 const COUNTED_BYTES_MAX: usize = 64 << 10;
 
-/// What `Content-Length` says, if it says anything.
-pub fn declared_length(headers: &HeaderMap) -> Option<usize> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+/// How a whole body is to come.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// What `Content-Length` says.
+    pub declared: Option<usize>,
+    /// Largest body.
+    pub limit: usize,
+    /// When it must be there.
+    pub deadline: Instant,
 }
 
-/// Reads a whole body of at most `limit` bytes, until `deadline` at most.
+impl Terms {
+    /// The terms of a body with these headers.
+    pub fn of(headers: &HeaderMap, limit: usize, deadline: Instant) -> Self {
+        let declared = || headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+        Self { declared: declared(), limit, deadline }
+    }
+}
+
+/// Reads a whole body on these terms. One that is not small takes room as it comes, until its share is dropped; it
+/// gives way to others only before it is whole.
 ///
 /// # Errors
-/// TSR108 if it is larger, TSR004 if it does not come in time, TSR101 if the connection breaks.
+/// TSR108 if it is larger, TSR004 if it does not come in time, TSR101 if the connection breaks, TSR005 if it has to give
+/// way.
 pub async fn read(
     mut payload: Payload,
-    declared: Option<usize>,
-    limit: usize,
-    deadline: Instant,
-) -> Result<Bytes, Problem> {
-    if declared.is_some_and(|length| length > limit) {
-        return Err(too_large(limit));
+    terms: Terms,
+    enter: impl Fn() -> Share,
+) -> Result<(Bytes, Option<Share>), Problem> {
+    if terms.declared.is_some_and(|length| length > terms.limit) {
+        return Err(too_large(terms.limit));
     }
     let mut whole: Option<BytesMut> = None;
     let mut first = Bytes::new();
-    loop {
-        let next = tokio::time::timeout_at(deadline.into(), payload.next()).await;
-        let chunk = match next {
-            Ok(Some(Ok(chunk))) => chunk,
-            Ok(Some(Err(_))) => return Err(Problem::new(Code::TSR101, "the body broke off")),
-            Ok(None) => return Ok(whole.map_or(first, BytesMut::freeze)),
-            Err(_elapsed) => {
-                return Err(Problem::new(Code::TSR004, "the body did not come in time"));
-            }
-        };
+    let mut share: Option<Share> = None;
+    let mut held = 0;
+    while let Some(part) = next_part(&mut payload, terms.deadline, share.as_ref()).await? {
+        let come = whole.as_ref().map_or(first.len(), BytesMut::len) + part.len();
+        if come > terms.limit {
+            return Err(too_large(terms.limit));
+        }
+        if come > INLINE_BYTES_MAX {
+            let share = share.get_or_insert_with(&enter);
+            share.bring(part.len());
+            // A buffer that does not know how large it will be is at most twice as large as what it holds.
+            let holds = if terms.declared.is_some() { come } else { 2 * come };
+            share.grow(holds - held, terms.deadline).await?;
+            held = holds;
+        }
         match &mut whole {
-            // Most bodies are one chunk, which is then not copied.
-            None if first.is_empty() => first = chunk,
+            // Most bodies are one part, which is then not copied.
+            None if first.is_empty() => first = part,
             None => {
-                let mut joined = BytesMut::from(&first[..]);
-                joined.extend_from_slice(&chunk);
+                let mut joined = BytesMut::with_capacity(terms.declared.unwrap_or(0).max(come));
+                joined.extend_from_slice(&first);
+                joined.extend_from_slice(&part);
                 whole = Some(joined);
             }
-            Some(joined) => joined.extend_from_slice(&chunk),
+            Some(joined) => joined.extend_from_slice(&part),
         }
-        if whole.as_ref().map_or(first.len(), BytesMut::len) > limit {
-            return Err(too_large(limit));
-        }
+    }
+    Ok((whole.map_or(first, BytesMut::freeze), share))
+}
+
+/// The next part of a body, if there is one.
+async fn next_part(
+    payload: &mut Payload,
+    deadline: Instant,
+    share: Option<&Share>,
+) -> Result<Option<Bytes>, Problem> {
+    let next = tokio::time::timeout_at(deadline.into(), payload.next());
+    let next = match share {
+        None => next.await,
+        Some(share) => share.unless_cut(next).await?,
+    };
+    match next {
+        Ok(Some(Ok(part))) => Ok(Some(part)),
+        Ok(Some(Err(_))) => Err(Problem::new(Code::TSR101, "the body broke off")),
+        Ok(None) => Ok(None),
+        Err(_elapsed) => Err(Problem::new(Code::TSR004, "the body did not come in time")),
     }
 }
 

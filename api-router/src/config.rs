@@ -112,6 +112,10 @@ pub struct Flags {
     /// The private key of that certificate (PEM)
     #[arg(long, value_name = "FILE")]
     tls_key: Option<String>,
+    /// A proxy in front of the router ends TLS: pages of https://HOST are its own, and on a loopback address the names of
+    /// the proxy are taken
+    #[arg(long)]
+    behind_tls: bool,
     /// Serve on an address that others can reach, without authentication
     #[arg(long)]
     insecure: bool,
@@ -164,6 +168,8 @@ pub struct Config {
     pub bind: SocketAddr,
     /// The certificate to show; without one clients speak plain HTTP.
     pub tls: Option<tls::Files>,
+    /// Whether a proxy in front ends TLS.
+    pub behind_tls: bool,
     /// What keeps the rows, and where.
     pub engine: Engine,
     /// What a new cluster is made of, and what an existing one must be.
@@ -197,6 +203,7 @@ impl Config {
         let mut settings = Settings::new(&sources.layers).with_servers_by("SHARD_URLS");
         let bind = settings.address("bind", "127.0.0.1:3000")?;
         let tls = tls_files(&mut settings)?;
+        let behind_tls = settings.truth("behind_tls")?;
         let engine = engine(&mut settings, &sources)?;
         let wanted = wanted(&mut settings, &engine)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -213,6 +220,7 @@ impl Config {
         Ok(Self {
             bind,
             tls,
+            behind_tls,
             engine,
             wanted,
             workers,
@@ -372,6 +380,8 @@ impl Flags {
             ("tls_key", &self.tls_key),
         ];
         let texts = texts.into_iter().chain(self.cache.texts());
-        settings::flags(texts, [("insecure", self.insecure), ("lab", self.lab)])
+        let switches =
+            [("behind_tls", self.behind_tls), ("insecure", self.insecure), ("lab", self.lab)];
+        settings::flags(texts, switches)
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
@@ -26,13 +26,17 @@ use crate::app::App;
 use crate::compression::compressed;
 use crate::data_route::{DataRoute, data_route, is_write};
 use crate::headers::{X_REQUEST_ID, request_id};
+use crate::isolation::{Kind, isolate};
 #[cfg(feature = "otlp")]
 use crate::otlp::Traced;
+use crate::paths::PAGES;
 use crate::problem::{Code, Problem};
+use crate::surplus::refuse_surplus;
 use crate::trace::{TRACEPARENT, Trace};
 use crate::trail::{self, Trail};
 
-const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
+/// Tells who sends `Authorization` that it proves nothing here.
+const X_ACCESS: HeaderName = HeaderName::from_static("x-access");
 
 /// Handles a request on its way in and its answer on the way out.
 ///
@@ -53,6 +57,11 @@ pub async fn gate(
     let (path, method) = (request.match_info().as_str(), request.method());
     let route = data_route(path, method);
     let is_write = is_write(route, path, method);
+    let kind = match route {
+        Some(_) => Kind::Rows,
+        None if path.starts_with(PAGES) => Kind::Documents,
+        None => Kind::Other,
+    };
     let trace = Trace::of(request.headers()).or_else(|| app.begin_trace(route));
     let worker = request.app_data::<Rc<Worker>>().cloned();
     // Ended also when the client goes away, and all of this is dropped.
@@ -62,11 +71,12 @@ pub async fn gate(
     }
     let refused = match request_id(request.headers()) {
         Ok(id) => {
-            let foreign = foreign::refuse(request.headers(), app.loopback_only);
-            (id, foreign.err().map(Problem::from))
+            let foreign = foreign::refuse(request.headers(), app.reached).map_err(Problem::from);
+            (id, foreign.and_then(|()| refuse_surplus(&request, route)).err())
         }
         Err(problem) => (None, Some(problem)),
     };
+    let is_authorized = request.headers().contains_key(AUTHORIZATION);
     let (id, refused) = (refused.0.unwrap_or_else(new_request_id), refused.1);
     let mut response = match refused {
         Some(problem) => request.error_response(problem),
@@ -84,7 +94,10 @@ pub async fn gate(
         response = response.map_body(|_, _| BoxBody::new(()));
     }
     let headers = response.headers_mut();
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    isolate(headers, kind);
+    if is_authorized {
+        headers.insert(X_ACCESS, HeaderValue::from_static("off"));
+    }
     if let Some(trace) = &trace {
         headers.insert(TRACEPARENT, trace.header());
     }

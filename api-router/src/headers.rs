@@ -31,13 +31,17 @@ const IDEMPOTENCY_KEY_LEN_MAX: usize = 128;
 const STALENESS_DEFAULT: Duration = Duration::MAX;
 
 // Names made once: looking a header up by text parses the text each time.
-const X_SHARD_KEY: HeaderName = HeaderName::from_static("x-shard-key");
+/// See the OpenAPI document.
+pub const X_SHARD_KEY: HeaderName = HeaderName::from_static("x-shard-key");
 const X_CONSISTENCY: HeaderName = HeaderName::from_static("x-consistency");
-const X_MAX_STALENESS_MS: HeaderName = HeaderName::from_static("x-max-staleness-ms");
-const X_DEADLINE_MS: HeaderName = HeaderName::from_static("x-deadline-ms");
+/// See the OpenAPI document.
+pub const X_MAX_STALENESS_MS: HeaderName = HeaderName::from_static("x-max-staleness-ms");
+/// See the OpenAPI document.
+pub const X_DEADLINE_MS: HeaderName = HeaderName::from_static("x-deadline-ms");
 /// Under which every request is logged.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// See the OpenAPI document.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// What the headers of a data request say.
 #[derive(Debug)]
@@ -317,7 +321,11 @@ fn versions(list: &str) -> Result<Vec<i64>, Problem> {
     versions.filter(|found| found.len() <= most).ok_or_else(|| bad(&IF_MATCH, &allowed))
 }
 
-fn deadline(headers: &HeaderMap) -> Result<Duration, Problem> {
+/// How long a request may take: `x-deadline-ms`, or what holds without it.
+///
+/// # Errors
+/// TSR113 if it is no number, or out of bounds.
+pub fn deadline(headers: &HeaderMap) -> Result<Duration, Problem> {
     let Some(text) = single(headers, &X_DEADLINE_MS)? else {
         return Ok(Duration::from_millis(DEADLINE_DEFAULT_MS));
     };
@@ -325,6 +333,14 @@ fn deadline(headers: &HeaderMap) -> Result<Duration, Problem> {
     let (least, most) = (DEADLINE_MS.start(), DEADLINE_MS.end());
     ms.map(Duration::from_millis)
         .ok_or_else(|| bad(&X_DEADLINE_MS, &format!("a number of milliseconds, {least} to {most}")))
+}
+
+/// How long a look at the cluster may take that takes `most` when the client does not say less.
+///
+/// # Errors
+/// As [`deadline`].
+pub fn patience(headers: &HeaderMap, most: Duration) -> Result<Duration, Problem> {
+    Ok(if headers.contains_key(&X_DEADLINE_MS) { deadline(headers)?.min(most) } else { most })
 }
 
 /// The one value of a header that must not be repeated.
@@ -336,6 +352,22 @@ fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h st
     }
     let visible = first.as_bytes().iter().all(u8::is_ascii_graphic);
     first.to_str().ok().filter(|_| visible).map(Some).ok_or_else(|| bad(name, "visible ASCII"))
+}
+
+/// Refuses a header that is not honoured.
+///
+/// # Errors
+/// TSR113 names the header and what to do.
+pub fn refuse(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    why: &str,
+    hint: &str,
+) -> Result<(), Problem> {
+    if !headers.contains_key(name) {
+        return Ok(());
+    }
+    Err(Problem::new(Code::TSR113, format!("{name} must be left out: {why}")).hint(hint.to_owned()))
 }
 
 fn bad(name: &HeaderName, allowed: &str) -> Problem {

@@ -9,6 +9,19 @@ use std::io::{BufRead, ErrorKind, Read};
 use bytes::{Buf, Bytes};
 use flate2::bufread::MultiGzDecoder;
 
+/// How many bytes a byte of gzip may become: text is said in a tenth, rows that are nearly alike in a hundredth.
+pub const RATIO_MAX: usize = 200;
+/// How much a body may become in any case.
+pub const FREE_BYTES: usize = 16 << 20;
+/// What inflating needs, its window of 32 KiB included.
+const INFLATER_BYTES: usize = 48 << 10;
+/// In what steps text grows that is small, and that is large.
+const SMALL_STEP: usize = 16 << 10;
+/// See [`SMALL_STEP`].
+const LARGE_STEP: usize = 256 << 10;
+/// Text that is larger grows to twice its size.
+const STEPS_END: usize = 4 << 20;
+
 /// How a body is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coding {
@@ -20,7 +33,11 @@ pub enum Coding {
 
 /// Bytes on their way in.
 #[derive(Debug)]
-pub struct Inflow(Source);
+pub struct Inflow {
+    source: Source,
+    /// Bytes that were given out.
+    given: usize,
+}
 
 #[derive(Debug)]
 enum Source {
@@ -46,24 +63,46 @@ pub struct BadGzip;
 impl Inflow {
     /// An inflow of a body of this coding.
     pub fn new(coding: Coding) -> Self {
-        let queue = Queue { parts: VecDeque::new(), ended: false };
-        Self(match coding {
+        let queue = Queue::default();
+        let source = match coding {
             Coding::Identity => Source::Plain(queue),
             Coding::Gzip => Source::Gzip(Box::new(MultiGzDecoder::new(queue))),
-        })
+        };
+        Self { source, given: 0 }
     }
 
     fn queue(&mut self) -> &mut Queue {
-        match &mut self.0 {
+        match &mut self.source {
             Source::Plain(queue) => queue,
             Source::Gzip(decoder) => decoder.get_mut(),
+        }
+    }
+
+    /// Whether what was taken in has become more than an honest body becomes.
+    pub fn is_overblown(&self) -> bool {
+        match &self.source {
+            Source::Plain(_) => false,
+            Source::Gzip(decoder) => {
+                let honest = decoder.get_ref().taken.saturating_mul(RATIO_MAX);
+                self.given > honest.saturating_add(FREE_BYTES)
+            }
+        }
+    }
+
+    /// Bytes that are held: those that were pushed and not taken yet, and what inflating them needs.
+    pub fn held(&self) -> usize {
+        match &self.source {
+            Source::Plain(queue) => queue.there,
+            Source::Gzip(decoder) => decoder.get_ref().there + INFLATER_BYTES,
         }
     }
 
     /// The next bytes of the body.
     pub fn push(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
-            self.queue().parts.push_back(bytes);
+            let queue = self.queue();
+            queue.there += bytes.len();
+            queue.parts.push_back(bytes);
         }
     }
 
@@ -77,10 +116,18 @@ impl Inflow {
     /// # Errors
     /// [`BadGzip`].
     pub fn fill(&mut self, out: &mut Vec<u8>, room: usize) -> Result<Flow, BadGzip> {
-        match &mut self.0 {
+        let begin = out.len();
+        let flow = self.fill_from(out, room);
+        self.given += out.len() - begin;
+        flow
+    }
+
+    fn fill_from(&mut self, out: &mut Vec<u8>, room: usize) -> Result<Flow, BadGzip> {
+        match &mut self.source {
             Source::Plain(queue) => Ok(queue.take(out, room)),
             Source::Gzip(decoder) => {
                 let begin = out.len();
+                make_room(out, room);
                 out.resize(begin + room, 0);
                 let read = decoder.read(&mut out[begin..]);
                 out.truncate(begin + read.as_ref().map_or(0, |bytes| *bytes));
@@ -96,10 +143,28 @@ impl Inflow {
 }
 
 /// What was pushed and is not taken yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Queue {
     parts: VecDeque<Bytes>,
     ended: bool,
+    /// Bytes of the parts.
+    there: usize,
+    /// Bytes that were taken.
+    taken: usize,
+}
+
+/// Makes room for so many more bytes and a little more, not for twice as many: what is held is counted.
+fn make_room(out: &mut Vec<u8>, more: usize) {
+    let needed = out.len() + more;
+    if needed > out.capacity() {
+        let capacity = match needed {
+            0..LARGE_STEP => needed.next_multiple_of(SMALL_STEP),
+            LARGE_STEP..STEPS_END => needed.next_multiple_of(LARGE_STEP),
+            // Nothing so large grows for long.
+            STEPS_END.. => needed.next_power_of_two(),
+        };
+        out.reserve_exact(capacity - out.len());
+    }
 }
 
 impl Queue {
@@ -108,6 +173,7 @@ impl Queue {
             return if self.ended { Flow::Ended } else { Flow::Hungry };
         };
         let taken = room.min(first.len());
+        make_room(out, taken);
         out.extend_from_slice(&first[..taken]);
         self.consume(taken);
         Flow::Some
@@ -132,6 +198,8 @@ impl BufRead for Queue {
     }
 
     fn consume(&mut self, bytes: usize) {
+        self.there -= bytes;
+        self.taken += bytes;
         if let Some(first) = self.parts.front_mut() {
             first.advance(bytes);
             if first.is_empty() {

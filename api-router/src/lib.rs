@@ -4,11 +4,14 @@
 pub mod data_route;
 pub mod hints;
 pub mod inflate;
+pub mod isolation;
 pub mod negotiation;
 pub mod problem;
 pub mod tls;
 pub mod trace;
 
+pub mod paths;
+pub mod room;
 pub mod trail;
 
 pub mod config;
@@ -25,6 +28,7 @@ pub mod query;
 pub mod figures;
 #[cfg(feature = "otlp")]
 pub mod otlp;
+pub mod surplus;
 
 pub mod app;
 

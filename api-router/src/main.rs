@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web::Data;
+use analytics::foreign::Transport;
 use analytics::log_lines;
 use analytics::probe::{No, Question};
 use analytics::store::Keeper;
@@ -122,6 +123,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     };
     let setting = Setting {
         address: bound,
+        transport: Transport::of(identity.is_some(), config.behind_tls),
         lab: config.lab,
         analytics: config.analytics,
         backend: backend(&config.engine),

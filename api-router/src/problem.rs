@@ -62,7 +62,7 @@ macro_rules! codes {
 codes! {
     TSR003 503 true  "No connection free" "Every connection to the shard was busy until the deadline. Send again later, or with a longer x-deadline-ms.";
     TSR004 504 true  "Deadline passed" "The answer did not come before x-deadline-ms (default 5000). For a write, outcome says whether it may have happened.";
-    TSR005 503 true  "Overloaded" "The queue of the shard is full, or there are as many bulk bodies or live streams as there may be: the detail says which. Nothing was stored; send again after Retry-After.";
+    TSR005 503 true  "Overloaded" "The queue of the shard is full, there are as many live streams as there may be, or bodies fill the room that there is for them and this one brought least: the detail says which. Nothing was stored, but of a streamed body what came before next_index; send again after Retry-After.";
     TSR100 400 false "Bad query string" "A parameter of the query string is unknown, malformed or given twice, or a key in the path cannot be one. The detail names it.";
     TSR101 400 false "Bad body" "The body is not JSON, or a member is missing, given twice or of the wrong type. The detail names it.";
     TSR102 400 false "Unknown member" "The body has a member that means nothing here. The detail names it.";

@@ -18,6 +18,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::app::App;
 use crate::gate::gate;
+use crate::paths::DOCUMENT;
 use crate::routes;
 use crate::tls::{self, Identity, TlsError};
 
@@ -103,7 +104,5 @@ pub fn openapi(lab: bool) -> OpenApi {
 /// Swagger UI from the crate itself. Its validator would ask a server of others: it is off.
 fn swagger_ui(api: &Data<OpenApi>) -> SwaggerUi {
     let config = Config::default().validator_url("none").try_it_out_enabled(true);
-    SwaggerUi::new("/swagger-ui/{_:.*}")
-        .config(config)
-        .url(routes::home::DOCUMENT, OpenApi::clone(api))
+    SwaggerUi::new("/swagger-ui/{_:.*}").config(config).url(DOCUMENT, OpenApi::clone(api))
 }

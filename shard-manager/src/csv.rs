@@ -84,6 +84,11 @@ impl Record {
         }
     }
 
+    /// Bytes that it holds.
+    pub fn held(&self) -> usize {
+        self.text.capacity() + self.fields.capacity() * size_of::<Span>()
+    }
+
     /// The fields of the record that was read last.
     pub fn fields(&self) -> impl ExactSizeIterator<Item = Field<'_>> {
         (0..self.fields.len()).map(|index| {
@@ -138,6 +143,65 @@ impl Record {
             read.kind = Kind::TextAfterQuote;
         }
         Some(read)
+    }
+}
+
+/// How far the end of a record was looked for in text that grows, so that none of it is looked at twice.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seek {
+    at: usize,
+    within: Within,
+}
+
+/// Where in a record a text stops.
+#[derive(Clone, Copy, Debug, Default)]
+enum Within {
+    /// Before a field.
+    #[default]
+    Field,
+    /// In a field without quotes, or behind its quotes.
+    Plain,
+    /// In quotes.
+    Quotes,
+    /// Behind a quote in quotes: the first of two, or the last.
+    Quote,
+}
+
+impl Seek {
+    /// Whether anything was looked at.
+    pub fn is_begun(self) -> bool {
+        self.at > 0
+    }
+
+    /// Whether the record that `text` begins with ends in it; it must be the text of the last time and what followed.
+    pub fn finds_end(&mut self, text: &[u8]) -> bool {
+        while let Some(byte) = text.get(self.at) {
+            self.within = match (self.within, byte) {
+                (Within::Field, b'"') | (Within::Quote, b'"') => Within::Quotes,
+                (Within::Field | Within::Plain | Within::Quote, b'\n') => return true,
+                (Within::Field | Within::Plain | Within::Quote, b',') => Within::Field,
+                (Within::Field | Within::Quote, _) => Within::Plain,
+                (Within::Plain, _) => {
+                    let rest = &text[self.at..];
+                    // The comma or the line end is looked at next.
+                    self.at += memchr2(b',', b'\n', rest).unwrap_or(rest.len());
+                    continue;
+                }
+                (Within::Quotes, _) => {
+                    let rest = &text[self.at..];
+                    match memchr(b'"', rest) {
+                        Some(quote) => self.at += quote,
+                        None => {
+                            self.at = text.len();
+                            return false;
+                        }
+                    }
+                    Within::Quote
+                }
+            };
+            self.at += 1;
+        }
+        false
     }
 }
 

@@ -9,6 +9,7 @@ use super::fleet::Fleet;
 use super::problem::Problem;
 use super::question::Question;
 use super::watch::Watch;
+use crate::foreign::Reached;
 use crate::live::Hub;
 use crate::store::Keeper;
 
@@ -22,8 +23,8 @@ pub(super) struct App {
     pub hub: Arc<Hub<Question>>,
     /// Who keeps history, if anybody does.
     pub keeper: Option<Arc<Keeper>>,
-    /// Whether only this machine can ask.
-    pub loopback_only: bool,
+    /// How clients reach the service.
+    pub reached: Reached,
     /// How routers prove who they are.
     pub(super) tls: Option<Arc<ClientConfig>>,
     draining: AtomicBool,
@@ -35,10 +36,10 @@ impl App {
         watch: Arc<Watch>,
         hub: Arc<Hub<Question>>,
         keeper: Option<Arc<Keeper>>,
-        (loopback_only, tls): (bool, Option<Arc<ClientConfig>>),
+        (reached, tls): (Reached, Option<Arc<ClientConfig>>),
     ) -> Self {
         let draining = AtomicBool::new(false);
-        Self { fleet, watch, hub, keeper, loopback_only, tls, draining }
+        Self { fleet, watch, hub, keeper, reached, tls, draining }
     }
 
     /// Whether the service is about to end.

@@ -28,7 +28,7 @@ use crate::store::StoreAddress;
 pub use crate::settings::ConfigError;
 
 /// The names of all settings, as at the top of the configuration file.
-const NAMES: [&str; 6] = ["bind", "routers", "store", "workers", "log", "insecure"];
+const NAMES: [&str; 7] = ["bind", "routers", "store", "workers", "log", "behind_tls", "insecure"];
 /// What the variables of settings begin with.
 const PREFIX: &str = "TESSERA_ANALYTICS_";
 /// The configuration file that is read without being named, if it is there.
@@ -75,6 +75,10 @@ pub struct Flags {
     /// Least severe messages to log: error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
+    /// A proxy in front of the service ends TLS: pages of https://HOST are its own, and on a loopback address the names of
+    /// the proxy are taken
+    #[arg(long)]
+    behind_tls: bool,
     /// Serve on an address that others can reach, without authentication
     #[arg(long)]
     insecure: bool,
@@ -102,6 +106,8 @@ pub struct Config {
     pub workers: usize,
     /// Least severe messages to log.
     pub log: tracing::Level,
+    /// Whether a proxy in front ends TLS.
+    pub behind_tls: bool,
     /// Whether others may reach the service though it knows no authentication.
     pub insecure: bool,
     /// What is watched.
@@ -137,11 +143,23 @@ impl Config {
         let workers = settings
             .parse("workers", &WORKERS_DEFAULT.to_string(), |text| within(text, 1, WORKERS_MAX))?;
         let log = settings.level("log")?;
+        let behind_tls = settings.truth("behind_tls")?;
         let insecure = settings.truth("insecure")?;
         let rules = alerting::rules(&mut settings, &file, &routers)?;
         let webhooks = alerting::webhooks(&mut settings, &file)?;
         let shown = settings.shown();
-        Ok(Self { bind, routers, store, workers, log, insecure, rules, webhooks, shown })
+        Ok(Self {
+            bind,
+            routers,
+            store,
+            workers,
+            log,
+            behind_tls,
+            insecure,
+            rules,
+            webhooks,
+            shown,
+        })
     }
 
     /// Refuses to be reachable for others without being told so.
@@ -167,7 +185,7 @@ impl Flags {
             ("workers", &self.workers),
             ("log", &self.log),
         ];
-        settings::flags(texts, [("insecure", self.insecure)])
+        settings::flags(texts, [("behind_tls", self.behind_tls), ("insecure", self.insecure)])
     }
 }
 

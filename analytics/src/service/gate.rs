@@ -33,13 +33,14 @@ pub(super) async fn gate(
     mut request: ServiceRequest,
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    let loopback_only = request.app_data::<Data<App>>().is_some_and(|app| app.loopback_only);
+    let app = request.app_data::<Data<App>>().expect("the server registers the app");
+    let reached = app.reached;
     if request.method() == Method::HEAD {
         // As GET; what sends the answer knows that the client wants no body.
         request.head_mut().method = Method::GET;
     }
     let id = request_id(request.headers());
-    let mut response = match foreign::refuse(request.headers(), loopback_only) {
+    let mut response = match foreign::refuse(request.headers(), reached) {
         Err(foreign) => request.error_response(Problem::from(foreign)),
         Ok(()) => next.call(request).await?,
     };

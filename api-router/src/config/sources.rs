@@ -13,7 +13,7 @@ use super::file::{self, Sections};
 use super::{ConfigError, Flags};
 
 /// The names of all settings, as at the top of the configuration file.
-pub(super) const NAMES: [&str; 28] = [
+pub(super) const NAMES: [&str; 29] = [
     "bind",
     "data_dir",
     "engine",
@@ -39,6 +39,7 @@ pub(super) const NAMES: [&str; 28] = [
     "cache_min_uses",
     "tls_cert",
     "tls_key",
+    "behind_tls",
     "shard_urls",
     "replica_urls",
     "maindb_url",
@@ -53,9 +54,10 @@ const REDIS_URL: (&str, &str) = ("REDIS_URL", "redis_url");
 
 /// Variables that begin so belong to the load tester, to the command line and to the service of analytics, which read them
 /// themselves.
-const FOREIGN_PREFIXES: [&str; 8] = [
+const FOREIGN_PREFIXES: [&str; 9] = [
     "TESSERA_LOADTEST_",
     "TESSERA_PG_",
+    "TESSERA_ANALYTICS_BEHIND_TLS",
     "TESSERA_ANALYTICS_BIND",
     "TESSERA_ANALYTICS_CONFIG",
     "TESSERA_ANALYTICS_INSECURE",

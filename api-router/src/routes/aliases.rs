@@ -20,7 +20,7 @@ use super::kv::{agree, find, in_words_of_keys, put};
 use crate::answer::{LookupRefusals, ReadRefusals, WriteRefusals};
 use crate::app::App;
 use crate::body::{self, Members};
-use crate::headers::{DataHeaders, check_content_encoding, idempotency_key};
+use crate::headers::{DataHeaders, check_content_encoding, idempotency_key, patience};
 use crate::problem::{Code, Problem, ProblemBody};
 use crate::query::Parameters;
 
@@ -89,8 +89,8 @@ pub(crate) async fn write_pair(
     let idempotency_key = idempotency_key(request.headers())?;
     check_content_encoding(request.headers())?;
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let declared = body::declared_length(request.headers());
-    let bytes = body::read(payload, declared, body::WRITE_BYTES_MAX, wish.deadline).await?;
+    let terms = body::Terms::of(request.headers(), body::WRITE_BYTES_MAX, wish.deadline);
+    let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
     let change = parse_anywhere(&app, shard_key, bytes).await?;
     let place = change.0;
     let asked = Asked { began, wish, prefer, idempotency_key, wants_row: false };
@@ -214,7 +214,8 @@ pub struct ShardStats<'a> {
 pub(crate) async fn stats(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let map = app.manager.map();
-    let counts = app.manager.count_rows(Instant::now() + COUNTS_MAX).await;
+    let patience = patience(request.headers(), COUNTS_MAX)?;
+    let counts = app.manager.count_rows(Instant::now() + patience).await;
     let shards = counts.into_iter().map(|(shard, rows)| ShardStats {
         shard: map.topology().name(shard),
         slots: map.slots_of(shard).count(),

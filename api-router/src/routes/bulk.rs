@@ -7,6 +7,7 @@
 
 mod answer;
 mod feed;
+mod parser;
 mod pipes;
 mod row;
 pub mod stream;
@@ -141,8 +142,7 @@ pub(crate) async fn write_bulk(
         BulkFormat::Json => write_json(&app, head, &request, &parameters, payload).await,
         BulkFormat::Ndjson | BulkFormat::Csv => {
             let shape = stream_shape(&app, &head, &parameters)?;
-            let (_room, window) = app.make_window()?;
-            let wish = (&head.wish, window);
+            let wish = &head.wish;
             let mut response = write_stream(&app, &request, payload, shape, wish, began).await?;
             if let Some(applied) = head.prefer.applied(&[Preference::Strict]) {
                 response.headers_mut().insert(PREFERENCE_APPLIED, applied);
@@ -203,11 +203,13 @@ async fn write_json(
     parameters.check_names(&["shardKey"])?;
     let Head { wish, began, .. } = &head;
     let key = one_key(head.shard_key, parameters.single("shardKey")?, None)?;
-    let declared = body::declared_length(request.headers());
     let zipped = head.coding == Coding::Gzip;
-    let held = declared.filter(|_| !zipped).unwrap_or(body::BULK_BYTES_MAX);
-    let _room = app.make_room(held)?;
-    let bytes = body::read(payload, declared, body::BULK_BYTES_MAX, wish.deadline).await?;
+    let terms = body::Terms::of(request.headers(), body::BULK_BYTES_MAX, wish.deadline);
+    let (bytes, share) = body::read(payload, terms, || app.share(request)).await?;
+    let share = share.unwrap_or_else(|| app.share(request));
+    if zipped {
+        share.grow(body::BULK_BYTES_MAX, wish.deadline).await?;
+    }
     let Parsed { mut rows, refused } = parse_anywhere(app, key, bytes, zipped).await?;
     if let Some(key) = &head.idempotency_key {
         // No client's own key holds a space: the row of a bulk write is never taken for a single write.

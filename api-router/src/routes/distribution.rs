@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use crate::answer::LookupRefusals;
 use crate::app::App;
+use crate::headers::patience;
 use crate::problem::Problem;
 use crate::query::Parameters;
 
@@ -71,7 +72,8 @@ pub(crate) async fn distribution(
         None => None,
     };
     let all: Vec<ShardIndex> = app.manager.map().topology().indices().collect();
-    let reports = app.manager.report(&all, Instant::now() + SIZES_MAX).await;
+    let patience = patience(request.headers(), SIZES_MAX)?;
+    let reports = app.manager.report(&all, Instant::now() + patience).await;
     let named = |report: &ShardReport| app.manager.shard_name(report.shard).to_owned();
     let sizes: Vec<(String, Option<(i64, i64)>)> =
         reports.iter().map(|report| (named(report), size(report, table.as_deref()))).collect();

@@ -4,22 +4,17 @@ use actix_web::http::header::{ACCEPT, LOCATION};
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use utoipa::openapi::OpenApi;
-use utoipa::openapi::path::Operation;
 
 use crate::app::App;
-use crate::data_route::{KV, KV_PREFIX};
 use crate::hints;
+use crate::paths::{DOCUMENT, PAGES, methods};
 use crate::problem::{Code, Problem};
 
 /// A path that the analytics service has and a router has not.
 const ALERTS: &str = "/api/analytics/alerts";
-const OF_ALERTS: &str = "alerts are told by the analytics service, which watches one router or many: start it with \
-     `analytics --routers URL`, with the URL of this router, and ask it for the same path";
+const OF_ALERTS: &str = "the analytics service serves alerts and watches one router or many: start it with \
+     `analytics --routers URL`, with the URL of this router, and request the same path there";
 
-/// The OpenAPI document, and the pages that show it.
-pub(crate) const DOCUMENT: &str = "/api-docs/openapi.json";
-/// See [`DOCUMENT`].
-pub(super) const PAGES: &str = "/swagger-ui/";
 /// The page that shows what happens.
 const DASHBOARD: &str = "/dashboard";
 
@@ -87,37 +82,4 @@ pub async fn nothing_here(
     let detail = format!("this path has {}", methods.join(", "));
     let hint = hints::no_such_method(request.method().as_str());
     Err(Problem::new(Code::TSR112, detail).hint(hint).allow(methods.join(", ")))
-}
-
-/// The methods of a path, as the OpenAPI document knows them: `{name}` stands for one segment, but for a key,
-/// which is the rest of the path.
-fn methods(api: &OpenApi, path: &str) -> Vec<&'static str> {
-    let matches = |template: &str| {
-        if template == KV {
-            return path.starts_with(KV_PREFIX);
-        }
-        template.split('/').count() == path.split('/').count()
-            && template
-                .split('/')
-                .zip(path.split('/'))
-                .all(|(a, b)| a == b || (a.starts_with('{') && !b.is_empty()))
-    };
-    if path == DOCUMENT || path.starts_with(PAGES) {
-        return vec!["GET", "HEAD"];
-    }
-    let Some((_, item)) = api.paths.paths.iter().find(|(template, _)| matches(template)) else {
-        return Vec::new();
-    };
-    let known: [(&Option<Operation>, &[&str]); 4] = [
-        (&item.get, &["GET", "HEAD"]),
-        (&item.post, &["POST"]),
-        (&item.put, &["PUT"]),
-        (&item.delete, &["DELETE"]),
-    ];
-    known
-        .into_iter()
-        .filter(|(operation, _)| operation.is_some())
-        .flat_map(|(_, names)| names)
-        .copied()
-        .collect()
 }

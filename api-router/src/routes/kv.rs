@@ -71,8 +71,8 @@ pub(crate) async fn put_value(
     check_content_type(request.headers())?;
     let text = key_in_path(&request)?;
     let key = path_key(&text, shard_key)?;
-    let declared = body::declared_length(request.headers());
-    let bytes = body::read(payload, declared, body::VALUE_BYTES_MAX, wish.deadline).await?;
+    let terms = body::Terms::of(request.headers(), body::VALUE_BYTES_MAX, wish.deadline);
+    let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
     let change = put_anywhere(&app, key, bytes).await?;
     let wants_row = prefer.has(Preference::Representation);
     let asked = Asked { began, wish, prefer, idempotency_key, wants_row };

@@ -98,9 +98,9 @@ pub(crate) async fn hold_node(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     check_content_type(request.headers())?;
-    let declared = body::declared_length(request.headers());
     let deadline = Instant::now() + BODY_WAIT;
-    let bytes = body::read(payload, declared, BODY_BYTES_MAX, deadline).await?;
+    let terms = body::Terms::of(request.headers(), BODY_BYTES_MAX, deadline);
+    let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
     let node = node.into_inner();
     let unknown = || no_such_node(&app, &node);
     let before = app.manager.brake(&node).ok_or_else(unknown)?.hold();

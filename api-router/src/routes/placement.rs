@@ -19,6 +19,7 @@ use utoipa::ToSchema;
 use super::health::{Node, nodes};
 use crate::answer::LookupRefusals;
 use crate::app::App;
+use crate::headers::patience;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 
@@ -319,7 +320,8 @@ pub(crate) async fn list_shards(
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let map = app.manager.map();
     let all: Vec<ShardIndex> = map.topology().indices().collect();
-    let reports = app.manager.report(&all, Instant::now() + SIZES_MAX).await;
+    let patience = patience(request.headers(), SIZES_MAX)?;
+    let reports = app.manager.report(&all, Instant::now() + patience).await;
     let shards = reports.iter().map(|report| view(&map, report)).collect();
     let (epoch, bytes_are) = (map.epoch(), BYTES_ARE);
     Ok(HttpResponse::Ok().json(ShardsAnswer { success: true, epoch, bytes_are, shards }))
@@ -343,7 +345,8 @@ pub(crate) async fn find_shard(
         return Err(Problem::new(Code::TSR111, "there is no shard of this name")
             .hint("/api/shards lists the shards"));
     };
-    let reports = app.manager.report(&[index], Instant::now() + SIZES_MAX).await;
+    let patience = patience(request.headers(), SIZES_MAX)?;
+    let reports = app.manager.report(&[index], Instant::now() + patience).await;
     let view = reports.first().map(|report| view(&map, report));
     Ok(HttpResponse::Ok().json(view))
 }

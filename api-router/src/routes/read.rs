@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::ETAG;
+use actix_web::http::header::{CONTENT_RANGE, ETAG};
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use shard_manager::cache::ServedBy;
@@ -81,7 +81,7 @@ const HONOURED: [Preference; 3] =
         ("cursor" = Option<String>, Query, description = "next_cursor of the page before"),
         ("or" = Option<String>, Query, description = "Conditions of which one must hold, such as (name.eq.Ada,partition_key.is.null); also not.or"),
         ("and" = Option<String>, Query, description = "Conditions that must all hold, such as (name.gte.A,name.lt.B); also not.and"),
-        ("Prefer" = Option<String>, Header, description = "fanout=deny refuses to read all shards; partial=allow answers without those that cannot; count=exact adds total; handling=strict refuses unknown preferences"),
+        ("Prefer" = Option<String>, Header, description = "fanout=deny refuses to read all shards; partial=allow answers without those that cannot; count=exact adds total, and Content-Range for HEAD; handling=strict refuses unknown preferences"),
         ("If-None-Match" = Option<String>, Header, description = "The ETag of the row that the client has: 304 if it is still that"),
     ),
     responses((status = 200, description = "The rows", body = ReadAnswer),
@@ -115,6 +115,8 @@ pub(crate) async fn read_rows(
         query.after = Some(app.manager.resume(&query, key, cursor).map_err(bad_cursor)?);
     }
     let is_first_page = query.after.is_none() && query.offset == 0;
+    // A cursor does not tell how many rows came before it.
+    let first = query.after.is_none().then_some(query.offset);
     if let Some(key) = key.or_else(|| only(&app, named.as_deref())) {
         trail::note(&request, |trail| trail.about(key.as_str()));
     }
@@ -135,6 +137,9 @@ pub(crate) async fn read_rows(
     };
     if let Some(applied) = headers.prefer.applied(&HONOURED) {
         response.insert_header((PREFERENCE_APPLIED, applied));
+    }
+    if let Some(total) = read.rows.total {
+        response.insert_header((CONTENT_RANGE, content_range(first, read.rows.len(), total)));
     }
     if !read.missing.is_empty() {
         response.status(StatusCode::PARTIAL_CONTENT);
@@ -184,6 +189,14 @@ fn only<'k>(app: &App, named: Option<&'k [String]>) -> Option<ShardKey<'k>> {
     let Some([key]) = named else { return None };
     let key = ShardKey::parse(key).ok()?;
     app.manager.map().place(key).ok().map(|_| key)
+}
+
+/// Where the rows of a page stand among all, as PostgREST tells it: also to a client that asks by HEAD and so has no body.
+fn content_range(first: Option<u32>, rows: usize, total: impl std::fmt::Display) -> String {
+    match first.filter(|_| rows > 0) {
+        Some(first) => format!("{first}-{}/{total}", first as usize + rows - 1),
+        None => format!("*/{total}"),
+    }
 }
 
 fn bad_cursor(error: CursorError) -> Problem {

@@ -11,9 +11,9 @@ use utoipa::ToSchema;
 use utoipa::openapi::OpenApi;
 
 use super::health::{self, HealthAnswer};
-use super::home::PAGES;
 use crate::answer::GateRefusals;
 use crate::app::App;
+use crate::paths::PAGES;
 use crate::problem::Problem;
 use crate::query::Parameters;
 

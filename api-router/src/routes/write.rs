@@ -95,8 +95,8 @@ pub(crate) async fn write_row(
     check_content_type(request.headers())?;
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["shardKey"])?;
-    let declared = body::declared_length(request.headers());
-    let bytes = body::read(payload, declared, body::WRITE_BYTES_MAX, wish.deadline).await?;
+    let terms = body::Terms::of(request.headers(), body::WRITE_BYTES_MAX, wish.deadline);
+    let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
     let keys = (shard_key, parameters.single("shardKey")?);
     let change = parse_anywhere(&app, keys, bytes).await?;
     let wants_row = !prefer.has(Preference::Minimal);

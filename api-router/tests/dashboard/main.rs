@@ -9,6 +9,7 @@ mod access;
 mod browser;
 mod cache;
 mod connection;
+mod documents;
 #[path = "../it/earlier.rs"]
 mod earlier;
 mod figures;

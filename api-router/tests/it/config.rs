@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::harness::{Router, bare_command, refused_start};
 
 /// Each setting, a value that is not its default, and another one.
-const SETTINGS: [(&str, &str, &str); 13] = [
+const SETTINGS: [(&str, &str, &str); 14] = [
     ("bind", "127.0.0.1:4001", "127.0.0.1:4002"),
     ("data_dir", "./one", "./two"),
     ("shards", "5", "6"),
@@ -19,6 +19,7 @@ const SETTINGS: [(&str, &str, &str); 13] = [
     ("replicas", "2", "0"),
     ("workers", "7", "8"),
     ("log", "warn", "debug"),
+    ("behind_tls", "true", "false"),
     ("insecure", "true", "false"),
     ("lab", "true", "false"),
     ("analytics", "off", "on"),
@@ -26,7 +27,7 @@ const SETTINGS: [(&str, &str, &str); 13] = [
 ];
 
 /// Those that are true when their flag is given, and have no value there.
-const SWITCHES: [&str; 2] = ["insecure", "lab"];
+const SWITCHES: [&str; 3] = ["behind_tls", "insecure", "lab"];
 
 /// Those about servers, certificates, traces and the cache; they have stories of their own.
 const ELSEWHERE: [&str; 15] = [
@@ -76,7 +77,9 @@ fn flag(name: &str, value: &str) -> Vec<String> {
 /// A line of a TOML file: numbers and truths are spelled as such.
 fn toml(name: &str, value: &str) -> String {
     match name {
-        "shards" | "replicas" | "workers" | "insecure" | "lab" => format!("{name} = {value}\n"),
+        "shards" | "replicas" | "workers" | "behind_tls" | "insecure" | "lab" => {
+            format!("{name} = {value}\n")
+        }
         "weights" => format!("{name} = [{value}]\n"),
         _ => format!("{name} = \"{value}\"\n"),
     }
@@ -115,6 +118,7 @@ fn without_a_word_the_defaults_are_in_force() {
         ("replica_urls", "none"),
         ("maindb_url", "none"),
         ("log", "info"),
+        ("behind_tls", "false"),
         ("insecure", "false"),
         ("lab", "false"),
         ("analytics", "on"),

@@ -37,12 +37,12 @@ const SHARD_MANAGER: &[&[&str]] = &[
 ];
 const API_ROUTER: &[&[&str]] = &[
     &["hints"],
-    &["data_route", "inflate", "negotiation", "problem", "tls", "trace"],
-    &["otlp", "trail"],
+    &["data_route", "inflate", "isolation", "negotiation", "problem", "tls", "trace"],
+    &["otlp", "paths", "room", "trail"],
     &["config"],
     &["body", "compression", "filter", "prefer"],
     &["headers", "lookout", "query"],
-    &["figures"],
+    &["figures", "surplus"],
     &["app"],
     &["answer"],
     &["gate", "routes"],

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::harness::{Reply, Router};
 
 pub(crate) const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
-const CSV: (&str, &str) = ("content-type", "text/csv");
-const GZIP: (&str, &str) = ("content-encoding", "gzip");
+pub(crate) const CSV: (&str, &str) = ("content-type", "text/csv");
+pub(crate) const GZIP: (&str, &str) = ("content-encoding", "gzip");
 const STRICT: (&str, &str) = ("prefer", "handling=strict");
 pub(crate) const USERS: &str = "/api/bulk-write?table=users";
 
@@ -18,7 +18,7 @@ pub(crate) fn stream(router: &Router, headers: &[(&str, &str)], body: &[u8]) -> 
     router.send("POST", USERS, headers, Some(body))
 }
 
-fn gzip(text: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(text: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(text).unwrap();
     encoder.finish().unwrap()

@@ -1,7 +1,9 @@
 //! Stories of streamed bodies while they come: what is stored meanwhile, who waits for whom, how much is held.
 
+use std::cell::Cell;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
+use std::rc::Rc;
 use std::thread;
 
 use serde_json::json;
@@ -11,7 +13,7 @@ use crate::harness::{PATIENCE, Router};
 use crate::streams::{NDJSON, USERS, codes, count, line, lines, stream, told};
 
 /// Sends the head of a streamed request, and bytes of its body.
-fn begin(router: &Router, head: &str, body: &[u8]) -> TcpStream {
+pub(crate) fn begin(router: &Router, head: &str, body: &[u8]) -> TcpStream {
     let mut stream = router.connect();
     let text = format!(
         "POST {USERS} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/x-ndjson\r\n{head}\r\n"
@@ -75,7 +77,8 @@ fn a_body_that_stalls_is_told_where_to_go_on() {
         let mut body = actix_web::dev::Payload::Stream { payload: body };
         let request = actix_web::test::TestRequest::default().to_http_request();
         let payload = Payload::from_request(&request, &mut body).await.unwrap();
-        let mut taken = intake(payload, std::time::Duration::from_millis(20));
+        let mut taken =
+            intake(payload, std::time::Duration::from_millis(20), Rc::new(Cell::new(1 << 10)));
         let first = taken.recv().await;
         assert!(matches!(first, Some(Taken::Bytes(_))), "{first:?}");
         let second = taken.recv().map(|taken| match taken {
@@ -157,7 +160,7 @@ fn large_lines(count: usize) -> String {
 }
 
 /// The most memory that the router has ever held.
-fn peak_kib(router: &Router) -> u64 {
+pub(crate) fn peak_kib(router: &Router) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", router.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()

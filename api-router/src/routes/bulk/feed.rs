@@ -5,10 +5,11 @@
 //! **Not here:** where bytes come from, and where rows go (`stream`).
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actix_web::web::{Bytes, Data};
 use memchr::memchr;
-use shard_manager::csv::{Field, Kind, Record};
+use shard_manager::csv::{Field, Kind, Record, Seek};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::BulkRow;
 use shard_manager::row::{Operation, RowError};
@@ -20,15 +21,21 @@ use super::row::{Rows, Unfit};
 use crate::app::App;
 use crate::body::{WRITE_BYTES_MAX, bad_gzip};
 use crate::headers::BulkFormat;
-use crate::inflate::{Coding, Flow, Inflow};
+use crate::inflate::{Coding, FREE_BYTES, Flow, Inflow, RATIO_MAX};
 use crate::problem::{Code, Problem};
 
 /// Rows of a piece: enough to share the price of another thread.
 const PIECE_ROWS_MAX: usize = 10_000;
 /// Bytes of text of a piece.
-const PIECE_BYTES_MAX: usize = 1 << 20;
+pub(super) const PIECE_BYTES_MAX: usize = 1 << 20;
 /// Text taken in at once.
 const STEP: usize = 128 << 10;
+/// Bytes of blank lines that a body may have beside as many as its rows have.
+const BLANK_BYTES_MAX: usize = 1 << 20;
+/// Steps without a row after which the clock is looked at.
+const STEPS_UNTIMED: usize = 1_024;
+/// Text whose memory is kept though little of it is in use.
+const KEPT_BYTES_MAX: usize = 1 << 20;
 /// What a text may begin with though it means nothing.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -52,6 +59,16 @@ pub(super) struct Feed {
     text: Vec<u8>,
     /// Up to where the text was taken apart.
     at: usize,
+    /// How much of what follows has no line end.
+    searched: usize,
+    /// The same of a record of CSV.
+    seek: Seek,
+    /// Bytes of blank lines, and of rows.
+    blank: usize,
+    filled: usize,
+    /// How long pieces without a row took since the last row, and how long they may.
+    spent: Duration,
+    patience: Duration,
     begun: bool,
     /// Of CSV: what each field is; empty before the first line.
     columns: Vec<CsvColumn>,
@@ -73,6 +90,8 @@ pub(super) struct Piece {
     /// The number of the row that follows.
     pub(super) next_index: usize,
     pub(super) then: Then,
+    /// Bytes that the feed still holds.
+    pub(super) held: usize,
 }
 
 /// What follows a piece.
@@ -98,7 +117,8 @@ enum Next {
 }
 
 impl Feed {
-    pub(super) fn new(app: Data<App>, shape: Shape) -> Self {
+    /// A feed that may look for the next row as long as `patience`.
+    pub(super) fn new(app: Data<App>, shape: Shape, patience: Duration) -> Self {
         let inflow = Inflow::new(shape.coding);
         Self {
             app,
@@ -106,6 +126,12 @@ impl Feed {
             inflow,
             text: Vec::new(),
             at: 0,
+            searched: 0,
+            seek: Seek::default(),
+            blank: 0,
+            filled: 0,
+            spent: Duration::ZERO,
+            patience,
             begun: false,
             columns: Vec::new(),
             record: Record::default(),
@@ -121,8 +147,14 @@ impl Feed {
         self.inflow.end();
     }
 
-    /// The next rows.
-    pub(super) fn piece(&mut self) -> Piece {
+    /// Bytes that are held.
+    fn held(&self) -> usize {
+        self.text.capacity() + self.record.held() + self.inflow.held()
+    }
+
+    /// The next rows, of about so many bytes of text.
+    pub(super) fn piece(&mut self, bytes_max: usize) -> Piece {
+        let began = Instant::now();
         let key = self.shape.key.clone();
         let rows = Rows {
             map: self.app.manager.map(),
@@ -131,9 +163,17 @@ impl Feed {
             key: key.as_deref().and_then(|key| ShardKey::parse(key).ok()),
         };
         let (rows_of, then) = (Vec::new(), Then::More);
-        let mut piece = Piece { rows: rows_of, refused: Vec::new(), next_index: 0, then };
-        let mut bytes = 0;
-        while piece.rows.len() + piece.refused.len() < PIECE_ROWS_MAX && bytes < PIECE_BYTES_MAX {
+        let mut piece = Piece { rows: rows_of, refused: Vec::new(), next_index: 0, then, held: 0 };
+        let (mut bytes, mut steps) = (0, 0);
+        while piece.rows.len() + piece.refused.len() < PIECE_ROWS_MAX && bytes < bytes_max {
+            steps += 1;
+            if steps % STEPS_UNTIMED == 0
+                && piece.is_bare()
+                && self.spent + began.elapsed() > self.patience
+            {
+                piece.then = Then::Stopped(late());
+                break;
+            }
             let before = self.at;
             let next = self.next(&rows);
             bytes += self.at.saturating_sub(before);
@@ -153,6 +193,12 @@ impl Feed {
             }
         }
         piece.next_index = self.next_index;
+        self.spent = if piece.is_bare() { self.spent + began.elapsed() } else { Duration::ZERO };
+        if self.text.capacity() > KEPT_BYTES_MAX && self.text.len() - self.at < STEP {
+            self.text = self.text.split_off(self.at);
+            self.at = 0;
+        }
+        piece.held = self.held();
         piece
     }
 
@@ -179,6 +225,9 @@ impl Feed {
         }
         self.text.drain(..self.at);
         self.at = 0;
+        if self.inflow.is_overblown() {
+            return Next::Then(Then::Stopped(overblown()));
+        }
         match self.inflow.fill(&mut self.text, STEP) {
             Ok(Flow::Some) => Next::Nothing,
             Ok(Flow::Hungry) => Next::Then(Then::Hungry),
@@ -207,6 +256,9 @@ impl Feed {
             BulkFormat::Csv => self.cut_record(rows, at_end)?,
             BulkFormat::Json | BulkFormat::Ndjson => self.cut_line(rows, at_end)?,
         };
+        if self.blank > self.filled + BLANK_BYTES_MAX {
+            return Some(Next::Then(Then::Stopped(blank())));
+        }
         let Some(row) = row else { return Some(Next::Nothing) };
         let index = self.next_index;
         let row = match row {
@@ -220,15 +272,22 @@ impl Feed {
 
     fn cut_line(&mut self, rows: &Rows<'_>, at_end: bool) -> Option<Cuttings> {
         let text = &self.text[self.at..];
-        let (line, bytes) = match memchr(b'\n', text) {
+        let found = memchr(b'\n', &text[self.searched..]).map(|end| self.searched + end);
+        let (line, bytes) = match found {
             Some(end) => (&text[..end], end + 1),
             None if at_end && !text.is_empty() => (text, text.len()),
-            None => return None,
+            None => {
+                self.searched = text.len();
+                return None;
+            }
         };
+        self.searched = 0;
         self.at += bytes;
         if line.iter().all(u8::is_ascii_whitespace) {
+            self.blank += bytes;
             return Some(None);
         }
+        self.filled += bytes;
         if line.len() > WRITE_BYTES_MAX {
             return Some(Some(Err(Cutting::Stop(Then::Stopped(self.row_too_long())))));
         }
@@ -238,7 +297,21 @@ impl Feed {
     }
 
     fn cut_record(&mut self, rows: &Rows<'_>, at_end: bool) -> Option<Cuttings> {
-        let cut = self.record.read(&self.text[self.at..], at_end)?;
+        let text = &self.text[self.at..];
+        if !at_end && self.seek.is_begun() && !self.seek.finds_end(text) {
+            return None;
+        }
+        let Some(cut) = self.record.read(text, at_end) else {
+            self.seek.finds_end(text);
+            return None;
+        };
+        self.seek = Seek::default();
+        // Rows of nothing but spaces are refused, and as cheap to send as blank lines.
+        if text[..cut.bytes].iter().all(u8::is_ascii_whitespace) {
+            self.blank += cut.bytes;
+        } else {
+            self.filled += cut.bytes;
+        }
         self.at += cut.bytes;
         if cut.bytes > WRITE_BYTES_MAX {
             return Some(Some(Err(Cutting::Stop(Then::Stopped(self.row_too_long())))));
@@ -281,6 +354,31 @@ type Cuttings = Option<Result<BulkRow, Cutting>>;
 enum Cutting {
     Unfit(Unfit),
     Stop(Then),
+}
+
+impl Piece {
+    fn is_bare(&self) -> bool {
+        self.rows.is_empty() && self.refused.is_empty()
+    }
+}
+
+fn late() -> Problem {
+    Problem::new(Code::TSR004, "no row was found in the body before x-deadline-ms")
+        .hint("leave blank lines out, and send the rest from next_index")
+}
+
+fn blank() -> Problem {
+    let most = BLANK_BYTES_MAX >> 20;
+    let detail = format!("the body has {most} MiB more of blank lines than of rows");
+    Problem::new(Code::TSR108, detail).hint("leave them out, and send the rest from next_index")
+}
+
+fn overblown() -> Problem {
+    let detail = format!(
+        "the body inflates to more than {} MiB and {RATIO_MAX} times its size",
+        FREE_BYTES >> 20
+    );
+    Problem::new(Code::TSR108, detail).hint("send the rest from next_index without gzip")
 }
 
 /// Under `handling=strict` a row that cannot be read is a body that cannot be read on.

@@ -3,10 +3,10 @@
 //! A shard takes all that has gathered for it while it stored what came before, sorts it by where rows lie in the
 //! file, and stores it in chunks: so rows that share a page are written together, however they are spread over the
 //! body, and no single write has to wait behind more than one chunk. The slower a shard is, the more gathers, up to
-//! the window that all pipes of a stream share (the batching of a lane once more, a size larger).
+//! the window that all pipes of a stream share, if there is room for it (the batching of a lane once more, a size larger).
 //!
 //! **Invariant:** rows of one key are stored in the order of the body; no more bytes of rows are held than the window
-//! and what one piece may add.
+//! and what one piece may add, and no more than are charged but of one piece.
 //! **Not here:** where rows come from (`feed`).
 
 use std::cell::{Cell, RefCell};
@@ -23,11 +23,15 @@ use tokio::task::JoinHandle;
 use super::answer::Tally;
 use crate::app::App;
 use crate::problem::{Code, Problem};
+use crate::room::Share;
 
 /// Rows that a shard stores in one transaction: a single write may have to wait behind them.
 const CHUNK_ROWS_MAX: usize = 4_000;
 /// Bytes of them.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of rows that the pipes of a stream hold at most: the more, the faster they are stored.
+const WINDOW: usize = 12 << 20;
 
 /// The ways to all shards.
 pub(super) struct Pipes {
@@ -46,17 +50,19 @@ struct Shared {
     gone: Cell<bool>,
     /// Bytes of rows that are gathered or being stored.
     held: Cell<usize>,
-    window: usize,
+    /// How many of them are charged.
+    charged: Cell<usize>,
+    share: Rc<Share>,
     /// Fewer bytes are held.
     room: Notify,
 }
 
 impl Pipes {
-    /// Pipes that hold as many bytes of rows as `window`; each chunk is stored within `patience`.
+    /// Pipes that hold rows as long as their body's share has room for them; each chunk is stored within `patience`.
     pub(super) fn new(
         app: &Data<App>,
         wish: &Wish,
-        (window, patience): (usize, Duration),
+        (share, patience): (Rc<Share>, Duration),
         tally: &Rc<RefCell<Tally>>,
     ) -> Self {
         let count = app.manager.map().topology().len();
@@ -66,7 +72,8 @@ impl Pipes {
             ended: Cell::new(false),
             gone: Cell::new(false),
             held: Cell::new(0),
-            window,
+            charged: Cell::new(0),
+            share,
             room: Notify::new(),
         });
         let pipe = |shard| {
@@ -94,7 +101,7 @@ impl Pipes {
         }
         shared.more.iter().for_each(Notify::notify_one);
         // None ends before it is told to, but by a panic: `finish` tells of that.
-        while shared.held.get() > shared.window && !shared.gone.get() {
+        while !shared.has_room() && !shared.gone.get() {
             shared.room.notified().await;
         }
     }
@@ -112,6 +119,24 @@ impl Pipes {
 }
 
 impl Shared {
+    /// Whether more may be held than is. Without room for what is, that is stored first.
+    fn has_room(&self) -> bool {
+        let held = self.held.get();
+        let more = held.saturating_sub(self.charged.get());
+        if more > 0 && self.share.try_grow(more) {
+            self.charged.set(held);
+        }
+        held == 0 || (held <= WINDOW && self.charged.get() >= held)
+    }
+
+    fn stored(&self, bytes: usize) {
+        let held = self.held.get() - bytes;
+        self.held.set(held);
+        self.share.shrink(self.charged.get().saturating_sub(held));
+        self.charged.set(self.charged.get().min(held));
+        self.room.notify_one();
+    }
+
     fn end(&self) {
         self.ended.set(true);
         self.more.iter().for_each(Notify::notify_one);
@@ -174,8 +199,7 @@ impl Pipe {
             tally.see(&self.app, self.shard, done.seen);
             tally.spend(self.shard, done.times);
             drop(tally);
-            self.shared.held.set(self.shared.held.get() - bytes);
-            self.shared.room.notify_one();
+            self.shared.stored(bytes);
         }
     }
 }

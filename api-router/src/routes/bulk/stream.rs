@@ -3,63 +3,75 @@
 //! Three things go on at once, and each waits for the next when that is slower: bytes are taken from the socket, a
 //! piece of them is taken apart, and each shard stores its rows of the pieces before.
 //!
-//! **Invariant:** when the shards do not go on, nothing more is read from the socket.
+//! **Invariant:** when the shards do not go on, nothing more is read from the socket; what is held is charged to the
+//! room of all bodies; a body that pauses keeps no thread.
 //! **Not here:** what a row is (`row`, `feed`), how shards store them (`pipes`).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use actix_web::web::{Bytes, Data, Payload};
+use actix_web::web::{Bytes, BytesMut, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, rt};
 use futures_util::{FutureExt, StreamExt};
 use shard_manager::manager::Wish;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::answer::Tally;
-use super::feed::{Feed, Piece, Shape, Then};
+use super::feed::{Feed, PIECE_BYTES_MAX, Piece, Shape, Then};
+use super::parser::Parser;
 use super::pipes::Pipes;
 use crate::app::App;
 use crate::problem::{Code, Problem};
+use crate::room::Share;
 
 /// How long a body may bring nothing.
 pub const STALLED_MAX: Duration = Duration::from_secs(30);
-/// Bytes taken from the socket at once.
-const INTAKE_BYTES: usize = 256 << 10;
+/// How long a body may bring nothing before its thread is given back.
+const REST: Duration = Duration::from_secs(1);
+/// Bytes taken from the socket at once while they are taken apart on a thread of their own.
+pub const INTAKE_BYTES: usize = 256 << 10;
+/// The same beside other requests; also the text of a piece there.
+pub const HERE_BYTES: usize = 64 << 10;
+/// What a streamed body is charged at least: what was taken from its socket, and the rows of one small piece.
+const STREAM_BYTES_MIN: usize = 256 << 10;
+/// What it is charged beside that for the rows of pieces that a thread of its own makes ahead.
+const AHEAD_BYTES: usize = 4 * PIECE_BYTES_MAX;
+/// Parts of a body that are smaller are put together: each would hold on to the buffer that it came in.
+const PART_BYTES_MIN: usize = 4 << 10;
 
-/// Carries out a streamed body, holding as many bytes of rows as `window`.
+/// Carries out a streamed body.
 pub(super) async fn write_stream(
     app: &Data<App>,
     request: &HttpRequest,
     payload: Payload,
     shape: Shape,
-    (wish, window): (&Wish, usize),
+    wish: &Wish,
     began: Instant,
 ) -> Result<HttpResponse, Problem> {
     let patience = wish.deadline.saturating_duration_since(began);
-    let mut intake = intake(payload, STALLED_MAX);
-    let mut parser = Parser::start(Feed::new(app.clone(), shape));
+    let share = Rc::new(app.share(request));
+    share.grow(STREAM_BYTES_MIN, wish.deadline).await?;
     let tally = Rc::new(RefCell::new(Tally::new(app, wish.session.clone())));
-    let pipes = Pipes::new(app, wish, (window, patience), &tally);
+    let pipes = Pipes::new(app, wish, (Rc::clone(&share), patience), &tally);
+    let mut body = Body::new(payload, Feed::new(app.clone(), shape, patience), share);
     let (trouble, next_index) = loop {
-        let Piece { rows, refused, next_index, then } = parser.piece().await?;
+        let Piece { rows, refused, next_index, then, held } = body.piece().await?;
         refused.into_iter().for_each(|row| tally.borrow_mut().refuse(row));
         pipes.send(rows).await;
-        match then {
-            Then::More => {}
+        let more = match then {
+            Then::More => body.go_on(held).await,
+            Then::Hungry => body.feed(held).await,
             Then::Ended => break (None, next_index),
             // Nothing was handed on before the columns were known.
             Then::Refused(problem) => return Err(problem),
             Then::Stopped(problem) => break (Some(problem), next_index),
-            Then::Hungry => match intake.recv().await {
-                Some(Taken::Bytes(bytes)) => parser.push(Some(bytes)).await,
-                Some(Taken::End) => parser.push(None).await,
-                Some(Taken::Trouble(problem)) => break (Some(problem), next_index),
-                None => break (Some(broke_off()), next_index),
-            },
+        };
+        if let Err(problem) = more {
+            break (Some(problem), next_index);
         }
     };
-    drop((intake, parser));
+    body.release();
     pipes.finish().await?;
     let mut tally = tally.borrow_mut();
     match trouble {
@@ -74,50 +86,118 @@ pub(super) async fn write_stream(
     }
 }
 
-/// Takes a body apart on a thread that may block, a piece ahead of whoever asks for it. It is one thread for the
-/// whole body, so that it gets the memory of its rows back when they are stored.
-struct Parser {
-    bytes: Sender<Option<Vec<Bytes>>>,
-    pieces: Receiver<Piece>,
+/// A body on its way from the socket to rows, and what it is charged for that.
+struct Body {
+    intake: Receiver<Taken>,
+    /// How much is taken from the socket at once.
+    most: Rc<Cell<usize>>,
+    parser: Parser,
+    share: Rc<Share>,
+    /// What is charged for text.
+    text: usize,
+    /// What is charged for what a thread of its own makes ahead: nothing while it waits.
+    ahead: usize,
 }
 
-impl Parser {
-    fn start(mut feed: Feed) -> Self {
-        let (bytes, mut pushed) = channel::<Option<Vec<Bytes>>>(1);
-        let (sender, pieces) = channel(1);
-        let work = move || {
-            loop {
-                let piece = feed.piece();
-                let (is_hungry, goes_on) =
-                    (matches!(piece.then, Then::Hungry), matches!(piece.then, Then::More));
-                if sender.blocking_send(piece).is_err() {
-                    return;
-                }
-                if is_hungry {
-                    match pushed.blocking_recv() {
-                        Some(Some(parts)) => parts.into_iter().for_each(|part| feed.push(part)),
-                        Some(None) => feed.end(),
-                        None => return,
-                    }
-                } else if !goes_on {
-                    return;
-                }
-            }
-        };
-        tokio::task::spawn_blocking(work);
-        Self { bytes, pieces }
+impl Body {
+    fn new(payload: Payload, feed: Feed, share: Rc<Share>) -> Self {
+        let most = Rc::new(Cell::new(HERE_BYTES));
+        let intake = intake(payload, STALLED_MAX, Rc::clone(&most));
+        Self { intake, most, parser: Parser::new(feed), share, text: 0, ahead: 0 }
     }
 
     async fn piece(&mut self) -> Result<Piece, Problem> {
-        let piece = self.pieces.recv().await;
-        // It ends after its last piece only, or by a panic.
-        piece.ok_or_else(|| Problem::new(Code::TSR500, "an internal error").outcome("unknown"))
+        self.parser.piece().await
     }
 
-    /// Gives a hungry parser more, or tells it that there is no more.
-    async fn push(&self, bytes: Option<Vec<Bytes>>) {
-        // One that has ended says so by its pieces.
-        let _ = self.bytes.send(bytes).await;
+    /// Charges what is held now; others may be waiting for what is held no more.
+    async fn charge(&mut self, held: usize) -> Result<(), Problem> {
+        if let Some(more) = held.checked_sub(self.text) {
+            self.share.grow(more, Instant::now() + STALLED_MAX).await?;
+        } else {
+            self.share.shrink(self.text - held);
+        }
+        self.text = held;
+        Ok(())
+    }
+
+    /// There is more to be taken apart.
+    async fn go_on(&mut self, held: usize) -> Result<(), Problem> {
+        self.charge(held).await?;
+        if !self.parser.is_apart() && self.may_go_ahead() {
+            self.most.set(INTAKE_BYTES);
+            self.parser.go_apart(false);
+        }
+        if !self.parser.is_apart() {
+            // Other requests wait for this thread.
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for what a thread of its own makes ahead.
+    fn may_go_ahead(&mut self) -> bool {
+        if self.ahead == 0 && self.share.try_grow(AHEAD_BYTES) {
+            self.ahead = AHEAD_BYTES;
+        }
+        self.ahead > 0
+    }
+
+    async fn come_back(&mut self) -> Result<(), Problem> {
+        self.most.set(HERE_BYTES);
+        self.parser.come_back().await
+    }
+
+    /// Nothing is left to be taken apart before the client brings more.
+    async fn feed(&mut self, held: usize) -> Result<(), Problem> {
+        self.share.shrink(std::mem::take(&mut self.ahead));
+        self.charge(held).await?;
+        match self.taken().await? {
+            Taken::Bytes(parts) => {
+                let bytes = parts.iter().map(Bytes::len).sum();
+                self.share.bring(bytes);
+                self.charge(held + bytes).await?;
+                self.choose_place(bytes).await?;
+                self.parser.push(Some(parts)).await;
+            }
+            Taken::End => self.parser.push(None).await,
+            Taken::Trouble(problem) => return Err(problem),
+        }
+        Ok(())
+    }
+
+    /// Has what was brought taken apart on a thread of its own if it is much, and there is room for that.
+    async fn choose_place(&mut self, bytes: usize) -> Result<(), Problem> {
+        let is_apart = self.parser.is_apart();
+        let goes_apart = (is_apart || bytes >= HERE_BYTES) && self.may_go_ahead();
+        match (is_apart, goes_apart) {
+            (false, true) => {
+                self.most.set(INTAKE_BYTES);
+                self.parser.go_apart(true);
+            }
+            (true, false) => self.come_back().await?,
+            (true, true) | (false, false) => {}
+        }
+        Ok(())
+    }
+
+    async fn taken(&mut self) -> Result<Taken, Problem> {
+        if self.parser.is_apart() {
+            let soon = tokio::time::timeout(REST, self.intake.recv());
+            if let Ok(taken) = self.share.unless_cut(soon).await? {
+                return taken.ok_or_else(broke_off);
+            }
+            self.come_back().await?;
+        }
+        let taken = self.share.unless_cut(self.intake.recv()).await?;
+        taken.ok_or_else(broke_off)
+    }
+
+    /// Nothing more is read; what was handed on is still to be stored.
+    fn release(self) {
+        let Self { intake, parser, share, text, ahead, .. } = self;
+        drop((intake, parser));
+        share.shrink(text + ahead);
     }
 }
 
@@ -136,32 +216,40 @@ pub enum Taken {
     Trouble(Problem),
 }
 
-/// Takes a body from its socket, a little ahead of whoever receives it; one that brings nothing for `stalled_max`
-/// breaks off. When nobody receives any more, the server throws the rest away.
-pub fn intake(mut payload: Payload, stalled_max: Duration) -> Receiver<Taken> {
+/// Takes a body from its socket, as much as `most` at once and a little ahead of whoever receives it; one that brings
+/// nothing for `stalled_max` breaks off. When nobody receives any more, the server throws the rest away.
+pub fn intake(payload: Payload, stalled_max: Duration, most: Rc<Cell<usize>>) -> Receiver<Taken> {
     let (sender, receiver) = channel(1);
-    rt::spawn(async move {
-        let mut last = None;
-        while last.is_none() {
-            let mut parts = Vec::new();
-            last = take(&mut payload, stalled_max, &mut parts).await;
-            if !parts.is_empty() && sender.send(Taken::Bytes(parts)).await.is_err() {
-                return;
-            }
-        }
-        if let Some(last) = last {
-            // Whoever does not receive it has an answer already.
-            let _ = sender.send(last).await;
-        }
-    });
+    rt::spawn(take_all(payload, stalled_max, most, sender));
     receiver
+}
+
+async fn take_all(
+    mut payload: Payload,
+    stalled_max: Duration,
+    most: Rc<Cell<usize>>,
+    sender: Sender<Taken>,
+) {
+    let mut last = None;
+    while last.is_none() {
+        let mut parts = Parts::default();
+        last = take(&mut payload, (stalled_max, most.get()), &mut parts).await;
+        let parts = parts.finish();
+        if !parts.is_empty() && sender.send(Taken::Bytes(parts)).await.is_err() {
+            return;
+        }
+    }
+    if let Some(last) = last {
+        // Whoever does not receive it has an answer already.
+        let _ = sender.send(last).await;
+    }
 }
 
 /// Waits for bytes, and takes with them what is there already. Tells what comes after them, if it came with them.
 async fn take(
     payload: &mut Payload,
-    stalled_max: Duration,
-    parts: &mut Vec<Bytes>,
+    (stalled_max, most): (Duration, usize),
+    parts: &mut Parts,
 ) -> Option<Taken> {
     let Ok(mut next) = tokio::time::timeout(stalled_max, payload.next()).await else {
         let detail = format!("the body brought nothing for {} s", stalled_max.as_secs());
@@ -178,9 +266,38 @@ async fn take(
             Some(Err(_)) => return Some(Taken::Trouble(broke_off())),
             None => return Some(Taken::End),
         }
-        if bytes >= INTAKE_BYTES {
+        if bytes >= most {
             return None;
         }
         next = payload.next().now_or_never()?;
+    }
+}
+
+/// Parts of a body, small ones put together.
+#[derive(Default)]
+struct Parts {
+    whole: Vec<Bytes>,
+    small: BytesMut,
+}
+
+impl Parts {
+    fn push(&mut self, part: Bytes) {
+        if part.len() < PART_BYTES_MIN {
+            self.small.extend_from_slice(&part);
+            return;
+        }
+        self.flush();
+        self.whole.push(part);
+    }
+
+    fn flush(&mut self) {
+        if !self.small.is_empty() {
+            self.whole.push(std::mem::take(&mut self.small).freeze());
+        }
+    }
+
+    fn finish(mut self) -> Vec<Bytes> {
+        self.flush();
+        self.whole
     }
 }

@@ -22,8 +22,8 @@ use super::connection::{OpenError, Shapes, Trouble, open};
 use super::footing::{Footing, Grip};
 use super::{declared, log};
 use crate::error::{Error, Outcome};
-use crate::reason::Reason;
 use crate::progress::Progress;
+use crate::reason::Reason;
 use crate::store::{BatchDone, BatchFailure, SchemaChange, Unit, Writer};
 
 /// 8 MiB of page cache: the inner pages of the trees of a few million rows.

@@ -1,0 +1,44 @@
+//! Isolation: what a browser may do with an answer.
+//!
+//! **Invariant:** no answer may be shown within another page; none that is no page may load or run anything.
+//! **Not here:** which pages may ask (`analytics::foreign`).
+
+use actix_web::http::header::{
+    CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+
+/// What an answer is to a browser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Rows, which are never a page.
+    Rows,
+    /// A file of Swagger UI.
+    Documents,
+    /// Anything else; a page says by itself what it may do.
+    Other,
+}
+
+/// What holds for an answer that says nothing else.
+const NOTHING: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+/// Its own files, pictures within its style sheet, the one style that its script adds (named by its SHA-256), and requests
+/// to this router.
+const DOCUMENTS: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; \
+     style-src 'self' 'sha256-RL3ie0nH+Lzz2YNqQN83mnU0J1ot4QL7b99vMdIX99w='; connect-src 'self'; img-src 'self' data:; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+
+/// Tells browsers what they may do with an answer.
+pub fn isolate(headers: &mut HeaderMap, kind: Kind) {
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    let policy = match kind {
+        Kind::Rows => return,
+        Kind::Documents => DOCUMENTS,
+        Kind::Other if headers.contains_key(CONTENT_SECURITY_POLICY) => return,
+        Kind::Other => NOTHING,
+    };
+    headers.insert(CONTENT_SECURITY_POLICY, policy);
+}

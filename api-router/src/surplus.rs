@@ -1,0 +1,72 @@
+//! Surplus: headers that a route would have to ignore. They are refused before it is asked, so that nobody takes
+//! silence for a yes.
+//!
+//! **Invariant:** what names nothing, or a method that a path does not have, is not refused here: it is told so.
+//! **Not here:** what headers mean where they are honoured (`headers`).
+
+use actix_web::dev::ServiceRequest;
+use actix_web::http::Method;
+use actix_web::http::header::{HeaderMap, HeaderName, RANGE};
+use actix_web::web::Data;
+use analytics::Operation;
+use utoipa::openapi::OpenApi;
+
+use crate::data_route::{DataRoute, is_write};
+use crate::headers::{
+    IDEMPOTENCY_KEY, X_DEADLINE_MS, X_MAX_STALENESS_MS, X_SHARD_KEY, deadline, refuse,
+};
+use crate::paths::methods;
+use crate::problem::Problem;
+
+/// Where a key stands in the query, and nowhere else.
+const PLACEMENT: &str = "/api/route";
+
+/// Refuses a header that the route of a request does not honour, and a deadline that cannot be one.
+///
+/// # Errors
+/// TSR113 names the header and what to do.
+pub fn refuse_surplus(request: &ServiceRequest, route: Option<DataRoute>) -> Result<(), Problem> {
+    let headers = request.headers();
+    let concerns = |name: &HeaderName| headers.contains_key(name);
+    let is_row_write = route.is_some_and(|route| route.operation == Operation::Write);
+    // Routes about rows look at their deadline themselves.
+    let may_be_surplus = concerns(&RANGE)
+        || (!is_row_write && concerns(&IDEMPOTENCY_KEY))
+        || (route.is_none() && (concerns(&X_DEADLINE_MS) || concerns(&X_SHARD_KEY)))
+        || (route.is_none() || is_row_write) && concerns(&X_MAX_STALENESS_MS);
+    if !may_be_surplus || !is_served(request) {
+        return Ok(());
+    }
+    let (path, method) = (request.match_info().as_str(), request.method());
+    let hint = "send the request without it; limit, offset and cursor choose rows of a table";
+    refuse(headers, &RANGE, "an answer is sent as a whole", hint)?;
+    if !is_row_write {
+        let why = "only a write of rows is remembered under it";
+        let hint = "send the request without it: it does the same when it is sent again";
+        refuse(headers, &IDEMPOTENCY_KEY, why, hint)?;
+    }
+    if is_write(route, path, method) {
+        let why = "a write is of now";
+        refuse(headers, &X_MAX_STALENESS_MS, why, "send it with reads")?;
+    }
+    if route.is_none() {
+        refuse_beside_rows(headers, path)?;
+    }
+    Ok(())
+}
+
+fn refuse_beside_rows(headers: &HeaderMap, path: &str) -> Result<(), Problem> {
+    deadline(headers)?;
+    if path == PLACEMENT {
+        let hint = "for example /api/route?key=user_123";
+        refuse(headers, &X_SHARD_KEY, "the parameter key names the key", hint)?;
+    }
+    Ok(())
+}
+
+/// Whether the path has this method.
+fn is_served(request: &ServiceRequest) -> bool {
+    let Some(api) = request.app_data::<Data<OpenApi>>() else { return false };
+    let (path, method): (&str, &Method) = (request.match_info().as_str(), request.method());
+    methods(api, path).contains(&method.as_str())
+}
