@@ -6,7 +6,7 @@ use std::sync::Arc;
 use diesel::connection::SimpleConnection;
 use proptest::prelude::*;
 
-use super::super::connection::{Statement, for_each_row, open};
+use super::super::connection::{Statement, for_each_row};
 use super::super::watch::Watch;
 use super::*;
 use crate::keyspace::Slot;
