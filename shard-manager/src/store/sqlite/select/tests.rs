@@ -189,7 +189,8 @@ proptest! {
 
 #[test]
 fn a_page_begins_where_its_cursor_says_whatever_else_is_asked() {
-    let mut connection = diesel::Connection::establish(":memory:").expect("a database in memory");
+    let connection = diesel::Connection::establish(":memory:");
+    let mut connection: diesel::SqliteConnection = connection.expect("a database in memory");
     let made = "CREATE TABLE things (slot INTEGER NOT NULL, shard_key TEXT NOT NULL, id TEXT NOT NULL, word TEXT,
         number INTEGER, flag INTEGER, doc TEXT, version INTEGER NOT NULL, created_at TEXT NOT NULL,
         updated_at TEXT NOT NULL, PRIMARY KEY (slot, shard_key, id)) STRICT, WITHOUT ROWID";
