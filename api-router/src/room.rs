@@ -209,18 +209,25 @@ impl Share {
         grown
     }
 
+    /// Whether it holds so many more bytes now; else others are to give way.
+    fn grow_or_make_way(&self, bytes: usize) -> Result<bool, Problem> {
+        let mut ledger = self.room.ledger();
+        if ledger.holders.get(&self.number).is_none_or(|one| one.gives_way) {
+            return Err(crowded());
+        }
+        let grown = ledger.try_grow(self.number, bytes, Room::BYTES_MAX);
+        if !grown {
+            ledger.make_way(bytes);
+        }
+        Ok(grown)
+    }
+
     async fn grow_later(&self, bytes: usize, until: Instant) -> Result<(), Problem> {
         loop {
             let freed = self.room.freed.notified();
-            let mut ledger = self.room.ledger();
-            if ledger.holders.get(&self.number).is_none_or(|one| one.gives_way) {
-                return Err(crowded());
-            }
-            if ledger.try_grow(self.number, bytes, Room::BYTES_MAX) {
+            if self.grow_or_make_way(bytes)? {
                 return Ok(());
             }
-            ledger.make_way(bytes);
-            drop(ledger);
             let now = Instant::now();
             if now >= until {
                 return Err(crowded());
