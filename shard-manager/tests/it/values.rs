@@ -297,9 +297,10 @@ fn a_row_names_the_member_that_is_wrong() {
     assert_eq!(twice, RowError::Twice { column: "word".into() });
     let misfit = Misfit::Type { expected: Bigint, found: "a string" };
     assert_eq!(refused(&[("n", "\"1\"")]), RowError::Misfit { column: "n".into(), misfit });
-    let contradiction = RowError::KeyContradicted { column: "id".into(), stored: Some("b".into()) };
-    for other in ["\"K\"", "\"k \"", "\"\""] {
-        assert_eq!(refused(&[("id", other)]), contradiction, "{other}");
+    for other in ["K", "k ", ""] {
+        let contradiction =
+            RowError::KeyContradicted { column: "id".into(), stored: Some(other.into()) };
+        assert_eq!(refused(&[("id", &format!("\"{other}\""))]), contradiction, "{other}");
     }
     assert_eq!(
         refused(&[("id", "\"k\""), ("id", "\"other\"")]),
