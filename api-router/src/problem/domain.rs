@@ -9,7 +9,11 @@ use shard_manager::value::Misfit;
 
 use super::{Code, Problem};
 
-/// Why a row was swallowed, only its database knows.
+const EXISTS: &str = "use op upsert or update to change it";
+const NO_SUCH_ROW: &str = "check the id and the shard key; op upsert or insert makes a row";
+const VERSION_DIFFERS: &str = "read the row again, and send its ETag";
+const KEY_REUSED: &str = "a new request needs a new Idempotency-Key";
+/// Only the database knows why it swallowed a row.
 const ASK_OPERATOR: &str =
     "ask the operator of the database: the table's triggers, rules and policies say why";
 
@@ -69,18 +73,10 @@ impl From<Error> for Problem {
             },
             Error::Row(error) => Self::from(&error),
             Error::Key(_) => Self::new(Code::TSR113, detail),
-            Error::Exists => {
-                Self::new(Code::TSR301, detail).hint("use op upsert or update to change it")
-            }
-            Error::NoSuchRow => {
-                Self::new(Code::TSR302, detail).hint("check the id and the shard key; op upsert or insert makes a row")
-            }
-            Error::VersionDiffers => {
-                Self::new(Code::TSR303, detail).hint("read the row again, and send its ETag")
-            }
-            Error::KeyReused => {
-                Self::new(Code::TSR109, detail).hint("a new request needs a new Idempotency-Key")
-            }
+            Error::Exists => Self::new(Code::TSR301, detail).hint(EXISTS),
+            Error::NoSuchRow => Self::new(Code::TSR302, detail).hint(NO_SUCH_ROW),
+            Error::VersionDiffers => Self::new(Code::TSR303, detail).hint(VERSION_DIFFERS),
+            Error::KeyReused => Self::new(Code::TSR109, detail).hint(KEY_REUSED),
             Error::Remembered(first) => {
                 let mut problem = Self::from(*first);
                 problem.rare().replayed = true;

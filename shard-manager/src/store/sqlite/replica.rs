@@ -6,6 +6,8 @@
 //! **Invariant:** the replica is told as following only when it has caught up once.
 //! **Not here:** which replica answers a read (`replica_set`).
 
+mod pauses;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,16 +26,12 @@ use crate::brake::{Brake, Gear};
 use crate::progress::{Progress, ReplicaState};
 use crate::value::format_timestamp;
 
+use pauses::{RETRY_FIRST, pauses};
+
 /// A replica is synced at least so often; until then the log keeps what it has applied.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// Or when it has applied so many batches since.
 const SYNC_EVERY_BATCHES: u64 = 256;
-/// The pause after a first failure; it doubles with each further one.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-/// The longest pause.
-const RETRY_MAX: Duration = Duration::from_secs(10);
-/// The longest pause while only room is missing: to try costs little, and writes at `quorum` wait for it.
-const RETRY_ROOM_MAX: Duration = Duration::from_secs(1);
 /// How long a router that ends lets a replica catch up.
 const CATCH_UP_MAX: Duration = Duration::from_secs(2);
 /// How long an applier that nobody waits for lets batches gather after each transaction: under load it then
@@ -459,13 +457,6 @@ fn inodes(path: &Path) -> [Option<Inode>; 2] {
     [Inode::at(path), Inode::at(Path::new(&wal))]
 }
 
-/// The pause after a failure, and the one after the next.
-fn pauses(retry: Duration, only_lacks_room: bool) -> (Duration, Duration) {
-    let most = if only_lacks_room { RETRY_ROOM_MAX } else { RETRY_MAX };
-    let pause = retry.min(most);
-    (pause, (pause * 2).min(RETRY_MAX))
-}
-
 /// What can go wrong in a turn.
 enum ApplyTrouble {
     Attach(OpenError),
@@ -476,35 +467,5 @@ impl ApplyTrouble {
     /// Whether it works again as soon as there is room, and costs little to try until then.
     fn is_of_room(&self) -> bool {
         matches!(self, Self::Attach(OpenError::NoSpace { .. }) | Self::Apply(ApplyError::Full(_)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The pauses after so many failures in a row.
-    fn pauses_of(failures: usize, only_lack_room: bool) -> Vec<Duration> {
-        let mut retry = RETRY_FIRST;
-        let failed = std::iter::repeat_with(|| {
-            let (pause, next) = pauses(retry, only_lack_room);
-            retry = next;
-            pause
-        });
-        failed.take(failures).collect()
-    }
-
-    #[test]
-    fn a_replica_without_room_is_tried_again_at_least_every_second() {
-        let pauses = pauses_of(20, true);
-        assert!(pauses.iter().all(|pause| *pause <= Duration::from_secs(1)), "{pauses:?}");
-        assert_eq!(pauses[0], RETRY_FIRST);
-    }
-
-    #[test]
-    fn a_replica_in_other_trouble_is_tried_less_and_less_often() {
-        let pauses = pauses_of(20, false);
-        assert!(pauses.is_sorted(), "{pauses:?}");
-        assert_eq!((pauses[0], pauses[19]), (RETRY_FIRST, RETRY_MAX));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use diesel::connection::SimpleConnection;
 use proptest::prelude::*;
 
-use super::super::connection::{Statement, for_each_row, open};
+use super::super::connection::{Statement, for_each_row};
 use super::super::watch::Watch;
 use super::*;
 use crate::keyspace::Slot;
@@ -194,7 +194,8 @@ proptest! {
 
 /// An empty table, and what a plan calls the ways to its rows.
 fn things() -> (diesel::sqlite::SqliteConnection, Watch) {
-    let mut connection = diesel::Connection::establish(":memory:").expect("a database in memory");
+    let mut connection: diesel::sqlite::SqliteConnection =
+        diesel::Connection::establish(":memory:").expect("a database in memory");
     let made = "CREATE TABLE things (slot INTEGER NOT NULL, shard_key TEXT NOT NULL, id TEXT NOT NULL, word TEXT,
         number INTEGER, flag INTEGER, doc TEXT, version INTEGER NOT NULL, created_at TEXT NOT NULL,
         updated_at TEXT NOT NULL, PRIMARY KEY (slot, shard_key, id)) STRICT, WITHOUT ROWID";

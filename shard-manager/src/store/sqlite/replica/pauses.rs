@@ -1,0 +1,50 @@
+//! Pauses between attempts to bring a replica back: each is twice as long as the one before, up to a limit.
+//!
+//! **Not here:** the attempts themselves (`replica`).
+
+use std::time::Duration;
+
+/// The pause after a first failure; it doubles with each further one.
+pub(super) const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// The longest pause.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+/// The longest pause while only disk space is missing: an attempt costs little, and writes at
+/// `quorum` wait for it.
+const RETRY_ROOM_MAX: Duration = Duration::from_secs(1);
+
+/// Returns the pause after a failure, and the one after the next failure.
+pub(super) fn pauses(retry: Duration, only_lacks_room: bool) -> (Duration, Duration) {
+    let most = if only_lacks_room { RETRY_ROOM_MAX } else { RETRY_MAX };
+    let pause = retry.min(most);
+    (pause, (pause * 2).min(RETRY_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pauses after so many failures in a row.
+    fn pauses_of(failures: usize, only_lack_room: bool) -> Vec<Duration> {
+        let mut retry = RETRY_FIRST;
+        let failed = std::iter::repeat_with(|| {
+            let (pause, next) = pauses(retry, only_lack_room);
+            retry = next;
+            pause
+        });
+        failed.take(failures).collect()
+    }
+
+    #[test]
+    fn a_replica_without_room_is_tried_again_at_least_every_second() {
+        let pauses = pauses_of(20, true);
+        assert!(pauses.iter().all(|pause| *pause <= Duration::from_secs(1)), "{pauses:?}");
+        assert_eq!(pauses[0], RETRY_FIRST);
+    }
+
+    #[test]
+    fn a_replica_in_other_trouble_is_tried_less_and_less_often() {
+        let pauses = pauses_of(20, false);
+        assert!(pauses.is_sorted(), "{pauses:?}");
+        assert_eq!((pauses[0], pauses[19]), (RETRY_FIRST, RETRY_MAX));
+    }
+}
