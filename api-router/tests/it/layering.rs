@@ -106,7 +106,7 @@ const PURE: &[&str] = &[
 const LINES_MAX: usize = 500;
 const FORBIDDEN_NAMES: [&str; 5] = ["utils", "util", "common", "helpers", "types"];
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 

@@ -1,0 +1,115 @@
+//! The rules, and the cases of a text that break them.
+
+use std::collections::BTreeMap;
+
+use super::old_names::OLD_NAMES;
+use super::text::Text;
+
+/// A place that breaks a rule.
+pub(super) struct Case {
+    pub(super) rule: &'static str,
+    pub(super) file: String,
+    pub(super) line: usize,
+    pub(super) excerpt: String,
+}
+
+const LONG: &str = "comment line over 100 columns";
+const REFERRING: &str = "doc comment that refers to another";
+const OPENING: &str = "doc comment that opens with a question word or pronoun";
+const WORDS: &str = "words of a private dialect";
+const OLD: &str = "name that has a better one";
+const TWIN: &str = "public type whose name another one has";
+
+/// Every rule that looks at one text, with an example that breaks it.
+pub(super) const RULES: [(&str, &str); 5] = [
+    (
+        LONG,
+        "// A comment that goes on and on until it is longer than the hundred columns that a comment line may have.",
+    ),
+    (REFERRING, "/// As there.\nfn drain() {}"),
+    (OPENING, "/// What a client has seen.\nstruct Seen;"),
+    (WORDS, "// The file is made anew."),
+    (OLD, "pub(crate) struct Brake;"),
+];
+
+const COLUMNS_MAX: usize = 100;
+const OPENINGS: [&str; 8] = ["What", "Who", "Whoever", "Whether", "How", "Told", "Of", "As"];
+const DIALECT: [&str; 6] =
+    ["made anew", "in bad order", "whoever", "nobody", "somebody", "to tell of"];
+
+/// Cases of one text.
+pub(super) fn find(text: &Text) -> impl Iterator<Item = Case> + use<> {
+    let mut cases = Vec::new();
+    let mut add = |rule, line, excerpt: &str| {
+        let excerpt = excerpt.chars().take(COLUMNS_MAX).collect();
+        cases.push(Case { rule, file: text.name.clone(), line, excerpt });
+    };
+    for (line, said) in text.comments() {
+        if is_long(text, line, said) {
+            add(LONG, line, said);
+        }
+        let lower = said.to_lowercase();
+        for phrase in DIALECT {
+            for _ in 0..occurrences(&lower, phrase) {
+                add(WORDS, line, said);
+            }
+        }
+    }
+    for (line, said) in text.doc_openings() {
+        let first = said.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+        let is_about_another = said.starts_with("As there")
+            || [
+                "The same.",
+                "The same,",
+                "The same of",
+                "The same for",
+                "The same as",
+                "The same with",
+            ]
+            .iter()
+            .any(|opening| said.starts_with(opening));
+        if is_about_another {
+            add(REFERRING, line, said);
+        } else if OPENINGS.contains(&first) {
+            add(OPENING, line, said);
+        }
+    }
+    for (line, name) in text.declarations() {
+        if OLD_NAMES.contains(&name) {
+            add(OLD, line, name);
+        }
+    }
+    cases.into_iter()
+}
+
+/// Public types of one name in one top-level folder, each but the first.
+pub(super) fn twins(texts: &[Text]) -> Vec<Case> {
+    let mut seen: BTreeMap<(&str, &str), &str> = BTreeMap::new();
+    let mut cases = Vec::new();
+    for text in texts.iter().filter(|text| !text.name.contains("/tests/")) {
+        for (line, name) in text.public_types() {
+            let Some(first) = seen.insert((text.folder(), name), &text.name) else { continue };
+            let excerpt = format!("{name}, as in {first}");
+            cases.push(Case { rule: TWIN, file: text.name.clone(), line, excerpt });
+        }
+    }
+    cases
+}
+
+/// Tables, links and quoted literals may be as long as they are.
+fn is_long(text: &Text, line: usize, said: &str) -> bool {
+    let columns = text.lines[line - 1].chars().count();
+    let is_free = said.starts_with('|') || said.contains("://") || text.name.ends_with(".md");
+    columns > COLUMNS_MAX && !is_free
+}
+
+/// Times that the phrase stands in the text as whole words.
+fn occurrences(text: &str, phrase: &str) -> usize {
+    let is_letter = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    let found = text.match_indices(phrase);
+    let whole = found.filter(|(start, found)| {
+        let after = text[start + found.len()..].chars().next();
+        !is_letter(text[..*start].chars().next_back()) && !is_letter(after)
+    });
+    whole.count()
+}
