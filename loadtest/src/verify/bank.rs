@@ -24,8 +24,6 @@ use crate::wire::Asked;
 
 /// How often a bank is opened before that is given up.
 const OPENINGS_MAX: u32 = 5;
-/// How often a bank is read as soon as it is open. Of eight banks so many reads meet each of three nodes for sure.
-const OPENING_READS: u32 = 8;
 
 #[derive(Deserialize)]
 struct Rows {
@@ -78,10 +76,6 @@ async fn open_one(session: &mut Session, bank: &str) -> anyhow::Result<()> {
         changes.push(Change { id: counter(bank), amount: 0, based_on: 0 });
         let sent = together(session, bank, changes, Level::All).await;
         if sent.outcome == Outcome::Ok {
-            // From wherever they are answered: a node without the bank shows now, while it lags, or never.
-            for _ in 0..OPENING_READS {
-                look(session, bank, Level::One, false).await;
-            }
             return Ok(());
         }
         let failure = sent.done.sample.verdict.err();

@@ -13,6 +13,8 @@ fn a_read_that_finds_no_connection_free_is_told_as_waiting_until_it_has_one() {
     let progress = std::sync::Arc::new(Progress::new(History::new(vec![(1, 0)]).unwrap(), 0, 0));
     let witness = Witness::primary(&progress);
     let file = dir.path().join("shard1.db");
+    // Readers open a file that is there, and make none.
+    std::fs::File::create(&file).unwrap();
     let readers = Readers::open("shard1", &file, witness, &Housekeeping::start()).unwrap();
     let max = 2 * READERS_MAX as usize;
     // One connection is opened at once, for reads by key.
