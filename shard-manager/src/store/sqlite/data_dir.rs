@@ -191,7 +191,7 @@ pub(crate) fn has_no_room(folder: &Path) -> bool {
 
 /// How often a lock is tried, and how long after each failure: a command that looks whether a router runs has it
 /// for an instant.
-const LOCK_TRIES: usize = 10;
+const LOCK_TRIES: usize = 400;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 fn lock_in_time(lock: &File) -> Result<(), TryLockError> {
