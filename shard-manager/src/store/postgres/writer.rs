@@ -78,6 +78,9 @@ impl PgWriter {
 
     /// The connection, or a new one if there is none that may be used.
     async fn session(&mut self) -> Result<(LaneSession, Term), Broken> {
+        // Lets the task of an idle connection see first that the server has closed it: the outcome of a
+        // batch that is sent on it would be unknown.
+        tokio::task::yield_now().await;
         if let Some((mut open, term)) = self.session.take()
             && self.leader.term() == term
             && !open.connection.is_broken()
