@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use actix_web::HttpRequest;
 use actix_web::http::header::{
     ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, IF_MATCH,
-    IF_NONE_MATCH, RANGE,
+    IF_NONE_MATCH,
 };
 use shard_manager::consistency::Level;
 use shard_manager::keyspace::ShardKey;
@@ -116,21 +116,6 @@ pub fn refuse_conditions(headers: &HeaderMap) -> Result<(), Problem> {
         }
     }
     Ok(())
-}
-
-/// Refuses a page that is asked for in `Range`, as PostgREST takes it: the client would get another
-/// one. A range of bytes is left alone, as RFC 9110, 14.2 wants it of a server that has none.
-///
-/// # Errors
-/// TSR113 that says how pages are asked for.
-pub fn refuse_row_range(headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(range) = headers.get(RANGE) else { return Ok(()) };
-    if range.as_bytes().starts_with(b"bytes") {
-        return Ok(());
-    }
-    let detail = "Range is not supported: pages are asked for in the query string";
-    Err(Problem::new(Code::TSR113, detail)
-        .hint("send limit, and next_cursor of the page before as cursor"))
 }
 
 /// Whether the client of a read has the row of this version already (`If-None-Match`).

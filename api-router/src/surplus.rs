@@ -38,8 +38,8 @@ pub fn refuse_surplus(request: &ServiceRequest, route: Option<DataRoute>) -> Res
         return Ok(());
     }
     let (path, method) = (request.match_info().as_str(), request.method());
-    let hint = "send the request without it; limit, offset and cursor choose rows of a table";
-    refuse(headers, &RANGE, "an answer is sent as a whole", hint)?;
+    let hint = "send the request without it; limit, and next_cursor as cursor, page through rows";
+    refuse(headers, &RANGE, "ranges are not supported, an answer is sent as a whole", hint)?;
     if !is_row_write {
         let why = "only a write of rows is remembered under it";
         let hint = "send the request without it: it does the same when it is sent again";

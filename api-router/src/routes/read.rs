@@ -21,7 +21,7 @@ use crate::answer::{
 };
 use crate::app::App;
 use crate::filter::shown;
-use crate::headers::{DataHeaders, has_version, refuse_row_range};
+use crate::headers::{DataHeaders, has_version};
 use crate::prefer::Preference;
 use crate::problem::{Code, Problem};
 use crate::query::{Parameters, read_query};
@@ -96,7 +96,6 @@ pub(crate) async fn read_rows(
 ) -> Result<HttpResponse, Problem> {
     let began = Instant::now();
     let headers = DataHeaders::parse(&app.manager, &request, began)?;
-    refuse_row_range(request.headers())?;
     let parameters = Parameters::parse(request.query_string())?;
     let key = one_key(headers.shard_key, parameters.single("shardKey")?, None)?;
     let table = parameters.single("table")?;

@@ -37,4 +37,4 @@ for (const [name, count] of [["Ada", 1], ["Eve", 0]] as const) {
 }
 
 const health = await router.GET("/api/health");
-need(health.data?.status === "ok", health.error ?? health.data);
+need(health.data?.success === true, health.error ?? health.data);

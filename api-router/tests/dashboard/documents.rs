@@ -10,6 +10,10 @@ fn swagger_ui_lists_operations_and_calls_them_under_its_policy() {
     page.until("it lists operations", "document.querySelectorAll('.opblock').length > 10");
     let live = "[...document.querySelectorAll('.opblock')].find((one) => \
                 one.querySelector('.opblock-summary-path')?.dataset.path === '/live')";
+    page.until(
+        "the operation is listed",
+        &format!("{live}.querySelector('.opblock-summary-control') !== null"),
+    );
     page.value(&format!("{live}.querySelector('.opblock-summary-control').click()"));
     page.until("it can be tried", &format!("{live}.querySelector('.execute') !== null"));
     page.value(&format!("{live}.querySelector('.execute').click()"));

@@ -86,8 +86,8 @@ fn reasons(router: &Router) -> (String, Vec<(String, String)>) {
     (health["status"].as_str().unwrap().to_owned(), told)
 }
 
-fn has_reason(router: &Router, node: &str, name: &str) -> bool {
-    reasons(router).1.contains(&(node.to_owned(), name.to_owned()))
+fn reason(node: &str, name: &str) -> (String, String) {
+    (node.to_owned(), name.to_owned())
 }
 
 /// What `/metrics` counts of the one shard.
@@ -121,9 +121,8 @@ fn of_a_primary_whose_rows_are_wrong_nothing_is_read_and_nothing_is_built_on_the
     let (_folder, data) = closed_directory("2");
     flip(&data.join("shard1-primary.db"));
     let router = reopened(&data, "2");
-    until("the primary is named", || has_reason(&router, "shard1-primary", "rows_wrong"));
-    let named = vec![("shard1-primary".to_owned(), "rows_wrong".to_owned())];
-    assert_eq!(reasons(&router), ("degraded".to_owned(), named));
+    let named = ("degraded".to_owned(), vec![reason("shard1-primary", "rows_wrong")]);
+    until("the primary alone is named", || reasons(&router) == named);
     for _ in 0..10 {
         assert_eq!(stranger(&router).user_at("ada", "one"), Seen::by("replica", &[RIGHT]));
     }
@@ -162,13 +161,13 @@ fn of_two_copies_that_differ_both_are_named_and_neither_is_touched() {
     let (primary, replica) = (data.join("shard1-primary.db"), data.join("shard1-replica1.db"));
     flip(&replica);
     let mut router = reopened(&data, "1");
-    until("the difference is told", || reasons(&router).0 != "ok");
-    let named = ["shard1-primary", "shard1-replica1"];
-    let named = named.map(|node| (node.to_owned(), "copies_differ".to_owned()));
-    assert_eq!(reasons(&router), ("degraded".to_owned(), named.to_vec()));
+    let named = ["shard1-primary", "shard1-replica1"].map(|node| reason(node, "copies_differ"));
+    let told = ("degraded".to_owned(), named.to_vec());
+    until("the difference is told", || reasons(&router) == told);
     let passes = counted(&router, "compared");
     until("it was compared again", || counted(&router, "compared") > passes + 1);
-    assert_eq!(reasons(&router).1, named);
+    let still = reasons(&router).1;
+    assert!(named.iter().all(|named| still.contains(named)), "{still:?}");
     assert_eq!(stranger(&router).user_at("ada", "all"), Seen::by("primary", &[RIGHT]));
     router.end();
     assert!(holds(&primary, RIGHT) && holds(&replica, WRONG));
@@ -182,12 +181,13 @@ fn copies_that_are_written_to_all_the_time_are_never_found_to_differ() {
     let write = |writer: usize| {
         let mut client = stranger(&router);
         let key = |n: usize| format!("w{writer}-{n}");
+        let patient = [("x-deadline-ms", "25000")];
         for round in 0.. {
             for part in 0..15 {
                 let rows = (part * 100..(part + 1) * 100)
                     .map(|n| user(&key(n), &format!("round {round}"))["data"].clone());
                 let body = json!({"table": "users", "records": rows.collect::<Vec<_>>()});
-                let reply = client.send("POST", "/api/bulk-write", &[], Some(&body));
+                let reply = client.send("POST", "/api/bulk-write", &patient, Some(&body));
                 assert!(reply.status < 300, "{}", reply.text());
                 let n = part * 100 + round % 100;
                 client.write(&key(n), &user_op("update", &key(n), "alone"));
@@ -208,6 +208,7 @@ fn copies_that_are_written_to_all_the_time_are_never_found_to_differ() {
         done.store(true, Ordering::Relaxed);
     });
     assert!(counted(&router, "compared") >= 2, "it was compared under load");
+    // Replicas may have fallen behind under the load, which is told as well.
+    until("all is well", || reasons(&router) == ("ok".to_owned(), Vec::new()));
     assert_eq!(counted(&router, "differences"), 0);
-    assert_eq!(reasons(&router), ("ok".to_owned(), Vec::new()));
 }

@@ -62,8 +62,9 @@ fn check_refused(reply: &Reply, outcome: &str, reason: &str) {
 
 /// Writes are refused, reads go on, and health and figures say why.
 fn check_lost(router: &Router, reason: &str) {
-    let health = await_health(router, "down", |health| health["status"] == "down");
-    assert!(trouble(&health).contains(reason), "{health}");
+    let health = await_health(router, "down for that reason", |health| {
+        health["status"] == "down" && trouble(health).contains(reason)
+    });
     assert_eq!(health["health"]["shard1"]["primary"], false);
     check_refused(&router.write_user("eve", "Eve"), "rejected", reason);
     let table = json!({"name": "things", "columns": [{"name": "thing_id", "type": "text"}], "key": "thing_id"});

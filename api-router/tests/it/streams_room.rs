@@ -52,8 +52,9 @@ fn fill(held: &mut Vec<Held>, mut begin: impl FnMut() -> TcpStream) -> Value {
     let began = Instant::now();
     loop {
         held.push(Held { stream: begin(), answer: Vec::new() });
-        let told = held.iter_mut().find_map(Held::problem);
-        if let Some(problem) = told {
+        // On a slow machine the first may have stalled for too long before room runs out.
+        let mut told = held.iter_mut().filter_map(Held::problem);
+        if let Some(problem) = told.find(|problem| problem["code"] != "TSR004") {
             return problem;
         }
         assert!(began.elapsed() < PATIENCE * 4, "room for {} bodies", held.len());
@@ -196,11 +197,15 @@ fn a_row_that_comes_in_many_small_parts_is_whole() {
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.contains("\"stored\":2"), "{answer}");
     }
+    // The connections told this client nothing of what they wrote: replicas may not have it yet.
+    let read = |key: &str| {
+        let headers = [("x-shard-key", key), ("x-consistency", "all")];
+        router.send("GET", "/api/read?table=users", &headers, None).json()["data"][0].clone()
+    };
     for key in ["a", "c", "d"] {
-        let read = router.read(key, "table=users&select=name").json();
-        assert_eq!(read["data"][0]["name"].as_str().map(str::len), Some(name.len()), "{key}");
+        assert_eq!(read(key)["name"].as_str().map(str::len), Some(name.len()), "{key}");
     }
-    assert_eq!(router.read("d", "table=users").json()["data"][0]["email"], "e\n\"");
+    assert_eq!(read("d")["email"], "e\n\"");
 }
 
 #[test]
@@ -222,7 +227,10 @@ fn blank_lines_end_a_body_that_has_hardly_anything_else() {
         assert!(problem["detail"].as_str().unwrap().contains("blank lines"), "{problem}");
     }
     // As many as the rows have are no trouble.
-    let spread = lines(0..20_000).replace('\n', &format!("{}\n", "\n".repeat(60)));
+    let (name, blank) = ("n".repeat(600), "\n".repeat(600));
+    let spread: String = (0..2_000)
+        .map(|n| format!("{{\"user_id\":\"u{n}\",\"email\":\"e\",\"name\":\"{name}\"}}\n{blank}"))
+        .collect();
     let reply = stream(&router, &[NDJSON, patient], spread.as_bytes());
     assert_eq!(reply.status, 201, "{}", reply.text());
 }

@@ -3,7 +3,9 @@
 //! A transfer is one transaction: two accounts and a counter change if each still has the version that was read, and a
 //! row of the ledger is made.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::Method;
@@ -15,7 +17,7 @@ use super::attempt::{self, Attempted, Done};
 use super::batch::outcomes;
 use super::names::{account, counter, entry};
 use super::session::Session;
-use super::{ACCOUNTS, BANKS, DEPOSIT};
+use super::{ACCOUNTS, BANKS, DEPOSIT, PAUSE, Verification};
 use crate::own_rows::TRANSACTIONS;
 use crate::requests::{self, IDEMPOTENCY_KEY};
 use crate::tally::Operation as Counted;
@@ -24,6 +26,10 @@ use crate::wire::Asked;
 
 /// How often a bank is opened before that is given up.
 const OPENINGS_MAX: u32 = 5;
+/// How often a bank is read as soon as it is open. Of eight banks so many reads meet each of three nodes for sure.
+const OPENING_READS: u32 = 8;
+/// How long all nodes of servers may take to show a bank, before the run goes on without.
+const SHOWN_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
 struct Rows {
@@ -59,12 +65,48 @@ pub(super) fn name(id: &str) -> String {
 
 /// Opens all banks.
 pub(super) async fn open(session: &mut Session) -> anyhow::Result<()> {
+    let of = Arc::clone(&session.of);
+    let is_embedded = is_embedded(&of).await;
     for number in 0..BANKS {
-        let bank = session.of.names.bank(number);
+        let bank = of.names.bank(number);
         open_one(session, &bank).await?;
+        if is_embedded {
+            // From wherever they are answered: a node without the bank shows now, while it lags, or never.
+            for _ in 0..OPENING_READS {
+                look(session, &bank, Level::One, false).await;
+            }
+        } else {
+            await_shown(&of, &bank).await;
+        }
     }
     session.log.flush();
     Ok(())
+}
+
+/// Tells if rows are in files of the router: what is written there at `all` is read from all nodes
+/// at once.
+async fn is_embedded(of: &Verification) -> bool {
+    let Ok(asked) = requests::get("/api/health") else { return false };
+    let answer = of.pools[0].send(asked, SHOWN_MAX).await;
+    let tells = |body: &Bytes| String::from_utf8_lossy(body).contains(r#""levels":"embedded"#);
+    answer.is_ok_and(|answer| tells(&answer.body))
+}
+
+/// Waits until reads show a bank, wherever they are answered. A row that is on the disks of all
+/// servers may be shown by some a moment later, which breaks no promise.
+async fn await_shown(of: &Verification, bank: &str) {
+    let began = Instant::now();
+    let mut shown = 0;
+    while shown < OPENING_READS && began.elapsed() < SHOWN_MAX {
+        let answer = of.pools[0].send(accounts_of(bank), SHOWN_MAX).await;
+        let rows = answer.ok().and_then(|answer| serde_json::from_slice::<Rows>(&answer.body).ok());
+        if rows.is_some_and(|rows| rows.data.len() >= ACCOUNTS as usize) {
+            shown += 1;
+        } else {
+            shown = 0;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
 }
 
 /// Opens a bank on every node: a read without a token must never find one that is not open yet.

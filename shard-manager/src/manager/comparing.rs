@@ -258,7 +258,6 @@ impl Walker {
             self.walk.has_gaps = true;
             return;
         }
-        self.shard.doubts.count_differences(rows.len() as u64);
         for RowApart { copies, .. } in rows {
             match judge(copies) {
                 Verdict::Wrong(wrong) => self.walk.wrong.extend(wrong),
@@ -270,6 +269,8 @@ impl Walker {
         self.settle();
         self.act();
         self.tell(false);
+        // Last: a difference that is counted is one that is told and acted on.
+        self.shard.doubts.count_differences(rows.len() as u64);
     }
 
     /// Looks for what copies do not tell by their rows: a file that contradicts itself is wrong, if another one does not.

@@ -97,7 +97,7 @@ fn a_token_of_a_timeline_that_the_router_has_not_heard_of_waits_for_it_and_is_ne
         let after = put(&other, "after", &at(Level::One)).await.unwrap();
         let session = seen(&other, &after);
 
-        let with = Wish { session: session.clone(), ..within(300, Level::One) };
+        let with = Wish { session: session.clone(), ..within(2_000, Level::One) };
         let failure = get(&sleeper, "after", &with).await.unwrap_err();
         assert!(matches!(failure.error, Error::NoPrimary { .. }), "{failure:?}");
 
