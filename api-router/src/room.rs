@@ -111,8 +111,16 @@ impl Ledger {
         fits
     }
 
-    /// Has bodies give way until so many more bytes would fit. Those that do so already have not gone yet.
-    fn make_way(&mut self, bytes: usize) {
+    /// Has bodies give way until so many more bytes of this one would fit. Those that do so already
+    /// have not gone yet. If all the others that may go are not enough, none has to: those that do
+    /// not wait for their clients are about to make room.
+    fn make_way(&mut self, number: u64, bytes: usize) {
+        let others = self.holders.iter().filter(|(other, _)| **other != number);
+        let may_go = others.filter(|(_, one)| one.waits || one.gives_way);
+        let most: usize = may_go.map(|(_, one)| one.bytes).sum();
+        if self.held - most + bytes > Room::BYTES_MAX {
+            return;
+        }
         let going = |ledger: &Self| -> usize {
             ledger.holders.values().filter(|one| one.gives_way).map(|one| one.bytes).sum()
         };
@@ -217,7 +225,7 @@ impl Share {
         }
         let grown = ledger.try_grow(self.number, bytes, Room::BYTES_MAX);
         if !grown {
-            ledger.make_way(bytes);
+            ledger.make_way(self.number, bytes);
         }
         Ok(grown)
     }
@@ -271,4 +279,28 @@ fn crowded() -> Problem {
     );
     Problem::new(Code::TSR005, detail)
         .hint("send again after Retry-After, without pausing; if next_index is told, from there")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn none_gives_way_unless_that_makes_enough_room() {
+        let room = Arc::new(Room::default());
+        let share = |bytes| {
+            let share = room.enter(None);
+            assert!(room.ledger().try_grow(share.number, bytes, Room::BYTES_MAX));
+            share
+        };
+        let _busy = share(Room::BYTES_MAX - 1_000);
+        let (waiting, late) = (share(500), share(100));
+        waiting.wait(true);
+        late.wait(true);
+        let gives_way = |share: &Share| room.ledger().holders[&share.number].gives_way;
+        assert!(!late.grow_or_make_way(2_000).unwrap());
+        assert!(!gives_way(&waiting) && !gives_way(&late), "all of them are not enough");
+        assert!(!late.grow_or_make_way(800).unwrap());
+        assert!(gives_way(&waiting), "without it there is room");
+    }
 }

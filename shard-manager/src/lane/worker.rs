@@ -282,6 +282,7 @@ impl<W: AsyncWriter> Worker<W> {
                     self.answer_all(batch, done, began);
                 }
                 Err(BatchFailure { divisible: true, .. }) if batch.len() > 1 => {
+                    self.state.pulse.begin();
                     let second = batch.split_off(batch.len() / 2);
                     parts.extend([second, batch]);
                 }
@@ -366,6 +367,8 @@ impl<W: AsyncWriter> Worker<W> {
         let (first, second) = changes.split_at(changes.len() / 2);
         let mut parts = vec![second, first];
         while let Some(part) = parts.pop() {
+            // Each part is a step forward: many small ones together are no standstill.
+            self.state.pulse.begin();
             match self.writer.apply(&[Unit { rows: part, whole: None }]).await {
                 Ok(applied) => {
                     done.position = applied.position;

@@ -27,6 +27,7 @@ use crate::progress::{Progress, ReplicaState};
 use crate::reason::{Findings, Reason};
 use crate::store::sqlite::check;
 use crate::store::sqlite::compare::{self, CopyFile, Obstacle, Place, RowApart, Stretch, Terms};
+use crate::store::sqlite::footing::Footing;
 use crate::store::sqlite::reader::Readers;
 use crate::store::sqlite::replica::Replica;
 use crate::table::{Registry, Table};
@@ -60,6 +61,8 @@ pub(super) struct Compared {
     pub(super) findings: Vec<Arc<Findings>>,
     /// The primary's file.
     pub(super) primary: PathBuf,
+    /// The state of the primary's file: another one of its name is never opened.
+    pub(super) footing: Option<Arc<Footing>>,
     /// The replicas and their files.
     pub(super) replicas: Vec<(Arc<Replica>, PathBuf)>,
 }
@@ -385,8 +388,12 @@ impl Walker {
 }
 
 impl Compared {
-    /// The copies that can be looked at now, the primary first.
+    /// The copies that can be looked at now, the primary first; none if another file may have taken
+    /// the primary's place: SQLite would replay the WAL of the one into the other.
     fn hold(&self) -> Held<'_> {
+        if self.footing.as_ref().is_some_and(|footing| footing.check().is_err()) {
+            return Held { files: Vec::new(), readers: Vec::new() };
+        }
         let mut files = vec![CopyFile { number: 0, path: &self.primary }];
         let mut held = Vec::new();
         for (index, (replica, path)) in self.replicas.iter().enumerate() {

@@ -26,6 +26,7 @@ use crate::store::readers::Readers;
 use crate::store::replica::Replica;
 use crate::store::sqlite::catalog::{self, Catalog};
 use crate::store::sqlite::data_dir::{DataDir, has_no_room};
+use crate::store::sqlite::footing::Footing;
 use crate::store::sqlite::guard::Guard;
 use crate::store::sqlite::intents::Intents;
 use crate::store::sqlite::reader::{Housekeeping, Readers as FileReaders, Witness};
@@ -128,6 +129,7 @@ impl Manager {
                     .map(Arc::clone)
                     .collect(),
                 primary: files.data_dir.primary(shard.name()),
+                footing: shard.footing().cloned(),
                 replicas: replicas.map(|(index, replica)| (replica, file(index))).collect(),
             }
         });
@@ -151,23 +153,29 @@ impl Manager {
     /// stays noted: a damaged replica that is mended now is looked at once more by the next start, and one that is not
     /// attached is mended when it is.
     fn check_files(&self, files: &Files) {
-        let mut checks: Vec<(PathBuf, Suspect)> = Vec::new();
+        let mut checks: Vec<(PathBuf, Option<Arc<Footing>>, Suspect)> = Vec::new();
         for shard in &self.shards {
-            checks.push((files.data_dir.primary(shard.name()), shard.primary_suspect()));
+            let primary = files.data_dir.primary(shard.name());
+            checks.push((primary, shard.footing().cloned(), shard.primary_suspect()));
             let attached = shard.replica_suspects();
             let suspects = attached.chain(std::iter::repeat_with(|| Box::new(|| ()) as Suspect));
             let files = (0..Topology::REPLICAS_MAX)
                 .map(|index| files.data_dir.replica(shard.name(), index));
-            checks.extend(files.zip(suspects));
+            checks.extend(files.zip(suspects).map(|(file, suspect)| (file, None, suspect)));
         }
         // What is not there is made anew, or was never made.
-        checks.retain(|(file, _)| std::fs::metadata(file).is_ok_and(|file| file.len() > 0));
+        checks.retain(|(file, ..)| std::fs::metadata(file).is_ok_and(|file| file.len() > 0));
         let (closed, found_well) = (Arc::clone(&files.closed), files.data_dir.found_well());
         let work = move || {
             let mut well = true;
-            for (file, damaged) in &checks {
+            for (file, footing, damaged) in &checks {
                 if closed.load(Ordering::Acquire) {
                     return;
+                }
+                if footing.as_ref().is_some_and(|footing| footing.check().is_err()) {
+                    // Another file may have taken its place, and must not be opened beside its WAL.
+                    well = false;
+                    continue;
                 }
                 if let Err(error) = check::quick(file) {
                     tracing::error!(%error, "a file is damaged");

@@ -307,6 +307,9 @@ impl Keeper {
         if !self.usable {
             self.progress.set_state(spec.index, ReplicaState::Building);
             self.close_readers();
+            if self.replica.stopping.load(Ordering::SeqCst) {
+                return Ok(());
+            }
             tracing::info!(node = %spec.node, "a replica is made from a snapshot of its primary");
             snapshot::make(&spec.primary, &spec.file)?;
             self.usable = true;
@@ -324,7 +327,7 @@ impl Keeper {
     }
 
     /// Nobody may have the old file open when a new one takes its name: what SQLite keeps beside a file is found by
-    /// that name.
+    /// that name. An end is not kept waiting by one who reads it for long.
     fn close_readers(&self) {
         let Some(readers) = self.replica.readers.swap(None) else { return };
         let readers = {
@@ -332,7 +335,8 @@ impl Keeper {
             drop(readers);
             watched
         };
-        while readers.strong_count() > 0 {
+        let stopping = || self.replica.stopping.load(Ordering::SeqCst);
+        while readers.strong_count() > 0 && !stopping() {
             std::thread::sleep(BRAKED);
         }
     }
