@@ -63,7 +63,7 @@ pub(super) fn split(text: &str) -> Result<(Target, String), String> {
         None => Some(if is_secure { 443 } else { 80 }),
         Some(port) => port.parse().ok().filter(|port| *port != 0),
     };
-    let port = port.ok_or("has a port that is none: ports go from 1 to 65535")?;
+    let port = port.ok_or("has a bad port: ports go from 1 to 65535")?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     if host.is_empty() {
         return Err(wanted.to_owned());
