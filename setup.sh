@@ -21,7 +21,7 @@ readonly MANAGER="${CARGO_TARGET_DIR:-target}/release/shard-manager"
 readonly TEST_MANAGER="${CARGO_TARGET_DIR:-target}/debug/shard-manager"
 readonly POSTGRES_DIR=./data-postgres
 readonly POSTGRES_MIN=15
-# The generator of TypeScript clients, in the versions of the lock file beside the calls that test it.
+# Generator of TypeScript clients, in the versions of the lock file beside the calls that test it.
 readonly CLIENTS=api-router/tests/clients
 # Judges whether the dashboard keeps anybody out. Only tests use it; no release of it changes what is built.
 readonly AXE_VERSION=4.14.1
@@ -154,7 +154,8 @@ fetch_axe() {
     tar --extract --gzip --file "$folder/$package" --directory "$folder" package/axe.min.js package/LICENSE
 }
 
-# Nothing of a package runs while it is installed. A copy of the lock file, which comes last, says that all is there.
+# No script of a package runs at its installation. A copy of the lock file is made last: it proves
+# that the installation is complete.
 fetch_generators() {
     local folder=${CARGO_TARGET_DIR:-target}/openapi-clients
     ! cmp --silent "$CLIENTS/package-lock.json" "$folder/complete" || return 0
@@ -249,8 +250,9 @@ end_servers() {
 
 # --- Where it serves and keeps its rows ------------------------------------------------------------------
 
-# Nobody should wait minutes for a build to learn that the port is taken or the data in use. The router is the judge of
-# its settings, and is asked when it is built: what cannot be told here is left to it.
+# Waiting minutes for a build only to learn that the port is taken or the data in use is a nuisance.
+# The router judges its settings, and is asked once it is built: checks that are impossible here are
+# left to it.
 check_place() {
     check_bind
     keeps_files || return 0
@@ -265,7 +267,8 @@ check_bind() {
     [[ ! $bind =~ ^[][0-9a-fA-F.:]+:[0-9]+$ ]] || check_port "$bind" "$(url_of "$bind")"
 }
 
-# A setting as the router will find it: in the environment, in .env, at the top of the configuration file.
+# Prints a setting as the router will find it: in the environment, in .env, at the top of the
+# configuration file.
 early_setting() {
     local variable=TESSERA_${1^^} file=${TESSERA_CONFIG:-tessera.toml} value
     value=${!variable-}
@@ -278,7 +281,7 @@ early_setting() {
     printf '%s\n' "${value:-$2}"
 }
 
-# Whether the rows are in files of this machine, and not in servers that are named somewhere.
+# True if the rows are in files of this machine, and not on servers that are named somewhere.
 keeps_files() {
     [[ -z ${SHARD_URLS-}${TESSERA_ENGINE-} ]] || return 1
     ! grep --quiet --no-messages --extended-regexp '^ *(export )?(SHARD_URLS|TESSERA_ENGINE)=.' .env || return 1
@@ -474,7 +477,7 @@ run_tests() {
     say 'running every test'
     local citus=${TESSERA_CITUS_URL-}
     unset TESSERA_CITUS_URL # Else everything would run there.
-    begin_job cargo test --workspace --locked
+    begin_job cargo test --workspace --locked --no-fail-fast # One run names all that fail.
     await_job
     say 'running the stories of the router once more, on PostgreSQL servers'
     stories=$(mktemp -d)

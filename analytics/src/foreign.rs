@@ -40,18 +40,18 @@ impl Foreign {
     }
 }
 
-/// How a program is reached by those who ask it.
+/// Ways in which clients reach a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reached {
-    /// Only this machine is served.
+    /// True if only this machine is served.
     pub loopback_only: bool,
-    /// The port of the program itself.
+    /// Port of the program itself.
     pub port: u16,
-    /// What clients speak.
+    /// Transport that clients use.
     pub by: Transport,
 }
 
-/// What clients speak.
+/// Transport that clients use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// Plain HTTP.
@@ -63,7 +63,7 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// What is spoken by a program that has a certificate, or has been told of a proxy.
+    /// Returns the transport of a program that has a certificate, or was configured for a proxy.
     pub fn of(has_certificate: bool, behind_tls: bool) -> Self {
         match (has_certificate, behind_tls) {
             (_, true) => Self::ProxyTls,
@@ -91,19 +91,19 @@ pub fn refuse(headers: &HeaderMap, reached: Reached) -> Result<(), Foreign> {
     if foreign_origin || foreign_site { Err(Foreign::Page) } else { Ok(()) }
 }
 
-/// Whether a proxy may have sent this Host. A page whose name was made to point here names the port of the program
-/// itself, which browsers leave out only when it is that of plain HTTP.
+/// True if a proxy may have sent this Host. A page whose name was pointed here (DNS rebinding) has
+/// the program's own port in it, which browsers leave out only for the default port of plain HTTP.
 fn is_of_proxy(host: &str, reached: Reached) -> bool {
     let port = split_port(host).1.map_or(Some(80), |port| port.parse().ok());
     reached.by == Transport::ProxyTls && port.is_some_and(|port: u16| port != reached.port)
 }
 
-/// Whether an origin is that of pages which this host serves.
+/// True if an origin belongs to pages that this host serves.
 fn is_own(origin: &str, host: &str, by: Transport) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else { return false };
     let is = |name: &str| scheme.eq_ignore_ascii_case(name);
     let default_port = match by {
-        // Whoever asks from this machine does so beside the proxy.
+        // A client on this machine bypasses the proxy.
         Transport::Plain if is("http") => "80",
         Transport::ProxyTls if is("http") && is_local_host(host) => "80",
         Transport::Tls | Transport::ProxyTls if is("https") => "443",
@@ -117,7 +117,7 @@ fn is_own(origin: &str, host: &str, by: Transport) -> bool {
     !name.is_empty() && own.eq_ignore_ascii_case(name) && own_port == port
 }
 
-/// The name and the port of an authority; the colons of an IPv6 address stand in brackets.
+/// Returns the name and the port of an authority; brackets enclose the colons of an IPv6 address.
 fn split_port(authority: &str) -> (&str, Option<&str>) {
     match authority.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (name, Some(port)),

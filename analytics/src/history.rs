@@ -96,9 +96,8 @@ impl Measured {
         }
     }
 
-    /// The times between two others, in ms, in which any of them counted; all of it, if nobody ever
-    /// said when. What was counted at a time of which nobody said anything was counted all the
-    /// same.
+    /// Time in ms between two moments in which any of them counted; the whole span if no recorder
+    /// has reported since when it counts. Figures of an unreported time count nevertheless.
     pub(crate) fn counted_ms(all: &[Self], cover: &Cover, at_ms: u64) -> u64 {
         let heard = || all.iter().filter(|one| one.is_heard());
         if heard().next().is_none() {
@@ -206,8 +205,8 @@ impl History {
         counted
     }
 
-    /// Forgets what begins at this second or later: it was told while a clock was wrong, and would
-    /// stand in the way of what will happen then.
+    /// Forgets slots that begin at this second or later: they were reported while a clock was
+    /// wrong, and would hide what happens then.
     pub fn forget_from(&self, second: u64) {
         let mut rings = self.rings();
         rings.counted.forget_from(second);
@@ -388,9 +387,9 @@ impl Rings {
 }
 
 impl Ring {
-    /// Whether the slot that begins at `start`, within which a ring of shorter slots begins to
-    /// know, holds more than that ring knows of it. Of a recorder that had just begun it does not,
-    /// and shorter slots draw finer curves.
+    /// True if the slot that begins at `start`, in which a ring of shorter slots begins to have
+    /// data, holds more than that ring. The slot of a recorder that had just begun does not, and
+    /// shorter slots draw finer curves.
     fn tells_more_than(&self, shorter: &Self, start: u64) -> bool {
         let Ok(place) = self.frames.binary_search_by_key(&start, |frame| frame.start) else {
             return false;
@@ -421,7 +420,7 @@ impl Ring {
         while let Some(last) = self.frames.pop_back_if(|last| last.start >= second) {
             self.bytes -= last.bytes();
         }
-        // A slot that had begun by then may have ended behind it.
+        // A slot that had begun by then may have ended after it.
         let until = self.frames.back().map_or(second, |last| last.end().max(second));
         self.until = self.until.min(until);
     }

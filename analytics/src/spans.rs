@@ -33,7 +33,7 @@ impl Spans {
         self.0.retain(|span| span.1 > before);
     }
 
-    /// Forgets what is at this second or later.
+    /// Forgets everything at this second or later.
     pub fn forget_from(&mut self, second: u64) {
         self.0.retain_mut(|span| {
             span.1 = span.1.min(second);

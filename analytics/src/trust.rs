@@ -11,7 +11,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-/// What to do about a certificate that was made for an authority.
+/// Remedy for a certificate that was made for an authority.
 const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as openssl makes them \
      unless told otherwise, and must not prove a server: make one with openssl req -x509 -newkey \
      rsa:2048 -nodes -days 365 -keyout key.pem -out cert.pem -subj /CN=HOST -addext \
@@ -53,7 +53,7 @@ pub(crate) fn client(authorities: Option<&Path>) -> Result<ClientConfig, TrustEr
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// Why a server was not trusted, for people. What TLS says of it is the name of a variant.
+/// Explains for people why a server was not trusted. TLS gives only the name of a variant.
 pub(crate) fn explained(error: &str) -> Option<&'static str> {
     error.contains("CaUsedAsEndEntity").then_some(AUTHORITY)
 }

@@ -35,7 +35,7 @@ pub struct App {
     pub started: Instant,
     /// The port that the router serves on.
     pub port: u16,
-    /// How clients reach the router.
+    /// Ways in which clients reach the router.
     pub reached: Reached,
     /// Whether nodes can be paused, delayed and cut through the API.
     pub lab: bool,
@@ -61,7 +61,7 @@ pub struct Analytics {
 pub struct Setting {
     /// The address that it serves on.
     pub address: SocketAddr,
-    /// What clients speak.
+    /// Transport that clients use.
     pub transport: Transport,
     /// Whether nodes can be paused, delayed and cut through the API.
     pub lab: bool,
@@ -113,7 +113,7 @@ impl App {
         self.shard_headers[shard.index()].clone()
     }
 
-    /// The share that the body of a request has of the room for all bodies; it holds nothing yet.
+    /// Starts the share of a request's body in the room for all bodies; it holds nothing yet.
     pub fn share(&self, request: &HttpRequest) -> Share {
         self.room.enter(request.peer_addr().map(|address| address.ip()))
     }

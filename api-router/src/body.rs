@@ -26,39 +26,39 @@ pub const WRITE_BYTES_MAX: usize = 2 << 20;
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
 /// Largest JSON body of a bulk write.
 pub const BULK_BYTES_MAX: usize = 16 << 20;
-/// Larger bodies are taken apart on a thread that may block, so that other requests do not wait for them, and take room
-/// from what there is for bodies of all clients.
+/// Larger bodies are parsed on a blocking thread, so that other requests do not wait for them, and
+/// take room from the memory for bodies of all clients.
 pub const INLINE_BYTES_MAX: usize = 64 << 10;
 /// Deepest nesting of objects and arrays.
 const DEPTH_MAX: usize = 64;
 /// Texts up to this length are first asked whether they have enough brackets to be too deep.
 const COUNTED_BYTES_MAX: usize = 64 << 10;
 
-/// How a whole body is to come.
+/// Terms on which a whole body is read.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
-    /// What `Content-Length` says.
+    /// Length according to `Content-Length`.
     pub declared: Option<usize>,
     /// Largest body.
     pub limit: usize,
-    /// When it must be there.
+    /// Moment by which it must be complete.
     pub deadline: Instant,
 }
 
 impl Terms {
-    /// The terms of a body with these headers.
+    /// Returns the terms for a body with these headers.
     pub fn of(headers: &HeaderMap, limit: usize, deadline: Instant) -> Self {
         let declared = || headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
         Self { declared: declared(), limit, deadline }
     }
 }
 
-/// Reads a whole body on these terms. One that is not small takes room as it comes, until its share is dropped; it
-/// gives way to others only before it is whole.
+/// Reads a whole body on these terms. A body that is not small takes room as it arrives, until its
+/// share is dropped; it gives way to others only before it is complete.
 ///
 /// # Errors
-/// TSR108 if it is larger, TSR004 if it does not come in time, TSR101 if the connection breaks, TSR005 if it has to give
-/// way.
+/// TSR108 if it is larger, TSR004 if it does not arrive in time, TSR101 if the connection breaks,
+/// TSR005 if it has to give way.
 pub async fn read(
     mut payload: Payload,
     terms: Terms,
@@ -79,7 +79,7 @@ pub async fn read(
         if come > INLINE_BYTES_MAX {
             let share = share.get_or_insert_with(&enter);
             share.bring(part.len());
-            // A buffer that does not know how large it will be is at most twice as large as what it holds.
+            // A buffer that grows without a known size is at most twice as large as its content.
             let holds = if terms.declared.is_some() { come } else { 2 * come };
             share.grow(holds - held, terms.deadline).await?;
             held = holds;
@@ -99,7 +99,7 @@ pub async fn read(
     Ok((whole.map_or(first, BytesMut::freeze), share))
 }
 
-/// The next part of a body, if there is one.
+/// Reads the next part of a body, if there is one.
 async fn next_part(
     payload: &mut Payload,
     deadline: Instant,

@@ -168,7 +168,7 @@ pub struct Config {
     pub bind: SocketAddr,
     /// The certificate to show; without one clients speak plain HTTP.
     pub tls: Option<tls::Files>,
-    /// Whether a proxy in front ends TLS.
+    /// True if a proxy in front of the router ends TLS.
     pub behind_tls: bool,
     /// What keeps the rows, and where.
     pub engine: Engine,

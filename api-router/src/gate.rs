@@ -35,7 +35,7 @@ use crate::surplus::refuse_surplus;
 use crate::trace::{TRACEPARENT, Trace};
 use crate::trail::{self, Trail};
 
-/// Tells who sends `Authorization` that it proves nothing here.
+/// Tells clients that send `Authorization` that it proves nothing here.
 const X_ACCESS: HeaderName = HeaderName::from_static("x-access");
 
 /// Handles a request on its way in and its answer on the way out.

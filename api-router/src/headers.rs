@@ -306,7 +306,7 @@ fn versions(list: &str) -> Result<Vec<i64>, Problem> {
     versions.filter(|found| found.len() <= most).ok_or_else(|| bad(&IF_MATCH, &allowed))
 }
 
-/// How long a request may take: `x-deadline-ms`, or what holds without it.
+/// Returns the time that a request may take: `x-deadline-ms`, or the default.
 ///
 /// # Errors
 /// TSR113 if it is no number, or out of bounds.
@@ -320,10 +320,10 @@ pub fn deadline(headers: &HeaderMap) -> Result<Duration, Problem> {
         .ok_or_else(|| bad(&X_DEADLINE_MS, &format!("a number of milliseconds, {least} to {most}")))
 }
 
-/// How long a look at the cluster may take that takes `most` when the client does not say less.
+/// Returns the time that a check of the cluster may take: `most`, or less if the client says so.
 ///
 /// # Errors
-/// As [`deadline`].
+/// Errors of [`deadline`].
 pub fn patience(headers: &HeaderMap, most: Duration) -> Result<Duration, Problem> {
     Ok(if headers.contains_key(&X_DEADLINE_MS) { deadline(headers)?.min(most) } else { most })
 }
@@ -342,7 +342,7 @@ fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h st
 /// Refuses a header that is not honoured.
 ///
 /// # Errors
-/// TSR113 names the header and what to do.
+/// TSR113 names the header and the remedy.
 pub fn refuse(
     headers: &HeaderMap,
     name: &HeaderName,

@@ -1,12 +1,12 @@
-//! Hints: remedies for requests that are nearly right: for a shard key that is spelled otherwise, a
-//! path that is not there, a word of another API.
+//! Hints: remedies for requests that are nearly right, such as another spelling of a shard key, a
+//! path that does not exist, a word of another API.
 //!
-//! **Invariant:** a hint names what there is, or says nothing: nobody is sent to something that is
-//! merely near.
+//! **Invariant:** a hint names only things that exist; a path or a word that is merely similar gets
+//! none.
 //! **Not here:** the problems that hints belong to (`problem`).
 
-/// What to do about a shard key that is not the one in the row's routing column, which is stored
-/// so; `None` if it is null.
+/// Remedy for a shard key that differs from the row's routing column, given that column as it is
+/// stored; `None` if it is null.
 pub fn contradiction(column: &str, stored: Option<&str>) -> String {
     match stored {
         Some(stored) => format!(
@@ -16,15 +16,14 @@ pub fn contradiction(column: &str, stored: Option<&str>) -> String {
     }
 }
 
-/// What to do about a delete that met no row: making one is no remedy.
+/// Remedy for a delete that met no row: inserting one would be none.
 pub const NOTHING_TO_REMOVE: &str =
     "there is nothing left to remove; if there should be, check the id and the shard key";
 
-/// What to do about a path that leads nowhere, for all who are told so.
+/// Remedy for a path that leads nowhere, in all such responses.
 const LISTS: &str = "/ lists what there is, /swagger-ui/ explains it";
 
-/// What to do about a path that is not there, given the paths that are and whether a table is
-/// called so.
+/// Remedy for a path that does not exist, given the paths that do, and if a table has that name.
 pub fn no_such_path<'r>(
     path: &str,
     routes: impl Iterator<Item = &'r str>,
@@ -40,8 +39,8 @@ pub fn no_such_path<'r>(
     LISTS.to_owned()
 }
 
-/// The route that is spelled nearly as this path: in upper case, with a slash too many, without
-/// `/api`, or with a typo.
+/// Finds the route that is spelled nearly like this path: in upper case, with a slash too many,
+/// without `/api`, or with a typo.
 fn nearest_path<'r>(path: &str, routes: impl Iterator<Item = &'r str>) -> Option<&'r str> {
     /// Longer paths are no typos, and comparing them costs time for nothing.
     const WRITTEN_MAX: usize = 64;
@@ -51,20 +50,19 @@ fn nearest_path<'r>(path: &str, routes: impl Iterator<Item = &'r str>) -> Option
     let written = path.to_ascii_lowercase();
     let near = routes.filter_map(|route| {
         let distance = distance(core(&written), core(route))?;
-        // Of two that are as near the one that begins alike.
+        // Of two equally near routes, the one with the same beginning.
         Some((distance, strsim::damerau_levenshtein(&written, route), route))
     });
     near.min().map(|(_, _, route)| route)
 }
 
-/// What tells a path from others: all but `/api` and the slashes around.
+/// Returns the part that distinguishes paths: all but `/api` and the slashes around.
 fn core(path: &str) -> &str {
     let path = path.trim_matches('/');
     path.strip_prefix("api/").unwrap_or(path)
 }
 
-/// How many typos lead from one path to the other; `None` if they are too many for either part
-/// between two slashes.
+/// Counts the typos between two paths; `None` if a segment has too many.
 fn distance(written: &str, route: &str) -> Option<usize> {
     if route.is_empty() || written.split('/').count() != route.split('/').count() {
         return None;
@@ -83,7 +81,7 @@ fn distance(written: &str, route: &str) -> Option<usize> {
     })
 }
 
-/// What to do about a method that a path does not have.
+/// Remedy for a method that a path does not have.
 pub fn no_such_method(method: &str) -> &'static str {
     match method {
         "PATCH" => {
@@ -96,7 +94,7 @@ pub fn no_such_method(method: &str) -> &'static str {
     }
 }
 
-/// What to send instead of a parameter that other APIs have.
+/// Parameter to send instead of one that other APIs have.
 pub fn foreign_parameter(name: &str) -> Option<&'static str> {
     Some(match name.to_ascii_lowercase().as_str() {
         "page" | "after" | "before" | "next" | "page_token" | "pagetoken" => {
@@ -122,8 +120,8 @@ pub fn foreign_parameter(name: &str) -> Option<&'static str> {
     })
 }
 
-/// What PostgREST has in `select` and is not here, and what to do instead; `None` for what may be a
-/// column.
+/// Describes a feature of PostgREST in `select` that Tessera does not have, with an alternative;
+/// `None` for a possible column.
 pub fn foreign_output(item: &str) -> Option<(&'static str, &'static str)> {
     if item.contains("count(") {
         let hint = "send the header Prefer: count=exact, which adds total to the answer";
@@ -133,7 +131,7 @@ pub fn foreign_output(item: &str) -> Option<(&'static str, &'static str)> {
         let hint = "select the column, which holds the whole value";
         return Some(("paths into json are not supported in select", hint));
     }
-    // Of `column::type` the first colon ends an alias.
+    // In `column::type` the first colon ends an alias.
     if item.starts_with(':') {
         return Some(("casts are not supported in select", "select the column as it is"));
     }

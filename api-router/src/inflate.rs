@@ -9,15 +9,16 @@ use std::io::{BufRead, ErrorKind, Read};
 use bytes::{Buf, Bytes};
 use flate2::bufread::MultiGzDecoder;
 
-/// How many bytes a byte of gzip may become: text is said in a tenth, rows that are nearly alike in a hundredth.
+/// Largest ratio of inflated bytes to bytes of gzip: text shrinks to a tenth, nearly identical rows
+/// to a hundredth.
 pub const RATIO_MAX: usize = 200;
-/// How much a body may become in any case.
+/// Size that a body may reach whatever its ratio.
 pub const FREE_BYTES: usize = 16 << 20;
-/// What inflating needs, its window of 32 KiB included.
+/// Memory that inflating needs, including its window of 32 KiB.
 const INFLATER_BYTES: usize = 48 << 10;
-/// In what steps text grows that is small, and that is large.
+/// Step in which small text grows.
 const SMALL_STEP: usize = 16 << 10;
-/// See [`SMALL_STEP`].
+/// Step in which larger text grows.
 const LARGE_STEP: usize = 256 << 10;
 /// Text that is larger grows to twice its size.
 const STEPS_END: usize = 4 << 20;
@@ -35,7 +36,7 @@ pub enum Coding {
 #[derive(Debug)]
 pub struct Inflow {
     source: Source,
-    /// Bytes that were given out.
+    /// Bytes that were taken out.
     given: usize,
 }
 
@@ -78,7 +79,7 @@ impl Inflow {
         }
     }
 
-    /// Whether what was taken in has become more than an honest body becomes.
+    /// True if the input has inflated to more than an honest body would.
     pub fn is_overblown(&self) -> bool {
         match &self.source {
             Source::Plain(_) => false,
@@ -89,7 +90,8 @@ impl Inflow {
         }
     }
 
-    /// Bytes that are held: those that were pushed and not taken yet, and what inflating them needs.
+    /// Bytes that are held: those that were pushed and not taken yet, and the memory for inflating
+    /// them.
     pub fn held(&self) -> usize {
         match &self.source {
             Source::Plain(queue) => queue.there,
@@ -153,14 +155,15 @@ struct Queue {
     taken: usize,
 }
 
-/// Makes room for so many more bytes and a little more, not for twice as many: what is held is counted.
+/// Reserves space for this many more bytes and a little more, not for twice as many: memory is
+/// counted.
 fn make_room(out: &mut Vec<u8>, more: usize) {
     let needed = out.len() + more;
     if needed > out.capacity() {
         let capacity = match needed {
             0..LARGE_STEP => needed.next_multiple_of(SMALL_STEP),
             LARGE_STEP..STEPS_END => needed.next_multiple_of(LARGE_STEP),
-            // Nothing so large grows for long.
+            // Text of this size stops growing soon.
             STEPS_END.. => needed.next_power_of_two(),
         };
         out.reserve_exact(capacity - out.len());

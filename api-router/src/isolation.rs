@@ -1,36 +1,37 @@
-//! Isolation: what a browser may do with an answer.
+//! Isolation: limits on the use that a browser may make of a response.
 //!
-//! **Invariant:** no answer may be shown within another page; none that is no page may load or run anything.
+//! **Invariant:** no response may be shown within another page; one that is no page may load or run
+//! nothing.
 //! **Not here:** which pages may ask (`analytics::foreign`).
 
 use actix_web::http::header::{
     CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 
-/// What an answer is to a browser.
+/// Kind of a response, to a browser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Rows, which are never a page.
     Rows,
     /// A file of Swagger UI.
     Documents,
-    /// Anything else; a page says by itself what it may do.
+    /// Anything else; a page brings its own limits.
     Other,
 }
 
-/// What holds for an answer that says nothing else.
+/// Policy of a response without one of its own.
 const NOTHING: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
-/// Its own files, pictures within its style sheet, the one style that its script adds (named by its SHA-256), and requests
-/// to this router.
+/// Policy of Swagger UI: its own files, pictures within its style sheet, the one style that its
+/// script adds (named by its SHA-256), and requests to this router.
 const DOCUMENTS: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; \
      style-src 'self' 'sha256-RL3ie0nH+Lzz2YNqQN83mnU0J1ot4QL7b99vMdIX99w='; connect-src 'self'; img-src 'self' data:; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
 
-/// Tells browsers what they may do with an answer.
+/// Sets the headers that limit browsers.
 pub fn isolate(headers: &mut HeaderMap, kind: Kind) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));

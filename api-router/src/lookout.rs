@@ -175,7 +175,7 @@ fn nodes(vitals: &ShardVitals, probed: Option<&ShardReport>) -> Vec<NodeNow> {
         let probe = probed.and_then(|report| report.nodes.iter().find(|it| it.node == node.node));
         let is_replica = node.role == Role::Replica;
         let lag = probe.map_or(node.lag, |probe| probe.lag).filter(|_| is_replica);
-        // What has been believed since may be worse than what the probe found.
+        // A belief that is newer than the probe may be worse than its result.
         let reasons = probe.map_or(node.reasons, |probe| probe.reasons.and(node.reasons));
         NodeNow {
             node: node.node.clone(),

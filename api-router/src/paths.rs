@@ -1,6 +1,6 @@
-//! Paths: what there is at each path, as the OpenAPI document knows it.
+//! Paths: the paths and methods of the OpenAPI document.
 //!
-//! **Not here:** what a route does (`routes`), which routes are about rows (`data_route`).
+//! **Not here:** the work of a route (`routes`), which routes are about rows (`data_route`).
 
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::path::Operation;
@@ -9,11 +9,11 @@ use crate::data_route::{KV, KV_PREFIX};
 
 /// The OpenAPI document.
 pub const DOCUMENT: &str = "/api-docs/openapi.json";
-/// The pages that show it.
+/// Swagger UI, which shows the document.
 pub const PAGES: &str = "/swagger-ui/";
 
-/// The methods of a path, as the OpenAPI document knows them: `{name}` stands for one segment, but for a key,
-/// which is the rest of the path.
+/// Returns the methods of a path according to the OpenAPI document: `{name}` stands for one
+/// segment, except a key, which is the rest of the path.
 pub fn methods(api: &OpenApi, path: &str) -> Vec<&'static str> {
     let matches = |template: &str| {
         if template == KV {

@@ -1,6 +1,7 @@
 //! Problems: every answer that is not a success, as RFC 9457 clients and PostgREST clients read it.
 //!
-//! **Invariant:** one table of codes, one exhaustive mapping; no SQL, path, address or secret stands in a body.
+//! **Invariant:** one table of codes, one exhaustive mapping; no SQL, path, address or secret
+//! stands in a body.
 //! **Not here:** logging (`gate`).
 
 mod domain;

@@ -1,12 +1,14 @@
-//! Room: the memory that bodies on their way in may take, of all clients together.
+//! Room: the memory that incoming bodies of all clients may take together.
 //!
-//! A body is charged with what it holds, not with what it may come to hold. When room runs out, the body that has
-//! brought least for what it holds gives way, of those whose clients are waited for: one that waits for its shards
-//! does not. An address that holds more than its share gives way first, but only to another that needs room: many
-//! clients of one proxy share its address, and may have all that nobody else wants.
+//! A body is charged with the bytes that it holds, not with those that it may come to hold. When
+//! room runs out, the body that has brought least for the bytes that it holds gives way, among
+//! those that wait for their clients: a body that waits for its shards does not. An address that
+//! holds more than its share gives way first, but only when another address needs room: the clients
+//! behind a proxy share its address, and may use all the room that is free.
 //!
-//! **Invariant:** what is charged is at most [`Room::BYTES_MAX`]; what a dropped share held is free.
-//! **Not here:** what bodies hold (`body`, `routes::bulk`).
+//! **Invariant:** at most [`Room::BYTES_MAX`] are charged; dropping a share frees the bytes that it
+//! held.
+//! **Not here:** the content of bodies (`body`, `routes::bulk`).
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -19,18 +21,19 @@ use tokio::time::timeout_at;
 
 use crate::problem::{Code, Problem};
 
-/// In which time a client's bytes count for a third of what they did: who pauses for longer is slow.
+/// Time in which the weight of a client's bytes falls to a third: a client that pauses for longer
+/// is slow.
 const PACE: Duration = Duration::from_secs(10);
-/// What a client that has just come is taken to have brought: it has had no time to bring anything.
+/// Bytes credited to a new client, which has had no time to bring any.
 const CREDIT: f64 = 256.0 * 1024.0;
-/// How often one that waits for room looks again at who might give way.
+/// Interval at which a body that waits for room checks again which one may give way.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The room of a router.
+/// Room of a router.
 #[derive(Debug, Default)]
 pub struct Room {
     ledger: Mutex<Ledger>,
-    /// Somebody holds less than before.
+    /// Notified when a body holds less than before.
     freed: Notify,
 }
 
@@ -45,24 +48,24 @@ struct Ledger {
 struct Holder {
     address: Option<IpAddr>,
     bytes: usize,
-    /// What it brought lately: bytes fade with time.
+    /// Bytes that it brought lately: their weight fades with time.
     brought: f64,
     at: Instant,
-    /// Its client, or room, is waited for: it may have to give way.
+    /// True while it waits for its client or for room: it may have to give way.
     waits: bool,
     gives_way: bool,
     cut: Arc<Notify>,
 }
 
 impl Holder {
-    /// What it brought lately for each byte that it holds.
+    /// Bytes that it brought lately for each byte that it holds.
     fn worth(&self, now: Instant) -> f64 {
         let age = now.saturating_duration_since(self.at).as_secs_f64() / PACE.as_secs_f64();
         self.brought * (-age).exp() / self.bytes.max(1) as f64
     }
 }
 
-/// The part of the room that one body has.
+/// Share of one body in the room.
 #[derive(Debug)]
 pub struct Share {
     room: Arc<Room>,
@@ -71,12 +74,13 @@ pub struct Share {
 }
 
 impl Room {
-    /// Bytes of bodies that may be held at once, by all clients. Taken apart they are a few times as large.
+    /// Most bytes that bodies of all clients may hold at once. Parsed they are a few times as
+    /// large.
     pub const BYTES_MAX: usize = 128 << 20;
-    /// How full the room may be made by what is held only to be faster.
+    /// Most bytes that may be held when some of them only save time.
     const SPARE_BYTES_MAX: usize = Self::BYTES_MAX / 2;
 
-    /// A share for the body of a client at this address, which holds nothing yet.
+    /// Starts a share for the body of a client at this address; it holds nothing yet.
     pub fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Share {
         let cut = Arc::new(Notify::new());
         let holder = Holder {
@@ -149,7 +153,7 @@ impl Ledger {
         greedy.and_then(|address| least(Some(address))).or_else(|| least(None))
     }
 
-    /// The address that holds most, if that is more than its share among several.
+    /// Returns the address that holds most, if that is more than its share among several.
     fn greedy_address(&self) -> Option<Option<IpAddr>> {
         let mut held: BTreeMap<Option<IpAddr>, usize> = BTreeMap::new();
         for one in self.holders.values() {
@@ -172,7 +176,7 @@ impl Share {
         });
     }
 
-    /// Says whether somebody is waited for to whom this body may have to give way.
+    /// Records if the body waits for its client or for room, and so may have to give way.
     fn wait(&self, waits: bool) {
         self.change(|holder| holder.waits = waits);
     }
@@ -183,7 +187,7 @@ impl Share {
         }
     }
 
-    /// Holds so many more bytes if there is plenty of room now: by them something is faster that goes on without.
+    /// Holds this many more bytes if there is plenty of room now: for bytes that only save time.
     pub fn try_grow(&self, bytes: usize) -> bool {
         self.room.ledger().try_grow(self.number, bytes, Room::SPARE_BYTES_MAX)
     }
@@ -203,10 +207,10 @@ impl Share {
         self.room.freed.notify_waiters();
     }
 
-    /// Holds so many more bytes as soon as there is room for them; others may have to give way.
+    /// Holds this many more bytes as soon as there is room for them; others may have to give way.
     ///
     /// # Errors
-    /// TSR005 if this body has to give way itself, or there is no room until then.
+    /// TSR005 if this body has to give way itself, or no room is free in time.
     pub async fn grow(&self, bytes: usize, until: Instant) -> Result<(), Problem> {
         if self.room.ledger().try_grow(self.number, bytes, Room::BYTES_MAX) {
             return Ok(());
@@ -217,7 +221,7 @@ impl Share {
         grown
     }
 
-    /// Whether it holds so many more bytes now; else others are to give way.
+    /// Returns true if it holds this many more bytes now; otherwise others must give way.
     fn grow_or_make_way(&self, bytes: usize) -> Result<bool, Problem> {
         let mut ledger = self.room.ledger();
         if ledger.holders.get(&self.number).is_none_or(|one| one.gives_way) {
@@ -240,15 +244,15 @@ impl Share {
             if now >= until {
                 return Err(crowded());
             }
-            // Whether it was freed or only time to look: the same is done.
+            // Freed room or the next check: both are handled alike.
             let _ = timeout_at(until.min(now + LOOK).into(), freed).await;
         }
     }
 
-    /// Waits for something of the client, as long as this body has not to give way.
+    /// Waits for the client until this body has to give way.
     ///
     /// # Errors
-    /// TSR005 if it has.
+    /// TSR005 if it has to give way.
     pub async fn unless_cut<T>(&self, awaited: impl Future<Output = T>) -> Result<T, Problem> {
         self.wait(true);
         let came = tokio::select! {

@@ -1,8 +1,9 @@
-//! Surplus: headers that a route would have to ignore. They are refused before it is asked, so that nobody takes
-//! silence for a yes.
+//! Surplus: headers that a route would have to ignore. They are refused before the route runs, so
+//! that no client takes silence for consent.
 //!
-//! **Invariant:** what names nothing, or a method that a path does not have, is not refused here: it is told so.
-//! **Not here:** what headers mean where they are honoured (`headers`).
+//! **Invariant:** a path or a method that does not exist is not refused here: it gets the response
+//! that says so.
+//! **Not here:** the meaning of headers where they are honoured (`headers`).
 
 use actix_web::dev::ServiceRequest;
 use actix_web::http::Method;
@@ -18,18 +19,18 @@ use crate::headers::{
 use crate::paths::methods;
 use crate::problem::Problem;
 
-/// Where a key stands in the query, and nowhere else.
+/// Route whose key stands in the query, and nowhere else.
 const PLACEMENT: &str = "/api/route";
 
 /// Refuses a header that the route of a request does not honour, and a deadline that cannot be one.
 ///
 /// # Errors
-/// TSR113 names the header and what to do.
+/// TSR113 names the header and the remedy.
 pub fn refuse_surplus(request: &ServiceRequest, route: Option<DataRoute>) -> Result<(), Problem> {
     let headers = request.headers();
     let concerns = |name: &HeaderName| headers.contains_key(name);
     let is_row_write = route.is_some_and(|route| route.operation == Operation::Write);
-    // Routes about rows look at their deadline themselves.
+    // Routes about rows check their deadline themselves.
     let may_be_surplus = concerns(&RANGE)
         || (!is_row_write && concerns(&IDEMPOTENCY_KEY))
         || (route.is_none() && (concerns(&X_DEADLINE_MS) || concerns(&X_SHARD_KEY)))
@@ -64,7 +65,7 @@ fn refuse_beside_rows(headers: &HeaderMap, path: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whether the path has this method.
+/// True if the path has this method.
 fn is_served(request: &ServiceRequest) -> bool {
     let Some(api) = request.app_data::<Data<OpenApi>>() else { return false };
     let (path, method): (&str, &Method) = (request.match_info().as_str(), request.method());

@@ -64,8 +64,8 @@ pub struct Report {
     pub losses: Vec<Violation>,
     /// C10.
     pub availability: Availability,
-    /// Rows that were written and neither read at the end nor known to be absent by a walk over their whole table:
-    /// C6 says nothing of them.
+    /// Rows that were written but neither read at the end nor known to be absent after a walk over
+    /// their whole table: C6 says nothing about them.
     pub rows_not_read_back: u64,
 }
 
@@ -105,8 +105,9 @@ pub fn check(history: &History) -> Report {
     Report { counts, violations, lost, losses, availability, rows_not_read_back }
 }
 
-/// True of a row of which nobody knows what was left. One that a whole walk over its table did not meet is known to be absent,
-/// such as the ledger's row of a transfer whose outcome stayed unknown; whether it may be absent is for C7 to say.
+/// True of a row whose final state is unknown. A row that a whole walk over its table did not meet
+/// is known to be absent, such as the ledger's row of a transfer whose outcome stayed unknown; C7
+/// judges if it may be absent.
 fn is_not_read_back(row: &Row<'_>, walks: &Walks<'_>) -> bool {
     let written =
         row.operations().any(|(_, one)| one.changes() && one.outcome != Outcome::Rejected);

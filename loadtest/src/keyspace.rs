@@ -1,4 +1,5 @@
-//! Keyspace: the spelling of a run's keys, so that the cluster has a place for them and nobody else has the same ones.
+//! Keyspace: the spelling of a run's keys, valid in the cluster's keyspace and unlike all other
+//! keys.
 //!
 //! | Keyspace | A key of run `v1x` |
 //! |---|---|
@@ -7,7 +8,8 @@
 //! | range of integers | zeros, then 38 digits of run and number, every second one negative |
 //! | matrix | `@loadtest-v1x-17:s17.loadtest.invalid` |
 //!
-//! **Invariant:** different names of a run have different keys; a key needs no escape in a header or in a URL.
+//! **Invariant:** different names of a run have different keys; a key needs no escape in a header
+//! or in a URL.
 //! **Not here:** which number is next (`keys`), and the rows (`own_rows`).
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,35 +19,36 @@ use serde::Deserialize;
 
 /// Servers that users of a matrix are spread over.
 const SERVERS: u32 = 256;
-/// First digits of keys among integers, behind the sign: nobody writes integers so.
+/// First digits of keys among integers, after the sign: no other program writes integers like that.
 const ZEROS: &str = "0000001";
-/// Digits of an integer behind [`ZEROS`]: run, kind and two numbers. With the 1 there are 38, as 128 bits hold.
+/// Digits of an integer behind [`ZEROS`]: run, kind and two numbers. With the 1 there are 38, as
+/// many as 128 bits hold.
 const DIGITS: usize = 16 + 1 + 10 + 10;
-/// Runs beyond this many digits would make integers too long.
+/// Runs with more digits than this would make integers too long.
 const RUNS: u64 = 10_000_000_000_000_000;
 
-/// The part of the shard map that tells about keys.
+/// Part of the shard map that describes keys.
 #[derive(Deserialize)]
 struct ShardMap {
     keyspace: String,
     parameters: serde_json::Value,
 }
 
-/// The spelling that a cluster demands of keys.
+/// Spelling that a cluster demands of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Shape {
-    /// Text behind one of these.
+    /// Text that begins with one of these.
     Behind(Vec<String>),
     Integers,
     Matrix,
 }
 
-/// The thing that a key stands for.
+/// Purpose of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Name {
     /// A key of a mix.
     Plain(u32),
-    /// A register that everybody meets.
+    /// A register that all sessions use.
     Hot(u32),
     /// Another register.
     Cold(u32),
@@ -55,7 +58,7 @@ pub(crate) enum Name {
     Bank(u32),
 }
 
-/// The keys of one run.
+/// Keys of one run.
 #[derive(Clone, Debug)]
 pub(crate) struct Names {
     shape: Shape,
@@ -67,7 +70,7 @@ impl Names {
     /// Names of a new run in a cluster with this shard map: the answer of `GET /api/shard-map`.
     ///
     /// # Errors
-    /// There is a keyspace that the tester cannot spell keys for.
+    /// The tester cannot spell keys for the cluster's keyspace.
     pub(crate) fn of_new_run(shard_map: &[u8]) -> anyhow::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Two testers started in the same microsecond differ by their process.
@@ -80,12 +83,12 @@ impl Names {
         Ok(Self { shape: shape(&map)?, run: run_name(number), number })
     }
 
-    /// The name of the run: no other run's is the same.
+    /// Name of the run, unlike that of any other run.
     pub(crate) fn run(&self) -> &str {
         &self.run
     }
 
-    /// The key of something.
+    /// Returns the key for a purpose.
     pub(crate) fn key(&self, name: Name) -> String {
         let (kind, first, second) = match name {
             Name::Plain(number) => (0, 0, number),
@@ -94,7 +97,7 @@ impl Names {
             Name::Once(session, number) => (3, session, number),
             Name::Bank(number) => (4, 0, number),
         };
-        // A session writes many rows: they must not all be in one place.
+        // A session writes many rows, which must be spread over the shards.
         let spread = first.wrapping_add(second);
         match &self.shape {
             Shape::Behind(prefixes) => {
@@ -112,12 +115,12 @@ impl Names {
         }
     }
 
-    /// The key of a mix by number.
+    /// Returns a key of the mix by its number.
     pub(crate) fn plain(&self, number: u32) -> String {
         self.key(Name::Plain(number))
     }
 
-    /// A key's text; it ends in a number, as the keyspace modulo wants it.
+    /// Returns a key's text; it ends in a number, as the keyspace modulo demands.
     fn text(&self, name: Name) -> String {
         let run = &self.run;
         match name {
@@ -129,7 +132,7 @@ impl Names {
         }
     }
 
-    /// A text that all keys of this run have in common, and no others.
+    /// Returns a text that all keys of this run contain, and no others.
     pub(crate) fn mark(&self) -> String {
         match &self.shape {
             Shape::Behind(_) | Shape::Matrix => format!("loadtest-{}-", self.run),
@@ -137,7 +140,7 @@ impl Names {
         }
     }
 
-    /// A text that all keys of all runs have in common; others may have it too.
+    /// Returns a text that all keys of all runs contain; others may contain it too.
     pub(crate) fn mark_of_any(&self) -> &'static str {
         match &self.shape {
             Shape::Behind(_) | Shape::Matrix => "loadtest-v",
@@ -162,7 +165,7 @@ impl Names {
     }
 }
 
-/// A name for a run: nobody else's begins with it.
+/// Makes a name for a run, with which the name of no other run begins.
 fn run_name(mut number: u64) -> String {
     let mut name = "v".to_owned();
     while number > 0 {
@@ -192,7 +195,7 @@ fn shape(map: &ShardMap) -> anyhow::Result<Shape> {
         ("matrix", _) => return Ok(Shape::Matrix),
         (other, _) => bail!("the tester knows no keys of the keyspace {other}"),
     };
-    // The others would have to be escaped in URLs, and could not stand in a header.
+    // Other characters would need escapes in URLs, and could not stand in a header.
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:@".contains(&byte);
     let prefixes: Vec<String> =
         prefixes.into_iter().filter(|prefix| prefix.bytes().all(plain)).collect();
@@ -204,7 +207,7 @@ fn shape(map: &ShardMap) -> anyhow::Result<Shape> {
     Ok(Shape::Behind(prefixes))
 }
 
-/// Starts of ranges of text that keys can stand behind without leaving the range.
+/// Returns starts of ranges of text that keys can begin with without leaving the range.
 fn starts(splits: &[&str]) -> Vec<String> {
     let froms = std::iter::once("").chain(splits.iter().copied());
     let belows = splits.iter().copied().map(Some).chain([None]);

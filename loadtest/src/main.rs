@@ -81,7 +81,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Does what was asked for; a signal ends it.
+/// Runs the command; a signal ends it.
 async fn until_terminated(options: &Options) -> anyhow::Result<u8> {
     let mut signals = Signals::watch()?;
     let mut work = pin!(async {
@@ -91,8 +91,8 @@ async fn until_terminated(options: &Options) -> anyhow::Result<u8> {
         ended = &mut work => return ended,
         signal = signals.next() => signal,
     };
-    // Dropped half way, a run takes the router with it that it started. Without one it ends as after Ctrl-C, and
-    // removes its rows.
+    // A run that is aborted half-way ends the router that it started. Without a router of its own
+    // it ends as after Ctrl-C, and removes its rows.
     if options.load.chaos {
         anyhow::bail!(
             "ended by {signal}{}",
@@ -111,7 +111,8 @@ async fn until_terminated(options: &Options) -> anyhow::Result<u8> {
     }
 }
 
-/// Signals that ask the process to end. While users run Ctrl-C is goose's: it ends the run early, with its report.
+/// Signals that ask the process to end. While users run, goose handles Ctrl-C: it ends the run
+/// early, with its report.
 struct Signals {
     term: Signal,
     hangup: Signal,
@@ -136,7 +137,7 @@ impl Signals {
     }
 }
 
-/// Removes what earlier runs have left.
+/// Removes the rows that earlier runs have left.
 async fn clean(options: &Options) -> anyhow::Result<u8> {
     let pools = pools(options)?;
     wire::check_ready(&pools[0]).await?;
@@ -179,7 +180,7 @@ async fn run(options: &Options) -> anyhow::Result<Report> {
     ran
 }
 
-/// Writes all keys and lets users do what the mix says.
+/// Writes all keys and runs users with the mix.
 async fn run_mix(
     options: &Options,
     pools: Vec<Arc<Pool>>,

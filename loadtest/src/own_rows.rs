@@ -1,10 +1,12 @@
-//! Own rows: tables and keys of the tester's own, so that a run meets nobody else's rows, and their removal afterwards.
+//! Own rows: tables and keys of the tester's own, so that a run meets no other rows, and their
+//! removal.
 //!
-//! Rows are in [`USERS`] and [`TRANSACTIONS`], which are made when they are not there and stay; each row names its run.
-//! Values of `/api/kv` share a table with everybody's: there the keys are the tester's own (`keyspace`).
+//! Rows are in [`USERS`] and [`TRANSACTIONS`], which are created if they are missing, and stay;
+//! each row names its run. Values of `/api/kv` share a table with other clients: there the keys are
+//! the tester's own (`keyspace`).
 //!
-//! **Invariant:** nothing is removed but rows whose `run`, or whose key, is one of the tester's.
-//! **Not here:** what is written there (`requests`, `verify`).
+//! **Invariant:** only rows whose `run` or whose key is one of the tester's are removed.
+//! **Not here:** the rows' content (`requests`, `verify`).
 
 use std::fmt::Write as _;
 use std::io::{BufRead, IsTerminal, Write};
@@ -25,20 +27,21 @@ use crate::options::Options;
 use crate::requests;
 use crate::wire::{Answer, Asked, Pool};
 
-/// The table of users.
+/// Table of users.
 pub(crate) const USERS: &str = "loadtest_users";
-/// The table of accounts, and of what moves between them.
+/// Table of accounts, and of transfers between them.
 pub(crate) const TRANSACTIONS: &str = "loadtest_transactions";
-/// The table of `/api/kv`, which is everybody's.
+/// Table of `/api/kv`, which all clients share.
 const KV: &str = "kv";
 
-/// Rows of one page, and so of one delete. The most that a read brings.
+/// Rows of one page, and so of one delete: the most that a read returns.
 const PAGE: usize = 1_000;
-/// Longest wait for an answer.
+/// Longest wait for a response.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Longest removal; then the rest is left. Ten million rows take longer, and `--clean` goes on with them.
+/// Longest removal; then the remaining rows are left. Ten million rows take longer, and `--clean`
+/// removes the rest.
 const REMOVAL_MAX: Duration = Duration::from_secs(300);
-/// Longest time that a router which does not answer is asked to remove rows.
+/// Longest time for which a router without a response is asked to remove rows.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Pause before the next try.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -47,7 +50,7 @@ const SPREAD_MAX: Duration = Duration::from_secs(30);
 
 const CONSISTENCY: HeaderName = HeaderName::from_static("x-consistency");
 
-/// The rows of one run.
+/// Rows of one run.
 #[derive(Debug)]
 pub(crate) struct OwnRows {
     names: Arc<Names>,
@@ -59,7 +62,7 @@ struct Rows {
     data: Vec<Value>,
 }
 
-/// A router's reason for a refusal.
+/// Reason that a router gives for a refusal.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Problem {
@@ -67,7 +70,7 @@ struct Problem {
     detail: String,
 }
 
-/// The rows of a table that are meant.
+/// Selection of rows of a table.
 #[derive(Clone, Copy)]
 enum Whose {
     OfThisRun,
@@ -77,10 +80,11 @@ enum Whose {
 }
 
 impl OwnRows {
-    /// Makes the tables that a run needs, on all routers, and asks whoever started it before rows of others are met.
+    /// Creates the tables that a run needs, on all routers, and asks the user before writing beside
+    /// rows of others.
     ///
     /// # Errors
-    /// A table cannot be made, or has rows of others and nobody agrees.
+    /// A table cannot be created, or has rows of others and the user does not agree.
     pub(crate) async fn prepare(options: &Options, pools: &[Arc<Pool>]) -> anyhow::Result<Self> {
         let tables: &'static [&'static str] = match (options.load.verify, options.load.mix) {
             (true, _) => &[USERS, TRANSACTIONS],
@@ -113,12 +117,12 @@ impl OwnRows {
         Ok(Self { names: Arc::new(Names::of_new_run(&answer.body)?), tables })
     }
 
-    /// Keys of this run.
+    /// Selects keys of this run.
     pub(crate) fn names(&self) -> &Arc<Names> {
         &self.names
     }
 
-    /// Removes the rows of this run as far as that works, and says what is left.
+    /// Removes the rows of this run as far as possible, and reports the rows that are left.
     pub(crate) async fn remove(&self, options: &Options, pool: &Pool) {
         if options.load.keep {
             let (run, tables) = (self.names.run(), self.tables.join(", "));
@@ -141,7 +145,7 @@ impl OwnRows {
         say(&format!("the rows of this run are left in {tables}; --clean removes them"));
     }
 
-    /// Removes rows until none is found any more, and counts them.
+    /// Removes rows until none is found, and counts them.
     async fn remove_from(&self, pool: &Pool, table: &str, whose: Whose) -> anyhow::Result<usize> {
         let began = Instant::now();
         let (mut removed, mut answered) = (0, Instant::now());
@@ -165,12 +169,12 @@ impl OwnRows {
         }
     }
 
-    /// True of rows of the tester's: in the table of everybody the key decides.
+    /// True of rows of the tester's: in the shared table the key decides.
     fn is_own(&self, table: &str, row: &Value) -> bool {
         table != KV || row["key"].as_str().is_some_and(|key| self.names.is_own(key))
     }
 
-    /// Some rows of a table, as its primaries have them.
+    /// Reads some rows of a table from the primaries.
     async fn page(
         &self,
         pool: &Pool,
@@ -209,7 +213,7 @@ impl OwnRows {
     }
 }
 
-/// Removes the rows that runs have left behind, of those under way too.
+/// Removes the rows that runs have left behind, including those of runs under way.
 ///
 /// # Errors
 /// The router does not answer, or does not remove them.
@@ -226,7 +230,7 @@ pub(crate) async fn clean(pool: &Pool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The columns that identify a row of a table, with its routing column.
+/// Columns that identify a row of a table, with its routing column.
 fn columns(table: &str) -> &'static [&'static str] {
     match table {
         USERS => &["user_id"],
@@ -235,7 +239,7 @@ fn columns(table: &str) -> &'static [&'static str] {
     }
 }
 
-/// The body that makes a table.
+/// Body of the request that creates a table.
 fn declaration(table: &str) -> Value {
     let text = |name: &str| json!({"name": name, "type": "text"});
     let maybe = |name: &str| json!({"name": name, "type": "text", "null": true});
@@ -262,7 +266,7 @@ async fn make(pool: &Pool, table: &str) -> anyhow::Result<()> {
     .map(drop)
 }
 
-/// Waits until a router knows a table that was made by way of another one.
+/// Waits until a router knows a table that another router has created.
 async fn known(pool: &Pool, table: &str) -> anyhow::Result<()> {
     let began = Instant::now();
     while !is_there(pool, table).await? {
@@ -291,7 +295,8 @@ async fn delete(pool: &Pool, table: &str, rows: &[Value]) -> anyhow::Result<()> 
     let body = Bytes::from(body.to_string());
     let asked = requests::plain(Method::POST, "/api/bulk-write", body, None);
     let answer = ask(pool, Ok(asked), &format!("removing rows of {table}")).await?;
-    // Rows that were not removed are met again; those of a shard that is away would be for ever.
+    // Rows that could not be removed are found again; those of a shard that is down would be found
+    // forever.
     ensure!(answer.status != 207, "a shard does not remove its rows");
     Ok(())
 }
@@ -319,7 +324,7 @@ fn refusal(what: &str, answer: &Answer) -> anyhow::Error {
     anyhow::anyhow!("{what} was answered {} {code} {detail}", answer.status)
 }
 
-/// Asks whoever sits at the terminal, unless `--yes` was said before.
+/// Asks the user at the terminal, unless `--yes` was given.
 async fn agree(options: &Options, table: &str) -> anyhow::Result<()> {
     if options.load.yes {
         return Ok(());
@@ -333,7 +338,7 @@ async fn agree(options: &Options, table: &str) -> anyhow::Result<()> {
         std::io::stderr(),
         "{found}. The run writes beside them, and removes only its own. Go on? [y/N] "
     );
-    // In a thread that nobody waits for: Ctrl-C must end the program while it is asking.
+    // On a detached thread: Ctrl-C must end the program during the question.
     let (tell, told) = oneshot::channel();
     std::thread::spawn(move || {
         let mut line = String::new();

@@ -56,7 +56,7 @@ pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     chaos::ready(&pool, chaos::LIVENESS).await?;
     let own = OwnRows::prepare(&options, &pools).await?;
     let ended = break_meanwhile(&options, victims, pools, &own, file).await;
-    // Without a cluster the rows go with the router's directory.
+    // Without a cluster the rows disappear with the router's directory.
     if options.load.cluster.is_some() {
         match &ended {
             Ok((_, Some(_))) => own.remove(&options, &pool).await,
@@ -71,7 +71,7 @@ pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// The run itself; with its report comes what was broken, unless it could not be started again.
+/// Runs the load; returns its report, and the victims unless one could not be started again.
 async fn break_meanwhile(
     options: &Options,
     victims: Victims,
@@ -115,7 +115,7 @@ async fn break_meanwhile(
     Ok((conclude(options, &tally, ran, &history, (verified, start)), victims))
 }
 
-/// Waits until everything works, and reads all rows; how many milliseconds it took to work.
+/// Waits until everything works, and reads all rows; returns the milliseconds that the wait took.
 async fn works_again(pool: &Pool, verification: &Arc<Verification>) -> anyhow::Result<u128> {
     let began = Instant::now();
     match tokio::time::timeout(chaos::LIVENESS, alive(pool, verification)).await {

@@ -73,7 +73,8 @@ pub struct Source {
 pub struct SavedShard {
     /// What is copied.
     pub original: Original,
-    /// What tells if that is still what the writer has open; `None` if nobody knows.
+    /// Proof that the name still leads to the file that the writer has open; `None` without such a
+    /// proof.
     pub footing: Option<Arc<Footing>>,
     /// What its writes pass.
     pub gate: Arc<Gate>,
@@ -163,7 +164,7 @@ impl Source {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(SaveError::Busy),
         };
-        // Opened by its name, another file would be taken for the shard's.
+        // Opened by its name, a file that replaced the shard's would be taken for it.
         let footings = self.shards.iter().filter_map(|shard| shard.footing.as_ref());
         for footing in footings {
             footing.check()?;

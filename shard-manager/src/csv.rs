@@ -84,7 +84,7 @@ impl Record {
         }
     }
 
-    /// Bytes that it holds.
+    /// Bytes that this buffer holds.
     pub fn held(&self) -> usize {
         self.text.capacity() + self.fields.capacity() * size_of::<Span>()
     }
@@ -146,20 +146,21 @@ impl Record {
     }
 }
 
-/// How far the end of a record was looked for in text that grows, so that none of it is looked at twice.
+/// Place up to which growing text was searched for the end of a record, so that no byte is examined
+/// twice.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seek {
     at: usize,
     within: Within,
 }
 
-/// Where in a record a text stops.
+/// Place in a record at which the text ends.
 #[derive(Clone, Copy, Debug, Default)]
 enum Within {
     /// Before a field.
     #[default]
     Field,
-    /// In a field without quotes, or behind its quotes.
+    /// In a field without quotes, or after its closing quote.
     Plain,
     /// In quotes.
     Quotes,
@@ -168,12 +169,13 @@ enum Within {
 }
 
 impl Seek {
-    /// Whether anything was looked at.
+    /// True if some text was examined.
     pub fn is_begun(self) -> bool {
         self.at > 0
     }
 
-    /// Whether the record that `text` begins with ends in it; it must be the text of the last time and what followed.
+    /// True if the record at the start of `text` ends in it; `text` must be the text of the last
+    /// call with more appended.
     pub fn finds_end(&mut self, text: &[u8]) -> bool {
         while let Some(byte) = text.get(self.at) {
             self.within = match (self.within, byte) {
@@ -183,7 +185,7 @@ impl Seek {
                 (Within::Field | Within::Quote, _) => Within::Plain,
                 (Within::Plain, _) => {
                     let rest = &text[self.at..];
-                    // The comma or the line end is looked at next.
+                    // The comma or the line end is examined next.
                     self.at += memchr2(b',', b'\n', rest).unwrap_or(rest.len());
                     continue;
                 }

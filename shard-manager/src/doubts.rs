@@ -1,7 +1,8 @@
-//! Doubts: what comparing the copies of a shard has found wrong, and what follows for requests.
+//! Doubts: wrong rows that comparing the copies of a shard has found, and the consequences for
+//! requests.
 //!
-//! **Invariant:** a copy is called wrong only if more than half of at least three copies agree on something else, or if
-//! its file contradicts itself and another one does not.
+//! **Invariant:** a copy is called wrong only if more than half of at least three copies agree on
+//! something else, or if its file contradicts itself and another one does not.
 //! **Not here:** comparing (`store/sqlite/compare`), what is done about it (`manager/comparing`).
 
 use std::collections::BTreeMap;
@@ -10,17 +11,17 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::reason::Reason;
 
-/// What is wrong with a copy.
+/// Doubt about one copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Doubt {
-    /// Another copy has other rows, and nothing tells which of them is right.
+    /// Another copy has other rows, and neither is known to be right.
     Unsettled,
-    /// Rows of it are wrong.
+    /// Some of its rows are wrong.
     Wrong,
 }
 
 impl Doubt {
-    /// The doubt, as it is told of a copy.
+    /// Reason that health reports for this doubt.
     pub fn reason(self, copy: usize) -> Reason {
         match self {
             Self::Unsettled => Reason::CopiesDiffer,
@@ -30,21 +31,21 @@ impl Doubt {
     }
 }
 
-/// What rows of several copies tell of these.
+/// Verdict on the copies of one row.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// More than half of them agree, and these are not among them.
+    /// More than half of the copies agree; these copies do not.
     Wrong(Vec<usize>),
     /// Any of them may be wrong.
     Unsettled,
 }
 
-/// Judges what copies have of one row.
+/// Judges the copies of one row.
 pub fn judge(copies: &[(usize, Option<u128>)]) -> Verdict {
     let having = |found: Option<u128>| copies.iter().filter(|(_, has)| *has == found).count();
     let right = copies.iter().map(|(_, has)| *has).find(|has| having(*has) * 2 > copies.len());
     match right {
-        // Of two copies that differ none has more than half.
+        // No half of two copies is a majority.
         Some(right) => {
             let wrong = copies.iter().filter(|(_, has)| *has != right);
             Verdict::Wrong(wrong.map(|(number, _)| *number).collect())
@@ -53,10 +54,10 @@ pub fn judge(copies: &[(usize, Option<u128>)]) -> Verdict {
     }
 }
 
-/// The doubts about the copies of one shard: 0 is the primary, the others are its replicas, from 1.
+/// Doubts about the copies of one shard: 0 is the primary, replicas start at 1.
 #[derive(Debug, Default)]
 pub struct Doubts {
-    /// Whether rows of the primary are wrong: all that requests look at.
+    /// True if rows of the primary are wrong; requests check nothing else.
     primary_is_wrong: AtomicBool,
     copies: Mutex<BTreeMap<usize, Doubt>>,
     passes: AtomicU64,
@@ -64,18 +65,19 @@ pub struct Doubts {
 }
 
 impl Doubts {
-    /// Whether rows of the primary are wrong, so that nothing may be read from it or build on what it has.
+    /// True if rows of the primary are wrong: reads of it, and writes that depend on its rows, are
+    /// refused.
     pub fn is_primary_wrong(&self) -> bool {
         self.primary_is_wrong.load(Ordering::Acquire)
     }
 
-    /// The doubt about a copy.
+    /// Returns the doubt about a copy.
     pub fn about(&self, copy: usize) -> Option<Doubt> {
         self.copies.lock().unwrap_or_else(PoisonError::into_inner).get(&copy).copied()
     }
 
-    /// Takes note of what was found; what was known before is forgotten if `all` was looked at. Tells whether anything is
-    /// new.
+    /// Records the findings of a pass; a pass over `all` rows replaces earlier findings. Returns
+    /// true if any is new.
     pub fn note(&self, found: &BTreeMap<usize, Doubt>, all: bool) -> bool {
         let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
         let before = copies.clone();
@@ -91,17 +93,17 @@ impl Doubts {
         *copies != before
     }
 
-    /// Counts a pass over all rows of all copies.
+    /// Counts one pass over all rows of all copies.
     pub fn count_pass(&self) {
         self.passes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts rows that are not the same everywhere.
+    /// Counts rows that differ between copies.
     pub fn count_differences(&self, rows: u64) {
         self.differences.fetch_add(rows, Ordering::Relaxed);
     }
 
-    /// How often all rows of all copies were compared, and how many of them were found to differ.
+    /// Number of passes over all rows of all copies, and of rows found to differ.
     pub fn counted(&self) -> (u64, u64) {
         (self.passes.load(Ordering::Relaxed), self.differences.load(Ordering::Relaxed))
     }

@@ -62,7 +62,8 @@ pub enum Error {
         /// Which kind of rule.
         rule: &'static str,
     },
-    /// The database has done something else than it was told, and was made to undo it.
+    /// The database did something else than the statement said, and the transaction was rolled
+    /// back.
     #[error(
         "the database did not do this to `{table}`: a trigger, a rule or a policy of its operator swallowed the row, \
          and nothing of it was stored"
@@ -71,7 +72,7 @@ pub enum Error {
         /// The table.
         table: String,
     },
-    /// A crash of the server would empty the table.
+    /// The table is UNLOGGED: a crash of the server would empty it.
     #[error(
         "`{table}` is UNLOGGED: a crash of its server would empty it, so nothing is written to it"
     )]
@@ -82,7 +83,7 @@ pub enum Error {
     /// The deadline passed.
     #[error("the deadline passed")]
     DeadlinePassed,
-    /// The deadline of a write passed while the primary finished none.
+    /// The deadline of a write passed while the primary finished no write.
     #[error("the deadline passed: the primary of {shard} takes no writes now")]
     WritesStalled {
         /// The shard.
@@ -120,7 +121,7 @@ pub enum Error {
     FilesLost {
         /// The shard.
         shard: String,
-        /// Why.
+        /// Reason for the loss.
         loss: Reason,
     },
     /// None of the shard's nodes takes writes, and none did before the deadline.

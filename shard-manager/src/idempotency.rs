@@ -20,7 +20,7 @@ use crate::sabotage::{Switch, is_on};
 use crate::table::{Column, Table};
 use crate::value::{ColumnType, Value, push_json};
 
-/// How long an answer is kept at least.
+/// Shortest time for which an answer is kept.
 pub const KEPT: chrono::TimeDelta = chrono::TimeDelta::hours(24);
 
 /// The table of the records: sharded, replicated and moved like any other, but not shown to clients.

@@ -69,7 +69,7 @@ struct State {
     stops: AtomicBool,
     /// What the loop has done.
     tally: Tally,
-    /// Whether it gets on.
+    /// Progress of the lane's loop.
     pulse: Pulse,
 }
 
@@ -93,7 +93,7 @@ enum Message {
     Operation(Operation),
     /// Stands alone: what came before it is applied before, what comes after it after.
     Schema(SchemaOperation),
-    /// Takes the way of a write and changes nothing.
+    /// Probe: waits its turn like a write and changes nothing.
     Probe(Probe),
     Stop,
 }

@@ -103,12 +103,12 @@ impl Lanes {
         self.first.waits()
     }
 
-    /// Why they do not get on with writes, as far as is known without asking them.
+    /// Reasons why the lanes make no progress, from what is recorded already.
     pub fn standstill(&self) -> Reasons {
         Reasons::of(self.all().filter_map(Lane::standstill))
     }
 
-    /// As [`Lane::probe`], of all of them.
+    /// Probes all lanes like [`Lane::probe`].
     pub async fn probe(&self, deadline: Instant) {
         join_all(self.all().map(|lane| lane.probe(deadline))).await;
     }

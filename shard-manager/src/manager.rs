@@ -158,7 +158,7 @@ impl Manager {
         backing: Backing,
     ) -> Self {
         if let Some(contradiction) = map.contradiction() {
-            // It was made when that was allowed, and its rows lie where its map says.
+            // The cluster was created when that was allowed, and its rows lie where its map says.
             tracing::warn!(%contradiction, "keyspace and placement of this cluster mean nothing together");
         }
         let map = Arc::new(ArcSwap::from_pointee(map));
@@ -305,7 +305,7 @@ impl Manager {
     pub async fn report(&self, shards: &[ShardIndex], deadline: Instant) -> Vec<ShardReport> {
         let reports = shards.iter().map(async |&index| {
             let shard = &self.shards[index.index()];
-            // Beside each other: a lane that stands still holds up nobody who only reads.
+            // Concurrently: a stalled lane delays no read.
             let (nodes, tables) = join(shard.probe(deadline), shard.sizes(deadline)).await;
             let mut tables = tables.ok();
             // One that is not on every shard yet is nobody's business.

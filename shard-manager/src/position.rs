@@ -49,7 +49,7 @@ impl History {
         Self { timelines }
     }
 
-    /// Whether this timeline is one of them.
+    /// True if this timeline is one of these.
     pub fn knows(&self, timeline: u32) -> bool {
         self.timelines.iter().any(|(id, _)| *id == timeline)
     }

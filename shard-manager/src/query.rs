@@ -30,9 +30,9 @@ pub struct ReadQuery {
     pub after: Option<Vec<Value>>,
     /// Whether to count the rows that meet the conditions, whatever the page.
     pub counts: bool,
-    /// The shard keys of one shard that the conditions name, with their slots: all rows that can
-    /// meet the conditions have one of these. Empty where they name none, or a single one, which a
-    /// read is told beside its query.
+    /// Shard keys of one shard that the conditions name, with their slots: every row that meets the
+    /// conditions has one of these. Empty where the conditions name no key, or a single one, which
+    /// a read passes separately.
     pub keys: Vec<(Slot, String)>,
 }
 
@@ -52,8 +52,8 @@ impl ReadQuery {
     pub const DEPTH_MAX: usize = 5;
     /// Most literals of one `in.(…)`.
     pub const IN_MAX: usize = 500;
-    /// Most shard keys that conditions name for a read to go to the shards of these keys alone, and
-    /// to look up their rows: with more of them it reads all shards.
+    /// Most shard keys for which a read goes to the shards of these keys alone and looks up their
+    /// rows; with more it reads all shards.
     pub const KEYS_MAX: usize = 100;
     /// Most columns of `order`.
     pub const ORDER_MAX: usize = 8;
@@ -74,10 +74,10 @@ impl ReadQuery {
         }
     }
 
-    /// The shard keys of which a row must have one to meet the conditions, ascending; `None` if the
-    /// conditions do not say, or name more than [`ReadQuery::KEYS_MAX`]. Only tests for equality
-    /// that every row must pass say it: those of the routing column that are joined by `and`, and
-    /// stand below no `or` and no `not`.
+    /// Returns, in ascending order, the shard keys of which a row must have one to meet the
+    /// conditions; `None` if the conditions name none, or more than [`ReadQuery::KEYS_MAX`]. Only
+    /// equality tests of the routing column that are joined by `and`, and stand below no `or` and
+    /// no `not`, name keys.
     pub fn keys_named(&self) -> Option<Vec<String>> {
         let routing = self.table.routing()?;
         let mut named = None;
@@ -86,7 +86,7 @@ impl ReadQuery {
         Some(named.into_iter().map(Cow::into_owned).collect())
     }
 
-    /// The same read, asked of the one key that [`ReadQuery::keys_named`] tells.
+    /// Returns this read limited to the one key that [`ReadQuery::keys_named`] returns.
     #[must_use]
     pub fn within_key(&self) -> Self {
         let says_key = |condition: &&Condition| match condition {
@@ -106,8 +106,8 @@ impl ReadQuery {
         Self { conditions: conditions.collect(), after, ..self.clone() }
     }
 
-    /// The sort keys among the rows of all keys, of a row of this key that has these among the rows
-    /// of its own.
+    /// Converts the sort keys of a row among the rows of its shard key into those among the rows of
+    /// all keys.
     pub fn sort_values(&self, slot: Slot, key: &str, within_key: &[Value]) -> Vec<Value> {
         let mut rest = within_key.iter();
         let order = self.sort_keys(false);
@@ -159,7 +159,7 @@ impl ReadQuery {
     }
 }
 
-/// Narrows the keys that a row may have, ascending, to those that this condition leaves.
+/// Narrows the candidate keys, in ascending order, to those that this condition allows.
 fn narrow<'q>(condition: &'q Condition, routing: usize, named: &mut Option<Vec<Cow<'q, str>>>) {
     let values = match condition {
         Condition::All(list) => {

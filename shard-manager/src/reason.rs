@@ -1,10 +1,10 @@
 //! Reason: why a node does not do all that its role demands, for people and for programs.
 //!
-//! Whoever asks how a node is gets a set of reasons: an empty one means that the node is well. Some are found when
-//! it is asked (`shard`); others are found elsewhere, at another time, and stay until they are withdrawn:
-//! [`Findings`] keeps these.
+//! A node's health is a set of reasons: an empty one means that the node is well. Some reasons are
+//! found by a probe (`shard`); others are found elsewhere, at another time, and stay until they are
+//! withdrawn: [`Findings`] keeps these.
 //!
-//! **Not here:** finding them out (`lane`, `shard`, `replica_set`).
+//! **Not here:** finding them (`lane`, `shard`, `replica_set`).
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,42 +13,42 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub enum Reason {
     /// It does not answer.
     NoAnswer,
-    /// A check found its file damaged.
+    /// A check found that its file is damaged.
     Damaged,
-    /// What writes to it has ended.
+    /// The thread that writes to it has ended.
     WriterEnded,
-    /// No node of the shard takes writes.
+    /// No node of the shard accepts writes.
     NoPrimary,
-    /// A write waits, and none has been finished for a while.
+    /// A write waits, and no write has finished for a while.
     WritesStalled,
     /// The last writes failed in its storage.
     WritesFail,
-    /// It is being made from a copy of the primary.
+    /// It is being built from a copy of the primary.
     Building,
-    /// It does not get what the primary writes.
+    /// It does not follow the primary.
     NotFollowing,
-    /// It failed reads, and gets none until a probe succeeds.
+    /// It failed reads, and is left out until a probe succeeds.
     LeftOut,
-    /// It is too far behind to be read.
+    /// It lags too much to be read.
     Behind,
     /// Rows of the primary are wrong.
     RowsWrong,
     /// Rows of a replica are wrong.
     CopyWrong,
-    /// Copies of the shard have other rows, and nothing tells which are right.
+    /// Copies of the shard differ, and none is known to be right.
     CopiesDiffer,
-    /// The primary's files were removed or replaced while they were open: what is written to them is lost with the
-    /// process.
+    /// The primary's files were removed or replaced while they were open: writes to them are lost
+    /// when the process ends.
     FilesLost,
-    /// The lock of the data directory was removed or replaced: two processes that write one directory undo each
-    /// other's work.
+    /// The lock of the data directory was removed or replaced: two processes that write one
+    /// directory destroy each other's work.
     LockLost,
     /// The catalog was removed: the cluster works, but does not start again as it is.
     CatalogGone,
 }
 
 impl Reason {
-    /// Every reason, in the order in which they are told.
+    /// All reasons, in the order in which they are reported.
     pub const ALL: [Self; 16] = [
         Self::NoAnswer,
         Self::Damaged,
@@ -68,7 +68,7 @@ impl Reason {
         Self::CatalogGone,
     ];
 
-    /// The name in answers.
+    /// Name in responses.
     pub fn name(self) -> &'static str {
         match self {
             Self::NoAnswer => "no_answer",
@@ -90,7 +90,7 @@ impl Reason {
         }
     }
 
-    /// The reason as a sentence about the node.
+    /// Describes the reason in a sentence about the node.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::NoAnswer => "it does not answer",
@@ -132,7 +132,7 @@ impl Reason {
         }
     }
 
-    /// Whether the node does what its role demands all the same, and people alone have to act.
+    /// True if the node does what its role demands all the same, and only an operator has to act.
     fn is_told_only(self) -> bool {
         match self {
             Self::RowsWrong | Self::CopiesDiffer | Self::CatalogGone => true,
@@ -157,54 +157,54 @@ impl Reason {
     }
 }
 
-/// A set of reasons.
+/// Set of reasons.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reasons(u32);
 
 impl Reasons {
-    /// The set of these.
+    /// Makes a set of these reasons.
     pub fn of(reasons: impl IntoIterator<Item = Reason>) -> Self {
         Self(reasons.into_iter().fold(0, |set, reason| set | reason.bit()))
     }
 
-    /// This set and another one together.
+    /// Returns the union of two sets.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Whether there is none: the node is well.
+    /// True if there is none: the node is well.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Whether the node does what its role demands in spite of them.
+    /// True if the node does what its role demands in spite of them.
     pub fn is_up(self) -> bool {
         self.iter().all(Reason::is_told_only)
     }
 
-    /// Whether this one is among them.
+    /// True if the set contains this reason.
     pub fn contains(self, reason: Reason) -> bool {
         self.0 & reason.bit() != 0
     }
 
-    /// Each of them, in order.
+    /// Iterates over the reasons, in order.
     pub fn iter(self) -> impl Iterator<Item = Reason> {
         Reason::ALL.into_iter().filter(move |reason| self.contains(*reason))
     }
 }
 
-/// The reasons that were found of one node and still hold.
+/// Reasons that were found about one node and still hold.
 #[derive(Debug, Default)]
 pub struct Findings(AtomicU32);
 
 impl Findings {
-    /// Adds a reason, until it is withdrawn; tells whether it is new.
+    /// Adds a reason, until it is withdrawn; returns true if it is new.
     pub fn raise(&self, reason: Reason) -> bool {
         self.0.fetch_or(reason.bit(), Ordering::AcqRel) & reason.bit() == 0
     }
 
-    /// Takes a reason back; tells whether it was there.
+    /// Withdraws a reason; returns true if it was there.
     pub fn withdraw(&self, reason: Reason) -> bool {
         self.0.fetch_and(!reason.bit(), Ordering::AcqRel) & reason.bit() != 0
     }

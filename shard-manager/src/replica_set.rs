@@ -39,7 +39,7 @@ pub struct ReplicaSet {
 /// A replica and how it does.
 struct Member {
     replica: Replica,
-    /// What was found of it, and still holds.
+    /// Reasons that were found about it and still hold.
     findings: Arc<Findings>,
     in_flight: AtomicU32,
     failures: AtomicU32,
@@ -112,23 +112,23 @@ impl ReplicaSet {
         self.is_in(index)
     }
 
-    /// What was found of a replica and still holds.
+    /// Reasons that were found about a replica and still hold.
     pub fn findings(&self, index: usize) -> Option<&Arc<Findings>> {
         self.members.get(index).map(|member| &member.findings)
     }
 
-    /// Whether a replica can be reached, as it is believed now.
+    /// True if a replica is believed to be reachable.
     pub fn is_reachable(&self, index: usize) -> bool {
         self.members[index].replica.is_reachable()
     }
 
-    /// Whether failures keep a replica out, as it is believed now: unlike [`ReplicaSet::takes_part`] this lets nobody
-    /// find out.
+    /// True if failures keep a replica out of the rotation; unlike [`ReplicaSet::takes_part`] this
+    /// never lets a read through as a probe.
     pub fn is_left_out(&self, index: usize) -> bool {
         self.members[index].out_until.load(Ordering::Acquire) != 0
     }
 
-    /// Whether a replica is too far behind to be read by anybody.
+    /// True if a replica lags too much for any read.
     pub fn is_behind(&self, index: usize) -> bool {
         self.progress.staleness(index) > self.staleness_max()
     }
@@ -163,8 +163,8 @@ impl ReplicaSet {
         Stamp { timeline, floor, as_of: now.checked_sub(staleness).unwrap_or(now) }
     }
 
-    /// While nobody can write, nobody can tell how far behind a replica is: better an old answer than none, unless the
-    /// client has said how old.
+    /// Without a primary the lag of a replica is unknown: an old answer is better than none, unless
+    /// the client has limited its age.
     fn staleness_max(&self) -> Duration {
         if self.progress.is_silent() { Duration::MAX } else { STALENESS_MAX }
     }

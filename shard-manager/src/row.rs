@@ -193,10 +193,11 @@ impl RowWrite {
         })
     }
 
-    /// Whether what becomes of the row depends on what is stored of it: not if it is written whole, or removed.
+    /// True if the result of the change depends on the stored row: not if the row is written whole,
+    /// or deleted.
     pub fn builds_on_stored(&self) -> bool {
         let is_merged = match self.operation {
-            // The version and the times are not the client's to set.
+            // The server alone sets the version and the times.
             Operation::Upsert => self.set.len() + self.id.len() < self.table.own().len(),
             Operation::Update => true,
             Operation::Insert | Operation::Delete => false,
@@ -278,8 +279,7 @@ fn routing_value(table: &Table, routing: usize, key: ShardKey<'_>) -> Result<Val
     Ok(value)
 }
 
-/// The routing column as it is stored must spell the key, byte by byte: `7` and `007` are different
-/// keys.
+/// The stored routing column must spell the key, byte by byte: `7` and `007` are different keys.
 fn check_routing(
     table: &Table,
     routing: usize,
@@ -382,7 +382,7 @@ pub enum RowError {
     KeyContradicted {
         /// The routing column.
         column: String,
-        /// How its value is stored, cut to the length of a key; `None` if it is null.
+        /// Stored form of its value, cut to the longest key; `None` if it is null.
         stored: Option<String>,
     },
     /// A column that tells rows of one key apart.

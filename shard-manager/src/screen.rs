@@ -126,7 +126,7 @@ impl Screen {
     }
 }
 
-/// A rate in whole rows: decimals change too fast to be read.
+/// Formats a rate in whole rows: decimals change too fast to be read.
 fn rate(per_second: f64) -> String {
     format!("{}/s", HumanCount(per_second.round() as u64))
 }
@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// A terminal that keeps all that was ever written to it.
+    /// A terminal that keeps everything written to it.
     #[derive(Clone, Debug, Default)]
     struct Kept(Arc<Mutex<String>>);
 

@@ -60,7 +60,7 @@ pub struct Shard {
     primary: Readers,
     replicas: ReplicaSet,
     sizing: Arc<Semaphore>,
-    /// What was found of the primary, and still holds.
+    /// Reasons that were found about the primary and still hold.
     findings: Arc<Findings>,
     doubts: Arc<Doubts>,
 }
@@ -160,12 +160,13 @@ impl Shard {
         self.lanes.gate()
     }
 
-    /// What was found of its primary elsewhere and still holds: whoever raises a reason there makes the shard degraded.
+    /// Reasons that were found about its primary elsewhere and still hold; raising one makes the
+    /// shard degraded.
     pub fn findings(&self) -> &Arc<Findings> {
         &self.findings
     }
 
-    /// The same of one of its replicas, by its place in the progress.
+    /// Reasons that were found about one of its replicas, by its place in the progress.
     pub fn findings_of_replica(&self, index: usize) -> Option<&Arc<Findings>> {
         self.replicas.findings(index)
     }

@@ -84,11 +84,11 @@ impl ShardMap {
         Ok(Self { epoch, keyspace, placement, topology, owners: owners.into_boxed_slice() })
     }
 
-    /// Why keyspace and placement mean nothing together, naming both settings; `None` if they go
-    /// together.
+    /// Explains why keyspace and placement contradict each other, naming both settings; `None` if
+    /// they fit.
     ///
-    /// The placement `partitions` says where the partitions of the keyspace `list` lie. With other
-    /// partitions, or in a keyspace that has none, its names are those of nothing.
+    /// The placement `partitions` assigns the partitions of the keyspace `list` to shards. With
+    /// other partitions, or in a keyspace without any, its names refer to nothing.
     pub fn contradiction(&self) -> Option<String> {
         let Placement::Partitions(partitions) = &self.placement else { return None };
         match &self.keyspace {

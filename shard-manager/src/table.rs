@@ -38,7 +38,7 @@ impl Table {
     pub const SLOT: usize = 0;
     /// Index of the column `shard_key` in every table.
     pub const SHARD_KEY: usize = 1;
-    /// The columns that tell where a row is kept.
+    /// Columns that decide where a row is kept.
     pub const PLACE: [usize; 2] = [Self::SLOT, Self::SHARD_KEY];
     const OWN: usize = 2;
     /// Most own columns of a table.

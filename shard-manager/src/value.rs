@@ -132,7 +132,8 @@ impl Value {
         }
     }
 
-    /// The shard key of a row whose routing column holds this; `None` for null, which is no key.
+    /// Returns the shard key of a row whose routing column has this value; `None` for null, which
+    /// is no key.
     pub fn key_text(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Null => None,

@@ -33,7 +33,7 @@ pub struct ShardVitals {
     pub shard: ShardIndex,
     /// The way of its writes.
     pub lane: LaneVitals,
-    /// What comparing its copies has found.
+    /// Findings of comparing its copies.
     pub compared: ComparedVitals,
     /// Its nodes, the primary first.
     pub nodes: Vec<NodeVitals>,
@@ -63,12 +63,12 @@ pub struct Footprint {
     pub bytes: u64,
 }
 
-/// What comparing the copies of a shard has found since the process began; only files are compared.
+/// Findings of comparing the copies of a shard since the process began; only files are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ComparedVitals {
-    /// How often all rows of all copies were compared.
+    /// Number of passes over all rows of all copies.
     pub passes: u64,
-    /// Rows that were found to differ, in each of the passes.
+    /// Rows that were found to differ, summed over the passes.
     pub differences: u64,
 }
 
@@ -159,7 +159,7 @@ pub struct NodeVitals {
     pub role: Role,
     /// Whether it is believed to do what its role demands: a primary takes writes, a replica is in the rotation.
     pub up: bool,
-    /// Why it does not; empty if it does.
+    /// Reasons why it does not; empty if it does.
     pub reasons: Reasons,
     /// How long ago it had all that the primary has; `None` if it has not had it since this process began.
     pub lag: Option<Duration>,

@@ -1,50 +1,50 @@
-//! Ahead: how far a router's clock goes before this machine's, so that what it counted is told at
-//! the times of one clock.
+//! Ahead: the difference between a router's clock and this machine's, so that all figures have the
+//! times of one clock.
 //!
-//! A router reads its system's clock once, when it starts. If that was wrong then, all that it
-//! tells lies in another time: beside what other routers told, and in the way of what it will tell
-//! itself when it was started again with a clock that is right. Here its times are moved, by whole
-//! minutes: so slots of any length stay what they are.
+//! A router reads its system's clock once, when it starts. If that was wrong then, all its times
+//! are off: they differ from those of other routers, and hide its own figures of that time once it
+//! was restarted with the right clock. Here its times are shifted by whole minutes, so that slots
+//! of any length keep their bounds.
 //!
 //! **Not here:** when clocks are compared (`service/collector`).
 
 use crate::frame::Step;
 
-/// The longest slot, in ms.
+/// Longest slot, in ms.
 const UNIT_MS: i64 = Step::Minute.seconds() as i64 * 1_000;
 
-/// By how much a clock is ahead of ours: whole minutes, less than none if it is behind.
+/// Difference by which a clock is ahead of ours: whole minutes, negative if it is behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ahead {
     ms: i64,
 }
 
 impl Ahead {
-    /// Between what a router's clock says, and ours at that moment, both in ms since 1970.
+    /// Compares a router's clock with ours at the same moment, both in ms since 1970.
     pub(super) fn between(theirs: u64, ours: u64) -> Self {
         let ms = i128::from(theirs) - i128::from(ours);
         let units = (ms + i128::from(UNIT_MS / 2)).div_euclid(i128::from(UNIT_MS));
         let ms = i64::try_from(units * i128::from(UNIT_MS));
-        // A clock that cannot be compared is none: what it tells is refused before.
+        // A clock outside this range is ignored: its figures are refused earlier.
         Self { ms: ms.unwrap_or_default() }
     }
 
-    /// A time of the router, as ours; in ms since 1970.
+    /// Converts a time of the router to ours; in ms since 1970.
     pub(super) fn ours(self, ms: u64) -> u64 {
         ms.saturating_add_signed(self.ms.saturating_neg())
     }
 
-    /// The same in s.
+    /// Converts a time of the router to ours; in s since 1970.
     pub(super) fn ours_s(self, seconds: u64) -> u64 {
         seconds.saturating_add_signed((self.ms / 1_000).saturating_neg())
     }
 
-    /// A time of ours, as the router's; in s since 1970.
+    /// Converts a time of ours to the router's; in s since 1970.
     pub(super) fn theirs(self, seconds: u64) -> u64 {
         seconds.saturating_add_signed(self.ms / 1_000)
     }
 
-    /// What people should know of it; nothing if the clocks go alike.
+    /// Describes the difference for people; `None` if the clocks agree.
     pub(super) fn told(self) -> Option<String> {
         let minutes = self.ms.unsigned_abs() / UNIT_MS.unsigned_abs();
         let side = match self.ms.signum() {

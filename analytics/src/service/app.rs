@@ -23,7 +23,7 @@ pub(super) struct App {
     pub hub: Arc<Hub<Question>>,
     /// Who keeps history, if anybody does.
     pub keeper: Option<Arc<Keeper>>,
-    /// How clients reach the service.
+    /// Ways in which clients reach the service.
     pub reached: Reached,
     /// How routers prove who they are.
     pub(super) tls: Option<Arc<ClientConfig>>,

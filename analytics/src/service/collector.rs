@@ -33,8 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Most answers taken at once from a router that says that there is more: seven days are some dozens.
 const CATCH_UP_MAX: usize = 200;
-/// How far a router's clock may go astray from what was seen of it at its start, in ms: what is on
-/// the way may be late.
+/// Largest drift of a router's clock from its reading at its start, in ms: messages may be delayed.
 const ASTRAY_MAX_MS: u64 = 90_000;
 /// How long a router may wait to be asked for until what was kept of it is there.
 const LOADING_MAX: Duration = Duration::from_secs(30);
@@ -90,12 +89,12 @@ pub(super) async fn follow(member: Arc<Member>, tls: Option<Arc<ClientConfig>>) 
 struct Questions {
     member: Arc<Member>,
     wire: Wire,
-    /// The last slot that is there, by step, in times of the router.
+    /// Last slot that was fetched, by step, in times of the router.
     after: [u64; 3],
     errors_after: u64,
     /// When the router started that told the number of the last error.
     started: String,
-    /// How its clock goes, and when the router started of which that is known.
+    /// Difference of its clock from ours, and the start of the router for which that was found.
     ahead: Ahead,
     compared: String,
 }
@@ -109,8 +108,8 @@ impl Questions {
         }
     }
 
-    /// Learns how a router's clock goes when it has started, or when its clock is not where it
-    /// should be. Tells whether that leaves other slots to be asked for.
+    /// Finds the difference of a router's clock after its start, or after a jump. Returns true if
+    /// other slots must be fetched because of it.
     fn compare_clocks(&mut self, pulled: &Pulled) -> bool {
         let own_ms = unix_ms();
         let is_astray = self.ahead.ours(pulled.at_ms).abs_diff(own_ms) > ASTRAY_MAX_MS;
@@ -124,8 +123,7 @@ impl Questions {
             let told = ahead.told().unwrap_or_else(|| "its clock is as this machine's".to_owned());
             tracing::warn!(router = %self.member.name, "{told}");
         }
-        // What was told by a clock that was ahead would stand in the way of what is told from now
-        // on.
+        // Slots reported by a clock that was ahead would hide those that follow.
         let next = self.ahead.ours(pulled.at_ms) / 1_000 + FUTURE_MAX_S;
         self.member.history.forget_from(next);
         let before = self.after;
@@ -163,7 +161,7 @@ impl Questions {
         let pulled = tokio::task::spawn_blocking(move || Pulled::parse(&answer.body)).await;
         let pulled = pulled.map_err(|error| error.to_string())??;
         if self.compare_clocks(&pulled) {
-            // Of these slots, some may be there already, or missing.
+            // Some of these slots may be there already, or missing.
             return Ok(true);
         }
         if pulled.started != self.started {

@@ -106,7 +106,7 @@ pub struct Config {
     pub workers: usize,
     /// Least severe messages to log.
     pub log: tracing::Level,
-    /// Whether a proxy in front ends TLS.
+    /// True if a proxy in front ends TLS.
     pub behind_tls: bool,
     /// Whether others may reach the service though it knows no authentication.
     pub insecure: bool,

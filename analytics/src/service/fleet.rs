@@ -49,9 +49,9 @@ pub(super) struct Seen {
     pub is_up: bool,
     /// When it answered last, in ms since 1970 by the clock of this machine.
     pub at_ms: Option<u64>,
-    /// The router's own clock then, as far as whole minutes do not tell it from ours.
+    /// The router's own clock then, without the difference in whole minutes.
     pub clock_ms: u64,
-    /// What is odd about its clock.
+    /// Complaint about its clock.
     pub clock: Option<String>,
     /// When it started, as it says.
     pub started: String,

@@ -1,8 +1,8 @@
 //! Forward: questions about the cluster, which routers answer.
 //!
-//! **Invariant:** only paths that are declared as such are handed on, only to routers of the
-//! configuration, and nothing of the request but its query string. What a router answers is JSON to
-//! whoever asked, whatever the router says of it.
+//! **Invariant:** only declared paths are forwarded, only to routers of the configuration, and
+//! nothing of the request but its query string. A router's answer is sent on as JSON, whatever
+//! content type it had.
 //! **Not here:** figures, which the service answers itself.
 
 use std::sync::Arc;
@@ -60,7 +60,7 @@ async fn ask(app: &App, member: &Arc<Member>, path: &str) -> Result<Answer, Stri
     answer.map_err(|error| error.to_string())
 }
 
-/// Status and body as the router said them, and no header of it: in a browser, what it says must be
+/// Status and body as the router sent them, without its headers: to a browser, the body must be
 /// data and nothing else.
 fn handed_on(answer: Answer) -> HttpResponse {
     let status = StatusCode::from_u16(answer.status).ok();

@@ -1,7 +1,8 @@
 //! Gate: around every route. Gives the request its id, refuses foreign web pages, and turns problems into answers.
 //!
-//! **Invariant:** every answer has `x-request-id`, can be framed by nobody, and is a page only
-//! where it says what the page may do; every refusal is a problem. The rules are those of a router.
+//! **Invariant:** every answer has `x-request-id`, can be framed by no page, and is a page only
+//! where it declares what the page may do; every refusal is a problem. The rules are those of a
+//! router.
 //! **Not here:** what a route does.
 
 use actix_web::Error;
@@ -20,7 +21,7 @@ use super::problem::{Code, Problem};
 use crate::foreign::{self, Foreign};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// What a browser lets an answer do that is no page.
+/// Policy for browsers of a response that is no page.
 const NO_PAGE: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 /// Longest id that a client may choose.
 const ID_MAX: usize = 128;

@@ -28,9 +28,9 @@ const MICROS_MAX: u64 = 1 << 42;
 /// How far before and behind its own clock a router may have counted, in s.
 const PAST_MAX_S: u64 = 8 * 86_400;
 pub(super) const FUTURE_MAX_S: u64 = 5;
-/// The last ms of the year 9999: no time is written that is later.
+/// Last ms of the year 9999: later times are never written.
 const CLOCK_MAX_MS: u64 = 253_402_300_799_999;
-/// Most of what a router counts from its start on.
+/// Most that a router counts since its start.
 const SINCE_START_MAX: u64 = 1 << 53;
 
 /// What a router has told.

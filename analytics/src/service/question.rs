@@ -101,9 +101,8 @@ fn unseen(mut now: ClusterNow) -> ClusterNow {
     now
 }
 
-/// Up to when all have told what they counted, by their clocks: what some have not told yet would
-/// bend rates. One that goes wrong does not decide. Where nobody tells any more, time goes on by
-/// our own.
+/// End of the time for which all routers have reported, by their clocks: missing figures would bend
+/// rates. A router whose clock is wrong is left out. Without any reports our own clock counts.
 fn time_of(clocks: &mut [u64]) -> u64 {
     clocks.sort_unstable();
     let Some(&middle) = clocks.get(clocks.len().saturating_sub(1) / 2) else { return unix_ms() };

@@ -57,7 +57,7 @@ pub(super) fn split(text: &str) -> Result<(Target, String), String> {
     }
     let name = HeaderValue::from_str(authority.as_str()).map_err(|_| wanted.to_owned())?;
     let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-    // What is no port must not become the port of the scheme.
+    // An invalid port must not become the port of the scheme.
     let given = authority.as_str().get(authority.host().len()..).unwrap_or_default();
     let port = match given.strip_prefix(':') {
         None => Some(if is_secure { 443 } else { 80 }),

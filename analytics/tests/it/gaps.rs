@@ -189,7 +189,7 @@ fn times_that_touch_are_one_and_there_are_only_so_many() {
     assert_eq!(often.as_slice()[0].0, 0, "the oldest are told as one");
 }
 
-/// While it was down, nobody measured: what it counted is not spread over that.
+/// Without a measurement while it was down, its figures are not spread over that time.
 #[test]
 fn a_rate_is_taken_over_the_time_in_which_somebody_counted() {
     let recorder = restarted();
@@ -197,7 +197,7 @@ fn a_rate_is_taken_over_the_time_in_which_somebody_counted() {
         MetricsQuery { window: Window::parse("15m").expect("a window"), ..Default::default() };
     let told = figures(&[recorder.history()], &query, &now(&["shard1".into()]), BEGIN_MS + 400_000);
     assert_eq!((told.total, told.measured_s, told.throughput), (150, 300.0, 0.5));
-    // Another that counted all the while measured it.
+    // Another recorder that counted all the while measured that time.
     let other = History::new();
     other.know_between(BEGIN_MS, BEGIN_MS + 400_000);
     let told = figures(
@@ -222,7 +222,7 @@ fn a_young_router_has_curves_of_seconds_from_the_beginning() {
                 continue;
             }
             let history = recorder.settle_at(recorder.started() + seconds(lived));
-            // As a service knows it that collects from it, of others beside it.
+            // Like a service that collects its figures and those of others.
             let far = History::new();
             far.know_between(recorder.started_ms(), recorder.started_ms() + lived * 1_000);
             for frame in

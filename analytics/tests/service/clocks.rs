@@ -1,4 +1,4 @@
-//! Stories of clocks: of routers whose machines tell another time than that of the service.
+//! Stories of clocks: routers whose machines have another time than the service's.
 
 use analytics::Step;
 use serde_json::json;
@@ -7,12 +7,12 @@ use crate::eventually;
 use crate::fake::{FakeRouter, Told, ago, frame, unix_ms};
 use crate::process::Service;
 
-/// So many seconds of a clock that is wrong by so many.
+/// This many seconds of a clock that is wrong by `by_s` seconds.
 fn wrong(seconds: u64, by_s: i64) -> u64 {
     seconds.checked_add_signed(by_s).unwrap()
 }
 
-/// A start so many seconds ago, with a clock that is wrong by so many.
+/// A start this many seconds ago, with a clock that is wrong.
 fn start(told: &mut Told, seconds_ago: i64, by_s: i64) {
     let at_ms = unix_ms().checked_add_signed((by_s - seconds_ago) * 1_000).unwrap();
     let at = chrono::DateTime::from_timestamp_millis(at_ms as i64).unwrap();
@@ -69,7 +69,7 @@ fn what_a_router_counts_whose_clock_is_wrong_stands_beside_what_others_count() {
     let service = Service::start(folder.path(), &arguments);
     service.await_total("window=5m", 40);
     assert_eq!(service.end("TERM"), Some(0));
-    // What was kept of them is not told twice.
+    // Their stored figures are not reported twice.
     let service = Service::start(folder.path(), &arguments);
     for router in &routers {
         service.await_router(&router.name(), true);

@@ -120,7 +120,7 @@ pub(crate) struct Told {
     pub(crate) started: String,
     pub(crate) now: ClusterNow,
     pub(crate) frames: Vec<Frame>,
-    /// By how much its clock is wrong, in ms.
+    /// Error of its clock, in ms.
     pub(crate) clock_ms: i64,
     /// When it says that it counted.
     pub(crate) counted: Vec<(u64, u64)>,
@@ -210,7 +210,7 @@ fn answer(told: &Mutex<Told>, request: &Request) -> Option<Vec<u8>> {
     let told = told.lock().unwrap();
     if !request.path().starts_with("/api/analytics/frames") {
         let asked = json!({"asked": request.path(), "host": request.header("host")});
-        // Whatever it says of it, it is JSON.
+        // JSON, whatever content type it claims.
         return Some(response_as("text/html", 200, &asked.to_string()));
     }
     let instead = told.instead;

@@ -95,7 +95,7 @@ fn every_path_of_the_document_is_there_and_no_other() {
     assert_eq!((answer.status, answer.body.len()), (200, 0));
 }
 
-/// Nothing that a browser is given can be framed, is taken for something else, or may do anything.
+/// No response can be framed, is taken for another type, or may load or run anything.
 fn assert_guarded(answer: &Answer, path: &str) {
     assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
     assert_eq!(answer.header("x-frame-options"), Some("DENY"), "{path}");

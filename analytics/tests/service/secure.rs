@@ -43,7 +43,7 @@ fn a_router_that_proves_who_it_is_is_collected_from_and_no_other() {
     assert!(trouble.contains("certificate"), "{trouble}");
 }
 
-/// As openssl makes them unless told otherwise.
+/// Made with the defaults of openssl.
 #[test]
 fn of_a_certificate_that_is_an_authority_s_own_it_is_told_how_to_make_another() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,9 +1,10 @@
 //! Rewrites the README's figures: `cargo bench -p api-router --bench http -- figures`.
 //!
-//! Every console block of the README whose command is this benchmark is run again, with the arguments
-//! that stand there, and its output replaces the old one. Figures that a person copies age one by one;
-//! these are all measured in one go, on one machine. A block with lines about PostgreSQL needs servers:
-//! `shard-manager cluster up` starts them and writes `SHARD_URLS` and `REPLICA_URLS` to `tessera.env`.
+//! Every console block of the README whose command is this benchmark is run again, with the
+//! arguments given there, and its output replaces the old one. Figures that are copied by hand age
+//! one by one; these are all measured in one go, on one machine. A block with lines about
+//! PostgreSQL needs servers: `shard-manager cluster up` starts them and writes `SHARD_URLS` and
+//! `REPLICA_URLS` to `tessera.env`.
 
 use std::io::{Error, Write};
 use std::path::Path;
@@ -41,7 +42,8 @@ fn measure(arguments: &str) -> std::io::Result<String> {
     String::from_utf8(output.stdout).map_err(Error::other)
 }
 
-/// The text with the output below each command of this benchmark replaced by what `measure` returns.
+/// Returns the text with the output below each command of this benchmark replaced by that of
+/// `measure`.
 ///
 /// # Errors
 /// Fails if no block is found or one has no end: then the README no longer looks as this expects.

@@ -1,7 +1,7 @@
-//! Domain: which problem each error of the domain is.
+//! Domain: maps each error of the domain to its problem.
 //!
 //! **Invariant:** the mapping is exhaustive; no SQL, path, address or secret stands in a detail.
-//! **Not here:** the codes, and how a problem is told (`problem`).
+//! **Not here:** the codes, and the form of a problem (`problem`).
 
 use shard_manager::error::{Error, Failure};
 use shard_manager::row::RowError;

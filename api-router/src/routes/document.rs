@@ -1,8 +1,8 @@
 //! Document: what the OpenAPI document says of itself, and once for all operations about rows: the headers that every
 //! read or every write takes, and those that every answer carries.
 //!
-//! Groups stand in the order in which somebody who is new needs them, schemas in the form that generators of clients
-//! understand.
+//! Groups stand in the order in which a newcomer needs them, schemas in the form that generators of
+//! clients understand.
 //!
 //! **Not here:** what one operation alone takes or answers (its own attributes).
 
@@ -25,7 +25,7 @@ use crate::data_route::{KV, data_route};
 
 /// The one data route whose answers are about no single key.
 const BULK: &str = "/api/bulk-write";
-/// The route of which every parameter that is no known one is a filter.
+/// Route on which every unknown parameter is a filter.
 const READ: &str = "/api/read";
 
 /// Groups of operations, the most wanted first.
@@ -67,7 +67,7 @@ pub fn describe(api: &mut OpenApi) {
     order_groups(api);
 }
 
-/// The groups that there are, in order: what shows the document follows it.
+/// Groups of operations that exist, in the order in which Swagger UI shows them.
 fn order_groups(api: &mut OpenApi) {
     let items = api.paths.paths.values_mut();
     let used: BTreeSet<String> = items
@@ -81,7 +81,8 @@ fn order_groups(api: &mut OpenApi) {
     api.tags = Some(GROUPS.iter().filter_map(group).collect());
 }
 
-/// Any further parameters of a read. The example is empty: a page to try calls out would send another one along.
+/// Declares any further parameters of a read. The example is empty, because Swagger UI would send
+/// another one along.
 fn filters() -> Parameter {
     let text = ObjectBuilder::new().schema_type(Type::String).build();
     let any = AdditionalProperties::RefOr(RefOr::T(text.into()));
@@ -99,7 +100,7 @@ fn filters() -> Parameter {
         .build()
 }
 
-/// Declares the refusal that comes before any route is found, and so at every one.
+/// Declares the refusal that precedes routing, and so applies to every operation.
 fn refuse_large_headers(operation: &mut Operation) {
     let large = ResponseBuilder::new()
         .description(

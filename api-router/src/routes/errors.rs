@@ -150,7 +150,8 @@ pub(crate) async fn explain_code(name: Path<String>) -> Result<HttpResponse, Pro
 }
 
 const PAGE: &str = "text/html; charset=utf-8";
-/// Enforces what the pages promise: no script, nothing from anywhere, and no style but [`STYLE`], whose SHA-256 it names.
+/// Enforces the promise of the pages: no script, nothing from elsewhere, and no style but
+/// [`STYLE`], which it names by SHA-256.
 const ISOLATED: &str = "default-src 'none'; style-src 'sha256-gcLQhWMlh5jsVnyD0aJHwRfrJpasrPXqE/v2Sdn/b/0='; \
                         base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

@@ -163,7 +163,7 @@ fn reasons(node: &NodeHealth) -> Vec<NodeReason> {
     node.reasons.iter().map(told).collect()
 }
 
-/// Why the cluster is not as it should be.
+/// Reasons why the cluster is not as it should be.
 fn degraded(reports: &[ShardReport]) -> impl Iterator<Item = String> {
     let nodes = reports.iter().flat_map(|report| &report.nodes);
     nodes.flat_map(|node| {

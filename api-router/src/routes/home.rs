@@ -10,7 +10,7 @@ use crate::hints;
 use crate::paths::{DOCUMENT, PAGES, methods};
 use crate::problem::{Code, Problem};
 
-/// A path that the analytics service has and a router has not.
+/// Hint for a path that the analytics service has and a router has not.
 const ALERTS: &str = "/api/analytics/alerts";
 const OF_ALERTS: &str = "the analytics service serves alerts and watches one router or many: start it with \
      `analytics --routers URL`, with the URL of this router, and request the same path there";

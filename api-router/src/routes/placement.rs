@@ -230,7 +230,7 @@ pub struct ShardsAnswer {
     shards: Vec<ShardView>,
 }
 
-/// What is told of the sizes of tables.
+/// Meaning of the sizes of tables.
 const BYTES_ARE: &str = "pages in use by the table and its indexes on the primary; a file on the disk is larger: it holds \
                          free pages, the change log and the write-ahead log as well";
 

@@ -114,7 +114,7 @@ pub(crate) async fn read_rows(
         query.after = Some(app.manager.resume(&query, key, cursor).map_err(bad_cursor)?);
     }
     let is_first_page = query.after.is_none() && query.offset == 0;
-    // A cursor does not tell how many rows came before it.
+    // A cursor does not contain the number of rows before it.
     let first = query.after.is_none().then_some(query.offset);
     if let Some(key) = key.or_else(|| only(&app, named.as_deref())) {
         trail::note(&request, |trail| trail.about(key.as_str()));
@@ -152,7 +152,7 @@ pub(crate) async fn read_rows(
     Ok(response.body(answer(&app, &read)))
 }
 
-/// Refuses a shard key of which no row can meet the filters, because they name others.
+/// Refuses a shard key that no row matching the filters can have, because they name others.
 fn check_agrees(
     query: &ReadQuery,
     named: Option<&[String]>,
@@ -183,14 +183,14 @@ fn refuse_fanout(app: &App, query: &ReadQuery) -> Result<(), Problem> {
     }))
 }
 
-/// The key that filters name, if it is a single one that has a place.
+/// Returns the key that filters name, if it is a single one inside the keyspace.
 fn only<'k>(app: &App, named: Option<&'k [String]>) -> Option<ShardKey<'k>> {
     let Some([key]) = named else { return None };
     let key = ShardKey::parse(key).ok()?;
     app.manager.map().place(key).ok().map(|_| key)
 }
 
-/// Where the rows of a page stand among all, as PostgREST tells it: also to a client that asks by HEAD and so has no body.
+/// Place of a page's rows among all, in PostgREST's form. A response to HEAD has it as well.
 fn content_range(first: Option<u32>, rows: usize, total: impl std::fmt::Display) -> String {
     match first.filter(|_| rows > 0) {
         Some(first) => format!("{first}-{}/{total}", first as usize + rows - 1),

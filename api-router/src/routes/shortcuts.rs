@@ -1,7 +1,7 @@
 //! `/health`, `/healthz`, `/docs`, `/openapi.json`, `/version`: paths that people and probes try
 //! first.
 //!
-//! **Not here:** what they lead to (`health`, `document`).
+//! **Not here:** the targets of these paths (`health`, `document`).
 
 use actix_web::http::header::LOCATION;
 use actix_web::web::Data;

@@ -146,7 +146,7 @@ fn parse(app: &App, (header, query): Keys<'_>, body: &[u8]) -> Result<(Place, Ro
     Ok(Manager::prepare(&app.manager.map(), &table, operation, key, &data.0)?)
 }
 
-/// The shard key of a row that comes without one: its routing column says it.
+/// Finds the shard key of a row that is sent without one: its routing column has it.
 fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
     let derived = RowWrite::routing_key(table, &data.0);
     if let Some(key) = derived.map_err(|error| Problem::from(&error))? {
@@ -164,7 +164,7 @@ fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
     Err(null_key(table, data).unwrap_or_else(missing))
 }
 
-/// The problem of a row whose routing column is null, which is no shard key.
+/// Refuses a row whose routing column is null, which is no shard key.
 pub(super) fn null_key(table: &Table, data: &Members<'_>) -> Option<Problem> {
     let column = table.column(table.routing()?);
     data.get(&column.name)?;

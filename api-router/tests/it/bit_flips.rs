@@ -1,5 +1,5 @@
-//! Stories of bits that flip on the disk: SQLite has no sums that would tell, so the router compares the copies of each
-//! shard while it runs.
+//! Stories of bits that flip on the disk: SQLite keeps no checksums that would show it, so the
+//! router compares the copies of each shard while it runs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,12 +14,12 @@ use crate::ground::files_only;
 use crate::harness::{Router, command};
 use crate::replicas::assert_replicas_equal;
 
-/// All is compared again and again, with pauses; a build for tests under load takes its time.
+/// All rows are compared again and again, with pauses; a build for tests under load takes its time.
 const COMPARED_WITHIN: Duration = Duration::from_secs(180);
 
-/// A name that stands nowhere else.
+/// A name that occurs nowhere else.
 const RIGHT: &str = "Ada Lovelace the first";
-/// The same after a bit of it flipped.
+/// Another name: the first one after a bit flip.
 const WRONG: &str = "Adc Lovelace the first";
 
 fn until(what: &str, is_so: impl Fn() -> bool) {
@@ -30,7 +30,7 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// A directory with one shard of so many replicas, all of them whole and closed.
+/// Makes a directory with one shard of this many replicas, all of them intact and closed.
 fn closed_directory(replicas: &str) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
@@ -45,14 +45,14 @@ fn closed_directory(replicas: &str) -> (TempDir, PathBuf) {
     (folder, data)
 }
 
-/// A router over the directory, which nobody has asked anything.
+/// A router over the directory that has had no request.
 fn reopened(data: &Path, replicas: &str) -> Router {
     let mut again = command(data);
     again.args(["--shards", "1", "--replicas", replicas]);
     Router::start_command(again)
 }
 
-/// Where a text stands in a file as a column of a row, and not in the JSON of the change log.
+/// Place of a text in a file as a column of a row, and not in the JSON of the change log.
 fn places(bytes: &[u8], text: &str) -> Vec<usize> {
     let found = bytes.windows(text.len()).enumerate();
     let found = found.filter(|(_, window)| *window == text.as_bytes());
@@ -73,7 +73,7 @@ fn holds(file: &Path, text: &str) -> bool {
     !places(&fs::read(file).unwrap(), text).is_empty()
 }
 
-/// The node and the name of each reason why the cluster is not well.
+/// Node and name of each reason why the cluster is not well.
 fn reasons(router: &Router) -> (String, Vec<(String, String)>) {
     let health = router.get("/api/health").json();
     let mut told = Vec::new();
@@ -90,7 +90,7 @@ fn reason(node: &str, name: &str) -> (String, String) {
     (node.to_owned(), name.to_owned())
 }
 
-/// What `/metrics` counts of the one shard.
+/// Figures of the one shard in `/metrics`.
 fn counted(router: &Router, name: &str) -> u64 {
     let text = router.get("/metrics").text();
     let begin = format!("tessera_copies_{name}_total{{shard=\"shard1\"}} ");

@@ -27,7 +27,8 @@ pub(crate) struct Server {
     work: mpsc::Sender<Work>,
 }
 
-/// Of a database: every column of its tables, indexes and sequences, and what else a story may have given them.
+/// Query for a hash of a database's shape: every column of its tables, indexes and sequences, and
+/// other properties that a story may have changed.
 pub(crate) const SHAPE: &str = "SELECT md5(string_agg(line, ' ' ORDER BY line)) FROM (
     SELECT format('%s %s %s %s %s %s %s %s', c.oid::regclass, c.relkind, a.attname, a.atttypid::regtype, a.attnotnull,
         c.relpersistence, c.relhasrules,

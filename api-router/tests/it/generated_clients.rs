@@ -1,4 +1,5 @@
-//! Clients that generators of others make from the document: they are made, their types hold, and their calls work.
+//! Clients that third-party generators make from the document: they compile, their types hold, and
+//! their calls work.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,7 +7,7 @@ use std::process::Command;
 use crate::harness::{Router, left_out};
 use crate::python::{GENERATORS, program_of, text};
 
-/// The calls, and what is needed to check and run them.
+/// The calls, and the files needed to check and run them.
 const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 
 /// A folder with the document of a router and the files of a client.
@@ -21,7 +22,7 @@ fn folder_with(router: &Router, files: &[&str]) -> tempfile::TempDir {
     folder
 }
 
-/// Runs a program that must succeed, and tells what it said.
+/// Runs a program that must succeed, and returns its output.
 #[track_caller]
 fn succeed(command: &mut Command) -> String {
     let output = command.env("NO_PROXY", "*").output();

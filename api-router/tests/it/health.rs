@@ -1,4 +1,4 @@
-//! Stories of health: it tells what the nodes really do, and why one is not well.
+//! Stories of health: it reports the real state of the nodes, and why one is not well.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use crate::client::{keys_on, lab, put_node, refusal, refused, set, settle, stran
 use crate::ground::files_only;
 use crate::harness::{PATIENCE, Router};
 
-/// Asks until health tells what is looked for.
+/// Asks until health reports the expected state.
 fn until(router: &Router, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let began = Instant::now();
     loop {
@@ -26,7 +26,7 @@ fn names(reasons: &Value) -> Vec<&str> {
     reasons.map(|reason| reason["name"].as_str().unwrap()).collect()
 }
 
-/// Waits until the figures say so of a shard.
+/// Waits until the figures of a shard have the expected values.
 fn until_scraped(router: &Router, shard: &str, up: &str) {
     let line = format!("tessera_shard_up{{shard=\"{shard}\"}} {up}");
     let began = Instant::now();
@@ -45,7 +45,7 @@ fn a_primary_that_takes_no_writes_is_told_as_such_with_its_reason_until_it_does(
     assert_eq!(health["degraded"], json!([]));
     let keys = ["shard1", "shard2"].map(|shard| keys_on(&router, shard, 1).remove(0));
 
-    // Nobody writes: it is found out all the same.
+    // Without any write it is found out all the same.
     set(&router, "shard1-primary", "paused");
     let health = until(&router, "told of shard1 alone", |health| {
         let primary_is = |shard: &str, up: bool| health["health"][shard]["primary"] == up;
@@ -63,7 +63,7 @@ fn a_primary_that_takes_no_writes_is_told_as_such_with_its_reason_until_it_does(
     let shard = router.get("/api/shards/shard1").json();
     assert!(shard["tables"].is_array(), "it can be read: {shard}");
 
-    // One dead shard takes no router out of service; a client is told why it waits in vain.
+    // One dead shard takes no router out of service; a client learns why it waits in vain.
     assert_eq!(router.get("/ready").status, 200);
     let soon = [("x-deadline-ms", "1000")];
     let late = stranger(&router).write_with(&keys[0], &soon, &user(&keys[0], "late"));

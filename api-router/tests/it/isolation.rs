@@ -1,4 +1,5 @@
-//! Stories of isolation: what a browser may do with answers, and which pages may ask behind a proxy.
+//! Stories of isolation: limits on a browser's use of answers, and which pages may ask behind a
+//! proxy.
 
 use crate::harness::{Reply, Router};
 
@@ -58,7 +59,7 @@ fn a_page_may_load_and_run_its_own_files_alone() {
     }
 }
 
-/// What a program that listens for plain HTTP is asked with these headers.
+/// Answer of a program that listens for plain HTTP to these headers.
 fn asked(router: &Router, headers: &[(&str, &str)]) -> (u16, String) {
     let reply = router.send("GET", "/api/read?table=users", headers, None);
     let code = if reply.status == 200 { String::new() } else { reply.code() };
@@ -115,7 +116,8 @@ fn behind_a_proxy_that_ends_tls_its_pages_are_our_own() {
     ] {
         assert_eq!(asked(&router, &[("origin", origin), ("host", host)]), foreign(), "{origin}");
     }
-    // This machine may still ask without the proxy, and a name that was made to point here still may not.
+    // This machine may still bypass the proxy, and a name that was pointed here (DNS rebinding) is
+    // still refused.
     let port = router.address().port();
     let own = format!("http://127.0.0.1:{port}");
     assert_eq!(asked(&router, &[("origin", &own)]).0, 200);

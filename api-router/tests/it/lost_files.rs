@@ -1,5 +1,5 @@
-//! Stories of data directories whose files are taken away under a router that has them open: nothing is acknowledged
-//! that only this process could ever read, and everybody is told why.
+//! Stories of data directories whose files are removed under a router that has them open: no write
+//! is acknowledged that only this process could ever read, and every client learns why.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,12 +28,12 @@ fn used(data: &Path, flags: &[&str]) -> Router {
     router
 }
 
-/// Asks for the health until it is as it should be.
+/// Asks until health reports the expected state.
 fn await_health(router: &Router, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     await_told(router, "/api/health", what, is_so)
 }
 
-/// Asks until the answer is as it should be.
+/// Asks until the answer is as expected.
 fn await_told(router: &Router, path: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let began = Instant::now();
     loop {
@@ -51,7 +51,7 @@ fn trouble(health: &Value) -> String {
     health["shards"][0]["nodes"][0]["reasons"].to_string()
 }
 
-/// A write that was not acknowledged, for this reason, which names no path.
+/// Checks that a write was refused for this reason, which names no path.
 fn check_refused(reply: &Reply, outcome: &str, reason: &str) {
     assert_eq!((reply.status, &*reply.code()), (503, "TSR201"), "{}", reply.text());
     let body = reply.json();
@@ -112,7 +112,7 @@ fn no_write_is_acknowledged_that_is_in_a_removed_file() {
         fs::remove_file(data.join(removed)).unwrap();
         let reply = router.write_user("eve", "Eve");
         let outcome = reply.json()["outcome"].as_str().unwrap_or_default().to_owned();
-        // It may have been found out before.
+        // It may have been noticed before.
         assert!(["unknown", "rejected"].contains(&&*outcome), "{removed}: {}", reply.text());
         check_refused(&reply, &outcome, "removed or replaced");
         check_lost(&router, "removed or replaced");
@@ -125,7 +125,7 @@ fn a_bulk_write_into_a_removed_directory_is_not_acknowledged() {
     files_only!("files are removed");
     let (_folder, data) = folder();
     let router = used(&data, &WITH_REPLICA);
-    // Somebody removes all of it while files come and go.
+    // All of it is removed while files come and go.
     let began = Instant::now();
     while data.exists() {
         let _ = fs::remove_dir_all(&data);

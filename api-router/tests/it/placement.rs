@@ -249,7 +249,7 @@ fn every_operation_has_a_summary_a_tag_answers_and_no_dangling_reference() {
                     answer["description"].as_str().is_some_and(|text| !text.is_empty()),
                     "{at} {status}"
                 );
-                // What the HTTP server refuses before it knows the path has no body.
+                // The HTTP server refuses this before routing, so the path has no body.
                 if status.starts_with('4') && method != "head" && status != "431" {
                     assert!(
                         answer["content"]["application/problem+json"].is_object(),

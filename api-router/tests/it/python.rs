@@ -1,4 +1,5 @@
-//! Python: tools of others by which the API is judged, in virtual environments below `target` that are made once.
+//! Python: third-party tools that judge the API, in virtual environments below `target` that are
+//! made once.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -7,20 +8,21 @@ use std::process::{Command, Output};
 /// Another version generates other requests.
 pub(crate) const SCHEMATHESIS: &str = "4.32.5";
 
-/// Packages that stand together, in exactly these versions.
+/// Packages that are installed together, in exactly these versions.
 pub(crate) struct Environment {
-    /// The first part of its folder's name; the rest is the version of the first package.
+    /// First part of its folder's name; the rest is the version of the first package.
     name: &'static str,
     packages: &'static [(&'static str, &'static str)],
 }
 
-/// The tool that asks for all that the document allows, and the parser of figures of those who made the format.
+/// The tool that sends every request that the document allows, and the reference parser of the
+/// metrics format.
 const JUDGES: Environment = Environment {
     name: "schemathesis",
     packages: &[("schemathesis", SCHEMATHESIS), ("prometheus_client", "0.26.0")],
 };
 
-/// The tools that make a client of the document, and check its types.
+/// Tools that generate a client from the document, and check its types.
 pub(crate) const GENERATORS: Environment = Environment {
     name: "openapi-python-client",
     packages: &[("openapi-python-client", "0.29.1"), ("mypy", "2.4.1")],
@@ -31,7 +33,7 @@ pub(crate) fn text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
 }
 
-/// A program of those that judge the API, `python` among them.
+/// A program of the tools that judge the API, `python` among them.
 ///
 /// # Errors
 /// What could not be had.
@@ -42,7 +44,7 @@ pub(crate) fn program(name: &str) -> Result<PathBuf, String> {
 /// A program of an environment, `python` among them.
 ///
 /// # Errors
-/// What could not be had.
+/// The package or tool that could not be installed.
 pub(crate) fn program_of(environment: &Environment, name: &str) -> Result<PathBuf, String> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     // Two stories, perhaps of two processes, must not make it at the same time.

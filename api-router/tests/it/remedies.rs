@@ -1,5 +1,5 @@
-//! Stories of remedies: a request that is nearly right is told what to send instead, and never
-//! something far-off.
+//! Stories of remedies: the response to a request that is nearly right says what to send instead,
+//! and suggests nothing far-fetched.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ fn hint(reply: &Reply) -> String {
     reply.json()["hint"].as_str().unwrap_or("no hint").to_owned()
 }
 
-/// What is wrong and what to do.
+/// Detail and hint of a problem.
 fn said(reply: &Reply) -> (String, String) {
     (reply.json()["detail"].as_str().unwrap().to_owned(), hint(reply))
 }
@@ -100,7 +100,7 @@ fn parameters_of_other_apis_are_told_what_they_are_called_here() {
         assert_eq!((reply.status, &*reply.code()), (400, "TSR311"), "{query}");
         assert!(hint(&reply).contains(meant), "{query}: {}", reply.text());
     }
-    // A name that is like no column suggests none.
+    // A name that resembles no column gets no suggestion.
     for query in ["select=sort", "order=sort", "zzzz=eq.1"] {
         let reply = router.get(&format!("/api/read?table=orders&{query}"));
         assert_eq!(hint(&reply), "no hint", "{query}: {}", reply.text());
@@ -119,7 +119,7 @@ fn removing_what_is_not_there_does_not_say_how_to_make_it() {
     }
 }
 
-/// An object of so many members.
+/// An object of this many members.
 fn object(members: usize) -> Value {
     (0..members).map(|n| (format!("m{n}"), json!(n))).collect::<serde_json::Map<_, _>>().into()
 }

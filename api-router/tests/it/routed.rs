@@ -1,5 +1,5 @@
-//! Stories of filters that say the shard key: such reads ask the shards of their keys only, and
-//! tell what a read of all shards would.
+//! Stories of filters that name the shard key: such reads ask the shards of their keys only, and
+//! return the same rows as a scatter read.
 
 use std::collections::BTreeSet;
 
@@ -47,7 +47,7 @@ fn shards_of(router: &Router, keys: &[&str]) -> Value {
     json!(shards)
 }
 
-/// All pages of a read, row by row; every page must ask these shards.
+/// Reads all pages, row by row; every page must ask these shards.
 fn walk(router: &Router, query: &str, shards: Option<&Value>) -> Vec<Value> {
     let (mut rows, mut cursor) = (Vec::new(), String::new());
     loop {
@@ -88,7 +88,7 @@ fn a_filter_that_says_the_shard_key_asks_its_shard_only() {
     assert_eq!((counted.status, &counted.json()["total"]), (200, &json!(8)), "{}", counted.text());
     let none = read(&router, "user_id=eq.nobody").json();
     assert_eq!((&none["count"], none["shards"].as_array().unwrap().len()), (&json!(0), 1));
-    // A row alone has its version, as when it is read by its key.
+    // A single row has its version, as in a read by its key.
     let only = read(&router, "user_id=eq.user_0");
     let known = [("if-none-match", only.header("etag").unwrap())];
     let again = router.send("GET", "/api/read?table=orders&user_id=eq.user_0", &known, None);
@@ -104,7 +104,7 @@ fn a_filter_that_names_several_shard_keys_asks_their_shards_and_tells_the_same_r
     let list = keys.join(",");
     for (order, limit) in [("", 1), ("", 5), ("", 1000), ("&order=amount.desc", 4)] {
         let query = |filter: &str| format!("{filter}{order}&limit={limit}");
-        // What is below `or` names no keys.
+        // Conditions below `or` name no keys.
         let plain = walk(&router, &query(&format!("or=(user_id.in.({list}))")), None);
         assert_eq!(plain.len(), 3 + 6 + 12);
         let routed = walk(&router, &query(&format!("user_id=in.({list})")), Some(&shards));

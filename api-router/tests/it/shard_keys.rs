@@ -1,4 +1,4 @@
-//! Stories of shard keys that nobody has to say twice: writes take them from the routing column of
+//! Stories of shard keys that need not be sent twice: writes take them from the routing column of
 //! the row.
 
 use serde_json::{Value, json};
@@ -45,7 +45,7 @@ fn a_write_takes_its_shard_key_from_the_routing_column_of_the_row() {
         assert_eq!(made.status, 201, "{kind}: {}", made.text());
         assert_eq!(made.json()["shard"], route["shard"], "{kind}");
         assert_eq!(made.header("x-shard-slot"), Some(&*route["slot"].to_string()), "{kind}");
-        // The same row, however its key is spelled, by each of the ways to write.
+        // One row, however its key is spelled, with each of the ways to write.
         assert_eq!(write(&router, &table, &[], &other).status, 200, "{kind}");
         let bulk = json!({"table": table, "records": [{"id": other, "n": 2}]});
         assert_eq!(router.post("/api/bulk-write", &[], &bulk).status, 201, "{kind}");

@@ -230,7 +230,7 @@ fn a_cluster_whose_placement_means_nothing_in_its_keyspace_is_refused_if_new_and
     }
     let flags = ["--keyspace", "list:A=2,B=1", "--placement", placement];
     Router::start_in(&dir, &flags).end();
-    // As clusters could be made before.
+    // Clusters could be made like this before.
     let mut catalog =
         SqliteConnection::establish(&dir.join("catalog.db").to_string_lossy()).unwrap();
     let sql = r#"UPDATE tessera_cluster SET keyspace='hash', parameters='{"seed":0}'"#;

@@ -1,4 +1,5 @@
-//! Stories of the room for bodies: who trickles locks nobody out, and nothing small to send is large to take in.
+//! Stories of the room for bodies: a slow client locks no other out, and no small request takes
+//! much memory.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -13,7 +14,7 @@ use crate::harness::{PATIENCE, Router};
 use crate::streams::{CSV, GZIP, NDJSON, count, gzip, line, lines, stream};
 use crate::streams_live::{begin, peak_kib};
 
-/// The head of a body that says how long it will be, and then takes its time.
+/// The head of a body that announces its length, and then takes its time.
 const LONG: &str = "content-length: 100000000\r\nx-deadline-ms: 60000\r\n";
 
 /// The beginning of a row that is not whole.
@@ -21,17 +22,17 @@ fn unfinished(bytes: usize) -> String {
     format!("{{\"user_id\":\"u\",\"email\":\"e\",\"name\":\"{}", "n".repeat(bytes))
 }
 
-/// A client whose body is not whole, and what it was answered so far.
+/// A client whose body is not complete, and its response so far.
 struct Held {
     stream: TcpStream,
     answer: Vec<u8>,
 }
 
 impl Held {
-    /// The problem that it was answered with, if it was.
+    /// The problem in its response, if there is one.
     fn problem(&mut self) -> Option<Value> {
         self.stream.set_nonblocking(true).unwrap();
-        // The router closes with its answer; one that was still being sent to may not get it.
+        // The router closes after its response; a client that is still sending may not receive it.
         let _ = self.stream.read_to_end(&mut self.answer);
         self.stream.set_nonblocking(false).unwrap();
         let answer = String::from_utf8_lossy(&self.answer);
@@ -47,7 +48,8 @@ fn write_large(router: &Router) {
     assert_eq!(reply.status, 201, "{}", reply.text());
 }
 
-/// Begins bodies until room runs out, and one has to give way; what it is told. They are kept.
+/// Begins bodies until room runs out and one has to give way; returns its response, and keeps the
+/// others.
 fn fill(held: &mut Vec<Held>, mut begin: impl FnMut() -> TcpStream) -> Value {
     let began = Instant::now();
     loop {
@@ -85,7 +87,7 @@ fn when_room_runs_out_the_stream_that_brought_least_lately_gives_way() {
     assert_eq!((&cut["outcome"], &cut["next_index"]), (&json!("partial"), &json!(1)), "{cut}");
     assert!(cut["hint"].as_str().unwrap().contains("next_index"), "{cut}");
     assert_eq!(count(&router, "users"), 1);
-    // Nobody else has to wait for those that are left.
+    // No other client has to wait for the remaining ones.
     let reply = stream(&router, &[NDJSON], lines(0..500).as_bytes());
     assert_eq!((reply.status, &reply.json()["stored"]), (201, &json!(500)), "{}", reply.text());
     write_large(&router);
@@ -93,7 +95,7 @@ fn when_room_runs_out_the_stream_that_brought_least_lately_gives_way() {
     assert!(peak < 400 << 10, "{peak} KiB");
 }
 
-/// The same as [`begin`], from another address of this machine.
+/// Like [`begin`], from another address of this machine.
 fn begin_from(router: &Router, address: [u8; 4], body: &[u8]) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&std::net::SocketAddr::from((address, 0)).into()).unwrap();
@@ -162,7 +164,7 @@ fn single_writes_that_trickle_hold_no_more_than_there_is_room() {
     let mut held = Vec::new();
     let cut = fill(&mut held, || {
         let mut stream = router.connect();
-        // One that gives way while it is sent takes no more.
+        // A body that gives way while it is sent takes no more room.
         let _ = stream.write_all(head.as_bytes());
         let _ = stream.write_all(body.as_bytes());
         stream
@@ -249,7 +251,7 @@ fn a_gzip_that_becomes_far_more_than_it_is_ends_with_what_came_before() {
     assert!(problem["detail"].as_str().unwrap().contains("inflates"), "{problem}");
     assert_eq!(problem["stored"], problem["next_index"], "{problem}");
     assert!(problem["stored"].as_u64().is_some_and(|stored| stored >= 10), "{problem}");
-    // Up to 16 MiB nobody asks how it was packed.
+    // Up to 16 MiB any ratio of compression is accepted.
     let reply = stream(&router, &[NDJSON, GZIP, patient], &gzip(row.repeat(15).as_bytes()));
     assert_eq!((reply.status, &reply.json()["stored"]), (201, &json!(15)), "{}", reply.text());
 }

@@ -1,11 +1,11 @@
-//! Stories of headers that a route does not honour: they are refused, or their effect is told.
+//! Stories of headers that a route does not honour: they are refused, or their effect is reported.
 
 use serde_json::json;
 
 use crate::harness::{Reply, Router};
 use crate::streams::{NDJSON, line};
 
-/// That a header is refused, by its name and with what to do.
+/// Checks that a header is refused, with its name and a remedy.
 fn assert_refused(reply: &Reply, name: &str, what: &str) {
     assert_eq!((reply.status, &*reply.code()), (400, "TSR113"), "{what}: {}", reply.text());
     let problem = reply.json();
@@ -41,7 +41,7 @@ fn a_range_is_refused_wherever_none_is_served() {
     assert_refused(&reply, "range", "a write");
     assert_eq!(reply.json()["outcome"], "rejected");
     assert_eq!(router.get("/api/read?table=users").json()["count"], 0);
-    // What is not there is told first.
+    // A missing path is reported first.
     let range = [("range", "0-9")];
     assert_eq!(router.send("GET", "/nowhere", &range, None).status, 404);
     assert_eq!(router.send("DELETE", "/api/health", &range, None).status, 405);

@@ -126,7 +126,7 @@ fn the_command_line_asks_by_tls_whom_it_can_trust() {
     assert!(said.contains("name a file of them by SSL_CERT_FILE"), "{said}");
 }
 
-/// As openssl makes them unless told otherwise.
+/// Made with the defaults of openssl.
 #[test]
 fn the_command_line_tells_how_to_make_a_certificate_where_one_is_of_an_authority() {
     let papers = Papers::new();

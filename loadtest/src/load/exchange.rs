@@ -13,7 +13,7 @@ use crate::wire::{Answer, Asked, Pool};
 /// What whoever asks knows before.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
-    /// How keys are spelled.
+    /// Spelling of keys.
     pub(super) names: Arc<Names>,
     pub(super) token: Option<SessionToken>,
     /// The row is there: its write was acknowledged.

@@ -18,7 +18,7 @@ use crate::wire::Pool;
 pub(crate) struct Plan {
     pub(crate) pools: Vec<Arc<Pool>>,
     pub(crate) tally: Arc<Tally>,
-    /// How keys are spelled.
+    /// Spelling of keys.
     pub(super) names: Arc<Names>,
     pub(super) seed: u64,
     /// How long an answer is waited for.

@@ -26,7 +26,8 @@ use crate::wire::Asked;
 
 /// How often a bank is opened before that is given up.
 const OPENINGS_MAX: u32 = 5;
-/// How often a bank is read as soon as it is open. Of eight banks so many reads meet each of three nodes for sure.
+/// Number of reads of a bank as soon as it is open. With eight banks they certainly reach each of
+/// three nodes.
 const OPENING_READS: u32 = 8;
 /// How long all nodes of servers may take to show a bank, before the run goes on without.
 const SHOWN_MAX: Duration = Duration::from_secs(30);

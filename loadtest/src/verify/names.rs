@@ -1,6 +1,6 @@
 //! Names: one for each row of a run, so that no two rows meet.
 //!
-//! **Not here:** how a cluster wants keys to be spelled (`keyspace`).
+//! **Not here:** the spelling that a cluster demands of keys (`keyspace`).
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ impl RowNames {
         Self(names)
     }
 
-    /// The name of the run, which stands in each of its rows.
+    /// Name of the run, which stands in each of its rows.
     pub(super) fn run(&self) -> &str {
         self.0.run()
     }

@@ -45,7 +45,7 @@ pub(super) async fn all(session: &mut Session) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads a row that no page had; a router that was just started again may need several tries.
+/// Reads a row that no page contained; a router that has just restarted may need several tries.
 async fn read_missing(session: &mut Session, row: &str) -> anyhow::Result<()> {
     let how = register::Read { level: Level::All, token: false, bound_ms: 0, other: false };
     let mut told = String::new();

@@ -64,8 +64,8 @@ impl Connection {
     }
 }
 
-/// "Connection refused" says more with less than the number of the error, and of a certificate what
-/// to do about it.
+/// Describes an error: "Connection refused" without the error's number, and for a certificate the
+/// remedy.
 fn reason(error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::ConnectionRefused {
         return Failure::new(None, NOT_CONNECTED, "Connection refused");

@@ -73,7 +73,7 @@ fn a_router_that_proves_itself_is_tested_and_no_other() {
     assert!(said.contains("name a file of them by SSL_CERT_FILE"), "{said}");
 }
 
-/// As openssl makes them unless told otherwise.
+/// Made with the defaults of openssl.
 #[test]
 fn of_a_certificate_that_is_an_authority_s_own_it_is_told_how_to_make_another() {
     let folder = tempfile::tempdir().unwrap();

@@ -28,7 +28,7 @@ pub(crate) enum Behaviour {
     StallsOnce,
     NotReady,
     Silent,
-    /// Somebody else has rows in the table that the tester writes to.
+    /// Another client has rows in the table that the tester writes to.
     HasForeignRows,
     /// Writes rows, and removes none.
     KeepsRows,
@@ -77,7 +77,7 @@ impl Fake {
         format!("http://{}", self.address)
     }
 
-    /// How many rows are there.
+    /// Number of rows.
     pub(crate) fn rows(&self) -> usize {
         self.state.rows.lock().unwrap().len()
     }

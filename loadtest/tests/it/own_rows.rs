@@ -1,4 +1,4 @@
-//! Stories about whose rows a run meets: its own, which it removes, and nobody else's.
+//! Stories about the rows that a run meets: its own, which it removes, and no others.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -40,7 +40,7 @@ impl Router {
                 Some(address.split('/').next()?.to_owned())
             })
             .expect("the router starts");
-        // Whoever writes to a pipe that nobody reads any more is ended.
+        // Writing to a pipe without a reader would end the program.
         std::thread::spawn(move || lines.count());
         Self { child, host, _folder: folder }
     }
@@ -93,7 +93,7 @@ fn said(output: &Output) -> String {
     text(&output.stdout) + &text(&output.stderr)
 }
 
-/// A run that is under way: its first line of progress has come.
+/// A run under way: its first line of progress has come.
 fn under_way(host: &str) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
     command.env_remove("TESSERA_LOADTEST_HOST").args(["--host", host, "--run-time", "600"]);
@@ -105,7 +105,7 @@ fn under_way(host: &str) -> Child {
         line.clear();
         assert!(stderr.read_line(&mut line).unwrap() > 0, "the run ends before it began");
     }
-    // Whoever writes to a pipe that nobody reads any more is ended.
+    // Writing to a pipe without a reader would end the program.
     std::thread::spawn(move || stderr.lines().count());
     tester
 }

@@ -95,7 +95,7 @@ impl Secrets {
     }
 }
 
-/// Whether an answer can be kept at all: it is the first page of its one key.
+/// True if an answer can be cached at all: it is the first page of its one key.
 pub(super) fn is_kept(query: &ReadQuery) -> bool {
     query.after.is_none() && query.offset == 0 && !query.counts && query.keys.is_empty()
 }

@@ -13,7 +13,7 @@ use ureq::config::ConfigBuilder;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::typestate::AgentScope;
 
-/// What to do about a certificate that was made for an authority.
+/// Remedy for a certificate that was made for an authority.
 const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as openssl makes them \
      unless told otherwise, and must not prove a server: make one with openssl req -x509 -newkey \
      rsa:2048 -nodes -days 365 -keyout key.pem -out cert.pem -subj /CN=HOST -addext \
@@ -38,17 +38,17 @@ pub(super) fn agent(url: &str, options: ConfigBuilder<AgentScope>) -> Result<Age
     }
 }
 
-/// An error of a client, for people: of a certificate, TLS tells the name of a variant alone.
+/// Describes a client's error for people: of a certificate, TLS only gives the name of a variant.
 pub(super) fn told(error: &ureq::Error) -> String {
     let said = error.to_string();
     if said.contains("CaUsedAsEndEntity") { AUTHORITY.to_owned() } else { said }
 }
 
-/// The port that an address gives.
+/// Returns the port of a URL.
 fn port(url: &str) -> Option<&str> {
     let (_, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next()?;
-    // Colons within brackets are of the address.
+    // Colons within brackets belong to the address.
     let behind = authority.rsplit(']').next()?;
     behind.rsplit_once(':').map(|(_, port)| port)
 }

@@ -37,7 +37,7 @@ struct Status {
     keyspace: Option<String>,
     placement: Option<String>,
     router: RouterState,
-    /// What `bytes` of a node counts.
+    /// Meaning of `bytes` of a node.
     bytes_are: &'static str,
     shards: Vec<ShardStatus>,
     /// What is no fault, and the next start of a router looks after.
@@ -93,10 +93,10 @@ impl NodeStatus {
     }
 }
 
-/// What is counted of a file.
+/// Meaning of `bytes` of a file.
 const ON_DISK: &str =
     "on the disk: the whole file and its write-ahead log; GET /api/shards counts pages of tables";
-/// What a router counts.
+/// Meaning of `bytes` from a router.
 const OF_TABLES: &str =
     "pages in use by all tables and their indexes; files on the disk are larger";
 
@@ -233,7 +233,7 @@ fn ask(url: &str) -> Result<Status, Trouble> {
     })
 }
 
-/// Why a router holds a node for down.
+/// Reasons for which a router considers a node down.
 fn why(reasons: &Value) -> String {
     let told = reasons.as_array().into_iter().flatten();
     let told: Vec<&str> = told.filter_map(|reason| reason["detail"].as_str()).collect();

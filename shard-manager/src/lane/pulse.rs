@@ -1,9 +1,9 @@
-//! Pulse: whether a lane gets on with its writes, told by what it did last.
+//! Pulse: tells if a lane makes progress with its writes.
 //!
-//! Its loop says when it takes up something and when that is done; whoever asks compares that with the clock. A lane with
-//! nothing to do is sent a probe, which takes the way of a write and changes nothing.
+//! The lane's loop records when it starts and finishes a piece of work; readers compare that with
+//! the clock. An idle lane is sent a probe, which waits its turn like a write and changes nothing.
 //!
-//! **Not here:** what the loop does (`worker`), what is told of the shard (`shard`).
+//! **Not here:** the work of the loop (`worker`), the health of the shard (`shard`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,27 +15,29 @@ use super::{Lane, Message, State};
 use crate::error::Error;
 use crate::reason::Reason;
 
-/// A lane that has been at the same piece of work for longer stands still. A little less than a probe may take, so that
-/// one probe finds it out.
+/// A lane is stalled when one piece of work takes longer than this. A little less than the longest
+/// wait for a probe, so that one probe is enough to notice.
 const STANDSTILL: Duration = Duration::from_millis(1_800);
-/// How long a probe is waited for at most.
+/// Longest wait for a probe.
 const PROBE_MAX: Duration = Duration::from_secs(2);
-/// A lane that has been at it for less is not waited for: it has just moved.
+/// A lane that has worked on one piece for less than this is not waited for: it has just made
+/// progress.
 const MOVED_LATELY: Duration = Duration::from_millis(500);
-/// How long a write that failed in the storage counts, if none has succeeded since.
+/// Time for which a write that failed in the storage counts, if none has succeeded since.
 const FAILED_LATELY: Duration = Duration::from_secs(10);
-/// How often it is looked whether a busy lane has moved.
+/// Interval at which a busy lane is checked for progress.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What the loop of a lane tells of its work.
+/// Record of the work of a lane's loop.
 #[derive(Debug)]
 pub(super) struct Pulse {
     epoch: Instant,
-    /// Milliseconds since `epoch` at which it took up what it is at; 0: it is at nothing.
+    /// Milliseconds since `epoch` at which the current piece of work began; 0 if the loop is idle.
     busy_since: AtomicU64,
-    /// Milliseconds since `epoch` at which a batch failed in the storage; 0: the last one did not.
+    /// Milliseconds since `epoch` at which a batch failed in the storage; 0 if the last one
+    /// succeeded.
     failed_at: AtomicU64,
-    /// Whether a probe is on its way.
+    /// True while a probe is queued.
     is_probed: AtomicBool,
 }
 
@@ -48,17 +50,17 @@ impl Default for Pulse {
 }
 
 impl Pulse {
-    /// Told when the loop takes up something, and when it has got on with it.
+    /// Records that the loop starts a piece of work, or has made progress with it.
     pub(super) fn begin(&self) {
         self.busy_since.store(self.millis(), Ordering::Relaxed);
     }
 
-    /// Told when there is nothing to do.
+    /// Records that the loop is idle.
     pub(super) fn rest(&self) {
         self.busy_since.store(0, Ordering::Relaxed);
     }
 
-    /// Told after a batch became durable.
+    /// Records that a batch became durable.
     pub(super) fn succeeded(&self) {
         self.begin();
         if self.failed_at.load(Ordering::Relaxed) != 0 {
@@ -66,19 +68,19 @@ impl Pulse {
         }
     }
 
-    /// Told after a batch failed as a whole.
+    /// Records that a batch failed as a whole.
     pub(super) fn failed(&self, error: &Error) {
         if matches!(error, Error::StorageFull { .. } | Error::ShardUnavailable { .. }) {
             self.failed_at.store(self.millis(), Ordering::Relaxed);
         }
     }
 
-    /// How many of the operations that wait are none: a probe waits as they do.
+    /// Number of queued operations that are probes and no writes.
     pub(super) fn probes(&self) -> usize {
         usize::from(self.is_probed.load(Ordering::Acquire))
     }
 
-    /// For how long the loop has been at the same piece of work; `None` if it is at nothing.
+    /// Time that the loop has spent on the current piece of work; `None` if it is idle.
     fn busy_for(&self) -> Option<Duration> {
         let since = self.busy_since.load(Ordering::Relaxed);
         (since != 0).then(|| self.since(since))
@@ -98,13 +100,13 @@ impl Pulse {
     }
 
     fn millis(&self) -> u64 {
-        // Never 0, which means that there is nothing.
+        // Never 0, which means idle.
         self.epoch.elapsed().as_millis() as u64 + 1
     }
 }
 
 impl Lane {
-    /// Why it does not get on with writes, as far as is known without asking it.
+    /// Reasons why the lane makes no progress, from what is recorded already.
     pub fn standstill(&self) -> Option<Reason> {
         let pulse = &self.state.pulse;
         if !self.is_up() {
@@ -120,12 +122,13 @@ impl Lane {
         }
     }
 
-    /// Whether the writes that wait have waited for long, and none was finished meanwhile.
+    /// True if writes have waited for long while none was finished.
     pub(super) fn is_stuck(&self) -> bool {
         self.state.pulse.stands_still()
     }
 
-    /// Finds out whether it gets on, at most until `deadline`: what [`Lane::standstill`] tells afterwards is true now.
+    /// Probes the lane, at most until `deadline`, so that [`Lane::standstill`] is up to date
+    /// afterwards.
     pub async fn probe(&self, deadline: Instant) {
         let deadline = deadline.min(Instant::now() + PROBE_MAX);
         let pulse = &self.state.pulse;
@@ -133,9 +136,10 @@ impl Lane {
             None if !pulse.is_probed.swap(true, Ordering::AcqRel) => {
                 let (reply, answer) = oneshot::channel();
                 let probe = Probe { state: Arc::clone(&self.state), _reply: reply };
-                // One that a full queue does not take is dropped: that lane has moved a moment ago, or is at something.
+                // A full queue drops the probe: that lane has just made progress, or is busy.
                 let _ = self.queue.try_send(Message::Probe(probe));
-                // That it comes too late says nothing itself: the lane has been at it all the time then.
+                // A late probe needs no record of its own: the lane has been busy with one piece
+                // all that time.
                 let _ = tokio::time::timeout_at(deadline.into(), answer).await;
             }
             Some(time) if time < MOVED_LATELY || time >= STANDSTILL => {}
@@ -150,8 +154,8 @@ impl Lane {
     }
 }
 
-/// A message that takes the way of a write and changes nothing. There is one at a time; when its turn has come it is
-/// dropped, and whoever sent it is told by that.
+/// Probe that waits its turn like a write and changes nothing. There is at most one; it is dropped
+/// at its turn, which notifies its sender.
 pub(super) struct Probe {
     state: Arc<State>,
     _reply: oneshot::Sender<()>,

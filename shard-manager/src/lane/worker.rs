@@ -32,7 +32,7 @@ const READY_SOON: Duration = Duration::from_millis(100);
 const LAST_TRY: Duration = Duration::from_millis(50);
 
 impl State {
-    /// Told when something was taken from the queue.
+    /// Record of the loop's progress, which is updated when it takes work from the queue.
     fn take_up(&self) {
         self.tally.hold(1);
         self.pulse.begin();
@@ -307,7 +307,7 @@ impl<W: AsyncWriter> Worker<W> {
                     parts.push(self.await_node(batch, error).await);
                 }
                 Err(BatchFailure { error, outcome, .. }) => {
-                    // A server that is gone is told of elsewhere: its shard has no primary then.
+                    // A lost server is reported elsewhere: its shard has no primary then.
                     let is_storage = self.lives.is_none() || outcome == Outcome::Rejected;
                     if is_storage {
                         self.state.pulse.failed(&error);

@@ -65,7 +65,7 @@ pub enum LocalError {
         /// The most.
         most: usize,
     },
-    /// Another number of shards than there are.
+    /// The wanted number of shards differs from the number that exists.
     #[error(
         "{}: the cluster has {has} shards, which its rows are spread over, and a cluster cannot be given {wanted} yet; \
          leave --shards out, or make a new cluster with --dir elsewhere and write the rows to it through its router",
@@ -74,9 +74,9 @@ pub enum LocalError {
     OtherShards {
         /// The cluster's directory.
         dir: PathBuf,
-        /// How many there are.
+        /// Number of shards that exist.
         has: usize,
-        /// How many are wanted.
+        /// Number of shards that is wanted.
         wanted: usize,
     },
     /// Fewer than there are.

@@ -61,7 +61,7 @@ impl Backing {
         }
     }
 
-    /// Who leads each shard, where servers do.
+    /// Leaders of the shards, where nodes are servers.
     pub(super) fn leaders(&self) -> impl Iterator<Item = &Arc<Leader>> {
         let servers = match self {
             Self::Files(_) => None,
@@ -145,7 +145,7 @@ impl Drop for Backing {
         match self {
             Self::Files(files) => {
                 files.closed.store(true, Ordering::Release);
-                // Before the lock of the folder is let go.
+                // Before the lock of the data directory is released.
                 files.stop_comparing();
             }
             Self::Servers(servers) => servers.close(),
@@ -159,13 +159,13 @@ pub(super) struct Files {
     pub(super) saved: Arc<Source>,
     /// Where it is told to.
     door: Door,
-    /// Ends before the lock is given back.
+    /// Dropped before the lock is released.
     guard: Guard,
     /// Held as long as anything may write.
     pub(super) data_dir: DataDir,
     /// Tells what works behind the back of requests to end.
     pub(super) closed: Arc<AtomicBool>,
-    /// What compares the copies of each shard.
+    /// Comparison of each shard's copies.
     pub(super) comparing: OnceLock<Comparing>,
 }
 

@@ -1,14 +1,17 @@
-//! Comparing: looks at all rows of all copies, again and again, and acts on what differs.
+//! Comparing: reads all rows of all copies, again and again, and acts on differences.
 //!
-//! Disks flip bits, and SQLite has no sums that would tell. Copies of a shard differ then, and comparing them is how it
-//! is found. It reads slowly, in the background: it must cost requests next to nothing.
+//! Disks flip bits, and SQLite keeps no checksums that would show it. Copies of a shard then
+//! differ, so comparing them finds the damage. It reads slowly, in the background: it must cost
+//! requests next to nothing.
 //!
-//! A replica that is proven wrong is not read from that moment on, and is made anew once all rows were compared; but not
-//! while the primary, which it would be made from, is in doubt itself. A primary that is proven wrong is left as it is, and
-//! told (`doubts`).
+//! A replica that is proven wrong is not read from that moment on, and is rebuilt once all rows
+//! were compared, unless the primary, its source, is in doubt itself. A primary that is proven
+//! wrong is left as it is and reported (`doubts`).
 //!
-//! **Invariant:** nothing is done about a difference that a second look, at snapshots of its own, has not found as well.
-//! **Not here:** how copies are looked at (`store/sqlite/compare`), what requests are refused (`shard`).
+//! **Invariant:** only a difference that a second look, at new snapshots, confirms has
+//! consequences.
+//! **Not here:** how copies are read (`store/sqlite/compare`), which requests are refused
+//! (`shard`).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
@@ -32,32 +35,33 @@ use crate::store::sqlite::reader::Readers;
 use crate::store::sqlite::replica::Replica;
 use crate::table::{Registry, Table};
 
-/// How long after the start it begins: flips show when files are read anew, and clients come first.
+/// Delay after the start: flipped bits show when files are read again, and clients come first.
 const BEGINS_AFTER: Duration = Duration::from_millis(500);
-/// The pause after each pass over all shards.
+/// Pause after each pass over all shards.
 const PASS_PAUSE: Duration = Duration::from_secs(5);
-/// Bytes that are read in a second at most, of all copies together.
+/// Most bytes read in a second, of all copies together.
 const BYTES_PER_SECOND: f64 = (4 << 20) as f64;
-/// How many times as long as it took it pauses after each look: it takes at most a fiftieth of one core.
+/// Ratio of the pause after each look to the look's duration: at most a fiftieth of one core is
+/// used.
 const PAUSE_FACTOR: u32 = 50;
 /// The longest pause after a look.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// The pause before a second look, and before another try.
+/// Pause before a second look, and before a retry.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
-/// How often it is looked whether it should end while a file is checked.
+/// Interval at which a check of a whole file looks for the signal to end.
 const LOOK: Duration = Duration::from_millis(50);
-/// How often a stretch is tried before the other shards have their turn.
+/// Number of attempts at a stretch before the other shards have their turn.
 const TRIES_MAX: u32 = 5;
 
 /// A shard whose copies are compared.
 pub(super) struct Compared {
     /// Its name.
     pub(super) name: String,
-    /// What is told of its copies.
+    /// Doubts about its copies.
     pub(super) doubts: Arc<Doubts>,
-    /// Whether its replicas follow.
+    /// Progress of its replicas.
     pub(super) progress: Arc<Progress>,
-    /// Where the doubts are told of each copy, the primary first.
+    /// Findings of each copy, the primary first; doubts are reported there.
     pub(super) findings: Vec<Arc<Findings>>,
     /// The primary's file.
     pub(super) primary: PathBuf,
@@ -67,7 +71,7 @@ pub(super) struct Compared {
     pub(super) replicas: Vec<(Arc<Replica>, PathBuf)>,
 }
 
-/// The thread that compares.
+/// Thread that compares.
 pub(super) struct Comparing {
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -77,7 +81,7 @@ impl Comparing {
     /// Starts the thread, unless there is nothing to compare.
     ///
     /// # Errors
-    /// The system's, if it has no thread to give.
+    /// The system's, if it cannot start a thread.
     pub(super) fn start(
         shards: Vec<Compared>,
         registry: &Arc<ArcSwap<Registry>>,
@@ -139,33 +143,33 @@ fn rest(pause: Duration, stop: &AtomicBool) {
     }
 }
 
-/// One shard, and how far its rows have been compared.
+/// One shard, and the place up to which its rows were compared.
 struct Walker {
     shard: Compared,
     registry: Arc<ArcSwap<Registry>>,
     stop: Arc<AtomicBool>,
     walk: Walk,
-    /// The copies that nothing is settled about, and whose files have been found not to contradict themselves.
+    /// Copies without a verdict whose files were checked and do not contradict themselves.
     sound: BTreeSet<usize>,
 }
 
-/// A walk over all rows.
+/// Walk over all rows.
 #[derive(Default)]
 struct Walk {
     place: Place,
-    /// Whether a copy was missing in a part of it, or a difference could not be looked at twice.
+    /// True if a copy was missing in a part of the walk, or a difference could not be confirmed.
     has_gaps: bool,
     wrong: BTreeSet<usize>,
     unsettled: BTreeSet<usize>,
 }
 
-/// The copies that can be looked at. Their files stay in their places as long as this lives.
+/// Copies that can be read. Their files stay in their places as long as this lives.
 struct Held<'s> {
     files: Vec<CopyFile<'s>>,
     readers: Vec<Arc<Readers>>,
 }
 
-/// How a look ended.
+/// End of a look.
 enum Step {
     /// More rows follow.
     Looked,
@@ -176,7 +180,7 @@ enum Step {
 }
 
 impl Walker {
-    /// Goes on where the last visit ended, to the last row if nothing is in the way.
+    /// Goes on where the last visit ended, to the last row if possible.
     fn visit(&mut self) {
         let mut tries = 0;
         while tries < TRIES_MAX && !self.stop.load(Ordering::Acquire) {
@@ -205,7 +209,7 @@ impl Walker {
         }
     }
 
-    /// Looks at some rows, and tells how many bytes were read.
+    /// Compares some rows, and returns the number of bytes read.
     fn step(&mut self) -> Result<(Step, u64), Obstacle> {
         let tables = self.tables();
         let held = self.shard.hold();
@@ -236,7 +240,7 @@ impl Walker {
         tables
     }
 
-    /// The rows of a stretch that two looks find to differ, and in the same way; none tells nothing.
+    /// Rows of a stretch that two looks find to differ in the same way; usually there are none.
     fn confirm(&self, stretch: &Stretch) -> Result<HashSet<RowApart>, Obstacle> {
         let first = self.rows_apart(stretch)?;
         if first.is_empty() {
@@ -254,10 +258,10 @@ impl Walker {
         Ok(compare::rows_apart(&held.files, stretch, terms)?.into_iter().collect())
     }
 
-    /// Takes in rows that differ, and keeps reads from copies that are wrong.
+    /// Records rows that differ, and stops reads from copies that are wrong.
     fn add(&mut self, rows: &HashSet<RowApart>) {
         if rows.is_empty() {
-            // It was not the same at first.
+            // The second look found another difference.
             self.walk.has_gaps = true;
             return;
         }
@@ -276,7 +280,8 @@ impl Walker {
         self.shard.doubts.count_differences(rows.len() as u64);
     }
 
-    /// Looks for what copies do not tell by their rows: a file that contradicts itself is wrong, if another one does not.
+    /// Looks for damage that rows do not show: a file that contradicts itself is wrong, if another
+    /// copy's does not.
     fn settle(&mut self) {
         let Walk { wrong, unsettled, .. } = &mut self.walk;
         if !unsettled.is_disjoint(wrong) {
@@ -300,7 +305,7 @@ impl Walker {
         self.sound = sound;
     }
 
-    /// A file of which SQLite says that its bytes are wrong is wrong, if looking at all of it finds the same.
+    /// Declares a file wrong that SQLite calls malformed, if a check of the whole file agrees.
     fn meet_damage(&mut self, number: usize, cause: &str) {
         if self.shard.doubts.about(number) == Some(Doubt::Wrong) {
             return;
@@ -314,13 +319,13 @@ impl Walker {
         }
     }
 
-    /// Whether what a replica would be made from may be wrong.
+    /// True if the source of a rebuilt replica may be wrong.
     fn is_source_in_doubt(&self) -> bool {
         let known = self.shard.doubts.about(0).is_some() && self.walk.has_gaps;
         known || self.walk.wrong.contains(&0) || !self.walk.unsettled.is_empty()
     }
 
-    /// Keeps reads from what is wrong.
+    /// Stops reads from copies that are wrong.
     fn act(&self) {
         let in_doubt = self.is_source_in_doubt();
         for (number, (replica, _)) in (1..).zip(&self.shard.replicas) {
@@ -333,7 +338,7 @@ impl Walker {
         }
     }
 
-    /// After all rows: mends what can be mended, and forgets what is not so any more.
+    /// After all rows: repairs copies where possible, and withdraws doubts that no longer hold.
     fn conclude(&mut self) {
         let (in_doubt, all) = (self.is_source_in_doubt(), !self.walk.has_gaps);
         for (number, (replica, _)) in (1..).zip(&self.shard.replicas) {
@@ -362,7 +367,7 @@ impl Walker {
         self.walk = Walk::default();
     }
 
-    /// Tells what was found, in `/api/health` and, if it is new, in the log.
+    /// Reports the findings in `/api/health` and, if they are new, in the log.
     fn tell(&self, all: bool) {
         let wrong = self.walk.wrong.iter().map(|number| (*number, Doubt::Wrong));
         let unsettled = self.walk.unsettled.iter().map(|number| (*number, Doubt::Unsettled));
@@ -407,13 +412,14 @@ impl Compared {
         Held { files, readers: held }
     }
 
-    /// Whether the file of a copy contradicts itself; `None` if that cannot be told. Reading all of a file takes long, so
-    /// that is done on a thread of its own, which an end does not wait for.
+    /// True if the file of a copy contradicts itself; `None` if the check could not finish. Reading
+    /// a whole file takes long, so a thread of its own does it, and shutdown does not wait for
+    /// that.
     fn contradicts(&self, number: usize, stop: &AtomicBool) -> Option<bool> {
         let held = self.hold();
         let place = held.files.iter().position(|file| file.number == number)?;
         let path = held.files[place].path.to_owned();
-        // As long as it is looked at the file stays.
+        // The file stays in its place while it is checked.
         let readers = held.readers;
         let (done, found) = mpsc::channel();
         let work = move || {

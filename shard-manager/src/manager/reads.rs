@@ -21,13 +21,13 @@ use crate::shard_map::{Place, ShardMap};
 use crate::topology::{Role, ShardIndex};
 use crate::value::Value;
 
-/// What is asked of which shards.
+/// Part of a read that each shard answers.
 type Questions = Vec<(ShardIndex, Arc<ReadQuery>)>;
 
-/// The keys that filters name, by their shards.
+/// Shard keys that the filters name, by their shards.
 type KeysOfShards = BTreeMap<ShardIndex, Vec<(Slot, String)>>;
 
-/// Where a read without a key of its own goes.
+/// Shards that a read without a shard key goes to.
 enum Route {
     /// To one key.
     Key(String, Place),
@@ -38,7 +38,7 @@ enum Route {
 }
 
 impl Route {
-    /// By the keys that the filters name. One that the keyspace has no place for has no rows.
+    /// Routes by the shard keys that the filters name. A key outside the keyspace has no rows.
     fn of(query: &ReadQuery, map: &ShardMap) -> Self {
         let Some(named) = query.keys_named() else { return Self::Shards };
         let place = |key: &str| map.place(ShardKey::parse(key).ok()?).ok();
@@ -79,7 +79,7 @@ impl Manager {
         Ok(done)
     }
 
-    /// Whether a read without a key of its own asks all shards, because its filters name no keys.
+    /// True if a read without a shard key is a scatter read, because its filters name no keys.
     pub fn asks_all_shards(&self, query: &ReadQuery) -> bool {
         matches!(Route::of(query, &self.map.load()), Route::Shards)
     }
@@ -107,8 +107,8 @@ impl Manager {
         self.scatter(&query, questions, epoch, wish).await
     }
 
-    /// Reads the rows of the one key that the filters name. Its cursors are those of a read of all
-    /// shards.
+    /// Reads the rows of the one key that the filters name. Its cursors are those of a scatter
+    /// read.
     async fn read_named(
         &self,
         (query, key): (&ReadQuery, &str),
@@ -125,7 +125,7 @@ impl Manager {
         Ok(done)
     }
 
-    /// Reads the rows of one key; where to go on is left to be told.
+    /// Reads the rows of one key; the caller makes the cursor.
     async fn read_one(
         &self,
         (query, key): (&ReadQuery, ShardKey<'_>),
@@ -165,7 +165,7 @@ impl Manager {
         wish: &Wish,
     ) -> Result<ReadDone, Failure> {
         let began = Instant::now();
-        // A part must be told before the client has given up.
+        // A shard must answer before the client's deadline.
         let left = wish.deadline.saturating_duration_since(began);
         let deadline = wish.deadline - if wish.partial { left / 10 } else { Duration::ZERO };
         let reads = questions.iter().map(async |(index, query)| {
@@ -230,7 +230,7 @@ impl Manager {
         Some(cursor::encode(query, key.map(|key| key.as_str()), last?, &self.token_key))
     }
 
-    /// Where a read goes on, by the cursor of an earlier one.
+    /// Returns the place where a read goes on, by the cursor of an earlier one.
     ///
     /// # Errors
     /// [`CursorError`] if it is none of this cluster, or of another query.

@@ -15,8 +15,8 @@ impl Manager {
         (0..).map(ShardIndex).zip(&self.shards).map(|(index, shard)| shard.vitals(index)).collect()
     }
 
-    /// Tables that nothing is written to, because a crash of their server would empty them: a sentence for each, with its
-    /// shard and the statement that mends it. Asks nobody.
+    /// Returns a sentence for each table that takes no writes because a crash of its server would
+    /// empty it, with its shard and the statement that repairs it. Sends no request to any server.
     pub fn unlogged(&self) -> Vec<String> {
         self.backing.leaders().zip(&self.shards).fold(Vec::new(), |mut all, (leader, shard)| {
             let hazards = leader.hazards();

@@ -62,7 +62,7 @@ impl Partitions {
         serde_json::to_string(&parameters).expect("names and numbers always serialise")
     }
 
-    /// Whether its blocks are those of the partitions of a keyspace, by name and by size.
+    /// True if its blocks are the partitions of a keyspace, by name and by size.
     pub fn are_blocks_of(&self, list: &ListSpace) -> bool {
         let cuts = blocks::cut(self.blocks.iter().map(|block| u64::from(block.1)));
         let mut pairs = self.blocks.iter().zip(cuts).zip(list.partitions());

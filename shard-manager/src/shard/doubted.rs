@@ -1,7 +1,8 @@
-//! Doubted: what a shard refuses while rows of its primary are known to be wrong.
+//! Doubted: requests that a shard refuses while rows of its primary are known to be wrong.
 //!
-//! Replicas have the right rows then. What would show the wrong ones, or build on them and so bring them to the replicas,
-//! is refused; rows that are written whole go on, and mend what they replace.
+//! Replicas have the right rows then. Requests that would show the wrong ones, or build on them and
+//! so bring them to the replicas, are refused; writes of whole rows go on, and repair the rows that
+//! they replace.
 //!
 //! **Not here:** how wrong rows are found (`manager/comparing`).
 
@@ -15,12 +16,12 @@ use crate::store::replica::Replica;
 use crate::store::sqlite::replica::Replica as FileReplica;
 
 impl Shard {
-    /// What comparing its copies has found.
+    /// Doubts about its copies.
     pub fn doubts(&self) -> &Arc<Doubts> {
         &self.doubts
     }
 
-    /// Its replicas that are files of this process.
+    /// Replicas that are files of this process.
     pub fn file_replicas(&self) -> Vec<Arc<FileReplica>> {
         let files = self.replicas.replicas().filter_map(|replica| match replica {
             Replica::Sqlite(replica) => Some(Arc::clone(replica)),
@@ -29,7 +30,7 @@ impl Shard {
         files.collect()
     }
 
-    /// Whether the primary may be read.
+    /// Refuses a read of the primary while its rows are wrong.
     pub(super) fn check_readable(&self) -> Result<(), Error> {
         if self.doubts.is_primary_wrong() {
             return Err(Error::WrongRows { shard: self.name.clone() });
@@ -37,7 +38,7 @@ impl Shard {
         self.check_reachable()
     }
 
-    /// Whether these changes may be applied to the primary.
+    /// Refuses changes that build on rows of the primary while these are wrong.
     pub(super) fn check_writable(&self, part: &Part) -> Result<(), Error> {
         if self.doubts.is_primary_wrong() && part.rows.iter().any(|row| row.builds_on_stored()) {
             return Err(Error::WrongRows { shard: self.name.clone() });

@@ -1,8 +1,9 @@
-//! Health: how each node is, found out by asking it, and why it is not well.
+//! Health: probes each node, and reports why it is not well.
 //!
-//! What is believed without asking (`vitals`) and what asking finds share the rules of this module.
+//! Beliefs without a probe (`vitals`) and the findings of a probe share the rules of this module.
 //!
-//! **Not here:** the reasons themselves (`reason`), which answer follows from them (the router).
+//! **Not here:** the reasons themselves (`reason`), the response that follows from them (the
+//! router).
 
 use std::time::{Duration, Instant};
 
@@ -15,30 +16,31 @@ use crate::reason::{Reason, Reasons};
 use crate::store::readers::Readers;
 use crate::topology::Role;
 
-/// How a node is.
+/// Health of one node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeHealth {
-    /// `shard1-primary`.
+    /// Name of the node: `shard1-primary`.
     pub node: String,
-    /// What it is to its shard.
+    /// Its role in the shard.
     pub role: Role,
-    /// Whether it does what its role demands.
+    /// True if it does what its role demands.
     pub up: bool,
-    /// Why it does not; empty if it does.
+    /// Reasons why it does not; empty if it does.
     pub reasons: Reasons,
-    /// How long it took to answer a probe.
+    /// Time that it took to answer a probe.
     pub latency: Duration,
-    /// How long ago it had all that the primary has; `None` if it has not had it since this process began.
+    /// Time since it had everything that the primary had; `None` if it never had since this process
+    /// began.
     pub lag: Option<Duration>,
 }
 
 impl Shard {
-    /// Asks the readers of each node, and the primary's lanes whether they get on with writes.
+    /// Probes the readers of each node, and the primary's lanes.
     pub async fn probe(&self, deadline: Instant) -> Vec<NodeHealth> {
         let primary = async {
             let asked = self.answers(Some(self.primary.clone()), deadline);
             let lanes = async {
-                // One that is cut off is known to be.
+                // A node that is cut off needs no probe.
                 if self.check_reachable().is_ok() {
                     self.lanes.probe(deadline).await;
                 }
@@ -63,7 +65,7 @@ impl Shard {
             if !answers {
                 replica.missed();
             }
-            // One whose time out is over is given a chance to come back.
+            // A replica whose pause is over gets a chance to come back.
             let _ = self.replicas.takes_part(index);
             let found = Reasons::of((!answers).then_some(Reason::NoAnswer));
             let reasons = found.and(self.reasons_of_replica(index));
@@ -81,8 +83,8 @@ impl Shard {
         replicas
     }
 
-    /// Why the primary is believed not to take writes. Reads may get through where writes do not: the lane has a
-    /// connection of its own.
+    /// Reasons why the primary is believed to accept no writes. Reads may succeed where writes do
+    /// not: the lane has a connection of its own.
     pub(super) fn reasons_of_primary(&self) -> Reasons {
         let is_cut = self.check_reachable().is_err() || self.progress.is_silent();
         let found = Reasons::of(is_cut.then_some(Reason::NoAnswer));
@@ -90,7 +92,7 @@ impl Shard {
         found.and(self.lanes.standstill()).and(self.findings.now()).and(lost)
     }
 
-    /// Why a replica is believed to be out of the rotation.
+    /// Reasons why a replica is believed to be out of the rotation.
     pub(super) fn reasons_of_replica(&self, index: usize) -> Reasons {
         let state = match self.progress.state(index) {
             ReplicaState::Following => None,
@@ -109,8 +111,8 @@ impl Shard {
         Reasons::of(reasons.into_iter().flatten()).and(found)
     }
 
-    /// What a node is called that is a replica now: names belong to roles, so the node that led at first has that of the
-    /// one that leads.
+    /// Returns the name of a node that is a replica now: names belong to roles, so a former primary
+    /// takes the name of the replica that replaced it.
     pub(super) fn replica_name(&self, index: usize, leading: Option<usize>) -> String {
         let index = if index == 0 { leading.unwrap_or(0) } else { index };
         let named = self.replicas.replicas().nth(index);
@@ -121,7 +123,7 @@ impl Shard {
         let Some(readers) = readers else { return (false, Duration::ZERO) };
         let began = Instant::now();
         let probed = readers.probe(deadline).await;
-        // Busy is not down.
+        // A busy node is not down.
         (matches!(probed, Ok(()) | Err(Error::PoolExhausted { .. })), began.elapsed())
     }
 }

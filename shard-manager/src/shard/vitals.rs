@@ -53,7 +53,7 @@ impl Shard {
         ShardVitals { shard, lane: self.lanes.vitals(), compared, nodes }
     }
 
-    /// What is under the writes of its primary, if that is a file.
+    /// Proof that the primary's files are in their places, if the primary is a file.
     pub fn footing(&self) -> Option<&Arc<Footing>> {
         self.primary.footing()
     }

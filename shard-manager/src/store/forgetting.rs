@@ -1,12 +1,11 @@
-//! Forgetting: which records of idempotency keys are too old to be kept.
+//! Forgetting: decides which records of idempotency keys are too old to be kept.
 //!
 //! A system clock may be set by years at any moment, and a record that is removed too early lets a
 //! write happen twice. So the clock is read once in the life of a process, and only time that has
-//! passed is added: the records that one process makes are never out of step with each other. Those
-//! that were there before are trusted once the process has lived for as long as records are kept,
-//! because then they are older than that whatever they say; and before only if the newest of them
-//! shows that the clock goes on about where it was, with a margin as large as what that leaves
-//! open.
+//! passed is added: the records of one process always agree with each other. Older records are
+//! trusted once the process has lived for as long as records are kept, because they are older than
+//! that whatever their times say. Before that they are trusted only if the newest of them shows
+//! that the clock is about right, with a margin as large as the remaining doubt.
 //!
 //! **Invariant:** a jump of the system clock makes records stay longer, and never go sooner.
 //! **Not here:** removing them (the engines).
@@ -19,39 +18,39 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::idempotency::KEPT;
 use crate::value::format_timestamp;
 
-/// The clock of this process, by which records are made and forgotten.
+/// Clock of this process, by which records are made and forgotten.
 static STEADY: LazyLock<Steady> = LazyLock::new(|| Steady::new(Utc::now(), Instant::now()));
 
-/// A record that says it is older than this was made by a clock that was wrong, as likely as not.
+/// A record that claims to be older than this was probably made by a clock that was wrong.
 const CREDIBLE: TimeDelta = TimeDelta::days(30);
 
-/// A clock that was read once.
+/// Clock that is read once.
 #[derive(Clone, Copy, Debug)]
 struct Steady {
     told: DateTime<Utc>,
     at: Instant,
 }
 
-/// Which records may go, by when they say that they were made. Bounds are texts, which sort as
-/// their times do.
+/// Bounds on the creation times of the records that may go. They are texts, which sort like their
+/// times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Forgetting {
     /// Only those made at this time or later.
     pub(super) from: String,
     /// Only those made before this time.
     pub(super) until: String,
-    /// Only if there is one that was made between these times: it shows that the clock is right.
+    /// Only if there is a record made between these times: it shows that the clock is right.
     pub(super) witness: Option<(String, String)>,
 }
 
 impl Forgetting {
-    /// The records that may go now.
+    /// Returns the bounds of the records that may go now.
     pub(super) fn now() -> Self {
         STEADY.forgetting(Instant::now())
     }
 }
 
-/// The time that a record is made at.
+/// Returns the creation time of a record made now.
 pub(super) fn recorded_at() -> String {
     format_timestamp(STEADY.time(Instant::now()))
 }

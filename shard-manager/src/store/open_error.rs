@@ -37,7 +37,7 @@ pub enum OpenError {
     NoSpace {
         /// The folder.
         dir: String,
-        /// What was tried, and what was said to it.
+        /// The failed action and the cause.
         cause: String,
     },
     /// The database said no.
@@ -69,11 +69,12 @@ impl OpenError {
         Self::Database { path: path.display().to_string(), cause: cause.to_string() }
     }
 
-    /// The same error, or [`OpenError::NoSpace`] if it comes from a full disk. `has_no_room` looks at the disk.
+    /// Turns an error that comes from a full disk into [`OpenError::NoSpace`]. `has_no_room` checks
+    /// the disk.
     pub(crate) fn or_no_space(self, dir: &Path, has_no_room: impl FnOnce() -> bool) -> Self {
-        /// What the system and SQLite say of a full disk.
+        /// Messages of the system and of SQLite for a full disk.
         const FULL: [&str; 2] = ["No space left on device", "database or disk is full"];
-        /// What SQLite says of it as well as of other troubles.
+        /// Messages of SQLite for a full disk as well as for other troubles.
         const VAGUE: [&str; 2] = ["disk I/O error", "unable to open database file"];
         let (Self::Io { cause, .. } | Self::Database { cause, .. }) = &self else { return self };
         let says = |sentences: &[&str]| sentences.iter().any(|sentence| cause.contains(sentence));

@@ -30,7 +30,7 @@ pub enum Readers {
 }
 
 impl Readers {
-    /// What is under the writes of a primary that is a file.
+    /// Proof that the file of a primary is in its place.
     pub fn footing(&self) -> Option<&Arc<Footing>> {
         match self {
             Self::Sqlite(readers) => readers.footing(),
@@ -86,8 +86,8 @@ impl Readers {
         }
     }
 
-    /// Whether a timeline is later than all that are known here, as others may have promoted a node. Nobody else begins
-    /// one of a file.
+    /// True if a timeline is later than all that are known here, because another router may have
+    /// promoted a node. Always false for files: only this process promotes those.
     pub fn is_ahead(&self, timeline: u32) -> bool {
         match self {
             Self::Sqlite(_) => false,
@@ -95,7 +95,7 @@ impl Readers {
         }
     }
 
-    /// Asks all nodes of the shard which of them leads. Of files that is known.
+    /// Asks all nodes of the shard which of them leads. The leader among files is known.
     pub async fn look(&self) {
         match self {
             Self::Sqlite(_) => {}

@@ -73,7 +73,7 @@ async fn what_the_rows_forbade_once_does_not_happen_when_it_comes_again() {
     }
 }
 
-/// SQL of a time so far from now.
+/// SQL of a time this far from now.
 fn ago(what: &str) -> String {
     format!("strftime('%Y-%m-%dT%H:%M:%f000Z', 'now', '{what}')")
 }
@@ -83,7 +83,7 @@ async fn a_request_that_comes_again_is_recognised_whatever_was_done_to_the_clock
     let cluster = Cluster::with_shards(1);
     let file = cluster.file(1);
     write(&cluster, Upsert, "Ada", "k1").await.expect("made");
-    // As if the clock had been set ahead, or back, by that much since.
+    // Simulates a clock that has been set ahead, or back, by that much since.
     for jump in ["-23 hours", "-25 hours", "-10 years", "+10 years"] {
         let age = format!("UPDATE tessera_idempotency SET created_at = {}", ago(jump));
         execute(&file, &age);

@@ -1,5 +1,4 @@
-//! Stories of reads whose filters name the shard key: their cursors are those of reads of all
-//! shards.
+//! Stories of reads whose filters name the shard key: their cursors are those of scatter reads.
 
 use shard_manager::keyspace::ShardKey;
 use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
@@ -25,8 +24,8 @@ async fn a_cursor_of_a_read_of_all_shards_goes_on_where_a_filter_names_the_key()
     let query = ReadQuery { conditions: vec![condition], limit: 2, ..ReadQuery::all(&table) };
     let place = cluster.manager.map().place(ShardKey::parse("u").expect("a key")).expect("a place");
     let slot = Value::Int(i64::from(place.slot.number()));
-    // As reads of all shards tell them: by slot, shard key and id, or by what was asked for, shard
-    // key and id.
+    // The order of scatter reads: by slot, shard key and id, or by the requested columns, shard key
+    // and id.
     let amount = OrderBy { column: table.find("amount").expect("a column"), descending: true };
     for (order, second, rest, fourth) in [
         (

@@ -37,7 +37,7 @@ fn what_holds_rows_is_not_taken_away() {
     let place = Place::new();
     place.up(2, 1);
     for other in [1, 3] {
-        // Nothing would bring rows to shards that come, or save those of shards that go.
+        // Rows are neither moved to new shards nor saved from removed ones.
         let said = place.refused(&place.wanted(other, 1));
         assert!(said.contains("the cluster has 2 shards"), "{said}");
         assert!(said.contains(&format!("{other} yet; leave --shards out")), "{said}");

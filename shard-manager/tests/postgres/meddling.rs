@@ -1,5 +1,5 @@
-//! Meddling: triggers and rules of an operator change rows, or swallow them without a word. What is told of a write is
-//! what became of it all the same.
+//! Meddling: triggers and rules of an operator change rows, or swallow them without an error. The
+//! answer to a write is what the database has stored all the same.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ const BAD: &str = r#"{"name":"n","email":"bad"}"#;
 const COUNT: &str = "SELECT count(*)::text AS value FROM users";
 const RECORDS: &str = "SELECT count(*)::text AS value FROM tessera_idempotency";
 
-/// A cluster of one shard, and a door to it.
+/// A cluster of one shard, and a connection to its server.
 async fn one_shard() -> (Databases, Manager, Door) {
     let databases = Databases::new(1).await;
     let manager = connect(&databases.address());
@@ -28,7 +28,7 @@ async fn one_shard() -> (Databases, Manager, Door) {
     (databases, manager, door)
 }
 
-/// A trigger of this kind on users, whose function lies in a schema and has this body.
+/// Creates a trigger of this kind on users, whose function lies in a schema and has this body.
 async fn trigger(door: &mut Door, when: &str, schema: &str, body: &str) {
     door.run(&format!(
         "CREATE FUNCTION {schema}.meddle() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {body} END$$;
@@ -60,7 +60,8 @@ fn json(written: &Written) -> String {
     String::from_utf8(written.row.json.clone()).unwrap()
 }
 
-/// Rows of which nothing is stored are refused, each way to write them; others are stored beside them.
+/// Rows of which nothing is stored are refused, with each way to write them; others in the same
+/// batch are stored.
 async fn refused_each_way(manager: &Manager, door: &mut Door) {
     let before = door.text(COUNT).await;
     for operation in [Upsert, Insert] {
@@ -115,13 +116,14 @@ async fn a_row_that_a_trigger_swallows_is_refused_and_its_neighbours_are_stored(
     assert_eq!(rows(&manager, "users", Some("there")).await.len(), 1);
     assert_eq!(door.text("SELECT email AS value FROM users").await, "good");
     door.run("DROP TRIGGER meddle ON users").await;
-    // Nothing was kept of what was refused: it is carried out as if it had not come before.
+    // Nothing was kept of the refused write: it is carried out as if it had not come before.
     let row = outcome(&manager, idempotent(&manager, Update, "there", bad)).await.unwrap();
     assert!(!row.replayed);
     assert_eq!(door.text("SELECT email AS value FROM users").await, "bad");
 }
 
-/// Nobody is told of such a trigger beforehand: the statements themselves count what they have stored.
+/// Such a trigger is unknown beforehand: the statements themselves count the rows that they have
+/// stored.
 #[tokio::test]
 async fn a_row_that_is_swallowed_by_what_nobody_has_looked_for_is_refused() {
     let (_databases, manager, mut door) = one_shard().await;
@@ -164,7 +166,7 @@ async fn a_delete_that_is_swallowed_is_refused_and_the_row_is_there() {
 #[tokio::test]
 async fn what_a_rule_swallows_is_refused_until_the_rule_is_dropped() {
     let (databases, manager, mut door) = one_shard().await;
-    // What is prepared before the rule is there, and what is prepared while it is.
+    // Statements prepared before the rule exists, and statements prepared while it does.
     for operation in [Insert, Upsert] {
         user(&manager, operation, &format!("before-{operation:?}"), GOOD).await.unwrap();
     }
@@ -236,7 +238,8 @@ async fn what_a_trigger_makes_of_a_row_is_what_is_answered_and_kept() {
         let there = rows(&manager, "users", Some(&key)).await;
         assert_eq!(there, [String::from_utf8(first.json).unwrap()]);
     }
-    // Several changes of one row, which come together, are each answered as the database would have shown them.
+    // Several changes of one row in one batch are each answered as the database would have shown
+    // them.
     let changes = (0..8).map(|_| prepare(&manager, "users", Update, "there", GOOD)).collect();
     for told in write_all(&manager, changes, false).await {
         let json = String::from_utf8(told.unwrap().json).unwrap();
@@ -266,7 +269,8 @@ async fn what_a_trigger_does_after_a_write_is_answered_as_well() {
     assert_eq!(rows(&manager, "users", Some("c")).await, [""; 0]);
 }
 
-/// Who writes without reading first learns of such a trigger when the tables are looked at, within a second or so.
+/// A writer that does not read first learns of such a trigger when the tables are checked, within a
+/// second or so.
 async fn until_looked_at(manager: &Manager, row: (Place, RowWrite)) -> String {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
@@ -302,7 +306,7 @@ async fn a_trigger_that_is_off_or_is_told_of_statements_costs_nothing() {
     assert_eq!(door.text(COUNT).await, "2");
 }
 
-/// Writes until it comes to this.
+/// Writes until the expected result.
 async fn until(manager: &Manager, operation: Operation, is_met: impl Fn(&RowOutcome) -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut number = 0;
@@ -323,7 +327,7 @@ async fn an_unlogged_table_is_not_written_to_and_keeps_a_router_from_starting() 
     door.run("ALTER TABLE users SET UNLOGGED").await;
     let unlogged =
         Err((Error::Unlogged { table: "users".to_owned() }, Outcome::Rejected)) as RowOutcome;
-    // Who reads rows first sees it at once, who does not within a second or so.
+    // A write that reads rows first sees it at once, another one within a second or so.
     assert_eq!(user(&manager, Insert, "a", GOOD).await, unlogged);
     until(&manager, Upsert, |told| *told == unlogged).await;
     let reasons = manager.unlogged();

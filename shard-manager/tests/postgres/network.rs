@@ -90,7 +90,8 @@ fn a_token_of_a_timeline_that_the_router_has_not_heard_of_waits_for_it_and_is_ne
     let other = connect(&trio.address());
     runtime().block_on(async {
         put(&sleeper, "before", &at(Level::All)).await.unwrap();
-        // One router hears nothing more, as if it slept, while a replica is promoted and the other one writes there.
+        // One router receives nothing more, as if it slept, while a replica is promoted and the
+        // other one writes there.
         proxies.iter().for_each(Proxy::fall_silent);
         trio.cluster.stop_node("shard1-primary", Stop::Immediate).unwrap();
         trio.cluster.promote_best("shard1").unwrap();

@@ -1,5 +1,5 @@
 //! Reads whose filters name the shard keys: the server finds their rows by the primary key, as its
-//! own plans tell.
+//! plans show.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::cluster::{Door, Trio, connect};
 use crate::rows::{prepare, wish, write_all};
 use crate::server::runtime;
 
-/// More rows than a server would rather read one after the other.
+/// More rows than a server would rather scan.
 const ROWS: usize = 6_000;
 
 fn row(number: usize) -> (String, String) {
@@ -21,7 +21,7 @@ fn row(number: usize) -> (String, String) {
     (key, json)
 }
 
-/// Reads, and tells how many rows there were and the plan by which the server found them.
+/// Reads; returns the number of rows and the plan by which the server found them.
 async fn planned(manager: &Manager, trio: &Trio, query: ReadQuery) -> (usize, String) {
     let log = trio.node("shard1-primary").log();
     let told = || std::fs::read_to_string(&log).unwrap();

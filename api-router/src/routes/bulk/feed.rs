@@ -30,11 +30,11 @@ const PIECE_ROWS_MAX: usize = 10_000;
 pub(super) const PIECE_BYTES_MAX: usize = 1 << 20;
 /// Text taken in at once.
 const STEP: usize = 128 << 10;
-/// Bytes of blank lines that a body may have beside as many as its rows have.
+/// Bytes of blank lines that a body may have beyond the bytes of its rows.
 const BLANK_BYTES_MAX: usize = 1 << 20;
-/// Steps without a row after which the clock is looked at.
+/// Steps without a row after which the clock is read.
 const STEPS_UNTIMED: usize = 1_024;
-/// Text whose memory is kept though little of it is in use.
+/// Size up to which a buffer is kept although little of it is in use.
 const KEPT_BYTES_MAX: usize = 1 << 20;
 /// What a text may begin with though it means nothing.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -59,14 +59,14 @@ pub(super) struct Feed {
     text: Vec<u8>,
     /// Up to where the text was taken apart.
     at: usize,
-    /// How much of what follows has no line end.
+    /// Bytes of the unread text that are known to have no line end.
     searched: usize,
-    /// The same of a record of CSV.
+    /// Progress of the search for the end of a CSV record.
     seek: Seek,
-    /// Bytes of blank lines, and of rows.
+    /// Bytes of blank lines, and bytes of rows.
     blank: usize,
     filled: usize,
-    /// How long pieces without a row took since the last row, and how long they may.
+    /// Time that pieces without a row took since the last row, and the most that they may take.
     spent: Duration,
     patience: Duration,
     begun: bool,
@@ -117,7 +117,7 @@ enum Next {
 }
 
 impl Feed {
-    /// A feed that may look for the next row as long as `patience`.
+    /// Starts a feed that may search for the next row for as long as `patience`.
     pub(super) fn new(app: Data<App>, shape: Shape, patience: Duration) -> Self {
         let inflow = Inflow::new(shape.coding);
         Self {
@@ -152,7 +152,7 @@ impl Feed {
         self.text.capacity() + self.record.held() + self.inflow.held()
     }
 
-    /// The next rows, of about so many bytes of text.
+    /// Returns the next rows, of about this many bytes of text.
     pub(super) fn piece(&mut self, bytes_max: usize) -> Piece {
         let began = Instant::now();
         let key = self.shape.key.clone();
@@ -306,7 +306,7 @@ impl Feed {
             return None;
         };
         self.seek = Seek::default();
-        // Rows of nothing but spaces are refused, and as cheap to send as blank lines.
+        // Rows of nothing but spaces are refused, and cost as little to send as blank lines.
         if text[..cut.bytes].iter().all(u8::is_ascii_whitespace) {
             self.blank += cut.bytes;
         } else {

@@ -1,8 +1,9 @@
-//! Parser: who takes a streamed body apart. A body that brings little is taken apart where it comes in, one that brings
-//! much on a thread of its own.
+//! Parser: chooses the thread that parses a streamed body. A small body is parsed where it arrives,
+//! a large one on a thread of its own.
 //!
-//! **Invariant:** what is taken apart where it comes in is a small piece at a time, for other requests wait meanwhile.
-//! **Not here:** taking apart (`feed`), who decides where (`stream`).
+//! **Invariant:** a body that is parsed where it arrives is parsed in small pieces, because other
+//! requests wait meanwhile.
+//! **Not here:** parsing (`feed`), the choice of the thread (`stream`).
 
 use actix_web::web::Bytes;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -12,16 +13,16 @@ use super::feed::{Feed, PIECE_BYTES_MAX, Piece, Then};
 use super::stream::HERE_BYTES;
 use crate::problem::{Code, Problem};
 
-/// Takes one body apart.
+/// Parser of one body.
 pub(super) enum Parser {
     Here(Box<Feed>),
     Apart(Apart),
-    /// It is on its way from one to the other.
+    /// Moving from one to the other.
     Between,
 }
 
-/// A thread that may block, a piece ahead of whoever asks for it. It stays the same while much comes, so that it gets
-/// the memory of its rows back when they are stored.
+/// Blocking thread that works one piece ahead of its reader. It stays the same while much arrives,
+/// so that it reuses the memory of its rows once they are stored.
 pub(super) struct Apart {
     bytes: Sender<Option<Vec<Bytes>>>,
     pieces: Receiver<Piece>,
@@ -33,32 +34,32 @@ impl Parser {
         Self::Here(Box::new(feed))
     }
 
-    /// Whether it has a thread of its own.
+    /// True if it has a thread of its own.
     pub(super) fn is_apart(&self) -> bool {
         matches!(self, Self::Apart(_))
     }
 
-    /// The next rows.
+    /// Returns the next rows.
     pub(super) async fn piece(&mut self) -> Result<Piece, Problem> {
         match self {
             Self::Here(feed) => Ok(feed.piece(HERE_BYTES)),
-            // It ends after its last piece only, or by a panic.
+            // The thread ends only after its last piece, or by a panic.
             Self::Apart(apart) => apart.pieces.recv().await.ok_or_else(died),
             Self::Between => Err(died()),
         }
     }
 
-    /// Gives a hungry parser more, or tells it that there is no more.
+    /// Gives a hungry parser more text, or the end of the body.
     pub(super) async fn push(&mut self, bytes: Option<Vec<Bytes>>) {
         match self {
             Self::Here(feed) => push(feed, bytes),
-            // One that has ended says so by its pieces.
+            // A thread that has ended reports that by its pieces.
             Self::Apart(apart) => drop(apart.bytes.send(bytes).await),
             Self::Between => {}
         }
     }
 
-    /// Goes on on a thread of its own. One that is hungry has been given nothing since.
+    /// Continues on a thread of its own. A hungry feed has been given nothing since.
     pub(super) fn go_apart(&mut self, is_hungry: bool) {
         *self = match std::mem::replace(self, Self::Between) {
             Self::Here(feed) => Self::Apart(Apart::start(feed, is_hungry)),
@@ -70,7 +71,7 @@ impl Parser {
     pub(super) async fn come_back(&mut self) -> Result<(), Problem> {
         match std::mem::replace(self, Self::Between) {
             Self::Apart(Apart { bytes, thread, pieces }) => {
-                // It waits for more, and sees that there will be none.
+                // The thread waits for more, and sees that nothing will come.
                 drop(bytes);
                 let feed = thread.await.ok().flatten().ok_or_else(died)?;
                 drop(pieces);
@@ -91,7 +92,7 @@ impl Apart {
     }
 }
 
-/// Makes pieces until there is nothing more to make them of; gives a hungry feed back that gets nothing more.
+/// Makes pieces until there is no more text; returns a hungry feed that is given nothing more.
 fn take_apart(
     mut feed: Box<Feed>,
     mut is_hungry: bool,

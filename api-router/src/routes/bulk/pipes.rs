@@ -1,12 +1,13 @@
 //! Pipes: the rows of a streamed body on their way to the shards.
 //!
-//! A shard takes all that has gathered for it while it stored what came before, sorts it by where rows lie in the
-//! file, and stores it in chunks: so rows that share a page are written together, however they are spread over the
-//! body, and no single write has to wait behind more than one chunk. The slower a shard is, the more gathers, up to
-//! the window that all pipes of a stream share, if there is room for it (the batching of a lane once more, a size larger).
+//! A shard takes all rows that have gathered for it while it stored the previous ones, sorts them
+//! by where they lie in the file, and stores them in chunks: so rows that share a page are written
+//! together, however they are spread over the body, and no single write waits for more than one
+//! chunk. The slower a shard is, the more rows gather, up to the window that all pipes of a stream
+//! share, if there is room for them (the batching of a lane once more, a size larger).
 //!
-//! **Invariant:** rows of one key are stored in the order of the body; no more bytes of rows are held than the window
-//! and what one piece may add, and no more than are charged but of one piece.
+//! **Invariant:** rows of one key are stored in the order of the body; at most the window and the
+//! rows of one piece are held, and all but the rows of one piece are charged.
 //! **Not here:** where rows come from (`feed`).
 
 use std::cell::{Cell, RefCell};
@@ -30,7 +31,7 @@ const CHUNK_ROWS_MAX: usize = 4_000;
 /// Bytes of them.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
-/// Bytes of rows that the pipes of a stream hold at most: the more, the faster they are stored.
+/// Most bytes of rows that the pipes of a stream hold: the more, the faster they are stored.
 const WINDOW: usize = 12 << 20;
 
 /// The ways to all shards.
@@ -50,7 +51,7 @@ struct Shared {
     gone: Cell<bool>,
     /// Bytes of rows that are gathered or being stored.
     held: Cell<usize>,
-    /// How many of them are charged.
+    /// Number of bytes that are charged.
     charged: Cell<usize>,
     share: Rc<Share>,
     /// Fewer bytes are held.
@@ -58,7 +59,8 @@ struct Shared {
 }
 
 impl Pipes {
-    /// Pipes that hold rows as long as their body's share has room for them; each chunk is stored within `patience`.
+    /// Makes pipes that hold rows while their body's share has room for them; each chunk is stored
+    /// within `patience`.
     pub(super) fn new(
         app: &Data<App>,
         wish: &Wish,
@@ -119,7 +121,8 @@ impl Pipes {
 }
 
 impl Shared {
-    /// Whether more may be held than is. Without room for what is, that is stored first.
+    /// True if the pipes may hold more. Without room for the rows that they hold, those are stored
+    /// first.
     fn has_room(&self) -> bool {
         let held = self.held.get();
         let more = held.saturating_sub(self.charged.get());

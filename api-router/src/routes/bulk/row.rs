@@ -88,7 +88,7 @@ impl Rows<'_> {
         self.prepare(key.as_deref(), data)
     }
 
-    /// The key that a row names: its own, else its routing column as it is stored.
+    /// Returns the shard key of a row: the one it names, else its routing column as stored.
     fn key<'t>(
         &self,
         own: Option<&'t str>,
@@ -165,7 +165,7 @@ fn parse_key(text: &str) -> Result<ShardKey<'_>, Problem> {
         .map_err(|error| Problem::new(Code::TSR101, format!("the row's shard key: {error}")))
 }
 
-/// Why a row names no key: its routing column is there but null, or there is none.
+/// Explains why a row names no shard key: its routing column is null, or missing.
 fn no_key(table: &Table, data: &Members<'_>) -> Problem {
     null_key(table, data).unwrap_or_else(names_no_key)
 }

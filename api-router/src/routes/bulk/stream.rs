@@ -3,8 +3,8 @@
 //! Three things go on at once, and each waits for the next when that is slower: bytes are taken from the socket, a
 //! piece of them is taken apart, and each shard stores its rows of the pieces before.
 //!
-//! **Invariant:** when the shards do not go on, nothing more is read from the socket; what is held is charged to the
-//! room of all bodies; a body that pauses keeps no thread.
+//! **Invariant:** while the shards make no progress, nothing more is read from the socket; the
+//! bytes that are held are charged to the room of all bodies; a body that pauses keeps no thread.
 //! **Not here:** what a row is (`row`, `feed`), how shards store them (`pipes`).
 
 use std::cell::{Cell, RefCell};
@@ -27,17 +27,19 @@ use crate::room::Share;
 
 /// How long a body may bring nothing.
 pub const STALLED_MAX: Duration = Duration::from_secs(30);
-/// How long a body may bring nothing before its thread is given back.
+/// Time without a byte of the body after which its thread is given back.
 const REST: Duration = Duration::from_secs(1);
-/// Bytes taken from the socket at once while they are taken apart on a thread of their own.
+/// Bytes taken from the socket at once while a thread of its own parses them.
 pub const INTAKE_BYTES: usize = 256 << 10;
-/// The same beside other requests; also the text of a piece there.
+/// Bytes taken from the socket at once where other requests wait meanwhile; also the text of a
+/// piece there.
 pub const HERE_BYTES: usize = 64 << 10;
-/// What a streamed body is charged at least: what was taken from its socket, and the rows of one small piece.
+/// Least charge of a streamed body: the bytes taken from its socket, and the rows of one small
+/// piece.
 const STREAM_BYTES_MIN: usize = 256 << 10;
-/// What it is charged beside that for the rows of pieces that a thread of its own makes ahead.
+/// Extra charge for the rows of pieces that a thread of its own makes ahead.
 const AHEAD_BYTES: usize = 4 * PIECE_BYTES_MAX;
-/// Parts of a body that are smaller are put together: each would hold on to the buffer that it came in.
+/// Smaller parts of a body are joined: each would keep the buffer in which it arrived.
 const PART_BYTES_MIN: usize = 4 << 10;
 
 /// Carries out a streamed body.
@@ -86,16 +88,16 @@ pub(super) async fn write_stream(
     }
 }
 
-/// A body on its way from the socket to rows, and what it is charged for that.
+/// A body on its way from the socket to rows, with its charge.
 struct Body {
     intake: Receiver<Taken>,
-    /// How much is taken from the socket at once.
+    /// Bytes taken from the socket at once.
     most: Rc<Cell<usize>>,
     parser: Parser,
     share: Rc<Share>,
-    /// What is charged for text.
+    /// Charge for text.
     text: usize,
-    /// What is charged for what a thread of its own makes ahead: nothing while it waits.
+    /// Charge for the pieces that a thread of its own makes ahead: nothing while it waits.
     ahead: usize,
 }
 
@@ -110,7 +112,7 @@ impl Body {
         self.parser.piece().await
     }
 
-    /// Charges what is held now; others may be waiting for what is held no more.
+    /// Charges the bytes that are held now; other bodies may wait for bytes that were freed.
     async fn charge(&mut self, held: usize) -> Result<(), Problem> {
         if let Some(more) = held.checked_sub(self.text) {
             self.share.grow(more, Instant::now() + STALLED_MAX).await?;
@@ -121,7 +123,7 @@ impl Body {
         Ok(())
     }
 
-    /// There is more to be taken apart.
+    /// Continues with text that has arrived and is not parsed yet.
     async fn go_on(&mut self, held: usize) -> Result<(), Problem> {
         self.charge(held).await?;
         if !self.parser.is_apart() && self.may_go_ahead() {
@@ -135,7 +137,7 @@ impl Body {
         Ok(())
     }
 
-    /// Whether there is room for what a thread of its own makes ahead.
+    /// True if there is room for the pieces that a thread of its own makes ahead.
     fn may_go_ahead(&mut self) -> bool {
         if self.ahead == 0 && self.share.try_grow(AHEAD_BYTES) {
             self.ahead = AHEAD_BYTES;
@@ -148,7 +150,7 @@ impl Body {
         self.parser.come_back().await
     }
 
-    /// Nothing is left to be taken apart before the client brings more.
+    /// All text is parsed: waits for the client to bring more.
     async fn feed(&mut self, held: usize) -> Result<(), Problem> {
         self.share.shrink(std::mem::take(&mut self.ahead));
         self.charge(held).await?;
@@ -166,7 +168,7 @@ impl Body {
         Ok(())
     }
 
-    /// Has what was brought taken apart on a thread of its own if it is much, and there is room for that.
+    /// Moves the parser to a thread of its own if much has arrived, and there is room for that.
     async fn choose_place(&mut self, bytes: usize) -> Result<(), Problem> {
         let is_apart = self.parser.is_apart();
         let goes_apart = (is_apart || bytes >= HERE_BYTES) && self.may_go_ahead();
@@ -193,7 +195,7 @@ impl Body {
         taken.ok_or_else(broke_off)
     }
 
-    /// Nothing more is read; what was handed on is still to be stored.
+    /// Stops reading; rows that were handed on are still stored.
     fn release(self) {
         let Self { intake, parser, share, text, ahead, .. } = self;
         drop((intake, parser));
@@ -216,8 +218,9 @@ pub enum Taken {
     Trouble(Problem),
 }
 
-/// Takes a body from its socket, as much as `most` at once and a little ahead of whoever receives it; one that brings
-/// nothing for `stalled_max` breaks off. When nobody receives any more, the server throws the rest away.
+/// Reads a body from its socket, up to `most` bytes at once and a little ahead of its reader; a
+/// body that brings nothing for `stalled_max` breaks off. Without a reader the server discards the
+/// rest.
 pub fn intake(payload: Payload, stalled_max: Duration, most: Rc<Cell<usize>>) -> Receiver<Taken> {
     let (sender, receiver) = channel(1);
     rt::spawn(take_all(payload, stalled_max, most, sender));
@@ -240,7 +243,7 @@ async fn take_all(
         }
     }
     if let Some(last) = last {
-        // Whoever does not receive it has an answer already.
+        // Without a receiver the response was already sent.
         let _ = sender.send(last).await;
     }
 }
@@ -273,7 +276,7 @@ async fn take(
     }
 }
 
-/// Parts of a body, small ones put together.
+/// Parts of a body, with small ones joined.
 #[derive(Default)]
 struct Parts {
     whole: Vec<Bytes>,

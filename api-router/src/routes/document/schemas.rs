@@ -1,8 +1,10 @@
-//! Schemas in the form that generators of clients understand. The types of the routes mean the same either way.
+//! Schemas in the form that generators of clients understand. For the routes' types both forms mean
+//! the same.
 //!
-//! - A tuple has `items`, which are of one of its members' types, and a length: `items: false`, which says that there
-//!   are no more than its `prefixItems`, is more than generators read.
-//! - An object of any members says so: without `additionalProperties` generators make it a type that never has any.
+//! - A tuple has `items` of any of its members' types, and a length; generators do not understand
+//!   `items: false`, which forbids more than its `prefixItems`.
+//! - An object of any members says so: without `additionalProperties` generators give it a type
+//!   without members.
 
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::{
@@ -10,7 +12,7 @@ use utoipa::openapi::schema::{
 };
 use utoipa::openapi::{RefOr, Response, Schema};
 
-/// Says all schemas of an operation plainly.
+/// Simplifies all schemas of an operation.
 pub(super) fn simplify_operation(operation: &mut Operation) {
     for parameter in operation.parameters.iter_mut().flatten() {
         let RefOr::T(parameter) = parameter else { continue };
@@ -22,7 +24,7 @@ pub(super) fn simplify_operation(operation: &mut Operation) {
     operation.responses.responses.values_mut().for_each(simplify_response);
 }
 
-/// Says all schemas plainly that operations share.
+/// Simplifies all schemas that operations share.
 pub(super) fn simplify_components(components: &mut Components) {
     components.schemas.values_mut().for_each(simplify);
     components.responses.values_mut().for_each(simplify_response);
@@ -54,7 +56,7 @@ fn simplify_schema(schema: &mut Schema) {
         Schema::OneOf(one) => one.items.iter_mut().for_each(simplify),
         Schema::AllOf(all) => all.items.iter_mut().for_each(simplify),
         Schema::AnyOf(any) => any.items.iter_mut().for_each(simplify),
-        // Of kinds that come to be there is nothing to be said.
+        // Kinds of schema that may be added later stay as they are.
         _ => {}
     }
 }
@@ -71,7 +73,7 @@ fn simplify_array(array: &mut Array) {
     }
 }
 
-/// One of these schemas, each of them named once.
+/// Matches any of these schemas, each of them named once.
 fn any_of(schemas: &[Schema]) -> RefOr<Schema> {
     let mut different: Vec<&Schema> = Vec::new();
     for schema in schemas {

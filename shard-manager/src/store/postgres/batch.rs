@@ -41,7 +41,7 @@ pub(super) struct Row {
     /// As it is now.
     pub(super) after: Option<Vec<Value>>,
     touched: bool,
-    /// How many changes have made something of it.
+    /// Number of changes of the batch that have written the row.
     changes: u32,
 }
 
@@ -68,10 +68,10 @@ impl Row {
     }
 }
 
-/// What may not be written here now.
+/// Slots and tables that take no writes now.
 #[derive(Default)]
 pub(super) struct Barred {
-    /// These slots.
+    /// Fenced slots.
     pub(super) slots: BTreeSet<i64>,
     /// Tables that a crash would empty.
     pub(super) hazards: Hazards,
@@ -159,13 +159,13 @@ impl Batch {
         self.rows[at].after = Some(image);
     }
 
-    /// What may not be written here now.
+    /// Slots and tables that take no writes now.
     pub(super) fn barred(&self) -> &Barred {
         &self.barred
     }
 
-    /// Works out what becomes of the changes, without what may not be written here, and with as many versions as there
-    /// may be changes.
+    /// Works out the results of the changes, except for slots and tables that take no writes, with
+    /// at most one new version per change.
     ///
     /// # Errors
     /// [`TooLarge`] if the batch must be smaller.
@@ -198,14 +198,14 @@ impl Batch {
         Ok(done)
     }
 
-    /// Whether several changes have made something of a row of which the database may make something else: it is shown
-    /// the last of them alone.
+    /// True if several changes have written a row that the database may alter: the database shows
+    /// only the last of them.
     fn hides_a_step(&self, row: &Row) -> bool {
         row.changes > 1 && self.barred.hazards.meddle(&row.table)
     }
 
-    /// Replaces what was worked out by what the database has made of rows, by their places: in the answers, and in the
-    /// records of idempotency keys.
+    /// Replaces results by the rows that the database has stored, by their places: in the answers,
+    /// and in the records of idempotency keys.
     pub(super) fn stored(
         &mut self,
         units: &[Unit<'_>],
@@ -309,7 +309,7 @@ impl Batch {
         outcome
     }
 
-    /// The answer of the first time, if the change came before under its idempotency key.
+    /// Returns the first answer, if the change came before under its idempotency key.
     fn replayed(&mut self, change: &RowWrite) -> Option<Result<RowDone, Error>> {
         let id = [Value::Text(idempotency::key(change)?.to_owned())];
         let at = *self.places.get(&place(&idempotency::TABLE, &change.key, &id))?;
@@ -364,7 +364,7 @@ impl Batch {
     }
 }
 
-/// Whether a change removes rows.
+/// True if a change deletes rows.
 pub(super) fn removes(units: &[Unit<'_>]) -> bool {
     let changes = || units.iter().flat_map(|unit| unit.rows);
     changes().any(|change| change.operation == Operation::Delete)

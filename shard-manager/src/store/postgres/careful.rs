@@ -1,9 +1,10 @@
-//! Careful: storing rows of tables whose triggers or rules may make something else of them.
+//! Careful: stores rows of tables whose triggers or rules may alter them.
 //!
-//! The statements are run, and the rows are read again, before anything is committed: what is there then is what is
-//! answered. That takes round trips that other tables do not pay for.
+//! The statements run, and the rows are read again, before the commit: the answer is what is stored
+//! then. That takes round trips that other tables do not pay for.
 //!
-//! **Invariant:** a row that the database has swallowed ends its transaction; nothing of it is kept.
+//! **Invariant:** a row that the database has swallowed aborts its transaction; nothing of it is
+//! kept.
 //! **Not here:** which tables these are (`hazards`), what is kept beside the rows (`transaction`).
 
 use std::collections::HashMap;
@@ -22,8 +23,8 @@ use crate::error::Outcome;
 use crate::table::Table;
 use crate::value::Value;
 
-/// Stores the rows of clients in the transaction that is open, and tells what became of those of which the database may
-/// have made something else, by their places.
+/// Stores the rows of clients in the open transaction, and returns the rows that the database may
+/// have altered, by their places.
 pub(super) async fn store(
     session: &mut LaneSession,
     batch: &Batch,
@@ -43,7 +44,7 @@ pub(super) async fn store(
     Err(Broken { usable, ..broken })
 }
 
-/// Whether the database may make something else of its rows.
+/// True if the database may alter rows of the table.
 fn is_meddled(batch: &Batch, group: &Group) -> bool {
     !group.is_kept_beside() && batch.barred().hazards.meddle(&group.texts.table)
 }
@@ -92,7 +93,7 @@ async fn write(
     Ok(found)
 }
 
-/// What stores the rows of a group, in statements that a rule may rewrite: they do not tell what they have done.
+/// Statements that store the rows of a group and that a rule may rewrite: they return nothing.
 fn plain_work(citus: Option<&Citus>, batch: &Batch, group: &Group) -> Vec<Work<'static>> {
     let texts = Arc::new(TableTexts::plain(&group.texts.table));
     let group = Group { texts, rows: group.rows.clone() };
@@ -100,7 +101,7 @@ fn plain_work(citus: Option<&Citus>, batch: &Batch, group: &Group) -> Vec<Work<'
     work.map(|(sql, binds)| (sql.into_owned().into(), binds)).collect()
 }
 
-/// The table of the first row of which something else was made than the same row in another state.
+/// Returns the table of the first row that the database has swallowed.
 fn swallowed<'g>(
     batch: &Batch,
     groups: &'g [Group],
@@ -113,7 +114,7 @@ fn swallowed<'g>(
     Some(&group.texts.table)
 }
 
-/// Whether what is there now came of what was stored: of a row that was changed, a higher version.
+/// True if the stored row comes from the write: an altered row needs a higher version.
 fn is_carried_out(row: &Row, found: Option<&[Value]>) -> bool {
     match (row.store(), found) {
         (None, _) | (Some(Store::Insert), Some(_)) | (Some(Store::Remove), None) => true,

@@ -1,11 +1,13 @@
-//! Hazards: what a table has, beside Tessera's own, that may make something else of a write than was asked for.
+//! Hazards: triggers and rules that are not Tessera's, and UNLOGGED tables.
 //!
-//! A trigger of rows may change a row or swallow it, a rule may do something instead, and an UNLOGGED table is emptied by
-//! a crash. A transaction that reads its rows first asks for those of its tables in the same round trip; all tables of a
-//! primary are looked at by the start, by the doctor, and once a second by who watches the primary.
+//! A trigger for each row may alter a row or swallow it, a rule may replace a statement, and a
+//! crash empties an UNLOGGED table. A transaction that reads its rows first asks about its tables
+//! in the same round trip; all tables of a primary are checked at the start, by the doctor, and
+//! once a second by the thread that watches the primary.
 //!
-//! **Invariant:** the catalog of the server is asked, which locks nobody out.
-//! **Not here:** storing rows in spite of them (`careful`), what is said of them (`requirements`).
+//! **Invariant:** only the server's catalog is read, which locks out no other session.
+//! **Not here:** storing rows in spite of them (`careful`), the messages about them
+//! (`requirements`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,8 +20,8 @@ use crate::error::Error;
 use crate::store::Unit;
 use crate::table::Table;
 
-/// Which of the tables `$1` have any: name, whether it is UNLOGGED, has rules, has triggers of rows. A trigger whose
-/// function lies in the schema of Tessera is Tessera's.
+/// Hazards of the tables `$1`: name, UNLOGGED or not, has rules, has triggers for each row. A
+/// trigger whose function lies in Tessera's schema is Tessera's.
 pub(super) const OF_TABLES: &str = "SELECT name,unlogged,ruled,triggered FROM (\
     SELECT c.relname::text AS name,c.relpersistence='u' AS unlogged,\
     c.relhasrules AND EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class=c.oid AND r.ev_enabled IN ('O','A')) AS ruled,\
@@ -28,8 +30,8 @@ pub(super) const OF_TABLES: &str = "SELECT name,unlogged,ruled,triggered FROM (\
     AND p.pronamespace<>'tessera'::regnamespace) AS triggered \
     FROM pg_class c WHERE c.oid=ANY($1::text[]::regclass[])) s WHERE unlogged OR ruled OR triggered";
 
-/// All of a database: kind, schema, table, whether that is a sequence, name. The tables of clients are those that have a
-/// shard key.
+/// Hazards of a whole database: kind, schema, table, sequence or not, name. Tables of clients are
+/// those with a shard key.
 const OF_DATABASE: &str = "WITH ours AS (\
     SELECT c.oid,n.nspname,c.relname,c.relkind,c.relpersistence,c.relhasrules,c.relhastriggers \
     FROM pg_class c JOIN pg_namespace n ON n.oid=c.relnamespace \
@@ -43,7 +45,7 @@ const OF_DATABASE: &str = "WITH ours AS (\
     JOIN pg_namespace f ON f.oid=p.pronamespace WHERE relhastriggers AND NOT t.tgisinternal AND t.tgtype&1=1 \
     AND t.tgenabled IN ('O','A') AND f.nspname<>'tessera' ORDER BY 2,3,1,5";
 
-/// What one table has.
+/// Hazards of one table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Hazard {
     unlogged: bool,
@@ -51,17 +53,17 @@ struct Hazard {
     triggered: bool,
 }
 
-/// One thing that was found.
+/// One hazard.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Finding {
-    /// A table, or a sequence of Tessera's, that a crash of its server empties.
+    /// Table, or sequence of Tessera's, that a crash of its server empties.
     Unlogged {
         /// With its schema.
         table: String,
-        /// The statement that mends it.
+        /// Statement that repairs it.
         remedy: String,
     },
-    /// A rule or a trigger of rows that is not Tessera's.
+    /// Rule, or trigger for each row, that is not Tessera's.
     Meddler {
         /// With its schema.
         table: String,
@@ -71,7 +73,7 @@ pub enum Finding {
 }
 
 impl Finding {
-    /// Whether it keeps its table from being written to.
+    /// True if it keeps its table from being written to.
     pub fn is_unlogged(&self) -> bool {
         matches!(self, Self::Unlogged { .. })
     }
@@ -93,7 +95,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What the tables have that have any.
+/// Hazards of the tables that have any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hazards {
     tables: BTreeMap<String, Hazard>,
@@ -101,7 +103,7 @@ pub struct Hazards {
 }
 
 impl Hazards {
-    /// Of these tables, from the rows of [`OF_TABLES`].
+    /// Reads the hazards of some tables from the rows of [`OF_TABLES`].
     pub(super) fn of_tables(rows: &[RowView]) -> Self {
         let truth = |row: &RowView, column| row.boolean(column) == Some(true);
         let hazard = |row: &RowView| {
@@ -111,10 +113,10 @@ impl Hazards {
         Self { tables: rows.iter().filter_map(hazard).collect(), found: BTreeSet::new() }
     }
 
-    /// Of all tables of a database.
+    /// Reads the hazards of all tables of a database.
     ///
     /// # Errors
-    /// That it cannot be asked.
+    /// The database cannot be asked.
     pub async fn of_database(connection: &AsyncPgConnection) -> QueryResult<Self> {
         let statement = Statement { sql: OF_DATABASE, binds: &[], cached: true };
         let mut hazards = Self::default();
@@ -139,45 +141,45 @@ impl Hazards {
         Ok(hazards)
     }
 
-    /// Each of them, if they are of a whole database.
+    /// Iterates over the hazards of a whole database.
     pub fn found(&self) -> impl Iterator<Item = &Finding> {
         self.found.iter()
     }
 
-    /// Those that another look had not found.
+    /// Hazards that an earlier look had not found.
     pub(super) fn new_since<'h>(&'h self, before: &'h Self) -> impl Iterator<Item = &'h Finding> {
         self.found.difference(&before.found)
     }
 
-    /// Whether no table has any.
+    /// True if no table has any.
     pub(super) fn is_empty(&self) -> bool {
         self.tables.is_empty()
     }
 
-    /// Whether one of the tables of these changes has any.
+    /// True if a table of these changes has any.
     pub(super) fn touch(&self, units: &[Unit<'_>]) -> bool {
         let mut rows = units.iter().flat_map(|unit| unit.rows);
         !self.is_empty() && rows.any(|row| self.tables.contains_key(row.table.name()))
     }
 
-    /// Why nothing may be written to this table.
+    /// Reason why nothing may be written to this table.
     pub(super) fn refusal(&self, table: &Table) -> Option<Error> {
         let hazard = self.tables.get(table.name())?;
         hazard.unlogged.then(|| Error::Unlogged { table: table.name().to_owned() })
     }
 
-    /// Whether the database may make something else of rows of this table.
+    /// True if the database may alter rows of this table.
     pub(super) fn meddle(&self, table: &Table) -> bool {
         self.tables.get(table.name()).is_some_and(|hazard| hazard.ruled || hazard.triggered)
     }
 
-    /// Whether it may rewrite statements on this table.
+    /// True if a rule may rewrite statements on this table.
     pub(super) fn rewrite(&self, table: &Table) -> bool {
         self.tables.get(table.name()).is_some_and(|hazard| hazard.ruled)
     }
 }
 
-/// The bind of [`OF_TABLES`]: the names of these tables, each once.
+/// Bind value of [`OF_TABLES`]: the names of these tables, each once.
 pub(super) fn names<'t>(tables: impl Iterator<Item = &'t Table>) -> Bind {
     let names: BTreeSet<&str> = tables.map(Table::name).collect();
     Bind::texts(names.into_iter())

@@ -32,7 +32,7 @@ use crate::progress::Progress;
 const SEEK_MAX: Duration = Duration::from_millis(500);
 /// How often all nodes are asked at most.
 const SEEK_EVERY: Duration = Duration::from_millis(100);
-/// So many timelines further than the one that is known a token may be.
+/// Largest number of timelines by which a token may be ahead of the known one.
 const AHEAD_MAX: u32 = 1_024;
 /// Moments at which the leader's position is remembered: what a replica has is as old as the last that it has passed.
 const SAMPLES_MAX: usize = 512;
@@ -60,7 +60,7 @@ pub struct Leader {
     /// Held by whoever looks for the leader.
     turn: Mutex<Sought>,
     samples: Lock<VecDeque<(u64, Instant)>>,
-    /// What its tables had when they were looked at last.
+    /// Hazards of its tables at the last check.
     hazards: ArcSwap<Hazards>,
 }
 
@@ -157,15 +157,16 @@ impl Leader {
         let _ = terms.wait_for(is_met).await;
     }
 
-    /// Whether the timeline of this id is later than all that are known here: a node was promoted, and this router has not
-    /// heard of it yet. What is none of this system's timelines is not.
+    /// True if this timeline is later than all that are known here: a node was promoted, and this
+    /// router has not learned of it yet. False if the id is no timeline of this system.
     pub fn is_ahead(&self, life_sought: u32) -> bool {
         let known = self.term().timeline;
         let mut later = (1..=AHEAD_MAX).map_while(|step| known.checked_add(step));
         later.any(|timeline| life(self.system, timeline) == life_sought)
     }
 
-    /// Asks all nodes at once which of them leads, rather than to wait until the one that does tells.
+    /// Asks all nodes at once which of them leads, instead of waiting until the leader reports
+    /// itself.
     pub async fn look(&self) {
         self.seek(self.term()).await;
     }
@@ -297,17 +298,18 @@ impl Leader {
         true
     }
 
-    /// What its tables have that may make something else of writes, as they were looked at last.
+    /// Hazards of its tables, as of the last check.
     pub fn hazards(&self) -> arc_swap::Guard<Arc<Hazards>> {
         self.hazards.load()
     }
 
-    /// Told by who has looked at the tables when the cluster was opened, and has told its operator.
+    /// Records the tables' hazards that were found, and reported to the operator, when the cluster
+    /// was opened.
     pub fn set_hazards(&self, found: Hazards) {
         self.hazards.store(Arc::new(found));
     }
 
-    /// Told by who has looked at the tables of the leader.
+    /// Records the hazards of the leader's tables.
     pub(super) fn saw(&self, found: Hazards) {
         let before = self.hazards.load_full();
         if *before == found {

@@ -108,13 +108,13 @@ impl Readers {
         }
     }
 
-    /// As [`super::leader::Leader::is_ahead`].
+    /// Calls [`super::leader::Leader::is_ahead`].
     pub(in crate::store) fn is_ahead(&self, life: u32) -> bool {
         let (Target::Leader(leader) | Target::Replica(leader, _)) = &self.target;
         leader.is_ahead(life)
     }
 
-    /// As [`super::leader::Leader::look`].
+    /// Calls [`super::leader::Leader::look`].
     pub(in crate::store) async fn look(&self) {
         let (Target::Leader(leader) | Target::Replica(leader, _)) = &self.target;
         leader.look().await;

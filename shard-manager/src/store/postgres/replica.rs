@@ -31,7 +31,7 @@ use crate::progress::{Progress, ReplicaState};
 const IDLE: Duration = Duration::from_millis(100);
 /// How often while somebody does.
 const AWAITED: Duration = Duration::from_millis(1);
-/// How often the tables of the one that leads are looked at.
+/// Interval at which the tables of the leader are checked.
 const TABLES_EVERY: Duration = Duration::from_secs(1);
 /// How long a node may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -151,7 +151,7 @@ struct Watcher {
     retry: Duration,
     /// Why it could not be watched when that was told last.
     told: String,
-    /// When the tables were looked at last.
+    /// Time of the last check of the tables.
     looked_at: Option<Instant>,
 }
 
@@ -251,7 +251,8 @@ impl Watcher {
         Ok(())
     }
 
-    /// Now and then: looks for what may make something else of writes. A leader that does not tell is asked again.
+    /// Checks the leader's tables for hazards from time to time. A leader that gave no answer is
+    /// asked again.
     async fn look_at_tables(&mut self, connection: &AsyncPgConnection) {
         let is_due = self.looked_at.is_none_or(|at| at.elapsed() >= TABLES_EVERY);
         if !is_due || self.leader.term().member != self.index {

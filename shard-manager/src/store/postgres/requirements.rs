@@ -98,12 +98,12 @@ pub enum Warning {
         /// Our user.
         user: String,
     },
-    /// Rows may become something else than was asked for.
+    /// The database may alter rows.
     #[error("{node}: {found}")]
     Meddler {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// A rule or a trigger.
+        /// Rule or trigger.
         found: Finding,
     },
     /// The clocks differ.
@@ -215,9 +215,9 @@ pub enum Unfit {
     /// A crash would cost rows.
     #[error("{node}: {found}")]
     Unlogged {
-        /// Which node.
+        /// Name of the node.
         node: String,
-        /// The table, and how to mend it.
+        /// Table, and the statement that repairs it.
         found: Finding,
     },
     /// The clocks differ too much.

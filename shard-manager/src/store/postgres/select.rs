@@ -119,7 +119,7 @@ impl Select {
     }
 
     /// Two arrays instead of one of pairs: Citus finds the workers by the second, and would join
-    /// pairs on its coordinator. The first adds nothing but a range of the index, which begins with
+    /// pairs on its coordinator. The first only limits the range of the index, which begins with
     /// the slot.
     fn push_keys(&mut self, joint: &str, query: &ReadQuery) {
         let mut slots: Vec<i32> = query.keys.iter().map(|(slot, _)| slot.number().into()).collect();

@@ -155,10 +155,10 @@ impl ShardDatabase {
         tables(&self.session.connection).await
     }
 
-    /// What its tables have that may make something else of writes.
+    /// Returns the hazards of its tables.
     ///
     /// # Errors
-    /// That it cannot be read.
+    /// They cannot be read.
     pub async fn hazards(&self) -> QueryResult<Hazards> {
         Hazards::of_database(&self.session.connection).await
     }

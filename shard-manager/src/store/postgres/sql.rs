@@ -35,7 +35,7 @@ pub(super) const WITNESS: &str = "SELECT slot FROM tessera_idempotency
     WHERE created_at >= $1 AND created_at < $2 LIMIT 1";
 
 /// Removes up to `$3` records of idempotency keys made from `$1` on and before `$2`, oldest first,
-/// but none that somebody is at.
+/// but none that another transaction has locked.
 pub(super) const FORGET: &str = "DELETE FROM tessera_idempotency WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM tessera_idempotency WHERE created_at >= $1 AND created_at < $2
     ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED)) RETURNING 1";
@@ -102,8 +102,9 @@ pub(super) fn remove(table: &Table) -> String {
     sql
 }
 
-/// The same as one of [`insert`], [`update`] and [`remove`], which fails unless it does it to each row that it is given: a
-/// trigger, a rule or a policy may keep it from some, without a word. What fails is that a sentence is no number.
+/// Wraps a statement of [`insert`], [`update`] or [`remove`] so that it fails unless it affects
+/// every row that it is given: a trigger, a rule or a policy may skip some without an error. It
+/// fails by casting a sentence to a number.
 pub(super) fn counted(table: &Table, statement: &str) -> String {
     let name = table.name();
     format!(

@@ -23,7 +23,7 @@ pub(super) struct TableTexts {
 }
 
 impl TableTexts {
-    /// Statements that fail if they do not do what they are told to each of their rows.
+    /// Statements that fail unless they affect each of their rows.
     fn counted(table: &Arc<Table>) -> Self {
         let plain = Self::plain(table);
         Self {
@@ -34,7 +34,7 @@ impl TableTexts {
         }
     }
 
-    /// Statements that tell nothing of their rows.
+    /// Statements that return no rows.
     pub(super) fn plain(table: &Arc<Table>) -> Self {
         Self {
             table: Arc::clone(table),

@@ -1,8 +1,9 @@
 //! Transaction: one batch on one connection, from `BEGIN` to a commit that is durable.
 //!
-//! Two round trips: the first takes the fence lock, learns which slots may not be written, and reads and locks the
-//! rows; the second stores what they became, commits, and learns up to where the log is on disk. Plain upserts, which
-//! most writes are, need one (`upsert`). Tables that have triggers or rules of others need some more (`careful`).
+//! Two round trips: the first takes the fence lock, learns which slots may not be written, and
+//! reads and locks the rows; the second stores the results, commits, and learns up to where the log
+//! is on disk. Plain upserts, which most writes are, need one (`upsert`). Tables that have triggers
+//! or rules of others need more (`careful`).
 //!
 //! **Invariant:** an outcome is called rejected only if the server has proven, after the commit was sent, that it
 //! still answers: else it is unknown.
@@ -53,7 +54,7 @@ pub(super) struct Locking<'w> {
 }
 
 impl Locking<'_> {
-    /// The place in the batch of a row that it tells of.
+    /// Place of its row in the batch.
     pub(super) fn place(&self, row: &RowView) -> Option<usize> {
         let number = row.bigint(0).unwrap_or(0) as usize;
         number.checked_sub(1).and_then(|index| self.rows.get(index)).copied()
@@ -101,7 +102,8 @@ impl Broken {
         Self { usable: answers && broken.keeps_session(), ..broken }
     }
 
-    /// The same, of these changes: where it is not known which table it was, the first is as good as any.
+    /// Names the table that swallowed a row, from these changes: if it is unknown, the first is as
+    /// good as any.
     pub(super) fn about(mut self, units: &[Unit<'_>]) -> Self {
         if let Trouble::Swallowed(table @ None) = &mut self.trouble {
             let row = units.iter().find_map(|unit| unit.rows.first());
@@ -164,7 +166,7 @@ pub(super) async fn apply(
 }
 
 impl Group {
-    /// Whether its rows are what is kept beside those of clients: what was answered to them.
+    /// True if its rows are the records beside those of clients: the answers.
     pub(super) fn is_kept_beside(&self) -> bool {
         self.texts.table.name() == idempotency::TABLE.name()
     }
@@ -210,7 +212,7 @@ async fn enter(
     }
     // Drawn when the rows are locked: whoever has them next draws higher ones.
     steps.push(step(connection, Statement { sql: sql::VERSIONS, binds: &drawing, cached: true }));
-    // Whoever makes a trigger or a rule waits for no lock on rows: so it is asked as late as can be.
+    // Making a trigger or a rule waits for no lock on rows, so this is asked as late as possible.
     let looking = Statement { sql: hazards::OF_TABLES, binds: &looking, cached: true };
     steps.push(step(connection, looking));
     let results: QueryResult<Vec<_>> = pipeline(prepared, steps).await.into_iter().collect();
@@ -239,7 +241,7 @@ async fn enter(
     Ok((Barred { slots, hazards }, versions))
 }
 
-/// What locks these rows of a group.
+/// Statement that locks the rows of a group.
 pub(super) fn locking<'g>(
     is_citus: bool,
     batch: &Batch,
@@ -281,7 +283,7 @@ async fn store(session: &mut LaneSession, batch: &Batch, groups: &[&Group]) -> R
     ended(pipeline(prepared, steps).await, citus.is_some())
 }
 
-/// What stores the rows of a group.
+/// Statements that store the rows of a group.
 pub(super) fn group_work<'g>(
     citus: Option<&Citus>,
     batch: &Batch,

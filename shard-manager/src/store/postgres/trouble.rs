@@ -8,12 +8,12 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use super::witness::Promoted;
 use crate::error::Error;
 
-/// What stands before the table in the error by which a statement fails that has stored other rows than it was given:
-/// `sql` makes it.
+/// Text before the table's name in the error of a statement that has stored other rows than it was
+/// given: `sql` makes it.
 pub(super) const STORED_OTHERWISE: &str = "tessera: not all rows were stored in ";
 
-/// What PostgreSQL says of statements that a rule does not let it run: they tell what they have done, and the rule does
-/// something instead.
+/// Messages of PostgreSQL for statements that a rule does not allow: they have a RETURNING clause,
+/// and the rule does something instead.
 const REWRITTEN: [&str; 6] = [
     "cannot perform INSERT RETURNING on relation",
     "cannot perform UPDATE RETURNING on relation",
@@ -28,8 +28,8 @@ const REWRITTEN: [&str; 6] = [
 pub(super) enum Trouble {
     /// A rule of the database forbids it.
     Constraint(&'static str),
-    /// It has stored something else than it was told: a trigger, a rule or a policy was in the way, of this table, if
-    /// that is known.
+    /// The database has stored something else than it was sent: a trigger, a rule or a policy
+    /// interfered, on this table if that is known.
     Swallowed(Option<String>),
     /// Another router was in the way: the same may succeed the next time.
     Crossed,
@@ -114,7 +114,7 @@ impl Trouble {
         }
     }
 
-    /// Whether some of the rows of a batch may be to blame, and others not.
+    /// True if some rows of a batch may be to blame, and others not.
     pub(super) fn is_of_rows(&self) -> bool {
         matches!(self, Self::Constraint(_) | Self::Swallowed(_) | Self::Other)
     }

@@ -197,7 +197,7 @@ pub(super) async fn apply(
         }
     }
     match store(session, &groups, count, false).await {
-        // A rule is in the way: the general way knows what to do about it.
+        // A rule interfered: the general path handles that.
         Err(Broken {
             trouble: Trouble::Swallowed(_),
             outcome: Outcome::Rejected,
@@ -285,7 +285,7 @@ async fn store(
     Ok(Stored { rows, position })
 }
 
-/// What became of so many changes, by what came back of each group.
+/// Results of this many changes, from the rows that came back of each group.
 async fn answers(
     connection: &AsyncPgConnection,
     (groups, loaded): (&[Group<'_>], &[Vec<RowView>]),
@@ -305,14 +305,15 @@ async fn answers(
     Ok(rows)
 }
 
-/// A trigger has given rows another id or shard key, and they are stored where nobody looks for them.
+/// Logs rows that a trigger has given another id or shard key: no read finds them.
 fn astray(strays: usize) -> Broken {
     tracing::error!(strays, "a trigger has stored rows under other ids or shard keys");
     let (trouble, outcome) = (Trouble::Other, Outcome::Unknown);
     Broken { trouble, outcome, usable: true, divisible: false }
 }
 
-/// Tells of rows that were not stored whether the database has swallowed them, or their slots may not be written here.
+/// Finds out if the database has swallowed rows that were not stored, or if their slots take no
+/// writes here.
 async fn explain(
     connection: &AsyncPgConnection,
     groups: &[Group<'_>],
@@ -341,7 +342,8 @@ async fn explain(
         }
     };
     for (place, row) in absent {
-        // A slot that was fenced then, and is not now, is sent again; where nobody meddles, it was that.
+        // A slot that was fenced then, and is not now, is sent again; without interference by
+        // triggers, that was the reason.
         if !strange.contains(&i64::from(row.slot.number())) && hazards.meddle(&row.table) {
             rows[*place] = Err(Error::Swallowed { table: row.table.name().to_owned() });
         }
@@ -399,9 +401,10 @@ fn lone_binds(group: &Group<'_>, now: &Bind) -> Vec<Bind> {
     binds
 }
 
-/// Puts what came back in its places. Rows come back as they were sent, but for those whose slot is not owned here, and
-/// those that the database has swallowed, which do not; where that should not be so, they are found by what tells them
-/// apart. The number of those that are none of them.
+/// Puts the rows that came back in their places. They come back in the order in which they were
+/// sent, except those whose slot is not owned here and those that the database has swallowed, which
+/// are missing; otherwise rows are matched by their keys. Returns the number of rows that match
+/// nothing.
 fn answer(group: &Group<'_>, loaded: &[RowView], rows: &mut [Result<RowDone, Error>]) -> usize {
     let mut next = 0;
     let mut strays = 0;

@@ -226,7 +226,7 @@ impl<'t> Batch<'t> {
         kept?.map(drop).map_err(|_| DieselError::RollbackTransaction)
     }
 
-    /// The record of an idempotency key, as long as there is one.
+    /// The record of an idempotency key, while there is one.
     fn remembered(
         &mut self,
         change: &RowWrite,

@@ -44,11 +44,11 @@ pub struct Catalog {
     pub token_key: TokenKey,
 }
 
-/// Refuses a folder in which there can be no cluster as wanted, before anything is made there.
+/// Refuses a folder in which the wanted cluster cannot exist, before anything is created there.
 ///
 /// # Errors
-/// [`OpenError::Foreign`] if there are shards without their catalog, [`OpenError::Conflict`] if a new cluster cannot be
-/// as wanted.
+/// [`OpenError::Foreign`] if there are shards without their catalog, [`OpenError::Conflict`] if a
+/// new cluster cannot have the wanted settings.
 pub fn check_start(folder: &Path, wanted: &Wanted) -> Result<(), OpenError> {
     let catalog = catalog_file(folder);
     if std::fs::metadata(&catalog).is_ok_and(|file| file.len() > 0) {

@@ -1,6 +1,6 @@
 //! Check: whether a file is what SQLite wrote.
 //!
-//! **Not here:** whether a replica equals its primary (`digest`, `compare`), what to do about damage.
+//! **Not here:** comparing replicas with their primary (`digest`, `compare`), repairing damage.
 
 use std::path::Path;
 
@@ -20,11 +20,11 @@ pub fn quick(path: &Path) -> Result<(), OpenError> {
     found.map_or(Ok(()), |defect| Err(OpenError::file(path, defect)))
 }
 
-/// Whether all that a file says of a row agrees with itself: its structure, its indexes, the rules of its tables. Takes
-/// longer than [`quick`]. Blocks.
+/// True if a file does not contradict itself: in its structure, its indexes, the rules of its
+/// tables. Takes longer than [`quick`]. Blocks.
 ///
 /// # Errors
-/// [`OpenError`] if it could not be looked at, which tells nothing of the file.
+/// [`OpenError`] if it could not be read, which says nothing about the file.
 pub fn contradiction(path: &Path) -> Result<Option<String>, OpenError> {
     let found = open_in_place(path)
         .and_then(|connection| ask(connection, path, "PRAGMA integrity_check(1)"));

@@ -1,12 +1,14 @@
-//! Compare: whether the files of a shard hold the same rows, while they are written to.
+//! Compare: checks that the files of a shard hold the same rows, while they are written to.
 //!
-//! A stretch of rows is looked at in one short snapshot of each file, the replicas' before their primary's. What changed
-//! between two snapshots stands in the primary's log, and rows of those keys are left out; all others must be equal. Each
-//! look opens the files anew, so that rows come from the disk and not from a cache, and no snapshot holds up the WAL for
-//! longer than it takes to read a stretch.
+//! A look reads a stretch of rows in one short snapshot of each file, the replicas' before their
+//! primary's. The primary's log lists the changes between two snapshots, and rows of those keys are
+//! left out; all others must be equal. Each look opens the files again, so that rows come from the
+//! disk and not from a cache, and no snapshot blocks WAL checkpoints for longer than it takes to
+//! read a stretch.
 //!
-//! **Invariant:** rows that are told to differ were read at positions between which no transaction changed them.
-//! **Not here:** which file is right, and what becomes of the others (`manager/comparing`).
+//! **Invariant:** rows are only reported as different if no transaction changed them between the
+//! positions at which they were read.
+//! **Not here:** which file is right, and what happens to the others (`manager/comparing`).
 
 mod snapshot;
 
@@ -22,25 +24,25 @@ use crate::table::Table;
 use crate::value::Value;
 use snapshot::{Snapshot, Sum};
 
-/// Bytes of the primary's rows that one look takes.
+/// Bytes of the primary's rows that one look reads.
 const STRETCH_BYTES: u64 = 256 << 10;
-/// Rows of one stretch that are told apart. It has more only where a damaged key ends it.
+/// Rows of one stretch that are compared one by one. It has more only where a damaged key ends it.
 const ROWS_MAX: usize = 1 << 17;
-/// Transactions that a replica may be behind to be looked at.
+/// Largest number of transactions by which a replica may lag and still be compared.
 const BEHIND_MAX: u64 = 256;
-/// Bytes of the log that are read to learn what changed between two snapshots.
+/// Most bytes of the log that are read to find the changes between two snapshots.
 const LOG_BYTES_MAX: usize = 16 << 20;
 
 /// One copy of a shard's rows.
 #[derive(Clone, Copy, Debug)]
 pub struct CopyFile<'f> {
-    /// 0: the primary; else the number of the replica, from 1.
+    /// 0 for the primary, else the number of the replica, from 1.
     pub number: usize,
     /// Its file, which has to stay in its place meanwhile.
     pub path: &'f Path,
 }
 
-/// How copies are looked at.
+/// Settings of a look.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'t> {
     /// The timelines of the shard.
@@ -49,17 +51,17 @@ pub struct Terms<'t> {
     pub stop: &'t AtomicBool,
 }
 
-/// What tells a row from all others of its table: slot, shard key, id.
+/// Key of a row in its table: slot, shard key, id.
 type Key = Vec<Value>;
 
-/// Where a walk over all rows has come to.
+/// Place that a walk over all rows has reached.
 #[derive(Clone, Debug, Default)]
 pub struct Place {
     table: String,
     after: Option<Key>,
 }
 
-/// Rows that lie beside each other.
+/// Stretch of adjacent rows.
 #[derive(Clone, Debug)]
 pub struct Stretch {
     /// Their table.
@@ -68,48 +70,48 @@ pub struct Stretch {
     until: Option<Key>,
 }
 
-/// What one look has found.
+/// Findings of one look.
 #[derive(Debug, Default)]
 pub struct Looked {
-    /// Stretches whose rows are not the same everywhere.
+    /// Stretches whose rows differ between copies.
     pub differing: Vec<Stretch>,
-    /// Where to go on; `None` after the last row.
+    /// Place to go on from; `None` after the last row.
     pub next: Option<Place>,
     /// Bytes of rows that were read.
     pub bytes: u64,
-    /// The copies that were looked at: not those that are far behind.
+    /// Copies that were compared: not those that lag too far.
     pub copies: usize,
 }
 
-/// A row that is not the same everywhere.
+/// Row that differs between copies.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RowApart {
-    /// The hash of its key.
+    /// Hash of its key.
     pub row: u128,
-    /// The hash of what each copy has of it; `None`: nothing.
+    /// Hash of the row in each copy; `None` where it is missing.
     pub copies: Vec<(usize, Option<u128>)>,
 }
 
-/// Why copies could not be looked at.
+/// Reason why copies could not be compared.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Obstacle {
     /// One of them could not be read.
     Unreadable {
-        /// Which.
+        /// Number of the copy.
         number: usize,
-        /// Whether its bytes are to blame, and not the way to them.
+        /// True if its bytes are to blame, and not the access to them.
         damaged: bool,
-        /// What was said.
+        /// Error message.
         cause: String,
     },
-    /// It cannot be told what changed between the snapshots.
+    /// The changes between the snapshots are unknown.
     Apart,
-    /// Somebody wants it to end.
+    /// The look was asked to end.
     Stopped,
 }
 
-/// Looks at the next rows of all tables, which are in the order of their names; the primary is the first of the files.
-/// Blocks for some milliseconds.
+/// Compares the next rows of all tables, in the order of the tables' names; the primary is the
+/// first of the files. Blocks for some milliseconds.
 ///
 /// # Errors
 /// [`Obstacle`]; then nothing is known.
@@ -153,8 +155,8 @@ pub fn look(
     Ok(looked)
 }
 
-/// The rows of a stretch that are not the same everywhere, by their keys; none if it has too many to tell them apart.
-/// Blocks for some milliseconds.
+/// Returns the rows of a stretch that differ, by their keys; none if it has too many to compare one
+/// by one. Blocks for some milliseconds.
 ///
 /// # Errors
 /// [`Obstacle`]; then nothing is known.
@@ -189,7 +191,7 @@ pub fn rows_apart(
 /// Keys of one table, by their hashes, whose rows are not compared.
 type LeftOut = HashSet<u64>;
 
-/// One snapshot of each copy, and what changed between them.
+/// One snapshot of each copy, and the changes between them.
 struct Copies<'t> {
     primary: Snapshot,
     replicas: Vec<Snapshot>,
@@ -200,7 +202,7 @@ struct Copies<'t> {
 impl<'t> Copies<'t> {
     fn take(files: &[CopyFile<'_>], terms: Terms<'t>) -> Result<Self, Obstacle> {
         let (primary, replicas) = files.split_first().ok_or(Obstacle::Apart)?;
-        // Replicas first: so they have nothing that the primary has not.
+        // Replicas first: they have nothing then that the primary does not have.
         let replicas: Result<Vec<Snapshot>, Obstacle> =
             replicas.iter().map(Snapshot::begin).collect();
         let (mut replicas, mut primary) = (replicas?, Snapshot::begin(primary)?);
@@ -223,7 +225,8 @@ impl<'t> Copies<'t> {
         self.changed.get(table.name()).cloned().unwrap_or_default()
     }
 
-    /// Of so many bytes of rows, and the key of the last one; `None` if it is the last of its table.
+    /// Sums up rows of the primary until they reach `bytes_max`, and returns the key of the last
+    /// one; `None` at the end of the table.
     fn primary_sum(
         &mut self,
         stretch: &Stretch,
@@ -240,7 +243,7 @@ impl<'t> Copies<'t> {
     }
 }
 
-/// The keys whose rows the primary has changed after a position, by table.
+/// Keys whose rows the primary has changed after a position, by table.
 fn changed_keys(
     primary: &mut Snapshot,
     mut after: u64,
@@ -249,7 +252,7 @@ fn changed_keys(
     let mut bytes = 0;
     while after < primary.position.at {
         let entries = primary.log_after(after)?;
-        // It was trimmed meanwhile.
+        // The log was trimmed meanwhile.
         if entries.first().is_none_or(|first| first.position != after + 1) {
             return Err(Obstacle::Apart);
         }
@@ -257,7 +260,7 @@ fn changed_keys(
             after = entry.position;
             bytes += entry.changes.len();
             for line in log::lines(&entry.changes) {
-                // It may be a change of the tables: then rows of other shapes would be compared.
+                // It may change the tables: then rows of different shapes would be compared.
                 let line = Line::parse(line).map_err(|_unread| Obstacle::Apart)?;
                 let key = key_hash(&line.key);
                 match changed.get_mut(&*line.table) {

@@ -23,8 +23,8 @@ pub(super) use crate::store::open_error::OpenError;
 use crate::table::Table;
 use crate::value::Value;
 
-/// Opens a file that is there with the settings that every promise rests on. One that is not there
-/// is not made: an empty file in the place of one that was removed would be taken for it.
+/// Opens an existing file with the settings that every promise rests on. A missing one is not
+/// created: an empty file in the place of one that was removed would be taken for it.
 ///
 /// `trusted_schema`, `cell_size_check` and no `mmap` bound what a damaged file can do; `FULL` syncs each
 /// commit. Checkpoints run in the writer's own commits, every 16,000 pages (64 MiB): a page that many transactions
@@ -33,7 +33,7 @@ pub(super) fn open(path: &Path, pragmas: &str) -> Result<SqliteConnection, OpenE
     connect(path, &uri(path, "mode=rw")?, pragmas)
 }
 
-/// The same, and makes the file if it is not there.
+/// Opens a file with the same settings, and creates it if it is missing.
 pub(super) fn create(path: &Path) -> Result<SqliteConnection, OpenError> {
     connect(path, &uri(path, "mode=rwc")?, "")
 }
@@ -58,8 +58,8 @@ fn connect(path: &Path, uri: &str, pragmas: &str) -> Result<SqliteConnection, Op
     opened().map_err(|error| OpenError::file(path, error))
 }
 
-/// Opens a file that this process has open already, to read it anew from the disk: with a small cache of its own, and
-/// never making a file that is not there.
+/// Opens a file again that this process has open already, to read it from the disk: with a small
+/// cache of its own, and without ever creating it.
 pub(super) fn open_in_place(path: &Path) -> Result<SqliteConnection, OpenError> {
     let told = |error: &dyn std::fmt::Display| OpenError::file(path, error);
     let uri = uri(path, "mode=rw")?;

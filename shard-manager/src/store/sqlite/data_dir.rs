@@ -7,8 +7,9 @@
 //! data/shard1-replica1.db  the same rows, a moment later
 //! ```
 //!
-//! The folder itself is locked as well: its lock cannot be removed but with all that is in it. The lock's file is for
-//! programs that only know that one, and to tell who has it.
+//! The folder itself is locked as well: that lock can only be removed together with everything in
+//! the folder. The lock's file is for programs that know only that one, and names the process that
+//! holds it.
 //!
 //! The lock's file holds the number of the process, and is emptied when all files were closed: so a stop in bad order is
 //! known to the next, and to all after it until the files were found well.
@@ -96,7 +97,7 @@ impl DataDir {
         }
     }
 
-    /// What has to stay where it is as long as this lives.
+    /// Files that must stay in their places as long as this lives.
     pub(super) fn marks(&self) -> Marks {
         let lock = self.lock.metadata().ok().map(|file| (lock_file(&self.path), Inode::of(&file)));
         Marks { lock, catalog: self.catalog() }
@@ -123,7 +124,7 @@ impl DataDir {
     }
 }
 
-/// What has to stay where it is while a folder is held.
+/// Files that must stay in their places while a folder is held.
 #[derive(Debug)]
 pub(super) struct Marks {
     lock: Option<(PathBuf, Inode)>,
@@ -131,12 +132,12 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    /// Whether others no longer find the file that is locked.
+    /// True if other processes no longer find the locked file.
     pub(super) fn lock_has_left(&self) -> bool {
         self.lock.as_ref().is_some_and(|(path, file)| file.has_left(path))
     }
 
-    /// Whether there is no catalog. One that was put back is as good as the first.
+    /// True if there is no catalog. One that was put back is as good as the first.
     pub(super) fn catalog_is_gone(&self) -> bool {
         match fs::metadata(&self.catalog) {
             Ok(file) => file.len() == 0,
@@ -165,7 +166,7 @@ pub(super) fn replica_file(folder: &Path, shard: &str, index: usize) -> PathBuf 
     folder.join(format!("{shard}-replica{}.db", index + 1))
 }
 
-/// The name of a file of rows in a folder, if there is any; the first by name.
+/// Returns the name of a file of rows in a folder, if there is any; the first by name.
 pub(super) fn shard_file_in(folder: &Path) -> Option<String> {
     let is_shard = |name: &String| {
         let stem = name.strip_suffix(".db").unwrap_or_default();
@@ -178,9 +179,9 @@ pub(super) fn shard_file_in(folder: &Path) -> Option<String> {
     names.filter(is_shard).min()
 }
 
-/// Whether a disk has so little room left that SQLite may fail over it, whatever it says then.
+/// True if a disk is so full that SQLite may fail over it, whatever its message.
 pub(crate) fn has_no_room(folder: &Path) -> bool {
-    /// What SQLite makes beside each file before it writes a row.
+    /// Files that SQLite creates beside each file before it writes a row.
     const NEEDED: u64 = 256 << 10;
     let disk = folder.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok());
     disk.is_some_and(|disk| {
@@ -218,13 +219,13 @@ fn lock_folder(path: &Path) -> Result<Option<File>, OpenError> {
     }
 }
 
-/// Whether a process holds a folder, told by the lock of the folder itself.
+/// True if a process holds a folder, according to the lock of the folder itself.
 pub(crate) fn is_folder_locked(path: &Path) -> bool {
     let tried = File::open(path).map(|folder| folder.try_lock_shared());
     matches!(tried, Ok(Err(TryLockError::WouldBlock)))
 }
 
-/// The process that holds a folder, as it noted it.
+/// Returns the process that holds a folder, as it noted it.
 pub(crate) fn noted_pid(path: &Path) -> String {
     let pid = fs::read_to_string(lock_file(path)).unwrap_or_default();
     if pid.is_empty() { "unknown".to_owned() } else { pid }

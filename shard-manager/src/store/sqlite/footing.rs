@@ -1,15 +1,16 @@
-//! Footing: proof that the files of a primary are still those that their names lead to.
+//! Footing: proof that the names of a primary's files still lead to these files.
 //!
-//! A process may write for long to files that were removed, and what it writes is gone when it
-//! ends. So the writer keeps a handle of its file and of the WAL beside it, and asks after each
-//! commit if they still have a name; every second it is looked if the names still lead to them
-//! (`guard`). Before a file is opened by its name once more, that is looked at as well: SQLite
-//! would replay the WAL of one file into another.
+//! A process may write for long to files that were removed, and these writes are gone when it ends.
+//! So the writer keeps a handle of its file and of the WAL beside it, and checks after each commit
+//! that they still have a name; every second `guard` checks that the names still lead to them. The
+//! same check precedes opening a file again by its name: SQLite would replay the WAL of one file
+//! into another.
 //!
-//! The handles only lead to the files (`O_PATH`). Any other handle would take away SQLite's locks when it is closed.
+//! The handles only lead to the files (`O_PATH`). Closing any other handle would release SQLite's
+//! locks.
 //!
-//! **Invariant:** what was lost stays lost until the cluster is opened again.
-//! **Not here:** the files of replicas, which are made anew (`replica`).
+//! **Invariant:** a lost file stays lost until the cluster is opened again.
+//! **Not here:** the files of replicas, which are rebuilt (`replica`).
 
 use std::fs;
 use std::io::ErrorKind;
@@ -25,7 +26,7 @@ use super::OpenError;
 use crate::error::Error;
 use crate::reason::Reason;
 
-/// A file, whatever it is called.
+/// Identity of a file, independent of its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Inode {
     device: u64,
@@ -33,17 +34,17 @@ pub(super) struct Inode {
 }
 
 impl Inode {
-    /// The file that a name leads to.
+    /// File that a name leads to.
     pub(super) fn at(path: &Path) -> Option<Self> {
         fs::metadata(path).ok().map(|file| Self::of(&file))
     }
 
-    /// The file that this was read from.
+    /// File that this metadata was read from.
     pub(super) fn of(file: &fs::Metadata) -> Self {
         Self { device: file.dev(), number: file.ino() }
     }
 
-    /// Whether the name leads to another file, or to none. A name that cannot be followed now tells neither.
+    /// True if the name leads to another file, or to none; false if it cannot be followed now.
     pub(super) fn has_left(self, path: &Path) -> bool {
         match fs::metadata(path) {
             Ok(file) => Self::of(&file) != self,
@@ -52,21 +53,21 @@ impl Inode {
     }
 }
 
-/// What stands under the writes of one shard.
+/// Proof for the files of one shard's primary.
 #[derive(Debug)]
 pub struct Footing {
     shard: String,
     path: PathBuf,
-    /// `None`: it was not there to be looked at.
+    /// `None` if it was missing.
     file: Option<Inode>,
     loss: OnceLock<Reason>,
     catalog_gone: AtomicBool,
-    /// What SQLite keeps beside the file, as long as the writer has it open.
+    /// Files that SQLite keeps beside it, while the writer has it open.
     beside: Mutex<Vec<(PathBuf, Inode)>>,
 }
 
 impl Footing {
-    /// The file of a shard's primary as it is now.
+    /// Takes the file of a shard's primary as it is now.
     pub fn of(shard: &str, path: &Path) -> Arc<Self> {
         Arc::new(Self {
             shard: shard.to_owned(),
@@ -78,18 +79,19 @@ impl Footing {
         })
     }
 
-    /// Why nothing may be written any more; `None` if all is well.
+    /// Reason why nothing may be written any more; `None` if all is well.
     pub fn loss(&self) -> Option<Reason> {
         self.loss.get().copied()
     }
 
-    /// Why the primary does not do its work, or will not after a restart; `None` if all is well.
+    /// Reason why the primary does not do its work, or will not after a restart; `None` if all is
+    /// well.
     pub fn reason(&self) -> Option<Reason> {
         let catalog = || self.catalog_gone.load(Ordering::Acquire).then_some(Reason::CatalogGone);
         self.loss().or_else(catalog)
     }
 
-    /// Refuses a write, if nothing may be written.
+    /// Refuses a write to lost files.
     ///
     /// # Errors
     /// [`Error::FilesLost`].
@@ -98,7 +100,7 @@ impl Footing {
         self.loss().map_or(Ok(()), lost)
     }
 
-    /// From now on nothing is written.
+    /// Stops all writes from now on.
     pub fn lose(&self, loss: Reason) {
         if self.loss.set(loss).is_ok() {
             let (shard, file) = (&self.shard, self.path.display());
@@ -111,9 +113,9 @@ impl Footing {
         self.catalog_gone.store(gone, Ordering::Release);
     }
 
-    /// Looks where the names lead.
+    /// Checks where the names lead.
     pub(super) fn look(&self) {
-        // Held while it is looked: what is closed in good order is taken away first.
+        // Locked during the check: an orderly close removes the files from here first.
         let beside = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
         let names = self.file.iter().map(|file| (&self.path, file));
         let mut names = names.chain(beside.iter().map(|(path, file)| (path, file)));
@@ -122,10 +124,10 @@ impl Footing {
         }
     }
 
-    /// To be asked before the file is opened by its name once more.
+    /// Must be called before the file is opened again by its name.
     ///
     /// # Errors
-    /// [`OpenError::Foreign`] if another file may be meant by it.
+    /// [`OpenError::Foreign`] if the name may lead to another file.
     pub fn check(&self) -> Result<(), OpenError> {
         if self.file.is_some_and(|file| file.has_left(&self.path)) {
             self.lose(Reason::FilesLost);
@@ -136,9 +138,10 @@ impl Footing {
         }
     }
 
-    /// Handles of the file that the writer has just opened, and of what SQLite keeps beside it.
+    /// Opens handles of the file that the writer has just opened, and of the files that SQLite
+    /// keeps beside it.
     pub(super) fn grip(self: &Arc<Self>) -> Grip {
-        // SQLite follows links, and calls what it makes after what it finds.
+        // SQLite follows links, and names its own files after the target.
         let real = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
         let [wal, shm] = ["-wal", "-shm"].map(|suffix| {
             let mut name = real.clone().into_os_string();
@@ -154,7 +157,7 @@ impl Footing {
     }
 }
 
-/// A handle of a file whose names are counted, as not every file system does.
+/// Opens a handle of a file if the file system counts links, which not every one does.
 fn handle(path: &Path) -> Option<OwnedFd> {
     let opened = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     opened.ok().filter(has_name)
@@ -164,7 +167,7 @@ fn has_name(file: &OwnedFd) -> bool {
     fstat(file).is_ok_and(|found| found.st_nlink > 0)
 }
 
-/// What a writer holds as long as it has the file open. To be dropped before its connection is.
+/// Handles that a writer holds while it has the file open. Must be dropped before its connection.
 #[derive(Debug)]
 pub(super) struct Grip {
     footing: Arc<Footing>,
@@ -172,13 +175,13 @@ pub(super) struct Grip {
 }
 
 impl Grip {
-    /// Whether the file and its WAL still have names.
+    /// True if the file and its WAL still have names.
     pub(super) fn is_firm(&self) -> bool {
         self.handles.iter().all(has_name)
     }
 }
 
-/// SQLite itself removes what is beside the file when the last connection is closed.
+/// SQLite itself removes its files when the last connection is closed.
 impl Drop for Grip {
     fn drop(&mut self) {
         self.footing.beside.lock().unwrap_or_else(PoisonError::into_inner).clear();

@@ -1,7 +1,8 @@
-//! Guard: looks every second if the files of a cluster are still what this process has opened and locked.
+//! Guard: checks every second that the files of a cluster are still those that this process has
+//! opened and locked.
 //!
-//! **Invariant:** a cluster whose lock is not where others look for it takes no writes.
-//! **Not here:** what is asked after each commit (`footing`).
+//! **Invariant:** a cluster whose lock is not where other processes look for it takes no writes.
+//! **Not here:** the check after each commit (`footing`).
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -13,10 +14,10 @@ use super::footing::Footing;
 use crate::error::Error;
 use crate::reason::Reason;
 
-/// How often it looks.
+/// Interval between checks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The one who looks, on a thread of its own, until it is dropped.
+/// Handle of the thread that checks, until it is dropped.
 pub struct Guard {
     footings: Vec<Arc<Footing>>,
     /// Nothing is ever sent.
@@ -25,10 +26,10 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Looks after these shards of a data directory from now on.
+    /// Checks these shards of a data directory from now on.
     ///
     /// # Errors
-    /// The system's, if it has no thread to give.
+    /// The system's, if it cannot start a thread.
     pub fn start(data_dir: &DataDir, footings: Vec<Arc<Footing>>) -> std::io::Result<Self> {
         let (end, ended) = channel();
         let mut watch = Watch { marks: data_dir.marks(), footings: footings.clone(), told: false };
@@ -40,7 +41,7 @@ impl Guard {
         Ok(Self { footings, end: Some(end), thread: Some(thread) })
     }
 
-    /// Refuses what would write to the directory, if a shard of it may not.
+    /// Refuses writes to the directory, if a shard of it takes none.
     ///
     /// # Errors
     /// [`Error::FilesLost`].
@@ -63,7 +64,7 @@ impl Drop for Guard {
 struct Watch {
     marks: Marks,
     footings: Vec<Arc<Footing>>,
-    /// Whether the log tells of the catalog already.
+    /// True if the missing catalog is already in the log.
     told: bool,
 }
 

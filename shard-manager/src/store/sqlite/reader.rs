@@ -60,7 +60,7 @@ impl Housekeeping {
 pub struct Readers {
     shard: String,
     witness: Witness,
-    /// Of the primary's.
+    /// Proof for the primary's file.
     footing: Option<Arc<Footing>>,
     by_key: r2d2::Pool<Connector>,
     scans: r2d2::Pool<Connector>,
@@ -109,10 +109,10 @@ impl Readers {
         Self::open_on(None, (shard, path), witness, housekeeping)
     }
 
-    /// The same for the file that a writer has open: never another one of its name.
+    /// Opens readers of the file that a writer has open: never another file of its name.
     ///
     /// # Errors
-    /// As [`Readers::open`].
+    /// Errors of [`Readers::open`].
     pub fn open_on(
         footing: Option<&Arc<Footing>>,
         (shard, path): (&str, &Path),
@@ -137,7 +137,7 @@ impl Readers {
         Ok(Self { shard, witness, footing, by_key, scans, waiting })
     }
 
-    /// What is under the writes of the file, if a primary's.
+    /// Proof for the file, if it is a primary's.
     pub fn footing(&self) -> Option<&Arc<Footing>> {
         self.footing.as_ref()
     }

@@ -48,7 +48,7 @@ pub struct ReplicaSpec {
     pub shard: String,
     /// The primary's file.
     pub primary: PathBuf,
-    /// What is under its writes.
+    /// Proof that its own file is in its place.
     pub footing: Arc<Footing>,
     /// Its own.
     pub file: PathBuf,
@@ -66,11 +66,11 @@ pub struct Replica {
     readers: ArcSwapOption<Readers>,
     /// Somebody could not read it: look at the file.
     suspected: AtomicBool,
-    /// Rows of it are wrong: it is not read.
+    /// Its rows are wrong: it is not read.
     condemned: AtomicBool,
-    /// It is to be made anew.
+    /// It must be rebuilt.
     remade: AtomicBool,
-    /// Rows of the primary may be wrong: nothing is made from it.
+    /// Rows of the primary may be wrong: nothing is built from it.
     source_in_doubt: AtomicBool,
     stopping: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -134,24 +134,24 @@ impl Replica {
         self.wake();
     }
 
-    /// Told when rows of it were found wrong: nobody reads it from now on. It goes on to follow its primary.
+    /// Stops reads from it because rows of it are wrong. It goes on following its primary.
     pub fn condemn(&self) {
         self.condemned.store(true, Ordering::SeqCst);
     }
 
-    /// Told when all its rows were found right.
+    /// Allows reads from it again because all its rows are right.
     pub fn pardon(&self) {
         self.condemned.store(false, Ordering::SeqCst);
     }
 
-    /// Has it made anew from a snapshot of its primary.
+    /// Requests a rebuild from a snapshot of its primary.
     pub fn remake(&self) {
         self.remade.store(true, Ordering::SeqCst);
         self.wake();
     }
 
-    /// Tells whether rows of its primary may be wrong: then it is not made anew, for whatever reason, because its own rows
-    /// may be the right ones.
+    /// Records if rows of its primary may be wrong: it is not rebuilt then, because its own rows may
+    /// be the right ones.
     pub fn set_source_in_doubt(&self, in_doubt: bool) {
         if self.source_in_doubt.swap(in_doubt, Ordering::SeqCst) != in_doubt {
             self.wake();
@@ -165,7 +165,7 @@ impl Replica {
         }
     }
 
-    /// Whether it can be reached, and its file has neither to be looked at first nor to be made anew.
+    /// True if it can be reached, and its file needs neither a check nor a rebuild.
     pub fn is_reachable(&self) -> bool {
         !self.suspected.load(Ordering::SeqCst)
             && !self.condemned.load(Ordering::SeqCst)
@@ -198,7 +198,7 @@ struct Keeper {
     synced_at: Instant,
     /// When its file's name was looked at.
     looked_at: Instant,
-    /// The file that is open, and its WAL.
+    /// The open file, and its WAL.
     attached_to: [Option<Inode>; 2],
 }
 
@@ -258,7 +258,7 @@ impl Keeper {
 
     fn work(&mut self) -> Result<Next, ApplyTrouble> {
         if self.spec.footing.loss().is_some() {
-            // What the primary's name leads to may be another file.
+            // The primary's name may lead to another file.
             return Ok(Next::Rest(SYNC_EVERY));
         }
         if self.replica.suspected.load(Ordering::SeqCst) {
@@ -292,7 +292,8 @@ impl Keeper {
         Ok(next)
     }
 
-    /// Gives up files that their names no longer lead to: what is applied to them is lost with the process.
+    /// Gives up files whose names lead elsewhere: changes applied to them are lost with the
+    /// process.
     fn leave(&mut self) -> Next {
         let node = &self.spec.node;
         tracing::error!(%node, "the file of a replica was removed or replaced; it is made anew");
@@ -454,7 +455,7 @@ impl Keeper {
     }
 }
 
-/// Which files a path and that of its WAL lead to.
+/// Files that a path and that of its WAL lead to.
 fn inodes(path: &Path) -> [Option<Inode>; 2] {
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
@@ -468,7 +469,7 @@ enum ApplyTrouble {
 }
 
 impl ApplyTrouble {
-    /// Whether it works again as soon as there is room, and costs little to try until then.
+    /// True if it works again as soon as there is disk space, and retries cost little until then.
     fn is_of_room(&self) -> bool {
         matches!(self, Self::Attach(OpenError::NoSpace { .. }) | Self::Apply(ApplyError::Full(_)))
     }

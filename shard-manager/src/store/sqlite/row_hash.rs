@@ -1,6 +1,7 @@
-//! Row hash: a row, or some of its columns, as one number, to compare it with the same row of another file.
+//! Row hash: a row, or some of its columns, as one number, to compare it with another file's copy.
 //!
-//! **Invariant:** two rows of one table have the same hash exactly if they are equal, but for one case in 2^128.
+//! **Invariant:** two rows of one table have the same hash exactly if they are equal, except for
+//! one case in 2^128.
 //! **Not here:** which rows are compared (`audit`, `compare`).
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
@@ -9,19 +10,20 @@ use super::connection::RowView;
 use crate::table::Table;
 use crate::value::ColumnType;
 
-/// The hash of a shard key, by which the rows of a key are told apart from others.
+/// Hash of a shard key, which distinguishes the rows of a key from others.
 pub(super) fn key_hash(key: &str) -> u64 {
     xxh3_64(key.as_bytes())
 }
 
-/// The hash of a row. Leaves what was hashed in `bytes`.
+/// Hash of a row. `bytes` is a scratch buffer for the hashed bytes.
 pub(super) fn row_hash(bytes: &mut Vec<u8>, row: &RowView<'_, '_>, table: &Table) -> u128 {
     hash_columns(bytes, row, table, 0..table.columns().len())
 }
 
-/// The hash of some columns: each value with its kind and its length, so that no two rows are the same bytes.
+/// Hash of some columns: each value with its kind and its length, so that different rows never have
+/// the same bytes.
 ///
-/// Texts are taken as they lie: a damaged one may be no UTF-8.
+/// Texts are hashed as stored: a damaged one may not be UTF-8.
 pub(super) fn hash_columns(
     bytes: &mut Vec<u8>,
     row: &RowView<'_, '_>,

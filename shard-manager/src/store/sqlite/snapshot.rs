@@ -50,12 +50,12 @@ fn copy_and_rename(primary: &Path, replica: &Path, copy: &Path) -> Result<(), Op
     synced.map_err(|error| OpenError::io(folder, error))
 }
 
-/// Refuses at once what would only fill the disk first.
+/// Refuses at once a copy that would only fill the disk.
 fn check_room(source: &mut SqliteConnection, copy: &Path) -> Result<(), OpenError> {
     let told = |error| OpenError::file(copy, error);
     let needed = bytes_in_use(source).map_err(told)?;
     let folder = copy.parent().unwrap_or(Path::new("."));
-    // Where that cannot be told, the copy is tried.
+    // Where free space is unknown, the copy is tried.
     let Ok(disk) = rustix::fs::statvfs(folder) else { return Ok(()) };
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     if free >= needed {

@@ -63,8 +63,9 @@ pub(super) fn select_all(table: &Table) -> String {
     sql
 }
 
-/// The rows of a table after a key (`after`) and up to another one (`until`), all columns, in the order in which they are
-/// kept. Parameters: slot, shard key, id of each of the two that is there.
+/// Selects the rows of a table after a key (`after`) and up to another one (`until`), all columns,
+/// in the order in which they are stored. Parameters: slot, shard key, id of each of the two that
+/// is there.
 pub(super) fn select_range(table: &Table, after: bool, until: bool) -> String {
     let mut sql = "SELECT ".to_owned();
     push_names(&mut sql, table, 0..table.columns().len());

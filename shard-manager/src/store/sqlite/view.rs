@@ -159,7 +159,7 @@ pub fn holder(folder: &Path) -> Result<Holder, OpenError> {
     let held = || Holder::Process { pid: noted_pid(folder) };
     let mut lock = match File::open(&path) {
         Ok(lock) => lock,
-        // It may have been removed under whoever holds the folder.
+        // It may have been removed while this process holds the folder.
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Ok(if is_folder_locked(folder) { held() } else { Holder::Nobody });
         }

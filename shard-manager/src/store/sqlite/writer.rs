@@ -1,7 +1,8 @@
 //! Writer: applies batches of changes to a shard's file, each batch one durable transaction.
 //!
-//! **Invariant:** the counters in memory equal those in the file whenever no transaction runs; the progress is
-//! told of a position before its commit and after it; no batch is acknowledged that is in a file without a name.
+//! **Invariant:** the counters in memory equal those in the file whenever no transaction runs; the
+//! progress learns a position before its commit and after it; no batch is acknowledged that is in a
+//! file without a name.
 //! **Not here:** what happens inside a transaction (`batch`), who waits for one (`lane`).
 
 mod altering;
@@ -55,7 +56,7 @@ pub struct SqliteWriter {
     owed: Option<pretending::Owed>,
 }
 
-/// The connection, and what tells that it leads to a file that others will find.
+/// The connection, and the proof that its file is in its place.
 struct Opened {
     /// Dropped first.
     grip: Grip,
@@ -112,7 +113,7 @@ impl SqliteWriter {
         })
     }
 
-    /// What is under its writes.
+    /// Proof that its file is in its place.
     pub fn footing(&self) -> &Arc<Footing> {
         &self.footing
     }
@@ -129,7 +130,7 @@ impl SqliteWriter {
         Ok(self.opened.take().expect("open() always connects"))
     }
 
-    /// The connection, if anything may be written by it.
+    /// Returns the connection, if writes are allowed.
     fn take_opened(&mut self) -> Result<Opened, BatchFailure> {
         self.footing.check_writable().map_err(|error| BatchFailure {
             error,
@@ -142,7 +143,8 @@ impl SqliteWriter {
         }
     }
 
-    /// Takes the connection back after a commit, which is not to be acknowledged if it went to a file without a name.
+    /// Takes the connection back after a commit, which must not be acknowledged if its file has no
+    /// name left.
     fn give_back(&mut self, opened: Opened) -> Result<(), BatchFailure> {
         let firm = opened.grip.is_firm();
         self.opened = Some(opened);

@@ -12,8 +12,8 @@ use crate::query::ReadQuery;
 use crate::store::postgres::sql::{column_type, place, push_list, push_names};
 use crate::table::Table;
 
-/// Tells when the last record was made of the `$3` oldest ones of idempotency keys that were made
-/// from `$1` on and before `$2`.
+/// Returns the creation time of the last of the `$3` oldest records of idempotency keys that were
+/// made from `$1` on and before `$2`.
 pub(in crate::store::postgres) const OLDEST: &str = "SELECT max(created_at) FROM (SELECT created_at FROM \
     tessera_idempotency WHERE created_at >= $1 AND created_at < $2 ORDER BY created_at LIMIT $3) AS oldest";
 

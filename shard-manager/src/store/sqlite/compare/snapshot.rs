@@ -17,25 +17,25 @@ use crate::position::Position;
 use crate::table::Table;
 use crate::value::{ColumnType, Value};
 
-/// A copy while it is looked at.
+/// Open snapshot of a copy.
 pub(super) struct Snapshot {
     number: usize,
     connection: SqliteConnection,
-    /// Where it stands.
+    /// Position of the snapshot.
     pub(super) position: Position,
 }
 
-/// What rows add up to.
+/// Sum of some rows.
 #[derive(Debug, Default)]
 pub(super) struct Sum {
     rows: u64,
     sum: u128,
-    /// Bytes of them, those that are left out included.
+    /// Bytes of the rows, including those that are left out.
     pub(super) bytes: u64,
 }
 
 impl Sum {
-    /// Whether they are the same rows.
+    /// True if the rows are the same.
     pub(super) fn is_that_of(&self, other: &Self) -> bool {
         (self.rows, self.sum) == (other.rows, other.sum)
     }
@@ -47,7 +47,7 @@ impl Snapshot {
         let told = |error: &dyn std::fmt::Display| unreadable(number, error);
         let mut connection = open_in_place(file.path).map_err(|error| told(&error))?;
         connection.batch_execute("BEGIN").map_err(|error| told(&error))?;
-        // The first read is what takes the snapshot.
+        // The first read takes the snapshot.
         let position = timeline::position(&mut connection).map_err(|error| told(&error))?;
         Ok(Self { number, connection, position })
     }
@@ -56,13 +56,14 @@ impl Snapshot {
         self.number
     }
 
-    /// Some entries of the change log after a position, oldest first.
+    /// Reads some entries of the change log after a position, oldest first.
     pub(super) fn log_after(&mut self, position: u64) -> Result<Vec<Entry>, Obstacle> {
         let entries = log::read_after(&mut self.connection, position, None);
         entries.map_err(|error| unreadable(self.number, &error))
     }
 
-    /// Adds up rows until they are of so many bytes, and tells the key of the last one; `None` at the end.
+    /// Sums up rows until they reach `bytes_max`, and returns the key of the last one; `None` at the
+    /// end.
     pub(super) fn sum(
         &mut self,
         stretch: &Stretch,
@@ -88,7 +89,8 @@ impl Snapshot {
         Ok((sum, last))
     }
 
-    /// Hands the hashes of the key and of all columns of each row to `each`, until that has seen enough.
+    /// Passes the hashes of each row's key and of all its columns to `each`, until that returns
+    /// false.
     pub(super) fn rows(
         &mut self,
         stretch: &Stretch,
@@ -139,7 +141,7 @@ fn is_left_out(row: &RowView<'_, '_>, left_out: &LeftOut) -> bool {
         && row.text(Table::SHARD_KEY, |key| left_out.contains(&key_hash(key))) == Some(true)
 }
 
-/// The columns of [`Key`].
+/// Columns of [`Key`].
 fn key_columns(table: &Table) -> impl Iterator<Item = usize> {
     [Table::SLOT, Table::SHARD_KEY].into_iter().chain(table.id().iter().copied())
 }
@@ -147,7 +149,7 @@ fn key_columns(table: &Table) -> impl Iterator<Item = usize> {
 fn key(row: &RowView<'_, '_>, table: &Table) -> Key {
     let value = |column: usize| {
         let value = match table.column(column).kind {
-            // A damaged text may be no UTF-8.
+            // A damaged text may not be UTF-8.
             ColumnType::Text | ColumnType::Timestamp | ColumnType::Uuid | ColumnType::Json => {
                 row.blob(column, |text| Value::Text(String::from_utf8_lossy(text).into_owned()))
             }

@@ -1,15 +1,16 @@
-//! Pauses between attempts to bring a replica back: each is twice as long as the one before, up to a limit.
+//! Pauses between attempts to bring a replica back: each is twice as long as the one before, up to
+//! a limit.
 //!
 //! **Not here:** the attempts themselves (`replica`).
 
 use std::time::Duration;
 
-/// The pause after a first failure; it doubles with each further one.
+/// Pause after a first failure; it doubles with each further one.
 pub(super) const RETRY_FIRST: Duration = Duration::from_millis(100);
-/// The longest pause.
+/// Longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(10);
-/// The longest pause while only disk space is missing: an attempt costs little, and writes at
-/// `quorum` wait for it.
+/// Longest pause while only disk space is missing: an attempt costs little, and writes at `quorum`
+/// wait for it.
 const RETRY_ROOM_MAX: Duration = Duration::from_secs(1);
 
 /// Returns the pause after a failure, and the one after the next failure.

@@ -192,7 +192,7 @@ proptest! {
     }
 }
 
-/// An empty table, and what a plan calls the ways to its rows.
+/// Creates an empty table; returns the names that a plan gives to the ways to its rows.
 fn things() -> (diesel::sqlite::SqliteConnection, Watch) {
     let mut connection: diesel::sqlite::SqliteConnection =
         diesel::Connection::establish(":memory:").expect("a database in memory");
@@ -204,7 +204,7 @@ fn things() -> (diesel::sqlite::SqliteConnection, Watch) {
     (connection, watch)
 }
 
-/// How SQLite finds the rows of a page.
+/// Returns SQLite's plan for the rows of a page.
 fn plan(connection: &mut diesel::sqlite::SqliteConnection, select: &Select<'_>) -> String {
     let sql = format!("EXPLAIN QUERY PLAN {}", select.sql);
     let mut plan = String::new();
