@@ -257,21 +257,24 @@ impl Link {
     ) -> Result<(Open, bool), Trouble> {
         let mut has_waited = false;
         loop {
-            let (mut ended, began) = {
+            let (mut ended, began, making) = {
                 let mut state = self.state();
                 match &*state {
                     State::Open(open) => return Ok((open.clone(), has_waited)),
-                    State::Connecting(ended, began) => (ended.clone(), *began),
+                    State::Connecting(ended, began) => (ended.clone(), *began, None),
                     State::Idle => {
                         let (tell, ended) = watch::channel(None);
                         let began = Instant::now();
                         *state = State::Connecting(ended.clone(), began);
-                        let making = Making(Arc::clone(self), tell);
-                        tokio::spawn(making.make(address.clone()));
-                        (ended, began)
+                        (ended, began, Some(Making(Arc::clone(self), tell)))
                     }
                 }
             };
+            if let Some(making) = making {
+                // Only now that the lock is released: a runtime that shuts down drops the task at
+                // once, and to drop it takes the lock.
+                tokio::spawn(making.make(address.clone()));
+            }
             has_waited = true;
             // It ends without a word if its runtime does; then this one makes another.
             let until = (began + patience.connection).min(patience.until);

@@ -1,7 +1,7 @@
 //! Crowds: many who ask the same at the same time.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
 use futures_util::future::join_all;
 use shard_manager::cache::CacheUse::{Hit, Miss};
@@ -72,6 +72,41 @@ async fn readers_on_all_threads_make_one_query() {
     });
     let queries = tokio::task::spawn_blocking(move || crowd.join().unwrap()).await.unwrap();
     assert_eq!(queries, 1);
+}
+
+/// Sends a word when it is dropped.
+struct Farewell(mpsc::Sender<()>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        // The test may be over.
+        let _ = self.0.send(());
+    }
+}
+
+#[test]
+fn a_read_on_a_runtime_that_shuts_down_does_not_keep_it_from_ending() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+    let (begin, begun) = mpsc::channel();
+    let (close, closed) = mpsc::channel();
+    let (end, ended) = mpsc::channel();
+    runtime.spawn(async move {
+        let _farewell = Farewell(close);
+        std::future::pending::<()>().await;
+    });
+    runtime.spawn(async move {
+        let _farewell = Farewell(end);
+        let cache = router(&nowhere());
+        begin.send(()).unwrap();
+        // The other worker has dropped what waits: from now on the runtime takes no task.
+        closed.recv().unwrap();
+        ask(&cache, "k", &want(None), async || fresh(1)).await;
+    });
+    begun.recv().unwrap();
+    runtime.shutdown_background();
+    let patience = std::time::Duration::from_secs(60);
+    ended.recv_timeout(patience).expect("the worker ends");
 }
 
 /// A cache that has found out that there is no Redis: who asks, boards a flight at once.
