@@ -129,8 +129,14 @@ fn remove_left_over(path: &Path) -> Result<(), SaveError> {
         return Ok(());
     }
     let in_the_way = "the folder is in the way; look what it is, and remove it";
-    let lock = File::open(path.join(LOCK));
-    let lock = lock.map_err(|_| SaveError::target(path, in_the_way))?;
+    let lock = match File::open(path.join(LOCK)) {
+        Ok(lock) => lock,
+        // A process that is killed between the two leaves the folder without its lock, and empty.
+        Err(error) if error.kind() == ErrorKind::NotFound && fs::remove_dir(path).is_ok() => {
+            return Ok(());
+        }
+        Err(_) => return Err(SaveError::target(path, in_the_way)),
+    };
     match lock.try_lock() {
         Ok(()) => fs::remove_dir_all(path).map_err(|error| SaveError::io(path, error)),
         Err(TryLockError::WouldBlock) => {

@@ -14,7 +14,7 @@ use shard_manager::row::Operation;
 use shard_manager::topology::ShardIndex;
 
 use crate::cluster::{Cluster, ints, texts};
-use crate::command::{program, succeed, text};
+use crate::command::{fail, program, succeed, text};
 
 /// Nobody looks, nobody cancels.
 pub(crate) const ALONE: Watch<'_> = Watch { step: &|_| {}, cancelled: &|| false };
@@ -293,6 +293,22 @@ fn a_command_that_is_killed_leaves_nothing_under_the_final_name() {
     succeed(&["backup", "--data-dir", text(dir.path()), "--to", text(&to)]);
     verify(&to, &ALONE).expect("the next backup is whole");
     assert!(!half.exists(), "what was left is gone");
+}
+
+#[test]
+fn an_empty_folder_that_a_killed_backup_left_is_reused_and_a_filled_one_is_refused() {
+    let dir = Cluster::with_shards(1).stop();
+    let copies = tempfile::tempdir().expect("a folder");
+    let (to, half) = (copies.path().join("copy"), copies.path().join("copy-unfinished"));
+    std::fs::create_dir(&half).expect("a folder");
+    std::fs::write(half.join("mine"), "text").expect("a file");
+    let arguments = ["backup", "--data-dir", text(dir.path()), "--to", text(&to)];
+    let (_, told) = fail(&arguments);
+    assert!(told.contains("the folder is in the way"), "{told}");
+    std::fs::remove_file(half.join("mine")).expect("the file is still there");
+    succeed(&arguments);
+    verify(&to, &ALONE).expect("the backup is whole");
+    assert!(!half.exists(), "nothing is left");
 }
 
 #[test]
