@@ -22,9 +22,9 @@ use ::analytics::store::StoreAddress;
 use clap::Parser;
 use shard_manager::address::ClusterAddress;
 use shard_manager::cache::CacheSettings;
+use shard_manager::engine::cluster_spec::{REPLICAS_DEFAULT, SHARDS_DEFAULT, Wanted};
 use shard_manager::keyspace::Keyspace;
 use shard_manager::placement::Placement;
-use shard_manager::store::sqlite::catalog::{REPLICAS_DEFAULT, SHARDS_DEFAULT, Wanted};
 use shard_manager::topology::Topology;
 
 use crate::tls;

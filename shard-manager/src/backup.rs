@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
 
-use crate::barrier::{Closed, Gate};
+use crate::engine::pause_barrier::{Closed, Gate};
 use crate::progress::Progress;
 use crate::store::sqlite::copy::{CatalogCopy, ShardCopy};
 use crate::store::sqlite::footing::Footing;

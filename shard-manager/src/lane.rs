@@ -22,13 +22,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::barrier::Gate;
-use crate::brake::{Brake, Hold};
+use crate::engine::fault_injector::{Brake, Hold};
+use crate::engine::pause_barrier::Gate;
+use crate::engine::runtime_pool::Home;
+use crate::engine::{AsyncWriter, Unit, Writer};
 use crate::error::{Error, Outcome};
-use crate::home::Home;
 use crate::position::Position;
 use crate::row::{Part, RowDone, RowWrite};
-use crate::store::{AsyncWriter, Unit, Writer};
 use pulse::{Probe, Pulse};
 use schema::SchemaOperation;
 use tally::Tally;

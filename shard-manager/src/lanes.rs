@@ -12,12 +12,12 @@ use std::time::Instant;
 
 use futures_util::future::join_all;
 
-use crate::barrier::Gate;
-use crate::brake::Brake;
+use crate::engine::SchemaChange;
+use crate::engine::fault_injector::Brake;
+use crate::engine::pause_barrier::Gate;
 use crate::lane::{Applied, Lane, LaneFailure};
 use crate::reason::Reasons;
 use crate::row::{Part, RowWrite};
-use crate::store::SchemaChange;
 use crate::store::postgres::citus::Citus;
 use crate::vitals::LaneVitals;
 

@@ -1,11 +1,8 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
-pub mod barrier;
-pub mod brake;
 pub mod consistency;
 pub mod csv;
-pub mod home;
 pub mod keyspace;
 pub mod members;
 pub mod position;
@@ -38,6 +35,7 @@ pub mod rows;
 pub mod error;
 
 pub mod cache;
+pub mod engine;
 pub mod idempotency;
 pub mod store;
 

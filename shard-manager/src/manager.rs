@@ -5,7 +5,6 @@
 //! **Invariant:** a success means durable on the primary that the receipt names.
 //! **Not here:** HTTP, metrics (the caller records the receipt), SQL.
 
-mod agreement;
 mod backing;
 mod bulk;
 mod cached;
@@ -24,9 +23,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use futures_util::future::join;
 
-use crate::brake::{Brake, Hold};
 use crate::cache::{Cache, CacheUse, ServedBy};
 use crate::consistency::Level;
+use crate::engine::fault_injector::{Brake, Hold};
+use crate::engine::{CitusNode, TableSize};
 use crate::error::{Error, Failure, Outcome};
 use crate::keyspace::ShardKey;
 use crate::lane::{LaneFailure, LaneTimes};
@@ -35,7 +35,6 @@ use crate::row::{Fields, Operation, RowDone, RowWrite};
 use crate::rows::Rows;
 use crate::shard::{NodeHealth, Shard};
 use crate::shard_map::{Place, ShardMap};
-use crate::store::{CitusNode, TableSize};
 use crate::table::{Registry, Table};
 use crate::token::{SessionToken, TokenError, TokenKey};
 use crate::topology::ShardIndex;

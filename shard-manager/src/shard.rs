@@ -17,11 +17,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-use crate::barrier::Gate;
-use crate::brake::{Brake, Gear};
 use crate::cache::Stamp;
 use crate::consistency::Level;
 use crate::doubts::Doubts;
+use crate::engine::fault_injector::{Brake, Gear};
+use crate::engine::pause_barrier::Gate;
+use crate::engine::{CitusNode, NodeRows, SchemaChange, TableSize};
 use crate::error::{Error, Outcome};
 use crate::keyspace::Slot;
 use crate::lane::{Applied, LaneFailure};
@@ -35,7 +36,6 @@ use crate::row::Part;
 use crate::sabotage::{Switch, is_on};
 use crate::store::readers::Readers;
 use crate::store::replica::Replica;
-use crate::store::{CitusNode, NodeRows, SchemaChange, TableSize};
 use crate::topology::Role;
 
 pub use health::NodeHealth;

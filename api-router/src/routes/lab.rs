@@ -1,14 +1,14 @@
 //! `/api/lab/nodes`: pauses, delays and cuts nodes. Served with `--lab` only, for development and teaching: to
 //! see what a lagging replica does to reads, and what is left of promises.
 //!
-//! **Not here:** what a brake does (`shard_manager::brake`).
+//! **Not here:** what a brake does (`shard_manager::engine::fault_injector`).
 
 use std::time::{Duration, Instant};
 
 use actix_web::web::{Data, Path, Payload, block};
 use actix_web::{HttpRequest, HttpResponse, get, put};
 use serde::Serialize;
-use shard_manager::brake::{Brake, Gear, Hold};
+use shard_manager::engine::fault_injector::{Brake, Gear, Hold};
 use utoipa::ToSchema;
 
 use crate::answer::LookupRefusals;

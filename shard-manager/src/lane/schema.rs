@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 
 use super::worker::Worker;
 use super::{Claim, Lane, LaneFailure, Message, TAKEN};
+use crate::engine::{AsyncWriter, BatchFailure, SchemaChange};
 use crate::error::{Error, Outcome};
-use crate::store::{AsyncWriter, BatchFailure, SchemaChange};
 
 /// A change of the tables that waits.
 pub(super) struct SchemaOperation {

@@ -15,12 +15,12 @@ use super::{
     Applied, BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, Holds, LaneFailure, LaneTimes, Message,
     Operation, State, TAKEN,
 };
-use crate::brake::Brake;
+use crate::engine::fault_injector::Brake;
+use crate::engine::runtime_pool::Home;
+use crate::engine::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, Unit, Writer};
 use crate::error::{Error, Outcome};
-use crate::home::Home;
 use crate::position::Position;
 use crate::row::RowWrite;
-use crate::store::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, Unit, Writer};
 
 /// How often it is looked whether there is a node to write to, while there is none.
 const READY_LOOK: Duration = Duration::from_millis(25);

@@ -16,10 +16,10 @@ use super::comparing::Comparing;
 use super::following::Following;
 use crate::backup::Source;
 use crate::control::Door;
+use crate::engine::runtime_pool::Homes;
+use crate::engine::schema_intent::Intent;
 use crate::error::Error;
-use crate::home::Homes;
 use crate::shard::Shard;
-use crate::store::intent::Intent;
 use crate::store::postgres::catalog::{self, Catalog};
 use crate::store::postgres::leader::{Leader, Term};
 use crate::store::sqlite::data_dir::DataDir;
@@ -93,7 +93,7 @@ impl Backing {
 }
 
 impl Manager {
-    /// Offers the runtime of a thread that serves clients to what speaks with servers: see [`crate::home`]. It is to be
+    /// Offers the runtime of a thread that serves clients to what speaks with servers: see [`crate::engine::runtime_pool`]. It is to be
     /// driven until [`Manager::withdraw`].
     pub fn offer(&self, runtime: Handle) {
         if let Backing::Servers(servers) = &self.backing {

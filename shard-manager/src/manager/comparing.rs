@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use crate::brake::Gear;
 use crate::doubts::{Doubt, Doubts, Verdict, judge};
+use crate::engine::fault_injector::Gear;
 use crate::idempotency;
 use crate::progress::{Progress, ReplicaState};
 use crate::reason::{Findings, Reason};

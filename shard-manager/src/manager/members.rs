@@ -10,7 +10,7 @@
 use futures_util::future::join_all;
 
 use crate::address::{ClusterAddress, NodeAddress};
-use crate::store::open_error::OpenError;
+use crate::engine::open_error::OpenError;
 use crate::store::postgres::ConnectError;
 use crate::store::postgres::node::Node;
 use crate::store::postgres::requirements;

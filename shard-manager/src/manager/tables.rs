@@ -19,9 +19,9 @@ use std::time::Instant;
 
 use super::Manager;
 use super::backing::Turn;
+use crate::engine::SchemaChange;
+use crate::engine::schema_intent::{Intent, State};
 use crate::error::{Error, Failure, Outcome};
-use crate::store::SchemaChange;
-use crate::store::intent::{Intent, State};
 use crate::table::{Registry, Table};
 
 /// A table that is there, on every shard.

@@ -8,7 +8,7 @@ use super::postgres::replica::Replica as StreamingReplica;
 use super::readers::Readers;
 use super::sqlite::replica::Replica as FileReplica;
 use crate::address::NodeAddress;
-use crate::brake::Brake;
+use crate::engine::fault_injector::Brake;
 
 /// A replica.
 #[derive(Clone)]

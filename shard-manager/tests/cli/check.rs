@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use shard_manager::brake::{Gear, Hold};
+use shard_manager::engine::fault_injector::{Gear, Hold};
 
 use crate::cluster::{Cluster, file, meddle, open, run_in, write, write_users};
 

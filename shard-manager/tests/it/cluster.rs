@@ -9,6 +9,8 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Text};
 use diesel::sqlite::SqliteConnection;
 use serde_json::value::RawValue;
+use shard_manager::engine::cluster_spec::Wanted;
+use shard_manager::engine::open_error::OpenError;
 use shard_manager::error::Failure;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{
@@ -17,8 +19,6 @@ use shard_manager::manager::{
 use shard_manager::query::ReadQuery;
 use shard_manager::row::{Operation, RowWrite};
 use shard_manager::shard_map::Place;
-use shard_manager::store::sqlite::OpenError;
-use shard_manager::store::sqlite::catalog::Wanted;
 use tempfile::TempDir;
 
 /// A running cluster; its folder goes with it.

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use shard_manager::brake::{Gear, Hold};
 use shard_manager::consistency::Level;
+use shard_manager::engine::fault_injector::{Gear, Hold};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::Wish;
 use shard_manager::query::ReadQuery;

@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use shard_manager::brake::{Gear, Hold};
 use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
+use shard_manager::engine::cluster_spec::Wanted;
+use shard_manager::engine::fault_injector::{Gear, Hold};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Manager, ReadDone, Wish};
 use shard_manager::query::ReadQuery;
 use shard_manager::row::Operation::Upsert;
-use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::token::SessionToken;
 use shard_manager::topology::ShardIndex;

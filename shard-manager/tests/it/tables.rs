@@ -6,21 +6,21 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::json;
-use shard_manager::brake::{Gear, Hold};
 use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::declaration::Declaration;
+use shard_manager::engine::cluster_spec::Wanted;
+use shard_manager::engine::fault_injector::{Gear, Hold};
+use shard_manager::engine::{SchemaChange, Writer};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::{Made, Manager, Wish};
 use shard_manager::position::History;
 use shard_manager::progress::Progress;
 use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
 use shard_manager::row::Operation::{Delete, Insert, Update, Upsert};
-use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::store::sqlite::intents::{Intents, State};
 use shard_manager::store::sqlite::writer::SqliteWriter;
-use shard_manager::store::{SchemaChange, Writer};
 use shard_manager::table::{Column, Registry, Table};
 use shard_manager::value::{ColumnType, Value};
 

@@ -9,15 +9,15 @@ use diesel::connection::SimpleConnection;
 use futures_util::future::join_all;
 use serde_json::json;
 use shard_manager::consistency::Level;
+use shard_manager::engine::cluster_spec::Wanted;
+use shard_manager::engine::{BatchDone, Writer};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::Wish;
 use shard_manager::position::History;
 use shard_manager::progress::Progress;
 use shard_manager::row::Operation::{Delete, Insert, Update, Upsert};
-use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::store::sqlite::writer::SqliteWriter;
-use shard_manager::store::{BatchDone, Writer};
 
 use crate::cluster::{Cluster, connect, execute, ints, log, open, wish, with_replicas};
 

@@ -7,12 +7,12 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use serde_json::json;
+use shard_manager::engine::{Unit, Writer};
 use shard_manager::error::Error;
 use shard_manager::position::History;
 use shard_manager::progress::Progress;
 use shard_manager::row::{Change, Operation, RowWrite};
 use shard_manager::store::sqlite::writer::SqliteWriter;
-use shard_manager::store::{Unit, Writer};
 
 use crate::cases;
 use crate::cluster::{Cluster, ints};

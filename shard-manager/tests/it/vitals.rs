@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use shard_manager::brake::{Gear, Hold};
+use shard_manager::engine::fault_injector::{Gear, Hold};
 use shard_manager::row::Operation::{Insert, Upsert};
 use shard_manager::topology::{Role, ShardIndex};
 use shard_manager::vitals::{BATCH_CLASSES, LaneVitals, ShardVitals};

@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 use chance::Chance;
 use disk::{Act, Kind, Lie, Step};
 use futures_util::future::join_all;
+use shard_manager::engine::cluster_spec::Wanted;
 use shard_manager::manager::Manager;
-use shard_manager::store::sqlite::catalog::Wanted;
 use story::{Harm, Story, Verdict};
 
 /// Draws the steps before which the power is cut: of each sort of step about one in so many. Only a step can

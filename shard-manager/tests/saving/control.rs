@@ -10,7 +10,7 @@ use shard_manager::backup::restore::verify;
 use shard_manager::backup::{Step, Watch};
 use shard_manager::control::client::{ControlError, ask};
 use shard_manager::control::{Request, SOCKET};
-use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::engine::cluster_spec::Wanted;
 
 use crate::backup::ALONE;
 use crate::cluster::{Cluster, open, shards};

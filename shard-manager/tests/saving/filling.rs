@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
-use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::engine::cluster_spec::Wanted;
 
 use crate::cluster::{execute, ints, open, shards, texts};
 use crate::command::{fail, program, run, succeed, text};

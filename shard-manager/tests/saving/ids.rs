@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Output;
 
-use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::engine::cluster_spec::Wanted;
 use tempfile::TempDir;
 
 use crate::cluster::{open, shards, texts};

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use shard_manager::backup::SaveError;
 use shard_manager::backup::restore::{restore, verify};
+use shard_manager::engine::cluster_spec::Wanted;
 use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Manager, Wish};
 use shard_manager::query::ReadQuery;
 use shard_manager::row::Operation;
-use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::token::SessionToken;
 use tempfile::TempDir;
 

@@ -24,7 +24,7 @@ use super::readers::Readers;
 use super::session::Wanted;
 use super::statement::{Statement, load};
 use crate::address::NodeAddress;
-use crate::home::Homes;
+use crate::engine::runtime_pool::Homes;
 use crate::progress::{Progress, ReplicaState};
 
 /// How often a replica is asked while nobody waits for it.

@@ -22,13 +22,13 @@ use super::row_json::{push_object, value};
 use super::select::Select;
 use super::sql;
 use super::watch::Watch;
+pub use crate::engine::{NodeRows, Scope};
 use crate::error::Error;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::rows::Rows;
 use crate::store::TableSize;
 use crate::store::schema::tessera_counts;
-pub use crate::store::{NodeRows, Scope};
 use crate::vitals::{Footprint, PoolVitals};
 
 /// Connections of one node for the rows of a key as they lie, and as many for reads that may look at many rows:

@@ -22,7 +22,7 @@ use super::applier::{Applier, ApplyError};
 use super::footing::{Footing, Inode};
 use super::reader::{Housekeeping, Readers, Witness};
 use super::{check, snapshot};
-use crate::brake::{Brake, Gear};
+use crate::engine::fault_injector::{Brake, Gear};
 use crate::progress::{Progress, ReplicaState};
 use crate::value::format_timestamp;
 

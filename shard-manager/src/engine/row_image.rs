@@ -11,13 +11,13 @@ use crate::value::{ColumnType, Value, push_json};
 
 /// What the server sets in a row.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stamp<'n> {
-    pub(super) version: i64,
-    pub(super) now: &'n str,
+pub(crate) struct Stamp<'n> {
+    pub(crate) version: i64,
+    pub(crate) now: &'n str,
 }
 
 /// What becomes of a row, or why it must not.
-pub(super) fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Change, Error> {
+pub(crate) fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Change, Error> {
     let precondition = &change.precondition;
     if let Some(precondition) = precondition.as_ref().filter(|_| !is_on(Switch::IgnoreIfVersion)) {
         let at = change.table.version() - change.table.answered().start;
@@ -48,7 +48,7 @@ pub(super) fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Ch
 }
 
 /// The row with the columns of the change.
-pub(super) fn changed(change: &RowWrite, mut row: Vec<Value>, stamp: &Stamp<'_>) -> Vec<Value> {
+pub(crate) fn changed(change: &RowWrite, mut row: Vec<Value>, stamp: &Stamp<'_>) -> Vec<Value> {
     let table = &change.table;
     let at = |column: usize| column - table.answered().start;
     for (column, value) in &change.set {
@@ -60,7 +60,7 @@ pub(super) fn changed(change: &RowWrite, mut row: Vec<Value>, stamp: &Stamp<'_>)
 }
 
 /// A new row: what is not given is null.
-pub(super) fn made(change: &RowWrite, stamp: &Stamp<'_>) -> Vec<Value> {
+pub(crate) fn made(change: &RowWrite, stamp: &Stamp<'_>) -> Vec<Value> {
     let table = &change.table;
     let mut row = vec![Value::Null; table.answered().len()];
     for (column, value) in table.id().iter().zip(&change.id) {
@@ -75,7 +75,7 @@ pub(super) fn made(change: &RowWrite, stamp: &Stamp<'_>) -> Vec<Value> {
 }
 
 /// Appends a row as a JSON object, from its image.
-pub(super) fn push_row(out: &mut Vec<u8>, table: &Table, row: &[Value]) {
+pub(crate) fn push_row(out: &mut Vec<u8>, table: &Table, row: &[Value]) {
     for (index, (column, value)) in table.answered().zip(row).enumerate() {
         let column = table.column(column);
         out.extend_from_slice(if index == 0 { b"{\"" } else { b",\"" });

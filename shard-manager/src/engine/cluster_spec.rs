@@ -11,7 +11,7 @@ use chrono::Utc;
 use diesel::prelude::*;
 
 use super::open_error::OpenError;
-use super::schema::tessera_cluster;
+use super::system_tables::tessera_cluster;
 use crate::keyspace::{Keyspace, SLOT_COUNT};
 use crate::placement::Placement;
 use crate::shard_map::{ShardMap, SlotRange};
@@ -44,23 +44,23 @@ pub struct Wanted {
 /// The catalog's one row.
 #[derive(Queryable, Insertable)]
 #[diesel(table_name = tessera_cluster)]
-pub(super) struct ClusterRow {
-    pub(super) id: i64,
-    pub(super) cluster_id: String,
-    pub(super) epoch: i64,
-    pub(super) keyspace: String,
-    pub(super) hash: String,
-    pub(super) parameters: String,
-    pub(super) slots: i64,
-    pub(super) placement: String,
-    pub(super) shards: String,
-    pub(super) ranges: String,
-    pub(super) created_at: String,
-    pub(super) ready: i64,
-    pub(super) replicas: i64,
-    pub(super) timelines: String,
-    pub(super) secret: String,
-    pub(super) placement_parameters: String,
+pub(crate) struct ClusterRow {
+    pub(crate) id: i64,
+    pub(crate) cluster_id: String,
+    pub(crate) epoch: i64,
+    pub(crate) keyspace: String,
+    pub(crate) hash: String,
+    pub(crate) parameters: String,
+    pub(crate) slots: i64,
+    pub(crate) placement: String,
+    pub(crate) shards: String,
+    pub(crate) ranges: String,
+    pub(crate) created_at: String,
+    pub(crate) ready: i64,
+    pub(crate) replicas: i64,
+    pub(crate) timelines: String,
+    pub(crate) secret: String,
+    pub(crate) placement_parameters: String,
 }
 
 impl ClusterRow {
@@ -68,7 +68,7 @@ impl ClusterRow {
     ///
     /// # Errors
     /// [`OpenError::Conflict`] if there can be no such cluster.
-    pub(super) fn new(wanted: &Wanted, names: Option<&[String]>) -> Result<Self, OpenError> {
+    pub(crate) fn new(wanted: &Wanted, names: Option<&[String]>) -> Result<Self, OpenError> {
         let conflict = |error: &dyn std::fmt::Display| OpenError::Conflict(error.to_string());
         let count =
             wanted.shards.or(wanted.weights.as_ref().map(Vec::len)).unwrap_or(SHARDS_DEFAULT);
@@ -124,7 +124,7 @@ impl ClusterRow {
     ///
     /// # Errors
     /// [`OpenError::Conflict`].
-    pub(super) fn check_hash(&self, place: &str) -> Result<(), OpenError> {
+    pub(crate) fn check_hash(&self, place: &str) -> Result<(), OpenError> {
         check_hash(self, place)
     }
 
@@ -132,7 +132,7 @@ impl ClusterRow {
     ///
     /// # Errors
     /// What is damaged.
-    pub(super) fn map(&self) -> Result<ShardMap, String> {
+    pub(crate) fn map(&self) -> Result<ShardMap, String> {
         restore(self)
     }
 
@@ -140,7 +140,7 @@ impl ClusterRow {
     ///
     /// # Errors
     /// What is damaged.
-    pub(super) fn begun_timelines(&self) -> Result<BTreeMap<String, u32>, String> {
+    pub(crate) fn begun_timelines(&self) -> Result<BTreeMap<String, u32>, String> {
         serde_json::from_str(&self.timelines).map_err(|error| error.to_string())
     }
 
@@ -148,7 +148,7 @@ impl ClusterRow {
     ///
     /// # Errors
     /// That it is not there.
-    pub(super) fn token_key(&self) -> Result<TokenKey, String> {
+    pub(crate) fn token_key(&self) -> Result<TokenKey, String> {
         let secret = uuid::Uuid::try_parse(&self.secret);
         let secret = secret.map_err(|_| "the catalog lacks its secret".to_owned())?;
         Ok(TokenKey::new(secret.into_bytes()))
@@ -202,7 +202,7 @@ fn restore(row: &ClusterRow) -> Result<ShardMap, String> {
     ShardMap::restore(epoch, keyspace, placement, topology, &ranges).map_err(|error| told(&error))
 }
 
-pub(super) fn check_wanted(map: &ShardMap, wanted: &Wanted, place: &str) -> Result<(), OpenError> {
+pub(crate) fn check_wanted(map: &ShardMap, wanted: &Wanted, place: &str) -> Result<(), OpenError> {
     let refuse = |what: &str, wanted: String, found: String| {
         Err(OpenError::Conflict(format!(
             "{what} {wanted} was asked for, but {place} was made with {found}: rows would be looked for where they \

@@ -10,28 +10,28 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::store::SchemaChange;
-use crate::store::intent::Intent;
-use crate::store::open_error::OpenError;
+use super::SchemaChange;
+use super::open_error::OpenError;
+use super::schema_intent::Intent;
 use crate::table::{Registry, Table};
 
 /// What a shard's file declares.
-pub(super) struct Declared<'s> {
-    pub(super) shard: &'s str,
-    pub(super) tables: Registry,
+pub(crate) struct Declared<'s> {
+    pub(crate) shard: &'s str,
+    pub(crate) tables: Registry,
     /// The names of those that clients made; the others come with every file.
-    pub(super) made: BTreeSet<String>,
+    pub(crate) made: BTreeSet<String>,
 }
 
 /// What all shards have once each has done its part.
-pub(super) struct Agreement {
-    pub(super) registry: Registry,
+pub(crate) struct Agreement {
+    pub(crate) registry: Registry,
     /// For each shard, what it has to do.
-    pub(super) changes: Vec<Vec<SchemaChange>>,
+    pub(crate) changes: Vec<Vec<SchemaChange>>,
 }
 
 /// Finds what all shards can agree on.
-pub(super) fn agree(shards: &[Declared<'_>], pending: &[Intent]) -> Result<Agreement, OpenError> {
+pub(crate) fn agree(shards: &[Declared<'_>], pending: &[Intent]) -> Result<Agreement, OpenError> {
     shards.iter().try_for_each(|shard| check_pending(shard, pending))?;
     let names: Vec<&str> = pending.iter().map(|intent| intent.table.name()).collect();
     let mut all = Registry::default();

@@ -12,13 +12,13 @@ use crate::value::ColumnType;
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Declared {
     pub(crate) name: String,
-    pub(super) columns: Vec<DeclaredColumn>,
-    pub(super) id: Vec<String>,
-    pub(super) routing: Option<String>,
+    pub(crate) columns: Vec<DeclaredColumn>,
+    pub(crate) id: Vec<String>,
+    pub(crate) routing: Option<String>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
-pub(super) struct DeclaredColumn {
+pub(crate) struct DeclaredColumn {
     name: String,
     #[serde(rename = "type")]
     kind: ColumnType,
@@ -65,11 +65,11 @@ impl Declared {
 }
 
 /// The columns of a declaration where it is kept.
-pub(super) type Row = (String, String, String, Option<String>);
+pub(crate) type Row = (String, String, String, Option<String>);
 
 impl Declared {
     /// The columns of `tessera_tables`: name, `column_list`, id, routing.
-    pub(super) fn row(&self) -> Row {
+    pub(crate) fn row(&self) -> Row {
         let json = |list: Result<String, _>| list.expect("names always serialise");
         let columns = json(serde_json::to_string(&self.columns));
         let id = json(serde_json::to_string(&self.id));
@@ -77,7 +77,7 @@ impl Declared {
     }
 
     /// What [`Declared::row`] wrote.
-    pub(super) fn of_row((name, columns, id, routing): Row) -> Result<Self, serde_json::Error> {
+    pub(crate) fn of_row((name, columns, id, routing): Row) -> Result<Self, serde_json::Error> {
         let (columns, id) = (serde_json::from_str(&columns)?, serde_json::from_str(&id)?);
         Ok(Self { name, columns, id, routing })
     }

@@ -34,24 +34,24 @@ struct Steady {
 /// Bounds on the creation times of the records that may go. They are texts, which sort like their
 /// times.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Forgetting {
+pub(crate) struct Forgetting {
     /// Only those made at this time or later.
-    pub(super) from: String,
+    pub(crate) from: String,
     /// Only those made before this time.
-    pub(super) until: String,
+    pub(crate) until: String,
     /// Only if there is a record made between these times: it shows that the clock is right.
-    pub(super) witness: Option<(String, String)>,
+    pub(crate) witness: Option<(String, String)>,
 }
 
 impl Forgetting {
     /// Returns the bounds of the records that may go now.
-    pub(super) fn now() -> Self {
+    pub(crate) fn now() -> Self {
         STEADY.forgetting(Instant::now())
     }
 }
 
 /// Returns the creation time of a record made now.
-pub(super) fn recorded_at() -> String {
+pub(crate) fn recorded_at() -> String {
     format_timestamp(STEADY.time(Instant::now()))
 }
 
