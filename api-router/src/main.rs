@@ -161,7 +161,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         }
     }
     tracing::info!("ending: finishing what runs");
-    app.manager.withdraw();
+    app.manager.remove_runtimes();
     handle.stop(true).await;
     serving.await??;
     #[cfg(feature = "otlp")]

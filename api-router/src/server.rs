@@ -61,7 +61,7 @@ pub fn serve(
     let api = Data::new(openapi(lab));
     let server = HttpServer::new(move || {
         // Called in each worker's thread, which drives its runtime until the server has ended.
-        app.manager.offer(Handle::current());
+        app.manager.add_runtime(Handle::current());
         let worker = app.analytics.as_ref().map(|it| Rc::new(it.figures.recorder.worker()));
         let (surface, _) = ActixApp::new()
             .app_data(app.clone())

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::pause_barrier::{Closed, Gate};
+use crate::engine::pause_barrier::{Closed, PauseBarrier};
 use crate::progress::Progress;
 use crate::store::sqlite::copy::{CatalogCopy, ShardCopy};
 use crate::store::sqlite::footing::Footing;
@@ -76,8 +76,8 @@ pub struct SavedShard {
     /// Proof that the name still leads to the file that the writer has open; `None` without such a
     /// proof.
     pub footing: Option<Arc<Footing>>,
-    /// What its writes pass.
-    pub gate: Arc<Gate>,
+    /// The barrier that its writes pass.
+    pub pause_barrier: Arc<PauseBarrier>,
     /// How far it has come.
     pub progress: Arc<Progress>,
 }
@@ -258,7 +258,7 @@ impl Source {
             watch.check()?;
             let began = Instant::now();
             let closed: Vec<Closed<'_>> =
-                self.shards.iter().map(|shard| shard.gate.close()).collect();
+                self.shards.iter().map(|shard| shard.pause_barrier.close()).collect();
             let deadline = began + HELD_MAX;
             restless = closed.iter().position(|closed| !closed.wait_until(deadline));
             if restless.is_none() {

@@ -1,7 +1,7 @@
 //! Lane: the one way to a shard's primary, where waiting writes become one transaction.
 //!
 //! A bounded queue and a loop: take everything that waits, apply it in one durable transaction, answer each
-//! operation. The loop has a thread of its own where the writer holds one, and is a task where it waits for a server. Nothing waits on a timer: while one batch is committed, the next
+//! operation. The loop has a thread of its own where the writer controls one, and is a task where it waits for a server. Nothing waits on a timer: while one batch is committed, the next
 //! gathers by itself, so the price of a sync is shared by all who wait (group commit, as in "Implementation
 //! Techniques for Main Memory Database Systems", DeWitt et al. 1984).
 //!
@@ -22,9 +22,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::engine::fault_injector::{Brake, Hold};
-use crate::engine::pause_barrier::Gate;
-use crate::engine::runtime_pool::Home;
+use crate::engine::fault_injector::{FaultInjector, NodeFault};
+use crate::engine::pause_barrier::PauseBarrier;
+use crate::engine::runtime_pool::RuntimeHandle;
 use crate::engine::{AsyncWriter, Unit, Writer};
 use crate::error::{Error, Outcome};
 use crate::position::Position;
@@ -51,8 +51,7 @@ const ROOM_LOOK: Duration = Duration::from_millis(5);
 /// A queue of writes and the loop that applies them.
 pub struct Lane {
     shard: String,
-    /// What holds it back.
-    holds: Holds,
+    controls: LaneControls,
     queue: mpsc::Sender<Message>,
     queued_bytes: Arc<AtomicUsize>,
     state: Arc<State>,
@@ -73,13 +72,13 @@ struct State {
     pulse: Pulse,
 }
 
-/// What holds a lane back between two batches.
+/// Controls that stop a lane between two batches.
 #[derive(Clone, Debug, Default)]
-pub struct Holds {
-    /// For a test, or to teach.
-    pub brake: Arc<Brake>,
-    /// For an instant, to look at the files of all shards at once; a task has none to look at.
-    pub gate: Arc<Gate>,
+pub struct LaneControls {
+    /// Stops it for a test, or for teaching.
+    pub fault_injector: Arc<FaultInjector>,
+    /// Stops it for an instant, to read the files of all shards at once. A task has no file.
+    pub pause_barrier: Arc<PauseBarrier>,
 }
 
 /// How the end of a lane is awaited.
@@ -119,7 +118,7 @@ impl Operation {
 pub struct Applied {
     /// For each row, in order.
     pub rows: Vec<Result<RowDone, Error>>,
-    /// The shard's position that holds them.
+    /// The shard's position that controls them.
     pub position: Position,
     /// How long it waited, and how long its transaction took.
     pub times: LaneTimes,
@@ -194,35 +193,40 @@ impl Lane {
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let state = Arc::new(State { shard: shard.to_owned(), ..State::default() });
         let worker = Worker::of_thread(writer, waiting, (&queued_bytes, &state));
-        let holds = Holds::default();
-        let obeyed = holds.clone();
+        let controls = LaneControls::default();
+        let obeyed = controls.clone();
         let thread = std::thread::Builder::new().name(format!("lane-{shard}"));
         let thread = thread.spawn(move || worker.run(&obeyed))?;
         let end = Mutex::new(Some(End::Thread(thread)));
         let shard = shard.to_owned();
-        Ok(Self { shard, holds, queue, queued_bytes, state, end })
+        Ok(Self { shard, controls, queue, queued_bytes, state, end })
     }
 
-    /// Starts the task of a lane over this writer: where it is at home.
-    pub fn spawn(shard: &str, writer: impl AsyncWriter, home: Home) -> Self {
-        Self::spawn_held(shard, writer, home, Holds::default())
+    /// Starts the task of a lane over this writer: on the runtime of this handle.
+    pub fn spawn(shard: &str, writer: impl AsyncWriter, runtime: RuntimeHandle) -> Self {
+        Self::spawn_with(shard, writer, runtime, LaneControls::default())
     }
 
-    /// The same, held back together with others.
-    pub fn spawn_held(shard: &str, writer: impl AsyncWriter, home: Home, holds: Holds) -> Self {
+    /// Starts the task of a lane whose controls it shares with other lanes.
+    pub fn spawn_with(
+        shard: &str,
+        writer: impl AsyncWriter,
+        runtime: RuntimeHandle,
+        controls: LaneControls,
+    ) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let state = Arc::new(State { shard: shard.to_owned(), ..State::default() });
         let (lives, ended) = std::sync::mpsc::channel();
         let worker = Worker::of_task(writer, waiting, (&queued_bytes, &state), lives);
-        worker.settle(Arc::clone(&holds.brake), home);
+        worker.settle(Arc::clone(&controls.fault_injector), runtime);
         let end = Mutex::new(Some(End::Task(ended)));
-        Self { shard: shard.to_owned(), holds, queue, queued_bytes, state, end }
+        Self { shard: shard.to_owned(), controls, queue, queued_bytes, state, end }
     }
 
-    /// What holds it back.
-    pub fn holds(&self) -> &Holds {
-        &self.holds
+    /// Returns its controls.
+    pub fn controls(&self) -> &LaneControls {
+        &self.controls
     }
 
     /// Applies rows as one operation and waits for the durable outcome, at most until `deadline`.
@@ -316,7 +320,7 @@ impl Lane {
     /// Applies what is queued, closes the writer and ends the loop. Blocks.
     pub fn stop(&self) {
         let Some(end) = self.end.lock().ok().and_then(|mut end| end.take()) else { return };
-        self.holds.brake.set(Hold::default());
+        self.controls.fault_injector.set(NodeFault::default());
         self.state.stops.store(true, Ordering::SeqCst);
         while let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Stop) {
             std::thread::sleep(ROOM_LOOK);

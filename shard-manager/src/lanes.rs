@@ -13,8 +13,8 @@ use std::time::Instant;
 use futures_util::future::join_all;
 
 use crate::engine::SchemaChange;
-use crate::engine::fault_injector::Brake;
-use crate::engine::pause_barrier::Gate;
+use crate::engine::fault_injector::FaultInjector;
+use crate::engine::pause_barrier::PauseBarrier;
 use crate::lane::{Applied, Lane, LaneFailure};
 use crate::reason::Reasons;
 use crate::row::{Part, RowWrite};
@@ -88,14 +88,14 @@ impl Lanes {
         self.citus.is_some()
     }
 
-    /// What holds all of them back.
-    pub fn brake(&self) -> &Brake {
-        &self.first.holds().brake
+    /// Returns the fault injector of all of them.
+    pub fn fault_injector(&self) -> &FaultInjector {
+        &self.first.controls().fault_injector
     }
 
-    /// What they pass between two batches.
-    pub fn gate(&self) -> &Arc<Gate> {
-        &self.first.holds().gate
+    /// Returns the barrier that they pass between two batches.
+    pub fn pause_barrier(&self) -> &Arc<PauseBarrier> {
+        &self.first.controls().pause_barrier
     }
 
     /// Whether there is no node to write to now, so that what is queued waits for one.

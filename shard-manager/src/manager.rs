@@ -25,7 +25,7 @@ use futures_util::future::join;
 
 use crate::cache::{Cache, CacheUse, ServedBy};
 use crate::consistency::Level;
-use crate::engine::fault_injector::{Brake, Hold};
+use crate::engine::fault_injector::{FaultInjector, NodeFault};
 use crate::engine::{CitusNode, TableSize};
 use crate::error::{Error, Failure, Outcome};
 use crate::keyspace::ShardKey;
@@ -329,18 +329,18 @@ impl Manager {
             .collect()
     }
 
-    /// The nodes of all shards, and what holds each back.
-    pub fn holds(&self) -> Vec<(String, Hold)> {
+    /// Returns the nodes of all shards, and the fault of each.
+    pub fn node_faults(&self) -> Vec<(String, NodeFault)> {
         let nodes = self.shards.iter().flat_map(|shard| {
             let (primary, replicas) = shard.nodes();
             let names = std::iter::once(primary).chain(replicas.iter().map(String::as_str));
-            names.filter_map(|node| Some((node.to_owned(), shard.brake(node)?.hold())))
+            names.filter_map(|node| Some((node.to_owned(), shard.fault_injector(node)?.fault())))
         });
         nodes.collect()
     }
 
-    /// What holds a node back; `None` if there is no such node. For tests and for teaching.
-    pub fn brake(&self, node: &str) -> Option<&Brake> {
-        self.shards.iter().find_map(|shard| shard.brake(node))
+    /// Returns the fault injector of a node; `None` if there is no such node, or if it is a server.
+    pub fn fault_injector(&self, node: &str) -> Option<&FaultInjector> {
+        self.shards.iter().find_map(|shard| shard.fault_injector(node))
     }
 }

@@ -20,8 +20,8 @@ use tokio::sync::Semaphore;
 use crate::cache::Stamp;
 use crate::consistency::Level;
 use crate::doubts::Doubts;
-use crate::engine::fault_injector::{Brake, Gear};
-use crate::engine::pause_barrier::Gate;
+use crate::engine::fault_injector::{FaultInjector, NodeMode};
+use crate::engine::pause_barrier::PauseBarrier;
 use crate::engine::{CitusNode, NodeRows, SchemaChange, TableSize};
 use crate::error::{Error, Outcome};
 use crate::keyspace::Slot;
@@ -147,17 +147,20 @@ impl Shard {
         self.replicas.awaits_any()
     }
 
-    /// What holds the worker of a node back; `None` if the node is not one of this shard.
-    pub fn brake(&self, node: &str) -> Option<&Brake> {
+    /// Returns the fault injector of a node; `None` if the node is not one of this shard, or is a server.
+    pub fn fault_injector(&self, node: &str) -> Option<&FaultInjector> {
         if node == self.primary_name {
-            return Some(self.lanes.brake());
+            return Some(self.lanes.fault_injector());
         }
-        self.replicas.replicas().find(|replica| replica.node() == node).and_then(Replica::brake)
+        self.replicas
+            .replicas()
+            .find(|replica| replica.node() == node)
+            .and_then(Replica::fault_injector)
     }
 
-    /// What its writes pass between two batches, where there is a file to look at meanwhile.
-    pub fn gate(&self) -> &Arc<Gate> {
-        self.lanes.gate()
+    /// Returns the barrier that its writes pass between two batches.
+    pub fn pause_barrier(&self) -> &Arc<PauseBarrier> {
+        self.lanes.pause_barrier()
     }
 
     /// Reasons that were found about its primary elsewhere and still hold; raising one makes the
@@ -382,9 +385,9 @@ impl Shard {
         self.replicas.choose(&wanted)
     }
 
-    /// A brake may have cut the primary off.
+    /// Refuses requests while a fault has cut off the primary.
     fn check_reachable(&self) -> Result<(), Error> {
-        if self.lanes.brake().hold().gear == Gear::Cut {
+        if self.lanes.fault_injector().fault().mode == NodeMode::Cut {
             return Err(Error::ShardUnavailable { shard: self.name.clone() });
         }
         Ok(())

@@ -1,14 +1,14 @@
 //! `/api/lab/nodes`: pauses, delays and cuts nodes. Served with `--lab` only, for development and teaching: to
 //! see what a lagging replica does to reads, and what is left of promises.
 //!
-//! **Not here:** what a brake does (`shard_manager::engine::fault_injector`).
+//! **Not here:** how a node is held up (`shard_manager::engine::fault_injector`).
 
 use std::time::{Duration, Instant};
 
 use actix_web::web::{Data, Path, Payload, block};
 use actix_web::{HttpRequest, HttpResponse, get, put};
 use serde::Serialize;
-use shard_manager::engine::fault_injector::{Brake, Gear, Hold};
+use shard_manager::engine::fault_injector::{FaultInjector, NodeFault, NodeMode};
 use utoipa::ToSchema;
 
 use crate::answer::LookupRefusals;
@@ -65,8 +65,8 @@ pub struct HoldRequest {
     delay_ms: Option<u32>,
 }
 
-fn held(node: String, hold: Hold) -> HeldNode {
-    HeldNode { node, state: hold.gear.name(), delay_ms: hold.delay.as_millis() as u64 }
+fn held(node: String, fault: NodeFault) -> HeldNode {
+    HeldNode { node, state: fault.mode.name(), delay_ms: fault.delay.as_millis() as u64 }
 }
 
 /// Tells what holds each node back.
@@ -76,7 +76,7 @@ fn held(node: String, hold: Hold) -> HeldNode {
 )]
 #[get("/api/lab/nodes")]
 pub(crate) async fn list_holds(app: Data<App>) -> HttpResponse {
-    let nodes = app.manager.holds().into_iter().map(|(node, hold)| held(node, hold));
+    let nodes = app.manager.node_faults().into_iter().map(|(node, fault)| held(node, fault));
     HttpResponse::Ok().json(HeldNodes { success: true, nodes: nodes.collect() })
 }
 
@@ -103,14 +103,16 @@ pub(crate) async fn hold_node(
     let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
     let node = node.into_inner();
     let unknown = || no_such_node(&app, &node);
-    let before = app.manager.brake(&node).ok_or_else(unknown)?.hold();
-    let hold = requested(&bytes, before)?;
+    let before = app.manager.fault_injector(&node).ok_or_else(unknown)?.fault();
+    let fault = requested(&bytes, before)?;
     let name = node.clone();
     // It waits until the node is at rest.
     let held_up = app.clone();
-    let set = block(move || held_up.manager.brake(&name).map(|brake| brake.set(hold))).await;
+    let set =
+        block(move || held_up.manager.fault_injector(&name).map(|injector| injector.set(fault)))
+            .await;
     set.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?.ok_or_else(unknown)?;
-    Ok(HttpResponse::Ok().json(HeldNodeAnswer { success: true, node: held(node, hold) }))
+    Ok(HttpResponse::Ok().json(HeldNodeAnswer { success: true, node: held(node, fault) }))
 }
 
 /// A server of PostgreSQL is not the router's to hold up; only its own writes to it are.
@@ -127,21 +129,21 @@ fn no_such_node(app: &App, node: &str) -> Problem {
     .hint("the primaries can be held up here; a replica stands still after pg_wal_replay_pause()")
 }
 
-fn requested(body: &[u8], before: Hold) -> Result<Hold, Problem> {
+fn requested(body: &[u8], before: NodeFault) -> Result<NodeFault, Problem> {
     let members = Members::of_body(body)?;
     members.check_names(&["state", "delay_ms"])?;
-    let mut hold = before;
+    let mut fault = before;
     if let Some(name) = members.text("state")? {
-        let names = Gear::ALL.map(Gear::name).join(", ");
-        hold.gear = Gear::find(&name)
+        let names = NodeMode::ALL.map(NodeMode::name).join(", ");
+        fault.mode = NodeMode::find(&name)
             .ok_or_else(|| Problem::new(Code::TSR101, format!("state must be one of: {names}")))?;
     }
     if let Some(raw) = members.get("delay_ms") {
-        let most = Brake::DELAY_MAX.as_millis() as u64;
+        let most = FaultInjector::DELAY_MAX.as_millis() as u64;
         let delay = raw.get().parse::<u64>().ok().filter(|ms| *ms <= most);
-        hold.delay = delay.map(Duration::from_millis).ok_or_else(|| {
+        fault.delay = delay.map(Duration::from_millis).ok_or_else(|| {
             Problem::new(Code::TSR101, format!("delay_ms must be a number from 0 to {most}"))
         })?;
     }
-    Ok(hold)
+    Ok(fault)
 }

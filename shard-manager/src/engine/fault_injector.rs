@@ -1,32 +1,36 @@
-//! Brake: holds a worker, a thread or a task, back between two pieces of work. For tests, and for teaching what lag does.
+//! Fault injector: pauses, delays or cuts off a worker between two pieces of work, for tests and for
+//! teaching.
 //!
-//! **Invariant:** when [`Brake::set`] returns, no piece of work runs that began under the setting before.
-//! **Not here:** what the work is (`lane`, `store`).
+//! A worker is a thread or a task that works for one node.
+//!
+//! **Invariant:** when [`FaultInjector::set`] returns, no piece of work runs that began under the
+//! earlier setting.
+//! **Not here:** the work (`lane`, `store`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often a task looks whether it may go on.
+/// Interval at which a task checks if it may go on.
 const TASK_LOOK: Duration = Duration::from_millis(2);
 
-/// Whether a worker may go on.
+/// Mode of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Gear {
-    /// As it does without a brake.
+pub enum NodeMode {
+    /// The node works.
     #[default]
     Running,
-    /// It is there, but does nothing.
+    /// The node can be reached but does nothing.
     Paused,
-    /// As if nobody could reach it.
+    /// The node cannot be reached.
     Cut,
 }
 
-impl Gear {
-    /// Every gear, for messages.
+impl NodeMode {
+    /// Every mode, for messages.
     pub const ALL: [Self; 3] = [Self::Running, Self::Paused, Self::Cut];
 
-    /// The name in answers.
+    /// Returns the name in API responses.
     pub fn name(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -35,109 +39,111 @@ impl Gear {
         }
     }
 
-    /// The gear of this name.
+    /// Returns the mode of this name.
     pub fn find(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|gear| gear.name() == name)
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
     }
 }
 
-/// What a brake is set to.
+/// Fault of a node. The default is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hold {
-    /// Whether the worker may go on.
-    pub gear: Gear,
-    /// How much later than it could each piece of work is done.
+pub struct NodeFault {
+    /// Mode of the node.
+    pub mode: NodeMode,
+    /// Delay before each piece of work.
     pub delay: Duration,
 }
 
-/// A brake between those who set it and the one worker that obeys it.
+/// Switch between those who set a fault and the one worker that obeys it.
 #[derive(Debug, Default)]
-pub struct Brake {
-    /// Whether the hold is another than the default: the one thing a worker looks at while nobody brakes.
+pub struct FaultInjector {
+    /// True if a fault is set: the only field that a worker reads while there is none.
     engaged: AtomicBool,
-    hold: Mutex<Hold>,
+    fault: Mutex<NodeFault>,
     changed: Condvar,
     working: Mutex<bool>,
     rests: Condvar,
 }
 
-/// The right to do one piece of work.
+/// Permit for one piece of work.
 #[derive(Debug)]
-pub struct Turn<'b>(&'b Brake);
+pub struct WorkPermit<'i>(&'i FaultInjector);
 
-impl Drop for Turn<'_> {
+impl Drop for WorkPermit<'_> {
     fn drop(&mut self) {
         *locked(&self.0.working) = false;
         self.0.rests.notify_all();
     }
 }
 
-impl Brake {
+impl FaultInjector {
     /// Longest delay.
     pub const DELAY_MAX: Duration = Duration::from_secs(60);
 
-    /// What it is set to.
-    pub fn hold(&self) -> Hold {
-        if self.engaged.load(Ordering::Acquire) { *locked(&self.hold) } else { Hold::default() }
+    /// Returns the fault that is set.
+    pub fn fault(&self) -> NodeFault {
+        if self.engaged.load(Ordering::Acquire) {
+            *locked(&self.fault)
+        } else {
+            NodeFault::default()
+        }
     }
 
-    /// Sets it, and waits until the work that runs has ended. Blocks.
-    pub fn set(&self, hold: Hold) {
+    /// Sets a fault, and waits until the work that runs has ended. Blocks.
+    pub fn set(&self, fault: NodeFault) {
         {
-            let mut held = locked(&self.hold);
-            *held = hold;
-            self.engaged.store(hold != Hold::default(), Ordering::Release);
+            let mut current = locked(&self.fault);
+            *current = fault;
+            self.engaged.store(fault != NodeFault::default(), Ordering::Release);
             self.changed.notify_all();
         }
         drop(self.rests.wait_while(locked(&self.working), |working| *working));
     }
 
-    /// The worker's side: the right to do one piece of work, or the hold that forbids it now.
+    /// Returns a worker's permit for one piece of work.
     ///
     /// # Errors
-    /// The hold, if its gear is not [`Gear::Running`].
-    pub fn enter(&self) -> Result<Turn<'_>, Hold> {
+    /// The fault, if its mode is not [`NodeMode::Running`].
+    pub fn enter(&self) -> Result<WorkPermit<'_>, NodeFault> {
         let mut working = locked(&self.working);
-        // Looked at under the lock: whoever set it waits for the lock, so work cannot begin behind his back.
-        let hold = self.hold();
-        if hold.gear != Gear::Running {
-            return Err(hold);
+        // Read under the lock: `set` waits for the lock, so no work begins under an old setting.
+        let fault = self.fault();
+        if fault.mode != NodeMode::Running {
+            return Err(fault);
         }
         *working = true;
-        Ok(Turn(self))
+        Ok(WorkPermit(self))
     }
 
-    /// As [`Brake::enter`], waiting until it is allowed, and before that for the delay.
-    pub fn wait(&self) -> Turn<'_> {
+    /// Waits for the delay and until the mode allows work, and returns the permit. Blocks.
+    pub fn wait(&self) -> WorkPermit<'_> {
         let mut delayed = false;
         loop {
-            let hold = self.hold();
-            if hold.gear != Gear::Running {
-                let braked = |hold: &mut Hold| hold.gear != Gear::Running;
-                drop(self.changed.wait_while(locked(&self.hold), braked));
-            } else if !hold.delay.is_zero() && !delayed {
-                // Ends early when the brake is set anew.
-                drop(self.changed.wait_timeout(locked(&self.hold), hold.delay));
+            let fault = self.fault();
+            if fault.mode != NodeMode::Running {
+                let stopped = |fault: &mut NodeFault| fault.mode != NodeMode::Running;
+                drop(self.changed.wait_while(locked(&self.fault), stopped));
+            } else if !fault.delay.is_zero() && !delayed {
+                // Ends early if another fault is set.
+                drop(self.changed.wait_timeout(locked(&self.fault), fault.delay));
                 delayed = true;
-            } else if let Ok(turn) = self.enter() {
-                return turn;
+            } else if let Ok(permit) = self.enter() {
+                return permit;
             }
         }
     }
-}
 
-impl Brake {
-    /// As [`Brake::wait`], for a task: its thread goes on with others meanwhile.
-    pub async fn wait_on_task(&self) -> Turn<'_> {
+    /// Waits like [`FaultInjector::wait`], for a task: other tasks of its thread go on meanwhile.
+    pub async fn wait_on_task(&self) -> WorkPermit<'_> {
         let mut delayed_since = None;
         loop {
-            let hold = self.hold();
-            if hold.gear == Gear::Running {
+            let fault = self.fault();
+            if fault.mode == NodeMode::Running {
                 let since = *delayed_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= hold.delay
-                    && let Ok(turn) = self.enter()
+                if since.elapsed() >= fault.delay
+                    && let Ok(permit) = self.enter()
                 {
-                    return turn;
+                    return permit;
                 }
             }
             tokio::time::sleep(TASK_LOOK).await;

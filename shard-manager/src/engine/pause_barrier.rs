@@ -1,18 +1,19 @@
-//! Barrier: holds workers between two pieces of work, several of them at the same instant.
+//! Pause barrier: stops workers between two pieces of work, several of them at the same instant.
 //!
-//! Each worker passes a gate before each piece of work. Whoever wants an instant at which nothing runs closes all
-//! gates, waits until what runs has ended, looks, and lets go. Unlike a brake it is never left closed: it is for
-//! milliseconds, and opens by itself when it is dropped.
+//! Each worker passes its barrier before each piece of work. To get an instant at which nothing
+//! runs, a backup closes all barriers, waits until the work that runs has ended, reads the positions
+//! and opens them again. Unlike a fault injector a barrier is closed for milliseconds only, and opens
+//! when the guard is dropped.
 //!
-//! **Invariant:** while a [`Closed`] that has waited lives, no work of its gate runs.
-//! **Not here:** what the work is (`lane`), what is looked at meanwhile (`backup`).
+//! **Invariant:** while a [`Closed`] that has waited lives, no work of its barrier runs.
+//! **Not here:** the work (`lane`), what is read meanwhile (the backup of files).
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// What one worker passes before each piece of work.
+/// Barrier that one worker passes before each piece of work.
 #[derive(Debug, Default)]
-pub struct Gate {
+pub struct PauseBarrier {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -23,16 +24,16 @@ struct State {
     working: bool,
 }
 
-/// The right to do one piece of work.
+/// Permit for one piece of work.
 #[derive(Debug)]
-pub struct Pass<'g>(&'g Gate);
+pub struct Pass<'b>(&'b PauseBarrier);
 
-/// A gate that lets nobody in until this is dropped.
+/// Guard that keeps a barrier closed until it is dropped.
 #[derive(Debug)]
-pub struct Closed<'g>(&'g Gate);
+pub struct Closed<'b>(&'b PauseBarrier);
 
-impl Gate {
-    /// The worker's side: waits until the gate is open.
+impl PauseBarrier {
+    /// Waits until the barrier is open, and returns the worker's permit. Blocks.
     pub fn enter(&self) -> Pass<'_> {
         let closed = |state: &mut State| state.closed > 0;
         let waited = self.changed.wait_while(self.locked(), closed);
@@ -40,13 +41,13 @@ impl Gate {
         Pass(self)
     }
 
-    /// Lets nobody in from now on. What runs goes on: see [`Closed::wait_until`].
+    /// Closes the barrier. The work that runs goes on: see [`Closed::wait_until`].
     pub fn close(&self) -> Closed<'_> {
         self.locked().closed += 1;
         Closed(self)
     }
 
-    /// Whether somebody keeps it closed now.
+    /// True if the barrier is closed.
     pub fn is_closed(&self) -> bool {
         self.locked().closed > 0
     }
@@ -58,7 +59,7 @@ impl Gate {
 }
 
 impl Closed<'_> {
-    /// Waits until what runs has ended, and tells whether it has before `deadline`.
+    /// Waits until the work that runs has ended. Returns false if it has not before `deadline`.
     pub fn wait_until(&self, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
         let working = |state: &mut State| state.working;

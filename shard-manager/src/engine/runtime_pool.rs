@@ -1,10 +1,11 @@
-//! Home: on which runtime the tasks live that speak with servers.
+//! Runtime pool: the runtimes on which the tasks run that talk to servers.
 //!
-//! A task that shares a thread with whoever waits for it answers without waking another: at low load that is most of
-//! what an answer costs. So the threads that serve clients offer their runtimes, and the tasks spread over them.
+//! A task on the thread of the request that waits for it replies without waking another thread: at
+//! low load that is most of the cost of a reply. So the threads that serve clients add their
+//! runtimes here, and the tasks are spread over them.
 //!
-//! **Invariant:** there is always a home: the first one, which lives as long as the tasks may.
-//! **Not here:** what the tasks do (`lane`, `store`).
+//! **Invariant:** there is always a runtime: the first one, which lives as long as the tasks may.
+//! **Not here:** the work of the tasks (`lane`, `store`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,61 +13,61 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// The runtimes that there are, and who wants to know of them.
+/// Set of runtimes that tasks are spread over.
 #[derive(Debug)]
-pub struct Homes {
+pub struct RuntimePool {
     first: Handle,
-    offered: watch::Sender<Arc<[Handle]>>,
-    /// How many tasks have asked for one.
-    asked: AtomicUsize,
+    added: watch::Sender<Arc<[Handle]>>,
+    /// Number of handles that were given out.
+    handles: AtomicUsize,
 }
 
-/// The home of one task.
+/// One task's place in the pool.
 #[derive(Debug)]
-pub struct Home {
+pub struct RuntimeHandle {
     number: usize,
     first: Handle,
-    offered: watch::Receiver<Arc<[Handle]>>,
+    added: watch::Receiver<Arc<[Handle]>>,
 }
 
-impl Homes {
-    /// All tasks live on this runtime, until others are offered.
+impl RuntimePool {
+    /// Makes a pool in which all tasks run on this runtime until others are added.
     pub fn new(first: Handle) -> Self {
-        Self { first, offered: watch::Sender::default(), asked: AtomicUsize::new(0) }
+        Self { first, added: watch::Sender::default(), handles: AtomicUsize::new(0) }
     }
 
-    /// A home for one more task.
-    pub fn another(&self) -> Home {
-        let number = self.asked.fetch_add(1, Ordering::Relaxed);
-        Home { number, first: self.first.clone(), offered: self.offered.subscribe() }
+    /// Returns the place of one more task.
+    pub fn handle(&self) -> RuntimeHandle {
+        let number = self.handles.fetch_add(1, Ordering::Relaxed);
+        RuntimeHandle { number, first: self.first.clone(), added: self.added.subscribe() }
     }
 
-    /// Offers one more runtime. It is to be driven until it is withdrawn.
-    pub fn offer(&self, runtime: Handle) {
-        self.offered.send_modify(|offered| {
-            *offered = offered.iter().cloned().chain([runtime]).collect();
+    /// Adds a runtime. Its thread must drive it until [`RuntimePool::remove_runtimes`].
+    pub fn add_runtime(&self, runtime: Handle) {
+        self.added.send_modify(|added| {
+            *added = added.iter().cloned().chain([runtime]).collect();
         });
     }
 
-    /// All tasks move back to the first runtime as soon as they have done what they are at.
-    pub fn withdraw(&self) {
-        self.offered.send_replace(Arc::default());
+    /// Removes all runtimes but the first. Tasks move back to it as soon as their current work ends.
+    pub fn remove_runtimes(&self) {
+        self.added.send_replace(Arc::default());
     }
 }
 
-impl Home {
-    /// Where the task lives now.
+impl RuntimeHandle {
+    /// Returns the runtime on which the task is to run now.
     pub fn runtime(&self) -> Handle {
-        let offered = self.offered.borrow();
-        let count = offered.len().max(1);
-        offered.get(self.number % count).unwrap_or(&self.first).clone()
+        let added = self.added.borrow();
+        let count = added.len().max(1);
+        added.get(self.number % count).unwrap_or(&self.first).clone()
     }
 
-    /// Returns when the task is to move: to where [`Home::runtime`] says then.
+    /// Waits until the task is to move to the runtime that [`RuntimeHandle::runtime`] returns then.
     ///
-    /// Cancel safety: nothing is missed.
+    /// Cancel safety: no move is missed.
     pub async fn moved(&mut self) {
-        if self.offered.changed().await.is_err() {
+        if self.added.changed().await.is_err() {
             std::future::pending().await
         }
     }

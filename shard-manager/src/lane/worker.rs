@@ -12,11 +12,11 @@ use tokio::sync::mpsc::Receiver;
 
 use super::schema::SchemaOperation;
 use super::{
-    Applied, BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, Holds, LaneFailure, LaneTimes, Message,
+    Applied, BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, LaneControls, LaneFailure, LaneTimes, Message,
     Operation, State, TAKEN,
 };
-use crate::engine::fault_injector::Brake;
-use crate::engine::runtime_pool::Home;
+use crate::engine::fault_injector::FaultInjector;
+use crate::engine::runtime_pool::RuntimeHandle;
 use crate::engine::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, Unit, Writer};
 use crate::error::{Error, Outcome};
 use crate::position::Position;
@@ -102,12 +102,12 @@ impl<W: Writer> Worker<Held<W>> {
     }
 
     /// Works until it is told to stop.
-    pub(super) fn run(mut self, Holds { brake, gate }: &Holds) {
+    pub(super) fn run(mut self, LaneControls { fault_injector, pause_barrier }: &LaneControls) {
         while let Some(first) = self.waiting.blocking_recv() {
             self.state.take_up();
             // Before anything is taken: what waits here can still be given up.
-            let _turn = brake.wait();
-            let _pass = gate.enter();
+            let _turn = fault_injector.wait();
+            let _pass = pause_barrier.enter();
             let ended = self.round(first).now_or_never();
             if ended.expect("a writer that holds its thread is never waited for") {
                 break;
@@ -129,12 +129,12 @@ impl<W: AsyncWriter> Worker<W> {
         Self { writer, waiting, queued_bytes, state, lives: Some(lives) }
     }
 
-    /// Works where it is at home, until it is told to stop.
-    pub(super) fn settle(self, brake: Arc<Brake>, home: Home) {
-        home.runtime().spawn(self.serve(brake, home));
+    /// Starts the loop on the runtime of the handle.
+    pub(super) fn settle(self, fault_injector: Arc<FaultInjector>, runtime: RuntimeHandle) {
+        runtime.runtime().spawn(self.serve(fault_injector, runtime));
     }
 
-    async fn serve(mut self, brake: Arc<Brake>, mut home: Home) {
+    async fn serve(mut self, fault_injector: Arc<FaultInjector>, mut runtime: RuntimeHandle) {
         loop {
             tokio::select! {
                 biased;
@@ -146,7 +146,7 @@ impl<W: AsyncWriter> Worker<W> {
                         self.state.pulse.rest();
                         continue;
                     };
-                    let _turn = brake.wait_on_task().await;
+                    let _turn = fault_injector.wait_on_task().await;
                     if self.round(first).await {
                         break;
                     }
@@ -156,10 +156,10 @@ impl<W: AsyncWriter> Worker<W> {
                     let ready = self.writer.ready().await;
                     self.state.wait_for_node(!ready);
                 }
-                () = home.moved() => {
+                () = runtime.moved() => {
                     // A connection stays on the runtime that it was made on.
                     self.writer.close().await;
-                    self.settle(brake, home);
+                    self.settle(fault_injector, runtime);
                     return;
                 }
             }

@@ -16,7 +16,7 @@ use super::comparing::Comparing;
 use super::following::Following;
 use crate::backup::Source;
 use crate::control::Door;
-use crate::engine::runtime_pool::Homes;
+use crate::engine::runtime_pool::RuntimePool;
 use crate::engine::schema_intent::Intent;
 use crate::error::Error;
 use crate::shard::Shard;
@@ -93,18 +93,18 @@ impl Backing {
 }
 
 impl Manager {
-    /// Offers the runtime of a thread that serves clients to what speaks with servers: see [`crate::engine::runtime_pool`]. It is to be
-    /// driven until [`Manager::withdraw`].
-    pub fn offer(&self, runtime: Handle) {
+    /// Adds the runtime of a thread that serves clients to the runtime pool, if nodes are servers: see
+    /// [`crate::engine::runtime_pool`]. It must be driven until [`Manager::remove_runtimes`].
+    pub fn add_runtime(&self, runtime: Handle) {
         if let Backing::Servers(servers) = &self.backing {
-            servers.homes.offer(runtime);
+            servers.runtimes.add_runtime(runtime);
         }
     }
 
-    /// Gives up all runtimes that were offered.
-    pub fn withdraw(&self) {
+    /// Removes all runtimes that were added.
+    pub fn remove_runtimes(&self) {
         if let Backing::Servers(servers) = &self.backing {
-            servers.homes.withdraw();
+            servers.runtimes.remove_runtimes();
         }
     }
 
@@ -186,16 +186,16 @@ impl Files {
 /// What is shared by the connections of a cluster of servers.
 pub(super) struct Servers {
     following: Arc<Following>,
-    /// Drives the connections of long reads and watchers, and those that have no other home.
+    /// Drives the connections of long reads and watchers, and those of no other runtime.
     runtime: Mutex<Option<Runtime>>,
-    /// Where lanes and short reads are at home.
-    pub(super) homes: Homes,
+    /// Runtimes of lanes and short reads.
+    pub(super) runtimes: RuntimePool,
 }
 
 impl Servers {
     /// What these connections share.
-    pub(super) fn new(following: Arc<Following>, runtime: Runtime, homes: Homes) -> Self {
-        Self { following, runtime: Mutex::new(Some(runtime)), homes }
+    pub(super) fn new(following: Arc<Following>, runtime: Runtime, runtimes: RuntimePool) -> Self {
+        Self { following, runtime: Mutex::new(Some(runtime)), runtimes }
     }
 
     /// Among all routers: the lock of the catalog, and what they have changed before.

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use crate::doubts::{Doubt, Doubts, Verdict, judge};
-use crate::engine::fault_injector::Gear;
+use crate::engine::fault_injector::NodeMode;
 use crate::idempotency;
 use crate::progress::{Progress, ReplicaState};
 use crate::reason::{Findings, Reason};
@@ -403,7 +403,7 @@ impl Compared {
         let mut held = Vec::new();
         for (index, (replica, path)) in self.replicas.iter().enumerate() {
             let follows = self.progress.state(index) == ReplicaState::Following;
-            let runs = replica.brake.hold().gear == Gear::Running;
+            let runs = replica.fault_injector.fault().mode == NodeMode::Running;
             if let Some(readers) = replica.readers().filter(|_| follows && runs) {
                 files.push(CopyFile { number: index + 1, path });
                 held.push(readers);

@@ -22,9 +22,9 @@ use super::members::{self, Members};
 use crate::address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
 use crate::engine::cluster_spec::Wanted;
 use crate::engine::open_error::OpenError;
-use crate::engine::runtime_pool::Homes;
+use crate::engine::runtime_pool::RuntimePool;
 use crate::engine::schema_agreement::{Agreement, Declared, agree};
-use crate::lane::{Holds, Lane};
+use crate::lane::{Lane, LaneControls};
 use crate::lanes::Lanes;
 use crate::position::History;
 use crate::progress::Progress;
@@ -258,12 +258,12 @@ fn lanes(
     (name, leader): (&str, &Arc<Leader>),
     timeouts: Timeouts,
     progress: &Arc<Progress>,
-    homes: &Homes,
+    runtimes: &RuntimePool,
 ) -> Lanes {
-    let holds = Holds::default();
+    let controls = LaneControls::default();
     let lane = || {
         let writer = PgWriter::new(name, leader, timeouts, progress);
-        Lane::spawn_held(name, writer, homes.another(), holds.clone())
+        Lane::spawn_with(name, writer, runtimes.handle(), controls.clone())
     };
     let Some(citus) = leader.citus() else { return lane().into() };
     tokio::spawn(watch::watch(Arc::clone(leader)));
@@ -281,7 +281,7 @@ fn assemble(
     catalog: Option<Vec<Node>>,
 ) -> Result<Manager, OpenError> {
     let entered = runtime.enter();
-    let homes = Homes::new(runtime.handle().clone());
+    let runtimes = RuntimePool::new(runtime.handle().clone());
     let mut shards = Vec::with_capacity(opened.len());
     let mut followed = Vec::with_capacity(opened.len());
     for (index, opened) in found.map.topology().indices().zip(opened) {
@@ -292,11 +292,15 @@ fn assemble(
         progress.schema_changed(position);
         let leader = Leader::new(members, &identity, Some(&progress), citus);
         leader.set_hazards(hazards);
-        let lanes = lanes((name, &leader), timeouts, &progress, &homes);
+        let lanes = lanes((name, &leader), timeouts, &progress, &runtimes);
         let target = Target::Leader(Arc::clone(&leader));
-        let readers = Arc::new(NodeReaders::start(&target, name, &progress, &homes));
+        let readers = Arc::new(NodeReaders::start(&target, name, &progress, &runtimes));
         let watched = (0..leader.members().len()).map(|index| {
-            Replica::Postgres(StreamingReplica::start(&leader, (index, &progress), (name, &homes)))
+            Replica::Postgres(StreamingReplica::start(
+                &leader,
+                (index, &progress),
+                (name, &runtimes),
+            ))
         });
         let (watched, readers) = (watched.collect(), Readers::Postgres(readers));
         shards.push(Shard::new(name, Arc::clone(&progress), lanes, readers, watched));
@@ -323,6 +327,6 @@ fn assemble(
     });
     tokio::spawn(Arc::clone(&following).run());
     drop(entered);
-    let backing = Backing::Servers(Servers::new(following, runtime, homes));
+    let backing = Backing::Servers(Servers::new(following, runtime, runtimes));
     Ok(Manager::of(map, registry, shards, found.token_key, backing))
 }

@@ -202,7 +202,7 @@ fn saved(data_dir: &DataDir, shards: &[Shard]) -> Source {
             primary: data_dir.primary(shard.name()),
         },
         footing: shard.footing().cloned(),
-        gate: Arc::clone(shard.gate()),
+        pause_barrier: Arc::clone(shard.pause_barrier()),
         progress: Arc::clone(&shard.progress),
     });
     Source::new(data_dir.path(), data_dir.catalog(), shards.collect())

@@ -8,7 +8,7 @@ use super::postgres::replica::Replica as StreamingReplica;
 use super::readers::Readers;
 use super::sqlite::replica::Replica as FileReplica;
 use crate::address::NodeAddress;
-use crate::engine::fault_injector::Brake;
+use crate::engine::fault_injector::FaultInjector;
 
 /// A replica.
 #[derive(Clone)]
@@ -47,10 +47,10 @@ impl Replica {
         }
     }
 
-    /// What holds it back, if that can be done here.
-    pub fn brake(&self) -> Option<&Brake> {
+    /// Returns its fault injector, if it has one.
+    pub fn fault_injector(&self) -> Option<&FaultInjector> {
         match self {
-            Self::Sqlite(replica) => Some(&replica.brake),
+            Self::Sqlite(replica) => Some(&replica.fault_injector),
             Self::Postgres(_) => None,
         }
     }

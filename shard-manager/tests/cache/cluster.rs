@@ -8,7 +8,7 @@ use shard_manager::cache::CacheUse::{Bypass, Hit, Miss};
 use shard_manager::cache::{CacheSettings, CacheUse, ServedBy};
 use shard_manager::consistency::Level;
 use shard_manager::engine::cluster_spec::Wanted;
-use shard_manager::engine::fault_injector::{Gear, Hold};
+use shard_manager::engine::fault_injector::{NodeFault, NodeMode};
 use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{BulkRow, EmbeddedCluster, Manager, ReadDone, Wish};
@@ -80,9 +80,9 @@ async fn warm(manager: &Manager) {
     until("it is stored", || manager.cache_vitals().unwrap().fills > fills).await;
 }
 
-fn hold(manager: &Manager, gear: Gear) {
-    let brake = manager.brake("shard1-replica1").unwrap();
-    brake.set(Hold { gear, delay: Duration::ZERO });
+fn hold(manager: &Manager, mode: NodeMode) {
+    let injector = manager.fault_injector("shard1-replica1").unwrap();
+    injector.set(NodeFault { mode, delay: Duration::ZERO });
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn a_client_that_has_read_never_reads_older_from_the_cache() {
     let caught_up = || manager.vitals()[0].worst_lag() == Some(Duration::ZERO);
     until("the replica has it", caught_up).await;
     warm(&manager).await;
-    hold(&manager, Gear::Paused);
+    hold(&manager, NodeMode::Paused);
     // What another client writes elsewhere on the shard leaves the entry where it is.
     write(&manager, "bob", 1).await;
     let all = Wish { level: Level::All, ..wish() };
@@ -125,7 +125,7 @@ async fn what_a_hit_shows_its_session_has_seen() {
     let Some(redis) = Server::start(&[]) else { return };
     let dir = tempfile::tempdir().unwrap();
     let manager = open(&dir, 1, &redis.settings());
-    hold(&manager, Gear::Paused);
+    hold(&manager, NodeMode::Paused);
     write(&manager, "ada", 1).await;
     // The primary answers who has seen so much, and what it says is kept.
     let session = write(&manager, "ada", 2).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use shard_manager::engine::fault_injector::{Gear, Hold};
+use shard_manager::engine::fault_injector::{NodeFault, NodeMode};
 
 use crate::cluster::{Cluster, file, meddle, open, run_in, write, write_users};
 
@@ -67,8 +67,8 @@ fn a_replica_that_lags_behind_a_running_primary_is_compared_by_the_rest() {
     let cluster = Cluster::filled();
     for shard in 1..=3 {
         let replica = format!("shard{shard}-replica1");
-        let hold = Hold { gear: Gear::Paused, ..Hold::default() };
-        cluster.manager.brake(&replica).expect("a replica").set(hold);
+        let hold = NodeFault { mode: NodeMode::Paused, ..NodeFault::default() };
+        cluster.manager.fault_injector(&replica).expect("a replica").set(hold);
     }
     write_users(&cluster.manager, 0..10);
     let report = run_in(cluster.path(), &["check", "--json"]).expect(0).json();

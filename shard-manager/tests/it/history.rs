@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use shard_manager::consistency::Level;
-use shard_manager::engine::fault_injector::{Gear, Hold};
+use shard_manager::engine::fault_injector::{NodeFault, NodeMode};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::Wish;
 use shard_manager::query::ReadQuery;
@@ -157,10 +157,12 @@ fn disturb(cluster: &Cluster, done: &AtomicBool) {
     while !done.load(Ordering::SeqCst) {
         for shard in 1..=2 {
             for replica in 1..=2 {
-                let brake = cluster.manager.brake(&format!("shard{shard}-replica{replica}"));
-                let gear = [Gear::Running, Gear::Paused, Gear::Cut][next(&mut random) as usize % 3];
+                let injector =
+                    cluster.manager.fault_injector(&format!("shard{shard}-replica{replica}"));
+                let mode = [NodeMode::Running, NodeMode::Paused, NodeMode::Cut]
+                    [next(&mut random) as usize % 3];
                 let delay = Duration::from_millis(next(&mut random) % 3 * 5);
-                brake.expect("the node").set(Hold { gear, delay });
+                injector.expect("the node").set(NodeFault { mode, delay });
             }
         }
         std::thread::sleep(Duration::from_millis(3));

@@ -7,7 +7,7 @@ use serde_json::json;
 use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::engine::cluster_spec::Wanted;
-use shard_manager::engine::fault_injector::{Gear, Hold};
+use shard_manager::engine::fault_injector::{NodeFault, NodeMode};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Manager, ReadDone, Wish};
@@ -23,9 +23,9 @@ fn replica_file(dir: &Path, shard: usize, replica: usize) -> PathBuf {
     dir.join(format!("shard{shard}-replica{replica}.db"))
 }
 
-fn hold(manager: &Manager, node: &str, gear: Gear) {
-    let brake = manager.brake(node).expect("the node is there");
-    brake.set(Hold { gear, delay: Duration::ZERO });
+fn hold(manager: &Manager, node: &str, mode: NodeMode) {
+    let injector = manager.fault_injector(node).expect("the node is there");
+    injector.set(NodeFault { mode, delay: Duration::ZERO });
 }
 
 fn user(n: i64) -> String {
@@ -87,7 +87,7 @@ async fn a_client_sees_its_own_writes_though_every_replica_stands_still() {
     let first = write(&cluster, "ada", 1, &at(Level::All)).await;
     assert_eq!(read(&cluster, "ada", &with(&first)).await, (Some(1), ServedBy::Replica));
     for node in ["shard1-replica1", "shard1-replica2"] {
-        hold(&cluster.manager, node, Gear::Paused);
+        hold(&cluster.manager, node, NodeMode::Paused);
     }
     let second = write(&cluster, "ada", 2, &with(&first)).await;
     assert_eq!(
@@ -100,7 +100,7 @@ async fn a_client_sees_its_own_writes_though_every_replica_stands_still() {
     for level in [Level::Quorum, Level::All] {
         assert_eq!(read(&cluster, "ada", &at(level)).await, (Some(2), ServedBy::Primary));
     }
-    hold(&cluster.manager, "shard1-replica2", Gear::Running);
+    hold(&cluster.manager, "shard1-replica2", NodeMode::Running);
     caught_up_one(&cluster, "shard1-replica2").await;
     for _ in 0..10 {
         assert_eq!(read(&cluster, "ada", &with(&second)).await, (Some(2), ServedBy::Replica));
@@ -124,7 +124,7 @@ async fn caught_up_one(cluster: &Cluster, name: &str) {
 async fn what_a_client_has_seen_of_all_shards_it_sees_again() {
     let cluster = Cluster::with(with_replicas(3, 1));
     for n in 1..=3 {
-        hold(&cluster.manager, &format!("shard{n}-replica1"), Gear::Paused);
+        hold(&cluster.manager, &format!("shard{n}-replica1"), NodeMode::Paused);
     }
     for n in 0..30 {
         write(&cluster, &format!("u{n}"), n, &wish()).await;
@@ -157,7 +157,7 @@ async fn a_read_may_ask_how_old_its_node_is_at_most() {
         (Some(1), ServedBy::Replica),
         "it has everything"
     );
-    hold(&cluster.manager, "shard1-replica1", Gear::Paused);
+    hold(&cluster.manager, "shard1-replica1", NodeMode::Paused);
     write(&cluster, "ada", 2, &wish()).await;
     assert_eq!(read(&cluster, "ada", &now).await, (Some(2), ServedBy::Primary));
     let long = current(Duration::from_secs(9));
@@ -167,7 +167,7 @@ async fn a_read_may_ask_how_old_its_node_is_at_most() {
 #[tokio::test]
 async fn a_write_that_too_few_replicas_could_take_is_refused_before_it_is_written() {
     let cluster = Cluster::with(with_replicas(1, 2));
-    hold(&cluster.manager, "shard1-replica1", Gear::Cut);
+    hold(&cluster.manager, "shard1-replica1", NodeMode::Cut);
     cut(&cluster, 1).await;
     write(&cluster, "ada", 1, &at(Level::Quorum)).await;
     let (place, row) = cluster.prepare("users", Upsert, "ada", &user(2));
@@ -178,7 +178,7 @@ async fn a_write_that_too_few_replicas_could_take_is_refused_before_it_is_writte
     let error = Error::TooFewReplicas { shard, level: Level::All, needed: 2, found: 1 };
     assert_eq!(refused.error, error);
     assert_eq!(read(&cluster, "ada", &at(Level::All)).await.0, Some(1));
-    hold(&cluster.manager, "shard1-replica1", Gear::Running);
+    hold(&cluster.manager, "shard1-replica1", NodeMode::Running);
     caught_up(&cluster).await;
     cluster.manager.write(place, row, &at(Level::All)).await.expect("both are back");
 }
@@ -195,7 +195,7 @@ async fn cut(cluster: &Cluster, count: usize) {
 #[tokio::test]
 async fn a_write_that_replicas_do_not_confirm_is_told_as_what_it_is() {
     let cluster = Cluster::with(with_replicas(1, 2));
-    hold(&cluster.manager, "shard1-replica2", Gear::Paused);
+    hold(&cluster.manager, "shard1-replica2", NodeMode::Paused);
     let (place, row) = cluster.prepare("users", Upsert, "ada", &user(1));
     let soon = || Wish { deadline: Instant::now() + Duration::from_millis(150), ..at(Level::All) };
     let failed = cluster.manager.write(place, row, &soon()).await.expect_err("one stands still");
@@ -207,7 +207,7 @@ async fn a_write_that_replicas_do_not_confirm_is_told_as_what_it_is() {
     let mut session = SessionToken::empty();
     session.see(ShardIndex(0), failed.seen.expect("it is stored"));
     assert_eq!(read(&cluster, "ada", &with(&session)).await.0, Some(1), "it is stored");
-    hold(&cluster.manager, "shard1-replica1", Gear::Paused);
+    hold(&cluster.manager, "shard1-replica1", NodeMode::Paused);
     let (place, row) = cluster.prepare("users", Upsert, "ada", &user(2));
     let failed = cluster.manager.write(place, row, &soon()).await.expect_err("both stand still");
     assert!(matches!(failed.error, Error::NotConfirmed { achieved: Level::One, .. }));
@@ -217,7 +217,7 @@ async fn a_write_that_replicas_do_not_confirm_is_told_as_what_it_is() {
 async fn replicas_go_on_where_they_stood_and_equal_their_primaries_in_the_end() {
     let mut cluster = Cluster::with(with_replicas(2, 1));
     for round in 0..4 {
-        hold(&cluster.manager, "shard1-replica1", Gear::Paused);
+        hold(&cluster.manager, "shard1-replica1", NodeMode::Paused);
         for n in 0..50 {
             write(&cluster, &format!("u{n}"), round * 100 + n, &wish()).await;
         }

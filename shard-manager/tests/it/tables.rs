@@ -10,7 +10,7 @@ use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::declaration::Declaration;
 use shard_manager::engine::cluster_spec::Wanted;
-use shard_manager::engine::fault_injector::{Gear, Hold};
+use shard_manager::engine::fault_injector::{NodeFault, NodeMode};
 use shard_manager::engine::{SchemaChange, Writer};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::{Made, Manager, Wish};
@@ -362,13 +362,13 @@ async fn what_cannot_be_undone_now_is_undone_by_the_next_who_can() {
 #[tokio::test]
 async fn a_shard_that_does_not_come_in_time_means_no_table_anywhere() {
     let cluster = Cluster::with_shards(3);
-    let brake = cluster.manager.brake("shard2-primary").expect("a node");
-    brake.set(Hold { gear: Gear::Paused, delay: Duration::ZERO });
+    let injector = cluster.manager.fault_injector("shard2-primary").expect("a node");
+    injector.set(NodeFault { mode: NodeMode::Paused, delay: Duration::ZERO });
     let soon = Instant::now() + Duration::from_millis(100);
     let failure = cluster.manager.make_table(table("students"), soon).await.expect_err("paused");
     assert_eq!((failure.error, failure.outcome), (Error::DeadlinePassed, Outcome::Rejected));
     assert_eq!(intents(cluster.dir.path()), ["students undo"]);
-    brake.set(Hold::default());
+    injector.set(NodeFault::default());
     cluster.manager.undo_tables(deadline()).await.expect("undone");
     assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 0);
     make(&cluster, table("students")).await.expect("made");
@@ -378,12 +378,12 @@ async fn a_shard_that_does_not_come_in_time_means_no_table_anywhere() {
 #[tokio::test]
 async fn a_client_that_leaves_in_the_middle_leaves_nothing_half_made() {
     let cluster = Cluster::with_shards(3);
-    let brake = cluster.manager.brake("shard2-primary").expect("a node");
-    brake.set(Hold { gear: Gear::Paused, delay: Duration::ZERO });
+    let injector = cluster.manager.fault_injector("shard2-primary").expect("a node");
+    injector.set(NodeFault { mode: NodeMode::Paused, delay: Duration::ZERO });
     let gone = cluster.manager.make_table(table("students"), deadline());
     let left = tokio::time::timeout(Duration::from_millis(100), gone).await;
     assert!(left.is_err(), "it waits for the second shard");
-    brake.set(Hold::default());
+    injector.set(NodeFault::default());
     assert!(cluster.manager.table("students").is_err(), "it is shown to nobody");
     make(&cluster, table("students")).await.expect("the next one finishes it");
     assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 3);
@@ -407,9 +407,9 @@ async fn there_are_no_more_tables_than_there_may_be() {
     cluster.write("t255", Insert, "ada", "{}").await.expect("stored");
 }
 
-fn hold(manager: &Manager, node: &str, gear: Gear) {
-    let brake = manager.brake(node).expect("the node is there");
-    brake.set(Hold { gear, delay: Duration::ZERO });
+fn hold(manager: &Manager, node: &str, mode: NodeMode) {
+    let injector = manager.fault_injector(node).expect("the node is there");
+    injector.set(NodeFault { mode, delay: Duration::ZERO });
 }
 
 async fn served_by(cluster: &Cluster, name: &str) -> (usize, ServedBy) {
@@ -421,12 +421,12 @@ async fn served_by(cluster: &Cluster, name: &str) -> (usize, ServedBy) {
 #[tokio::test]
 async fn a_replica_that_does_not_know_a_table_is_not_asked_for_it_also_after_a_restart() {
     let cluster = Cluster::with(with_replicas(1, 1));
-    hold(&cluster.manager, "shard1-replica1", Gear::Paused);
+    hold(&cluster.manager, "shard1-replica1", NodeMode::Paused);
     make(&cluster, table("students")).await.expect("made");
     assert_eq!(served_by(&cluster, "students").await, (0, ServedBy::Primary));
     cluster.write("students", Insert, "ada", "{}").await.expect("stored");
     assert_eq!(served_by(&cluster, "students").await, (1, ServedBy::Primary));
-    hold(&cluster.manager, "shard1-replica1", Gear::Running);
+    hold(&cluster.manager, "shard1-replica1", NodeMode::Running);
     let all = Wish { level: Level::All, ..wish() };
     let (place, row) = cluster.prepare("students", Upsert, "bob", "{}");
     cluster.manager.write(place, row, &all).await.expect("the replica has it too");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use shard_manager::engine::fault_injector::{Gear, Hold};
+use shard_manager::engine::fault_injector::{NodeFault, NodeMode};
 use shard_manager::row::Operation::{Insert, Upsert};
 use shard_manager::topology::{Role, ShardIndex};
 use shard_manager::vitals::{BATCH_CLASSES, LaneVitals, ShardVitals};
@@ -156,8 +156,8 @@ async fn a_replica_tells_how_far_it_is_behind_and_whether_it_is_in_the_rotation(
     assert!(pools.clone().all(|pool| pool.max == 8 && pool.open >= 1), "{vitals:?}");
     assert_eq!(vitals.pool().max, 16);
 
-    let brake = cluster.manager.brake("shard1-replica1").expect("it is there");
-    brake.set(Hold { gear: Gear::Paused, ..Hold::default() });
+    let injector = cluster.manager.fault_injector("shard1-replica1").expect("it is there");
+    injector.set(NodeFault { mode: NodeMode::Paused, ..NodeFault::default() });
     for number in 0..5 {
         let json = format!(r#"{{"name":"n{number}","email":"e"}}"#);
         cluster.write("users", Upsert, "user_1", &json).await.expect("it is written");
@@ -166,15 +166,15 @@ async fn a_replica_tells_how_far_it_is_behind_and_whether_it_is_in_the_rotation(
     assert!(behind.nodes[1].up, "who is a moment behind is in the rotation: {behind:?}");
     assert!(behind.worst_lag() > Some(Duration::ZERO), "{behind:?}");
 
-    brake.set(Hold { gear: Gear::Cut, ..Hold::default() });
+    injector.set(NodeFault { mode: NodeMode::Cut, ..NodeFault::default() });
     until_replica(&cluster, |vitals| !vitals.nodes[1].up && vitals.nodes[0].up).await;
-    brake.set(Hold::default());
+    injector.set(NodeFault::default());
     until_replica(&cluster, current).await;
 
-    let brake = cluster.manager.brake("shard1-primary").expect("it is there");
-    brake.set(Hold { gear: Gear::Cut, ..Hold::default() });
+    let injector = cluster.manager.fault_injector("shard1-primary").expect("it is there");
+    injector.set(NodeFault { mode: NodeMode::Cut, ..NodeFault::default() });
     until_replica(&cluster, |vitals| !vitals.nodes[0].up).await;
-    brake.set(Hold::default());
+    injector.set(NodeFault::default());
     until_replica(&cluster, |vitals| vitals.nodes[0].up).await;
 }
 

@@ -146,10 +146,10 @@ fn all_lanes_are_held_at_the_same_instant() {
     let to = copies.path().join("copy");
     let shards = &cluster.manager.saved().expect("its files").shards;
     // As if a batch of the last shard took long: the others are held, and wait for it.
-    let batch = shards[2].gate.enter();
+    let batch = shards[2].pause_barrier.enter();
     std::thread::scope(|scope| {
         let saving = scope.spawn(|| save(&cluster, &to));
-        while !shards.iter().all(|shard| shard.gate.is_closed()) {
+        while !shards.iter().all(|shard| shard.pause_barrier.is_closed()) {
             assert!(!saving.is_finished(), "it cannot be done before the batch is");
             std::thread::yield_now();
         }
@@ -157,7 +157,7 @@ fn all_lanes_are_held_at_the_same_instant() {
         drop(batch);
         saving.join().expect("a backup is made");
     });
-    assert!(shards.iter().all(|shard| !shard.gate.is_closed()), "nothing stays held");
+    assert!(shards.iter().all(|shard| !shard.pause_barrier.is_closed()), "nothing stays held");
 }
 
 #[test]
@@ -196,7 +196,7 @@ async fn a_lane_that_is_held_stores_nothing_and_then_goes_on() {
     let shard = &cluster.manager.saved().expect("its files").shards[0];
     let row = r#"{"user_id":"a","name":"n","email":"e"}"#;
     cluster.write("users", Operation::Insert, "a", row).await.expect("a write");
-    let closed = shard.gate.close();
+    let closed = shard.pause_barrier.close();
     assert!(closed.wait_until(crate::cluster::deadline()));
     let before = shard.progress.committed();
     let (place, change) = cluster.prepare("users", Operation::Delete, "a", r#"{"user_id":"a"}"#);

@@ -26,7 +26,7 @@ use super::sql;
 use super::statement::{Bind, Prepared, Statement, for_each_row, load, pipeline, run, step};
 use super::trouble::Trouble;
 use super::witness::{self, Witness};
-use crate::engine::runtime_pool::{Home, Homes};
+use crate::engine::runtime_pool::{RuntimeHandle, RuntimePool};
 use crate::error::Error;
 use crate::keyspace::Slot;
 use crate::position::Position;
@@ -98,7 +98,7 @@ impl Points {
         target: &Target,
         (shard, progress): (&str, &Arc<Progress>),
         connections: usize,
-        homes: &Homes,
+        runtimes: &RuntimePool,
     ) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let waiting = Arc::new(Mutex::new(waiting));
@@ -113,7 +113,7 @@ impl Points {
                 out_until: None,
                 counts: counts.clone(),
             };
-            server.settle(Arc::clone(&waiting), homes.another());
+            server.settle(Arc::clone(&waiting), runtimes.handle());
         }
         Self { queue, connections, counts }
     }
@@ -157,21 +157,25 @@ struct Open {
 }
 
 impl Server {
-    fn settle(self, waiting: Arc<Mutex<mpsc::Receiver<PointRead>>>, home: Home) {
-        home.runtime().spawn(self.run(waiting, home));
+    fn settle(self, waiting: Arc<Mutex<mpsc::Receiver<PointRead>>>, runtime: RuntimeHandle) {
+        runtime.runtime().spawn(self.run(waiting, runtime));
     }
 
-    async fn run(mut self, waiting: Arc<Mutex<mpsc::Receiver<PointRead>>>, mut home: Home) {
+    async fn run(
+        mut self,
+        waiting: Arc<Mutex<mpsc::Receiver<PointRead>>>,
+        mut runtime: RuntimeHandle,
+    ) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
             let take = async { waiting.lock().await.recv_many(&mut batch, BATCH_MAX).await };
             let taken = tokio::select! {
                 biased;
                 taken = take => taken,
-                () = home.moved() => {
+                () = runtime.moved() => {
                     // A connection stays on the runtime that it was made on.
                     self.open = None;
-                    self.settle(waiting, home);
+                    self.settle(waiting, runtime);
                     return;
                 }
                 () = self.outlived() => {

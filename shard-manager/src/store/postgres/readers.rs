@@ -12,7 +12,7 @@ use super::node::Target;
 use super::point::{PointRead, Points};
 use super::proof::Proof;
 use super::scan::Scans;
-use crate::engine::runtime_pool::Homes;
+use crate::engine::runtime_pool::RuntimePool;
 use crate::error::Error;
 use crate::keyspace::Slot;
 use crate::position::Position;
@@ -44,7 +44,12 @@ impl Readers {
     pub const CONNECTIONS: usize = POINTS + 2;
 
     /// Readers of a node; what takes long runs on the runtime that this is called in.
-    pub fn start(target: &Target, shard: &str, progress: &Arc<Progress>, homes: &Homes) -> Self {
+    pub fn start(
+        target: &Target,
+        shard: &str,
+        progress: &Arc<Progress>,
+        runtimes: &RuntimePool,
+    ) -> Self {
         let (points, proof) = match target {
             Target::Leader(leader) => {
                 let coordinates = leader.citus().is_some();
@@ -56,7 +61,7 @@ impl Readers {
         Self {
             shard: shard.to_owned(),
             target: target.clone(),
-            points: Points::start(target, (shard, progress), points, homes),
+            points: Points::start(target, (shard, progress), points, runtimes),
             scans: Scans::new(target, shard, progress),
             proof,
         }

@@ -24,7 +24,7 @@ use super::readers::Readers;
 use super::session::Wanted;
 use super::statement::{Statement, load};
 use crate::address::NodeAddress;
-use crate::engine::runtime_pool::Homes;
+use crate::engine::runtime_pool::RuntimePool;
 use crate::progress::{Progress, ReplicaState};
 
 /// How often a replica is asked while nobody waits for it.
@@ -70,11 +70,11 @@ impl Replica {
     pub fn start(
         leader: &Arc<Leader>,
         (index, progress): (usize, &Arc<Progress>),
-        (shard, homes): (&str, &Homes),
+        (shard, runtimes): (&str, &RuntimePool),
     ) -> Arc<Self> {
         let target = Target::Replica(Arc::clone(leader), index);
         let replica = Arc::new(Self {
-            readers: Arc::new(Readers::start(&target, shard, progress, homes)),
+            readers: Arc::new(Readers::start(&target, shard, progress, runtimes)),
             leader: Arc::clone(leader),
             index,
             reachable: AtomicBool::new(true),

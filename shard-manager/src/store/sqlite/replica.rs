@@ -22,7 +22,7 @@ use super::applier::{Applier, ApplyError};
 use super::footing::{Footing, Inode};
 use super::reader::{Housekeeping, Readers, Witness};
 use super::{check, snapshot};
-use crate::engine::fault_injector::{Brake, Gear};
+use crate::engine::fault_injector::{FaultInjector, NodeMode};
 use crate::progress::{Progress, ReplicaState};
 use crate::value::format_timestamp;
 
@@ -61,8 +61,8 @@ pub struct ReplicaSpec {
 /// A running replica.
 pub struct Replica {
     node: String,
-    /// What holds its applier back.
-    pub brake: Brake,
+    /// Stops or delays its applier.
+    pub fault_injector: FaultInjector,
     readers: ArcSwapOption<Readers>,
     /// Somebody could not read it: look at the file.
     suspected: AtomicBool,
@@ -88,7 +88,7 @@ impl Replica {
     ) -> std::io::Result<Arc<Self>> {
         let replica = Arc::new(Self {
             node: spec.node.clone(),
-            brake: Brake::default(),
+            fault_injector: FaultInjector::default(),
             readers: ArcSwapOption::empty(),
             suspected: AtomicBool::new(false),
             condemned: AtomicBool::new(false),
@@ -169,7 +169,7 @@ impl Replica {
     pub fn is_reachable(&self) -> bool {
         !self.suspected.load(Ordering::SeqCst)
             && !self.condemned.load(Ordering::SeqCst)
-            && self.brake.hold().gear != Gear::Cut
+            && self.fault_injector.fault().mode != NodeMode::Cut
     }
 
     /// Lets it catch up for a moment, closes its file and ends its thread. Blocks.
@@ -250,7 +250,7 @@ impl Keeper {
         if !pause.is_zero() {
             return Next::Rest(pause);
         }
-        let Ok(turn) = replica.brake.enter() else { return Next::Rest(BRAKED) };
+        let Ok(turn) = replica.fault_injector.enter() else { return Next::Rest(BRAKED) };
         let done = self.work();
         drop(turn);
         done.unwrap_or_else(|trouble| self.fail(&trouble))
@@ -348,7 +348,7 @@ impl Keeper {
         let Some(applier) = applier else { return Ok(Next::Work) };
         let asked_at = Instant::now();
         let committed = progress.committed();
-        let delay = self.replica.brake.hold().delay;
+        let delay = self.replica.fault_injector.fault().delay;
         let (mut worked, mut position) = (false, applier.position());
         if committed > position {
             let unsynced = position - progress.durable_on(spec.index);
