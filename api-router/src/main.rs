@@ -22,7 +22,8 @@ use api_router::server;
 use api_router::tls::{self, Identity, Renewal};
 use clap::Parser;
 use shard_manager::address::{ClusterAddress, ServerEngine};
-use shard_manager::manager::{ConnectedCluster, EmbeddedCluster, Manager};
+use shard_manager::assembly::{ConnectedCluster, EmbeddedCluster};
+use shard_manager::manager::Manager;
 #[cfg(feature = "sabotage")]
 use shard_manager::sabotage::{self, Switch, UnknownSwitch};
 use tokio::runtime::Handle;

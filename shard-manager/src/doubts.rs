@@ -3,7 +3,7 @@
 //!
 //! **Invariant:** a copy is called wrong only if more than half of at least three copies agree on
 //! something else, or if its file contradicts itself and another one does not.
-//! **Not here:** comparing (`store/sqlite/compare`), what is done about it (`manager/comparing`).
+//! **Not here:** comparing, and what is done about it (the engines).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -22,10 +22,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::engine::fault_injector::{FaultInjector, NodeFault};
-use crate::engine::pause_barrier::PauseBarrier;
-use crate::engine::runtime_pool::RuntimeHandle;
-use crate::engine::{AsyncWriter, Unit, Writer};
+use crate::engine::fault_injector::NodeFault;
+use crate::engine::{LaneControls, Unit, WriterKind};
 use crate::error::{Error, Outcome};
 use crate::position::Position;
 use crate::row::{Part, RowDone, RowWrite};
@@ -70,15 +68,6 @@ struct State {
     tally: Tally,
     /// Progress of the lane's loop.
     pulse: Pulse,
-}
-
-/// Controls that stop a lane between two batches.
-#[derive(Clone, Debug, Default)]
-pub struct LaneControls {
-    /// Stops it for a test, or for teaching.
-    pub fault_injector: Arc<FaultInjector>,
-    /// Stops it for an instant, to read the files of all shards at once. A task has no file.
-    pub pause_barrier: Arc<PauseBarrier>,
 }
 
 /// How the end of a lane is awaited.
@@ -184,44 +173,31 @@ impl Claim {
 }
 
 impl Lane {
-    /// Starts the thread of a lane over this writer.
+    /// Starts a lane over this writer: a thread, or a task on the runtime of its handle.
     ///
     /// # Errors
-    /// The system's, if it has no thread to give.
-    pub fn start(shard: &str, writer: impl Writer) -> std::io::Result<Self> {
+    /// The system's, if it cannot start a thread.
+    pub fn start(shard: &str, writer: WriterKind, controls: LaneControls) -> std::io::Result<Self> {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let state = Arc::new(State { shard: shard.to_owned(), ..State::default() });
-        let worker = Worker::of_thread(writer, waiting, (&queued_bytes, &state));
-        let controls = LaneControls::default();
-        let obeyed = controls.clone();
-        let thread = std::thread::Builder::new().name(format!("lane-{shard}"));
-        let thread = thread.spawn(move || worker.run(&obeyed))?;
-        let end = Mutex::new(Some(End::Thread(thread)));
-        let shard = shard.to_owned();
+        let shared = (&queued_bytes, &state);
+        let end = match writer {
+            WriterKind::Thread(writer) => {
+                let worker = Worker::of_thread(writer, waiting, shared);
+                let obeyed = controls.clone();
+                let thread = std::thread::Builder::new().name(format!("lane-{shard}"));
+                End::Thread(thread.spawn(move || worker.run(&obeyed))?)
+            }
+            WriterKind::Task(writer, runtime) => {
+                let (lives, ended) = std::sync::mpsc::channel();
+                let worker = Worker::of_task(writer, waiting, shared, lives);
+                worker.spawn(Arc::clone(&controls.fault_injector), runtime);
+                End::Task(ended)
+            }
+        };
+        let (shard, end) = (shard.to_owned(), Mutex::new(Some(end)));
         Ok(Self { shard, controls, queue, queued_bytes, state, end })
-    }
-
-    /// Starts the task of a lane over this writer: on the runtime of this handle.
-    pub fn spawn(shard: &str, writer: impl AsyncWriter, runtime: RuntimeHandle) -> Self {
-        Self::spawn_with(shard, writer, runtime, LaneControls::default())
-    }
-
-    /// Starts the task of a lane whose controls it shares with other lanes.
-    pub fn spawn_with(
-        shard: &str,
-        writer: impl AsyncWriter,
-        runtime: RuntimeHandle,
-        controls: LaneControls,
-    ) -> Self {
-        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
-        let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let state = Arc::new(State { shard: shard.to_owned(), ..State::default() });
-        let (lives, ended) = std::sync::mpsc::channel();
-        let worker = Worker::of_task(writer, waiting, (&queued_bytes, &state), lives);
-        worker.settle(Arc::clone(&controls.fault_injector), runtime);
-        let end = Mutex::new(Some(End::Task(ended)));
-        Self { shard: shard.to_owned(), controls, queue, queued_bytes, state, end }
     }
 
     /// Returns its controls.

@@ -1,58 +1,60 @@
-//! Lanes: the ways to a shard's primary: one, or one to each group of workers behind a coordinator of Citus.
+//! Lanes: the lanes to a shard's primary: one, or several if the engine distributes the rows over
+//! worker nodes by itself.
 //!
-//! A transaction of one worker commits there at once, one of several is prepared on each of them first; and a worker
-//! that is gone stops whoever waits for it. So each group has a lane of its own, and what lies there takes it.
+//! A transaction on one worker commits there at once, one on several is prepared on each of them
+//! first; and a worker that is gone stops the transactions that wait for it. So changes are divided
+//! by worker: the engine says how, with its [`WritePartitioner`].
 //!
-//! **Invariant:** changes of one key take the same lane, as long as Citus does not move it; what is all or nothing takes
-//! the first, wherever it lies.
-//! **Not here:** what a lane does (`lane`), where a key lies (`store`).
+//! **Invariant:** changes of one key take the same lane, as long as the engine does not move it;
+//! changes that are applied all or not at all take the first.
+//! **Not here:** the work of a lane (`lane`), where a key is (the engines).
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::join_all;
 
-use crate::engine::SchemaChange;
 use crate::engine::fault_injector::FaultInjector;
-use crate::engine::pause_barrier::PauseBarrier;
+use crate::engine::{LaneControls, SchemaChange, WritePartitioner, WriterKind};
 use crate::lane::{Applied, Lane, LaneFailure};
 use crate::reason::Reasons;
 use crate::row::{Part, RowWrite};
-use crate::store::postgres::citus::Citus;
 use crate::vitals::LaneVitals;
 
 /// The lanes of one shard.
 pub struct Lanes {
     first: Lane,
-    /// Those to the other groups of workers.
     others: Vec<Lane>,
-    citus: Option<Arc<Citus>>,
-}
-
-impl From<Lane> for Lanes {
-    fn from(first: Lane) -> Self {
-        Self { first, others: Vec::new(), citus: None }
-    }
+    partitioner: Option<Arc<dyn WritePartitioner>>,
 }
 
 impl Lanes {
-    /// Most lanes of one shard: each is a connection.
-    pub const MAX: usize = 8;
-
-    /// A lane to each group of workers; groups share them where there are more.
-    pub fn of_groups(first: Lane, others: Vec<Lane>, citus: Arc<Citus>) -> Self {
-        Self { first, others, citus: Some(citus) }
+    /// Starts a lane for each writer, of which there must be one.
+    ///
+    /// # Errors
+    /// The system's, if it cannot start a thread.
+    pub fn start(
+        shard: &str,
+        writers: Vec<WriterKind>,
+        partitioner: Option<Arc<dyn WritePartitioner>>,
+        controls: &LaneControls,
+    ) -> std::io::Result<Self> {
+        let lanes = writers.into_iter().map(|writer| Lane::start(shard, writer, controls.clone()));
+        let mut lanes = lanes.collect::<std::io::Result<Vec<_>>>()?.into_iter();
+        let missing = || std::io::Error::other("the shard has no writer");
+        let first = lanes.next().ok_or_else(missing)?;
+        Ok(Self { first, others: lanes.collect(), partitioner })
     }
 
     fn all(&self) -> impl Iterator<Item = &Lane> {
         std::iter::once(&self.first).chain(&self.others)
     }
 
-    /// Which lane changes of this key take.
+    /// Returns the number of the lane for changes of this key.
     pub fn number(&self, key: &str) -> usize {
-        match &self.citus {
-            Some(citus) if !self.others.is_empty() => {
-                citus.parts().group_number(key) % (1 + self.others.len())
+        match &self.partitioner {
+            Some(partitioner) if !self.others.is_empty() => {
+                partitioner.lane_of(key, 1 + self.others.len())
             }
             Some(_) | None => 0,
         }
@@ -83,19 +85,14 @@ impl Lanes {
         self.first.change_schema(change, deadline).await
     }
 
-    /// Whether the primary is a coordinator of Citus.
-    pub fn is_of_citus(&self) -> bool {
-        self.citus.is_some()
+    /// Returns true if the engine distributes the shard's rows over nodes by a rule of its own.
+    pub fn is_partitioned(&self) -> bool {
+        self.partitioner.is_some()
     }
 
     /// Returns the fault injector of all of them.
     pub fn fault_injector(&self) -> &FaultInjector {
         &self.first.controls().fault_injector
-    }
-
-    /// Returns the barrier that they pass between two batches.
-    pub fn pause_barrier(&self) -> &Arc<PauseBarrier> {
-        &self.first.controls().pause_barrier
     }
 
     /// Whether there is no node to write to now, so that what is queued waits for one.

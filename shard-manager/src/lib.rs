@@ -44,12 +44,13 @@ pub mod lanes;
 
 pub mod replica_set;
 
-pub mod backup;
 pub mod shard;
 
-pub mod control;
-
 pub mod manager;
+
+pub mod assembly;
+
+pub use store::sqlite::{backup, control};
 
 pub mod doctor;
 

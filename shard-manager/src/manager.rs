@@ -5,14 +5,9 @@
 //! **Invariant:** a success means durable on the primary that the receipt names.
 //! **Not here:** HTTP, metrics (the caller records the receipt), SQL.
 
-mod backing;
 mod bulk;
 mod cached;
-mod comparing;
-mod connected;
-mod embedded;
-mod following;
-mod members;
+mod lifecycle;
 mod reads;
 mod tables;
 mod vitals;
@@ -26,7 +21,8 @@ use futures_util::future::join;
 use crate::cache::{Cache, CacheUse, ServedBy};
 use crate::consistency::Level;
 use crate::engine::fault_injector::{FaultInjector, NodeFault};
-use crate::engine::{CitusNode, TableSize};
+use crate::engine::open_error::OpenError;
+use crate::engine::{ClusterBackend, OpenedCluster, TableRows, TableSize, WorkerNode};
 use crate::error::{Error, Failure, Outcome};
 use crate::keyspace::ShardKey;
 use crate::lane::{LaneFailure, LaneTimes};
@@ -39,10 +35,7 @@ use crate::table::{Registry, Table};
 use crate::token::{SessionToken, TokenError, TokenKey};
 use crate::topology::ShardIndex;
 
-use backing::Backing;
 pub use bulk::{BulkDone, BulkPart, BulkRow, BulkRowDone};
-pub use connected::{ConnectedCluster, check_members};
-pub use embedded::EmbeddedCluster;
 pub use tables::Made;
 
 /// The cluster, as a router uses it.
@@ -53,7 +46,8 @@ pub struct Manager {
     schema_turn: Arc<tokio::sync::Mutex<()>>,
     shards: Vec<Shard>,
     token_key: TokenKey,
-    backing: Backing,
+    /// Dropped after the shards.
+    backend: Box<dyn ClusterBackend>,
     cache: Option<Arc<Cache>>,
 }
 
@@ -144,36 +138,30 @@ pub struct ShardReport {
     pub nodes: Vec<NodeHealth>,
     /// Its tables; `None` if it could not be asked.
     pub tables: Option<Vec<TableSize>>,
-    /// The nodes of Citus, if its primary coordinates them and could be asked.
-    pub citus: Vec<CitusNode>,
+    /// Nodes over which the engine distributes its rows by itself, if its primary could be asked.
+    pub workers: Vec<WorkerNode>,
 }
 
 impl Manager {
-    fn new(
-        map: ShardMap,
-        registry: Registry,
-        shards: Vec<Shard>,
-        token_key: TokenKey,
-        backing: Backing,
-    ) -> Self {
-        if let Some(contradiction) = map.contradiction() {
-            // The cluster was created when that was allowed, and its rows lie where its map says.
-            tracing::warn!(%contradiction, "keyspace and placement of this cluster mean nothing together");
+    /// Serves a cluster that was opened.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the system cannot start a thread.
+    pub fn new(opened: OpenedCluster) -> Result<Self, OpenError> {
+        let OpenedCluster { map, registry, token_key, shards: opened, backend } = opened;
+        let (mut shards, mut opened) = (Vec::with_capacity(opened.len()), opened.into_iter());
+        while let Some(shard) = opened.next() {
+            let path = shard.name.clone();
+            match Shard::start(shard) {
+                Ok(shard) => shards.push(shard),
+                Err(error) => {
+                    opened.for_each(|shard| shard.stop_replicas());
+                    return Err(OpenError::Io { path, cause: error.to_string() });
+                }
+            }
         }
-        let map = Arc::new(ArcSwap::from_pointee(map));
-        let registry = Arc::new(ArcSwap::from_pointee(registry));
-        Self::of(map, registry, shards, token_key, backing)
-    }
-
-    fn of(
-        map: Arc<ArcSwap<ShardMap>>,
-        registry: Arc<ArcSwap<Registry>>,
-        shards: Vec<Shard>,
-        token_key: TokenKey,
-        backing: Backing,
-    ) -> Self {
         let schema_turn = Arc::default();
-        Self { map, registry, schema_turn, shards, token_key, backing, cache: None }
+        Ok(Self { map, registry, schema_turn, shards, token_key, backend, cache: None })
     }
 
     /// The map in force.
@@ -296,7 +284,8 @@ impl Manager {
         let probes = self.shards.iter().map(|shard| shard.probe(deadline));
         let nodes = futures_util::future::join_all(probes).await;
         let numbered = (0..).map(ShardIndex).zip(nodes);
-        let report = |(shard, nodes)| ShardReport { shard, nodes, tables: None, citus: Vec::new() };
+        let report =
+            |(shard, nodes)| ShardReport { shard, nodes, tables: None, workers: Vec::new() };
         numbered.map(report).collect()
     }
 
@@ -311,17 +300,17 @@ impl Manager {
             let registry = self.registry.load();
             let is_known = |size: &TableSize| registry.find(&size.table).is_some();
             tables.iter_mut().for_each(|tables| tables.retain(is_known));
-            let citus = shard.citus_nodes(deadline).await.unwrap_or_default();
-            ShardReport { shard: index, nodes, tables, citus }
+            let workers = shard.worker_nodes(deadline).await.unwrap_or_default();
+            ShardReport { shard: index, nodes, tables, workers }
         });
         futures_util::future::join_all(reports).await
     }
 
     /// Rows of all tables on each shard; `None` if it could not be asked.
     pub async fn count_rows(&self, deadline: Instant) -> Vec<(ShardIndex, Option<i64>)> {
-        let counts = self.shards.iter().map(|shard| shard.counts(deadline));
+        let counts = self.shards.iter().map(|shard| shard.row_counts(deadline));
         let counts = futures_util::future::join_all(counts).await;
-        let sum = |tables: Vec<(String, i64)>| tables.iter().map(|(_, rows)| rows).sum();
+        let sum = |tables: Vec<TableRows>| tables.iter().map(|table| table.rows).sum();
         (0..)
             .map(ShardIndex)
             .zip(counts)

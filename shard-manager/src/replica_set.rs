@@ -12,11 +12,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::cache::Stamp;
+use crate::engine::{NodeLabel, NodeReader, OpenedReplica, ReplicaNode};
 use crate::error::Error;
 use crate::progress::{Progress, ReplicaState};
 use crate::reason::Findings;
-use crate::store::readers::Readers;
-use crate::store::replica::Replica;
 
 /// A replica that is further behind is out of the rotation.
 const STALENESS_MAX: Duration = Duration::from_secs(10);
@@ -24,8 +23,6 @@ const STALENESS_MAX: Duration = Duration::from_secs(10);
 const OUT_FIRST: Duration = Duration::from_millis(100);
 /// The longest time it is left out.
 const OUT_MAX: Duration = Duration::from_secs(10);
-/// How often a replica that does not tell where it stands is asked, and a little more.
-const ASKED_EVERY: Duration = Duration::from_millis(150);
 /// How long a probe may wait for a connection.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
 
@@ -38,7 +35,7 @@ pub struct ReplicaSet {
 
 /// A replica and how it does.
 struct Member {
-    replica: Replica,
+    node: Arc<dyn ReplicaNode>,
     /// Reasons that were found about it and still hold.
     findings: Arc<Findings>,
     in_flight: AtomicU32,
@@ -65,15 +62,15 @@ pub struct Chosen {
     /// What it had before it is read.
     pub stamp: Stamp,
     /// Its connections.
-    pub readers: Readers,
+    pub reader: Arc<dyn NodeReader>,
 }
 
 impl ReplicaSet {
     /// A set of these replicas, in the order of the progress.
-    pub fn new(replicas: Vec<Replica>, progress: &Arc<Progress>) -> Self {
-        let member = |replica| Member {
-            replica,
-            findings: Arc::default(),
+    pub fn new(replicas: Vec<OpenedReplica>, progress: &Arc<Progress>) -> Self {
+        let member = |OpenedReplica { node, findings }| Member {
+            node,
+            findings,
             in_flight: AtomicU32::new(0),
             failures: AtomicU32::new(0),
             epoch: Instant::now(),
@@ -84,27 +81,23 @@ impl ReplicaSet {
     }
 
     /// The replicas, in order.
-    pub fn replicas(&self) -> impl Iterator<Item = &Replica> {
-        self.members.iter().map(|member| &member.replica)
+    pub fn replicas(&self) -> impl Iterator<Item = &dyn ReplicaNode> {
+        self.members.iter().map(|member| &*member.node)
     }
 
     /// How many take part in writes now.
     pub fn following(&self) -> usize {
         let follows = |(index, member): &(usize, &Arc<Member>)| {
             self.progress.state(*index) == ReplicaState::Following
-                && member.replica.is_reachable()
-                && member.replica.is_streaming()
+                && member.node.is_reachable()
+                && member.node.is_streaming()
         };
         self.members.iter().enumerate().filter(follows).count()
     }
 
-    /// Whether nothing is known yet of one of them.
-    pub fn awaits_any(&self) -> bool {
-        let is_open = |(index, member): (usize, &Arc<Member>)| {
-            let follows = self.progress.state(index) == ReplicaState::Following;
-            !follows && self.progress.leading() != Some(index) && member.replica.is_reachable()
-        };
-        self.members.iter().enumerate().any(is_open)
+    /// Returns true if replicas run apart from the primary, and may answer when it does not.
+    pub fn outlive_primary(&self) -> bool {
+        self.members.iter().any(|member| member.node.outlives_primary())
     }
 
     /// Whether a replica answers reads, lag aside.
@@ -119,7 +112,7 @@ impl ReplicaSet {
 
     /// True if a replica is believed to be reachable.
     pub fn is_reachable(&self, index: usize) -> bool {
-        self.members[index].replica.is_reachable()
+        self.members[index].node.is_reachable()
     }
 
     /// True if failures keep a replica out of the rotation; unlike [`ReplicaSet::takes_part`] this
@@ -149,9 +142,9 @@ impl ReplicaSet {
         let member = Arc::clone(&self.members[better]);
         // Before its connections: those of a file that is made anew lead to one that has more.
         let stamp = self.stamp(better);
-        let readers = member.replica.readers()?;
+        let reader = member.node.reader()?;
         member.in_flight.fetch_add(1, Ordering::Relaxed);
-        Some(Chosen { member, index: better, stamp, readers })
+        Some(Chosen { member, index: better, stamp, reader })
     }
 
     /// What a read of a replica that begins later surely shows.
@@ -177,9 +170,11 @@ impl ReplicaSet {
 
     /// Whether a replica may soon have what it lacks: it is worth a short wait.
     pub fn is_near(&self, demand: &Demand, wait: Duration) -> bool {
-        // One that is asked now and then may have come further since.
-        let asked = if self.progress.is_asked() { ASKED_EVERY } else { Duration::ZERO };
-        let near = |index| self.progress.staleness(index) <= demand.staleness.min(wait) + asked;
+        let near = |index: usize| {
+            // It may have come further since it was asked.
+            let unreported = self.members[index].node.report_interval();
+            self.progress.staleness(index) <= demand.staleness.min(wait) + unreported
+        };
         (0..self.members.len()).any(|index| self.is_in(index) && near(index))
     }
 
@@ -191,7 +186,7 @@ impl ReplicaSet {
     fn is_in(&self, index: usize) -> bool {
         let member = &self.members[index];
         self.progress.state(index) == ReplicaState::Following
-            && member.replica.is_reachable()
+            && member.node.is_reachable()
             && !member.is_out()
     }
 }
@@ -217,16 +212,16 @@ impl Member {
     }
 
     async fn probe(&self) {
-        let probed = match self.replica.readers() {
-            Some(readers) => Some(readers.probe(Instant::now() + PROBE_WAIT).await),
+        let probed = match self.node.reader() {
+            Some(reader) => Some(reader.probe(Instant::now() + PROBE_WAIT).await),
             None => None,
         };
         // Busy is not down.
         if matches!(probed, Some(Ok(()) | Err(Error::PoolExhausted { .. }))) {
             self.failures.store(0, Ordering::Release);
             self.out_until.store(0, Ordering::Release);
-            let (node, at) = self.replica.called();
-            let at = at.map(tracing::field::display);
+            let NodeLabel { name: node, address } = self.node.current();
+            let at = address.map(tracing::field::display);
             tracing::info!(node, at, "a replica is back in the rotation");
         } else {
             self.fail(true);
@@ -239,10 +234,10 @@ impl Member {
         let out = OUT_FIRST.saturating_mul(1 << failures.min(10)).min(OUT_MAX);
         self.out_until.store(self.millis() + out.as_millis() as u64, Ordering::Release);
         if suspect {
-            self.replica.suspect();
+            self.node.read_failed();
         }
-        let (node, at) = self.replica.called();
-        let at = at.map(tracing::field::display);
+        let NodeLabel { name: node, address } = self.node.current();
+        let at = address.map(tracing::field::display);
         tracing::warn!(node, at, ?out, "a replica leaves the rotation");
     }
 
@@ -253,6 +248,11 @@ impl Member {
 }
 
 impl Chosen {
+    /// Returns true if the replica runs apart from the primary, and may stop without an error.
+    pub fn outlives_primary(&self) -> bool {
+        self.member.node.outlives_primary()
+    }
+
     /// Told when a read failed; tells whether that is the replica's fault, so that the primary should be asked.
     pub fn is_to_blame(&self, error: &Error) -> bool {
         let unavailable = matches!(error, Error::ShardUnavailable { .. });

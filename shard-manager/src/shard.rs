@@ -21,8 +21,10 @@ use crate::cache::Stamp;
 use crate::consistency::Level;
 use crate::doubts::Doubts;
 use crate::engine::fault_injector::{FaultInjector, NodeMode};
-use crate::engine::pause_barrier::PauseBarrier;
-use crate::engine::{CitusNode, NodeRows, SchemaChange, TableSize};
+use crate::engine::{
+    KeyRead, NodeReader, NodeRows, OpenedShard, PrimaryReader, ScanRead, SchemaChange, TableRows,
+    TableSize, WorkerNode,
+};
 use crate::error::{Error, Outcome};
 use crate::keyspace::Slot;
 use crate::lane::{Applied, LaneFailure};
@@ -30,12 +32,10 @@ use crate::lanes::Lanes;
 use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
-use crate::reason::{Findings, Reason};
+use crate::reason::Findings;
 use crate::replica_set::{Chosen, Demand, ReplicaSet};
 use crate::row::Part;
 use crate::sabotage::{Switch, is_on};
-use crate::store::readers::Readers;
-use crate::store::replica::Replica;
 use crate::topology::Role;
 
 pub use health::NodeHealth;
@@ -46,9 +46,6 @@ const CATCH_UP_MAX: Duration = Duration::from_millis(50);
 /// How long a read waits for a replica that is out, if the primary is gone as well.
 const GONE_WAIT: Duration = Duration::from_secs(5);
 
-/// Called when a file is found damaged.
-pub type Suspect = Box<dyn Fn() + Send>;
-
 /// A shard.
 pub struct Shard {
     name: String,
@@ -57,7 +54,7 @@ pub struct Shard {
     lanes: Lanes,
     /// How far its nodes have come.
     pub progress: Arc<Progress>,
-    primary: Readers,
+    primary: Arc<dyn PrimaryReader>,
     replicas: ReplicaSet,
     sizing: Arc<Semaphore>,
     /// Reasons that were found about the primary and still hold.
@@ -106,30 +103,32 @@ impl ShardRows {
 }
 
 impl Shard {
-    /// A shard of these lanes to its primary, and of these readers and replicas.
-    pub fn new(
-        name: &str,
-        progress: Arc<Progress>,
-        lanes: impl Into<Lanes>,
-        primary: Readers,
-        replicas: Vec<Replica>,
-    ) -> Self {
+    /// Starts the lanes of a shard that was opened. On an error the shard's replicas are stopped.
+    ///
+    /// # Errors
+    /// The system's, if it cannot start a thread.
+    pub fn start(opened: OpenedShard) -> std::io::Result<Self> {
+        let OpenedShard { name, progress, writers, partitioner, controls, .. } = opened;
+        let OpenedShard { primary, findings, doubts, replicas, .. } = opened;
+        let lanes = Lanes::start(&name, writers, partitioner, &controls).inspect_err(|_| {
+            replicas.iter().for_each(|replica| replica.node.stop());
+        })?;
         let replicas = ReplicaSet::new(replicas, &progress);
         // Where any of the nodes may lead, the first is listed as the primary.
         let first = usize::from(progress.leading().is_some());
         let replica_names = replicas.replicas().skip(first);
-        Self {
-            name: name.to_owned(),
+        Ok(Self {
             primary_name: format!("{name}-primary"),
-            replica_names: replica_names.map(|replica| replica.node().to_owned()).collect(),
-            lanes: lanes.into(),
+            replica_names: replica_names.map(|replica| replica.opened_name().to_owned()).collect(),
+            name,
+            lanes,
             progress,
             primary,
             replicas,
             sizing: Arc::new(Semaphore::new(1)),
-            findings: Arc::default(),
-            doubts: Arc::default(),
-        }
+            findings,
+            doubts,
+        })
     }
 
     /// The shard's name.
@@ -137,58 +136,13 @@ impl Shard {
         &self.name
     }
 
-    /// How many replicas take part in writes now.
-    pub fn following(&self) -> usize {
-        self.replicas.following()
-    }
-
-    /// Whether a replica has neither been found to follow nor to be out of reach yet.
-    pub fn awaits_replicas(&self) -> bool {
-        self.replicas.awaits_any()
-    }
-
     /// Returns the fault injector of a node; `None` if the node is not one of this shard, or is a server.
     pub fn fault_injector(&self, node: &str) -> Option<&FaultInjector> {
         if node == self.primary_name {
             return Some(self.lanes.fault_injector());
         }
-        self.replicas
-            .replicas()
-            .find(|replica| replica.node() == node)
-            .and_then(Replica::fault_injector)
-    }
-
-    /// Returns the barrier that its writes pass between two batches.
-    pub fn pause_barrier(&self) -> &Arc<PauseBarrier> {
-        self.lanes.pause_barrier()
-    }
-
-    /// Reasons that were found about its primary elsewhere and still hold; raising one makes the
-    /// shard degraded.
-    pub fn findings(&self) -> &Arc<Findings> {
-        &self.findings
-    }
-
-    /// Reasons that were found about one of its replicas, by its place in the progress.
-    pub fn findings_of_replica(&self, index: usize) -> Option<&Arc<Findings>> {
-        self.replicas.findings(index)
-    }
-
-    /// What to call when the primary's file is found damaged. It is told as down then, and goes on as well as it
-    /// can, because what is whole of it may be all there is.
-    pub fn primary_suspect(&self) -> Suspect {
-        let findings = Arc::clone(&self.findings);
-        Box::new(move || {
-            findings.raise(Reason::Damaged);
-        })
-    }
-
-    /// The same for each replica, in order: it is made anew.
-    pub fn replica_suspects(&self) -> impl Iterator<Item = Suspect> + '_ {
-        self.replicas.replicas().map(|replica| {
-            let replica = replica.clone();
-            Box::new(move || replica.suspect()) as Suspect
-        })
+        let mut replicas = self.replicas.replicas();
+        replicas.find(|replica| replica.opened_name() == node)?.fault_injector()
     }
 
     /// The names of its primary and of its replicas.
@@ -289,8 +243,8 @@ impl Shard {
         demand: &ReadDemand,
     ) -> Result<ShardRows, Error> {
         let deadline = demand.deadline;
-        self.read(demand, async |readers, floor| {
-            readers.read_key(query, (slot, key), (floor, deadline)).await
+        self.read(demand, async |reader, min_position| {
+            reader.read_key(KeyRead { query, slot, key, min_position, deadline }).await
         })
         .await
     }
@@ -305,15 +259,17 @@ impl Shard {
         demand: &ReadDemand,
     ) -> Result<ShardRows, Error> {
         let deadline = demand.deadline;
-        self.read(demand, async |readers, floor| readers.read_all(query, (floor, deadline)).await)
-            .await
+        self.read(demand, async |reader, min_position| {
+            reader.scan(ScanRead { query: Arc::clone(query), min_position, deadline }).await
+        })
+        .await
     }
 
     /// Reads from a replica that meets the demand, or from the primary: also if the replica fails.
     async fn read(
         &self,
         demand: &ReadDemand,
-        read: impl AsyncFn(&Readers, u64) -> Result<NodeRows, Error>,
+        read: impl AsyncFn(&dyn NodeReader, u64) -> Result<NodeRows, Error>,
     ) -> Result<ShardRows, Error> {
         let floor = self.floor(demand).await?;
         if let Some(floor) = floor
@@ -324,11 +280,11 @@ impl Shard {
         }
         self.check_readable()?;
         let stamp = self.stamp_of_primary();
-        let answer = read(&self.primary, 0).await;
+        let answer = read(&*self.primary, 0).await;
         let is_gone = matches!(answer, Err(Error::ShardUnavailable { .. }));
         if let Some(floor) = floor
             && is_gone
-            && self.progress.is_asked()
+            && self.replicas.outlive_primary()
             && let Some(replica) = self.await_replica(floor, demand).await
             && let Some(answer) = self.read_replica(&replica, floor, &read).await
         {
@@ -341,12 +297,10 @@ impl Shard {
         Ok(ShardRows::new(read, Role::Primary, stamp))
     }
 
-    /// What a read of the primary that begins later surely shows. Of a server it is not known: a commit that is flushed, and
-    /// so has a position, may still be invisible to a read.
+    /// Returns what a read of the primary that begins later surely shows.
     fn stamp_of_primary(&self) -> Stamp {
         let (timeline, as_of) = (self.progress.life(), Instant::now());
-        let floor = if self.progress.is_asked() { 0 } else { self.progress.committed() };
-        Stamp { timeline, floor, as_of }
+        Stamp { timeline, floor: self.primary.visible_position(), as_of }
     }
 
     /// The answer of a replica; `None`, if another node has to be asked.
@@ -354,13 +308,13 @@ impl Shard {
         &self,
         replica: &Chosen,
         floor: u64,
-        read: &impl AsyncFn(&Readers, u64) -> Result<NodeRows, Error>,
+        read: &impl AsyncFn(&dyn NodeReader, u64) -> Result<NodeRows, Error>,
     ) -> Option<Result<ShardRows, Error>> {
         let read = tokio::select! {
             biased;
-            read = read(&replica.readers, floor) => read,
+            read = read(&*replica.reader, floor) => read,
             // It may be frozen: then it would never answer.
-            () = self.progress.down(replica.index), if self.progress.is_asked() => {
+            () = self.progress.down(replica.index), if replica.outlives_primary() => {
                 Err(Error::ShardUnavailable { shard: self.name.clone() })
             }
         };
@@ -418,15 +372,15 @@ impl Shard {
         let turn = Arc::clone(&self.sizing).acquire_owned();
         let turn = tokio::time::timeout_at(deadline.into(), turn).await;
         let Ok(Ok(turn)) = turn else { return Err(Error::DeadlinePassed) };
-        self.primary.sizes(turn, deadline).await
+        self.primary.table_sizes(turn, deadline).await
     }
 
-    /// The nodes of Citus, if that is what the primary coordinates.
+    /// Returns the nodes over which the engine distributes the shard's rows by itself; none if it does not.
     ///
     /// # Errors
     /// As [`Shard::read_key`].
-    pub async fn citus_nodes(&self, deadline: Instant) -> Result<Vec<CitusNode>, Error> {
-        self.primary.citus_nodes(deadline).await
+    pub async fn worker_nodes(&self, deadline: Instant) -> Result<Vec<WorkerNode>, Error> {
+        self.primary.worker_nodes(deadline).await
     }
 
     /// Which of its lanes changes of this key take.
@@ -438,8 +392,8 @@ impl Shard {
     ///
     /// # Errors
     /// As [`Shard::read_key`].
-    pub async fn counts(&self, deadline: Instant) -> Result<Vec<(String, i64)>, Error> {
-        self.primary.counts(deadline).await
+    pub async fn row_counts(&self, deadline: Instant) -> Result<Vec<TableRows>, Error> {
+        self.primary.row_counts(deadline).await
     }
 
     /// Finishes what is queued, lets replicas catch up for a moment, and closes the files. Blocks.

@@ -3,13 +3,11 @@
 //! **Not here:** the traits that they implement (`engine`), which shard and which node (`manager`, `shard`).
 
 pub mod postgres;
-pub mod readers;
-pub mod replica;
 pub mod sqlite;
 
 pub(crate) use crate::engine::{
-    AsyncWriter, BatchDone, BatchFailure, CitusNode, NodeRows, SchemaChange, Scope, TableSize,
-    Unit, Writer, forgetting, row_image as image, schema_intent as intent, system_tables as schema,
-    table_declaration as declared,
+    AsyncWriter, BatchDone, BatchFailure, NodeRows, SchemaChange, Scope, TableSize, Unit,
+    WorkerNode, Writer, forgetting, row_image as image, schema_intent as intent,
+    system_tables as schema, table_declaration as declared,
 };
 pub(crate) use crate::engine::{cluster_spec as cluster, open_error};

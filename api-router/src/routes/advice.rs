@@ -10,9 +10,9 @@ use serde::Serialize;
 use shard_manager::advice::{
     self, Basis, HotSpot, KeyLoad, Move, Observed, ShardOutlook, ShardSize, SlotLoad, Verdict,
 };
+use shard_manager::assembly::CITUS_MOVES;
 use shard_manager::keyspace::Slot;
 use shard_manager::shard_map::ShardMap;
-use shard_manager::store::postgres::citus::MOVES;
 use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
@@ -185,7 +185,7 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
         })
         .collect();
     let map = app.manager.map();
-    let is_citus = app.manager.is_citus();
+    let is_citus = app.manager.is_partitioned();
     let how = if app.backend == EMBEDDED { HOW } else { HOW_OF_SERVERS };
     let answer = block(move || {
         let observed = Observed { map: &map, load: &heat.load, sizes: &sizes, keys: &heat.keys };
@@ -288,7 +288,7 @@ impl AdviceAnswer {
     fn leave_to_citus(&mut self) {
         self.verdict = LEFT_TO_CITUS;
         self.because = "Citus places the rows of this cluster, not the shard map".to_owned();
-        self.how = MOVES;
+        self.how = CITUS_MOVES;
     }
 }
 

@@ -11,6 +11,7 @@ use analytics::readiness::{self, StateAnswer};
 use serde::Serialize;
 use shard_manager::cache::{BreakerState, CacheVitals};
 use shard_manager::consistency::Level;
+use shard_manager::engine::ReplicaIsolation;
 use shard_manager::manager::ShardReport;
 use shard_manager::reason::Reason;
 #[cfg(feature = "sabotage")]
@@ -105,8 +106,11 @@ pub struct NodeReason {
 }
 
 /// What the levels mean.
-fn levels(is_embedded: bool, replicas: usize) -> String {
-    if is_embedded { levels_of_files(replicas) } else { levels_of_servers(replicas) }
+fn levels(isolation: ReplicaIsolation, replicas: usize) -> String {
+    match isolation {
+        ReplicaIsolation::SameMachine => levels_of_files(replicas),
+        ReplicaIsolation::OwnServers => levels_of_servers(replicas),
+    }
 }
 
 fn levels_of_servers(replicas: usize) -> String {
@@ -235,7 +239,7 @@ pub(super) async fn tell(app: &App, request: &HttpRequest) -> Result<HttpRespons
         cache: cache(app.manager.cache_vitals()),
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: app.started.elapsed().as_secs(),
-        levels: levels(app.manager.is_embedded(), app.manager.replicas()),
+        levels: levels(app.manager.isolation(), app.manager.replicas()),
         #[cfg(feature = "sabotage")]
         sabotage: broken_promises(),
     };

@@ -7,12 +7,12 @@ use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse, get};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use shard_manager::engine::CitusNode;
+use shard_manager::assembly::CITUS_MOVES;
+use shard_manager::engine::WorkerNode;
 use shard_manager::keyspace::step::Step;
 use shard_manager::keyspace::{KeyError, SLOT_COUNT, ShardKey};
 use shard_manager::manager::ShardReport;
 use shard_manager::shard_map::ShardMap;
-use shard_manager::store::postgres::citus::MOVES;
 use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
@@ -283,8 +283,8 @@ pub struct CitusNodeView {
     bytes: i64,
 }
 
-fn citus(nodes: &[CitusNode]) -> Option<CitusView> {
-    let view = |node: &CitusNode| CitusNodeView {
+fn citus(nodes: &[WorkerNode]) -> Option<CitusView> {
+    let view = |node: &WorkerNode| CitusNodeView {
         node: node.node.clone(),
         group: node.group,
         role: node.role.clone(),
@@ -293,7 +293,7 @@ fn citus(nodes: &[CitusNode]) -> Option<CitusView> {
         bytes: node.bytes,
     };
     let nodes: Vec<CitusNodeView> = nodes.iter().map(view).collect();
-    (!nodes.is_empty()).then_some(CitusView { nodes, moves: MOVES })
+    (!nodes.is_empty()).then_some(CitusView { nodes, moves: CITUS_MOVES })
 }
 
 /// A table on a shard.
@@ -369,6 +369,6 @@ fn view(map: &ShardMap, report: &ShardReport) -> ShardView {
         ranges: ranges.map(|range| (range.first, range.last)).collect(),
         nodes: nodes(report),
         tables,
-        citus: citus(&report.citus),
+        citus: citus(&report.workers),
     }
 }

@@ -19,6 +19,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
     &["backup", "shard"],
     &["control"],
     &["manager"],
+    &["assembly"],
     &["doctor"],
     &["fill"],
     &["screen"],

@@ -10,11 +10,12 @@ use std::time::Instant;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
+use shard_manager::assembly::EmbeddedCluster;
 use shard_manager::engine::cluster_spec::Wanted;
 use shard_manager::fake::{self, FakeRow, ORDERS_MAX, Plan, USERS_MAX, Weights, push_line};
 use shard_manager::fill::{FailedRow, Filled, Making, fill};
 use shard_manager::keyspace::Keyspace;
-use shard_manager::manager::{EmbeddedCluster, Manager};
+use shard_manager::manager::Manager;
 use shard_manager::topology::ShardIndex;
 
 use super::upload::{Router, UploadError};

@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
+use shard_manager::assembly::EmbeddedCluster;
 use shard_manager::engine::cluster_spec::Wanted;
 use shard_manager::fill::fill;
 use shard_manager::fill::reading::{Format, ReadError, Reading};
-use shard_manager::manager::{EmbeddedCluster, Manager};
+use shard_manager::manager::Manager;
 use shard_manager::row::Operation;
 
 use super::format::FormatName;

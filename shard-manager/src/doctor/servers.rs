@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 
 use super::{Finding, Verdict, workers};
 use crate::address::{ClusterAddress, NodeAddress, ServerEngine, TlsMode};
-use crate::manager::check_members;
+use crate::store::postgres::open::check_members;
 use crate::store::postgres::requirements;
 use crate::store::postgres::session::{self, Session, Wanted};
 

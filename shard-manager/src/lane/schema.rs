@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::worker::Worker;
 use super::{Claim, Lane, LaneFailure, Message, TAKEN};
-use crate::engine::{AsyncWriter, BatchFailure, SchemaChange};
+use crate::engine::{BatchFailure, SchemaChange};
 use crate::error::{Error, Outcome};
 
 /// A change of the tables that waits.
@@ -68,7 +68,7 @@ impl Lane {
     }
 }
 
-impl<W: AsyncWriter> Worker<W> {
+impl Worker {
     pub(super) async fn change_schema(&mut self, operation: SchemaOperation) {
         let SchemaOperation { change, deadline, claim, reply } = operation;
         let outcome = if deadline <= Instant::now() {

@@ -8,16 +8,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, ready};
 use tokio::sync::mpsc::Receiver;
 
 use super::schema::SchemaOperation;
 use super::{
-    Applied, BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, LaneControls, LaneFailure, LaneTimes, Message,
-    Operation, State, TAKEN,
+    Applied, BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, LaneFailure, LaneTimes, Message, Operation,
+    State, TAKEN,
 };
 use crate::engine::fault_injector::FaultInjector;
 use crate::engine::runtime_pool::RuntimeHandle;
-use crate::engine::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, Unit, Writer};
+use crate::engine::{
+    AsyncWriter, BatchDone, BatchFailure, LaneControls, SchemaChange, Unit, Writer,
+};
 use crate::error::{Error, Outcome};
 use crate::position::Position;
 use crate::row::RowWrite;
@@ -55,8 +58,8 @@ impl State {
 }
 
 /// The loop's side of a lane.
-pub(super) struct Worker<W> {
-    pub(super) writer: W,
+pub(super) struct Worker {
+    pub(super) writer: Box<dyn AsyncWriter>,
     waiting: Receiver<Message>,
     queued_bytes: Arc<AtomicUsize>,
     state: Arc<State>,
@@ -64,20 +67,26 @@ pub(super) struct Worker<W> {
     lives: Option<std::sync::mpsc::Sender<()>>,
 }
 
-/// A writer that holds its thread: what it is asked for is done when it returns.
-pub(super) struct Held<W>(W);
+/// Writer that blocks its thread: the work that it is given is done when a method returns.
+struct Blocking(Box<dyn Writer>);
 
-impl<W: Writer> AsyncWriter for Held<W> {
-    async fn ready(&mut self) -> bool {
-        true
+impl AsyncWriter for Blocking {
+    fn ready(&mut self) -> BoxFuture<'_, bool> {
+        Box::pin(ready(true))
     }
 
-    async fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
-        self.0.apply(units)
+    fn apply<'a>(
+        &'a mut self,
+        units: &'a [Unit<'a>],
+    ) -> BoxFuture<'a, Result<BatchDone, BatchFailure>> {
+        Box::pin(ready(self.0.apply(units)))
     }
 
-    async fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
-        self.0.change_schema(change)
+    fn change_schema<'a>(
+        &'a mut self,
+        change: &'a SchemaChange,
+    ) -> BoxFuture<'a, Result<u64, BatchFailure>> {
+        Box::pin(ready(self.0.change_schema(change)))
     }
 
     #[cfg(feature = "sabotage")]
@@ -85,20 +94,22 @@ impl<W: Writer> AsyncWriter for Held<W> {
         self.0.commit_owed();
     }
 
-    async fn close(&mut self) {
+    fn close(&mut self) -> BoxFuture<'_, ()> {
         self.0.close();
+        Box::pin(ready(()))
     }
 }
 
-impl<W: Writer> Worker<Held<W>> {
-    /// The loop of a thread.
+impl Worker {
+    /// Makes the loop of a thread.
     pub(super) fn of_thread(
-        writer: W,
+        writer: Box<dyn Writer>,
         waiting: Receiver<Message>,
         (queued_bytes, state): (&Arc<AtomicUsize>, &Arc<State>),
     ) -> Self {
         let (queued_bytes, state) = (Arc::clone(queued_bytes), Arc::clone(state));
-        Self { writer: Held(writer), waiting, queued_bytes, state, lives: None }
+        let writer = Box::new(Blocking(writer));
+        Self { writer, waiting, queued_bytes, state, lives: None }
     }
 
     /// Works until it is told to stop.
@@ -109,18 +120,17 @@ impl<W: Writer> Worker<Held<W>> {
             let _turn = fault_injector.wait();
             let _pass = pause_barrier.enter();
             let ended = self.round(first).now_or_never();
-            if ended.expect("a writer that holds its thread is never waited for") {
+            if ended.expect("a writer that blocks its thread is never waited for") {
                 break;
             }
         }
-        self.writer.0.close();
+        let closed = self.writer.close().now_or_never();
+        closed.expect("a writer that blocks its thread is never waited for");
     }
-}
 
-impl<W: AsyncWriter> Worker<W> {
-    /// The loop of a task. What it holds of `lives` is dropped as it ends.
+    /// Makes the loop of a task. What it holds of `lives` is dropped as it ends.
     pub(super) fn of_task(
-        writer: W,
+        writer: Box<dyn AsyncWriter>,
         waiting: Receiver<Message>,
         (queued_bytes, state): (&Arc<AtomicUsize>, &Arc<State>),
         lives: std::sync::mpsc::Sender<()>,
@@ -130,7 +140,7 @@ impl<W: AsyncWriter> Worker<W> {
     }
 
     /// Starts the loop on the runtime of the handle.
-    pub(super) fn settle(self, fault_injector: Arc<FaultInjector>, runtime: RuntimeHandle) {
+    pub(super) fn spawn(self, fault_injector: Arc<FaultInjector>, runtime: RuntimeHandle) {
         runtime.runtime().spawn(self.serve(fault_injector, runtime));
     }
 
@@ -159,7 +169,7 @@ impl<W: AsyncWriter> Worker<W> {
                 () = runtime.moved() => {
                     // A connection stays on the runtime that it was made on.
                     self.writer.close().await;
-                    self.settle(fault_injector, runtime);
+                    self.spawn(fault_injector, runtime);
                     return;
                 }
             }

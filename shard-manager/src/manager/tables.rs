@@ -18,9 +18,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Manager;
-use super::backing::Turn;
-use crate::engine::SchemaChange;
 use crate::engine::schema_intent::{Intent, State};
+use crate::engine::{SchemaChange, SchemaLock};
 use crate::error::{Error, Failure, Outcome};
 use crate::table::{Registry, Table};
 
@@ -52,12 +51,12 @@ impl Manager {
         if let Some(known) = self.known(&table).map_err(rejected)? {
             return Ok(known);
         }
-        let turn = self.turn(deadline).await.map_err(rejected)?;
+        let lock = self.lock_schema(deadline).await.map_err(rejected)?;
         // Somebody may have made it while this waited.
         if let Some(known) = self.known(&table).map_err(rejected)? {
             return Ok(known);
         }
-        let pending = turn.list().await.map_err(rejected)?;
+        let pending = lock.pending().await.map_err(rejected)?;
         let (same, others): (Vec<Intent>, Vec<Intent>) =
             pending.into_iter().partition(|intent| intent.table.name() == table.name());
         let mut noted = false;
@@ -65,38 +64,38 @@ impl Manager {
             // The same was begun before: it is finished now. Anything else is taken back first.
             noted = intent == Intent { state: State::Make, table: table.clone() };
             if !noted {
-                self.undo(&turn, intent, deadline).await.map_err(rejected)?;
+                self.undo(&*lock, intent, deadline).await.map_err(rejected)?;
             }
         }
         if self.registry.load().tables().count() + others.len() >= Registry::TABLES_MAX {
             return Err(rejected(Error::TooManyTables));
         }
         if !noted {
-            turn.note(&table).await.map_err(|error| doubtful(error, Outcome::Rejected))?;
+            lock.record_create(&table).await.map_err(|error| doubtful(error, Outcome::Rejected))?;
         }
-        self.make_everywhere(&turn, Arc::new(table), deadline).await
+        self.make_everywhere(&*lock, Arc::new(table), deadline).await
     }
 
     /// The part that the intent covers.
     async fn make_everywhere(
         &self,
-        turn: &Turn,
+        lock: &dyn SchemaLock,
         table: Arc<Table>,
         deadline: Instant,
     ) -> Result<Made, Failure> {
         let change = SchemaChange::Make(Arc::clone(&table));
         let name = table.name();
         let Err(error) = self.change_everywhere(&change, deadline).await else {
-            turn.remove(name).await.map_err(|error| doubtful(error, Outcome::Unknown))?;
+            lock.remove(name).await.map_err(|error| doubtful(error, Outcome::Unknown))?;
             self.registry.rcu(|registry| registry.with(Arc::clone(&table)));
             tracing::info!(table = name, "a table was made");
             return Ok(Made::New(Arc::clone(&table)));
         };
         tracing::warn!(%error, table = name, "a table could not be made on every shard");
         // As long as the intent says "make", the next start makes it.
-        turn.turn_to_undo(name).await.map_err(|_| doubtful(error.clone(), Outcome::Unknown))?;
+        lock.record_undo(name).await.map_err(|_| doubtful(error.clone(), Outcome::Unknown))?;
         let intent = Intent { state: State::Undo, table: Table::clone(&table) };
-        if let Err(later) = self.undo(turn, intent, deadline).await {
+        if let Err(later) = self.undo(lock, intent, deadline).await {
             tracing::warn!(error = %later, table = table.name(), "it is not dropped everywhere yet");
         }
         Err(Failure::rejected(error, None))
@@ -107,22 +106,27 @@ impl Manager {
     /// # Errors
     /// Why something is left; the next call, or the next start, tries again.
     pub async fn undo_tables(&self, deadline: Instant) -> Result<(), Error> {
-        let turn = self.turn(deadline).await?;
-        let pending = turn.list().await?;
+        let lock = self.lock_schema(deadline).await?;
+        let pending = lock.pending().await?;
         for intent in pending.into_iter().filter(|intent| intent.state == State::Undo) {
-            self.undo(&turn, intent, deadline).await?;
+            self.undo(&*lock, intent, deadline).await?;
         }
         Ok(())
     }
 
     /// Drops a table that was never shown from every shard that has it.
-    async fn undo(&self, turn: &Turn, intent: Intent, deadline: Instant) -> Result<(), Error> {
+    async fn undo(
+        &self,
+        lock: &dyn SchemaLock,
+        intent: Intent,
+        deadline: Instant,
+    ) -> Result<(), Error> {
         let name = intent.table.name().to_owned();
         if intent.state == State::Make {
-            turn.turn_to_undo(&name).await?;
+            lock.record_undo(&name).await?;
         }
         self.change_everywhere(&SchemaChange::Drop(Arc::new(intent.table)), deadline).await?;
-        turn.remove(&name).await
+        lock.remove(&name).await
     }
 
     /// Every shard in parallel; the first error in the order of the shards.
@@ -137,10 +141,10 @@ impl Manager {
     }
 
     /// One change of the tables at a time.
-    async fn turn(&self, deadline: Instant) -> Result<Turn, Error> {
+    async fn lock_schema(&self, deadline: Instant) -> Result<Box<dyn SchemaLock>, Error> {
         let guard = Arc::clone(&self.schema_turn).lock_owned();
         let guard = tokio::time::timeout_at(deadline.into(), guard).await;
-        self.backing.turn(guard.map_err(|_elapsed| Error::DeadlinePassed)?, deadline).await
+        self.backend.lock_schema(guard.map_err(|_elapsed| Error::DeadlinePassed)?, deadline).await
     }
 
     /// The table of this name, if it is the same.

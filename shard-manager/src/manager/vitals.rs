@@ -18,17 +18,12 @@ impl Manager {
     /// Returns a sentence for each table that takes no writes because a crash of its server would
     /// empty it, with its shard and the statement that repairs it. Sends no request to any server.
     pub fn unlogged(&self) -> Vec<String> {
-        self.backing.leaders().zip(&self.shards).fold(Vec::new(), |mut all, (leader, shard)| {
-            let hazards = leader.hazards();
-            let unlogged = hazards.found().filter(|found| found.is_unlogged());
-            all.extend(unlogged.map(|found| format!("{}: {found}", shard.name())));
-            all
-        })
+        self.backend.unlogged_tables()
     }
 
-    /// Whether Citus places the rows, and not the shard map.
-    pub fn is_citus(&self) -> bool {
-        self.shards.iter().any(Shard::is_citus)
+    /// Returns true if the engine distributes rows over nodes by a rule of its own, and not by the shard map.
+    pub fn is_partitioned(&self) -> bool {
+        self.shards.iter().any(Shard::is_partitioned)
     }
 
     /// About how much every shard holds, in their order; `None` of those that could not be asked. One short question to

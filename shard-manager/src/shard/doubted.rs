@@ -4,32 +4,13 @@
 //! so bring them to the replicas, are refused; writes of whole rows go on, and repair the rows that
 //! they replace.
 //!
-//! **Not here:** how wrong rows are found (`manager/comparing`).
-
-use std::sync::Arc;
+//! **Not here:** how wrong rows are found (the engines).
 
 use super::Shard;
-use crate::doubts::Doubts;
 use crate::error::Error;
 use crate::row::Part;
-use crate::store::replica::Replica;
-use crate::store::sqlite::replica::Replica as FileReplica;
 
 impl Shard {
-    /// Doubts about its copies.
-    pub fn doubts(&self) -> &Arc<Doubts> {
-        &self.doubts
-    }
-
-    /// Replicas that are files of this process.
-    pub fn file_replicas(&self) -> Vec<Arc<FileReplica>> {
-        let files = self.replicas.replicas().filter_map(|replica| match replica {
-            Replica::Sqlite(replica) => Some(Arc::clone(replica)),
-            Replica::Postgres(_) => None,
-        });
-        files.collect()
-    }
-
     /// Refuses a read of the primary while its rows are wrong.
     pub(super) fn check_readable(&self) -> Result<(), Error> {
         if self.doubts.is_primary_wrong() {
@@ -44,6 +25,6 @@ impl Shard {
             return Err(Error::WrongRows { shard: self.name.clone() });
         }
         self.check_reachable()?;
-        self.footing().map_or(Ok(()), |footing| footing.check_writable())
+        self.primary.check_writable()
     }
 }

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use futures_util::future::{join, join_all};
 
 use super::Shard;
+use crate::engine::NodeReader;
 use crate::error::Error;
 use crate::progress::ReplicaState;
 use crate::reason::{Reason, Reasons};
-use crate::store::readers::Readers;
 use crate::topology::Role;
 
 /// Health of one node.
@@ -38,7 +38,7 @@ impl Shard {
     /// Probes the readers of each node, and the primary's lanes.
     pub async fn probe(&self, deadline: Instant) -> Vec<NodeHealth> {
         let primary = async {
-            let asked = self.answers(Some(self.primary.clone()), deadline);
+            let asked = self.answers(Some(&*self.primary), deadline);
             let lanes = async {
                 // A node that is cut off needs no probe.
                 if self.check_reachable().is_ok() {
@@ -61,9 +61,10 @@ impl Shard {
         let others = self.replicas.replicas().enumerate();
         let others = others.filter(|(index, _)| Some(*index) != leading);
         let replicas = others.map(async |(index, replica)| {
-            let (answers, latency) = self.answers(replica.readers(), deadline).await;
+            let reader = replica.reader();
+            let (answers, latency) = self.answers(reader.as_deref(), deadline).await;
             if !answers {
-                replica.missed();
+                replica.probe_failed();
             }
             // A replica whose pause is over gets a chance to come back.
             let _ = self.replicas.takes_part(index);
@@ -88,7 +89,7 @@ impl Shard {
     pub(super) fn reasons_of_primary(&self) -> Reasons {
         let is_cut = self.check_reachable().is_err() || self.progress.is_silent();
         let found = Reasons::of(is_cut.then_some(Reason::NoAnswer));
-        let lost = Reasons::of(self.footing().and_then(|footing| footing.reason()));
+        let lost = Reasons::of(self.primary.loss());
         found.and(self.lanes.standstill()).and(self.findings.now()).and(lost)
     }
 
@@ -116,13 +117,17 @@ impl Shard {
     pub(super) fn replica_name(&self, index: usize, leading: Option<usize>) -> String {
         let index = if index == 0 { leading.unwrap_or(0) } else { index };
         let named = self.replicas.replicas().nth(index);
-        named.map_or_else(String::new, |replica| replica.node().to_owned())
+        named.map_or_else(String::new, |replica| replica.opened_name().to_owned())
     }
 
-    async fn answers(&self, readers: Option<Readers>, deadline: Instant) -> (bool, Duration) {
-        let Some(readers) = readers else { return (false, Duration::ZERO) };
+    async fn answers(
+        &self,
+        reader: Option<&dyn NodeReader>,
+        deadline: Instant,
+    ) -> (bool, Duration) {
+        let Some(reader) = reader else { return (false, Duration::ZERO) };
         let began = Instant::now();
-        let probed = readers.probe(deadline).await;
+        let probed = reader.probe(deadline).await;
         // A busy node is not down.
         (matches!(probed, Ok(()) | Err(Error::PoolExhausted { .. })), began.elapsed())
     }

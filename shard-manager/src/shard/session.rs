@@ -6,7 +6,7 @@
 //!
 //! **Invariant:** a position is called lost only if the history of the latest known timeline does
 //! not contain it, and its own timeline is not one that is still to be discovered.
-//! **Not here:** tokens (`token`), following a promotion (`store/postgres/leader`).
+//! **Not here:** tokens (`token`), following a promotion (the engines).
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ impl Shard {
     /// Never returns: the thread that finds a leader notifies those who wait.
     async fn look_again_and_again(&self) -> Infallible {
         loop {
-            self.primary.look().await;
+            self.primary.find_primary().await;
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }

@@ -1,12 +1,13 @@
 //! Strong: what a read must not miss, and the proof that strong reads need.
 //!
 //! **Invariant:** what a strong read must not miss was told by a primary that led after the read began.
-//! **Not here:** which node answers (`shard`), the record that proves it (`store/postgres/proof`).
+//! **Not here:** which node answers (`shard`), the record that proves it (the engines).
 
 use std::time::Instant;
 
 use super::{CATCH_UP_MAX, ReadDemand, Shard};
 use crate::consistency::Level;
+use crate::engine::ReadIndex;
 use crate::error::Error;
 use crate::progress::Progress;
 use crate::sabotage::{Switch, is_on};
@@ -18,10 +19,10 @@ impl Shard {
             Level::One if is_on(Switch::NoTokenWait) => 0,
             Level::One => demand.seen,
             Level::Quorum if is_on(Switch::QuorumFromAny) => demand.seen,
-            Level::Quorum | Level::All if self.progress.is_asked() => {
+            Level::Quorum | Level::All => {
                 let needed = Level::Quorum.replicas_needed(self.progress.replicas());
                 if needed == 0 {
-                    // Nobody else could lead.
+                    // No other node could lead.
                     return Ok(None);
                 }
                 let proven = self.proven(needed, demand.deadline).await?;
@@ -30,9 +31,6 @@ impl Shard {
                 }
                 proven.max(demand.seen)
             }
-            // The writer itself is the proof: it is the only one, and has told what it acknowledged.
-            Level::Quorum => demand.seen.max(self.progress.strong_floor()),
-            Level::All => return Ok(None),
         };
         // A replica must know every table before it is asked for rows of any.
         Ok(Some(floor.max(self.progress.schema_position())))
@@ -57,7 +55,10 @@ impl Shard {
     }
 
     async fn prove(&self, needed: usize, deadline: Instant) -> Result<u64, Error> {
-        let marked = self.primary.mark(deadline).await?;
+        let marked = match self.primary.read_index(deadline).await? {
+            ReadIndex::Confirmed(position) => return Ok(position),
+            ReadIndex::AwaitQuorum(marked) => marked,
+        };
         let _confirmations = self.progress.ask_for_confirmations();
         let confirmed = |progress: &Progress| {
             let kept = progress.life() == marked.timeline;

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shard;
+use crate::engine::NodeReader;
 use crate::error::Error;
 use crate::progress::ReplicaState;
-use crate::store::readers::Readers;
-use crate::store::sqlite::footing::Footing;
 use crate::topology::{Role, ShardIndex};
 use crate::vitals::{ComparedVitals, Footprint, NodeVitals, PoolVitals, ShardVitals};
 
@@ -17,8 +16,8 @@ impl Shard {
     /// How busy it is, and how its nodes are believed to be. `shard` is its place among the shards.
     pub fn vitals(&self, shard: ShardIndex) -> ShardVitals {
         let leading = self.progress.leading();
-        let pool = |readers: Option<Readers>| {
-            readers.map_or_else(PoolVitals::default, |readers| readers.vitals())
+        let pool = |reader: Option<Arc<dyn NodeReader>>| {
+            reader.map_or_else(PoolVitals::default, |reader| reader.pool_stats())
         };
         let reasons = self.reasons_of_primary();
         let primary = NodeVitals {
@@ -28,7 +27,7 @@ impl Shard {
             reasons,
             lag: Some(Duration::ZERO),
             behind: Some(0),
-            pool: self.primary.vitals(),
+            pool: self.primary.pool_stats(),
         };
         let others = self.replicas.replicas().enumerate();
         let others = others.filter(|(index, _)| Some(*index) != leading);
@@ -44,7 +43,7 @@ impl Shard {
                 reasons,
                 lag: self.progress.lag(index),
                 behind: is_known.then_some(behind),
-                pool: pool(replica.readers()),
+                pool: pool(replica.reader()),
             }
         });
         let nodes = std::iter::once(primary).chain(replicas).collect();
@@ -53,14 +52,9 @@ impl Shard {
         ShardVitals { shard, lane: self.lanes.vitals(), compared, nodes }
     }
 
-    /// Proof that the primary's files are in their places, if the primary is a file.
-    pub fn footing(&self) -> Option<&Arc<Footing>> {
-        self.primary.footing()
-    }
-
-    /// Whether its rows lie where Citus puts them.
-    pub fn is_citus(&self) -> bool {
-        self.lanes.is_of_citus()
+    /// Returns true if the engine distributes the shard's rows over nodes by a rule of its own.
+    pub fn is_partitioned(&self) -> bool {
+        self.lanes.is_partitioned()
     }
 
     /// About how much it holds.
@@ -68,6 +62,6 @@ impl Shard {
     /// # Errors
     /// As [`Shard::read_key`].
     pub async fn footprint(&self, deadline: Instant) -> Result<Footprint, Error> {
-        self.primary.footprint(deadline).await
+        self.primary.size_estimate(deadline).await
     }
 }

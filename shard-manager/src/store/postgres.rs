@@ -3,18 +3,22 @@
 //! **Invariant:** a session is in the role that was asked for when it is handed out, and a commit on it is durable.
 //! **Not here:** how nodes are named (`address`); the SQLite engine; the choice of node.
 
+mod backend;
 mod batch;
 pub mod candidate;
 mod careful;
 pub mod catalog;
+mod catalog_follower;
 mod cell;
 pub mod citus;
 mod connect_error;
 mod ddl;
 mod declared;
+mod discovery;
 pub mod hazards;
 pub mod leader;
 pub mod node;
+pub mod open;
 mod page;
 mod point;
 mod proof;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
+use shard_manager::assembly::EmbeddedCluster;
 use shard_manager::cache::CacheUse::{Bypass, Hit, Miss};
 use shard_manager::cache::{CacheSettings, CacheUse, ServedBy};
 use shard_manager::consistency::Level;
@@ -11,7 +12,7 @@ use shard_manager::engine::cluster_spec::Wanted;
 use shard_manager::engine::fault_injector::{NodeFault, NodeMode};
 use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{BulkRow, EmbeddedCluster, Manager, ReadDone, Wish};
+use shard_manager::manager::{BulkRow, Manager, ReadDone, Wish};
 use shard_manager::query::ReadQuery;
 use shard_manager::row::{Operation, RowWrite};
 use shard_manager::shard_map::Place;

@@ -13,9 +13,10 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use shard_manager::assembly::EmbeddedCluster;
 use shard_manager::engine::cluster_spec::Wanted;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{EmbeddedCluster, Manager, Wish};
+use shard_manager::manager::{Manager, Wish};
 use shard_manager::row::Operation;
 use tempfile::TempDir;
 

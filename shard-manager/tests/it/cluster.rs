@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
@@ -9,13 +10,13 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Text};
 use diesel::sqlite::SqliteConnection;
 use serde_json::value::RawValue;
+use shard_manager::assembly::EmbeddedCluster;
+use shard_manager::backup::Source;
 use shard_manager::engine::cluster_spec::Wanted;
 use shard_manager::engine::open_error::OpenError;
 use shard_manager::error::Failure;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{
-    BulkRow, BulkRowDone, EmbeddedCluster, Manager, ReadDone, Wish, Written,
-};
+use shard_manager::manager::{BulkRow, BulkRowDone, Manager, ReadDone, Wish, Written};
 use shard_manager::query::ReadQuery;
 use shard_manager::row::{Operation, RowWrite};
 use shard_manager::shard_map::Place;
@@ -24,6 +25,8 @@ use tempfile::TempDir;
 /// A running cluster; its folder goes with it.
 pub(crate) struct Cluster {
     pub(crate) manager: Manager,
+    /// What a backup copies, if the test needs it.
+    pub(crate) source: Option<Arc<Source>>,
     pub(crate) dir: TempDir,
 }
 
@@ -49,6 +52,14 @@ pub(crate) fn open(dir: &Path, wanted: Wanted) -> Result<Manager, OpenError> {
     Manager::open(&EmbeddedCluster { data_dir: dir.to_owned(), wanted })
 }
 
+/// Opens a cluster, and returns what a backup copies of it.
+pub(crate) fn open_with_source(
+    dir: &Path,
+    wanted: Wanted,
+) -> Result<(Manager, Arc<Source>), OpenError> {
+    Manager::open_with_source(&EmbeddedCluster { data_dir: dir.to_owned(), wanted })
+}
+
 /// The sentence with which a start is refused.
 pub(crate) fn refusal(dir: &Path, wanted: Wanted) -> String {
     match open(dir, wanted) {
@@ -64,21 +75,22 @@ impl Cluster {
 
     pub(crate) fn with(wanted: Wanted) -> Self {
         let dir = tempfile::tempdir().expect("a folder for the test");
-        let manager = open(dir.path(), wanted).expect("a new cluster starts");
-        Self { manager, dir }
+        let (manager, source) = open_with_source(dir.path(), wanted).expect("a new cluster starts");
+        Self { manager, source: Some(source), dir }
     }
 
     /// Stops the cluster in good order and starts it again, with something done to its files in between.
     pub(crate) fn restart_after(self, meddle: impl FnOnce(&Path)) -> Self {
         let dir = self.stop();
         meddle(dir.path());
-        let manager = open(dir.path(), Wanted::default()).expect("the cluster starts again");
-        Self { manager, dir }
+        let opened = open_with_source(dir.path(), Wanted::default());
+        let (manager, source) = opened.expect("the cluster starts again");
+        Self { manager, source: Some(source), dir }
     }
 
     pub(crate) fn stop(self) -> TempDir {
         self.manager.close();
-        drop(self.manager);
+        drop((self.manager, self.source));
         self.dir
     }
 

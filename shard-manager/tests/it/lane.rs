@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use shard_manager::engine::{BatchDone, BatchFailure, SchemaChange, Unit, Writer};
+use shard_manager::engine::{
+    BatchDone, BatchFailure, LaneControls, SchemaChange, Unit, Writer, WriterKind,
+};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::lane::{Applied, Lane, LaneFailure};
@@ -80,6 +82,9 @@ impl Writer for Fake {
         Ok(applied.len() as u64)
     }
 
+    #[cfg(feature = "sabotage")]
+    fn commit_owed(&mut self) {}
+
     fn close(&mut self) {
         let _ = self.closed.send(());
     }
@@ -103,7 +108,9 @@ impl Story {
         let there = Arc::clone(&applied);
         let fake =
             Fake { began: began_here, gate: gate_there, plan, applied: there, closed: closed_here };
-        let lane = Arc::new(Lane::start("shard1", fake).expect("a thread"));
+        let writer = WriterKind::Thread(Box::new(fake));
+        let lane =
+            Arc::new(Lane::start("shard1", writer, LaneControls::default()).expect("a thread"));
         Self { lane, began, gate: Some(gate), applied, closed }
     }
 

@@ -348,7 +348,7 @@ async fn a_primary_that_was_put_back_from_an_older_copy_is_not_taken_for_the_one
     // The operator goes on without what was written since.
     std::fs::remove_file(replica_file(dir.path(), 1, 1)).expect("removed");
     let manager = open(dir.path(), Wanted::default()).expect("it starts");
-    let cluster = Cluster { manager, dir };
+    let cluster = Cluster { manager, source: None, dir };
     for n in 10..20 {
         write(&cluster, "ada", n, &at(Level::All)).await;
     }

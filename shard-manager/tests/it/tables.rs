@@ -123,7 +123,7 @@ async fn a_table_is_made_on_every_shard_and_can_be_used_at_once() {
     let dir = cluster.stop();
     assert_replicas_equal(dir.path(), 3);
     let manager = open(dir.path(), Wanted::default()).expect("starts again");
-    let cluster = Cluster { manager, dir };
+    let cluster = Cluster { manager, source: None, dir };
     assert_eq!(cluster.rows("students", None).await.len(), 29);
     assert_eq!(
         make(&cluster, table("students")).await,
@@ -227,7 +227,7 @@ async fn a_router_that_dies_at_any_step_leaves_the_table_on_all_shards_or_on_non
         }
         drop(noted);
         let manager = open(dir.path(), Wanted::default()).expect("starts again");
-        let cluster = Cluster { manager, dir };
+        let cluster = Cluster { manager, source: None, dir };
         let expected = if state == State::Make { 3 } else { 0 };
         let at = format!("{state:?} after {reached} shards");
         assert_eq!(shards_with(cluster.dir.path(), 3, "students"), expected, "{at}");

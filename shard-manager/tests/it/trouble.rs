@@ -226,7 +226,7 @@ async fn inside_a_folder_of_20_mib() {
     std::fs::write(&ballast, vec![0; 12 << 20]).expect("a ballast of 12 MiB");
     let manager = open(&dir.join("data"), with_replicas(1, 1)).expect("a new cluster starts");
     // A folder that goes at once: the one of the parent is what counts.
-    let cluster = Cluster { manager, dir: tempfile::tempdir().expect("a folder") };
+    let cluster = Cluster { manager, source: None, dir: tempfile::tempdir().expect("a folder") };
     let body = json!({"value": "x".repeat(100_000)}).to_string();
     let mut stored = Vec::new();
     let failure = loop {
@@ -263,7 +263,7 @@ async fn inside_a_folder_of_20_mib() {
     assert_eq!(digest("replica1"), digest("primary"), "it has caught up");
     drop(cluster);
     let manager = open(&dir.join("data"), Wanted::default()).expect("starts again");
-    let cluster = Cluster { manager, dir: tempfile::tempdir().expect("a folder") };
+    let cluster = Cluster { manager, source: None, dir: tempfile::tempdir().expect("a folder") };
     stored.drain(..2);
     stored.push("later".to_owned());
     assert_eq!(keys(&cluster).await, stored);
@@ -314,7 +314,7 @@ fn each_acknowledged_write_was_synced_to_the_disk() {
 async fn inside_a_traced_process() {
     let Some(dir) = dir_of_child() else { return };
     let manager = open(&dir.join("data"), with_replicas(1, 0)).expect("a new cluster starts");
-    let cluster = Cluster { manager, dir: tempfile::tempdir().expect("a folder") };
+    let cluster = Cluster { manager, source: None, dir: tempfile::tempdir().expect("a folder") };
     for n in 0..DURABLE_WRITES {
         let body = json!({"value": n}).to_string();
         cluster.write("kv", Upsert, "k", &body).await.expect("stored");

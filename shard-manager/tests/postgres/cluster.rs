@@ -15,10 +15,11 @@ use diesel::QueryableByName;
 use diesel::sql_types::{Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use shard_manager::address::{ClusterAddress, NodeAddress, ServerEngine, ShardAddress};
+use shard_manager::assembly::ConnectedCluster;
 use shard_manager::engine::cluster_spec::Wanted;
 use shard_manager::engine::open_error::OpenError;
 use shard_manager::local::{LocalCluster, LocalNode, Wanted as WantedServers};
-use shard_manager::manager::{ConnectedCluster, Manager};
+use shard_manager::manager::Manager;
 use shard_manager::store::postgres::ConnectError;
 use shard_manager::store::postgres::session::{self, Wanted as Role};
 

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
 use serde_json::value::RawValue;
+use shard_manager::assembly::EmbeddedCluster;
 use shard_manager::engine::cluster_spec::Wanted;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{EmbeddedCluster, Manager};
+use shard_manager::manager::Manager;
 use shard_manager::query::ReadQuery;
 use shard_manager::row::RowDone;
 use shard_manager::value::Value;

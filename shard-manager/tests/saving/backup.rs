@@ -9,7 +9,7 @@ use std::sync::mpsc::channel;
 
 use shard_manager::backup::manifest::Manifest;
 use shard_manager::backup::restore::verify;
-use shard_manager::backup::{SaveError, Step, Watch};
+use shard_manager::backup::{SaveError, Source, Step, Watch};
 use shard_manager::row::Operation;
 use shard_manager::topology::ShardIndex;
 
@@ -19,8 +19,12 @@ use crate::command::{fail, program, succeed, text};
 /// Nobody looks, nobody cancels.
 pub(crate) const ALONE: Watch<'_> = Watch { step: &|_| {}, cancelled: &|| false };
 
+fn source(cluster: &Cluster) -> &Source {
+    cluster.source.as_deref().expect("its files")
+}
+
 pub(crate) fn save(cluster: &Cluster, to: &Path) -> Manifest {
-    cluster.manager.saved().expect("its files").save(to, &ALONE).expect("a backup is made")
+    source(cluster).save(to, &ALONE).expect("a backup is made")
 }
 
 /// Shards are asked where they stand one after the other; between the two of a transfer there are some.
@@ -144,7 +148,7 @@ fn all_lanes_are_held_at_the_same_instant() {
     let cluster = Cluster::with_shards(3);
     let copies = tempfile::tempdir().expect("a folder");
     let to = copies.path().join("copy");
-    let shards = &cluster.manager.saved().expect("its files").shards;
+    let shards = &source(&cluster).shards;
     // As if a batch of the last shard took long: the others are held, and wait for it.
     let batch = shards[2].pause_barrier.enter();
     std::thread::scope(|scope| {
@@ -178,12 +182,7 @@ fn nothing_is_written_to_the_disk_of_the_copy_while_lanes_are_held() {
         Step::Copying { .. } | Step::Checking { .. } | Step::Writing { .. } => {}
     };
     let watch = Watch { step: &step, cancelled: &|| false };
-    cluster
-        .manager
-        .saved()
-        .expect("its files")
-        .save(&copies.path().join("copy"), &watch)
-        .expect("a backup is made");
+    source(&cluster).save(&copies.path().join("copy"), &watch).expect("a backup is made");
     let seen = |names: Mutex<Option<_>>| names.into_inner().expect("nobody panicked");
     let (before, after) = (seen(before), seen(after));
     assert!(before.is_some() && before == after, "{before:?} {after:?}");
@@ -193,7 +192,7 @@ fn nothing_is_written_to_the_disk_of_the_copy_while_lanes_are_held() {
 #[tokio::test]
 async fn a_lane_that_is_held_stores_nothing_and_then_goes_on() {
     let cluster = Cluster::with_shards(1);
-    let shard = &cluster.manager.saved().expect("its files").shards[0];
+    let shard = &source(&cluster).shards[0];
     let row = r#"{"user_id":"a","name":"n","email":"e"}"#;
     cluster.write("users", Operation::Insert, "a", row).await.expect("a write");
     let closed = shard.pause_barrier.close();
@@ -251,11 +250,7 @@ fn a_backup_that_is_cancelled_leaves_nothing() {
             reached.fetch_or(name == cancelled_at, Ordering::SeqCst);
         };
         let cancelled = || reached.load(Ordering::SeqCst);
-        let saved = cluster
-            .manager
-            .saved()
-            .expect("its files")
-            .save(&to, &Watch { step: &step, cancelled: &cancelled });
+        let saved = source(&cluster).save(&to, &Watch { step: &step, cancelled: &cancelled });
         assert!(matches!(saved, Err(SaveError::Cancelled)), "{cancelled_at}: {saved:?}");
         assert_eq!(std::fs::read_dir(copies.path()).expect("a folder").count(), 0);
     }
@@ -318,17 +313,10 @@ fn two_backups_at_a_time_are_refused() {
     let second = Mutex::new(None);
     let step = |_: &Step| {
         let mut second = second.lock().expect("nobody panicked");
-        second.get_or_insert_with(|| {
-            cluster.manager.saved().expect("its files").save(&copies.path().join("second"), &ALONE)
-        });
+        second.get_or_insert_with(|| source(&cluster).save(&copies.path().join("second"), &ALONE));
     };
     let watch = Watch { step: &step, cancelled: &|| false };
-    cluster
-        .manager
-        .saved()
-        .expect("its files")
-        .save(&copies.path().join("first"), &watch)
-        .expect("the first is made");
+    source(&cluster).save(&copies.path().join("first"), &watch).expect("the first is made");
     let second = second.into_inner().expect("nobody panicked").expect("it was tried");
     assert!(matches!(second, Err(SaveError::Busy)), "{second:?}");
     assert!(!copies.path().join("second").exists());

@@ -47,7 +47,7 @@ async fn a_restored_cluster_holds_what_was_acknowledged_before_and_tells_who_has
     drop(lost.stop());
     let home = dir.path().join("data");
     restore(&dir.path().join("copy"), &home, &ALONE).expect("it is put back");
-    let back = Cluster { manager: opened(&home), dir };
+    let back = Cluster { manager: opened(&home), source: None, dir };
     let rows = back.rows("users", None).await;
     assert_eq!(rows.len(), 1, "{rows:?}");
     assert_eq!(rows[0]["user_id"], "before");
@@ -75,7 +75,7 @@ async fn versions_are_not_given_again_though_the_copy_was_empty() {
     drop(cluster.stop());
     let home = dir.path().join("data");
     restore(&dir.path().join("copy"), &home, &ALONE).expect("it is put back");
-    let back = Cluster { manager: opened(&home), dir };
+    let back = Cluster { manager: opened(&home), source: None, dir };
     let again = back.write("users", Operation::Upsert, "a", &user("a", "b")).await;
     assert!(again.expect("a write").row.version > lost);
     back.manager.close();
@@ -96,7 +96,7 @@ async fn idempotency_keys_are_those_of_the_copy() {
     drop(cluster.stop());
     let home = dir.path().join("data");
     restore(&dir.path().join("copy"), &home, &ALONE).expect("it is put back");
-    let back = Cluster { manager: opened(&home), dir };
+    let back = Cluster { manager: opened(&home), source: None, dir };
     assert!(write(&back, "before").await, "known from before");
     assert!(!write(&back, "after").await, "made anew");
     back.manager.close();

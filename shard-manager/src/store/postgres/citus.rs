@@ -26,6 +26,7 @@ use diesel_async::AsyncPgConnection;
 use super::cell;
 use super::statement::{Bind, Statement, load};
 use super::trouble::Trouble;
+use crate::engine::WritePartitioner;
 use crate::value::ColumnType;
 
 /// Citus' own shards: least and greatest hash, and the group of nodes that holds it.
@@ -74,6 +75,12 @@ impl Citus {
     /// Where keys lie, as far as is known.
     pub fn parts(&self) -> Arc<Parts> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl WritePartitioner for Citus {
+    fn lane_of(&self, key: &str, lanes: usize) -> usize {
+        self.parts().group_number(key) % lanes
     }
 }
 

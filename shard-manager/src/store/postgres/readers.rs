@@ -6,19 +6,22 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::oneshot;
+use futures_util::future::BoxFuture;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::leader::Leader;
 use super::node::Target;
 use super::point::{PointRead, Points};
 use super::proof::Proof;
 use super::scan::Scans;
 use crate::engine::runtime_pool::RuntimePool;
+use crate::engine::{
+    EngineFuture, KeyRead, NodeReader, NodeRows, PrimaryReader, ReadIndex, ScanRead, TableRows,
+    TableSize, WorkerNode,
+};
 use crate::error::Error;
-use crate::keyspace::Slot;
-use crate::position::Position;
 use crate::progress::Progress;
-use crate::query::ReadQuery;
-use crate::store::{CitusNode, NodeRows, TableSize};
+use crate::reason::Reason;
 use crate::vitals::{Footprint, PoolVitals};
 
 /// Rows of a read by key that shares a statement with others; for more they would wait too long.
@@ -67,13 +70,8 @@ impl Readers {
         }
     }
 
-    /// The rows of one shard key.
-    pub(in crate::store) async fn read_key(
-        &self,
-        query: &ReadQuery,
-        (slot, key): (Slot, &str),
-        (floor, deadline): (u64, Instant),
-    ) -> Result<NodeRows, Error> {
+    async fn read_rows_of_key(&self, read: KeyRead<'_>) -> Result<NodeRows, Error> {
+        let KeyRead { query, slot, key, min_position: floor, deadline } = read;
         let is_point = query.is_point_read()
             && query.after.is_none()
             && (1..=POINT_ROWS_MAX).contains(&query.limit);
@@ -93,67 +91,83 @@ impl Readers {
         }
     }
 
-    /// Rows of all keys.
-    pub(in crate::store) async fn read_all(
-        &self,
-        query: &Arc<ReadQuery>,
-        (floor, deadline): (u64, Instant),
-    ) -> Result<NodeRows, Error> {
-        self.scans.read(Arc::clone(query), None, (floor, deadline)).await
-    }
-
-    /// A position of the leader, committed after this was called: that a majority has it on disk proves that nobody else
-    /// leads.
-    pub(in crate::store) async fn mark(&self, deadline: Instant) -> Result<Position, Error> {
-        let gone = || Error::ShardUnavailable { shard: self.shard.clone() };
-        let proof = self.proof.as_ref().ok_or_else(gone)?;
-        match tokio::time::timeout_at(deadline.into(), proof.mark()).await {
-            Ok(marked) => marked.ok_or_else(gone),
-            Err(_elapsed) => Err(Error::DeadlinePassed),
-        }
-    }
-
-    /// Calls [`super::leader::Leader::is_ahead`].
-    pub(in crate::store) fn is_ahead(&self, life: u32) -> bool {
+    fn leader(&self) -> &Leader {
         let (Target::Leader(leader) | Target::Replica(leader, _)) = &self.target;
-        leader.is_ahead(life)
+        leader
+    }
+}
+
+impl NodeReader for Readers {
+    fn read_key<'a>(&'a self, read: KeyRead<'a>) -> EngineFuture<'a, NodeRows> {
+        Box::pin(self.read_rows_of_key(read))
     }
 
-    /// Calls [`super::leader::Leader::look`].
-    pub(in crate::store) async fn look(&self) {
-        let (Target::Leader(leader) | Target::Replica(leader, _)) = &self.target;
-        leader.look().await;
+    fn scan(&self, read: ScanRead) -> EngineFuture<'_, NodeRows> {
+        let ScanRead { query, min_position, deadline } = read;
+        Box::pin(self.scans.read(query, None, (min_position, deadline)))
     }
 
-    /// Asks for nothing.
-    pub(in crate::store) async fn probe(&self, deadline: Instant) -> Result<(), Error> {
-        self.scans.probe(deadline).await
+    fn probe(&self, deadline: Instant) -> EngineFuture<'_, ()> {
+        Box::pin(self.scans.probe(deadline))
     }
 
-    /// How many connections there are, and how many of them read now.
-    pub(in crate::store) fn vitals(&self) -> PoolVitals {
+    fn pool_stats(&self) -> PoolVitals {
         self.points.vitals().with(&self.scans.vitals())
     }
+}
 
-    /// The nodes of Citus, if that is what the server is.
-    pub(in crate::store) async fn citus_nodes(
-        &self,
-        deadline: Instant,
-    ) -> Result<Vec<CitusNode>, Error> {
-        self.scans.citus_nodes(deadline).await
+impl PrimaryReader for Readers {
+    fn read_index(&self, deadline: Instant) -> EngineFuture<'_, ReadIndex> {
+        Box::pin(async move {
+            let gone = || Error::ShardUnavailable { shard: self.shard.clone() };
+            let proof = self.proof.as_ref().ok_or_else(gone)?;
+            match tokio::time::timeout_at(deadline.into(), proof.mark()).await {
+                Ok(marked) => marked.map(ReadIndex::AwaitQuorum).ok_or_else(gone),
+                Err(_elapsed) => Err(Error::DeadlinePassed),
+            }
+        })
     }
 
-    /// About how much it holds.
-    pub(in crate::store) async fn footprint(&self, deadline: Instant) -> Result<Footprint, Error> {
-        self.scans.footprint(deadline).await
+    fn visible_position(&self) -> u64 {
+        0
     }
 
-    /// Rows and bytes of each table.
-    pub(in crate::store) async fn sizes<K: Send + 'static>(
+    fn is_ahead(&self, timeline: u32) -> bool {
+        self.leader().is_ahead(timeline)
+    }
+
+    fn find_primary(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.leader().look())
+    }
+
+    fn check_writable(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn loss(&self) -> Option<Reason> {
+        None
+    }
+
+    fn table_sizes(
         &self,
-        kept: K,
+        permit: OwnedSemaphorePermit,
         deadline: Instant,
-    ) -> Result<Vec<TableSize>, Error> {
-        self.scans.sizes(kept, deadline).await
+    ) -> EngineFuture<'_, Vec<TableSize>> {
+        Box::pin(self.scans.sizes(permit, deadline))
+    }
+
+    fn row_counts(&self, deadline: Instant) -> EngineFuture<'_, Vec<TableRows>> {
+        Box::pin(async move {
+            let sizes = self.scans.sizes((), deadline).await?.into_iter();
+            Ok(sizes.map(|size| TableRows { table: size.table, rows: size.rows }).collect())
+        })
+    }
+
+    fn size_estimate(&self, deadline: Instant) -> EngineFuture<'_, Footprint> {
+        Box::pin(self.scans.footprint(deadline))
+    }
+
+    fn worker_nodes(&self, deadline: Instant) -> EngineFuture<'_, Vec<WorkerNode>> {
+        Box::pin(self.scans.citus_nodes(deadline))
     }
 }

@@ -24,13 +24,17 @@ use super::readers::Readers;
 use super::session::Wanted;
 use super::statement::{Statement, load};
 use crate::address::NodeAddress;
+use crate::engine::fault_injector::FaultInjector;
 use crate::engine::runtime_pool::RuntimePool;
+use crate::engine::{NodeLabel, NodeReader, ReplicaNode};
 use crate::progress::{Progress, ReplicaState};
 
 /// How often a replica is asked while nobody waits for it.
 const IDLE: Duration = Duration::from_millis(100);
 /// How often while somebody does.
 const AWAITED: Duration = Duration::from_millis(1);
+/// Interval at which a replica's position is learned at the latest: [`IDLE`] and a little more.
+const REPORT_INTERVAL: Duration = Duration::from_millis(150);
 /// Interval at which the tables of the leader are checked.
 const TABLES_EVERY: Duration = Duration::from_secs(1);
 /// How long a node may take to answer.
@@ -100,13 +104,8 @@ impl Replica {
         replica
     }
 
-    /// What the node was called when the cluster was opened.
-    pub fn node(&self) -> &str {
-        &self.member().name
-    }
-
-    /// What it is called now, and where it is.
-    pub fn called(&self) -> (&str, &NodeAddress) {
+    /// Returns its present name and address.
+    fn called(&self) -> (&str, &NodeAddress) {
         (self.leader.called(self.index), &self.member().address)
     }
 
@@ -114,29 +113,56 @@ impl Replica {
         &self.leader.members()[self.index]
     }
 
-    /// Who reads it.
-    pub fn readers(&self) -> Arc<Readers> {
-        Arc::clone(&self.readers)
-    }
-
-    /// Whether it answered when it was asked last.
-    pub fn is_reachable(&self) -> bool {
-        self.reachable.load(Ordering::SeqCst)
-    }
-
-    /// Whether it received what the primary writes when it was asked last.
-    pub fn is_streaming(&self) -> bool {
-        self.streaming.load(Ordering::SeqCst)
-    }
-
-    /// Told when a read failed: it is asked before it is used again.
-    pub fn suspect(&self) {
+    /// Records that it did not answer: the watcher checks it before it is used again.
+    fn suspect(&self) {
         self.reachable.store(false, Ordering::SeqCst);
         self.changed.notify_one();
     }
+}
 
-    /// Ends the task.
-    pub fn stop(&self) {
+impl ReplicaNode for Replica {
+    fn opened_name(&self) -> &str {
+        &self.member().name
+    }
+
+    fn current(&self) -> NodeLabel<'_> {
+        let (name, address) = self.called();
+        NodeLabel { name, address: Some(address) }
+    }
+
+    fn reader(&self) -> Option<Arc<dyn NodeReader>> {
+        Some(Arc::clone(&self.readers) as Arc<dyn NodeReader>)
+    }
+
+    fn fault_injector(&self) -> Option<&FaultInjector> {
+        None
+    }
+
+    fn is_reachable(&self) -> bool {
+        self.reachable.load(Ordering::SeqCst)
+    }
+
+    fn is_streaming(&self) -> bool {
+        self.streaming.load(Ordering::SeqCst)
+    }
+
+    fn read_failed(&self) {
+        self.suspect();
+    }
+
+    fn probe_failed(&self) {
+        self.suspect();
+    }
+
+    fn report_interval(&self) -> Duration {
+        REPORT_INTERVAL
+    }
+
+    fn outlives_primary(&self) -> bool {
+        true
+    }
+
+    fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         self.changed.notify_one();
     }

@@ -32,7 +32,7 @@ use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::rows::Rows;
-use crate::store::{CitusNode, NodeRows, Scope, TableSize};
+use crate::store::{NodeRows, Scope, TableSize, WorkerNode};
 use crate::vitals::{Footprint, PoolVitals};
 
 /// Connections of one node for such reads.
@@ -213,7 +213,7 @@ impl Scans {
     }
 
     /// The nodes of Citus, if that is what the server is.
-    pub(super) async fn citus_nodes(&self, deadline: Instant) -> Result<Vec<CitusNode>, Error> {
+    pub(super) async fn citus_nodes(&self, deadline: Instant) -> Result<Vec<WorkerNode>, Error> {
         if self.target.citus().is_none() {
             return Ok(Vec::new());
         }

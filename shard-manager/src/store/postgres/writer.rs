@@ -27,6 +27,7 @@ use crate::store::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, Unit};
 use crate::value::{ColumnType, Value};
 use diesel::QueryResult;
 use diesel_async::pooled_connection::PoolableConnection;
+use futures_util::future::BoxFuture;
 
 /// How much longer than the server lets a statement run a batch may take before its connection is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -174,20 +175,8 @@ impl PgWriter {
         self.progress.tell(life, |progress| progress.observe(at));
         Position { timeline: life, at }
     }
-}
 
-impl AsyncWriter for PgWriter {
-    async fn ready(&mut self) -> bool {
-        match self.session().await {
-            Ok(session) => {
-                self.session = Some(session);
-                true
-            }
-            Err(_) => false,
-        }
-    }
-
-    async fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
+    async fn apply_units(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
         if units.iter().all(|unit| unit.rows.is_empty()) {
             let position = self.progress.position(self.progress.committed());
             return Ok(BatchDone { rows: Vec::new(), position });
@@ -221,7 +210,7 @@ impl AsyncWriter for PgWriter {
         }
     }
 
-    async fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
+    async fn change_tables(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
         let changed = match self.session().await {
             Ok((mut session, term)) => {
                 let changed = self.in_time(term, ddl::change(&mut session, change)).await;
@@ -239,13 +228,43 @@ impl AsyncWriter for PgWriter {
             Err(broken) => Err(BatchFailure { divisible: false, ..self.failure(&broken) }),
         }
     }
+}
 
-    async fn close(&mut self) {
+impl AsyncWriter for PgWriter {
+    fn ready(&mut self) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let session = self.session().await;
+            let is_ready = session.is_ok();
+            self.session = session.ok();
+            is_ready
+        })
+    }
+
+    fn apply<'a>(
+        &'a mut self,
+        units: &'a [Unit<'a>],
+    ) -> BoxFuture<'a, Result<BatchDone, BatchFailure>> {
+        Box::pin(self.apply_units(units))
+    }
+
+    fn change_schema<'a>(
+        &'a mut self,
+        change: &'a SchemaChange,
+    ) -> BoxFuture<'a, Result<u64, BatchFailure>> {
+        Box::pin(self.change_tables(change))
+    }
+
+    #[cfg(feature = "sabotage")]
+    fn commit_owed(&mut self) {}
+
+    fn close(&mut self) -> BoxFuture<'_, ()> {
         self.session = None;
-        // Drives the end of the connection: the server is told.
-        for _ in 0..4 {
-            tokio::task::yield_now().await;
-        }
+        Box::pin(async {
+            // Drives the end of the connection: the server is told.
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+            }
+        })
     }
 }
 

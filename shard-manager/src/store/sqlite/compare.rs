@@ -8,7 +8,7 @@
 //!
 //! **Invariant:** rows are only reported as different if no transaction changed them between the
 //! positions at which they were read.
-//! **Not here:** which file is right, and what happens to the others (`manager/comparing`).
+//! **Not here:** which file is right, and what happens to the others (`comparing`).
 
 mod snapshot;
 

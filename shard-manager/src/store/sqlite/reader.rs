@@ -142,6 +142,11 @@ impl Readers {
         self.footing.as_ref()
     }
 
+    /// Returns the positions of the shard's nodes.
+    pub(super) fn progress(&self) -> &Progress {
+        &self.witness.progress
+    }
+
     /// Reads the rows of a key on a connection that is free now; `None` if all are busy, or if the answer
     /// is large.
     pub fn try_read(&self, query: &ReadQuery, scope: Scope<'_>) -> Option<Result<NodeRows, Error>> {

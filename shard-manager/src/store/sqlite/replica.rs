@@ -20,6 +20,7 @@ use chrono::Utc;
 use super::OpenError;
 use super::applier::{Applier, ApplyError};
 use super::footing::{Footing, Inode};
+use super::nodes::FileReader;
 use super::reader::{Housekeeping, Readers, Witness};
 use super::{check, snapshot};
 use crate::engine::fault_injector::{FaultInjector, NodeMode};
@@ -63,7 +64,7 @@ pub struct Replica {
     node: String,
     /// Stops or delays its applier.
     pub fault_injector: FaultInjector,
-    readers: ArcSwapOption<Readers>,
+    readers: ArcSwapOption<FileReader>,
     /// Somebody could not read it: look at the file.
     suspected: AtomicBool,
     /// Its rows are wrong: it is not read.
@@ -124,7 +125,7 @@ impl Replica {
     }
 
     /// Connections to its file, while it can be read.
-    pub fn readers(&self) -> Option<Arc<Readers>> {
+    pub fn readers(&self) -> Option<Arc<FileReader>> {
         self.readers.load_full()
     }
 
@@ -321,7 +322,7 @@ impl Keeper {
         self.progress.restart(spec.index, applier.position());
         let witness = Witness::replica(&self.progress, spec.index);
         let readers = Readers::open(&spec.shard, &spec.file, witness, &self.housekeeping)?;
-        self.replica.readers.store(Some(Arc::new(readers)));
+        self.replica.readers.store(Some(Arc::new(FileReader::new(readers))));
         self.applier = Some(applier);
         self.attached_to = inodes(&spec.file);
         Ok(())
@@ -332,7 +333,7 @@ impl Keeper {
     fn close_readers(&self) {
         let Some(readers) = self.replica.readers.swap(None) else { return };
         let readers = {
-            let watched = Arc::downgrade(&readers);
+            let watched = Arc::downgrade(readers.readers());
             drop(readers);
             watched
         };

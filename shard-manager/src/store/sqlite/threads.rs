@@ -20,7 +20,7 @@ const INLINE_ROWS_MAX: u32 = 100;
 const POOL_WAIT: f64 = 0.75;
 
 /// The rows of one shard key.
-pub(in crate::store) async fn read_key(
+pub(super) async fn read_key(
     readers: &Arc<Readers>,
     query: &ReadQuery,
     (slot, key): (Slot, &str),
@@ -36,7 +36,7 @@ pub(in crate::store) async fn read_key(
 }
 
 /// Runs what may block, and tells it how long it may wait for a connection.
-pub(in crate::store) async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     deadline: Instant,
     work: impl FnOnce(Duration) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {

@@ -5,7 +5,7 @@
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
 
-use crate::store::CitusNode;
+use crate::store::WorkerNode;
 use crate::store::postgres::statement::{Statement, load};
 
 /// Nodes are called by their groups: an address is nobody's business who asks through the router. Sizes are asked of the
@@ -22,10 +22,10 @@ const NODES: &str = "SELECT CASE n.groupid WHEN 0 THEN 'coordinator' ELSE format
 /// All nodes of the cluster, its coordinator first.
 pub(in crate::store::postgres) async fn ask(
     connection: &AsyncPgConnection,
-) -> QueryResult<Vec<CitusNode>> {
+) -> QueryResult<Vec<WorkerNode>> {
     let rows = load(connection, Statement { sql: NODES, binds: &[], cached: true }).await?;
     let node = |row: &crate::store::postgres::statement::RowView| {
-        Some(CitusNode {
+        Some(WorkerNode {
             node: row.text(0)?,
             group: row.bigint(1)?,
             role: row.text(2)?,

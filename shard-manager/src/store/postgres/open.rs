@@ -1,11 +1,11 @@
-//! Connected: from the addresses of PostgreSQL nodes to a cluster that serves.
+//! Open: from the addresses of PostgreSQL nodes to a cluster that can be served.
 //!
 //! One router opens at a time: the others wait for the lock of the catalog. What one has done, the next finds done; what
 //! one that died has begun, the next finishes.
 //!
 //! **Invariant:** a cluster that opens has every shard, each its own, the same tables on each, and none that differs
 //! from its declaration.
-//! **Not here:** what is asked of an open cluster.
+//! **Not here:** serving an open cluster (`manager`).
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -15,33 +15,31 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
-use super::Manager;
-use super::backing::{Backing, Servers};
-use super::following::Following;
-use super::members::{self, Members};
+use super::backend::Servers;
+use super::candidate;
+use super::catalog::{Catalog, Cluster};
+use super::catalog_follower::Following;
+use super::citus::{Citus, setup, watch};
+use super::discovery::{self, Members};
+use super::hazards::Hazards;
+use super::leader::{self, Leader};
+use super::node::{Node, Target};
+use super::readers::Readers;
+use super::replica::Replica;
+use super::session::Session;
+use super::shard_database::{Claim, Found, ShardDatabase, shard_of};
+use super::writer::PgWriter;
 use crate::address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
 use crate::engine::cluster_spec::Wanted;
 use crate::engine::open_error::OpenError;
 use crate::engine::runtime_pool::RuntimePool;
 use crate::engine::schema_agreement::{Agreement, Declared, agree};
-use crate::lane::{Lane, LaneControls};
-use crate::lanes::Lanes;
+use crate::engine::{
+    LaneControls, OpenedCluster, OpenedReplica, OpenedShard, ReplicaNode, WRITERS_MAX,
+    WritePartitioner, WriterKind,
+};
 use crate::position::History;
-use crate::progress::Progress;
-use crate::shard::Shard;
-use crate::store::postgres::candidate;
-use crate::store::postgres::catalog::{Catalog, Cluster};
-use crate::store::postgres::citus::{Citus, setup, watch};
-use crate::store::postgres::hazards::Hazards;
-use crate::store::postgres::leader::{self, Leader};
-use crate::store::postgres::node::{Node, Target};
-use crate::store::postgres::readers::Readers as NodeReaders;
-use crate::store::postgres::replica::Replica as StreamingReplica;
-use crate::store::postgres::session::Session;
-use crate::store::postgres::shard_database::{Claim, Found, ShardDatabase, shard_of};
-use crate::store::postgres::writer::PgWriter;
-use crate::store::readers::Readers;
-use crate::store::replica::Replica;
+use crate::progress::{Progress, ReplicaState};
 use crate::table::Registry;
 
 /// Where a cluster of PostgreSQL nodes is and what it must be.
@@ -66,41 +64,47 @@ struct Opened {
     hazards: Hazards,
 }
 
-impl Manager {
-    /// Opens a cluster of PostgreSQL nodes, making what is new and migrating what is old. Blocks.
-    ///
-    /// # Errors
-    /// [`OpenError`], with a sentence that tells the operator what to do.
-    pub fn connect(cluster: &ConnectedCluster) -> Result<Self, OpenError> {
-        // On a thread of its own: whoever calls this may run a runtime already.
-        let opened = std::thread::scope(|scope| scope.spawn(|| Self::open_servers(cluster)).join());
-        opened.unwrap_or_else(|_| Err(OpenError::node("the router", "it could not be started")))
-    }
+/// Opens a cluster of PostgreSQL nodes, creating what is new and migrating what is old. Blocks.
+///
+/// # Errors
+/// [`OpenError`], with a sentence that tells the operator what to do.
+pub fn open(cluster: &ConnectedCluster) -> Result<OpenedCluster, OpenError> {
+    // On a thread of its own: the caller may run a runtime already.
+    let opened = std::thread::scope(|scope| scope.spawn(|| open_servers(cluster)).join());
+    opened.unwrap_or_else(|_| Err(OpenError::node("the router", "it could not be started")))
+}
 
-    fn open_servers(cluster: &ConnectedCluster) -> Result<Self, OpenError> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("postgres")
-            .enable_all()
-            .build();
-        let runtime = runtime.map_err(|error| OpenError::node("the router", error))?;
-        let (opened, registry, found, catalog) = runtime.block_on(open(cluster))?;
-        let manager = assemble(runtime, opened, registry, found, catalog)?;
-        manager.await_replicas();
-        Ok(manager)
-    }
+fn open_servers(cluster: &ConnectedCluster) -> Result<OpenedCluster, OpenError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("postgres")
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| OpenError::node("the router", error))?;
+    let (opened, registry, found, catalog) = runtime.block_on(prepare(cluster))?;
+    Ok(assemble(runtime, opened, registry, found, catalog))
+}
 
-    /// A router that serves should have its replicas; those that are out of reach are not waited for.
-    fn await_replicas(&self) {
-        let deadline = Instant::now() + REPLICAS_WAIT;
-        while self.shards.iter().any(Shard::awaits_replicas) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_micros(200));
-        }
+/// Replicas of a shard, and the positions of its nodes.
+type Watched = (Vec<Arc<Replica>>, Arc<Progress>);
+
+/// Waits for the replicas that a router should have when it serves, but not for those that are out
+/// of reach.
+fn await_replicas(shards: &[Watched]) {
+    let deadline = Instant::now() + REPLICAS_WAIT;
+    let is_open = |(replicas, progress): &Watched| {
+        replicas.iter().enumerate().any(|(index, replica)| {
+            let follows = progress.state(index) == ReplicaState::Following;
+            !follows && progress.leading() != Some(index) && replica.is_reachable()
+        })
+    };
+    while shards.iter().any(is_open) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_micros(200));
     }
 }
 
 /// Checks every node, and makes all shards alike.
-async fn open(
+async fn prepare(
     cluster: &ConnectedCluster,
 ) -> Result<(Vec<Opened>, Registry, Cluster, Option<Vec<Node>>), OpenError> {
     let ConnectedCluster { address, wanted } = cluster;
@@ -110,15 +114,15 @@ async fn open(
         ..wanted.clone()
     };
     let names: Vec<String> = address.shards.iter().enumerate().map(name).collect();
-    let members = members::find(address, &names).await?;
+    let members = discovery::find(address, &names).await?;
     let (sessions, nodes): (Vec<Session>, Vec<Vec<Node>>) =
         members.into_iter().map(|Members { session, nodes }| (session, nodes)).unzip();
     check_distinct(&sessions, &names)?;
     check_engine(&sessions, &names, address.engine).await?;
     let at = address.catalog.as_ref().unwrap_or(&nodes[0][0].address);
-    let (session, hosts) = members::connect_catalog(at, address).await?;
+    let (session, hosts) = discovery::connect_catalog(at, address).await?;
     let identity = session.identity.clone();
-    let node = |at| members::node("catalog".to_owned(), at, address, &identity);
+    let node = |at| discovery::node("catalog".to_owned(), at, address, &identity);
     let apart = address.catalog.is_some();
     let catalog_nodes = apart.then(|| hosts.into_iter().map(node).collect::<Vec<_>>());
     let catalog = Catalog::on(session.connection).lock_to_open().await?;
@@ -176,7 +180,7 @@ async fn open(
 /// [`OpenError`] with the first reason why not.
 pub async fn check_members(address: &ClusterAddress) -> Result<(), OpenError> {
     let names: Vec<String> = address.shards.iter().enumerate().map(name).collect();
-    let members = members::find(address, &names).await?;
+    let members = discovery::find(address, &names).await?;
     let sessions: Vec<Session> =
         members.into_iter().map(|Members { session, .. }| session).collect();
     check_distinct(&sessions, &names)
@@ -253,37 +257,34 @@ fn check_names(found: &Cluster, names: &[String]) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// The lanes of a shard: one, or one to each group of workers of Citus.
-fn lanes(
+/// Returns the writers of a shard: one, or one for each group of workers of Citus.
+fn writers(
     (name, leader): (&str, &Arc<Leader>),
     timeouts: Timeouts,
     progress: &Arc<Progress>,
     runtimes: &RuntimePool,
-) -> Lanes {
-    let controls = LaneControls::default();
-    let lane = || {
+) -> Vec<WriterKind> {
+    let groups = leader.citus().map_or(1, |citus| citus.parts().groups().len());
+    let writers = (0..groups.clamp(1, WRITERS_MAX)).map(|_| {
         let writer = PgWriter::new(name, leader, timeouts, progress);
-        Lane::spawn_with(name, writer, runtimes.handle(), controls.clone())
-    };
-    let Some(citus) = leader.citus() else { return lane().into() };
-    tokio::spawn(watch::watch(Arc::clone(leader)));
-    let count = citus.parts().groups().len().clamp(1, Lanes::MAX);
-    let others = (1..count).map(|_| lane()).collect();
-    Lanes::of_groups(lane(), others, Arc::clone(citus))
+        WriterKind::Task(Box::new(writer), runtimes.handle())
+    });
+    writers.collect()
 }
 
-/// Starts the lanes, the readers and the watchers.
+/// Starts the readers and the watchers.
 fn assemble(
     runtime: Runtime,
     opened: Vec<Opened>,
     registry: Registry,
     found: Cluster,
     catalog: Option<Vec<Node>>,
-) -> Result<Manager, OpenError> {
+) -> OpenedCluster {
     let entered = runtime.enter();
     let runtimes = RuntimePool::new(runtime.handle().clone());
     let mut shards = Vec::with_capacity(opened.len());
     let mut followed = Vec::with_capacity(opened.len());
+    let mut watched = Vec::with_capacity(opened.len());
     for (index, opened) in found.map.topology().indices().zip(opened) {
         let name = found.map.topology().name(index);
         let Opened { members, position, history, citus, hazards } = opened;
@@ -292,18 +293,31 @@ fn assemble(
         progress.schema_changed(position);
         let leader = Leader::new(members, &identity, Some(&progress), citus);
         leader.set_hazards(hazards);
-        let lanes = lanes((name, &leader), timeouts, &progress, &runtimes);
+        let writers = writers((name, &leader), timeouts, &progress, &runtimes);
+        if leader.citus().is_some() {
+            tokio::spawn(watch::watch(Arc::clone(&leader)));
+        }
         let target = Target::Leader(Arc::clone(&leader));
-        let readers = Arc::new(NodeReaders::start(&target, name, &progress, &runtimes));
-        let watched = (0..leader.members().len()).map(|index| {
-            Replica::Postgres(StreamingReplica::start(
-                &leader,
-                (index, &progress),
-                (name, &runtimes),
-            ))
+        let primary = Arc::new(Readers::start(&target, name, &progress, &runtimes));
+        let replicas: Vec<Arc<Replica>> = (0..leader.members().len())
+            .map(|index| Replica::start(&leader, (index, &progress), (name, &runtimes)))
+            .collect();
+        let node = |replica: &Arc<Replica>| OpenedReplica {
+            node: Arc::clone(replica) as _,
+            findings: Arc::default(),
+        };
+        shards.push(OpenedShard {
+            name: name.to_owned(),
+            progress: Arc::clone(&progress),
+            writers,
+            partitioner: leader.citus().map(|citus| Arc::clone(citus) as Arc<dyn WritePartitioner>),
+            controls: LaneControls::default(),
+            primary,
+            findings: Arc::default(),
+            doubts: Arc::default(),
+            replicas: replicas.iter().map(node).collect(),
         });
-        let (watched, readers) = (watched.collect(), Readers::Postgres(readers));
-        shards.push(Shard::new(name, Arc::clone(&progress), lanes, readers, watched));
+        watched.push((replicas, Arc::clone(&progress)));
         followed.push((leader, progress));
     }
     let catalog = match catalog {
@@ -327,6 +341,12 @@ fn assemble(
     });
     tokio::spawn(Arc::clone(&following).run());
     drop(entered);
-    let backing = Backing::Servers(Servers::new(following, runtime, runtimes));
-    Ok(Manager::of(map, registry, shards, found.token_key, backing))
+    await_replicas(&watched);
+    OpenedCluster {
+        map,
+        registry,
+        token_key: found.token_key,
+        shards,
+        backend: Box::new(Servers::new(following, runtime, runtimes)),
+    }
 }

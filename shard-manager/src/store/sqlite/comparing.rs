@@ -10,7 +10,7 @@
 //!
 //! **Invariant:** only a difference that a second look, at new snapshots, confirms has
 //! consequences.
-//! **Not here:** how copies are read (`store/sqlite/compare`), which requests are refused
+//! **Not here:** how copies are read (`compare`), which requests are refused
 //! (`shard`).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -23,16 +23,16 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use super::check;
+use super::compare::{self, CopyFile, Obstacle, Place, RowApart, Stretch, Terms};
+use super::footing::Footing;
+use super::nodes::FileReader;
+use super::replica::Replica;
 use crate::doubts::{Doubt, Doubts, Verdict, judge};
 use crate::engine::fault_injector::NodeMode;
 use crate::idempotency;
 use crate::progress::{Progress, ReplicaState};
 use crate::reason::{Findings, Reason};
-use crate::store::sqlite::check;
-use crate::store::sqlite::compare::{self, CopyFile, Obstacle, Place, RowApart, Stretch, Terms};
-use crate::store::sqlite::footing::Footing;
-use crate::store::sqlite::reader::Readers;
-use crate::store::sqlite::replica::Replica;
 use crate::table::{Registry, Table};
 
 /// Delay after the start: flipped bits show when files are read again, and clients come first.
@@ -166,7 +166,7 @@ struct Walk {
 /// Copies that can be read. Their files stay in their places as long as this lives.
 struct Held<'s> {
     files: Vec<CopyFile<'s>>,
-    readers: Vec<Arc<Readers>>,
+    readers: Vec<Arc<FileReader>>,
 }
 
 /// End of a look.

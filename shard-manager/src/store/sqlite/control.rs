@@ -29,8 +29,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::backup::manifest::Manifest;
-use crate::backup::{Source, Step, Watch};
+use crate::store::sqlite::backup::manifest::Manifest;
+use crate::store::sqlite::backup::{Source, Step, Watch};
 
 /// The socket's name in the data directory.
 pub const SOCKET: &str = "control.sock";

@@ -1,4 +1,4 @@
-//! Following: what other routers change, seen by this one.
+//! Catalog follower: learns of changes that other routers make.
 //!
 //! The catalog is asked once a second, and tells of a change at once (`LISTEN`). What it says then is read anew: a
 //! table is shown once every shard has it and no intent is left, as by the router that made it.
@@ -15,12 +15,12 @@ use arc_swap::ArcSwap;
 use futures_util::future::{join_all, select};
 use tokio::sync::Mutex;
 
+use super::catalog::{Catalog, Stamp};
+use super::leader::{Leader, Led, Term};
+use super::session::Session;
+use super::shard_database::ShardDatabase;
 use crate::progress::Progress;
 use crate::shard_map::ShardMap;
-use crate::store::postgres::catalog::{Catalog, Stamp};
-use crate::store::postgres::leader::{Leader, Led, Term};
-use crate::store::postgres::session::Session;
-use crate::store::postgres::shard_database::ShardDatabase;
 use crate::table::{Registry, Table};
 
 /// How often the catalog is asked.

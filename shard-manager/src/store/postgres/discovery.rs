@@ -1,20 +1,20 @@
-//! Members: which nodes a shard has when a router starts, and which of them is its primary.
+//! Discovery: which nodes a shard has when a router starts, and which of them is its primary.
 //!
 //! Each host of each address is asked what it is. An address says where a node may be, not what it is: after a failover
 //! the same list still leads to the shard, whoever takes writes now.
 //!
 //! **Invariant:** of the nodes of a shard that take writes, the one on the highest timeline is its primary; two on one
 //! timeline are a mistake, and none is.
-//! **Not here:** what happens when that changes later (`store/postgres/leader`).
+//! **Not here:** what happens when that changes later (`leader`).
 
 use futures_util::future::join_all;
 
+use super::ConnectError;
+use super::node::Node;
+use super::requirements;
+use super::session::{self, Identity, Session, Wanted as Role};
 use crate::address::{ClusterAddress, NodeAddress};
 use crate::engine::open_error::OpenError;
-use crate::store::postgres::ConnectError;
-use crate::store::postgres::node::Node;
-use crate::store::postgres::requirements;
-use crate::store::postgres::session::{self, Identity, Session, Wanted as Role};
 
 /// What servers show of these sessions.
 const OPENING: &str = "tessera opening";

@@ -7,8 +7,8 @@ use std::net::Shutdown;
 use std::path::Path;
 
 use super::{LOOK, Reply, Request, connect, is_timeout};
-use crate::backup::Watch;
-use crate::backup::manifest::Manifest;
+use crate::store::sqlite::backup::Watch;
+use crate::store::sqlite::backup::manifest::Manifest;
 
 /// Bytes of a line that answers: a manifest of the largest cluster.
 const ANSWER_MAX: usize = 16 << 20;

@@ -1,0 +1,57 @@
+//! Replica node: the trait through which the cluster uses a replica of a shard.
+//!
+//! **Not here:** which replica answers a read (`replica_set`), how it gets its rows (the engines).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::fault_injector::FaultInjector;
+use super::node_reader::NodeReader;
+use crate::address::NodeAddress;
+
+/// Name and address of a node, for logs.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeLabel<'n> {
+    /// Name that belongs to its present role.
+    pub name: &'n str,
+    /// Address, if it is a server.
+    pub address: Option<&'n NodeAddress>,
+}
+
+/// Node of a shard that follows the primary.
+pub trait ReplicaNode: Send + Sync {
+    /// Returns the name that the node had when the cluster was opened.
+    fn opened_name(&self) -> &str;
+
+    /// Returns its present name and address.
+    fn current(&self) -> NodeLabel<'_>;
+
+    /// Returns the connections that read it; `None` while it cannot be read.
+    fn reader(&self) -> Option<Arc<dyn NodeReader>>;
+
+    /// Returns its fault injector; `None` if this process cannot hold it up.
+    fn fault_injector(&self) -> Option<&FaultInjector>;
+
+    /// Returns true if it is believed to be reachable.
+    fn is_reachable(&self) -> bool;
+
+    /// Returns true if it is believed to receive the changes of the primary.
+    fn is_streaming(&self) -> bool;
+
+    /// Records that a read of it failed: it is checked before it is read again.
+    fn read_failed(&self);
+
+    /// Records that it did not answer a probe. A server is checked then; a file only after a read of
+    /// it failed.
+    fn probe_failed(&self);
+
+    /// Returns the interval at which its position is learned; zero if it reports each change.
+    fn report_interval(&self) -> Duration;
+
+    /// Returns true if it runs apart from the primary: it may answer when the primary does not, and
+    /// stop without an error.
+    fn outlives_primary(&self) -> bool;
+
+    /// Ends the thread or task that keeps it. Blocks.
+    fn stop(&self);
+}

@@ -1,0 +1,150 @@
+//! Writer: the traits that a lane writes through, and the values that pass between the two.
+//!
+//! **Not here:** queues and batches (`lane`), SQL (the engines).
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::fault_injector::FaultInjector;
+use super::pause_barrier::PauseBarrier;
+use super::runtime_pool::RuntimeHandle;
+use crate::error::{Error, Outcome};
+use crate::position::Position;
+use crate::row::{RowDone, RowWrite};
+use crate::table::Table;
+
+/// Most writers of one shard: each is a connection to its primary.
+pub const WRITERS_MAX: usize = 8;
+
+/// Writer of one lane.
+pub enum WriterKind {
+    /// The writer blocks: its lane is a thread.
+    Thread(Box<dyn Writer>),
+    /// The writer waits for a server: its lane is a task on the runtime of this handle.
+    Task(Box<dyn AsyncWriter>, RuntimeHandle),
+}
+
+/// Writer that blocks its thread until its work is done.
+pub trait Writer: Send + 'static {
+    /// Applies the changes in one durable transaction, and returns what became of each.
+    ///
+    /// A change that cannot be made (no such row, a constraint) has its error in its place and does
+    /// not affect its neighbours, unless they are one atomic unit: then none of these is applied.
+    /// When this returns `Ok`, everything that succeeded is durable.
+    ///
+    /// # Errors
+    /// [`BatchFailure`] if the transaction as a whole failed; then no change was applied unless its
+    /// outcome is [`Outcome::Unknown`].
+    fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure>;
+
+    /// Creates or drops a table in one durable transaction, and returns the shard's position after
+    /// it. A table that is as it should be stays as it is.
+    ///
+    /// # Errors
+    /// [`BatchFailure`]; nothing was changed then unless its outcome is [`Outcome::Unknown`].
+    fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure>;
+
+    /// Commits a batch that a sabotaged writer left open. Called after each batch was answered.
+    #[cfg(feature = "sabotage")]
+    fn commit_owed(&mut self);
+
+    /// Closes the files in good order. Called once, after the last batch.
+    fn close(&mut self);
+}
+
+/// Writer that waits for a server. Its methods are those of [`Writer`].
+///
+/// Cancel safety: a dropped future may have stored everything or nothing.
+pub trait AsyncWriter: Send + 'static {
+    /// Returns true if a node accepts writes now. Queued writes wait as long as none does.
+    fn ready(&mut self) -> BoxFuture<'_, bool>;
+
+    /// Applies the changes in one durable transaction, like [`Writer::apply`].
+    ///
+    /// # Errors
+    /// [`BatchFailure`] if the transaction as a whole failed.
+    fn apply<'a>(
+        &'a mut self,
+        units: &'a [Unit<'a>],
+    ) -> BoxFuture<'a, Result<BatchDone, BatchFailure>>;
+
+    /// Creates or drops a table in one durable transaction, like [`Writer::change_schema`].
+    ///
+    /// # Errors
+    /// [`BatchFailure`]; nothing was changed then unless its outcome is [`Outcome::Unknown`].
+    fn change_schema<'a>(
+        &'a mut self,
+        change: &'a SchemaChange,
+    ) -> BoxFuture<'a, Result<u64, BatchFailure>>;
+
+    /// Commits a batch that a sabotaged writer left open. Called after each batch was answered.
+    #[cfg(feature = "sabotage")]
+    fn commit_owed(&mut self);
+
+    /// Closes the connection, which belongs to the runtime that this is called on. The next batch
+    /// connects again.
+    fn close(&mut self) -> BoxFuture<'_, ()>;
+}
+
+/// Rule by which an engine wants the changes of a shard divided among its lanes.
+pub trait WritePartitioner: Send + Sync {
+    /// Returns the number of the lane, of so many, for changes of this key.
+    fn lane_of(&self, key: &str, lanes: usize) -> usize;
+}
+
+/// Controls that stop the lanes of a shard between two batches.
+#[derive(Clone, Debug, Default)]
+pub struct LaneControls {
+    /// Stops them for a test, or for teaching.
+    pub fault_injector: Arc<FaultInjector>,
+    /// Stops them for an instant, to read the files of all shards at once. A task has no file.
+    pub pause_barrier: Arc<PauseBarrier>,
+}
+
+/// Change of the set of tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SchemaChange {
+    /// Creates the table as declared.
+    Make(Arc<Table>),
+    /// Drops the table. It must be empty.
+    Drop(Arc<Table>),
+}
+
+impl SchemaChange {
+    /// Returns the table that is created or dropped.
+    pub fn table(&self) -> &Arc<Table> {
+        match self {
+            Self::Make(table) | Self::Drop(table) => table,
+        }
+    }
+}
+
+/// Changes that came together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Unit<'u> {
+    /// The changes, in the order in which they are applied.
+    pub rows: &'u [RowWrite],
+    /// The place in the request of each change, if they are applied all or not at all.
+    pub whole: Option<&'u [usize]>,
+}
+
+/// Result of a transaction that is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchDone {
+    /// What became of each change, in order.
+    pub rows: Vec<Result<RowDone, Error>>,
+    /// The shard's position, which holds them.
+    pub position: Position,
+}
+
+/// Error of a transaction that failed as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchFailure {
+    /// Cause.
+    pub error: Error,
+    /// What became of its changes.
+    pub outcome: Outcome,
+    /// True if one of its changes may be the cause: smaller batches may succeed then.
+    pub divisible: bool,
+}

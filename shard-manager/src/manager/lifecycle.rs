@@ -1,0 +1,47 @@
+//! Lifecycle: what a manager does with its backend while it serves, and its end.
+//!
+//! **Not here:** opening (`assembly`), changes of the tables (`tables`).
+
+use tokio::runtime::Handle;
+
+use super::Manager;
+use crate::engine::ReplicaIsolation;
+use crate::shard::Shard;
+
+impl Manager {
+    /// Adds the runtime of a thread that serves clients to the runtime pool, if nodes are servers: see
+    /// [`crate::engine::runtime_pool`]. It must be driven until [`Manager::remove_runtimes`].
+    pub fn add_runtime(&self, runtime: Handle) {
+        if let Some(runtimes) = self.backend.runtime_pool() {
+            runtimes.add_runtime(runtime);
+        }
+    }
+
+    /// Removes all runtimes that were added.
+    pub fn remove_runtimes(&self) {
+        if let Some(runtimes) = self.backend.runtime_pool() {
+            runtimes.remove_runtimes();
+        }
+    }
+
+    /// Returns the separation of the replicas of a shard from its primary.
+    pub fn isolation(&self) -> ReplicaIsolation {
+        self.backend.isolation()
+    }
+
+    /// Returns true if the process before did not end cleanly, and not every file has been found
+    /// intact since.
+    pub fn is_unclean(&self) -> bool {
+        self.backend.is_unclean()
+    }
+
+    /// Finishes what is queued and closes the files. Blocks.
+    pub fn close(&self) {
+        self.backend.stop_background();
+        if let Some(cache) = &self.cache {
+            cache.close();
+        }
+        self.shards.iter().for_each(Shard::close);
+        self.backend.release();
+    }
+}

@@ -1,0 +1,163 @@
+//! Backend: what the shards of a cluster of servers share: the catalog, and the runtimes of the
+//! connections.
+//!
+//! **Not here:** opening the cluster (`open`), following the catalog (`catalog_follower`).
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+use tokio::sync::OwnedMutexGuard;
+
+use super::catalog::{self, Catalog};
+use super::catalog_follower::Following;
+use super::leader::{Leader, Term};
+use crate::engine::runtime_pool::RuntimePool;
+use crate::engine::schema_intent::Intent;
+use crate::engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
+use crate::error::Error;
+use crate::table::Table;
+
+/// How long the catalog may take over one step of a change of the tables.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Resources that the connections to a cluster of servers share.
+pub(super) struct Servers {
+    following: Arc<Following>,
+    /// Drives the connections of long reads and watchers, and those of no other runtime.
+    runtime: Mutex<Option<Runtime>>,
+    /// Runtimes of lanes and short reads.
+    runtimes: RuntimePool,
+}
+
+impl Servers {
+    /// Takes over the resources of a cluster that was opened.
+    pub(super) fn new(following: Arc<Following>, runtime: Runtime, runtimes: RuntimePool) -> Self {
+        Self { following, runtime: Mutex::new(Some(runtime)), runtimes }
+    }
+
+    /// Locks the catalog among all routers, and reads what they have changed before.
+    async fn lock_catalog(
+        &self,
+        local: OwnedMutexGuard<()>,
+        deadline: Instant,
+    ) -> Result<Box<dyn SchemaLock>, Error> {
+        let told = |error: String| catalog::unavailable(&error);
+        let turn = async {
+            loop {
+                let (catalog, term) = self.following.connect("tables").await.map_err(told)?;
+                let turned = async {
+                    let catalog = catalog.lock_to_change().await?;
+                    self.following.refresh_from(&catalog).await.map_err(told)?;
+                    Ok::<_, Error>(catalog)
+                };
+                tokio::select! {
+                    turned = turned => break Ok((turned?, term)),
+                    // Nothing has begun: it is another node's turn to lock.
+                    () = self.following.catalog.ended(term) => {}
+                }
+            }
+        };
+        let turn = tokio::time::timeout_at(deadline.into(), turn).await;
+        let (catalog, term) = turn.unwrap_or(Err(Error::DeadlinePassed))?;
+        let leader = Arc::clone(&self.following.catalog);
+        Ok(Box::new(CatalogLock { catalog, leader, term, _local: local }))
+    }
+
+    fn close(&self) {
+        self.following.closed.store(true, Ordering::Release);
+        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(runtime) = runtime {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Lock on the tables among all routers: the session with the catalog holds it.
+struct CatalogLock {
+    catalog: Catalog,
+    leader: Arc<Leader>,
+    term: Term,
+    _local: OwnedMutexGuard<()>,
+}
+
+impl CatalogLock {
+    /// Waits for what the catalog is asked, but not for a node that leads no more or does not answer.
+    async fn asked<T>(&self, asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::select! {
+            biased;
+            asked = tokio::time::timeout(ANSWER_MAX, asked) => {
+                asked.unwrap_or_else(|_elapsed| Err(catalog::unavailable(&"it does not answer")))
+            }
+            () = self.leader.ended(self.term) => {
+                Err(catalog::unavailable(&"another node leads it by now"))
+            }
+        }
+    }
+}
+
+impl ClusterBackend for Servers {
+    fn lock_schema(
+        &self,
+        local: OwnedMutexGuard<()>,
+        deadline: Instant,
+    ) -> EngineFuture<'_, Box<dyn SchemaLock>> {
+        Box::pin(self.lock_catalog(local, deadline))
+    }
+
+    fn runtime_pool(&self) -> Option<&RuntimePool> {
+        Some(&self.runtimes)
+    }
+
+    fn isolation(&self) -> ReplicaIsolation {
+        ReplicaIsolation::OwnServers
+    }
+
+    fn is_unclean(&self) -> bool {
+        false
+    }
+
+    fn unlogged_tables(&self) -> Vec<String> {
+        let map = self.following.map.load();
+        let shards = map.topology().shards().iter().zip(&self.following.shards);
+        shards.fold(Vec::new(), |mut all, (shard, (leader, _))| {
+            let hazards = leader.hazards();
+            let unlogged = hazards.found().filter(|found| found.is_unlogged());
+            all.extend(unlogged.map(|found| format!("{}: {found}", shard.name)));
+            all
+        })
+    }
+
+    fn stop_background(&self) {
+        self.following.closed.store(true, Ordering::Release);
+    }
+
+    fn release(&self) {
+        self.close();
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl SchemaLock for CatalogLock {
+    fn pending(&self) -> EngineFuture<'_, Vec<Intent>> {
+        Box::pin(self.asked(self.catalog.intents()))
+    }
+
+    fn record_create<'a>(&'a self, table: &'a Table) -> EngineFuture<'a, ()> {
+        Box::pin(self.asked(self.catalog.note(table)))
+    }
+
+    fn record_undo<'a>(&'a self, name: &'a str) -> EngineFuture<'a, ()> {
+        Box::pin(self.asked(self.catalog.turn_to_undo(name)))
+    }
+
+    fn remove<'a>(&'a self, name: &'a str) -> EngineFuture<'a, ()> {
+        Box::pin(self.asked(self.catalog.remove(name)))
+    }
+}
