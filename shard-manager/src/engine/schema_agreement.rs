@@ -5,7 +5,7 @@
 //! far: then the table is made there again. Its rows are lost, but they were lost with the file.
 //!
 //! **Invariant:** nothing is done to a file unless all of them can agree.
-//! **Not here:** doing it (`opening`), making a table while the cluster serves (`tables`).
+//! **Not here:** doing it (the engines), making a table while the cluster serves (`tables`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -7,7 +7,7 @@
 //! ```
 //! The intent is a row of the catalog, durable before the first shard is touched. Each shard makes the table in its
 //! lane, in one durable transaction that its change log tells of. A process that dies leaves the intent: the next
-//! start finishes what it says (`opening`), and so does the next request for the same name. Steps that were done
+//! start finishes what it says, and so does the next request for the same name. Steps that were done
 //! already change nothing, so each may be repeated.
 //!
 //! **Invariant:** the registry shows a table only while every shard has it and no intent is left; so nobody writes

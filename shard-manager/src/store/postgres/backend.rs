@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::OwnedMutexGuard;
 
 use super::catalog::{self, Catalog};
-use super::catalog_follower::Following;
+use super::catalog_follower::CatalogFollower;
 use super::leader::{Leader, Term};
 use crate::engine::runtime_pool::RuntimePool;
 use crate::engine::schema_intent::Intent;
@@ -24,7 +24,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// Resources that the connections to a cluster of servers share.
 pub(super) struct Servers {
-    following: Arc<Following>,
+    follower: Arc<CatalogFollower>,
     /// Drives the connections of long reads and watchers, and those of no other runtime.
     runtime: Mutex<Option<Runtime>>,
     /// Runtimes of lanes and short reads.
@@ -33,8 +33,12 @@ pub(super) struct Servers {
 
 impl Servers {
     /// Takes over the resources of a cluster that was opened.
-    pub(super) fn new(following: Arc<Following>, runtime: Runtime, runtimes: RuntimePool) -> Self {
-        Self { following, runtime: Mutex::new(Some(runtime)), runtimes }
+    pub(super) fn new(
+        follower: Arc<CatalogFollower>,
+        runtime: Runtime,
+        runtimes: RuntimePool,
+    ) -> Self {
+        Self { follower, runtime: Mutex::new(Some(runtime)), runtimes }
     }
 
     /// Locks the catalog among all routers, and reads what they have changed before.
@@ -46,27 +50,27 @@ impl Servers {
         let told = |error: String| catalog::unavailable(&error);
         let turn = async {
             loop {
-                let (catalog, term) = self.following.connect("tables").await.map_err(told)?;
+                let (catalog, term) = self.follower.connect("tables").await.map_err(told)?;
                 let turned = async {
                     let catalog = catalog.lock_to_change().await?;
-                    self.following.refresh_from(&catalog).await.map_err(told)?;
+                    self.follower.refresh_from(&catalog).await.map_err(told)?;
                     Ok::<_, Error>(catalog)
                 };
                 tokio::select! {
                     turned = turned => break Ok((turned?, term)),
                     // Nothing has begun: it is another node's turn to lock.
-                    () = self.following.catalog.ended(term) => {}
+                    () = self.follower.catalog.ended(term) => {}
                 }
             }
         };
         let turn = tokio::time::timeout_at(deadline.into(), turn).await;
         let (catalog, term) = turn.unwrap_or(Err(Error::DeadlinePassed))?;
-        let leader = Arc::clone(&self.following.catalog);
+        let leader = Arc::clone(&self.follower.catalog);
         Ok(Box::new(CatalogLock { catalog, leader, term, _local: local }))
     }
 
     fn close(&self) {
-        self.following.closed.store(true, Ordering::Release);
+        self.follower.closed.store(true, Ordering::Release);
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(runtime) = runtime {
             runtime.shutdown_background();
@@ -119,8 +123,8 @@ impl ClusterBackend for Servers {
     }
 
     fn unlogged_tables(&self) -> Vec<String> {
-        let map = self.following.map.load();
-        let shards = map.topology().shards().iter().zip(&self.following.shards);
+        let map = self.follower.map.load();
+        let shards = map.topology().shards().iter().zip(&self.follower.shards);
         shards.fold(Vec::new(), |mut all, (shard, (leader, _))| {
             let hazards = leader.hazards();
             let unlogged = hazards.found().filter(|found| found.is_unlogged());
@@ -130,7 +134,7 @@ impl ClusterBackend for Servers {
     }
 
     fn stop_background(&self) {
-        self.following.closed.store(true, Ordering::Release);
+        self.follower.closed.store(true, Ordering::Release);
     }
 
     fn release(&self) {

@@ -4,7 +4,7 @@
 //! Locks belong to sessions, so that of a router that died is free.
 //!
 //! **Invariant:** whoever reads the catalog to change it holds one of its locks.
-//! **Not here:** what it says (`store::cluster`), the rows (`shard_database`).
+//! **Not here:** what it says (`engine::cluster_spec`), the rows (`shard_database`).
 
 use chrono::Utc;
 use diesel::prelude::*;

@@ -41,7 +41,7 @@ struct Seen {
 }
 
 /// What is needed to see what others have changed.
-pub(super) struct Following {
+pub(super) struct CatalogFollower {
     /// Where the catalog is.
     pub(super) catalog: Arc<Leader>,
     /// The primaries, and how far the nodes of each shard have come.
@@ -53,7 +53,7 @@ pub(super) struct Following {
     pub(super) turn: Mutex<()>,
 }
 
-impl Following {
+impl CatalogFollower {
     /// Follows until it is closed.
     pub(super) async fn run(self: Arc<Self>) {
         let mut seen = Seen::default();

@@ -1,6 +1,6 @@
 //! Declared: the tables that a database declares, in `tessera_tables`, and whether they are what it has.
 //!
-//! **Not here:** how a declaration is spelled (`store::declared`); its SQL (`ddl`).
+//! **Not here:** how a declaration is spelled (`engine::table_declaration`); its SQL (`ddl`).
 
 use std::collections::{BTreeMap, BTreeSet};
 

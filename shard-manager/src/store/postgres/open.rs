@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 use super::backend::Servers;
 use super::candidate;
 use super::catalog::{Catalog, Cluster};
-use super::catalog_follower::Following;
+use super::catalog_follower::CatalogFollower;
 use super::citus::{Citus, setup, watch};
 use super::discovery::{self, Members};
 use super::hazards::Hazards;
@@ -85,14 +85,19 @@ fn open_servers(cluster: &ConnectedCluster) -> Result<OpenedCluster, OpenError> 
     Ok(assemble(runtime, opened, registry, found, catalog))
 }
 
-/// Replicas of a shard, and the positions of its nodes.
-type Watched = (Vec<Arc<Replica>>, Arc<Progress>);
+/// Shard whose readers and watchers run, and what of it only this engine knows.
+struct ServerShard {
+    opened: OpenedShard,
+    leader: Arc<Leader>,
+    replicas: Vec<Arc<Replica>>,
+}
 
 /// Waits for the replicas that a router should have when it serves, but not for those that are out
 /// of reach.
-fn await_replicas(shards: &[Watched]) {
+fn await_replicas(shards: &[ServerShard]) {
     let deadline = Instant::now() + REPLICAS_WAIT;
-    let is_open = |(replicas, progress): &Watched| {
+    let is_open = |ServerShard { opened, replicas, .. }: &ServerShard| {
+        let progress = &opened.progress;
         replicas.iter().enumerate().any(|(index, replica)| {
             let follows = progress.state(index) == ReplicaState::Following;
             !follows && progress.leading() != Some(index) && replica.is_reachable()
@@ -272,7 +277,42 @@ fn writers(
     writers.collect()
 }
 
-/// Starts the readers and the watchers.
+/// Starts the readers and the watchers of a shard.
+fn start_shard(name: &str, opened: Opened, runtimes: &RuntimePool) -> ServerShard {
+    let Opened { members, position, history, citus, hazards } = opened;
+    let (identity, timeouts) = (members[0].identity.clone(), members[0].timeouts);
+    let progress = Arc::new(Progress::new(history, position, members.len()).asked());
+    progress.schema_changed(position);
+    let leader = Leader::new(members, &identity, Some(&progress), citus);
+    leader.set_hazards(hazards);
+    let writers = writers((name, &leader), timeouts, &progress, runtimes);
+    if leader.citus().is_some() {
+        tokio::spawn(watch::watch(Arc::clone(&leader)));
+    }
+    let target = Target::Leader(Arc::clone(&leader));
+    let primary = Arc::new(Readers::start(&target, name, &progress, runtimes));
+    let replicas: Vec<Arc<Replica>> = (0..leader.members().len())
+        .map(|index| Replica::start(&leader, (index, &progress), (name, runtimes)))
+        .collect();
+    let node = |replica: &Arc<Replica>| OpenedReplica {
+        node: Arc::clone(replica) as _,
+        findings: Arc::default(),
+    };
+    let opened = OpenedShard {
+        name: name.to_owned(),
+        progress,
+        writers,
+        partitioner: leader.citus().map(|citus| Arc::clone(citus) as Arc<dyn WritePartitioner>),
+        controls: LaneControls::default(),
+        primary,
+        findings: Arc::default(),
+        doubts: Arc::default(),
+        replicas: replicas.iter().map(node).collect(),
+    };
+    ServerShard { opened, leader, replicas }
+}
+
+/// Starts the readers and the watchers of all shards, and follows the catalog.
 fn assemble(
     runtime: Runtime,
     opened: Vec<Opened>,
@@ -282,44 +322,16 @@ fn assemble(
 ) -> OpenedCluster {
     let entered = runtime.enter();
     let runtimes = RuntimePool::new(runtime.handle().clone());
-    let mut shards = Vec::with_capacity(opened.len());
-    let mut followed = Vec::with_capacity(opened.len());
-    let mut watched = Vec::with_capacity(opened.len());
-    for (index, opened) in found.map.topology().indices().zip(opened) {
-        let name = found.map.topology().name(index);
-        let Opened { members, position, history, citus, hazards } = opened;
-        let (identity, timeouts) = (members[0].identity.clone(), members[0].timeouts);
-        let progress = Arc::new(Progress::new(history, position, members.len()).asked());
-        progress.schema_changed(position);
-        let leader = Leader::new(members, &identity, Some(&progress), citus);
-        leader.set_hazards(hazards);
-        let writers = writers((name, &leader), timeouts, &progress, &runtimes);
-        if leader.citus().is_some() {
-            tokio::spawn(watch::watch(Arc::clone(&leader)));
-        }
-        let target = Target::Leader(Arc::clone(&leader));
-        let primary = Arc::new(Readers::start(&target, name, &progress, &runtimes));
-        let replicas: Vec<Arc<Replica>> = (0..leader.members().len())
-            .map(|index| Replica::start(&leader, (index, &progress), (name, &runtimes)))
-            .collect();
-        let node = |replica: &Arc<Replica>| OpenedReplica {
-            node: Arc::clone(replica) as _,
-            findings: Arc::default(),
-        };
-        shards.push(OpenedShard {
-            name: name.to_owned(),
-            progress: Arc::clone(&progress),
-            writers,
-            partitioner: leader.citus().map(|citus| Arc::clone(citus) as Arc<dyn WritePartitioner>),
-            controls: LaneControls::default(),
-            primary,
-            findings: Arc::default(),
-            doubts: Arc::default(),
-            replicas: replicas.iter().map(node).collect(),
-        });
-        watched.push((replicas, Arc::clone(&progress)));
-        followed.push((leader, progress));
-    }
+    let topology = found.map.topology();
+    let shards: Vec<ServerShard> = topology
+        .indices()
+        .zip(opened)
+        .map(|(index, opened)| start_shard(topology.name(index), opened, &runtimes))
+        .collect();
+    let followed = shards.iter().map(|ServerShard { opened, leader, .. }| {
+        (Arc::clone(leader), Arc::clone(&opened.progress))
+    });
+    let followed: Vec<(Arc<Leader>, Arc<Progress>)> = followed.collect();
     let catalog = match catalog {
         Some(nodes) => {
             let identity = nodes[0].identity.clone();
@@ -331,7 +343,7 @@ fn assemble(
     };
     let map = Arc::new(ArcSwap::from_pointee(found.map));
     let registry = Arc::new(ArcSwap::from_pointee(registry));
-    let following = Arc::new(Following {
+    let follower = Arc::new(CatalogFollower {
         catalog,
         shards: followed,
         map: Arc::clone(&map),
@@ -339,14 +351,14 @@ fn assemble(
         closed: AtomicBool::new(false),
         turn: Mutex::new(()),
     });
-    tokio::spawn(Arc::clone(&following).run());
+    tokio::spawn(Arc::clone(&follower).run());
     drop(entered);
-    await_replicas(&watched);
+    await_replicas(&shards);
     OpenedCluster {
         map,
         registry,
         token_key: found.token_key,
-        shards,
-        backend: Box::new(Servers::new(following, runtime, runtimes)),
+        shards: shards.into_iter().map(|shard| shard.opened).collect(),
+        backend: Box::new(Servers::new(follower, runtime, runtimes)),
     }
 }

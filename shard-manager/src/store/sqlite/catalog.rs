@@ -1,6 +1,6 @@
 //! Catalog: the durable shard map of an embedded cluster, in a file of its own.
 //!
-//! **Not here:** what it says (`store::cluster`), the rows (`shard_file`).
+//! **Not here:** what it says (`engine::cluster_spec`), the rows (`shard_file`).
 
 mod look;
 

@@ -1,6 +1,6 @@
 //! Declared: the tables that a file declares, in `tessera_tables`.
 //!
-//! **Not here:** how a declaration is spelled (`store::declared`); whether the table in the file is as declared (`shard_file`); its SQL (`ddl`).
+//! **Not here:** how a declaration is spelled (`engine::table_declaration`); whether the table in the file is as declared (`shard_file`); its SQL (`ddl`).
 
 use std::collections::BTreeSet;
 
