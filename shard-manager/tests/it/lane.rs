@@ -1,16 +1,12 @@
 //! Lane: a fake writer stands at a gate, so that each test says what waits when a batch begins.
 
 use std::collections::HashSet;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
-use shard_manager::engine::{
-    BatchDone, BatchFailure, LaneControls, SchemaChange, Unit, Writer, WriterKind,
-};
+use futures_util::future::{LocalBoxFuture, join_all};
+use shard_manager::engine::{self, BatchDone, BatchFailure, SchemaChange, Unit, Writer};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::lane::{Applied, Lane, LaneFailure};
@@ -101,16 +97,14 @@ pub(crate) struct Story {
 
 impl Story {
     fn begin(plan: Plan) -> Self {
-        let (began_here, began) = channel();
-        let (gate, gate_there) = channel();
-        let (closed_here, closed) = channel();
+        let (begins, began) = channel();
+        let (gate, opened) = channel();
+        let (closes, closed) = channel();
         let applied = Arc::new(Mutex::new(Vec::new()));
         let there = Arc::clone(&applied);
-        let fake =
-            Fake { began: began_here, gate: gate_there, plan, applied: there, closed: closed_here };
-        let writer = WriterKind::Thread(Box::new(fake));
-        let lane =
-            Arc::new(Lane::start("shard1", writer, LaneControls::default()).expect("a thread"));
+        let fake = Fake { began: begins, gate: opened, plan, applied: there, closed: closes };
+        let (writer, controls) = (engine::WriterKind::Thread(Box::new(fake)), Default::default());
+        let lane = Arc::new(Lane::start("shard1", writer, controls).expect("a thread"));
         Self { lane, began, gate: Some(gate), applied, closed }
     }
 
@@ -119,7 +113,7 @@ impl Story {
         &self,
         keys: &[&str],
         deadline: Instant,
-    ) -> Pin<Box<dyn Future<Output = Answer>>> {
+    ) -> LocalBoxFuture<'static, Answer> {
         let rows = keys.iter().map(|key| row(key, 0)).collect();
         self.queue_rows(rows, deadline).await
     }
@@ -128,17 +122,13 @@ impl Story {
         &self,
         rows: Vec<RowWrite>,
         deadline: Instant,
-    ) -> Pin<Box<dyn Future<Output = Answer>>> {
+    ) -> LocalBoxFuture<'static, Answer> {
         self.queue_part(Part::from(rows), deadline).await
     }
 
-    async fn queue_part(
-        &self,
-        part: Part,
-        deadline: Instant,
-    ) -> Pin<Box<dyn Future<Output = Answer>>> {
+    async fn queue_part(&self, part: Part, deadline: Instant) -> LocalBoxFuture<'static, Answer> {
         let lane = Arc::clone(&self.lane);
-        let mut answer: Pin<Box<dyn Future<Output = Answer>>> =
+        let mut answer: LocalBoxFuture<'static, Answer> =
             Box::pin(async move { lane.apply(part, deadline).await });
         // One poll puts it into the queue.
         tokio::select! {
@@ -154,7 +144,7 @@ impl Story {
     }
 
     /// Holds a first batch at the gate, so that what comes next must wait.
-    pub(crate) async fn occupied(plan: Plan) -> (Self, Pin<Box<dyn Future<Output = Answer>>>) {
+    pub(crate) async fn occupied(plan: Plan) -> (Self, LocalBoxFuture<'static, Answer>) {
         let story = Self::begin(plan);
         let first = story.queue(&["first"], deadline()).await;
         assert_eq!(story.batch(), ["first"]);
