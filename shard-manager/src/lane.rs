@@ -1,9 +1,10 @@
 //! Lane: the one way to a shard's primary, where waiting writes become one transaction.
 //!
 //! A bounded queue and a loop: take everything that waits, apply it in one durable transaction, answer each
-//! operation. The loop has a thread of its own where the writer controls one, and is a task where it waits for a server. Nothing waits on a timer: while one batch is committed, the next
-//! gathers by itself, so the price of a sync is shared by all who wait (group commit, as in "Implementation
-//! Techniques for Main Memory Database Systems", DeWitt et al. 1984).
+//! operation. The loop is a thread if the writer blocks, and a task if it waits for a server.
+//! Nothing waits on a timer: while one batch is committed, the next gathers by itself, so the price
+//! of a sync is shared by all who wait (group commit, as in "Implementation Techniques for Main
+//! Memory Database Systems", DeWitt et al. 1984).
 //!
 //! **Invariant:** one batch is in flight; operations are applied in the order in which they came; an
 //! operation is answered after its transaction is durable, and never taken after its deadline.
@@ -107,7 +108,7 @@ impl Operation {
 pub struct Applied {
     /// For each row, in order.
     pub rows: Vec<Result<RowDone, Error>>,
-    /// The shard's position that controls them.
+    /// The shard's position that holds them.
     pub position: Position,
     /// How long it waited, and how long its transaction took.
     pub times: LaneTimes,

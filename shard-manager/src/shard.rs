@@ -136,7 +136,8 @@ impl Shard {
         &self.name
     }
 
-    /// Returns the fault injector of a node; `None` if the node is not one of this shard, or is a server.
+    /// Returns the fault injector of a node; `None` if the node is not one of this shard, or is a
+    /// server.
     pub fn fault_injector(&self, node: &str) -> Option<&FaultInjector> {
         if node == self.primary_name {
             return Some(self.lanes.fault_injector());
@@ -375,7 +376,8 @@ impl Shard {
         self.primary.table_sizes(turn, deadline).await
     }
 
-    /// Returns the nodes over which the engine distributes the shard's rows by itself; none if it does not.
+    /// Returns the nodes over which the engine distributes the shard's rows by itself; none if it
+    /// does not.
     ///
     /// # Errors
     /// As [`Shard::read_key`].

@@ -1,6 +1,6 @@
 //! Store: the engines that keep rows.
 //!
-//! **Not here:** the traits that they implement (`engine`), which shard and which node (`manager`, `shard`).
+//! **Not here:** the traits that they implement (`engine`), the choice of the node (`manager`, `shard`).
 
 pub mod postgres;
 pub mod sqlite;

@@ -9,8 +9,9 @@ use crate::engine::ReplicaIsolation;
 use crate::shard::Shard;
 
 impl Manager {
-    /// Adds the runtime of a thread that serves clients to the runtime pool, if nodes are servers: see
-    /// [`crate::engine::runtime_pool`]. It must be driven until [`Manager::remove_runtimes`].
+    /// Adds the runtime of a thread that serves clients to the [runtime
+    /// pool](crate::engine::runtime_pool), if nodes are servers. Its thread must drive it until
+    /// [`Manager::remove_runtimes`].
     pub fn add_runtime(&self, runtime: Handle) {
         if let Some(runtimes) = self.backend.runtime_pool() {
             runtimes.add_runtime(runtime);

@@ -21,7 +21,8 @@ impl Manager {
         self.backend.unlogged_tables()
     }
 
-    /// Returns true if the engine distributes rows over nodes by a rule of its own, and not by the shard map.
+    /// Returns true if the engine distributes rows over nodes by a rule of its own, and not by the
+    /// shard map.
     pub fn is_partitioned(&self) -> bool {
         self.shards.iter().any(Shard::is_partitioned)
     }
