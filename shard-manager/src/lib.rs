@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub use cache;
 pub use model::{
     advice, consistency, csv, cursor, declaration, error, idempotency, keyspace, placement,
     position, query, reason, sabotage, shard_map, simulation, table, token, topology, value,
@@ -11,7 +12,6 @@ pub mod address;
 pub mod backup;
 pub mod barrier;
 pub mod brake;
-pub mod cache;
 pub mod control;
 pub mod doctor;
 pub mod doubts;

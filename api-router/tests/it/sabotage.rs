@@ -9,10 +9,12 @@ use std::process::{Command, Stdio};
 use memchr::memmem;
 
 use crate::harness::command;
+use crate::layering::PACKAGES;
 
 const VARIABLE: &str = "TESSERA_SABOTAGE";
 /// The packages that have the feature.
-const SABOTAGED: [&str; 3] = ["api-router", "shard-manager", "shard-manager/model"];
+const SABOTAGED: [&str; 4] =
+    ["api-router", "shard-manager", "shard-manager/cache", "shard-manager/model"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -83,8 +85,7 @@ fn texts(list: &toml::Value) -> Vec<String> {
 
 #[test]
 fn no_manifest_enables_sabotage() {
-    let packages =
-        ["", "api-router", "shard-manager", "shard-manager/model", "analytics", "loadtest"];
+    let packages = PACKAGES.iter().map(|(folder, _)| *folder).chain([""]);
     let mut having = BTreeSet::new();
     for package in packages {
         let manifest = root().join(package).join("Cargo.toml");
