@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::sabotage::{Switch, is_on};
+use model::sabotage::{Switch, is_on};
 
 /// By how much the clocks of two routers may differ. The age of what another router has stored counts as so much more, and
 /// what is further in the future than this proves nothing. It is what clocks of nodes may differ by before operators

@@ -2,7 +2,7 @@
 //!
 //! **Not here:** counting (`tally`), judging Redis (`breaker`).
 
-use crate::topology::Role;
+use model::topology::Role;
 
 /// How the cache does. The numbers are counts since the process began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

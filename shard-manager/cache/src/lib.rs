@@ -66,6 +66,7 @@
 //!
 //! **Invariant:** an answer of the cache is one that the shard gave, and as new as its reader demands.
 //! **Not here:** what a read demands of its shard (`shard`), who asks (`manager`).
+#![forbid(unsafe_code)]
 
 mod address;
 mod admission;
@@ -88,13 +89,13 @@ mod voiding;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::token::TokenKey;
 use admission::Admission;
 use asking::{Turns, UNWAITED_MAX};
 use breaker::Breaker;
 use clock::Clock;
 use flight::Flights;
 use link::Links;
+use model::token::TokenKey;
 use near::Near;
 use shape::Secrets;
 use tally::{Count, Tally};

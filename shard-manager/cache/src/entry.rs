@@ -16,7 +16,7 @@ use std::hash::Hasher;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::proof::{Claim, Moment};
-use crate::rows::Rows;
+use model::result_rows::Rows;
 
 /// The version of this spelling. It is in the key as well, so that others are not even met.
 pub(super) const SHAPE: u8 = 1;

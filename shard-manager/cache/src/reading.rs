@@ -18,10 +18,10 @@ use super::shape::{About, Name};
 use super::tally::Count;
 use super::vitals::{CacheUse, ServedBy};
 use super::{Cache, shape};
-use crate::position::Position;
-use crate::query::ReadQuery;
-use crate::rows::Rows;
-use crate::sabotage::{Switch, is_on};
+use model::position::Position;
+use model::query::ReadQuery;
+use model::result_rows::Rows;
+use model::sabotage::{Switch, is_on};
 
 /// What the shard answered.
 #[derive(Clone, Debug)]

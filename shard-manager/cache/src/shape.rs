@@ -14,10 +14,10 @@ use std::hash::Hasher;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::entry::{SHAPE, Spot};
-use crate::keyspace::Slot;
-use crate::query::{Comparison, Condition, Output, Pattern, Piece, ReadQuery, State, Test};
-use crate::token::TokenKey;
-use crate::value::Value;
+use model::keyspace::Slot;
+use model::query::{Comparison, Condition, Output, Pattern, Piece, ReadQuery, State, Test};
+use model::token::TokenKey;
+use model::value::Value;
 
 /// What a cluster names and signs its entries with.
 #[derive(Clone)]
@@ -252,9 +252,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::query::OrderBy;
-    use crate::table::{Column, Table};
-    use crate::value::ColumnType;
+    use model::query::OrderBy;
+    use model::table::{Column, Table};
+    use model::value::ColumnType;
 
     /// Few of everything, so that questions often differ in one thing only, or in none.
     fn texts() -> impl Strategy<Value = String> {
