@@ -14,6 +14,8 @@ pub mod open_error;
 pub mod postgres;
 pub mod readers;
 pub mod replica;
+#[cfg(test)]
+mod sample_queries;
 mod schema;
 pub mod sqlite;
 

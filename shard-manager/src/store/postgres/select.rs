@@ -296,3 +296,6 @@ fn like(pattern: &Pattern) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests;

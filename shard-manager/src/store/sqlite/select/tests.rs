@@ -11,6 +11,7 @@ use super::super::watch::Watch;
 use super::*;
 use crate::keyspace::Slot;
 use crate::query::{Output, Test};
+use crate::store::sample_queries;
 use crate::table::Column;
 use crate::value::ColumnType;
 
@@ -268,4 +269,17 @@ fn a_page_begins_where_its_cursor_says_whatever_else_is_asked() {
         let plan = plan(&mut connection, &select);
         assert!(plan.contains(bound) && !plan.contains("TEMP B-TREE"), "{plan}: {}", select.sql);
     }
+}
+
+#[test]
+fn the_sql_of_the_sample_queries_is_pinned() {
+    let written = sample_queries::written(|out, query, scope| {
+        let page = Select::page(query, scope);
+        let _ = writeln!(out, "{}\n{:?}", page.sql, page.binds());
+        if query.counts {
+            let count = Select::count(query, scope);
+            let _ = writeln!(out, "{}\n{:?}", count.sql, count.binds());
+        }
+    });
+    assert!(written == include_str!("texts.txt"), "{written}");
 }
