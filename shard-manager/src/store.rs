@@ -17,6 +17,7 @@ pub mod replica;
 #[cfg(test)]
 mod sample_queries;
 mod schema;
+mod select;
 pub mod sqlite;
 
 use std::sync::Arc;

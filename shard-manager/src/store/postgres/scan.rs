@@ -19,11 +19,11 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
 use super::citus;
+use super::dialect::Select;
 use super::leader::Term;
 use super::node::{NodeError, Target};
 use super::page::{push_object, value};
 use super::point::tell_unreadable;
-use super::select::{Select, keys};
 use super::statement::{Prepared, Statement, for_each_row, load, run};
 use super::trouble::Trouble;
 use super::witness::{self, Witness};
@@ -32,6 +32,7 @@ use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::rows::Rows;
+use crate::store::select::keys;
 use crate::store::{CitusNode, NodeRows, Scope, TableSize};
 use crate::vitals::{Footprint, PoolVitals};
 

@@ -17,9 +17,9 @@ use scheduled_thread_pool::ScheduledThreadPool;
 use super::connection::{
     Bind, OpenError, Shapes, Statement, Trouble, for_each_row, for_each_row_while, open,
 };
+use super::dialect::{Select, binds};
 use super::footing::Footing;
 use super::row_json::{push_object, value};
-use super::select::Select;
 use super::sql;
 use super::watch::Watch;
 use crate::error::Error;
@@ -331,7 +331,7 @@ impl Reader {
         let select = Select::page(query, scope);
         let (table, order) = (&query.table, query.sort_keys(keyed));
         let page = query.limit as usize + if keyed { 0 } else { query.offset as usize };
-        let (outputs, binds) = (query.outputs.len(), select.binds());
+        let (outputs, binds) = (query.outputs.len(), binds(&select));
         let cached = self.shapes.admit(&select.sql);
         let mut rows = Rows::with_capacity(ROWS_BYTES);
         let statement = Statement { sql: &select.sql, binds: &binds, cached };
@@ -365,7 +365,7 @@ impl Reader {
             Scope::Shard if query.conditions.is_empty() => {
                 (sql::COUNTED, vec![Bind::Text(query.table.name())])
             }
-            Scope::Shard | Scope::Key(..) => (&*select.sql, select.binds()),
+            Scope::Shard | Scope::Key(..) => (&*select.sql, binds(&select)),
         };
         let statement = Statement { sql, binds: &binds, cached: self.shapes.admit(sql) };
         let mut total = 0;

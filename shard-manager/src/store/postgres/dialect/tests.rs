@@ -1,5 +1,7 @@
 //! Tests of the SQL of reads for PostgreSQL: the text of each sample query stays what it is.
 
+use std::fmt::Write as _;
+
 use super::*;
 use crate::store::sample_queries;
 
