@@ -25,10 +25,10 @@ pub mod vitals;
 
 pub mod table;
 
-pub mod address;
 pub mod advice;
 pub mod declaration;
 pub mod fake;
+pub mod node_address;
 pub mod query;
 pub mod row;
 

@@ -5,20 +5,20 @@
 //!
 //! **Not here:** queues and batching (`lane`), which shard (`manager`).
 
-pub mod cluster;
-mod declared;
+pub mod cluster_spec;
 mod forgetting;
-mod image;
-pub mod intent;
 pub mod open_error;
 pub mod postgres;
 pub mod readers;
 pub mod replica;
+mod row_image;
 #[cfg(test)]
 mod sample_queries;
-mod schema;
+pub mod schema_intent;
 mod select;
 pub mod sqlite;
+mod system_tables;
+mod table_declaration;
 
 use std::sync::Arc;
 

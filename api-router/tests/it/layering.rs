@@ -20,7 +20,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
     ],
     &["doubts", "local", "placement", "progress", "token", "value", "vitals"],
     &["shard_map", "simulation", "table"],
-    &["address", "advice", "declaration", "fake", "query", "row"],
+    &["advice", "declaration", "fake", "node_address", "query", "row"],
     &["cursor", "rows"],
     &["error"],
     &["cache", "idempotency"],

@@ -20,14 +20,14 @@ use super::agreement::{Agreement, Declared, agree};
 use super::backing::{Backing, Servers};
 use super::following::Following;
 use super::members::{self, Members};
-use crate::address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
 use crate::home::Homes;
 use crate::lane::{Holds, Lane};
 use crate::lanes::Lanes;
+use crate::node_address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
 use crate::position::History;
 use crate::progress::Progress;
 use crate::shard::Shard;
-use crate::store::cluster::Wanted;
+use crate::store::cluster_spec::ClusterSpec;
 use crate::store::open_error::OpenError;
 use crate::store::postgres::candidate;
 use crate::store::postgres::catalog::{Catalog, Cluster};
@@ -50,7 +50,7 @@ pub struct ConnectedCluster {
     /// Its nodes.
     pub address: ClusterAddress,
     /// What the operator asks for.
-    pub wanted: Wanted,
+    pub wanted: ClusterSpec,
 }
 
 /// How long a start waits until it knows of each replica whether it follows: servers that are busy take their time.
@@ -104,7 +104,7 @@ async fn open(
     cluster: &ConnectedCluster,
 ) -> Result<(Vec<Opened>, Registry, Cluster, Option<Vec<Node>>), OpenError> {
     let ConnectedCluster { address, wanted } = cluster;
-    let wanted = Wanted {
+    let wanted = ClusterSpec {
         shards: Some(address.shards.len()),
         weights: wanted.weights.clone().or_else(|| weights(&address.shards)),
         ..wanted.clone()

@@ -19,11 +19,11 @@ use crate::lane::Lane;
 use crate::progress::Progress;
 use crate::sabotage::{Switch, is_on};
 use crate::shard::{Shard, Suspect};
-use crate::store::cluster::Wanted;
-use crate::store::intent::Intent;
+use crate::store::cluster_spec::ClusterSpec;
 use crate::store::open_error::OpenError;
 use crate::store::readers::Readers;
 use crate::store::replica::Replica;
+use crate::store::schema_intent::Intent;
 use crate::store::sqlite::catalog::{self, Catalog};
 use crate::store::sqlite::data_dir::{DataDir, has_no_room};
 use crate::store::sqlite::footing::Footing;
@@ -43,7 +43,7 @@ pub struct EmbeddedCluster {
     /// The data directory; made if it is not there.
     pub data_dir: PathBuf,
     /// What the operator asks for.
-    pub wanted: Wanted,
+    pub wanted: ClusterSpec,
 }
 
 impl Manager {

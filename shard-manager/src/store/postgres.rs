@@ -1,7 +1,7 @@
 //! PostgreSQL: the engine whose nodes are servers, reached by diesel-async without libpq.
 //!
 //! **Invariant:** a session is in the role that was asked for when it is handed out, and a commit on it is durable.
-//! **Not here:** how nodes are named (`address`); the SQLite engine; the choice of node.
+//! **Not here:** how nodes are named (`node_address`); the SQLite engine; the choice of node.
 
 mod batch;
 pub mod candidate;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use shard_manager::address::{NodeAddress, ServerEngine};
+use shard_manager::node_address::{NodeAddress, ServerEngine};
 use shard_manager::store::postgres::requirements::{Unfit, Warning, check, judge_clock};
-use shard_manager::store::postgres::session::{Wanted, connect};
+use shard_manager::store::postgres::session::{NodeRole, connect};
 
 use crate::server::{ADMIN, Server, patient, run};
 
@@ -18,7 +18,8 @@ fn checked_as(
     replicas: usize,
 ) -> Result<Vec<Warning>, Unfit> {
     run(async {
-        let mut session = connect(address, "tessera check", Wanted::Any, &patient()).await.unwrap();
+        let mut session =
+            connect(address, "tessera check", NodeRole::Any, &patient()).await.unwrap();
         check(&mut session, replicas, engine.connections_of_router()).await
     })
 }

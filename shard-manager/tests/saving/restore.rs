@@ -10,7 +10,7 @@ use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Manager, Wish};
 use shard_manager::query::ReadQuery;
 use shard_manager::row::Operation;
-use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::store::sqlite::catalog::ClusterSpec;
 use shard_manager::token::SessionToken;
 use tempfile::TempDir;
 
@@ -36,7 +36,7 @@ async fn lived_on(dir: &TempDir) -> (Cluster, SessionToken, i64) {
 }
 
 fn opened(dir: &Path) -> Manager {
-    open(dir, Wanted::default()).expect("the restored cluster starts")
+    open(dir, ClusterSpec::default()).expect("the restored cluster starts")
 }
 
 #[tokio::test]

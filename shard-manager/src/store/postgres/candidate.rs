@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::leader::Leader;
 use super::replica::ask;
-use super::session::Wanted;
+use super::session::NodeRole;
 
 /// How often it is asked.
 const EVERY: Duration = Duration::from_millis(250);
@@ -48,7 +48,7 @@ async fn run(leader: Arc<Leader>, member: usize) {
 /// Asks a node until it leads.
 async fn follow(leader: &Leader, member: usize, is_told: &mut bool) -> Result<(), String> {
     let told = |error: &dyn std::fmt::Display| error.to_string();
-    let session = leader.members()[member].connect("candidate", Wanted::Any).await;
+    let session = leader.members()[member].connect("candidate", NodeRole::Any).await;
     let connection = session.map_err(|error| told(&error))?.connection;
     loop {
         let asked = tokio::time::timeout(PATIENCE, ask(&connection)).await;

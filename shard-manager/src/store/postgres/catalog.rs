@@ -4,7 +4,7 @@
 //! Locks belong to sessions, so that of a router that died is free.
 //!
 //! **Invariant:** whoever reads the catalog to change it holds one of its locks.
-//! **Not here:** what it says (`store::cluster`), the rows (`shard_database`).
+//! **Not here:** what it says (`store::cluster_spec`), the rows (`shard_database`).
 
 use chrono::Utc;
 use diesel::prelude::*;
@@ -16,12 +16,12 @@ use super::shard_database::{has_rows, migrate, tables};
 use super::statement::{Statement, load, run};
 use crate::error::Error;
 use crate::shard_map::ShardMap;
-use crate::store::cluster::{ClusterRow, Wanted, check_wanted};
-use crate::store::declared::Declared;
-use crate::store::intent::{Intent, State};
+use crate::store::cluster_spec::{ClusterRow, ClusterSpec, check_spec};
 use crate::store::open_error::OpenError;
-use crate::store::schema::tessera_cluster::dsl;
-use crate::store::schema::tessera_intents;
+use crate::store::schema_intent::{Intent, State};
+use crate::store::system_tables::tessera_cluster::dsl;
+use crate::store::system_tables::tessera_intents;
+use crate::store::table_declaration::Declared;
 use crate::table::{Registry, Table};
 use crate::token::TokenKey;
 use crate::value::format_timestamp;
@@ -114,11 +114,15 @@ impl Catalog {
             .map_err(|error| OpenError::node(PLACE, error))
     }
 
-    /// Reads the cluster, or makes it as wanted, its shards called so.
+    /// Reads the cluster, or creates it as specified, its shards with these names.
     ///
     /// # Errors
-    /// [`OpenError::Conflict`] if the cluster is another than wanted.
-    pub async fn cluster(&self, wanted: &Wanted, names: &[String]) -> Result<Cluster, OpenError> {
+    /// [`OpenError::Conflict`] if the cluster was created with other settings.
+    pub async fn cluster(
+        &self,
+        spec: &ClusterSpec,
+        names: &[String],
+    ) -> Result<Cluster, OpenError> {
         let told = |error| OpenError::node(PLACE, error);
         let mut connection = &self.connection;
         let found: Option<ClusterRow> =
@@ -126,7 +130,7 @@ impl Catalog {
         let row = match found {
             Some(row) => row,
             None => {
-                let row = ClusterRow::new(wanted, Some(names))?;
+                let row = ClusterRow::new(spec, Some(names))?;
                 let stored = diesel::insert_into(dsl::tessera_cluster).values(&row);
                 stored.execute(&mut connection).await.map_err(told)?;
                 row
@@ -135,7 +139,7 @@ impl Catalog {
         row.check_hash(PLACE)?;
         let damaged = |cause: String| OpenError::node(PLACE, cause);
         let map = row.map().map_err(damaged)?;
-        check_wanted(&map, wanted, PLACE)?;
+        check_spec(&map, spec, PLACE)?;
         let token_key = row.token_key().map_err(damaged)?;
         Ok(Cluster { cluster_id: row.cluster_id, map, ready: row.ready == 1, token_key })
     }

@@ -21,10 +21,10 @@ use tokio::sync::{Mutex, watch};
 use super::citus::Citus;
 use super::hazards::Hazards;
 use super::node::{Node, NodeError};
-use super::session::{Identity, Session, Wanted};
+use super::session::{Identity, NodeRole, Session};
 use super::sql;
 use super::statement::{Statement, load};
-use crate::address::NodeAddress;
+use crate::node_address::NodeAddress;
 use crate::position::History;
 use crate::progress::Progress;
 
@@ -179,7 +179,7 @@ impl Leader {
         let term = self.term();
         let node = &self.members[term.member];
         let connected = tokio::select! {
-            connected = node.connect(purpose, Wanted::Primary) => connected,
+            connected = node.connect(purpose, NodeRole::Primary) => connected,
             // It may be frozen: there is another by now.
             () = self.ended(term) => Err(node.another("another node leads by now")),
         };
@@ -196,7 +196,7 @@ impl Leader {
         }
         let term = self.term();
         let node = &self.members[term.member];
-        let session = node.connect(purpose, Wanted::Primary).await?;
+        let session = node.connect(purpose, NodeRole::Primary).await?;
         if session.identity.timeline == term.timeline {
             Ok(Led { session, term })
         } else {
@@ -214,7 +214,7 @@ impl Leader {
             return false;
         }
         let asked = self.members.iter().map(async |node| {
-            let connecting = node.connect("failover", Wanted::Primary);
+            let connecting = node.connect("failover", NodeRole::Primary);
             tokio::time::timeout(SEEK_MAX, connecting).await
         });
         let mut found = Vec::new();
@@ -261,7 +261,7 @@ impl Leader {
     /// [`NodeError`] if it cannot be asked.
     pub async fn found(&self, member: usize) -> Result<(), NodeError> {
         let _turn = self.turn.lock().await;
-        let session = self.members[member].connect("failover", Wanted::Primary).await?;
+        let session = self.members[member].connect("failover", NodeRole::Primary).await?;
         self.begin(member, &session).await;
         Ok(())
     }

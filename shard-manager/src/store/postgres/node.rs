@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::citus::Citus;
 use super::connect_error::ConnectError;
 use super::leader::{Leader, Led, Term};
-use super::session::{self, Identity, Session, Wanted};
-use crate::address::{NodeAddress, Timeouts};
+use super::session::{self, Identity, NodeRole, Session};
+use crate::node_address::{NodeAddress, Timeouts};
 
 /// A node of a shard.
 #[derive(Clone, Debug)]
@@ -66,7 +66,7 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError`].
-    pub async fn connect(&self, purpose: &str, role: Wanted) -> Result<Session, NodeError> {
+    pub async fn connect(&self, purpose: &str, role: NodeRole) -> Result<Session, NodeError> {
         let purpose = format!("tessera {purpose}");
         let connected = session::connect(&self.address, &purpose, role, &self.timeouts).await;
         let session = connected.map_err(|cause| NodeError::Connect { cause })?;
@@ -120,7 +120,7 @@ impl Target {
             }
             Self::Replica(leader, member) => {
                 let node = &leader.members()[*member];
-                Ok((node.connect(purpose, Wanted::Replica).await?, None))
+                Ok((node.connect(purpose, NodeRole::Replica).await?, None))
             }
         }
     }

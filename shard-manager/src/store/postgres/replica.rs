@@ -21,10 +21,10 @@ use super::hazards::Hazards;
 use super::leader::{DEPOSED, Leader, Term};
 use super::node::{Node, Target};
 use super::readers::Readers;
-use super::session::Wanted;
+use super::session::NodeRole;
 use super::statement::{Statement, load};
-use crate::address::NodeAddress;
 use crate::home::Homes;
+use crate::node_address::NodeAddress;
 use crate::progress::{Progress, ReplicaState};
 
 /// How often a replica is asked while nobody waits for it.
@@ -202,7 +202,7 @@ impl Watcher {
     /// Connects to the node and asks it again and again, until it fails.
     async fn watch(&mut self) -> Result<(), String> {
         let told = |error: &dyn std::fmt::Display| error.to_string();
-        let node = self.replica.member().connect("watcher", Wanted::Any).await;
+        let node = self.replica.member().connect("watcher", NodeRole::Any).await;
         let connection = node.map_err(|error| told(&error))?.connection;
         loop {
             let term = self.leader.term();

@@ -25,8 +25,8 @@ use crate::row::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
 use crate::sabotage::{Switch, is_on};
 use crate::store::Unit;
 use crate::store::forgetting::{Forgetting, recorded_at};
-use crate::store::image::{self, Stamp, push_row};
-use crate::store::schema::tessera_shard;
+use crate::store::row_image::{self, ServerColumns, push_row};
+use crate::store::system_tables::tessera_shard;
 use crate::value::{Value, format_timestamp, push_json_number};
 
 /// Records of idempotency keys that one batch forgets.
@@ -295,7 +295,7 @@ impl<'t> Batch<'t> {
             && matches!(change.operation, Operation::Upsert | Operation::Insert)
             && change.missing().is_none()
         {
-            let image = image::made(change, &self.stamp());
+            let image = row_image::made(change, &self.server_columns());
             match self.insert(change, &image, true) {
                 Ok(0) => self.expects_new = false,
                 Ok(_) => return Ok(Ok(self.finish(change, Change::Created, &image))),
@@ -304,15 +304,15 @@ impl<'t> Batch<'t> {
         }
         let current = self.current(change)?;
         self.expects_new = current.is_none();
-        let kind = match image::outcome(change, current.as_deref()) {
+        let kind = match row_image::outcome(change, current.as_deref()) {
             Ok(kind) => kind,
             Err(refused) => return Ok(Err(refused)),
         };
         let image = match (kind, current) {
             (Change::Removed, Some(row)) => row,
-            (Change::Changed, Some(row)) => image::changed(change, row, &self.stamp()),
+            (Change::Changed, Some(row)) => row_image::changed(change, row, &self.server_columns()),
             (Change::Created | Change::Changed | Change::Removed, _) => {
-                image::made(change, &self.stamp())
+                row_image::made(change, &self.server_columns())
             }
         };
         let ran = match kind {
@@ -354,8 +354,8 @@ impl<'t> Batch<'t> {
         Ok(current)
     }
 
-    fn stamp(&self) -> Stamp<'_> {
-        Stamp { version: self.counters.version + 1, now: &self.now }
+    fn server_columns(&self) -> ServerColumns<'_> {
+        ServerColumns { version: self.counters.version + 1, now: &self.now }
     }
 
     /// Tells how many rows that made: none, if `may_exist` and it does.

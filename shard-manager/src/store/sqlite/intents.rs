@@ -12,9 +12,9 @@ use diesel::sqlite::SqliteConnection;
 use super::connection::{OpenError, Trouble, open};
 use super::declared::unreadable;
 use crate::error::Error;
-use crate::store::declared::Declared;
-pub use crate::store::intent::{Intent, State};
-use crate::store::schema::tessera_intents::{self, dsl};
+pub use crate::store::schema_intent::{Intent, State};
+use crate::store::system_tables::tessera_intents::{self, dsl};
+use crate::store::table_declaration::Declared;
 use crate::table::Table;
 use crate::value::format_timestamp;
 

@@ -14,7 +14,7 @@ use super::log::{self, Entry};
 use super::view::open_to_look;
 use super::{shard_file, sql, timeline};
 use crate::position::{History, Position};
-use crate::store::schema::{tessera_counts, tessera_shard};
+use crate::store::system_tables::{tessera_counts, tessera_shard};
 use crate::table::Registry;
 
 /// The file of a node that is looked at.

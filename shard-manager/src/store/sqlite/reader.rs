@@ -27,7 +27,7 @@ use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::rows::Rows;
 use crate::store::TableSize;
-use crate::store::schema::tessera_counts;
+use crate::store::system_tables::tessera_counts;
 pub use crate::store::{NodeRows, Scope};
 use crate::vitals::{Footprint, PoolVitals};
 
