@@ -134,7 +134,7 @@ pub struct BatchFailure {
     /// What became of its changes.
     pub outcome: Outcome,
     /// Whether one of its changes may be the culprit: then smaller batches may succeed.
-    pub divisible: bool,
+    pub retry_split: bool,
 }
 
 /// Rows, and up to where the read may have seen the shard's changes.

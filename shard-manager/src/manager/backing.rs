@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::home::Homes;
 use crate::shard::Shard;
 use crate::store::postgres::catalog::{self, Catalog};
-use crate::store::postgres::leader::{Leader, Term};
+use crate::store::postgres::primary_tracker::{PrimaryTracker, Term};
 use crate::store::schema_intent::Intent;
 use crate::store::sqlite::data_dir::DataDir;
 use crate::store::sqlite::guard::Guard;
@@ -62,7 +62,7 @@ impl Backing {
     }
 
     /// Leaders of the shards, where nodes are servers.
-    pub(super) fn leaders(&self) -> impl Iterator<Item = &Arc<Leader>> {
+    pub(super) fn leaders(&self) -> impl Iterator<Item = &Arc<PrimaryTracker>> {
         let servers = match self {
             Self::Files(_) => None,
             Self::Servers(servers) => Some(servers),
@@ -243,7 +243,7 @@ pub(super) enum Turn {
 /// A catalog whose session holds the lock of whoever changes the tables.
 pub(super) struct Held {
     catalog: Catalog,
-    leader: Arc<Leader>,
+    leader: Arc<PrimaryTracker>,
     term: Term,
     _guard: OwnedMutexGuard<()>,
 }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use shard_manager::node_address::{NodeAddress, ServerEngine};
-use shard_manager::store::postgres::requirements::{Unfit, Warning, check, judge_clock};
+use shard_manager::store::postgres::requirements::{Unsuitable, Warning, check, judge_clock};
 use shard_manager::store::postgres::session::{NodeRole, connect};
 
 use crate::server::{ADMIN, Server, patient, run};
 
-fn checked(address: &NodeAddress, replicas: usize) -> Result<Vec<Warning>, Unfit> {
+fn checked(address: &NodeAddress, replicas: usize) -> Result<Vec<Warning>, Unsuitable> {
     checked_as(ServerEngine::Postgres, address, replicas)
 }
 
@@ -16,7 +16,7 @@ fn checked_as(
     engine: ServerEngine,
     address: &NodeAddress,
     replicas: usize,
-) -> Result<Vec<Warning>, Unfit> {
+) -> Result<Vec<Warning>, Unsuitable> {
     run(async {
         let mut session =
             connect(address, "tessera check", NodeRole::Any, &patient()).await.unwrap();

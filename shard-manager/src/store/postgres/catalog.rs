@@ -55,7 +55,7 @@ pub struct Cluster {
 
 /// What routers look at, again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub struct CatalogVersion {
     /// Version of the map.
     pub epoch: i64,
     /// Grows whenever the tables have changed.
@@ -167,15 +167,16 @@ impl Catalog {
     ///
     /// # Errors
     /// That it cannot be read.
-    pub async fn stamp(&self) -> QueryResult<Stamp> {
+    pub async fn version(&self) -> QueryResult<CatalogVersion> {
         // The first value that is drawn is the one that a new sequence shows.
-        const STAMP: &str = "SELECT epoch, (SELECT last_value + is_called::integer
+        const VERSION: &str = "SELECT epoch, (SELECT last_value + is_called::integer
             FROM tessera_tables_changed) FROM tessera_cluster";
         let rows =
-            load(&self.connection, Statement { sql: STAMP, binds: &[], cached: true }).await?;
+            load(&self.connection, Statement { sql: VERSION, binds: &[], cached: true }).await?;
         let number = |column| rows.as_slice().first().and_then(|row| row.bigint(column));
-        let stamp = number(0).zip(number(1)).map(|(epoch, tables)| Stamp { epoch, tables });
-        stamp.ok_or(diesel::result::Error::NotFound)
+        let version =
+            number(0).zip(number(1)).map(|(epoch, tables)| CatalogVersion { epoch, tables });
+        version.ok_or(diesel::result::Error::NotFound)
     }
 
     /// The tables that the database declares in which it lies, if it is a shard's too, and a position at which a replica
@@ -273,7 +274,7 @@ impl Catalog {
 
 fn told(error: &diesel::result::Error) -> Error {
     tracing::error!(%error, "the catalog cannot be used");
-    super::trouble::Trouble::of(error).error(PLACE)
+    super::db_error::DbErrorKind::of(error).error(PLACE)
 }
 
 /// The catalog cannot even be reached.

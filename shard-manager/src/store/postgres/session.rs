@@ -122,14 +122,14 @@ async fn attempt(
     mut settings: tokio_postgres::Config,
     role: NodeRole,
 ) -> Result<Session, ConnectError> {
-    let trouble = |error: tls::RootsError| ConnectError::Tls {
+    let tls_error = |error: tls::RootsError| ConnectError::Tls {
         node: address.to_string(),
         mode: address.tls,
         cause: error.to_string(),
     };
     // A Unix socket leads nowhere but to this machine: libpq knows no TLS there, nor does anybody.
     let local = address.hosts.iter().all(crate::node_address::Host::is_socket);
-    let secured = if local { None } else { tls::connector(address).map_err(trouble)? };
+    let secured = if local { None } else { tls::connector(address).map_err(tls_error)? };
     let Some(connector) = secured else {
         settings.ssl_mode(SslMode::Disable);
         return open(address, &settings, NoTls, role).await;

@@ -124,7 +124,7 @@ impl SqliteWriter {
             tracing::error!(shard = %self.shard, %error, "the shard's file cannot be opened again");
             let unavailable = || Error::ShardUnavailable { shard: self.shard.clone() };
             let error = self.footing.check_writable().err().unwrap_or_else(unavailable);
-            BatchFailure { error, outcome: Outcome::Rejected, divisible: false }
+            BatchFailure { error, outcome: Outcome::Rejected, retry_split: false }
         })?;
         *self = reopened;
         Ok(self.opened.take().expect("open() always connects"))
@@ -135,7 +135,7 @@ impl SqliteWriter {
         self.footing.check_writable().map_err(|error| BatchFailure {
             error,
             outcome: Outcome::Rejected,
-            divisible: false,
+            retry_split: false,
         })?;
         match self.opened.take() {
             Some(opened) => Ok(opened),
@@ -153,7 +153,7 @@ impl SqliteWriter {
         }
         self.footing.lose(Reason::FilesLost);
         let error = Error::FilesLost { shard: self.shard.clone(), loss: Reason::FilesLost };
-        Err(BatchFailure { error, outcome: Outcome::Unknown, divisible: false })
+        Err(BatchFailure { error, outcome: Outcome::Unknown, retry_split: false })
     }
 
     /// One transaction, up to its commit.
@@ -209,7 +209,7 @@ impl SqliteWriter {
                 Trouble::Full | Trouble::Broken | Trouble::Other => trouble.error(&self.shard),
             },
             outcome: if certain { Outcome::Rejected } else { Outcome::Unknown },
-            divisible: !committing && *trouble == Trouble::Other,
+            retry_split: !committing && *trouble == Trouble::Other,
         }
     }
 }

@@ -36,7 +36,7 @@ impl SqliteWriter {
                 let trouble = state.cause.unwrap_or_else(|| Trouble::of(&error));
                 let committing = state.committing;
                 tracing::error!(shard = %self.shard, %error, ?trouble, committing, "a table could not be changed");
-                Err(BatchFailure { divisible: false, ..self.failure(&trouble, committing) })
+                Err(BatchFailure { retry_split: false, ..self.failure(&trouble, committing) })
             }
         }
     }
