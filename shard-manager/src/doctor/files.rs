@@ -6,7 +6,7 @@ use rustix::fs::{Access, access, statfs};
 
 use super::Finding;
 use crate::store::sqlite::catalog::{ClusterSpec, check_start};
-use crate::store::sqlite::view::{DirView, Holder, holder};
+use crate::store::sqlite::offline_view::{DirView, Holder, holder};
 use crate::topology::Role;
 
 /// Less room than this and SQLite soon refuses writes.

@@ -14,8 +14,8 @@ use tokio::sync::OwnedMutexGuard;
 use super::Manager;
 use super::comparing::Comparing;
 use super::following::Following;
-use crate::backup::Source;
-use crate::control::Door;
+use crate::backup::BackupSource;
+use crate::control::ControlSocket;
 use crate::error::Error;
 use crate::home::Homes;
 use crate::shard::Shard;
@@ -76,7 +76,7 @@ impl Backing {
         match self {
             Self::Files(files) => {
                 files.closed.store(true, Ordering::Release);
-                files.door.close();
+                files.control_socket.close();
                 files.stop_comparing();
             }
             Self::Servers(servers) => servers.following.closed.store(true, Ordering::Release),
@@ -114,7 +114,7 @@ impl Manager {
     }
 
     /// The cluster, as a backup copies it; `None` if its files are not this process's.
-    pub fn saved(&self) -> Option<&Arc<Source>> {
+    pub fn saved(&self) -> Option<&Arc<BackupSource>> {
         match &self.backing {
             Backing::Files(files) => Some(&files.saved),
             Backing::Servers(_) => None,
@@ -156,9 +156,9 @@ impl Drop for Backing {
 /// The files of an embedded cluster.
 pub(super) struct Files {
     /// What a backup copies.
-    pub(super) saved: Arc<Source>,
+    pub(super) saved: Arc<BackupSource>,
     /// Where it is told to.
-    door: Door,
+    control_socket: ControlSocket,
     /// Dropped before the lock is released.
     guard: Guard,
     /// Held as long as anything may write.
@@ -171,9 +171,16 @@ pub(super) struct Files {
 
 impl Files {
     /// The files of this data directory.
-    pub(super) fn new(saved: Arc<Source>, data_dir: DataDir, guard: Guard) -> Self {
+    pub(super) fn new(saved: Arc<BackupSource>, data_dir: DataDir, guard: Guard) -> Self {
         let (closed, comparing) = (Arc::default(), OnceLock::new());
-        Self { door: Door::open(&saved), saved, guard, data_dir, closed, comparing }
+        Self {
+            control_socket: ControlSocket::open(&saved),
+            saved,
+            guard,
+            data_dir,
+            closed,
+            comparing,
+        }
     }
 
     fn stop_comparing(&self) {

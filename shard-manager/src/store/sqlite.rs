@@ -25,6 +25,7 @@ pub mod intents;
 mod log;
 pub mod migrate;
 mod node_view;
+pub mod offline_view;
 pub mod reader;
 pub mod replica;
 mod row_hash;
@@ -34,7 +35,6 @@ pub mod snapshot;
 mod sql;
 pub(super) mod threads;
 mod timeline;
-pub mod view;
 mod watch;
 pub mod writer;
 

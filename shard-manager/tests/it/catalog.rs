@@ -11,8 +11,8 @@ use shard_manager::placement::Placement;
 use shard_manager::row::Operation::Upsert;
 use shard_manager::store::sqlite::catalog::ClusterSpec;
 use shard_manager::store::sqlite::data_dir::DataDir;
+use shard_manager::store::sqlite::offline_view::{Holder, holder};
 use shard_manager::store::sqlite::shard_file::migrate_down_and_up;
-use shard_manager::store::sqlite::view::{Holder, holder};
 use shard_manager::store::sqlite::{OpenError, check_version};
 
 use crate::cluster::{Cluster, execute, ints, open, refusal, shard_file, shards, texts};

@@ -115,7 +115,7 @@ fn a_copy_that_differs_in_one_bit_is_refused() {
         change(&mut changed);
         fs::write(&path, changed).expect("it can be written");
         let told = restore(&copy, &home, &ALONE).expect_err("it is refused");
-        assert!(matches!(told, SaveError::Unfit { .. }), "{file}: {told}");
+        assert!(matches!(told, SaveError::Unsuitable { .. }), "{file}: {told}");
         let arguments = ["restore", "--from", text(&copy), "--data-dir", text(&home)];
         let (code, told) = fail(&arguments);
         assert_eq!((code, told.lines().count()), (1, 1), "{told}");
@@ -204,7 +204,7 @@ fn a_copy_whose_manifest_was_made_up_is_refused() {
         assert!(whole.contains(truth), "{truth} stands in {whole}");
         fs::write(&path, whole.replace(truth, lie)).expect("it can be written");
         let told = verify(&copy, &ALONE).expect_err(lie);
-        assert!(matches!(told, SaveError::Unfit { .. }), "{lie}: {told}");
+        assert!(matches!(told, SaveError::Unsuitable { .. }), "{lie}: {told}");
     }
 }
 

@@ -15,7 +15,7 @@ use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 
-use super::connection::{Bind, Shapes, Statement, Trouble, for_each_row};
+use super::connection::{Bind, DbErrorKind, PreparedShapes, Statement, for_each_row};
 use super::row_json::value;
 use super::{log, sql};
 use crate::error::Error;
@@ -50,7 +50,7 @@ impl Counters {
 /// One transaction while it runs.
 pub(super) struct Batch<'t> {
     connection: &'t mut SqliteConnection,
-    shapes: &'t mut Shapes,
+    shapes: &'t mut PreparedShapes,
     counters: Counters,
     now: String,
     log: Vec<u8>,
@@ -72,7 +72,7 @@ impl<'t> Batch<'t> {
     pub(super) fn new(
         connection: &'t mut SqliteConnection,
         counters: Counters,
-        shapes: &'t mut Shapes,
+        shapes: &'t mut PreparedShapes,
     ) -> Self {
         let now = format_timestamp(Utc::now());
         let (log, rows_added) = (Vec::new(), BTreeMap::new());
@@ -343,8 +343,8 @@ impl<'t> Batch<'t> {
         let mut binds = Vec::with_capacity(change.id.len() + 2);
         push_row_binds(&mut binds, change);
         let table = &change.table;
-        let texts = self.shapes.texts(table);
-        let statement = Statement { sql: &texts.select_row, binds: &binds, cached: true };
+        let statements = self.shapes.statements(table);
+        let statement = Statement { sql: &statements.select_row, binds: &binds, cached: true };
         let mut current = None;
         for_each_row(self.connection, statement, |row| {
             let columns = table.answered().map(|column| table.column(column).kind);
@@ -364,8 +364,8 @@ impl<'t> Batch<'t> {
         let mut binds = Vec::with_capacity(row.len() + 2);
         binds.extend([slot, Bind::Text(&change.key)]);
         binds.extend(row.iter().map(Bind::from));
-        let texts = self.shapes.texts(&change.table);
-        let sql = if may_exist { &texts.insert_new } else { &texts.insert };
+        let statements = self.shapes.statements(&change.table);
+        let sql = if may_exist { &statements.insert_new } else { &statements.insert };
         Statement { sql, binds: &binds, cached: true }.execute(self.connection)
     }
 
@@ -439,9 +439,9 @@ pub(super) fn run(
 
 /// A constraint is an answer, not a failure.
 fn refusal(error: DieselError) -> QueryResult<Result<RowDone, Error>> {
-    match Trouble::of(&error) {
-        Trouble::Constraint(rule) => Ok(Err(Error::Constraint { rule })),
-        Trouble::Full | Trouble::Broken | Trouble::Other => Err(error),
+    match DbErrorKind::of(&error) {
+        DbErrorKind::Constraint(rule) => Ok(Err(Error::Constraint { rule })),
+        DbErrorKind::Full | DbErrorKind::Unusable | DbErrorKind::Other => Err(error),
     }
 }
 

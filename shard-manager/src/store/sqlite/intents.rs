@@ -9,7 +9,7 @@ use chrono::Utc;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
-use super::connection::{OpenError, Trouble, open};
+use super::connection::{DbErrorKind, OpenError, open};
 use super::declared::unreadable;
 use crate::error::Error;
 pub use crate::store::schema_intent::{Intent, State};
@@ -86,7 +86,7 @@ fn read((state, declaration): &(String, String)) -> QueryResult<Intent> {
 
 fn told(error: &diesel::result::Error) -> Error {
     tracing::error!(%error, "the intents of the catalog cannot be used");
-    Trouble::of(error).error(CATALOG)
+    DbErrorKind::of(error).error(CATALOG)
 }
 
 /// The catalog cannot even be opened.
