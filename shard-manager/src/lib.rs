@@ -8,7 +8,6 @@ pub use model::{
 };
 pub use model::{json_members as members, result_rows as rows, row_change as row, stats as vitals};
 
-pub mod address;
 pub mod backup;
 pub mod barrier;
 pub mod brake;
@@ -22,6 +21,7 @@ pub mod lane;
 pub mod lanes;
 pub mod local;
 pub mod manager;
+pub mod node_address;
 pub mod progress;
 pub mod replica_set;
 pub mod shard;

@@ -63,7 +63,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
     ],
     &["barrier", "brake", "home"],
     &["doubts", "local", "progress"],
-    &["address", "fake"],
+    &["fake", "node_address"],
     &["store"],
     &["lane", "replica_set"],
     &["lanes"],

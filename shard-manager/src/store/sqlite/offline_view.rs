@@ -1,4 +1,4 @@
-//! View: a data directory as it is, beside a router that may be running.
+//! Offline view: reads a data directory as it is, beside a router that may be running.
 //!
 //! A view takes no lock, migrates nothing and writes nothing. SQLite itself needs two small files beside one in WAL
 //! mode; a reader that was alone takes them away when it ends. What a WAL holds that a crash left is read and stays

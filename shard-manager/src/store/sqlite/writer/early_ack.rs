@@ -1,4 +1,4 @@
-//! Pretending: a sabotaged writer that answers a batch before it is committed, or instead.
+//! Early ack: a sabotaged writer that answers a batch before it is committed, or instead of committing it.
 //!
 //! **Invariant:** a transaction that was left open is committed before the writer does anything else.
 //! **Not here:** batches that are committed before they are answered (`writer`).
@@ -13,9 +13,9 @@ use crate::sabotage::{Switch, is_due, is_on};
 use crate::store::sqlite::batch::{Applied, Batch};
 use crate::store::{BatchDone, Unit};
 
-/// Of so many batches one is lost.
+/// Number of batches of which one is lost.
 const LOST_EVERY: u64 = 64;
-/// How long an answered batch stays open: as long as a slow disk takes to sync it.
+/// Time for which an answered batch stays open: that of a sync on a slow disk.
 const OPEN: Duration = Duration::from_millis(3);
 
 /// A batch that was answered and is not committed yet.
@@ -24,8 +24,8 @@ pub(super) struct Owed {
 }
 
 impl SqliteWriter {
-    /// What is told of a batch that is not committed, if this one is not to be. One that cannot be applied is left to
-    /// the honest way.
+    /// Returns the answer to a batch that is not committed yet or never will be; `None` if the batch must be
+    /// committed first. A batch that cannot be applied is left to the regular way.
     pub(super) fn pretend(&mut self, units: &[Unit<'_>]) -> Option<BatchDone> {
         self.commit_owed_batch();
         let lost = is_due(Switch::LostBatch, LOST_EVERY);
@@ -53,7 +53,7 @@ impl SqliteWriter {
         Some(done)
     }
 
-    /// Commits the batch that was left open, if there is one.
+    /// Commits the open batch, if there is one.
     pub(super) fn commit_owed_batch(&mut self) {
         let Some(Owed { position }) = self.owed.take() else { return };
         std::thread::sleep(OPEN);

@@ -9,10 +9,9 @@ use proptest::prelude::*;
 use super::super::connection::{Statement, for_each_row};
 use super::super::watch::Watch;
 use super::*;
-use crate::keyspace::Slot;
-use crate::query::{Output, Test};
-use crate::table::Column;
-use crate::value::ColumnType;
+use crate::query::{Comparison, Condition, OrderBy, Output, ReadQuery, State, Test};
+use crate::store::{Scope, sample_queries};
+use crate::table::{Column, Table};
 
 /// No name, no keyword and no number of a text is like it.
 const MARK: &str = "zq'\"`;--";
@@ -186,7 +185,7 @@ proptest! {
             for word in &words {
                 prop_assert!(known.contains(&**word), "{} in {}", word, text.sql);
             }
-            let numbered: Vec<usize> = (1..=text.binds().len()).collect();
+            let numbered: Vec<usize> = (1..=binds(&text).len()).collect();
             prop_assert_eq!(parameters, numbered, "each value is bound once, in order: {}", text.sql);
         }
     }
@@ -208,7 +207,7 @@ fn things() -> (diesel::sqlite::SqliteConnection, Watch) {
 fn plan(connection: &mut diesel::sqlite::SqliteConnection, select: &Select<'_>) -> String {
     let sql = format!("EXPLAIN QUERY PLAN {}", select.sql);
     let mut plan = String::new();
-    let statement = Statement { sql: &sql, binds: &select.binds(), cached: false };
+    let statement = Statement { sql: &sql, binds: &binds(select), cached: false };
     for_each_row(connection, statement, |row| {
         plan += &row.text(3, str::to_owned).unwrap_or_default();
         Ok(())
@@ -268,4 +267,17 @@ fn a_page_begins_where_its_cursor_says_whatever_else_is_asked() {
         let plan = plan(&mut connection, &select);
         assert!(plan.contains(bound) && !plan.contains("TEMP B-TREE"), "{plan}: {}", select.sql);
     }
+}
+
+#[test]
+fn the_sql_of_the_sample_queries_is_pinned() {
+    let written = sample_queries::written(|out, query, scope| {
+        let page = Select::page(query, scope);
+        let _ = writeln!(out, "{}\n{:?}", page.sql, binds(&page));
+        if query.counts {
+            let count = Select::count(query, scope);
+            let _ = writeln!(out, "{}\n{:?}", count.sql, binds(&count));
+        }
+    });
+    assert!(written == include_str!("texts.txt"), "{written}");
 }

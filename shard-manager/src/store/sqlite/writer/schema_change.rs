@@ -1,7 +1,7 @@
-//! Altering: a change of the tables, as a transaction of the writer.
+//! Schema change: a change of the tables, as a transaction of the writer.
 //!
-//! **Invariant:** the progress knows of it before anyone is answered, so that no read is sent to a replica that does
-//! not know the table.
+//! **Invariant:** the progress records the change before a client is answered, so that no read is sent to a replica
+//! that does not know the table.
 //! **Not here:** what the transaction does (`ddl`).
 
 use std::time::Instant;
@@ -10,12 +10,12 @@ use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 
 use super::{Attempt, SqliteWriter};
-use crate::store::sqlite::connection::Trouble;
+use crate::store::sqlite::connection::DbErrorKind;
 use crate::store::sqlite::ddl::{self, Changed};
 use crate::store::{BatchFailure, SchemaChange};
 
 impl SqliteWriter {
-    /// Carries out a change of the tables, and tells the position after it.
+    /// Carries out a change of the tables and returns the position after it.
     pub(super) fn alter(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
         let mut opened = self.take_opened()?;
         let mut state = Attempt::new();
@@ -32,11 +32,11 @@ impl SqliteWriter {
                 Ok(position)
             }
             Err(error) => {
-                // The connection goes: the next batch opens another.
-                let trouble = state.cause.unwrap_or_else(|| Trouble::of(&error));
+                // The connection is dropped: the next batch opens another.
+                let kind = state.cause.unwrap_or_else(|| DbErrorKind::of(&error));
                 let committing = state.committing;
-                tracing::error!(shard = %self.shard, %error, ?trouble, committing, "a table could not be changed");
-                Err(BatchFailure { divisible: false, ..self.failure(&trouble, committing) })
+                tracing::error!(shard = %self.shard, %error, ?kind, committing, "a table could not be changed");
+                Err(BatchFailure { retry_split: false, ..self.failure(&kind, committing) })
             }
         }
     }
@@ -49,7 +49,8 @@ impl SqliteWriter {
     ) -> Result<Changed, DieselError> {
         connection.immediate_transaction(|connection| {
             let changed = ddl::change_and_log(connection, self.counters, change);
-            let changed = changed.inspect_err(|error| state.cause = Some(Trouble::of(error)))?;
+            let changed =
+                changed.inspect_err(|error| state.cause = Some(DbErrorKind::of(error)))?;
             state.committing = changed.logged > 0;
             state.began = Instant::now();
             self.progress.begin(changed.counters.position as u64);

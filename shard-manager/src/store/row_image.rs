@@ -11,7 +11,7 @@ use crate::value::{ColumnType, Value, push_json};
 
 /// What the server sets in a row.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stamp<'n> {
+pub(super) struct ServerColumns<'n> {
     pub(super) version: i64,
     pub(super) now: &'n str,
 }
@@ -48,26 +48,30 @@ pub(super) fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Ch
 }
 
 /// The row with the columns of the change.
-pub(super) fn changed(change: &RowWrite, mut row: Vec<Value>, stamp: &Stamp<'_>) -> Vec<Value> {
+pub(super) fn changed(
+    change: &RowWrite,
+    mut row: Vec<Value>,
+    server_columns: &ServerColumns<'_>,
+) -> Vec<Value> {
     let table = &change.table;
     let at = |column: usize| column - table.answered().start;
     for (column, value) in &change.set {
         row[at(*column)].clone_from(value);
     }
-    row[at(table.version())] = Value::Int(stamp.version);
-    row[at(table.version() + 2)] = Value::Text(stamp.now.to_owned());
+    row[at(table.version())] = Value::Int(server_columns.version);
+    row[at(table.version() + 2)] = Value::Text(server_columns.now.to_owned());
     row
 }
 
 /// A new row: what is not given is null.
-pub(super) fn made(change: &RowWrite, stamp: &Stamp<'_>) -> Vec<Value> {
+pub(super) fn made(change: &RowWrite, server_columns: &ServerColumns<'_>) -> Vec<Value> {
     let table = &change.table;
     let mut row = vec![Value::Null; table.answered().len()];
     for (column, value) in table.id().iter().zip(&change.id) {
         row[column - table.answered().start].clone_from(value);
     }
-    row[table.version() + 1 - table.answered().start] = Value::Text(stamp.now.to_owned());
-    let mut row = changed(change, row, stamp);
+    row[table.version() + 1 - table.answered().start] = Value::Text(server_columns.now.to_owned());
+    let mut row = changed(change, row, server_columns);
     if is_on(Switch::VersionFromOne) {
         row[table.version() - table.answered().start] = Value::Int(1);
     }

@@ -1,4 +1,4 @@
-//! Books: what a file says of itself beside its rows: where it stands, its slots, its counters, tables that nobody
+//! File inventory: the contents of a file beside its rows: its position, slots and counters, and tables that are not
 //! declared.
 //!
 //! **Not here:** the rows (`audit/rows`), the tables' declarations (`audit`, `audit/replicas`).
@@ -7,25 +7,25 @@ use std::collections::BTreeMap;
 
 use super::super::OpenError;
 use super::super::node_view::{NodeView, Standing};
+use super::super::offline_view::NodeFile;
 use super::super::timeline::VERSIONS_LEFT_OUT;
-use super::super::view::NodeFile;
 use super::{Audit, Finding, is_declared};
 use crate::table::Table;
 
-/// What one file says of itself.
-pub(super) struct Books {
+/// Contents of one file beside its rows.
+pub(super) struct FileInventory {
     pub(super) standing: Standing,
     strange: Vec<String>,
     slots: BTreeMap<u16, String>,
 }
 
-impl Books {
+impl FileInventory {
     pub(super) fn read(node: &mut NodeView) -> Result<Self, OpenError> {
         let (standing, strange) = (node.standing()?, node.strange_tables()?);
         Ok(Self { standing, strange, slots: node.slots()?.into_iter().collect() })
     }
 
-    /// Looks at those of a primary. They must say of each slot what the map says.
+    /// Checks the file of a primary, whose slots must be those of the shard map.
     pub(super) fn check(&self, audit: &Audit<'_>, file: &NodeFile) {
         self.find_strange(audit, file);
         let mut known = self.slots.clone();
@@ -44,7 +44,7 @@ impl Books {
         }
     }
 
-    /// Looks at those of a replica that stands where its primary does, and tells whether they are the same.
+    /// Compares the file of a replica at the position of its primary, and returns true if both are equal.
     pub(super) fn compare(&self, audit: &Audit<'_>, file: &NodeFile, primary: &Self) -> bool {
         let mut same = self.find_strange(audit, file);
         let slots = self.slots.keys().chain(primary.slots.keys());
@@ -53,7 +53,7 @@ impl Books {
         differ.sort_unstable();
         differ.dedup();
         if let Some(first) = differ.first() {
-            let state = |books: &Self| books.slots.get(first).cloned();
+            let state = |inventory: &Self| inventory.slots.get(first).cloned();
             let mut what = told_of(*first, state(self).as_deref());
             if differ.len() > 1 {
                 what += &format!(", and {} more differ", differ.len() - 1);

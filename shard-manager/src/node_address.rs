@@ -1,4 +1,4 @@
-//! Address: where a node of PostgreSQL is, as whom it is asked, and how the way there is secured.
+//! Node address: host, login and TLS mode of a PostgreSQL node.
 //!
 //! Spelled as libpq spells it: `postgres://user:password@host:port,host:port/database?sslmode=verify-full`. One thing
 //! is decided otherwise. libpq's own default, `sslmode=prefer`, sends rows in the clear if the server says so, and to

@@ -1,19 +1,19 @@
-//! Texts: the statements of each table that is written to, made once for each connection.
+//! Statement cache: the statements of each table that is written to, generated once for each connection.
 //!
-//! **Not here:** what they say (`sql`), whether they are prepared (`statement`).
+//! **Not here:** their texts (`sql`), preparing them (`statement`).
 
 use std::sync::Arc;
 
-use super::sql::{self, Manner};
+use super::sql::{self, UpsertMode};
 use crate::table::Table;
 
-/// Tables whose texts are kept. Beyond, all are made anew.
+/// Tables whose statements are kept. When there are more, the cache is cleared.
 const TABLES_MAX: usize = 64;
-/// Upserts whose texts are kept: clients choose which columns they give.
+/// Upserts whose statements are kept: clients choose which columns they give.
 const UPSERTS_MAX: usize = 128;
 
 /// The statements of one table.
-pub(super) struct TableTexts {
+pub(super) struct TableStatements {
     pub(super) table: Arc<Table>,
     pub(super) lock_rows: String,
     pub(super) hold_rows: String,
@@ -22,7 +22,7 @@ pub(super) struct TableTexts {
     pub(super) remove: String,
 }
 
-impl TableTexts {
+impl TableStatements {
     /// Statements that fail unless they affect each of their rows.
     fn counted(table: &Arc<Table>) -> Self {
         let plain = Self::plain(table);
@@ -51,41 +51,41 @@ impl TableTexts {
 struct Upsert {
     table: Arc<Table>,
     set: Vec<usize>,
-    manner: Manner,
+    mode: UpsertMode,
     sql: Arc<str>,
 }
 
 /// The statements of all tables that were written to.
 #[derive(Default)]
-pub(super) struct Texts {
-    tables: Vec<Arc<TableTexts>>,
+pub(super) struct StatementCache {
+    tables: Vec<Arc<TableStatements>>,
     upserts: Vec<Upsert>,
 }
 
-impl Texts {
-    /// Those of this table.
-    pub(super) fn of(&mut self, table: &Arc<Table>) -> Arc<TableTexts> {
+impl StatementCache {
+    /// Returns the statements of a table.
+    pub(super) fn of(&mut self, table: &Arc<Table>) -> Arc<TableStatements> {
         if let Some(known) = self.tables.iter().find(|known| Arc::ptr_eq(&known.table, table)) {
             return Arc::clone(known);
         }
         if self.tables.len() == TABLES_MAX {
             self.tables.clear();
         }
-        let texts = Arc::new(TableTexts::counted(table));
-        self.tables.push(Arc::clone(&texts));
-        texts
+        let statements = Arc::new(TableStatements::counted(table));
+        self.tables.push(Arc::clone(&statements));
+        statements
     }
 
-    /// The upsert of these columns of a table; in this manner.
+    /// Returns the upsert of these columns of a table in a mode.
     pub(super) fn upsert(
         &mut self,
         table: &Arc<Table>,
         set: impl ExactSizeIterator<Item = usize> + Clone,
-        manner: Manner,
+        mode: UpsertMode,
     ) -> Arc<str> {
         let known = self.upserts.iter().find(|known| {
             Arc::ptr_eq(&known.table, table)
-                && known.manner == manner
+                && known.mode == mode
                 && known.set.iter().copied().eq(set.clone())
         });
         if let Some(known) = known {
@@ -95,8 +95,8 @@ impl Texts {
             self.upserts.clear();
         }
         let (table, set) = (Arc::clone(table), set.collect::<Vec<_>>());
-        let sql: Arc<str> = sql::upsert(&table, &set, manner).into();
-        self.upserts.push(Upsert { table, set, manner, sql: Arc::clone(&sql) });
+        let sql: Arc<str> = sql::upsert(&table, &set, mode).into();
+        self.upserts.push(Upsert { table, set, mode, sql: Arc::clone(&sql) });
         sql
     }
 }

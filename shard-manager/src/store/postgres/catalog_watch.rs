@@ -4,14 +4,14 @@
 //! that does not lead is asked now and then whether it does by now.
 //!
 //! **Invariant:** a node that leads is not asked here; one that took over from it is found though it never answers again.
-//! **Not here:** what happens then (`leader`), what the catalog says (`catalog`).
+//! **Not here:** what happens then (`primary_tracker`), what the catalog says (`catalog`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::leader::Leader;
+use super::primary_tracker::PrimaryTracker;
 use super::replica::ask;
-use super::session::Wanted;
+use super::session::NodeRole;
 
 /// How often it is asked.
 const EVERY: Duration = Duration::from_millis(250);
@@ -21,18 +21,18 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Watches all nodes, on the runtime that this is called in and as long as that runs.
-pub fn watch(leader: &Arc<Leader>) {
-    for member in 0..leader.members().len() {
-        tokio::spawn(run(Arc::clone(leader), member));
+pub fn start(tracker: &Arc<PrimaryTracker>) {
+    for member in 0..tracker.members().len() {
+        tokio::spawn(run(Arc::clone(tracker), member));
     }
 }
 
-async fn run(leader: Arc<Leader>, member: usize) {
+async fn run(tracker: Arc<PrimaryTracker>, member: usize) {
     let mut is_told = false;
     loop {
-        leader.until(|term| term.member != member).await;
-        if let Err(error) = follow(&leader, member, &mut is_told).await {
-            let (node, at) = (leader.called(member), &leader.members()[member].address);
+        tracker.until(|term| term.member != member).await;
+        if let Err(error) = follow(&tracker, member, &mut is_told).await {
+            let (node, at) = (tracker.called(member), &tracker.members()[member].address);
             // Told once, however often it is tried.
             if is_told {
                 tracing::debug!(node, %at, %error, "a node of the catalog cannot be watched");
@@ -46,19 +46,19 @@ async fn run(leader: Arc<Leader>, member: usize) {
 }
 
 /// Asks a node until it leads.
-async fn follow(leader: &Leader, member: usize, is_told: &mut bool) -> Result<(), String> {
+async fn follow(tracker: &PrimaryTracker, member: usize, is_told: &mut bool) -> Result<(), String> {
     let told = |error: &dyn std::fmt::Display| error.to_string();
-    let session = leader.members()[member].connect("candidate", Wanted::Any).await;
+    let session = tracker.members()[member].connect("candidate", NodeRole::Any).await;
     let connection = session.map_err(|error| told(&error))?.connection;
     loop {
         let asked = tokio::time::timeout(PATIENCE, ask(&connection)).await;
         let standing = asked.map_err(|_elapsed| "it does not answer".to_owned())?;
         let standing = standing.map_err(|error| told(&error))?;
         *is_told = false;
-        if standing.timeline.is_some_and(|timeline| timeline > leader.term().timeline) {
-            leader.found(member).await.map_err(|error| told(&error))?;
+        if standing.timeline.is_some_and(|timeline| timeline > tracker.term().timeline) {
+            tracker.found(member).await.map_err(|error| told(&error))?;
         }
-        if leader.term().member == member {
+        if tracker.term().member == member {
             return Ok(());
         }
         tokio::time::sleep(EVERY).await;

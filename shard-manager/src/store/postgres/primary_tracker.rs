@@ -1,4 +1,4 @@
-//! Leader: which node of a shard takes writes, and how this router follows when that changes.
+//! Primary tracker: the node of a shard that takes writes, and how this router follows when another is promoted.
 //!
 //! Others decide who leads: a failover manager, a cloud, a person. Here that is only found out. Each promotion begins a
 //! new timeline of PostgreSQL, so of two nodes that take writes the one on the higher timeline leads, and a node on a
@@ -21,10 +21,10 @@ use tokio::sync::{Mutex, watch};
 use super::citus::Citus;
 use super::hazards::Hazards;
 use super::node::{Node, NodeError};
-use super::session::{Identity, Session, Wanted};
+use super::session::{Identity, NodeRole, Session};
 use super::sql;
 use super::statement::{Statement, load};
-use crate::address::NodeAddress;
+use crate::node_address::NodeAddress;
 use crate::position::History;
 use crate::progress::Progress;
 
@@ -49,7 +49,7 @@ pub struct Term {
 }
 
 /// The nodes of a shard, and which of them leads.
-pub struct Leader {
+pub struct PrimaryTracker {
     members: Vec<Node>,
     system: u64,
     term: watch::Sender<Term>,
@@ -57,31 +57,31 @@ pub struct Leader {
     progress: Option<Arc<Progress>>,
     /// What is known of Citus, if that is what they are.
     citus: Option<Arc<Citus>>,
-    /// Held by whoever looks for the leader.
-    turn: Mutex<Sought>,
+    /// Locked during a search for the primary.
+    last_search: Mutex<LastSearch>,
     samples: Lock<VecDeque<(u64, Instant)>>,
     /// Hazards of its tables at the last check.
     hazards: ArcSwap<Hazards>,
 }
 
-/// What was found when the leader was looked for.
+/// Result of the last search for the primary.
 #[derive(Default)]
-struct Sought {
-    /// When that was last done.
+struct LastSearch {
+    /// Time of the search.
     at: Option<Instant>,
-    /// Nodes of which it was told why they cannot be asked: once, until they can.
+    /// Errors of nodes that could not be queried, as logged: each is logged once until the node answers.
     refused: BTreeMap<usize, String>,
 }
 
-/// A session with the leader.
-pub struct Led {
+/// A session with the primary.
+pub struct PrimarySession {
     /// The session.
     pub session: Session,
-    /// When it may be used.
+    /// Term in which the session may be used.
     pub term: Term,
 }
 
-impl Leader {
+impl PrimaryTracker {
     /// The nodes of a shard (or of the catalog, then without progress), of which the first leads now.
     pub fn new(
         members: Vec<Node>,
@@ -96,7 +96,7 @@ impl Leader {
             term: watch::Sender::new(term),
             progress: progress.map(Arc::clone),
             citus,
-            turn: Mutex::default(),
+            last_search: Mutex::default(),
             samples: Lock::default(),
             hazards: ArcSwap::default(),
         })
@@ -175,17 +175,17 @@ impl Leader {
     ///
     /// # Errors
     /// [`NodeError`] of the one that led last, if none does now.
-    pub async fn connect(&self, purpose: &str) -> Result<Led, NodeError> {
+    pub async fn connect(&self, purpose: &str) -> Result<PrimarySession, NodeError> {
         let term = self.term();
         let node = &self.members[term.member];
         let connected = tokio::select! {
-            connected = node.connect(purpose, Wanted::Primary) => connected,
+            connected = node.connect(purpose, NodeRole::Primary) => connected,
             // It may be frozen: there is another by now.
             () = self.ended(term) => Err(node.another("another node leads by now")),
         };
         let error = match connected {
             Ok(session) if session.identity.timeline == term.timeline => {
-                return Ok(Led { session, term });
+                return Ok(PrimarySession { session, term });
             }
             Ok(session) if session.identity.timeline < term.timeline => node.another(DEPOSED),
             Ok(_) => node.another("it was promoted a moment ago"),
@@ -196,9 +196,9 @@ impl Leader {
         }
         let term = self.term();
         let node = &self.members[term.member];
-        let session = node.connect(purpose, Wanted::Primary).await?;
+        let session = node.connect(purpose, NodeRole::Primary).await?;
         if session.identity.timeline == term.timeline {
-            Ok(Led { session, term })
+            Ok(PrimarySession { session, term })
         } else {
             Err(node.another("it was promoted a moment ago"))
         }
@@ -206,30 +206,30 @@ impl Leader {
 
     /// Asks all nodes which of them leads; tells whether a term has begun since `known`.
     async fn seek(&self, known: Term) -> bool {
-        let mut sought = self.turn.lock().await;
+        let mut last = self.last_search.lock().await;
         if self.term() != known {
             return true;
         }
-        if sought.at.is_some_and(|at| at.elapsed() < SEEK_EVERY) {
+        if last.at.is_some_and(|at| at.elapsed() < SEEK_EVERY) {
             return false;
         }
         let asked = self.members.iter().map(async |node| {
-            let connecting = node.connect("failover", Wanted::Primary);
+            let connecting = node.connect("failover", NodeRole::Primary);
             tokio::time::timeout(SEEK_MAX, connecting).await
         });
         let mut found = Vec::new();
         for (member, asked) in join_all(asked).await.into_iter().enumerate() {
             match asked {
                 Ok(Ok(session)) => {
-                    sought.refused.remove(&member);
+                    last.refused.remove(&member);
                     found.push((member, session));
                 }
-                Ok(Err(error)) => self.tell_refusal(&mut sought.refused, member, &error),
+                Ok(Err(error)) => self.tell_refusal(&mut last.refused, member, &error),
                 Err(_elapsed) => {}
             }
         }
         let best = found.into_iter().max_by_key(|(_, session)| session.identity.timeline);
-        sought.at = Some(Instant::now());
+        last.at = Some(Instant::now());
         match best {
             Some((member, session)) => self.begin(member, &session).await,
             None => false,
@@ -260,8 +260,8 @@ impl Leader {
     /// # Errors
     /// [`NodeError`] if it cannot be asked.
     pub async fn found(&self, member: usize) -> Result<(), NodeError> {
-        let _turn = self.turn.lock().await;
-        let session = self.members[member].connect("failover", Wanted::Primary).await?;
+        let _search = self.last_search.lock().await;
+        let session = self.members[member].connect("failover", NodeRole::Primary).await?;
         self.begin(member, &session).await;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Part: a file that gets its name when it is complete, and who writes it alone.
+//! Atomic file: a file that gets its name when it is complete, and that one process writes alone.
 //!
 //! It is written beside its place, as `<name>.part`, under a lock that only its writer holds. What a process that died
 //! has left of one is told by the lock that nobody holds any more, and written over.
@@ -13,16 +13,16 @@ use std::path::{Path, PathBuf};
 
 use super::{Trouble, interrupt};
 
-/// Where the results of a command go that names a file for them.
+/// Destination of the results of a command.
 pub(super) enum Target {
-    /// Under the name of a file.
-    Part(Part),
-    /// Into what takes bytes and is no file: a pipe, a terminal, /dev/null.
+    /// A file, under its name.
+    File(AtomicFile),
+    /// A pipe, a terminal or `/dev/null`, which take bytes and are no files.
     Device(File, PathBuf),
 }
 
-/// A file that is being written; removed if it is not finished.
-pub(super) struct Part {
+/// A file that is being written. Dropping it before [`AtomicFile::finish`] removes it.
+pub(super) struct AtomicFile {
     file: File,
     path: PathBuf,
     target: PathBuf,
@@ -30,7 +30,7 @@ pub(super) struct Part {
 }
 
 impl Target {
-    /// Begins to write what is to stand under this name. A link is followed: what it names is replaced, not the link.
+    /// Opens the destination with this name. A link is followed: the file that it names is replaced, not the link.
     pub(super) fn begin(path: &Path) -> Result<Self, Trouble> {
         let found = match fs::metadata(path) {
             Ok(found) => found,
@@ -38,14 +38,14 @@ impl Target {
                 if fs::symlink_metadata(path).is_ok() {
                     return Err(refused(path, &"this is a link to a file that is not there"));
                 }
-                return Part::begin(path.to_owned(), None).map(Self::Part);
+                return AtomicFile::begin(path.to_owned(), None).map(Self::File);
             }
             Err(error) => return Err(refused(path, &error)),
         };
         let kind = found.file_type();
         if kind.is_file() {
             let real = fs::canonicalize(path).map_err(|error| refused(path, &error))?;
-            return Part::begin(real, Some(&found)).map(Self::Part);
+            return AtomicFile::begin(real, Some(&found)).map(Self::File);
         }
         if kind.is_char_device() || kind.is_fifo() {
             let opened = OpenOptions::new().write(true).open(path);
@@ -55,34 +55,34 @@ impl Target {
         Err(refused(path, &if kind.is_dir() { "this is a folder" } else { "this is no file" }))
     }
 
-    /// Gives it its name.
+    /// Completes the results and gives a file its name.
     pub(super) fn finish(self) -> Result<(), Trouble> {
         match self {
-            Self::Part(part) => part.finish(),
+            Self::File(part) => part.finish(),
             Self::Device(mut file, path) => file.flush().map_err(|error| refused(&path, &error)),
         }
     }
 }
 
-/// Ends when the command is asked to end.
+/// Writing fails after the command is interrupted.
 impl Write for Target {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         interrupt::check()?;
         match self {
-            Self::Part(part) => part.file.write(bytes),
+            Self::File(part) => part.file.write(bytes),
             Self::Device(file, _) => file.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Self::Part(part) => part.file.flush(),
+            Self::File(part) => part.file.flush(),
             Self::Device(file, _) => file.flush(),
         }
     }
 }
 
-impl Part {
+impl AtomicFile {
     fn begin(target: PathBuf, before: Option<&fs::Metadata>) -> Result<Self, Trouble> {
         let mut path = target.as_os_str().to_owned();
         path.push(".part");
@@ -130,7 +130,7 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl Drop for AtomicFile {
     fn drop(&mut self) {
         if !self.finished {
             // What cannot be removed now is written over by the next.

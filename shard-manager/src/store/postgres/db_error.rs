@@ -1,11 +1,11 @@
-//! Trouble: what an error of a node means for a batch, and for whoever waits for it.
+//! Database error: the meaning of a node's error for a batch and for the clients that wait for it.
 //!
-//! **Invariant:** nothing that a server says is told to a client.
+//! **Invariant:** no client receives a message of a server.
 //! **Not here:** whether the transaction may have been committed all the same (`writer`).
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
-use super::witness::Promoted;
+use super::position_query::Promoted;
 use crate::error::Error;
 
 /// Text before the table's name in the error of a statement that has stored other rows than it was
@@ -23,37 +23,37 @@ const REWRITTEN: [&str; 6] = [
     "WITH cannot be used in a query that is rewritten by rules",
 ];
 
-/// What an error of a node means.
+/// Kind of an error of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum DbErrorKind {
     /// A rule of the database forbids it.
     Constraint(&'static str),
-    /// The database has stored something else than it was sent: a trigger, a rule or a policy
-    /// interfered, on this table if that is known.
+    /// The database has stored other rows than it was sent: a trigger, a rule or a policy interfered,
+    /// on this table if that is known.
     Swallowed(Option<String>),
-    /// Another router was in the way: the same may succeed the next time.
-    Crossed,
-    /// The node takes no writes: it is a replica, or was told not to.
+    /// The transaction conflicts with one of another router: a retry may succeed.
+    Conflict,
+    /// The node accepts no writes: it is a replica, or set to read-only.
     ReadOnly,
     /// No space left.
     Full,
-    /// It took too long.
+    /// A timeout passed.
     Late,
-    /// What is prepared does not fit its tables any more.
+    /// A prepared statement no longer fits its table.
     Outdated,
-    /// The connection is gone, or goes.
+    /// The connection is lost or closing.
     Lost,
-    /// The node was read as a replica, and is none any more: another one is to be asked.
+    /// The node was read as a replica and has been promoted: the read must use another node.
     Promoted,
     /// Anything else.
     Other,
 }
 
-impl Trouble {
-    /// What this error means.
+impl DbErrorKind {
+    /// Returns the kind of an error.
     #[expect(
         clippy::wildcard_enum_match_arm,
-        reason = "diesel's enums may grow, and what is not known is other trouble"
+        reason = "diesel's enums may grow, and an unknown error is of kind `Other`"
     )]
     pub(super) fn of(error: &DieselError) -> Self {
         let (kind, information) = match error {
@@ -68,7 +68,7 @@ impl Trouble {
             DatabaseErrorKind::ForeignKeyViolation => Self::Constraint("foreign key"),
             DatabaseErrorKind::CheckViolation => Self::Constraint("check"),
             DatabaseErrorKind::NotNullViolation => Self::Constraint("not null"),
-            DatabaseErrorKind::SerializationFailure => Self::Crossed,
+            DatabaseErrorKind::SerializationFailure => Self::Conflict,
             DatabaseErrorKind::ReadOnlyTransaction => Self::ReadOnly,
             DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection => {
                 Self::Lost
@@ -77,8 +77,8 @@ impl Trouble {
         }
     }
 
-    /// diesel tells no SQLSTATE, so these are told apart by what PostgreSQL says; in another language than English
-    /// they are other trouble.
+    /// Recognises an error by its message, because diesel does not pass on the SQLSTATE. Messages in
+    /// another language than English are [`DbErrorKind::Other`].
     fn of_message(message: &str) -> Self {
         let says = |sentences: &[&str]| sentences.iter().any(|sentence| message.contains(sentence));
         if says(&[STORED_OTHERWISE]) {
@@ -96,7 +96,7 @@ impl Trouble {
             "could not serialize",
             "lock timeout",
         ]) {
-            Self::Crossed
+            Self::Conflict
         } else if says(&["No space left", "disk full"]) {
             Self::Full
         } else if says(&["statement timeout", "canceling statement due to conflict"]) {
@@ -114,12 +114,12 @@ impl Trouble {
         }
     }
 
-    /// True if some rows of a batch may be to blame, and others not.
+    /// Returns true if single rows of a batch may have caused the error.
     pub(super) fn is_of_rows(&self) -> bool {
         matches!(self, Self::Constraint(_) | Self::Swallowed(_) | Self::Other)
     }
 
-    /// The same, told to the domain.
+    /// Converts the kind to the error that clients receive.
     pub(super) fn error(&self, shard: &str) -> Error {
         let shard = || shard.to_owned();
         match self {
@@ -127,7 +127,7 @@ impl Trouble {
             Self::Swallowed(Some(table)) => Error::Swallowed { table: table.clone() },
             Self::Full => Error::StorageFull { shard: shard() },
             Self::Late => Error::DeadlinePassed,
-            Self::Crossed | Self::ReadOnly | Self::Outdated | Self::Lost | Self::Promoted => {
+            Self::Conflict | Self::ReadOnly | Self::Outdated | Self::Lost | Self::Promoted => {
                 Error::ShardUnavailable { shard: shard() }
             }
             Self::Swallowed(None) | Self::Other => Error::Internal,

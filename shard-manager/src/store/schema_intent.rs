@@ -4,7 +4,7 @@
 //! **Not here:** the catalogs that keep it (`sqlite`, `postgres`), carrying it out (`manager`).
 
 use super::SchemaChange;
-use super::declared::Declared;
+use super::table_declaration::Declared;
 use crate::table::Table;
 
 /// What is to become of a table that is on some shards perhaps.
