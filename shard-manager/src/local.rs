@@ -1,10 +1,10 @@
-//! Local: PostgreSQL clusters on this machine, of the programs that are installed, and the node of one container (`lone`),
+//! Local: PostgreSQL clusters on this machine, of the programs that are installed, and the node of one container (`standalone`),
 //! made by the same code.
 //!
 //! ```text
 //! data-postgres/
-//!   cluster.json       which nodes there are, with their ports (`notes`)
-//!   cluster.lock       held by the one command that works here (`place`)
+//!   cluster.json       which nodes there are, with their ports (`manifest`)
+//!   cluster.lock       held by the one command that works here (`cluster_dir`)
 //!   password, pgpass   the password of the databases, as a word and as PostgreSQL's clients read it
 //!   tessera.env        SHARD_URLS and REPLICA_URLS, for a router
 //!   shard1-primary/    one server (`node`), and so on
@@ -18,23 +18,23 @@
 //! that was promoted last.
 //! **Not here:** SQL, and anything about tables (`store`); when a replica is to take over (whoever calls `promote`).
 
-mod account;
+mod cluster_dir;
 mod environment;
-mod ground;
-mod leading;
-mod lone;
-mod making;
+mod error;
+mod manifest;
 mod node;
-mod notes;
-mod place;
+mod node_commands;
+mod os_user;
+mod parallel_tasks;
+mod pg_rewind;
 mod ports;
+mod primary_choice;
 mod processes;
 mod programs;
-mod rewinding;
+mod provision;
 mod settings;
-mod trouble;
-mod verbs;
-mod work;
+mod shared_env;
+mod standalone;
 
 use std::fs;
 use std::io::ErrorKind;
@@ -44,18 +44,18 @@ use std::sync::{Arc, Mutex};
 use uuid::Uuid;
 
 use crate::topology::Role;
-use ground::Ground;
-use leading::{node_of, nodes_of};
-use notes::Notes;
-use place::{ENVIRONMENT, LOCK, NOTES, PASSFILE, PASSWORD, Place, remove_folder};
-use work::{Work, all};
+use cluster_dir::{ENVIRONMENT, LOCK, NOTES, PASSFILE, PASSWORD, Place, remove_folder};
+use manifest::Notes;
+use parallel_tasks::{Work, all};
+use primary_choice::{node_of, nodes_of};
+use shared_env::Ground;
 
-pub use ground::{DATABASE_USER, Peer, Secret};
-pub use lone::{LoneNode, NodeAnswer, WantedNode};
+pub use error::LocalError;
 pub use node::{LocalNode, NodeState, Stop};
+pub use node_commands::{Promoted, Rejoined};
 pub use programs::{MAJOR_MIN, Programs, VARIABLE};
-pub use trouble::LocalError;
-pub use verbs::{Promoted, Rejoined};
+pub use shared_env::{DATABASE_USER, Peer, Secret};
+pub use standalone::{LoneNode, NodeAnswer, WantedNode};
 
 /// The cluster that is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@
 //!
 //! **Invariant:** a process is taken for the server of a folder only if the folder says its number and, where the system
 //! tells, it works in that folder; nothing else is ever signalled.
-//! **Not here:** making a node (`making`).
+//! **Not here:** making a node (`provision`).
 
 use std::fs;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
@@ -21,11 +21,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-use super::ground::{DATABASE_USER, Ground, Peer, said};
+use super::error::LocalError;
 use super::ports;
 use super::processes;
 use super::settings::{lines, quoted};
-use super::trouble::LocalError;
+use super::shared_env::{DATABASE_USER, Ground, Peer, said};
 use crate::topology::Role;
 
 pub(super) const UNFINISHED: &str = "unfinished";

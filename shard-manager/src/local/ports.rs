@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a port that is chosen was free, and lies below those that the system gives to outgoing connections: so
 //! it will be free again after a stop.
-//! **Not here:** keeping them (`notes`).
+//! **Not here:** keeping them (`manifest`).
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use uuid::Uuid;
 
-use super::trouble::LocalError;
+use super::error::LocalError;
 
 const CHOSEN: Range<u16> = 20_000..32_000;
 

@@ -1,7 +1,7 @@
 //! Programs: which PostgreSQL is installed.
 //!
 //! **Invariant:** a folder is taken only if every program that is needed is in it; of several the newest version.
-//! **Not here:** running them (`ground`).
+//! **Not here:** running them (`shared_env`).
 
 use std::collections::BTreeSet;
 use std::env;
@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::trouble::LocalError;
+use super::error::LocalError;
 
 /// The least version: the oldest that the replicas of this program are tried with.
 pub const MAJOR_MIN: u32 = 15;

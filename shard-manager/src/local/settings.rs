@@ -6,7 +6,7 @@
 //! **Invariant:** a server listens on loopback only, and on no socket in the file system.
 //! **Not here:** what is set while a server runs (`ALTER SYSTEM`, which wins over these).
 
-use super::trouble::LocalError;
+use super::error::LocalError;
 
 /// What is fit for replication, rewinding and a machine that has other things to do.
 const COMMON: [(&str, &str); 19] = [

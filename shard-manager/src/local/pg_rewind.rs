@@ -2,13 +2,13 @@
 //!
 //! **Invariant:** a node whose rewinding was cut off says so by the same file as one that is being made, and is made
 //! again: nobody uses what is half of both.
-//! **Not here:** making it again when it cannot be rewound (`making`).
+//! **Not here:** making it again when it cannot be rewound (`provision`).
 
-use super::making::{finish, follow, make_slot};
+use super::cluster_dir::Lock;
+use super::error::LocalError;
 use super::node::{LocalNode, Stop, UNFINISHED};
-use super::place::Lock;
+use super::provision::{finish, follow, make_slot};
 use super::settings::is_synced;
-use super::trouble::LocalError;
 
 /// Takes back what a node has that another one, which runs and leads, has not, and starts it to follow that.
 ///

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::place::{NOTES, Place};
+use super::cluster_dir::{NOTES, Place};
+use super::error::LocalError;
 use super::programs::Programs;
-use super::trouble::LocalError;
 use super::{Wanted, ports};
 use crate::topology::Topology;
 

@@ -4,7 +4,7 @@
 //! privileges, and from then on whoever owns the directory runs its servers.
 //!
 //! **Invariant:** no program of PostgreSQL is run as root; groups of root are dropped with its number.
-//! **Not here:** running programs (`ground`).
+//! **Not here:** running programs (`shared_env`).
 
 use std::fs::{self, File, Metadata};
 use std::os::unix::fs::{MetadataExt, chown, fchown};
@@ -12,7 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::trouble::LocalError;
+use super::error::LocalError;
 
 /// Who runs the servers when root does not say: the first of these that the system knows.
 const UNPRIVILEGED: [&str; 2] = ["postgres", "nobody"];

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** no variable of the caller's decides which server a program talks to, and no password stands on a
 //! command line.
-//! **Not here:** which programs are run (`node`, `making`).
+//! **Not here:** which programs are run (`node`, `provision`).
 
 use std::env;
 use std::fmt;
@@ -10,9 +10,9 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use super::place::{PASSFILE, Place};
+use super::cluster_dir::{PASSFILE, Place};
+use super::error::LocalError;
 use super::programs::Programs;
-use super::trouble::LocalError;
 
 /// The user of the databases, who owns all of them.
 pub const DATABASE_USER: &str = "tessera";

@@ -9,7 +9,7 @@
 //!   server/            the node (`node`)
 //! ```
 //!
-//! It is made as nodes of a cluster are (`making`). Where it differs: others may reach it, its source may be another
+//! It is made as nodes of a cluster are (`provision`). Where it differs: others may reach it, its source may be another
 //! machine, and nobody starts or stops it but whoever runs this process.
 //!
 //! **Invariant:** what stands on the disk decides what a node is; what is asked for decides only how an empty directory
@@ -26,12 +26,12 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::ground::{DATABASE_USER, Ground, Peer, Secret};
-use super::making::{ensure_slot, make_primary, make_replica};
+use super::cluster_dir::{Lock, PASSFILE, PASSWORD, Place, read_notes};
+use super::error::LocalError;
 use super::node::{LocalNode, Stop};
-use super::place::{Lock, PASSFILE, PASSWORD, Place, read_notes};
 use super::programs::Programs;
-use super::trouble::LocalError;
+use super::provision::{ensure_slot, make_primary, make_replica};
+use super::shared_env::{DATABASE_USER, Ground, Peer, Secret};
 use super::{ports, settings};
 use crate::topology::Role;
 

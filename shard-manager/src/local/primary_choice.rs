@@ -4,7 +4,7 @@
 //! whoever promoted it was cut off before it was noted. What is noted decides between nodes of one timeline.
 //!
 //! **Invariant:** a shard has one primary; a former one, which others have taken over from, is never taken for it.
-//! **Not here:** deciding that a node is to take over (`verbs`).
+//! **Not here:** deciding that a node is to take over (`node_commands`).
 
 use std::cmp::Reverse;
 use std::fs;
@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::ground::{Ground, Peer};
-use super::making::{ensure_slot, forget_source};
+use super::error::LocalError;
+use super::manifest::{NodeNote, Notes};
 use super::node::{LocalNode, NodeState};
-use super::notes::{NodeNote, Notes};
-use super::trouble::LocalError;
-use super::work::Work;
+use super::parallel_tasks::Work;
+use super::provision::{ensure_slot, forget_source};
+use super::shared_env::{Ground, Peer};
 use crate::topology::Role;
 
 /// How often it is looked whether a node follows.

@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::leading::{best, nodes_of};
+use super::error::LocalError;
+use super::manifest::Notes;
 use super::node::{LocalNode, NodeState, Stop};
-use super::notes::Notes;
-use super::rewinding::rewind;
-use super::trouble::LocalError;
-use super::work::Work;
+use super::parallel_tasks::Work;
+use super::pg_rewind::rewind;
+use super::primary_choice::{best, nodes_of};
 use super::{LocalCluster, environment};
 use crate::topology::Role;
 

@@ -1,16 +1,16 @@
 //! Work: what is done to nodes by many threads, and noted as it is done.
 //!
 //! **Invariant:** of a shard at most one node is started as primary; a node is noted as made after it is.
-//! **Not here:** which of a shard's nodes that is (`leading`).
+//! **Not here:** which of a shard's nodes that is (`primary_choice`).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use super::making::{make_primary, make_replica};
+use super::cluster_dir::{Lock, Place};
+use super::error::LocalError;
+use super::manifest::{NodeNote, Notes};
 use super::node::LocalNode;
-use super::notes::{NodeNote, Notes};
-use super::place::{Lock, Place};
-use super::trouble::LocalError;
+use super::provision::{make_primary, make_replica};
 use crate::topology::Role;
 
 /// Shards or nodes that are worked on at a time: each is a program or several.

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a node that is not complete says so by a file in its folder, on the disk before anything else of it and
 //! gone from the disk before anybody is told of the node; only what says so is cleared away.
-//! **Not here:** which nodes there are to be (`notes`).
+//! **Not here:** which nodes there are to be (`manifest`).
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -10,11 +10,11 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::ground::{DATABASE_USER, Peer};
+use super::cluster_dir::{Lock, PASSWORD, remove_folder, sync_folder};
+use super::error::LocalError;
 use super::node::{LocalNode, Stop, UNFINISHED};
-use super::place::{Lock, PASSWORD, remove_folder, sync_folder};
 use super::settings::is_synced;
-use super::trouble::LocalError;
+use super::shared_env::{DATABASE_USER, Peer};
 
 /// How often a slot is asked to go that a process which is just ending still has.
 const DROPS_MAX: u32 = 50;

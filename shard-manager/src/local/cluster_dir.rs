@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a directory that holds other things is never taken; what is written there belongs to the user who runs
 //! the servers and is read by nobody else; one command works there at a time.
-//! **Not here:** what is noted about the cluster (`notes`).
+//! **Not here:** what is noted about the cluster (`manifest`).
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::account::Account;
-use super::trouble::LocalError;
+use super::error::LocalError;
+use super::os_user::Account;
 
 pub(super) const LOCK: &str = "cluster.lock";
 pub(super) const NOTES: &str = "cluster.json";
