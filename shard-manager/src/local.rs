@@ -1,22 +1,24 @@
-//! Local: PostgreSQL clusters on this machine, of the programs that are installed, and the node of one container (`standalone`),
-//! made by the same code.
+//! Local: PostgreSQL clusters on this machine, run with its installed programs.
+//!
+//! The node of one container (`standalone`) is made by the same code.
 //!
 //! ```text
 //! data-postgres/
-//!   cluster.json       which nodes there are, with their ports (`manifest`)
-//!   cluster.lock       held by the one command that works here (`cluster_dir`)
-//!   password, pgpass   the password of the databases, as a word and as PostgreSQL's clients read it
+//!   cluster.json       the nodes and their ports (`manifest`)
+//!   cluster.lock       held by the one command that changes the cluster (`cluster_dir`)
+//!   password, pgpass   the password of the databases, alone and as a passfile of libpq
 //!   tessera.env        SHARD_URLS and REPLICA_URLS, for a router
 //!   shard1-primary/    one server (`node`), and so on
 //! ```
 //!
-//! `up` makes what is missing and starts what is stopped; what runs it leaves alone. An `up` that was cut off, whenever
-//! that was, is carried on by the next one.
+//! `up` makes what is missing, starts what is stopped and leaves running servers alone. An
+//! interrupted `up` is continued by the next one, at whatever point it was interrupted.
 //!
-//! **Invariant:** rows are never taken away but by `destroy`: a node that was complete once is not cleared away to be made
-//! again, unless it is a replica that is gone or that somebody names. Of a shard one node is started as primary: the one
-//! that was promoted last.
-//! **Not here:** SQL, and anything about tables (`store`); when a replica is to take over (whoever calls `promote`).
+//! **Invariant:** only `destroy` removes rows: a node that was complete once is not rebuilt, unless
+//! it is a replica that is gone or that the caller names. One node of a shard is started as
+//! primary: the one that was promoted last.
+//! **Not here:** SQL, and anything about tables (`store`); the decision to promote a replica (the
+//! caller of `promote`).
 
 mod cluster_dir;
 mod environment;
@@ -44,41 +46,41 @@ use std::sync::{Arc, Mutex};
 use uuid::Uuid;
 
 use crate::topology::Role;
-use cluster_dir::{ENVIRONMENT, LOCK, NOTES, PASSFILE, PASSWORD, Place, remove_folder};
-use manifest::Notes;
-use parallel_tasks::{Work, all};
+use cluster_dir::{ClusterDir, ENVIRONMENT, LOCK, MANIFEST, PASSFILE, PASSWORD, remove_folder};
+use manifest::Manifest;
+use parallel_tasks::{ClusterUpdate, for_each_parallel};
 use primary_choice::{node_of, nodes_of};
-use shared_env::Ground;
+use shared_env::SharedEnv;
 
 pub use error::LocalError;
 pub use node::{LocalNode, NodeState, Stop};
 pub use node_commands::{Promoted, Rejoined};
 pub use programs::{MAJOR_MIN, Programs, VARIABLE};
 pub use shared_env::{DATABASE_USER, Peer, Secret};
-pub use standalone::{LoneNode, NodeAnswer, WantedNode};
+pub use standalone::{NodeSpec, NodeStatus, StandaloneNode};
 
-/// The cluster that is to be.
+/// Specification of a cluster of local servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// Its directory.
+pub struct LocalSpec {
+    /// Directory of the cluster.
     pub dir: PathBuf,
-    /// How many shards.
+    /// Number of shards.
     pub shards: usize,
-    /// How many replicas each has.
+    /// Number of replicas of each shard.
     pub replicas: usize,
-    /// The first port, the others following; free ones from anywhere without it.
+    /// First port, which the others follow; without it, free ports are chosen.
     pub first_port: Option<u16>,
-    /// Who runs the servers when the caller is root; `postgres`, else `nobody` without it.
+    /// User that runs the servers if the caller is root; default: `postgres`, else `nobody`.
     pub user: Option<String>,
-    /// The folder of the programs; the newest that are installed without it.
+    /// Folder of PostgreSQL's programs; default: the newest installed version.
     pub pg_bin: Option<PathBuf>,
-    /// More settings of the servers, such as `("fsync", "off")`; those of an earlier `up` stay, and
-    /// an empty value takes one back.
+    /// Additional server settings, such as `("fsync", "off")`; those of an earlier `up` stay, and
+    /// an empty value removes one.
     pub settings: Vec<(String, String)>,
 }
 
-impl Wanted {
-    /// Three shards with a replica each, in this directory.
+impl LocalSpec {
+    /// Returns the specification of three shards with a replica each, in this directory.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
@@ -95,7 +97,7 @@ impl Wanted {
 /// A cluster of local servers.
 #[derive(Debug)]
 pub struct LocalCluster {
-    ground: Arc<Ground>,
+    env: Arc<SharedEnv>,
     nodes: Vec<LocalNode>,
 }
 
@@ -103,150 +105,166 @@ impl LocalCluster {
     /// Makes what is missing of a cluster and starts what does not run.
     ///
     /// # Errors
-    /// [`LocalError`], whose words tell what to do; what was made until then stays, and the next `up` carries on.
-    pub fn up(wanted: &Wanted) -> Result<Self, LocalError> {
-        settings::check(&wanted.settings)?;
-        let (place, is_made) = Place::prepare(&wanted.dir, wanted.user.as_deref(), NOTES)?;
-        let raised = Self::raise(wanted, &place);
-        if raised.is_err() && is_made && !place.dir.join(NOTES).exists() {
-            // Of a directory that could not even be begun nothing is left.
-            let _ = remove_folder(&place.dir);
+    /// [`LocalError`], whose message says what to do; what exists by then stays, and the next `up`
+    /// continues.
+    pub fn up(spec: &LocalSpec) -> Result<Self, LocalError> {
+        settings::check(&spec.settings)?;
+        let (cluster_dir, is_made) =
+            ClusterDir::prepare(&spec.dir, spec.user.as_deref(), MANIFEST)?;
+        let started = Self::make_and_start(spec, &cluster_dir);
+        if started.is_err() && is_made && !cluster_dir.path.join(MANIFEST).exists() {
+            // The directory is new and holds no manifest yet, so nothing of value is removed.
+            let _ = remove_folder(&cluster_dir.path);
         }
-        raised
+        started
     }
 
-    fn raise(wanted: &Wanted, place: &Place) -> Result<Self, LocalError> {
-        let lock = place.lock()?;
-        let known =
-            if place.dir.join(NOTES).exists() { Some(Notes::load(&place.dir)?) } else { None };
+    fn make_and_start(spec: &LocalSpec, cluster_dir: &ClusterDir) -> Result<Self, LocalError> {
+        let lock = cluster_dir.lock()?;
+        let known = if cluster_dir.path.join(MANIFEST).exists() {
+            Some(Manifest::load(&cluster_dir.path)?)
+        } else {
+            None
+        };
         let programs = match &known {
-            Some(notes) => programs_for(notes, &place.dir, wanted.pg_bin.as_deref())?,
-            None => Programs::find(wanted.pg_bin.as_deref())?,
+            Some(manifest) => programs_for(manifest, &cluster_dir.path, spec.pg_bin.as_deref())?,
+            None => Programs::find(spec.pg_bin.as_deref())?,
         };
         let is_new = known.is_none();
-        let mut notes = known.unwrap_or_else(|| Notes::new(&programs, wanted.first_port));
-        if notes.is_going {
-            return Err(LocalError::Going(place.dir.clone()));
+        let mut manifest = known.unwrap_or_else(|| Manifest::new(&programs, spec.first_port));
+        if manifest.is_being_destroyed {
+            return Err(LocalError::BeingDestroyed(cluster_dir.path.clone()));
         }
-        notes.grow(wanted)?;
-        notes.bin.clone_from(&programs.bin);
-        let password = if is_new { make_password(place)? } else { read_password(place)? };
-        let settings = notes.chosen();
-        let ground = Arc::new(Ground { place: place.clone(), programs, password, settings });
-        ground.check_reach()?;
-        notes.move_unmade(|note| {
-            let node = node_of(&ground, note, None);
-            node.is_running() || ports::try_out(note.port).is_ok()
+        manifest.extend_to(spec)?;
+        manifest.bin.clone_from(&programs.bin);
+        let password =
+            if is_new { make_password(cluster_dir)? } else { read_password(cluster_dir)? };
+        let settings = manifest.chosen_settings();
+        let env =
+            Arc::new(SharedEnv { cluster_dir: cluster_dir.clone(), programs, password, settings });
+        env.check_reach()?;
+        manifest.reassign_ports(|entry| {
+            let node = node_of(&env, entry, None);
+            node.is_running() || ports::check_free(entry.port).is_ok()
         })?;
-        notes.save(place)?;
-        let work = Work { place, lock: &lock, notes: Mutex::new(notes) };
-        let nodes = nodes_of(&ground, &work.notes());
+        manifest.save(cluster_dir)?;
+        let update = ClusterUpdate { cluster_dir, lock: &lock, manifest: Mutex::new(manifest) };
+        let nodes = nodes_of(&env, &update.manifest());
         let shards: Vec<_> = nodes.chunk_by(|a, b| a.shard == b.shard).collect();
-        all(&shards, |nodes| work.raise_shard(nodes))?;
-        let cluster = Self { nodes: nodes_of(&ground, &work.notes()), ground };
-        place.write(&cluster.environment_file(), &environment::text(&cluster))?;
+        for_each_parallel(&shards, |nodes| update.start_shard(nodes))?;
+        let cluster = Self { nodes: nodes_of(&env, &update.manifest()), env };
+        cluster_dir.write(&cluster.environment_file(), &environment::text(&cluster))?;
         Ok(cluster)
     }
 
-    /// A cluster that is there, whether it runs or not.
+    /// Opens an existing cluster, running or not.
     ///
     /// # Errors
-    /// [`LocalError::NoCluster`] if there is none, and what else keeps from looking at it.
+    /// [`LocalError::NoCluster`] if there is none; other variants if its files cannot be read.
     pub fn open(dir: &Path) -> Result<Self, LocalError> {
-        let place = Place::of(dir, NOTES)?;
-        let notes = Notes::load(&place.dir)?;
-        let programs = programs_for(&notes, &place.dir, None)?;
-        let password = read_password(&place)?;
-        let ground = Arc::new(Ground { place, programs, password, settings: notes.chosen() });
-        Ok(Self { nodes: nodes_of(&ground, &notes), ground })
+        let cluster_dir = ClusterDir::open(dir, MANIFEST)?;
+        let manifest = Manifest::load(&cluster_dir.path)?;
+        let programs = programs_for(&manifest, &cluster_dir.path, None)?;
+        let password = read_password(&cluster_dir)?;
+        let env = Arc::new(SharedEnv {
+            cluster_dir,
+            programs,
+            password,
+            settings: manifest.chosen_settings(),
+        });
+        Ok(Self { nodes: nodes_of(&env, &manifest), env })
     }
 
-    /// Its directory, an absolute path.
+    /// Returns the cluster's directory, an absolute path.
     pub fn dir(&self) -> &Path {
-        &self.ground.place.dir
+        &self.env.cluster_dir.path
     }
 
-    /// The programs that it runs on.
+    /// Returns the PostgreSQL programs that the cluster runs on.
     pub fn programs(&self) -> &Programs {
-        &self.ground.programs
+        &self.env.programs
     }
 
-    /// All nodes: by shards, and in each the one that was made as its primary first.
+    /// Returns all nodes by shard, in each shard the node that was made as its primary first.
     pub fn nodes(&self) -> &[LocalNode] {
         &self.nodes
     }
 
-    /// The node of this name.
+    /// Returns the node of this name.
     pub fn node(&self, name: &str) -> Option<&LocalNode> {
         self.nodes.iter().find(|node| node.name == name)
     }
 
-    /// The primary of each shard, in the order of the shards.
+    /// Returns the primary of each shard, in the order of the shards.
     pub fn primaries(&self) -> impl Iterator<Item = &LocalNode> {
         self.nodes.iter().filter(|node| node.role == Role::Primary)
     }
 
-    /// The replicas of a shard, from 0.
+    /// Returns the replicas of a shard; shards are counted from 0.
     pub fn replicas_of(&self, shard: usize) -> impl Iterator<Item = &LocalNode> {
         self.nodes.iter().filter(move |node| node.shard == shard && node.role == Role::Replica)
     }
 
-    /// Shards, and replicas of each, of the cluster in a directory, if there is one.
+    /// Returns the numbers of shards and of replicas per shard of the cluster in a directory, if
+    /// any.
     ///
     /// # Errors
-    /// [`LocalError`] if what is noted there cannot be read.
+    /// [`LocalError`] if its manifest cannot be read.
     pub fn size_of(dir: &Path) -> Result<Option<(usize, usize)>, LocalError> {
-        match Place::of(dir, NOTES) {
-            Ok(place) => Notes::load(&place.dir).map(|notes| Some((notes.shards, notes.replicas))),
+        match ClusterDir::open(dir, MANIFEST) {
+            Ok(cluster_dir) => Manifest::load(&cluster_dir.path)
+                .map(|manifest| Some((manifest.shards, manifest.replicas))),
             Err(LocalError::NoCluster(_)) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Shards, and replicas of each.
+    /// Returns the numbers of shards and of replicas per shard.
     pub fn size(&self) -> (usize, usize) {
         let shards = self.nodes.last().map_or(0, |node| node.shard + 1);
         (shards, self.nodes.iter().filter(|node| node.shard == 0).count().saturating_sub(1))
     }
 
-    /// The file with the variables that a router reads; whoever reads it knows the password.
+    /// Returns the path of the file with the variables for a router; the file contains the
+    /// password.
     pub fn environment_file(&self) -> PathBuf {
         self.dir().join(ENVIRONMENT)
     }
 
-    /// Ends all servers, in good order and at the same time.
+    /// Stops all servers concurrently, each by a fast shutdown.
     ///
     /// # Errors
-    /// [`LocalError::Busy`] if another command works on the cluster, [`LocalError::NotStopped`] for a server that does
-    /// not end.
+    /// [`LocalError::Busy`] if another command holds the cluster's lock, [`LocalError::NotStopped`]
+    /// for a server that does not stop.
     pub fn down(&self) -> Result<(), LocalError> {
-        let _lock = self.ground.place.lock()?;
+        let _lock = self.env.cluster_dir.lock()?;
         self.stop_all(Stop::Fast)
     }
 
     fn stop_all(&self, how: Stop) -> Result<(), LocalError> {
         let nodes: Vec<_> = self.nodes.iter().collect();
-        all(&nodes, |node| node.stop(how))
+        for_each_parallel(&nodes, |node| node.stop(how))
     }
 
-    /// Ends all servers and removes everything that was made: all rows are gone. A directory that holds anything else
-    /// stays with that.
+    /// Stops all servers and removes everything that the cluster made, its rows included. Other
+    /// files in the directory stay, and the directory with them.
     ///
     /// # Errors
-    /// As [`LocalCluster::down`]; what was not removed is removed by another `destroy`.
+    /// The errors of [`LocalCluster::down`]; another `destroy` removes what is left.
     pub fn destroy(self) -> Result<(), LocalError> {
-        let place = &self.ground.place;
-        let _lock = place.lock()?;
-        let mut notes = Notes::load(&place.dir)?;
-        notes.is_going = true;
-        notes.save(place)?;
+        let cluster_dir = &self.env.cluster_dir;
+        let _lock = cluster_dir.lock()?;
+        let mut manifest = Manifest::load(&cluster_dir.path)?;
+        manifest.is_being_destroyed = true;
+        manifest.save(cluster_dir)?;
         self.stop_all(Stop::Immediate)?;
         for node in &self.nodes {
             remove_folder(&node.dir)?;
         }
-        // Without its notes, what is left is taken for an `up` that was cut off before it had made anything.
-        for name in [ENVIRONMENT, NOTES, PASSFILE, PASSWORD, LOCK] {
-            let path = place.dir.join(name);
+        // Without the manifest, the rest looks like an `up` that was interrupted before it made
+        // anything.
+        for name in [ENVIRONMENT, MANIFEST, PASSFILE, PASSWORD, LOCK] {
+            let path = cluster_dir.path.join(name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     return Err(LocalError::File { path, source: error });
@@ -254,16 +272,17 @@ impl LocalCluster {
                 Ok(()) | Err(_) => {}
             }
         }
-        // What is not ours is left, and the directory with it.
-        let _ = fs::remove_dir(&place.dir);
+        // Fails if the directory holds foreign files, which stay.
+        let _ = fs::remove_dir(&cluster_dir.path);
         Ok(())
     }
 
-    /// Makes a node again, as a replica of another one of its shard, which runs: what it had is removed.
+    /// Rebuilds a node as a replica of a running node of its shard; its old data is removed.
     ///
     /// # Errors
-    /// [`LocalError::NoNode`] or [`LocalError::NoSource`] if the names do not fit, and what else keeps it from being made.
-    pub fn make_again(&mut self, name: &str, source: &str) -> Result<(), LocalError> {
+    /// [`LocalError::NoNode`] or [`LocalError::NoSource`] if the names do not fit; other variants
+    /// if a program fails.
+    pub fn rebuild(&mut self, name: &str, source: &str) -> Result<(), LocalError> {
         let find = |name: &str| self.node(name).ok_or_else(|| LocalError::NoNode(name.to_owned()));
         let (node, from) = (find(name)?, find(source)?);
         if node.shard != from.shard || node.name == from.name || from.is_standby() {
@@ -271,46 +290,52 @@ impl LocalCluster {
             return Err(LocalError::NoSource { shard: node.database(), cause });
         }
         let (node, from) = (node.clone(), from.clone());
-        self.work_on(|work, _| {
-            // It leads, whoever made it do so.
-            work.change(&from.name, |note| note.follows = None)?;
-            work.make_replica(&node, &from)
+        self.update(|update, _| {
+            // The source is a primary, even if the manifest does not say so yet.
+            update.change(&from.name, |entry| entry.follows = None)?;
+            update.make_replica(&node, &from)
         })
     }
 }
 
-/// The programs of the version that made a cluster.
-fn programs_for(notes: &Notes, dir: &Path, named: Option<&Path>) -> Result<Programs, LocalError> {
-    let fits = |programs: &Programs| programs.major == notes.major;
-    if let Some(same) = Programs::fit(&notes.bin).ok().filter(|it| named.is_none() && fits(it)) {
+/// Finds the programs of the version that made a cluster.
+fn programs_for(
+    manifest: &Manifest,
+    dir: &Path,
+    named: Option<&Path>,
+) -> Result<Programs, LocalError> {
+    let fits = |programs: &Programs| programs.major == manifest.major;
+    if let Some(same) =
+        Programs::of_folder(&manifest.bin).ok().filter(|it| named.is_none() && fits(it))
+    {
         return Ok(same);
     }
     let found = Programs::find(named)?;
     if fits(&found) {
         return Ok(found);
     }
-    let other = if named.is_none() { Programs::find_major(notes.major) } else { None };
+    let other = if named.is_none() { Programs::find_major(manifest.major) } else { None };
     other.ok_or_else(|| LocalError::OtherVersion {
         dir: dir.to_owned(),
-        made: notes.major,
+        made: manifest.major,
         found: format!("version {} in {}", found.major, found.bin.display()),
     })
 }
 
-/// A password for the databases, made when the cluster is, and kept.
-fn make_password(place: &Place) -> Result<Secret, LocalError> {
-    let path = place.dir.join(PASSWORD);
+/// Creates the password of the databases when the cluster is new, and keeps it from then on.
+fn make_password(cluster_dir: &ClusterDir) -> Result<Secret, LocalError> {
+    let path = cluster_dir.path.join(PASSWORD);
     if !path.exists() {
-        place.write(&path, &format!("{}\n", Uuid::new_v4().simple()))?;
+        cluster_dir.write(&path, &format!("{}\n", Uuid::new_v4().simple()))?;
     }
-    let password = read_password(place)?;
+    let password = read_password(cluster_dir)?;
     let line = format!("127.0.0.1:*:*:{DATABASE_USER}:{}\n", password.0);
-    place.write(&place.dir.join(PASSFILE), &line)?;
+    cluster_dir.write(&cluster_dir.path.join(PASSFILE), &line)?;
     Ok(password)
 }
 
-fn read_password(place: &Place) -> Result<Secret, LocalError> {
-    let path = place.dir.join(PASSWORD);
+fn read_password(cluster_dir: &ClusterDir) -> Result<Secret, LocalError> {
+    let path = cluster_dir.path.join(PASSWORD);
     let text = fs::read_to_string(&path).map_err(LocalError::file(&path))?;
     Ok(Secret(text.trim().to_owned()))
 }

@@ -1,68 +1,70 @@
-//! Trouble: why a local cluster cannot be made, started, stopped or looked at.
+//! Error: reasons why a local cluster cannot be made, started, stopped or inspected.
 //!
-//! **Invariant:** every error says in one line what is so and what to do.
-//! **Not here:** how an operator is told (`command`).
+//! **Invariant:** every message states in one line what is wrong and what to do.
+//! **Not here:** the presentation to an operator (the command line).
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why something could not be done to a local cluster; shown to the operator.
+/// Error of an operation on a local cluster; its message is shown to the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
-    /// There are no programs of PostgreSQL, or not all of them.
+    /// PostgreSQL's programs are missing, incomplete or too old.
     #[error(
         "{cause}; install PostgreSQL {least} or later with its server (Debian and Ubuntu: postgresql, Fedora: \
          postgresql-server, Homebrew: postgresql@17), or name its folder of programs with --pg-bin or TESSERA_PG_BIN"
     )]
     NoPrograms {
-        /// What was found, or not.
+        /// Result of the search.
         cause: String,
-        /// The least version that will do.
+        /// Oldest version that is supported.
         least: u32,
     },
-    /// The cluster was made by another PostgreSQL.
+    /// The cluster was made by another major version of PostgreSQL.
     #[error(
         "{}: made with PostgreSQL {made}, and here is {found}; install version {made}, or name its folder of programs \
          with --pg-bin", dir.display()
     )]
     OtherVersion {
-        /// The cluster's directory.
+        /// Directory of the cluster.
         dir: PathBuf,
-        /// With which it was made.
+        /// Version that made it.
         made: u32,
-        /// What there is.
+        /// Version that was found, and its folder.
         found: String,
     },
     /// There is no cluster in this directory.
     #[error("{}: there is no local cluster here; make one with `shard-manager cluster up`", .0.display())]
     NoCluster(PathBuf),
-    /// A directory that holds other things.
+    /// The directory holds other files.
     #[error("{}: this directory is not empty and holds no local cluster; name another", .0.display())]
-    NotOurs(PathBuf),
-    /// The notes about the cluster cannot be used.
+    ForeignContents(PathBuf),
+    /// The manifest of the cluster cannot be used.
     #[error("{}: {cause}", path.display())]
-    Notes {
-        /// Their file.
+    Manifest {
+        /// Path of the manifest.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Reason.
         cause: String,
     },
-    /// Another command works in the directory.
+    /// Another command holds the lock of the directory.
     #[error("{}: another command works on this cluster; wait until it has ended", .0.display())]
     Busy(PathBuf),
-    /// A cluster that is half gone.
-    #[error("{}: this cluster is being destroyed; end that with `shard-manager cluster destroy`", .0.display())]
-    Going(PathBuf),
-    /// A number of shards or replicas that cannot be.
-    #[error("{wanted} {what} are wanted, and there can be {least} to {most}; ask for as many")]
+    /// A `destroy` of the cluster was begun.
+    #[error("{}: this cluster is being destroyed; finish that with `shard-manager cluster destroy`", .0.display())]
+    BeingDestroyed(PathBuf),
+    /// A number of shards or replicas is out of range.
+    #[error(
+        "{wanted} {what} are wanted, and there can be {least} to {most}; choose a number in that range"
+    )]
     Range {
-        /// Shards or replicas.
+        /// `shards` or `replicas`.
         what: &'static str,
-        /// How many are wanted.
+        /// Number that is wanted.
         wanted: usize,
-        /// The fewest.
+        /// Smallest number.
         least: usize,
-        /// The most.
+        /// Largest number.
         most: usize,
     },
     /// The wanted number of shards differs from the number that exists.
@@ -72,171 +74,173 @@ pub enum LocalError {
         dir.display()
     )]
     OtherShards {
-        /// The cluster's directory.
+        /// Directory of the cluster.
         dir: PathBuf,
         /// Number of shards that exist.
         has: usize,
-        /// Number of shards that is wanted.
+        /// Number of shards that is spec.
         wanted: usize,
     },
-    /// Fewer than there are.
+    /// Fewer shards or replicas are wanted than exist.
     #[error(
-        "{}: there are {has} {what} and {wanted} are wanted, but what holds rows is not taken away; ask for {has} or \
+        "{}: there are {has} {what} and {wanted} are wanted, but servers with rows are not removed; choose {has} or \
          more, or destroy the cluster", dir.display()
     )]
     Fewer {
-        /// The cluster's directory.
+        /// Directory of the cluster.
         dir: PathBuf,
-        /// Shards or replicas.
+        /// `shards` or `replicas`.
         what: &'static str,
-        /// How many there are.
+        /// Number that exists.
         has: usize,
-        /// How many are wanted.
+        /// Number that is wanted.
         wanted: usize,
     },
-    /// Other ports than the cluster has.
+    /// A first port is wanted that the existing cluster does not have.
     #[error("{}: this cluster keeps the ports that it has (see `cluster status`); leave the port out", .0.display())]
     OtherPorts(PathBuf),
-    /// No ports are left after the first one.
+    /// The port numbers end before every node has one.
     #[error("there are not {wanted} ports from {first} on; name a lower one")]
     PortsEnd {
-        /// The first.
+        /// First port.
         first: u16,
-        /// How many are needed.
+        /// Number of ports that are needed.
         wanted: usize,
     },
-    /// A port that cannot be listened on.
-    #[error("{node}: port {port} cannot be had ({source}); end whatever has it, and try again")]
+    /// A port cannot be listened on.
+    #[error(
+        "{node}: port {port} cannot be had ({source}); stop the program that uses it, and try again"
+    )]
     Port {
-        /// Whose port.
+        /// Name of the node.
         node: String,
-        /// Which.
+        /// Number of the port.
         port: u16,
-        /// Why not.
+        /// Error of the system.
         source: io::Error,
     },
-    /// No free port was found.
+    /// No port is free.
     #[error("no free port was found between 20000 and 32000; name a first one with --port")]
     NoPort,
-    /// A user whom the system does not know, or who must not run servers.
+    /// The user is unknown to the system, or must not run servers.
     #[error("user {user}: {cause}; name another with --user")]
     User {
-        /// Name or number.
+        /// Name or number of the user.
         user: String,
-        /// What is wrong with that user.
+        /// Reason.
         cause: String,
     },
-    /// The directory is another user's.
-    #[error("{}: this belongs to the user with the number {owner}; run the command as that user, or as root", dir.display())]
+    /// The directory belongs to another user.
+    #[error("{}: this belongs to the user with id {owner}; run the command as that user, or as root", dir.display())]
     OthersDirectory {
-        /// The cluster's directory.
+        /// Directory of the cluster.
         dir: PathBuf,
-        /// Whose it is.
+        /// User id of its owner.
         owner: u32,
     },
-    /// The user who runs the servers does not get to the directory.
+    /// The user that runs the servers cannot reach the directory.
     #[error(
         "{}: user {user}, who runs the servers, may not pass through {}; allow it (chmod o+x {}), name another \
          directory, or another user with --user", dir.display(), at.display(), at.display()
     )]
     Unreachable {
-        /// The cluster's directory.
+        /// Directory of the cluster.
         dir: PathBuf,
-        /// Where the way ends.
+        /// First folder on the path that the user may not pass through.
         at: PathBuf,
-        /// Who.
+        /// Name of the user.
         user: String,
     },
-    /// The data of a primary is gone.
+    /// The data of a primary is missing.
     #[error(
-        "{node}: {} is gone, and rows with it: it is not made again, for it would be empty; put it back, or destroy \
-         the cluster", dir.display()
+        "{node}: {} is missing, and its rows with it; it is not made again, for it would be empty; put it back, or \
+         destroy the cluster", dir.display()
     )]
     Lost {
-        /// The node.
+        /// Name of the node.
         node: String,
-        /// Its folder.
+        /// Folder of the node.
         dir: PathBuf,
     },
-    /// It cannot be told from which node a replica is to be made.
-    #[error("{shard}: {cause}, so no replica can be made; bring the shard in order first")]
+    /// No node of the shard can be the source of a replica.
+    #[error("{shard}: {cause}, so no replica can be made; repair the shard first")]
     NoSource {
-        /// The shard.
+        /// Name of the shard.
         shard: String,
-        /// Why.
+        /// Reason.
         cause: &'static str,
     },
-    /// There is no such node.
+    /// The cluster has no node of this name.
     #[error("{0}: this cluster has no such node; see `cluster status`")]
     NoNode(String),
-    /// A node that is not in the state for what is asked.
+    /// The state of the node does not permit the operation.
     #[error("{node}: {cause}")]
-    Unfit {
-        /// The node, or its shard.
+    Unsuitable {
+        /// Name of the node, or of its shard.
         node: String,
-        /// Why not, and what to do.
+        /// Reason, and what to do.
         cause: String,
     },
-    /// A setting that is not for its user to choose.
+    /// The setting cannot be chosen by the user.
     #[error("the setting {name}: {cause}; leave it out")]
     Setting {
-        /// Which.
+        /// Name of the setting.
         name: String,
-        /// Why not.
+        /// Reason.
         cause: &'static str,
     },
-    /// A program said that it could not do what it was asked.
-    #[error("{node}: {program} failed: {said}; put that right, and run the command again")]
+    /// A program failed.
+    #[error("{node}: {program} failed: {output}; correct that, and run the command again")]
     Program {
-        /// For which node, or the cluster.
+        /// Name of the node it ran for, or `cluster`.
         node: String,
-        /// Which program.
+        /// Name of the program.
         program: String,
-        /// What it said.
-        said: String,
+        /// Its error output.
+        output: String,
     },
-    /// A program cannot be run at all.
-    #[error("{}: this program cannot be run by user {user} ({source}); look who may read it and its folders", path.display())]
+    /// A program cannot be executed.
+    #[error("{}: this program cannot be run by user {user} ({source}); check the permissions of it and its folders", path.display())]
     Spawn {
-        /// The program.
+        /// Path of the program.
         path: PathBuf,
-        /// By whom.
+        /// User that was to run it.
         user: String,
-        /// Why not.
+        /// Error of the system.
         source: io::Error,
     },
     /// A server did not start.
-    #[error("{node} does not start: {said}; its log is {}", log.display())]
+    #[error("{node} does not start: {reason}; its log is {}", log.display())]
     NotStarted {
-        /// The node.
+        /// Name of the node.
         node: String,
-        /// What it said last.
-        said: String,
-        /// Where it says more.
+        /// Its last error.
+        reason: String,
+        /// Path of its log.
         log: PathBuf,
     },
     /// A server did not stop.
-    #[error("{node} does not stop: {said}; its log is {}", log.display())]
+    #[error("{node} does not stop: {reason}; its log is {}", log.display())]
     NotStopped {
-        /// The node.
+        /// Name of the node.
         node: String,
-        /// What is known.
-        said: String,
-        /// Where it says more.
+        /// Result of the last attempt.
+        reason: String,
+        /// Path of its log.
         log: PathBuf,
     },
-    /// The file system said no.
-    #[error("{}: {source}; look at the path and who may use it", path.display())]
+    /// A file operation failed.
+    #[error("{}: {source}; check the path and its permissions", path.display())]
     File {
-        /// Of what.
+        /// Path of the file.
         path: PathBuf,
-        /// What it said.
+        /// Error of the system.
         source: io::Error,
     },
 }
 
 impl LocalError {
-    /// What the file system said of a path.
+    /// Attaches the path to an error of the file system.
     pub(super) fn file(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { path, source }

@@ -1,8 +1,8 @@
-//! Notes: what a local cluster is, kept in its directory.
+//! Manifest: description of a local cluster, kept in its directory.
 //!
-//! **Invariant:** names and ports of nodes, once noted, stay; a node is noted as made after all of it is on the disk, and
-//! a primary that is noted as made is never made again.
-//! **Not here:** what is so at the moment (`node`).
+//! **Invariant:** the name and port of a node that was complete stay; a node is recorded as made
+//! after all of it is on disk, and a primary that is recorded as made is never made again.
+//! **Not here:** the present state of the servers (`node`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,51 +10,52 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::cluster_dir::{NOTES, Place};
+use super::cluster_dir::{ClusterDir, MANIFEST};
 use super::error::LocalError;
 use super::programs::Programs;
-use super::{Wanted, ports};
+use super::{LocalSpec, ports};
 use crate::topology::Topology;
 
 const FORMAT: u32 = 1;
 
-/// What is noted about a cluster.
+/// Description of a cluster, as `cluster.json` holds it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Notes {
+pub(super) struct Manifest {
     format: u32,
-    /// The version of PostgreSQL that made it.
+    /// Major version of PostgreSQL that made it.
     pub(super) major: u32,
-    /// Where its programs were when they were last used.
+    /// Folder of the programs that were last used.
     pub(super) bin: PathBuf,
     pub(super) shards: usize,
     pub(super) replicas: usize,
-    /// The first port, if its user chose it.
+    /// First port, if the user chose it.
     first_port: Option<u16>,
     pub(super) settings: BTreeMap<String, String>,
-    pub(super) nodes: Vec<NodeNote>,
-    /// Whether it is being destroyed: what is left of it is no cluster any more.
-    pub(super) is_going: bool,
+    pub(super) nodes: Vec<NodeEntry>,
+    /// True if a `destroy` was begun: what is left is no cluster any more.
+    #[serde(rename = "is_going")]
+    pub(super) is_being_destroyed: bool,
 }
 
-/// What is noted about a node.
+/// Description of one node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct NodeNote {
+pub(super) struct NodeEntry {
     pub(super) name: String,
-    /// From 0.
+    /// Index of its shard, from 0.
     pub(super) shard: usize,
-    /// 0 for the one that was made as primary.
+    /// Number in its shard; 0 was made as primary.
     pub(super) number: usize,
     pub(super) port: u16,
-    /// Whether it was ever complete.
+    /// True if the node was ever complete.
     pub(super) is_made: bool,
-    /// The node that it replicates from.
+    /// Name of the node that it replicates from; none for the primary.
     pub(super) follows: Option<String>,
 }
 
-impl Notes {
-    /// Of a cluster that has nothing yet.
+impl Manifest {
+    /// Returns the manifest of a cluster without nodes.
     pub(super) fn new(programs: &Programs, first_port: Option<u16>) -> Self {
         Self {
             format: FORMAT,
@@ -65,113 +66,117 @@ impl Notes {
             first_port,
             settings: BTreeMap::new(),
             nodes: Vec::new(),
-            is_going: false,
+            is_being_destroyed: false,
         }
     }
 
-    /// What is noted in a directory.
+    /// Reads the manifest of a directory.
     pub(super) fn load(dir: &Path) -> Result<Self, LocalError> {
-        let path = dir.join(NOTES);
+        let path = dir.join(MANIFEST);
         let text = fs::read_to_string(&path).map_err(LocalError::file(&path))?;
-        let unfit = |cause: String| LocalError::Notes { path: path.clone(), cause };
-        let notes: Self = serde_json::from_str(&text)
-            .map_err(|error| unfit(format!("these are no notes about a cluster ({error})")))?;
-        if notes.format != FORMAT {
-            return Err(unfit(format!("format {} is newer than this program", notes.format)));
+        let unsuitable = |cause: String| LocalError::Manifest { path: path.clone(), cause };
+        let manifest: Self = serde_json::from_str(&text)
+            .map_err(|error| unsuitable(format!("this is no manifest of a cluster ({error})")))?;
+        if manifest.format != FORMAT {
+            return Err(unsuitable(format!(
+                "format {} is newer than this program",
+                manifest.format
+            )));
         }
         let is_plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-        if let Some(bad) = notes.nodes.iter().find(|node| !is_plain(&node.name)) {
-            return Err(unfit(format!("{:?} is no name of a node", bad.name)));
+        if let Some(bad) = manifest.nodes.iter().find(|node| !is_plain(&node.name)) {
+            return Err(unsuitable(format!("{:?} is no name of a node", bad.name)));
         }
-        Ok(notes)
+        Ok(manifest)
     }
 
-    pub(super) fn save(&self, place: &Place) -> Result<(), LocalError> {
+    pub(super) fn save(&self, cluster_dir: &ClusterDir) -> Result<(), LocalError> {
         let text = serde_json::to_string_pretty(self).unwrap_or_default();
-        place.write(&place.dir.join(NOTES), &(text + "\n"))
+        cluster_dir.write(&cluster_dir.path.join(MANIFEST), &(text + "\n"))
     }
 
-    /// Grows to what is wanted.
-    pub(super) fn grow(&mut self, wanted: &Wanted) -> Result<(), LocalError> {
-        self.check(wanted)?;
-        let missing: Vec<_> = (0..wanted.shards)
-            .flat_map(|shard| (0..=wanted.replicas).map(move |number| (shard, number)))
+    /// Adds the nodes and settings that the specification has and the manifest lacks.
+    pub(super) fn extend_to(&mut self, spec: &LocalSpec) -> Result<(), LocalError> {
+        self.check(spec)?;
+        let missing: Vec<_> = (0..spec.shards)
+            .flat_map(|shard| (0..=spec.replicas).map(move |number| (shard, number)))
             .filter(|key| !self.nodes.iter().any(|node| (node.shard, node.number) == *key))
             .collect();
         let taken: Vec<u16> = self.nodes.iter().map(|node| node.port).collect();
         let chosen = match self.first_port {
-            Some(first) if taken.is_empty() => ports::in_a_row(first, missing.len())?,
+            Some(first) if taken.is_empty() => ports::consecutive(first, missing.len())?,
             Some(_) => ports::above(&taken, missing.len())?,
-            None => ports::anywhere(missing.len(), &taken)?,
+            None => ports::choose_free(missing.len(), &taken)?,
         };
         let is_new = self.nodes.is_empty();
         for ((shard, number), port) in missing.iter().copied().zip(chosen) {
             let name = name_of(shard, number);
             if is_new {
-                // Noted ports are kept for ever: so one that cannot be had is told before.
-                let told = |source| LocalError::Port { node: name.clone(), port, source };
-                ports::try_out(port).map_err(told)?;
+                // Ports in the manifest are kept for ever, so a port in use is reported before.
+                let in_use = |source| LocalError::Port { node: name.clone(), port, source };
+                ports::check_free(port).map_err(in_use)?;
             }
             let follows = (number > 0).then(|| name_of(shard, 0));
-            self.nodes.push(NodeNote { name, shard, number, port, is_made: false, follows });
+            self.nodes.push(NodeEntry { name, shard, number, port, is_made: false, follows });
         }
         self.nodes.sort_by_key(|node| (node.shard, node.number));
-        (self.shards, self.replicas) = (wanted.shards, wanted.replicas);
-        self.settings.extend(wanted.settings.iter().cloned());
+        (self.shards, self.replicas) = (spec.shards, spec.replicas);
+        self.settings.extend(spec.settings.iter().cloned());
         self.settings.retain(|_, value| !value.is_empty());
         Ok(())
     }
 
-    fn check(&self, wanted: &Wanted) -> Result<(), LocalError> {
+    fn check(&self, spec: &LocalSpec) -> Result<(), LocalError> {
         let ranges = [
-            ("shards", wanted.shards, self.shards, 1, Topology::SHARDS_MAX),
-            ("replicas", wanted.replicas, self.replicas, 0, Topology::REPLICAS_MAX),
+            ("shards", spec.shards, self.shards, 1, Topology::SHARDS_MAX),
+            ("replicas", spec.replicas, self.replicas, 0, Topology::REPLICAS_MAX),
         ];
         for (what, wants, has, least, most) in ranges {
             if wants < least || wants > most {
                 return Err(LocalError::Range { what, wanted: wants, least, most });
             }
             if wants < has && what != "shards" {
-                let dir = wanted.dir.clone();
+                let dir = spec.dir.clone();
                 return Err(LocalError::Fewer { dir, what, has, wanted: wants });
             }
         }
-        // Nothing moves rows to shards that come later, and a router of the old number would not
-        // start on the new one.
-        if self.shards > 0 && wanted.shards != self.shards {
-            let (dir, has) = (wanted.dir.clone(), self.shards);
-            return Err(LocalError::OtherShards { dir, has, wanted: wanted.shards });
+        // Nothing moves rows to new shards, and a router of the old number would not start on the
+        // new one.
+        if self.shards > 0 && spec.shards != self.shards {
+            let (dir, has) = (spec.dir.clone(), self.shards);
+            return Err(LocalError::OtherShards { dir, has, wanted: spec.shards });
         }
-        if wanted.first_port.is_some() && wanted.first_port != self.first_port {
-            return Err(LocalError::OtherPorts(wanted.dir.clone()));
+        if spec.first_port.is_some() && spec.first_port != self.first_port {
+            return Err(LocalError::OtherPorts(spec.dir.clone()));
         }
         Ok(())
     }
 
-    /// Other ports for nodes that were never complete and cannot have theirs, if nobody chose these.
-    pub(super) fn move_unmade(
+    /// Chooses other ports for nodes that were never complete and whose port is in use, unless the
+    /// user chose the ports.
+    pub(super) fn reassign_ports(
         &mut self,
-        is_free: impl Fn(&NodeNote) -> bool,
+        is_free: impl Fn(&NodeEntry) -> bool,
     ) -> Result<(), LocalError> {
         if self.first_port.is_some() {
             return Ok(());
         }
         let taken: Vec<u16> = self.nodes.iter().map(|node| node.port).collect();
-        let stuck = self.nodes.iter_mut().filter(|node| !node.is_made && !is_free(node));
-        for node in stuck {
-            node.port = ports::anywhere(1, &taken)?[0];
+        let blocked = self.nodes.iter_mut().filter(|node| !node.is_made && !is_free(node));
+        for node in blocked {
+            node.port = ports::choose_free(1, &taken)?[0];
         }
         Ok(())
     }
 
-    /// Notes of one node.
-    pub(super) fn node(&mut self, name: &str) -> Result<&mut NodeNote, LocalError> {
+    /// Returns the entry of one node.
+    pub(super) fn node(&mut self, name: &str) -> Result<&mut NodeEntry, LocalError> {
         let found = self.nodes.iter_mut().find(|node| node.name == name);
         found.ok_or_else(|| LocalError::NoNode(name.to_owned()))
     }
 
-    /// The settings, by name.
-    pub(super) fn chosen(&self) -> Vec<(String, String)> {
+    /// Returns the additional settings, by name.
+    pub(super) fn chosen_settings(&self) -> Vec<(String, String)> {
         self.settings.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 }

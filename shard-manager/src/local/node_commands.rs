@@ -1,181 +1,190 @@
-//! Verbs: what is done to single nodes of a local cluster: stopped, started, frozen, thawed, promoted, and taken back.
+//! Node commands: operations on single nodes of a local cluster.
 //!
-//! **Invariant:** a node is promoted only while the present primary does not answer; what is done is done to the cluster
-//! as it is noted at that moment, by one command at a time.
-//! **Not here:** when any of this is to be done.
+//! Stop, start, freeze, thaw, promote, rejoin.
+//!
+//! **Invariant:** a node is promoted only while the present primary does not answer; an operation
+//! reads the manifest under the cluster's lock, and one runs at a time.
+//! **Not here:** the decision when to do any of this.
 
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::error::LocalError;
-use super::manifest::Notes;
+use super::manifest::Manifest;
 use super::node::{LocalNode, NodeState, Stop};
-use super::parallel_tasks::Work;
+use super::parallel_tasks::ClusterUpdate;
 use super::pg_rewind::rewind;
-use super::primary_choice::{best, nodes_of};
+use super::primary_choice::{most_advanced, nodes_of};
 use super::{LocalCluster, environment};
 use crate::topology::Role;
 
-/// How long a promotion may take, in seconds.
+/// Time limit of a promotion, in seconds.
 const PROMOTE_SECONDS: &str = "60";
-/// How long a promoted node may take until it takes writes.
+/// Time limit for a promoted node to accept writes.
 const WRITES_MAX: Duration = Duration::from_secs(10);
-/// How long replicas are waited for that are to follow another node.
+/// Time limit for replicas to follow another node.
 const FOLLOW_MAX: Duration = Duration::from_secs(10);
 
-/// A node that leads its shard from now on.
+/// Result of a promotion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Promoted {
-    /// Its name.
+    /// Name of the new primary.
     pub node: String,
-    /// Replicas that run and do not follow it yet: they may have rows that it lacks, and must rejoin.
+    /// Names of running replicas that do not follow it yet: they may have rows that it lacks, and
+    /// must rejoin.
     pub behind: Vec<String>,
 }
 
-/// How a node came back to its shard.
+/// Way in which a node came back to its shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejoined {
-    /// It was a replica already.
+    /// The node was a replica already.
     Followed,
-    /// It kept what the primary has too.
+    /// The node was rewound: it kept the rows that the primary has too.
     Rewound,
-    /// It was made again.
-    MadeAgain,
+    /// The node was rebuilt from a copy of the primary.
+    Rebuilt,
 }
 
 impl LocalCluster {
-    /// Ends the server of a node; nothing if it does not run.
+    /// Stops the server of a node. Does nothing if it does not run.
     ///
     /// # Errors
-    /// [`LocalError::NoNode`], and as [`LocalNode::stop`].
+    /// [`LocalError::NoNode`], and the errors of [`LocalNode::stop`].
     pub fn stop_node(&mut self, name: &str, how: Stop) -> Result<(), LocalError> {
-        self.work_on(|_, nodes| find(nodes, name)?.stop(how))
+        self.update(|_, nodes| find(nodes, name)?.stop(how))
     }
 
-    /// Starts the server of a node; a replica follows whoever leads its shard now.
+    /// Starts the server of a node; a replica follows the present primary of its shard.
     ///
     /// # Errors
-    /// [`LocalError::NoNode`], [`LocalError::Unfit`] for one that is not made, and as [`LocalNode::start`].
+    /// [`LocalError::NoNode`], [`LocalError::Unsuitable`] for an incomplete one, and the errors of
+    /// [`LocalNode::start`].
     pub fn start_node(&mut self, name: &str) -> Result<(), LocalError> {
-        self.work_on(|_, nodes| made(find(nodes, name)?)?.start())
+        self.update(|_, nodes| made(find(nodes, name)?)?.start())
     }
 
-    /// Freezes a node, as [`LocalNode::freeze`].
+    /// Freezes a node ([`LocalNode::freeze`]).
     ///
     /// # Errors
-    /// [`LocalError::NoNode`], and as [`LocalNode::freeze`].
+    /// [`LocalError::NoNode`], and the errors of [`LocalNode::freeze`].
     pub fn freeze_node(&mut self, name: &str) -> Result<(), LocalError> {
-        self.work_on(|_, nodes| find(nodes, name)?.freeze())
+        self.update(|_, nodes| find(nodes, name)?.freeze())
     }
 
-    /// Thaws a node, as [`LocalNode::thaw`]: also a former primary, which then takes writes that nobody gets.
+    /// Thaws a node ([`LocalNode::thaw`]). A former primary then accepts writes that are lost when
+    /// it rejoins.
     ///
     /// # Errors
-    /// [`LocalError::NoNode`], and as [`LocalNode::thaw`].
+    /// [`LocalError::NoNode`], and the errors of [`LocalNode::thaw`].
     pub fn thaw_node(&mut self, name: &str) -> Result<(), LocalError> {
-        self.work_on(|_, nodes| find(nodes, name)?.thaw())
+        self.update(|_, nodes| find(nodes, name)?.thaw())
     }
 
-    /// Lets a replica lead its shard: returns when it takes writes, and the other replicas have been told to follow it.
-    /// One that leads already is looked after in the same way.
+    /// Makes a replica the primary of its shard. Returns when it accepts writes and the other
+    /// replicas are configured to follow it. For a node that is the primary already, only
+    /// configures the others.
     ///
     /// # Errors
-    /// [`LocalError::NoNode`]; [`LocalError::Unfit`] if the present primary runs, if the node is a former primary, or
-    /// does not run.
+    /// [`LocalError::NoNode`]; [`LocalError::Unsuitable`] if the present primary runs, or if the
+    /// node is a former primary or does not run.
     pub fn promote(&mut self, name: &str) -> Result<Promoted, LocalError> {
-        self.work_on(|work, nodes| {
+        self.update(|update, nodes| {
             let node = find(nodes, name)?;
             let shard = shard_of(nodes, node);
-            check_leader_gone(&shard, node)?;
-            work.promote(&shard, node)
+            check_promotable(&shard, node)?;
+            update.promote(&shard, node)
         })
     }
 
-    /// Promotes the replica of a shard (`shard1`, …) that has stored most: at least all that a majority of the shard's
-    /// nodes has.
+    /// Promotes the most advanced replica of a shard (`shard1`, …): it has at least the log that a
+    /// majority of the shard's nodes has stored.
     ///
     /// # Errors
-    /// [`LocalError::NoNode`] for no shard; [`LocalError::Unfit`] if too few of its replicas run to tell, and as
-    /// [`LocalCluster::promote`].
+    /// [`LocalError::NoNode`] for an unknown shard; [`LocalError::Unsuitable`] if too few of its
+    /// replicas run to decide, and the errors of [`LocalCluster::promote`].
     pub fn promote_best(&mut self, shard: &str) -> Result<Promoted, LocalError> {
-        self.work_on(|work, nodes| {
+        self.update(|update, nodes| {
             let first = nodes.iter().find(|node| node.database() == shard);
             let first = first.ok_or_else(|| LocalError::NoNode(shard.to_owned()))?;
             let shard = shard_of(nodes, first);
             match shard.iter().find(|node| leads(node)) {
                 Some(leader) if leader.state() == NodeState::Running => Err(runs(leader)),
-                Some(_) | None => work.promote(&shard, best(&shard)?),
+                Some(_) | None => update.promote(&shard, most_advanced(&shard)?),
             }
         })
     }
 
-    /// Lets a node follow the present primary of its shard, whatever it was: what it has and that one has not is gone.
+    /// Makes a node, of any role before, follow the present primary of its shard. Rows that only
+    /// the node has are removed.
     ///
     /// # Errors
-    /// [`LocalError::NoNode`]; [`LocalError::Unfit`] if it is the primary itself, or that does not run.
+    /// [`LocalError::NoNode`]; [`LocalError::Unsuitable`] if the node is the primary, or if the
+    /// primary does not run.
     pub fn rejoin(&mut self, name: &str) -> Result<Rejoined, LocalError> {
-        self.work_on(|work, nodes| {
+        self.update(|update, nodes| {
             let node = find(nodes, name)?;
             let shard = shard_of(nodes, node);
-            let unfit = |cause: &str| {
-                Err(LocalError::Unfit { node: node.name.clone(), cause: cause.to_owned() })
+            let unsuitable = |cause: &str| {
+                Err(LocalError::Unsuitable { node: node.name.clone(), cause: cause.to_owned() })
             };
             match shard.iter().find(|node| leads(node)) {
                 Some(leader) if leader.name == node.name => {
-                    unfit("it is the primary of its shard; others rejoin it")
+                    unsuitable("it is the primary of its shard; others rejoin it")
                 }
-                Some(leader) if leader.state() == NodeState::Running => work.rejoin(node, leader),
-                Some(_) | None => unfit(
-                    "no primary of its shard runs that it could follow; start that one, or promote another",
-                ),
+                Some(leader) if leader.state() == NodeState::Running => update.rejoin(node, leader),
+                Some(_) | None => {
+                    unsuitable("no primary of its shard runs; start that one, or promote another")
+                }
             }
         })
     }
 
-    /// Does something to the cluster as it is noted now, while nobody else works on it, and notes what became of it.
-    pub(super) fn work_on<R>(
+    /// Runs an operation under the cluster's lock, on nodes as the manifest describes them now, and
+    /// updates the nodes and the environment file afterwards.
+    pub(super) fn update<R>(
         &mut self,
-        act: impl FnOnce(&Work<'_>, &[LocalNode]) -> Result<R, LocalError>,
+        act: impl FnOnce(&ClusterUpdate<'_>, &[LocalNode]) -> Result<R, LocalError>,
     ) -> Result<R, LocalError> {
-        let ground = Arc::clone(&self.ground);
-        let place = &ground.place;
-        let lock = place.lock()?;
-        let notes = Notes::load(&place.dir)?;
-        if notes.is_going {
-            return Err(LocalError::Going(place.dir.clone()));
+        let env = Arc::clone(&self.env);
+        let cluster_dir = &env.cluster_dir;
+        let lock = cluster_dir.lock()?;
+        let manifest = Manifest::load(&cluster_dir.path)?;
+        if manifest.is_being_destroyed {
+            return Err(LocalError::BeingDestroyed(cluster_dir.path.clone()));
         }
-        let nodes = nodes_of(&ground, &notes);
-        let work = Work { place, lock: &lock, notes: Mutex::new(notes) };
-        let done = act(&work, &nodes);
-        self.nodes = nodes_of(&ground, &work.notes());
-        let written = place.write(&self.environment_file(), &environment::text(self));
+        let nodes = nodes_of(&env, &manifest);
+        let update = ClusterUpdate { cluster_dir, lock: &lock, manifest: Mutex::new(manifest) };
+        let done = act(&update, &nodes);
+        self.nodes = nodes_of(&env, &update.manifest());
+        let written = cluster_dir.write(&self.environment_file(), &environment::text(self));
         done.and_then(|done| written.map(|()| done))
     }
 }
 
-impl Work<'_> {
+impl ClusterUpdate<'_> {
     fn promote(&self, shard: &[LocalNode], node: &LocalNode) -> Result<Promoted, LocalError> {
-        let ground = &node.ground;
+        let env = &node.env;
         if node.is_standby() {
-            let mut command = ground.command("pg_ctl");
+            let mut command = env.command("pg_ctl");
             command.args(["promote", "--silent", "--wait", "-t", PROMOTE_SECONDS, "-D"]);
-            ground.run(&node.name, command.arg(node.data_dir()))?;
+            env.run(&node.name, command.arg(node.data_dir()))?;
         }
         let deadline = Instant::now() + WRITES_MAX;
-        while node.ask("SELECT pg_is_in_recovery()")? != "f" {
+        while node.query("SELECT pg_is_in_recovery()")? != "f" {
             if Instant::now() > deadline {
-                let cause = "it was promoted and takes no writes yet; look at its log".to_owned();
-                return Err(LocalError::Unfit { node: node.name.clone(), cause });
+                let cause = "it was promoted and accepts no writes yet; see its log".to_owned();
+                return Err(LocalError::Unsuitable { node: node.name.clone(), cause });
             }
             sleep(Duration::from_millis(20));
         }
-        self.lead(shard, node)?;
+        self.follow_primary(shard, node)?;
         let mut behind = Vec::new();
         let deadline = Instant::now() + FOLLOW_MAX;
         for other in shard.iter().filter(|other| other.name != node.name && other.is_standby()) {
-            let patience = deadline.saturating_duration_since(Instant::now());
-            if other.state() == NodeState::Running && !node.is_followed_by(other, patience)? {
+            let limit = deadline.saturating_duration_since(Instant::now());
+            if other.state() == NodeState::Running && !node.await_follower(other, limit)? {
                 behind.push(other.name.clone());
             }
         }
@@ -185,25 +194,25 @@ impl Work<'_> {
     fn rejoin(&self, node: &LocalNode, leader: &LocalNode) -> Result<Rejoined, LocalError> {
         let follower = LocalNode { source: Some(leader.peer()), ..node.clone() };
         if node.is_complete() && node.is_standby() {
-            self.lead(std::slice::from_ref(node), leader)?;
+            self.follow_primary(std::slice::from_ref(node), leader)?;
             follower.start()?;
-            if leader.is_followed_by(node, FOLLOW_MAX)? {
+            if leader.await_follower(node, FOLLOW_MAX)? {
                 return Ok(Rejoined::Followed);
             }
         }
         if node.is_complete() {
-            self.change(&node.name, |note| {
-                note.is_made = false;
-                note.follows = Some(leader.name.clone());
+            self.change(&node.name, |entry| {
+                entry.is_made = false;
+                entry.follows = Some(leader.name.clone());
             })?;
             let rewound = rewind(&follower, leader, self.lock);
-            if rewound.is_ok() && leader.is_followed_by(node, FOLLOW_MAX)? {
-                self.change(&node.name, |note| note.is_made = true)?;
+            if rewound.is_ok() && leader.await_follower(node, FOLLOW_MAX)? {
+                self.change(&node.name, |entry| entry.is_made = true)?;
                 return Ok(Rejoined::Rewound);
             }
         }
         self.make_replica(node, leader)?;
-        Ok(Rejoined::MadeAgain)
+        Ok(Rejoined::Rebuilt)
     }
 }
 
@@ -217,29 +226,30 @@ fn made(node: &LocalNode) -> Result<&LocalNode, LocalError> {
         return Ok(node);
     }
     let cause = "it is not made yet; `cluster up` makes it".to_owned();
-    Err(LocalError::Unfit { node: node.name.clone(), cause })
+    Err(LocalError::Unsuitable { node: node.name.clone(), cause })
 }
 
 fn shard_of(nodes: &[LocalNode], node: &LocalNode) -> Vec<LocalNode> {
     nodes.iter().filter(|other| other.shard == node.shard).cloned().collect()
 }
 
-/// Whether it is a primary with rows, and not only the one that is to be made as such.
+/// Returns whether a node is a complete primary, rather than one that has yet to be made.
 fn leads(node: &LocalNode) -> bool {
     node.role == Role::Primary && node.is_complete() && !node.is_standby()
 }
 
-/// Whether a node can be promoted as things are.
-fn check_leader_gone(shard: &[LocalNode], node: &LocalNode) -> Result<(), LocalError> {
-    let unfit =
-        |cause: &str| Err(LocalError::Unfit { node: node.name.clone(), cause: cause.to_owned() });
+/// Checks that a node can be promoted now.
+fn check_promotable(shard: &[LocalNode], node: &LocalNode) -> Result<(), LocalError> {
+    let unsuitable = |cause: &str| {
+        Err(LocalError::Unsuitable { node: node.name.clone(), cause: cause.to_owned() })
+    };
     if node.is_former_primary() {
-        return unfit("it is no replica but a former primary; let it rejoin first");
+        return unsuitable("it is a former primary and no replica; let it rejoin first");
     }
     match made(node)?.state() {
         NodeState::Running => {}
         NodeState::Frozen | NodeState::Stopped | NodeState::NotMade => {
-            return unfit("it does not run; start it first");
+            return unsuitable("it does not run; start it first");
         }
     }
     match shard.iter().find(|other| leads(other)) {
@@ -255,5 +265,5 @@ fn runs(leader: &LocalNode) -> LocalError {
         "it is the primary and runs, so no other can be; stop it first (`cluster stop {}`)",
         leader.name
     );
-    LocalError::Unfit { node: leader.name.clone(), cause }
+    LocalError::Unsuitable { node: leader.name.clone(), cause }
 }

@@ -1,44 +1,46 @@
-//! Work: what is done to nodes by many threads, and noted as it is done.
+//! Parallel tasks: operations on several nodes at once, recorded in the manifest one by one.
 //!
-//! **Invariant:** of a shard at most one node is started as primary; a node is noted as made after it is.
-//! **Not here:** which of a shard's nodes that is (`primary_choice`).
+//! **Invariant:** at most one node of a shard is started as primary; a node is recorded as made
+//! after it is complete.
+//! **Not here:** the choice of that primary (`primary_choice`).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use super::cluster_dir::{Lock, Place};
+use super::cluster_dir::{ClusterDir, Lock};
 use super::error::LocalError;
-use super::manifest::{NodeNote, Notes};
+use super::manifest::{Manifest, NodeEntry};
 use super::node::LocalNode;
 use super::provision::{make_primary, make_replica};
 use crate::topology::Role;
 
-/// Shards or nodes that are worked on at a time: each is a program or several.
-const AT_A_TIME: usize = 8;
+/// Number of shards or nodes that are handled at a time: each runs one or more programs.
+const PARALLEL_MAX: usize = 8;
 
-/// What is noted while nodes are being made, by many threads.
-pub(super) struct Work<'w> {
-    pub(super) place: &'w Place,
+/// Manifest of a locked cluster, shared by the threads that change its nodes.
+pub(super) struct ClusterUpdate<'w> {
+    pub(super) cluster_dir: &'w ClusterDir,
     pub(super) lock: &'w Lock,
-    pub(super) notes: Mutex<Notes>,
+    pub(super) manifest: Mutex<Manifest>,
 }
 
-impl Work<'_> {
-    /// What is noted, for one thread at a time.
-    pub(super) fn notes(&self) -> MutexGuard<'_, Notes> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+impl ClusterUpdate<'_> {
+    /// Locks the manifest.
+    pub(super) fn manifest(&self) -> MutexGuard<'_, Manifest> {
+        self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes what is missing of a shard and starts the rest, but no former primary: that would be a second one.
-    pub(super) fn raise_shard(&self, nodes: &[LocalNode]) -> Result<(), LocalError> {
-        let nodes = &self.settled(nodes)?;
+    /// Makes the missing nodes of a shard and starts the others, except a former primary: that
+    /// would be a second one.
+    pub(super) fn start_shard(&self, nodes: &[LocalNode]) -> Result<(), LocalError> {
+        let nodes = &self.with_recorded_primary(nodes)?;
         let (complete, missing): (Vec<_>, Vec<_>) =
             nodes.iter().partition(|node| node.is_complete());
         let fit: Vec<_> =
             complete.iter().copied().filter(|node| !node.is_former_primary()).collect();
-        all(&fit, |node| {
+        for_each_parallel(&fit, |node| {
             node.start()?;
-            self.change(&node.name, |note| note.is_made = true)
+            self.change(&node.name, |entry| entry.is_made = true)
         })?;
         if missing.is_empty() {
             return Ok(());
@@ -47,9 +49,9 @@ impl Work<'_> {
         let unmade = missing.iter().copied().find(|node| node.role == Role::Primary);
         let source = match (leader, unmade) {
             (Some(leader), _) => leader,
-            (None, Some(first)) if !first.is_noted => {
+            (None, Some(first)) if !first.was_complete => {
                 make_primary(first, self.lock)?;
-                self.change(&first.name, |note| note.is_made = true)?;
+                self.change(&first.name, |entry| entry.is_made = true)?;
                 first
             }
             (None, Some(gone)) => {
@@ -62,44 +64,45 @@ impl Work<'_> {
         };
         let replicas: Vec<_> =
             missing.into_iter().filter(|node| node.name != source.name).collect();
-        all(&replicas, |node| self.make_replica(node, source))
+        for_each_parallel(&replicas, |node| self.make_replica(node, source))
     }
 
-    /// Makes a node as a replica of another one, whatever it was.
+    /// Makes a node, of any role before, a replica of another one.
     pub(super) fn make_replica(
         &self,
         node: &LocalNode,
         source: &LocalNode,
     ) -> Result<(), LocalError> {
-        self.change(&node.name, |note| {
-            note.is_made = false;
-            note.follows = Some(source.name.clone());
+        self.change(&node.name, |entry| {
+            entry.is_made = false;
+            entry.follows = Some(source.name.clone());
         })?;
         let node = LocalNode { source: Some(source.peer()), ..node.clone() };
         make_replica(&node, &source.peer(), self.lock)?;
-        self.change(&node.name, |note| note.is_made = true)
+        self.change(&node.name, |entry| entry.is_made = true)
     }
 
-    /// Changes what is noted of a node.
+    /// Changes the manifest entry of a node and saves the manifest.
     pub(super) fn change(
         &self,
         name: &str,
-        change: impl FnOnce(&mut NodeNote),
+        change: impl FnOnce(&mut NodeEntry),
     ) -> Result<(), LocalError> {
-        let mut notes = self.notes();
-        change(notes.node(name)?);
-        notes.save(self.place)
+        let mut manifest = self.manifest();
+        change(manifest.node(name)?);
+        manifest.save(self.cluster_dir)
     }
 }
 
-/// Does something with all of them, several at a time; of what fails the first is told, when all have ended.
-pub(super) fn all<T: Copy + Sync>(
+/// Applies a function to all items, several at a time. Returns the first error after all have
+/// ended.
+pub(super) fn for_each_parallel<T: Copy + Sync>(
     items: &[T],
     act: impl Fn(T) -> Result<(), LocalError> + Sync,
 ) -> Result<(), LocalError> {
     let act = &act;
     let mut first = Ok(());
-    for some in items.chunks(AT_A_TIME) {
+    for some in items.chunks(PARALLEL_MAX) {
         let ended: Vec<_> = thread::scope(|scope| {
             let begun: Vec<_> = some.iter().map(|item| scope.spawn(move || act(*item))).collect();
             begun.into_iter().map(thread::ScopedJoinHandle::join).collect()

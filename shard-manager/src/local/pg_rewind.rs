@@ -1,8 +1,9 @@
-//! Rewinding: how a former primary becomes a replica of the one that took over, and keeps what both have.
+//! pg_rewind: turns a former primary into a replica of the new primary, keeping the rows that both
+//! have.
 //!
-//! **Invariant:** a node whose rewinding was cut off says so by the same file as one that is being made, and is made
-//! again: nobody uses what is half of both.
-//! **Not here:** making it again when it cannot be rewound (`provision`).
+//! **Invariant:** a node whose rewind was interrupted has the same marker file as one that is being
+//! made, and is rebuilt: data that is a mixture of both is never used.
+//! **Not here:** rebuilding a node that cannot be rewound (`provision`).
 
 use super::cluster_dir::Lock;
 use super::error::LocalError;
@@ -10,29 +11,30 @@ use super::node::{LocalNode, Stop, UNFINISHED};
 use super::provision::{finish, follow, make_slot};
 use super::settings::is_synced;
 
-/// Takes back what a node has that another one, which runs and leads, has not, and starts it to follow that.
+/// Rewinds a node to the history of a running primary, and starts it as its replica.
 ///
 /// # Errors
-/// [`LocalError`] if it cannot be rewound: too much has happened since, or nothing tells how. Its data is of no use then.
+/// [`LocalError`] if it cannot be rewound, for example because the log since then is gone. Its data
+/// is unusable then.
 pub(super) fn rewind(node: &LocalNode, source: &LocalNode, lock: &Lock) -> Result<(), LocalError> {
-    let ground = &node.ground;
-    // Until its first checkpoint the other one tells the timeline that it had before.
-    source.ask("CHECKPOINT")?;
+    let env = &node.env;
+    // Until its first checkpoint the new primary reports its former timeline.
+    source.query("CHECKPOINT")?;
     node.stop(Stop::Immediate)?;
-    let text = "this node is being rewound: `cluster up` makes it again\n";
-    ground.place.write(&node.dir.join(UNFINISHED), text)?;
+    let text = "this node is being rewound: `cluster up` rebuilds it\n";
+    env.cluster_dir.write(&node.dir.join(UNFINISHED), text)?;
     make_slot(node, &source.peer(), lock)?;
-    // Its log may have to be recovered first, by a server that reads these.
+    // pg_rewind may have to start the server for crash recovery, and that reads these settings.
     node.write_settings()?;
-    let mut command = ground.command("pg_rewind");
+    let mut command = env.command("pg_rewind");
     command
         .arg("--source-server")
         .arg(format!("{} dbname=postgres", node.conninfo(&source.peer())));
     command.arg("--target-pgdata").arg(node.data_dir());
-    if !is_synced(&ground.settings) {
+    if !is_synced(&env.settings) {
         command.arg("--no-sync");
     }
-    ground.run(&node.name, command.stdin(lock.shared()))?;
+    env.run(&node.name, command.stdin(lock.shared()))?;
     follow(node)?;
     finish(node)
 }

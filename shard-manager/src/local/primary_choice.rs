@@ -1,10 +1,11 @@
-//! Leading: which node of a shard is its primary, and who follows it.
+//! Primary choice: determines the primary of each shard, and makes the replicas follow it.
 //!
-//! A node that was promoted is on a later timeline than the one it took over from, and its folder tells so: even if
-//! whoever promoted it was cut off before it was noted. What is noted decides between nodes of one timeline.
+//! A promoted node is on a later timeline than its predecessor, and its folder shows that even if
+//! the promotion was interrupted before it was recorded. Between nodes of one timeline the manifest
+//! decides.
 //!
-//! **Invariant:** a shard has one primary; a former one, which others have taken over from, is never taken for it.
-//! **Not here:** deciding that a node is to take over (`node_commands`).
+//! **Invariant:** a shard has one primary; a former primary that was replaced is never chosen.
+//! **Not here:** the decision to promote a node (`node_commands`).
 
 use std::cmp::Reverse;
 use std::fs;
@@ -13,71 +14,72 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::error::LocalError;
-use super::manifest::{NodeNote, Notes};
+use super::manifest::{Manifest, NodeEntry};
 use super::node::{LocalNode, NodeState};
-use super::parallel_tasks::Work;
-use super::provision::{ensure_slot, forget_source};
-use super::shared_env::{Ground, Peer};
+use super::parallel_tasks::ClusterUpdate;
+use super::provision::{ensure_slot, remove_source_settings};
+use super::shared_env::{Peer, SharedEnv};
 use crate::topology::Role;
 
-/// How often it is looked whether a node follows.
+/// Interval between two checks whether a node follows.
 const POLL: Duration = Duration::from_millis(50);
 
-/// The nodes that are noted, as they are.
-pub(super) fn nodes_of(ground: &Arc<Ground>, notes: &Notes) -> Vec<LocalNode> {
+/// Returns the nodes of the manifest with their present roles.
+pub(super) fn nodes_of(env: &Arc<SharedEnv>, manifest: &Manifest) -> Vec<LocalNode> {
     let peer_of = |name: &String| {
-        let found = notes.nodes.iter().find(|it| it.name == *name);
+        let found = manifest.nodes.iter().find(|it| it.name == *name);
         found.map(|it| Peer::here(it.port))
     };
-    let node = |note: &NodeNote| node_of(ground, note, note.follows.as_ref().and_then(peer_of));
-    let mut nodes: Vec<_> = notes.nodes.iter().map(node).collect();
+    let node = |entry: &NodeEntry| node_of(env, entry, entry.follows.as_ref().and_then(peer_of));
+    let mut nodes: Vec<_> = manifest.nodes.iter().map(node).collect();
     for shard in nodes.chunk_by_mut(|a, b| a.shard == b.shard) {
-        let leader = leader_of(shard);
-        for (at, node) in shard.iter_mut().enumerate() {
-            node.role = if at == leader { Role::Primary } else { Role::Replica };
+        let primary = primary_of(shard);
+        for (index, node) in shard.iter_mut().enumerate() {
+            node.role = if index == primary { Role::Primary } else { Role::Replica };
         }
     }
     nodes
 }
 
-/// A node that is noted, before it is looked who of its shard leads.
-pub(super) fn node_of(ground: &Arc<Ground>, note: &NodeNote, source: Option<Peer>) -> LocalNode {
+/// Returns a node of the manifest, before the primary of its shard is determined.
+pub(super) fn node_of(env: &Arc<SharedEnv>, entry: &NodeEntry, source: Option<Peer>) -> LocalNode {
     LocalNode {
-        name: note.name.clone(),
-        shard: note.shard,
-        database: format!("shard{}", note.shard + 1),
-        role: if note.number == 0 { Role::Primary } else { Role::Replica },
-        port: note.port,
-        dir: ground.place.dir.join(&note.name),
-        is_noted: note.is_made,
-        is_leading: note.follows.is_none(),
+        name: entry.name.clone(),
+        shard: entry.shard,
+        database: format!("shard{}", entry.shard + 1),
+        role: if entry.number == 0 { Role::Primary } else { Role::Replica },
+        port: entry.port,
+        dir: env.cluster_dir.path.join(&entry.name),
+        was_complete: entry.is_made,
+        is_recorded_primary: entry.follows.is_none(),
         source,
-        ground: Arc::clone(ground),
+        env: Arc::clone(env),
     }
 }
 
-fn leader_of(shard: &[LocalNode]) -> usize {
-    let noted = shard.iter().position(|node| node.is_leading).unwrap_or(0);
-    if shard[noted].is_noted && !shard[noted].is_complete() {
-        // Its rows are gone: whoever led before it lacks them, and does not take its place unasked.
-        return noted;
+fn primary_of(shard: &[LocalNode]) -> usize {
+    let recorded = shard.iter().position(|node| node.is_recorded_primary).unwrap_or(0);
+    if shard[recorded].was_complete && !shard[recorded].is_complete() {
+        // Its rows are missing, and a former primary lacks them too: it is not chosen in its place.
+        return recorded;
     }
-    let leads = |at: &usize| shard[*at].is_complete() && !shard[*at].is_standby();
-    let rank = |at: &usize| {
-        let node = &shard[*at];
-        (node.timeline(), *at == noted, node.is_running(), Reverse(*at))
+    let leads = |index: &usize| shard[*index].is_complete() && !shard[*index].is_standby();
+    let rank = |index: &usize| {
+        let node = &shard[*index];
+        (node.timeline(), *index == recorded, node.is_running(), Reverse(*index))
     };
-    (0..shard.len()).filter(leads).max_by_key(rank).unwrap_or(noted)
+    (0..shard.len()).filter(leads).max_by_key(rank).unwrap_or(recorded)
 }
 
 impl LocalNode {
-    /// Whether it was the primary of its shard until another node took over, and has not been made to follow that yet.
-    /// It may hold rows that no other node has.
+    /// Returns whether the node was the primary until another one was promoted, and does not follow
+    /// that one yet. It may hold rows that no other node has.
     pub fn is_former_primary(&self) -> bool {
         self.role == Role::Replica && self.is_complete() && !self.is_standby()
     }
 
-    /// How many times it was taken over from those that it descends from, plus one. PostgreSQL keeps a file for each.
+    /// Returns the timeline of its data: one more than the promotions in its history, for each of
+    /// which PostgreSQL keeps a file.
     pub(super) fn timeline(&self) -> u32 {
         let found = fs::read_dir(self.data_dir().join("pg_wal"));
         let names = found.into_iter().flatten().flatten().map(|entry| entry.file_name());
@@ -86,41 +88,38 @@ impl LocalNode {
         timelines.max().unwrap_or(1)
     }
 
-    /// The end of the log that it has stored, in bytes.
+    /// Returns the end of the log that it has stored, in bytes.
     pub(super) fn position(&self) -> Result<u64, LocalError> {
-        // What came since the last start, or, before anything came, what was there.
-        let asked = "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'";
-        let said = self.ask(asked)?;
-        said.parse().map_err(|_| LocalError::Unfit {
+        // The log received since the last start; before any arrives, the log replayed.
+        let sql = "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'";
+        let output = self.query(sql)?;
+        output.parse().map_err(|_| LocalError::Unsuitable {
             node: self.name.clone(),
-            cause: "it does not tell how much of the log it has; look at its log".to_owned(),
+            cause: "it does not report how much of the log it has; see its log".to_owned(),
         })
     }
 
-    /// Lets its server follow the node that it is noted to follow.
+    /// Makes its server follow the source that the manifest names.
     fn repoint(&self) -> Result<(), LocalError> {
-        forget_source(self)?;
+        remove_source_settings(self)?;
         self.write_settings()?;
         if !self.is_running() {
             return Ok(());
         }
-        let mut command = self.ground.command("pg_ctl");
-        self.ground.run(&self.name, command.args(["reload", "--silent", "-D"]).arg(self.data_dir()))
+        let mut command = self.env.command("pg_ctl");
+        self.env.run(&self.name, command.args(["reload", "--silent", "-D"]).arg(self.data_dir()))
     }
 
-    /// Whether another node follows this one, if not yet, after some time.
-    pub(super) fn is_followed_by(
-        &self,
-        node: &Self,
-        patience: Duration,
-    ) -> Result<bool, LocalError> {
-        let asked = format!(
+    /// Waits until another node follows this one, and returns whether it does before the time
+    /// limit.
+    pub(super) fn await_follower(&self, node: &Self, limit: Duration) -> Result<bool, LocalError> {
+        let sql = format!(
             "SELECT count(*) FROM pg_stat_replication WHERE application_name = '{}' AND state = 'streaming'",
             node.slot()
         );
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + limit;
         loop {
-            if self.ask(&asked)? != "0" {
+            if self.query(&sql)? != "0" {
                 return Ok(true);
             }
             if Instant::now() > deadline {
@@ -131,9 +130,14 @@ impl LocalNode {
     }
 }
 
-impl Work<'_> {
-    /// Lets the replicas of a shard follow a node that leads it: also those that do not run, as soon as they are started.
-    pub(super) fn lead(&self, shard: &[LocalNode], leader: &LocalNode) -> Result<(), LocalError> {
+impl ClusterUpdate<'_> {
+    /// Makes the replicas of a shard follow its primary; those that do not run do so after their
+    /// next start.
+    pub(super) fn follow_primary(
+        &self,
+        shard: &[LocalNode],
+        leader: &LocalNode,
+    ) -> Result<(), LocalError> {
         let others: Vec<_> = shard.iter().filter(|node| node.name != leader.name).collect();
         let replicas: Vec<_> =
             others.iter().filter(|node| node.is_complete() && node.is_standby()).collect();
@@ -141,59 +145,62 @@ impl Work<'_> {
             ensure_slot(node, &leader.peer(), self.lock)?;
         }
         {
-            let mut notes = self.notes();
+            let mut manifest = self.manifest();
             for node in &others {
-                notes.node(&node.name)?.follows = Some(leader.name.clone());
+                manifest.node(&node.name)?.follows = Some(leader.name.clone());
             }
-            notes.node(&leader.name)?.follows = None;
-            notes.save(self.place)?;
+            manifest.node(&leader.name)?.follows = None;
+            manifest.save(self.cluster_dir)?;
         }
         let follow =
             |node: &LocalNode| LocalNode { source: Some(leader.peer()), ..node.clone() }.repoint();
         replicas.into_iter().try_for_each(|node| follow(node))
     }
 
-    /// The nodes of a shard, after it was noted who leads it if somebody else promoted one.
-    pub(super) fn settled(&self, shard: &[LocalNode]) -> Result<Vec<LocalNode>, LocalError> {
-        let mut settled = shard.to_vec();
+    /// Returns the nodes of a shard, after recording the primary if another tool has promoted one.
+    pub(super) fn with_recorded_primary(
+        &self,
+        shard: &[LocalNode],
+    ) -> Result<Vec<LocalNode>, LocalError> {
+        let mut nodes = shard.to_vec();
         let leader = shard.iter().find(|node| node.role == Role::Primary);
         let Some(leader) = leader.filter(|node| node.is_complete() && !node.is_standby()) else {
-            return Ok(settled);
+            return Ok(nodes);
         };
-        if leader.is_leading {
-            return Ok(settled);
+        if leader.is_recorded_primary {
+            return Ok(nodes);
         }
         leader.start()?;
-        self.lead(shard, leader)?;
-        for node in &mut settled {
-            node.is_leading = node.name == leader.name;
-            node.source = (!node.is_leading).then(|| leader.peer());
+        self.follow_primary(shard, leader)?;
+        for node in &mut nodes {
+            node.is_recorded_primary = node.name == leader.name;
+            node.source = (!node.is_recorded_primary).then(|| leader.peer());
         }
-        Ok(settled)
+        Ok(nodes)
     }
 }
 
-/// The replica of a shard that has all that any of them has, if enough of them can be asked: then it has whatever a
-/// majority of the shard's nodes has stored.
-pub(super) fn best(shard: &[LocalNode]) -> Result<&LocalNode, LocalError> {
+/// Returns the replica that has stored the most log. Fails unless so many replicas answer that it
+/// has all that a majority of the shard's nodes has stored.
+pub(super) fn most_advanced(shard: &[LocalNode]) -> Result<&LocalNode, LocalError> {
     let can_tell = |node: &&LocalNode| node.is_standby() && node.state() == NodeState::Running;
-    let asked: Vec<_> = shard.iter().filter(can_tell).collect();
+    let answering: Vec<_> = shard.iter().filter(can_tell).collect();
     let needed = shard.len().div_ceil(2);
-    if asked.len() < needed || asked.is_empty() {
+    if answering.len() < needed || answering.is_empty() {
         let cause = format!(
-            "{} of its replicas can be asked and it takes {needed} to know what a majority has; start or thaw the \
-             others, or name the one to promote",
-            asked.len()
+            "{} of its replicas answer and {needed} are needed to know what a majority has stored; start or thaw \
+             the others, or name the one to promote",
+            answering.len()
         );
-        return Err(LocalError::Unfit { node: shard[0].database(), cause });
+        return Err(LocalError::Unsuitable { node: shard[0].database(), cause });
     }
-    let mut best = None;
-    for node in asked {
+    let mut found = None;
+    for node in answering {
         let rank = (node.timeline(), node.position()?);
-        if best.is_none_or(|(most, _)| rank > most) {
-            best = Some((rank, node));
+        if found.is_none_or(|(most, _)| rank > most) {
+            found = Some((rank, node));
         }
     }
     let unknown = || LocalError::NoNode(shard[0].database());
-    best.map(|(_, node)| node).ok_or_else(unknown)
+    found.map(|(_, node)| node).ok_or_else(unknown)
 }

@@ -1,20 +1,23 @@
-//! Lone: one node by itself, whose server takes the place of this process, for containers and service managers.
+//! Standalone: a single node whose server replaces this process, for containers and service
+//! managers.
 //!
 //! ```text
 //! /var/lib/tessera/node/
-//!   node.json          what it was made as (`NodeNotes`)
-//!   cluster.lock       held by whoever makes the node, and by its server as long as that runs
-//!   password, pgpass   the password of the databases, as it was given at the last start
-//!   hba.conf           who is let in
+//!   node.json          manifest of the node
+//!   cluster.lock       held while the node is made, and by its server as long as that runs
+//!   password, pgpass   the password of the databases, as given at the last start
+//!   hba.conf           networks that may connect
 //!   server/            the node (`node`)
 //! ```
 //!
-//! It is made as nodes of a cluster are (`provision`). Where it differs: others may reach it, its source may be another
-//! machine, and nobody starts or stops it but whoever runs this process.
+//! It is made as nodes of a cluster are (`provision`), with these differences: other machines may
+//! connect to it, its source may be on another machine, and only the owner of this process starts
+//! or stops it.
 //!
-//! **Invariant:** what stands on the disk decides what a node is; what is asked for decides only how an empty directory
-//! is filled. Until a node is complete nobody else can reach its server.
-//! **Not here:** when a replica is to take over.
+//! **Invariant:** the files on disk determine the role of a node; the specification determines only
+//! how an empty directory is filled. Until a node is complete no other machine can connect to its
+//! server.
+//! **Not here:** the decision to promote a replica.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -26,320 +29,326 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::cluster_dir::{Lock, PASSFILE, PASSWORD, Place, read_notes};
+use super::cluster_dir::{ClusterDir, Lock, PASSFILE, PASSWORD, read_manifest};
 use super::error::LocalError;
 use super::node::{LocalNode, Stop};
 use super::programs::Programs;
 use super::provision::{ensure_slot, make_primary, make_replica};
-use super::shared_env::{DATABASE_USER, Ground, Peer, Secret};
+use super::shared_env::{DATABASE_USER, Peer, Secret, SharedEnv};
 use super::{ports, settings};
 use crate::topology::Role;
 
-const NOTES: &str = "node.json";
+const MANIFEST: &str = "node.json";
 const ACCESS: &str = "hba.conf";
 const SERVER: &str = "server";
 const FORMAT: u32 = 1;
-/// How long processes of a server that was killed may still hold the directory.
+/// Time limit for processes of a killed server to release the directory.
 const LEFT_OVER_MAX: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(200);
-/// What a server says to a client that it will never let in.
+/// Errors of a server that will not accept this client later either.
 const FINAL: [&str; 2] = ["password authentication failed", "no pg_hba.conf entry"];
 
-/// The node that is to be.
+/// Specification of a standalone node.
 #[derive(Clone, Debug)]
-pub struct WantedNode {
-    /// Its directory.
+pub struct NodeSpec {
+    /// Directory of the node.
     pub dir: PathBuf,
-    /// What it is called, and its slot.
+    /// Name of the node and of its replication slot.
     pub name: String,
-    /// The database that a new primary gets; a replica has those of its source.
+    /// Database that a new primary creates; a replica has those of its source.
     pub database: String,
-    /// Whom it follows; nobody if it is to lead.
+    /// Server that it follows; none for a primary.
     pub source: Option<Peer>,
-    /// Addresses that it listens on, as PostgreSQL spells them; `*` is all.
+    /// Addresses that it listens on, in PostgreSQL's notation; `*` means all.
     pub listen: Vec<String>,
-    /// Its port.
+    /// Port.
     pub port: u16,
-    /// Networks that are let in with the password, beside this machine: `10.0.0.0/8`, `samenet`.
+    /// Networks that may connect with the password, in addition to this machine: `10.0.0.0/8`,
+    /// `samenet`.
     pub allow: Vec<String>,
-    /// The password of the databases.
+    /// Password of the databases.
     pub password: Secret,
-    /// Who runs the server when the caller is root; `postgres`, else `nobody` without it.
+    /// User that runs the server if the caller is root; default: `postgres`, else `nobody`.
     pub user: Option<String>,
-    /// The folder of the programs; the newest that are installed without it.
+    /// Folder of PostgreSQL's programs; default: the newest installed version.
     pub pg_bin: Option<PathBuf>,
-    /// More settings of the server, such as `("shared_buffers", "1GB")`.
+    /// Additional server settings, such as `("shared_buffers", "1GB")`.
     pub settings: Vec<(String, String)>,
 }
 
-/// What is noted about a node in its directory.
+/// Description of a node, as `node.json` holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NodeNotes {
+struct NodeManifest {
     format: u32,
     name: String,
-    /// The version of PostgreSQL that made it.
+    /// Major version of PostgreSQL that made it.
     major: u32,
-    /// Where its programs were when it was last started.
+    /// Folder of the programs at the last start.
     bin: PathBuf,
     port: u16,
-    /// Whether it was ever complete.
+    /// True if the node was ever complete.
     is_made: bool,
-    /// Whether it led when it was last started.
+    /// True if it was the primary at the last start.
     leads: bool,
 }
 
-/// What the server of a node answers.
+/// Status that the server of a node reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NodeAnswer {
-    /// What it is now.
+pub struct NodeStatus {
+    /// Present role.
     pub role: Role,
-    /// Whether a replica receives what its source writes.
+    /// True if a replica streams from its source.
     pub streams: bool,
 }
 
-/// A node that is complete and can be run.
+/// Complete node that can be run.
 #[derive(Debug)]
-pub struct LoneNode {
+pub struct StandaloneNode {
     node: LocalNode,
     lock: Lock,
     listen: Vec<String>,
 }
 
-impl LoneNode {
-    /// Makes the node if its directory has none, or half of one. A new replica waits until its source answers; what it
-    /// waits for is told.
+impl StandaloneNode {
+    /// Makes the node if its directory has none or an incomplete one. A new replica waits until its
+    /// source answers; progress is reported as lines of text.
     ///
     /// # Errors
-    /// [`LocalError`], whose words tell what to do; the next call carries on.
-    pub fn make(wanted: &WantedNode, told: &mut dyn FnMut(&str)) -> Result<Self, LocalError> {
-        check(wanted)?;
-        let name = wanted.name.clone();
-        let unfit = |cause: String| LocalError::Unfit { node: name.clone(), cause };
+    /// [`LocalError`], whose message says what to do; the next call continues.
+    pub fn make(spec: &NodeSpec, report: &mut dyn FnMut(&str)) -> Result<Self, LocalError> {
+        check(spec)?;
+        let name = spec.name.clone();
+        let unsuitable = |cause: String| LocalError::Unsuitable { node: name.clone(), cause };
         let named = |error: LocalError| {
-            if let LocalError::NotOurs(dir) = &error {
+            if let LocalError::ForeignContents(dir) = &error {
                 let dir = dir.display();
-                return unfit(format!(
+                return unsuitable(format!(
                     "the directory {dir} is not empty and holds no node; name another"
                 ));
             }
             if let LocalError::Busy(dir) = &error {
                 let dir = dir.display();
-                return unfit(format!("a server or another command works in {dir}; end that"));
+                return unsuitable(format!("a server or another command uses {dir}; stop that"));
             }
             error
         };
-        let prepared = Place::prepare(&wanted.dir, wanted.user.as_deref(), NOTES);
-        let (place, _) = prepared.map_err(named)?;
-        let lock = lock_soon(&place).map_err(named)?;
-        let known = NodeNotes::load(&place.dir)?;
+        let prepared = ClusterDir::prepare(&spec.dir, spec.user.as_deref(), MANIFEST);
+        let (cluster_dir, _) = prepared.map_err(named)?;
+        let lock = lock_with_retry(&cluster_dir).map_err(named)?;
+        let known = NodeManifest::load(&cluster_dir.path)?;
         if let Some(known) = known.as_ref().filter(|known| known.name != name) {
-            let (dir, other) = (place.dir.display(), &known.name);
-            return Err(unfit(format!("{dir} holds {other}; name its own directory")));
+            let (dir, other) = (cluster_dir.path.display(), &known.name);
+            return Err(unsuitable(format!("{dir} holds {other}; name its own directory")));
         }
-        let programs = programs_for(known.as_ref(), &place.dir, wanted.pg_bin.as_deref())?;
-        write_password(&place, &wanted.password)?;
-        place.write(&place.dir.join(ACCESS), &access(&wanted.allow))?;
-        let mut notes = known.unwrap_or_else(|| NodeNotes::new(wanted, &programs));
-        (notes.port, notes.bin) = (wanted.port, programs.bin.clone());
-        let (password, settings) = (wanted.password.clone(), wanted.settings.clone());
-        let ground = Arc::new(Ground { place, programs, password, settings });
-        ground.check_reach()?;
-        notes.save(&ground.place)?;
-        let node = node_of(ground, &notes, &wanted.database, wanted.source.clone());
-        fill(&node, &mut notes, &lock, told)?;
-        Ok(Self { node, lock, listen: wanted.listen.clone() })
+        let programs = programs_for(known.as_ref(), &cluster_dir.path, spec.pg_bin.as_deref())?;
+        write_password(&cluster_dir, &spec.password)?;
+        cluster_dir.write(&cluster_dir.path.join(ACCESS), &access_rules(&spec.allow))?;
+        let mut manifest = known.unwrap_or_else(|| NodeManifest::new(spec, &programs));
+        (manifest.port, manifest.bin) = (spec.port, programs.bin.clone());
+        let (password, settings) = (spec.password.clone(), spec.settings.clone());
+        let env = Arc::new(SharedEnv { cluster_dir, programs, password, settings });
+        env.check_reach()?;
+        manifest.save(&env.cluster_dir)?;
+        let node = node_of(env, &manifest, &spec.database, spec.source.clone());
+        make_or_check(&node, &mut manifest, &lock, report)?;
+        Ok(Self { node, lock, listen: spec.listen.clone() })
     }
 
-    /// What it is, as it stands on the disk.
+    /// Returns its role according to the files on disk.
     pub fn role(&self) -> Role {
         if self.node.is_standby() { Role::Replica } else { Role::Primary }
     }
 
-    /// The server in place of this process; returns only if that cannot be. The server holds the directory until it and
-    /// all that it has started have ended.
+    /// Replaces this process by the server; returns only if that fails. The server and its
+    /// processes hold the lock of the directory until all of them have exited.
     pub fn run(self) -> LocalError {
-        if let Err(error) = self.settle() {
+        if let Err(error) = self.write_start_files() {
             return error;
         }
-        let mut command = self.node.ground.command("postgres");
+        let mut command = self.node.env.command("postgres");
         command.arg("-D").arg(self.node.data_dir()).stdin(self.lock.shared());
         let source = command.exec();
         let path = PathBuf::from(command.get_program());
-        LocalError::Spawn { path, user: self.node.ground.place.account.name(), source }
+        LocalError::Spawn { path, user: self.node.env.cluster_dir.os_user.name(), source }
     }
 
-    /// Writes what the server reads at its start.
-    fn settle(&self) -> Result<(), LocalError> {
-        self.node.forget_number()?;
-        tighten(&self.node.data_dir(), 0o700)?;
-        let access = self.node.ground.place.dir.join(ACCESS);
+    /// Writes the files that the server reads at its start.
+    fn write_start_files(&self) -> Result<(), LocalError> {
+        self.node.remove_stale_pid_file()?;
+        restrict_mode(&self.node.data_dir(), 0o700)?;
+        let access = self.node.env.cluster_dir.path.join(ACCESS);
         self.node.write_settings_with(vec![
             ("listen_addresses", addresses(&self.listen)),
             ("hba_file", access.to_string_lossy().into_owned()),
         ])
     }
 
-    /// What the server of the node in a directory answers.
+    /// Queries the status of the server of the node in a directory.
     ///
     /// # Errors
-    /// [`LocalError::Unfit`] if there is none, or it is still being made, [`LocalError::Program`] if it does not answer.
-    pub fn ask(dir: &Path) -> Result<NodeAnswer, LocalError> {
-        let Some(notes) = NodeNotes::load(dir)? else {
+    /// [`LocalError::Unsuitable`] if there is none or it is still being made,
+    /// [`LocalError::Program`] if the server does not answer.
+    pub fn status(dir: &Path) -> Result<NodeStatus, LocalError> {
+        let Some(manifest) = NodeManifest::load(dir)? else {
             let (node, cause) = (dir.display().to_string(), "there is no node here".to_owned());
-            return Err(LocalError::Unfit { node, cause });
+            return Err(LocalError::Unsuitable { node, cause });
         };
-        let place = Place::of(dir, NOTES)?;
-        let programs = Programs { bin: notes.bin.clone(), major: notes.major };
-        // Programs read the file beside it.
+        let cluster_dir = ClusterDir::open(dir, MANIFEST)?;
+        let programs = Programs { bin: manifest.bin.clone(), major: manifest.major };
+        // Client programs read the passfile instead.
         let password = Secret(String::new());
-        let ground = Arc::new(Ground { place, programs, password, settings: Vec::new() });
-        let node = node_of(ground, &notes, "", None);
-        if !notes.is_made || !node.is_complete() {
+        let env = Arc::new(SharedEnv { cluster_dir, programs, password, settings: Vec::new() });
+        let node = node_of(env, &manifest, "", None);
+        if !manifest.is_made || !node.is_complete() {
             let cause = "it is being made; wait".to_owned();
-            return Err(LocalError::Unfit { node: notes.name, cause });
+            return Err(LocalError::Unsuitable { node: manifest.name, cause });
         }
-        let said = node.ask(
+        let output = node.query(
             "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming')",
         )?;
-        let (recovers, streams) = said.split_once('|').unwrap_or_default();
+        let (recovers, streams) = output.split_once('|').unwrap_or_default();
         let role = if recovers == "t" { Role::Replica } else { Role::Primary };
-        Ok(NodeAnswer { role, streams: streams == "t" })
+        Ok(NodeStatus { role, streams: streams == "t" })
     }
 }
 
-impl NodeNotes {
-    fn new(wanted: &WantedNode, programs: &Programs) -> Self {
+impl NodeManifest {
+    fn new(spec: &NodeSpec, programs: &Programs) -> Self {
         Self {
             format: FORMAT,
-            name: wanted.name.clone(),
+            name: spec.name.clone(),
             major: programs.major,
             bin: programs.bin.clone(),
-            port: wanted.port,
+            port: spec.port,
             is_made: false,
-            leads: wanted.source.is_none(),
+            leads: spec.source.is_none(),
         }
     }
 
     fn load(dir: &Path) -> Result<Option<Self>, LocalError> {
-        let notes: Option<Self> = read_notes(&dir.join(NOTES))?;
-        match notes {
-            Some(notes) if notes.format != FORMAT => Err(LocalError::Notes {
-                path: dir.join(NOTES),
-                cause: format!("format {} is newer than this program", notes.format),
+        let manifest: Option<Self> = read_manifest(&dir.join(MANIFEST))?;
+        match manifest {
+            Some(manifest) if manifest.format != FORMAT => Err(LocalError::Manifest {
+                path: dir.join(MANIFEST),
+                cause: format!("format {} is newer than this program", manifest.format),
             }),
-            notes => Ok(notes),
+            manifest => Ok(manifest),
         }
     }
 
-    fn save(&self, place: &Place) -> Result<(), LocalError> {
+    fn save(&self, cluster_dir: &ClusterDir) -> Result<(), LocalError> {
         let text = serde_json::to_string_pretty(self).unwrap_or_default();
-        place.write(&place.dir.join(NOTES), &(text + "\n"))
+        cluster_dir.write(&cluster_dir.path.join(MANIFEST), &(text + "\n"))
     }
 }
 
 fn node_of(
-    ground: Arc<Ground>,
-    notes: &NodeNotes,
+    env: Arc<SharedEnv>,
+    manifest: &NodeManifest,
     database: &str,
     source: Option<Peer>,
 ) -> LocalNode {
     LocalNode {
-        name: notes.name.clone(),
+        name: manifest.name.clone(),
         shard: 0,
         database: database.to_owned(),
         role: if source.is_none() { Role::Primary } else { Role::Replica },
-        port: notes.port,
-        dir: ground.place.dir.join(SERVER),
-        is_noted: notes.is_made,
-        is_leading: source.is_none(),
+        port: manifest.port,
+        dir: env.cluster_dir.path.join(SERVER),
+        was_complete: manifest.is_made,
+        is_recorded_primary: source.is_none(),
         source,
-        ground,
+        env,
     }
 }
 
-/// Makes a node that is missing or half-made; of one that is there only its place on its source is seen to.
-fn fill(
+/// Makes a missing or incomplete node; for an existing replica, only ensures its slot on the
+/// source.
+fn make_or_check(
     node: &LocalNode,
-    notes: &mut NodeNotes,
+    manifest: &mut NodeManifest,
     lock: &Lock,
-    told: &mut dyn FnMut(&str),
+    report: &mut dyn FnMut(&str),
 ) -> Result<(), LocalError> {
     if node.is_complete() {
-        // One that was cut off just after it was made may still run.
+        // The server of an attempt that was interrupted at its end may still run.
         node.stop(Stop::Fast)?;
-    } else if notes.is_made && (notes.leads || node.source.is_none()) {
+    } else if manifest.is_made && (manifest.leads || node.source.is_none()) {
         return Err(LocalError::Lost { node: node.name.clone(), dir: node.dir.clone() });
     } else {
-        // On a port that nobody knows: who found its server now would lose it again in a moment.
-        let node = LocalNode { port: ports::anywhere(1, &[node.port])?[0], ..node.clone() };
+        // On a port that no client knows: the server restarts in a moment.
+        let node = LocalNode { port: ports::choose_free(1, &[node.port])?[0], ..node.clone() };
         if let Some(source) = &node.source {
-            await_source(&node, source, told)?;
-            told(&format!("copying {source}"));
+            await_source(&node, source, report)?;
+            report(&format!("copying {source}"));
             make_replica(&node, source, lock)?;
         } else {
-            told("making an empty database");
+            report("making an empty database");
             make_primary(&node, lock)?;
         }
         node.stop(Stop::Fast)?;
     }
     let leads = !node.is_standby();
     match &node.source {
-        Some(_) if leads => told("it was promoted: it leads, and follows nobody"),
+        Some(_) if leads => report("it was promoted: it is the primary now"),
         None if !leads => {
             let cause = "it is a replica: promote it, or run it as `node replica` of its source";
-            return Err(LocalError::Unfit { node: node.name.clone(), cause: cause.to_owned() });
+            return Err(LocalError::Unsuitable {
+                node: node.name.clone(),
+                cause: cause.to_owned(),
+            });
         }
-        // After a failover it may be another one, which has no slot for it; if it does not answer, it is asked for by
-        // the server itself.
+        // After a failover the source may be another server, without a slot for this node. If the
+        // source does not answer, this server connects to it later.
         Some(source) => {
             if let Err(error) = ensure_slot(node, source, lock) {
-                told(&format!("its source {source} does not answer yet ({error})"));
+                report(&format!("its source {source} does not answer yet ({error})"));
             }
         }
         None => {}
     }
-    (notes.is_made, notes.leads) = (true, leads);
-    notes.save(&node.ground.place)
+    (manifest.is_made, manifest.leads) = (true, leads);
+    manifest.save(&node.env.cluster_dir)
 }
 
 /// Waits until the source of a new replica answers.
 fn await_source(
     node: &LocalNode,
     source: &Peer,
-    told: &mut dyn FnMut(&str),
+    report: &mut dyn FnMut(&str),
 ) -> Result<(), LocalError> {
     let mut last = String::new();
     loop {
-        let mut command = node.ground.client("psql", source);
+        let mut command = node.env.client("psql", source);
         command.args(["-X", "-q", "-A", "-t", "-d", "postgres", "-c", "SELECT 1"]);
-        let Err(error) = node.ground.run(&node.name, &mut command) else { return Ok(()) };
-        let LocalError::Program { said, .. } = &error else { return Err(error) };
-        if FINAL.iter().any(|words| said.contains(words)) {
+        let Err(error) = node.env.run(&node.name, &mut command) else { return Ok(()) };
+        let LocalError::Program { output, .. } = &error else { return Err(error) };
+        if FINAL.iter().any(|words| output.contains(words)) {
             return Err(error);
         }
-        if *said != last {
-            told(&format!("waiting for {source}: {said}"));
-            last.clone_from(said);
+        if *output != last {
+            report(&format!("waiting for {source}: {output}"));
+            last.clone_from(output);
         }
         sleep(POLL);
     }
 }
 
-/// The right to work in a directory, which processes of a server that was killed may still have for a moment.
-fn lock_soon(place: &Place) -> Result<Lock, LocalError> {
+/// Locks a directory, waiting for the processes of a server that was just killed.
+fn lock_with_retry(cluster_dir: &ClusterDir) -> Result<Lock, LocalError> {
     let deadline = Instant::now() + LEFT_OVER_MAX;
     loop {
-        match place.lock() {
+        match cluster_dir.lock() {
             Err(LocalError::Busy(_)) if Instant::now() < deadline => sleep(POLL),
             ended => return ended,
         }
     }
 }
 
-/// The programs of the version that made the node.
+/// Finds the programs of the version that made the node.
 fn programs_for(
-    known: Option<&NodeNotes>,
+    known: Option<&NodeManifest>,
     dir: &Path,
     named: Option<&Path>,
 ) -> Result<Programs, LocalError> {
@@ -353,16 +362,16 @@ fn programs_for(
     })
 }
 
-/// In the passfile a colon and a backslash have a backslash before them.
-fn write_password(place: &Place, password: &Secret) -> Result<(), LocalError> {
-    place.write(&place.dir.join(PASSWORD), &format!("{}\n", password.0))?;
+/// Writes the password and the passfile, in which a backslash escapes colons and backslashes.
+fn write_password(cluster_dir: &ClusterDir, password: &Secret) -> Result<(), LocalError> {
+    cluster_dir.write(&cluster_dir.path.join(PASSWORD), &format!("{}\n", password.0))?;
     let escaped = password.0.replace('\\', "\\\\").replace(':', "\\:");
-    let passfile = place.dir.join(PASSFILE);
-    place.write(&passfile, &format!("*:*:*:{DATABASE_USER}:{escaped}\n"))?;
-    tighten(&passfile, 0o600)
+    let passfile = cluster_dir.path.join(PASSFILE);
+    cluster_dir.write(&passfile, &format!("*:*:*:{DATABASE_USER}:{escaped}\n"))?;
+    restrict_mode(&passfile, 0o600)
 }
 
-/// Those that are wanted, and that by which it is asked whether it answers.
+/// Returns the addresses to listen on: the wanted ones, and loopback for health checks.
 fn addresses(listen: &[String]) -> String {
     let covers = ["*", "0.0.0.0", "127.0.0.1", "localhost"];
     let mut all: Vec<&str> = listen.iter().map(String::as_str).collect();
@@ -372,8 +381,9 @@ fn addresses(listen: &[String]) -> String {
     all.join(",")
 }
 
-/// Takes back what whoever mounts a volume may have opened to its group: PostgreSQL refuses to use such a thing.
-fn tighten(path: &Path, mode: u32) -> Result<(), LocalError> {
+/// Removes permissions that the mounting of a volume may have added: PostgreSQL refuses files that
+/// others can read.
+fn restrict_mode(path: &Path, mode: u32) -> Result<(), LocalError> {
     let permissions = fs::metadata(path).map_err(LocalError::file(path))?.permissions();
     if permissions.mode() & 0o777 & !mode == 0 {
         return Ok(());
@@ -381,8 +391,9 @@ fn tighten(path: &Path, mode: u32) -> Result<(), LocalError> {
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(LocalError::file(path))
 }
 
-/// Who is let in: this machine, and our user from the networks that are named, with the password.
-fn access(networks: &[String]) -> String {
+/// Returns the rules of access: the database user, with the password, from this machine and from
+/// the named networks.
+fn access_rules(networks: &[String]) -> String {
     let here = ["127.0.0.1/32", "::1/128"];
     let networks = here.into_iter().chain(networks.iter().map(String::as_str));
     let line = |network| {
@@ -395,43 +406,43 @@ fn access(networks: &[String]) -> String {
         .collect()
 }
 
-fn check(wanted: &WantedNode) -> Result<(), LocalError> {
-    settings::check(&wanted.settings)?;
-    let unfit = |cause: String| Err(LocalError::Unfit { node: wanted.name.clone(), cause });
+fn check(spec: &NodeSpec) -> Result<(), LocalError> {
+    settings::check(&spec.settings)?;
+    let unsuitable = |cause: String| Err(LocalError::Unsuitable { node: spec.name.clone(), cause });
     let is_name = |name: &str| {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
         name.starts_with(|c: char| c.is_ascii_lowercase())
             && name.len() <= 63
             && name.chars().all(plain)
     };
-    if !is_name(&wanted.name) {
-        return unfit("a name is up to 63 of a-z, 0-9, - and _, a letter first".to_owned());
+    if !is_name(&spec.name) {
+        return unsuitable("a name is up to 63 of a-z, 0-9, - and _, a letter first".to_owned());
     }
-    if wanted.source.is_none() && !is_name(&wanted.database) {
-        let cause = "a database is called by up to 63 of a-z, 0-9, - and _, a letter first";
-        return unfit(format!("{:?}: {cause}", wanted.database));
+    if spec.source.is_none() && !is_name(&spec.database) {
+        let cause = "a name of a database is up to 63 of a-z, 0-9, - and _, a letter first";
+        return unsuitable(format!("{:?}: {cause}", spec.database));
     }
     let is_host = |host: &str| {
         let plain = |c: char| c.is_ascii_alphanumeric() || ".-_:".contains(c);
         !host.is_empty() && !host.starts_with('-') && host.chars().all(plain)
     };
-    if let Some(source) = wanted.source.as_ref().filter(|source| !is_host(&source.host)) {
-        return unfit(format!("{:?} is no host", source.host));
+    if let Some(source) = spec.source.as_ref().filter(|source| !is_host(&source.host)) {
+        return unsuitable(format!("{:?} is no host", source.host));
     }
-    if let Some(bad) = wanted.listen.iter().find(|it| !is_host(it) && *it != "*") {
-        return unfit(format!("{bad:?} is no address to listen on, such as 0.0.0.0"));
+    if let Some(bad) = spec.listen.iter().find(|it| !is_host(it) && *it != "*") {
+        return unsuitable(format!("{bad:?} is no address to listen on, such as 0.0.0.0"));
     }
-    if let Some(bad) = wanted.allow.iter().find(|network| !is_network(network)) {
-        return unfit(format!("{bad:?} is no network, such as 10.0.0.0/8 or samenet"));
+    if let Some(bad) = spec.allow.iter().find(|network| !is_network(network)) {
+        return unsuitable(format!("{bad:?} is no network, such as 10.0.0.0/8 or samenet"));
     }
-    let word = &wanted.password.0;
+    let word = &spec.password.0;
     if word.is_empty() || word.contains(|c: char| c.is_control()) {
-        return unfit("the password is empty, or holds a control character".to_owned());
+        return unsuitable("the password is empty, or holds a control character".to_owned());
     }
     Ok(())
 }
 
-/// Whether PostgreSQL takes this for a range of addresses.
+/// Returns whether PostgreSQL accepts this as a range of addresses.
 fn is_network(text: &str) -> bool {
     let Some((address, bits)) = text.split_once('/') else { return text == "samenet" };
     let most = match address.parse() {
@@ -466,7 +477,7 @@ mod tests {
 
     #[test]
     fn nobody_is_let_in_without_the_password() {
-        let text = access(&["10.1.0.0/16".to_owned()]);
+        let text = access_rules(&["10.1.0.0/16".to_owned()]);
         let rules: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(rules.len(), 6);
         assert!(rules.iter().all(|rule| rule.ends_with(" scram-sha-256")), "{text}");
