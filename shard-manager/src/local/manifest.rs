@@ -161,10 +161,11 @@ impl Manifest {
         if self.first_port.is_some() {
             return Ok(());
         }
-        let taken: Vec<u16> = self.nodes.iter().map(|node| node.port).collect();
+        let mut taken: Vec<u16> = self.nodes.iter().map(|node| node.port).collect();
         let blocked = self.nodes.iter_mut().filter(|node| !node.is_made && !is_free(node));
         for node in blocked {
             node.port = ports::choose_free(1, &taken)?[0];
+            taken.push(node.port);
         }
         Ok(())
     }
@@ -185,5 +186,23 @@ fn name_of(shard: usize, number: usize) -> String {
     match number {
         0 => format!("shard{}-primary", shard + 1),
         number => format!("shard{}-replica{number}", shard + 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn nodes_that_move_at_once_get_different_ports() {
+        let programs = Programs { bin: PathBuf::new(), major: 15 };
+        let mut manifest = Manifest::new(&programs, None);
+        let shards = Topology::SHARDS_MAX;
+        manifest.extend_to(&LocalSpec { shards, replicas: 3, ..LocalSpec::new("") }).unwrap();
+        manifest.reassign_ports(|_| false).unwrap();
+        let ports: BTreeSet<u16> = manifest.nodes.iter().map(|node| node.port).collect();
+        assert_eq!(ports.len(), shards * 4);
     }
 }
