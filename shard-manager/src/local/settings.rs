@@ -33,7 +33,7 @@ const COMMON: [(&str, &str); 19] = [
     ("logging_collector", "off"),
 ];
 /// Settings that the cluster itself determines.
-const OWN: [&str; 12] = [
+const OWN: [&str; 15] = [
     "port",
     "listen_addresses",
     "unix_socket_directories",
@@ -46,6 +46,10 @@ const OWN: [&str; 12] = [
     "primary_conninfo",
     "primary_slot_name",
     "logging_collector",
+    // Directives that the parser takes from any line: a file could set all of the above.
+    "include",
+    "include_dir",
+    "include_if_exists",
 ];
 
 /// Checks that these settings can be chosen.
@@ -102,6 +106,9 @@ mod tests {
             [("port", "1"), ("PORT", "1"), ("a b", "1"), ("", "1"), ("jit", "a\nb")]
         {
             assert!(check(&set(name, value)).is_err(), "{name}");
+        }
+        for directive in ["include", "Include_Dir", "include_if_exists"] {
+            assert!(check(&set(directive, "/tmp/more.conf")).is_err(), "{directive}");
         }
         check(&set("shared_buffers", "1GB")).unwrap();
     }
