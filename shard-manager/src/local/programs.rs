@@ -16,7 +16,8 @@ use super::error::LocalError;
 pub const MAJOR_MIN: u32 = 15;
 /// Environment variable that names the folder of the programs.
 pub const VARIABLE: &str = "TESSERA_PG_BIN";
-const NEEDED: [&str; 6] = ["postgres", "initdb", "pg_ctl", "pg_basebackup", "createdb", "psql"];
+const NEEDED: [&str; 7] =
+    ["postgres", "initdb", "pg_ctl", "pg_basebackup", "pg_rewind", "createdb", "psql"];
 /// Folders in which packages install them; `*` stands for a version.
 const FOLDERS: [&str; 9] = [
     "/usr/lib/postgresql/*/bin",
@@ -130,5 +131,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = Programs::find(Some(dir.path())).unwrap_err().to_string();
         assert!(error.contains("has no program postgres; install PostgreSQL 15"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_without_one_of_the_programs_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for program in NEEDED {
+            fs::write(dir.path().join(program), "").unwrap();
+        }
+        for program in NEEDED {
+            fs::remove_file(dir.path().join(program)).unwrap();
+            let error = Programs::of_folder(dir.path()).unwrap_err().to_string();
+            assert!(error.contains(&format!("has no program {program};")), "{error}");
+            fs::write(dir.path().join(program), "").unwrap();
+        }
+        assert!(NEEDED.contains(&"pg_rewind"), "a former primary rejoins by it");
     }
 }
