@@ -39,14 +39,16 @@ mod shared_env;
 mod standalone;
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use uuid::Uuid;
 
 use crate::topology::Role;
-use cluster_dir::{ClusterDir, ENVIRONMENT, LOCK, MANIFEST, PASSFILE, PASSWORD, remove_folder};
+use cluster_dir::{
+    ClusterDir, ENVIRONMENT, LOCK, MANIFEST, PASSFILE, PASSWORD, part_of, remove_folder,
+    remove_if_there,
+};
 use manifest::Manifest;
 use parallel_tasks::{ClusterUpdate, for_each_parallel};
 use primary_choice::{node_of, nodes_of};
@@ -265,12 +267,9 @@ impl LocalCluster {
         // anything.
         for name in [ENVIRONMENT, MANIFEST, PASSFILE, PASSWORD, LOCK] {
             let path = cluster_dir.path.join(name);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(LocalError::File { path, source: error });
-                }
-                Ok(()) | Err(_) => {}
-            }
+            // A command that was killed while it wrote the file has left the new text beside it.
+            remove_if_there(&part_of(&path))?;
+            remove_if_there(&path)?;
         }
         // Fails if the directory holds foreign files, which stay.
         let _ = fs::remove_dir(&cluster_dir.path);

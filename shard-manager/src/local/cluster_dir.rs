@@ -123,12 +123,7 @@ impl ClusterDir {
             return Ok(());
         }
         let part = part_of(path);
-        match fs::remove_file(&part) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(LocalError::File { path: part, source: error });
-            }
-            Ok(()) | Err(_) => {}
-        }
+        remove_if_there(&part)?;
         let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part);
         let mut file = opened.map_err(LocalError::file(&part))?;
         self.os_user.give_file(&file, &part)?;
@@ -195,6 +190,16 @@ fn is_same_file(file: &File, path: &Path) -> bool {
 /// Makes changes of a folder's entries durable.
 pub(super) fn sync_folder(path: &Path) -> Result<(), LocalError> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(LocalError::file(path))
+}
+
+/// Removes a file, if it exists.
+pub(super) fn remove_if_there(path: &Path) -> Result<(), LocalError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(LocalError::File { path: path.to_owned(), source: error })
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Removes a folder and its contents, if it exists. Retries, because a process that was just killed

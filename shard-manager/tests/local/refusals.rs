@@ -168,6 +168,10 @@ fn destroy_asks_and_then_leaves_nothing_but_what_is_not_its_own() {
     );
     assert!(cluster.nodes().iter().all(shard_manager::local::LocalNode::is_running));
     fs::write(place.dir().join("letter.txt"), "dear").unwrap();
+    for name in ["tessera.env", "cluster.json", "password", "pgpass"] {
+        // A command that was killed while it wrote the file leaves this.
+        fs::write(place.dir().join(format!("{name}.part")), "half of it").unwrap();
+    }
     let pids: Vec<_> = cluster.nodes().iter().map(|node| node.pid().unwrap()).collect();
     let (code, out, err) = run(&["cluster", "destroy", "--yes"], &place.dir());
     assert_eq!(code, 0, "{err}");
