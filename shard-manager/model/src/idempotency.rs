@@ -15,7 +15,7 @@ use std::sync::{Arc, LazyLock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::row::{Change, Operation, RowDone, RowError, RowWrite};
+use crate::row_change::{Change, Operation, RowDone, RowError, RowWrite};
 use crate::sabotage::{Switch, is_on};
 use crate::table::{Column, Table};
 use crate::value::{ColumnType, Value, push_json};

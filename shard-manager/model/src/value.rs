@@ -208,7 +208,7 @@ pub fn push_json_number(out: &mut Vec<u8>, number: impl serde::Serialize) {
 }
 
 /// Appends a value as JSON; what is kept as text, `json` included, as a string.
-pub(crate) fn push_json(out: &mut Vec<u8>, value: &Value) {
+pub fn push_json(out: &mut Vec<u8>, value: &Value) {
     match value {
         Value::Null => out.extend_from_slice(b"null"),
         Value::Bool(truth) => out.extend_from_slice(if *truth { b"true" } else { b"false" }),

@@ -25,7 +25,7 @@ use crate::topology::ShardIndex;
 
 const VERSION: u8 = 1;
 /// Bytes of a tag.
-pub(crate) const TAG_LEN: usize = 8;
+pub const TAG_LEN: usize = 8;
 
 /// The key that a cluster signs its tokens with.
 #[derive(Clone)]
@@ -38,13 +38,14 @@ impl TokenKey {
     }
 
     /// A secret of the cluster for another purpose.
-    pub(crate) fn derive(&self, purpose: &[u8]) -> [u8; 16] {
+    pub fn derive(&self, purpose: &[u8]) -> [u8; 16] {
         let mut hasher = sip128::SipHasher24::new_with_key(&self.0);
         hasher.write(purpose);
         hasher.finish128().as_bytes()
     }
 
-    pub(crate) fn tag(&self, body: &[u8]) -> [u8; TAG_LEN] {
+    /// Returns the tag of a body, under the key of the cluster.
+    pub fn tag(&self, body: &[u8]) -> [u8; TAG_LEN] {
         let mut hasher = SipHasher24::new_with_key(&self.0);
         hasher.write(body);
         hasher.finish().to_le_bytes()

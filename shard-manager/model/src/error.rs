@@ -9,7 +9,7 @@ use crate::consistency::Level;
 use crate::keyspace::KeyError;
 use crate::position::Position;
 use crate::reason::Reason;
-use crate::row::RowError;
+use crate::row_change::RowError;
 use crate::shard_map::Place;
 use crate::table::Registry;
 
@@ -54,7 +54,7 @@ pub enum Error {
         cause: Box<Error>,
     },
     /// The rows of one transaction are more than one entry of the log carries.
-    #[error("the rows of this transaction are together more than {} MiB", crate::row::IMAGES_BYTES_MAX >> 20)]
+    #[error("the rows of this transaction are together more than {} MiB", crate::row_change::IMAGES_BYTES_MAX >> 20)]
     TransactionTooLarge,
     /// A rule of the database (unique, foreign key, check) forbids it.
     #[error("the row breaks a {rule} constraint")]
@@ -187,7 +187,7 @@ pub enum Error {
     #[error("there are {} tables already, and there can be no more", Registry::TABLES_MAX)]
     TooManyTables,
     /// The rows asked for are more than one answer carries.
-    #[error("the rows are more than {} MiB", crate::rows::Rows::BYTES_MAX >> 20)]
+    #[error("the rows are more than {} MiB", crate::result_rows::Rows::BYTES_MAX >> 20)]
     AnswerTooLarge,
     /// A defect of ours; details are in the log.
     #[error("an internal error")]

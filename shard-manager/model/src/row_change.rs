@@ -77,7 +77,7 @@ impl Precondition {
     }
 
     /// Appends what it says, for a fingerprint.
-    pub(crate) fn spell(&self, out: &mut Vec<u8>) {
+    pub fn spell(&self, out: &mut Vec<u8>) {
         match self {
             Self::Absent => out.extend_from_slice(b";absent"),
             Self::Present => out.extend_from_slice(b";present"),
@@ -322,7 +322,7 @@ pub enum Change {
 
 impl Change {
     /// By how much it changes the number of rows.
-    pub(crate) fn rows_added(self) -> i64 {
+    pub fn rows_added(self) -> i64 {
         match self {
             Self::Created => 1,
             Self::Changed => 0,
