@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub use local_postgres as local;
 pub use model::{
     advice, consistency, csv, cursor, declaration, error, idempotency, keyspace, placement,
     position, query, reason, sabotage, shard_map, simulation, table, token, topology, value,
@@ -20,7 +21,6 @@ pub mod fill;
 pub mod home;
 pub mod lane;
 pub mod lanes;
-pub mod local;
 pub mod manager;
 pub mod progress;
 pub mod replica_set;

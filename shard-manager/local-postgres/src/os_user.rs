@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::error::LocalError;
+use crate::error::LocalError;
 
 /// Users that run the servers if root names none: the first that the system knows.
 const UNPRIVILEGED: [&str; 2] = ["postgres", "nobody"];

@@ -11,9 +11,9 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use super::cluster_dir::{ClusterDir, PASSFILE};
-use super::error::LocalError;
-use super::programs::Programs;
+use crate::cluster_dir::{ClusterDir, PASSFILE};
+use crate::error::LocalError;
+use crate::programs::Programs;
 
 /// User of the databases, who owns all of them.
 pub const DATABASE_USER: &str = "tessera";

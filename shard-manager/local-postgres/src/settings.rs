@@ -6,7 +6,7 @@
 //! **Invariant:** a server listens on loopback only, and on no socket in the file system.
 //! **Not here:** settings of a running server (`ALTER SYSTEM`, which overrides these).
 
-use super::error::LocalError;
+use crate::error::LocalError;
 
 /// Settings for replication, `pg_rewind` and a machine with other work.
 const COMMON: [(&str, &str); 19] = [

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::error::LocalError;
-use super::os_user::OsUser;
+use crate::error::LocalError;
+use crate::os_user::OsUser;
 
 pub(super) const LOCK: &str = "cluster.lock";
 pub(super) const MANIFEST: &str = "cluster.json";

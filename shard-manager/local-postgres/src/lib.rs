@@ -17,8 +17,9 @@
 //! **Invariant:** only `destroy` removes rows: a node that was complete once is not rebuilt, unless
 //! it is a replica that is gone or that the caller names. One node of a shard is started as
 //! primary: the one that was promoted last.
-//! **Not here:** SQL, and anything about tables (`store`); the decision to promote a replica (the
+//! **Not here:** SQL and tables (`shard-manager`); the decision to promote a replica (the
 //! caller of `promote`).
+#![forbid(unsafe_code)]
 
 mod cluster_dir;
 mod environment;
@@ -44,15 +45,15 @@ use std::sync::{Arc, Mutex};
 
 use uuid::Uuid;
 
-use crate::topology::Role;
-use cluster_dir::{
+use crate::cluster_dir::{
     ClusterDir, ENVIRONMENT, LOCK, MANIFEST, PASSFILE, PASSWORD, part_of, remove_folder,
     remove_if_there,
 };
-use manifest::Manifest;
-use parallel_tasks::{ClusterUpdate, for_each_parallel};
-use primary_choice::{node_of, nodes_of};
-use shared_env::SharedEnv;
+use crate::manifest::Manifest;
+use crate::parallel_tasks::{ClusterUpdate, for_each_parallel};
+use crate::primary_choice::{node_of, nodes_of};
+use crate::shared_env::SharedEnv;
+use model::topology::Role;
 
 pub use error::LocalError;
 pub use node::{LocalNode, NodeState, Stop};

@@ -10,14 +10,15 @@ use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::error::LocalError;
-use super::manifest::Manifest;
-use super::node::{LocalNode, NodeState, Stop};
-use super::parallel_tasks::ClusterUpdate;
-use super::pg_rewind::rewind;
-use super::primary_choice::{most_advanced, nodes_of};
-use super::{LocalCluster, environment};
-use crate::topology::Role;
+use super::LocalCluster;
+use crate::environment;
+use crate::error::LocalError;
+use crate::manifest::Manifest;
+use crate::node::{LocalNode, NodeState, Stop};
+use crate::parallel_tasks::ClusterUpdate;
+use crate::pg_rewind::rewind;
+use crate::primary_choice::{most_advanced, nodes_of};
+use model::topology::Role;
 
 /// Time limit of a promotion, in seconds.
 const PROMOTE_SECONDS: &str = "60";

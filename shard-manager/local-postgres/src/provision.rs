@@ -10,11 +10,11 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::cluster_dir::{Lock, PASSWORD, remove_folder, sync_folder};
-use super::error::LocalError;
-use super::node::{LocalNode, Stop, UNFINISHED};
-use super::settings::is_synced;
-use super::shared_env::{DATABASE_USER, Peer};
+use crate::cluster_dir::{Lock, PASSWORD, remove_folder, sync_folder};
+use crate::error::LocalError;
+use crate::node::{LocalNode, Stop, UNFINISHED};
+use crate::settings::is_synced;
+use crate::shared_env::{DATABASE_USER, Peer};
 
 /// Number of attempts to drop a slot that an exiting process still holds.
 const DROPS_MAX: u32 = 50;

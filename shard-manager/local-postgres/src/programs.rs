@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::error::LocalError;
+use crate::error::LocalError;
 
 /// Oldest supported major version.
 pub const MAJOR_MIN: u32 = 15;

@@ -21,12 +21,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-use super::error::LocalError;
-use super::ports;
-use super::processes;
-use super::settings::{lines, quoted};
-use super::shared_env::{DATABASE_USER, Peer, SharedEnv, error_output};
-use crate::topology::Role;
+use crate::error::LocalError;
+use crate::ports;
+use crate::processes;
+use crate::settings::{lines, quoted};
+use crate::shared_env::{DATABASE_USER, Peer, SharedEnv, error_output};
+use model::topology::Role;
 
 pub(super) const UNFINISHED: &str = "unfinished";
 /// Time limit of a start, in seconds: the server may have to recover first.

@@ -5,11 +5,11 @@
 //! made, and is rebuilt: data that is a mixture of both is never used.
 //! **Not here:** rebuilding a node that cannot be rewound (`provision`).
 
-use super::cluster_dir::Lock;
-use super::error::LocalError;
-use super::node::{LocalNode, Stop, UNFINISHED};
-use super::provision::{finish, follow, make_slot};
-use super::settings::is_synced;
+use crate::cluster_dir::Lock;
+use crate::error::LocalError;
+use crate::node::{LocalNode, Stop, UNFINISHED};
+use crate::provision::{finish, follow, make_slot};
+use crate::settings::is_synced;
 
 /// Rewinds a node to the history of a running primary, and starts it as its replica.
 ///

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use uuid::Uuid;
 
-use super::error::LocalError;
+use crate::error::LocalError;
 
 const CHOICE: Range<u16> = 20_000..32_000;
 

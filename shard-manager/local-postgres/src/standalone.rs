@@ -29,14 +29,15 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::cluster_dir::{ClusterDir, Lock, PASSFILE, PASSWORD, read_manifest};
-use super::error::LocalError;
-use super::node::{LocalNode, Stop};
-use super::programs::Programs;
-use super::provision::{ensure_slot, make_primary, make_replica};
-use super::shared_env::{DATABASE_USER, Peer, Secret, SharedEnv};
-use super::{ports, settings};
-use crate::topology::Role;
+use crate::cluster_dir::{ClusterDir, Lock, PASSFILE, PASSWORD, read_manifest};
+use crate::error::LocalError;
+use crate::node::{LocalNode, Stop};
+use crate::ports;
+use crate::programs::Programs;
+use crate::provision::{ensure_slot, make_primary, make_replica};
+use crate::settings;
+use crate::shared_env::{DATABASE_USER, Peer, Secret, SharedEnv};
+use model::topology::Role;
 
 const MANIFEST: &str = "node.json";
 const ACCESS: &str = "hba.conf";

@@ -7,12 +7,12 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use super::cluster_dir::{ClusterDir, Lock};
-use super::error::LocalError;
-use super::manifest::{Manifest, NodeEntry};
-use super::node::LocalNode;
-use super::provision::{make_primary, make_replica};
-use crate::topology::Role;
+use crate::cluster_dir::{ClusterDir, Lock};
+use crate::error::LocalError;
+use crate::manifest::{Manifest, NodeEntry};
+use crate::node::LocalNode;
+use crate::provision::{make_primary, make_replica};
+use model::topology::Role;
 
 /// Number of shards or nodes that are handled at a time: each runs one or more programs.
 const PARALLEL_MAX: usize = 8;

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::cluster_dir::{ClusterDir, MANIFEST};
-use super::error::LocalError;
-use super::programs::Programs;
-use super::{LocalSpec, ports};
-use crate::topology::Topology;
+use super::LocalSpec;
+use crate::cluster_dir::{ClusterDir, MANIFEST};
+use crate::error::LocalError;
+use crate::ports;
+use crate::programs::Programs;
+use model::topology::Topology;
 
 const FORMAT: u32 = 1;
 

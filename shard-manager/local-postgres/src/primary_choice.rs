@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::error::LocalError;
-use super::manifest::{Manifest, NodeEntry};
-use super::node::{LocalNode, NodeState};
-use super::parallel_tasks::ClusterUpdate;
-use super::provision::{ensure_slot, remove_source_settings};
-use super::shared_env::{Peer, SharedEnv};
-use crate::topology::Role;
+use crate::error::LocalError;
+use crate::manifest::{Manifest, NodeEntry};
+use crate::node::{LocalNode, NodeState};
+use crate::parallel_tasks::ClusterUpdate;
+use crate::provision::{ensure_slot, remove_source_settings};
+use crate::shared_env::{Peer, SharedEnv};
+use model::topology::Role;
 
 /// Interval between two checks whether a node follows.
 const POLL: Duration = Duration::from_millis(50);
