@@ -216,7 +216,7 @@ pub(crate) fn refused(address: &ClusterAddress) -> String {
 
 /// A session beside the engine's.
 pub(crate) struct Door {
-    connection: AsyncPgConnection,
+    pub(crate) connection: AsyncPgConnection,
 }
 
 #[derive(QueryableByName)]
