@@ -34,7 +34,7 @@ const MODEL: &[&[&str]] = &[
     &["idempotency"],
 ];
 const LOCAL_POSTGRES: &[&[&str]] = &[
-    &["error", "processes"],
+    &["environment", "error", "processes"],
     &["os_user", "ports", "programs", "settings"],
     &["cluster_dir"],
     &["manifest", "shared_env"],
@@ -42,7 +42,7 @@ const LOCAL_POSTGRES: &[&[&str]] = &[
     &["provision"],
     &["parallel_tasks", "pg_rewind", "standalone"],
     &["primary_choice"],
-    &["environment", "node_commands"],
+    &["node_commands"],
 ];
 /// The first line holds modules of the crates below, by the names that `lib.rs` gives them.
 const SHARD_MANAGER: &[&[&str]] = &[
