@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub use cache;
+pub use local_postgres as local;
 pub use model::{
     advice, consistency, csv, cursor, declaration, error, idempotency, keyspace, placement,
     position, query, reason, sabotage, shard_map, simulation, table, token, topology, value,
@@ -19,7 +20,6 @@ pub mod fill;
 pub mod home;
 pub mod lane;
 pub mod lanes;
-pub mod local;
 pub mod manager;
 pub mod node_address;
 pub mod progress;

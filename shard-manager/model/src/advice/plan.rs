@@ -212,7 +212,9 @@ impl Shards {
 
     /// How much a shard may still get.
     fn lack(&self, shard: usize) -> u64 {
-        let most = u128::from(self.targets[shard]) * u128::from(self.aim.fill) / 100;
+        // A shard with a pinned slot carries more than its part already: it gets no slack.
+        let fill = if self.pinned[shard].is_some() { 100 } else { self.aim.fill };
+        let most = u128::from(self.targets[shard]) * u128::from(fill) / 100;
         (most as u64).saturating_sub(self.loads[shard])
     }
 
@@ -296,4 +298,23 @@ fn run(slots: &[(u16, u64)], amount: u64) -> &[(u16, u64)] {
     let near = runs.into_iter().filter(|(load, _)| most > 0 && *load >= most - most / 100);
     let fewest = near.min_by_key(|(load, run)| (run.len(), Reverse(*load)));
     fewest.map_or(&[], |(_, run)| &slots[run])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_with_a_pinned_slot_gets_no_more_under_the_looser_aim() {
+        // Slot 0 outweighs every part; shard 1 has 30 more than its part, shards 2 and 3 15 less.
+        let loads = [(0, 1000, 1), (1, 10, 24), (2, 15, 13), (3, 15, 13)];
+        let slots = loads.map(|(shard, cost, count)| vec![(shard, cost); count]).concat();
+        let (owners, costs): (Vec<usize>, Vec<u64>) = slots.into_iter().unzip();
+        for aim in AIMS {
+            let mut shards = Shards::new(&[1; 4], &owners, &costs, aim);
+            assert_eq!((shards.pinned[0], shards.lack(0)), (Some(0), 0));
+            let steps = shards.settle();
+            assert!(!steps.is_empty() && steps.iter().all(|step| step.to != 0), "{steps:?}");
+        }
+    }
 }

@@ -19,9 +19,9 @@ const SEPARATORS: [char; 4] = [':', '=', ',', '>'];
 
 /// Block `i` ends before slot `ceil(SLOT_COUNT * (w0 + … + wi) / total)`. Rounding the running sum instead of each
 /// share keeps every block within one slot of what its weight demands, and leaves no remainder to hand out. A
-/// block of a small weight among many may be empty.
+/// block of a small weight among many may be empty, and all are if no weight is above 0.
 pub fn cut(weights: impl Iterator<Item = u64> + Clone) -> impl Iterator<Item = Range<u16>> {
-    let total: u64 = weights.clone().sum();
+    let total = weights.clone().sum::<u64>().max(1);
     let mut reached = 0;
     let mut first = 0;
     weights.map(move |weight| {
@@ -71,5 +71,16 @@ pub fn check(blocks: &[(&str, u32)]) -> Result<(), String> {
     match blocks.iter().zip(cuts).find(|(_, slots)| slots.is_empty()) {
         Some(((name, _), _)) => Err(format!("the weight of {name} is too small for a slot")),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_without_any_weight_are_empty() {
+        let blocks: Vec<_> = cut([0, 0].into_iter()).collect();
+        assert_eq!(blocks, [0..0, 0..0]);
     }
 }

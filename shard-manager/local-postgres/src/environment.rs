@@ -1,10 +1,11 @@
-//! Environment: the variables by which a router finds a local cluster.
+//! Environment: variables that let a router find a local cluster.
 //!
 //! **Not here:** reading them (the router).
 
 use super::{LocalCluster, LocalNode};
 
-/// `SHARD_URLS` has the primary of each shard, `REPLICA_URLS` all replicas by shards; each URL ends in the shard's name.
+/// Returns the variables: `SHARD_URLS` with the primary of each shard, `REPLICA_URLS` with all
+/// replicas by shard. Each URL ends in the shard's name.
 pub(super) fn text(cluster: &LocalCluster) -> String {
     let urls = |nodes: &mut dyn Iterator<Item = &LocalNode>| {
         let urls: Vec<String> = nodes.map(|node| node.url(&node.database())).collect();

@@ -1,10 +1,11 @@
-//! Account: which user runs the servers.
+//! OS user: the user that runs the servers.
 //!
-//! PostgreSQL refuses to run as root. So whoever is root gives the directory of a new cluster to a user without
-//! privileges, and from then on whoever owns the directory runs its servers.
+//! PostgreSQL refuses to run as root. So root gives the directory of a new cluster to an
+//! unprivileged user, and from then on the owner of the directory runs its servers.
 //!
-//! **Invariant:** no program of PostgreSQL is run as root; groups of root are dropped with its number.
-//! **Not here:** running programs (`ground`).
+//! **Invariant:** no program of PostgreSQL is run as root; root's groups are dropped with its user
+//! id.
+//! **Not here:** running programs (`shared_env`).
 
 use std::fs::{self, File, Metadata};
 use std::os::unix::fs::{MetadataExt, chown, fchown};
@@ -12,28 +13,28 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::trouble::LocalError;
+use crate::error::LocalError;
 
-/// Who runs the servers when root does not say: the first of these that the system knows.
+/// Users that run the servers if root names none: the first that the system knows.
 const UNPRIVILEGED: [&str; 2] = ["postgres", "nobody"];
 
-/// A user, by numbers.
+/// User and group id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Account {
+pub(super) struct OsUser {
     uid: u32,
     gid: u32,
-    /// Whether this process is root, and has to become this user.
+    /// True if this process is root and programs must switch to this user.
     is_other: bool,
 }
 
-impl Account {
-    /// Who is to run a cluster that is not there yet: the one named, else whoever calls, but not root.
-    pub(super) fn of_new(named: Option<&str>) -> Result<Self, LocalError> {
+impl OsUser {
+    /// Chooses the user of a new cluster: the named one, else the caller unless that is root.
+    pub(super) fn for_new_dir(named: Option<&str>) -> Result<Self, LocalError> {
         let caller = rustix::process::geteuid().as_raw();
         let found = match named {
-            Some(name) => look_up(name)?,
+            Some(name) => lookup(name)?,
             None if caller != 0 => (caller, rustix::process::getegid().as_raw()),
-            None => UNPRIVILEGED.iter().find_map(|name| look_up(name).ok()).ok_or_else(|| {
+            None => UNPRIVILEGED.iter().find_map(|name| lookup(name).ok()).ok_or_else(|| {
                 let cause =
                     "PostgreSQL does not run as root, and there is neither postgres nor nobody";
                 LocalError::User { user: "root".to_owned(), cause: cause.to_owned() }
@@ -42,13 +43,13 @@ impl Account {
         Self::checked(found, caller)
     }
 
-    /// Who runs the cluster of a directory: its owner.
-    pub(super) fn of_owner(dir: &Path, named: Option<&str>) -> Result<Self, LocalError> {
+    /// Returns the user of an existing directory: its owner.
+    pub(super) fn for_dir(dir: &Path, named: Option<&str>) -> Result<Self, LocalError> {
         let found = fs::metadata(dir).map_err(LocalError::file(dir))?;
         if let Some(name) = named
-            && look_up(name)?.0 != found.uid()
+            && lookup(name)?.0 != found.uid()
         {
-            let cause = format!("{} belongs to the number {} already", dir.display(), found.uid());
+            let cause = format!("{} belongs to user id {} already", dir.display(), found.uid());
             return Err(LocalError::User { user: name.to_owned(), cause });
         }
         let caller = rustix::process::geteuid().as_raw();
@@ -71,16 +72,16 @@ impl Account {
         Ok(Self { uid, gid, is_other: caller != uid })
     }
 
-    /// Lets a command run as this user.
-    pub(super) fn become_by(self, command: &mut Command) {
+    /// Makes a command run as this user.
+    pub(super) fn apply_to(self, command: &mut Command) {
         if self.is_other {
-            // The groups of root go with it: the standard library drops them.
+            // The standard library drops root's groups with its user id.
             command.uid(self.uid).gid(self.gid);
         }
     }
 
     /// Gives a folder to this user.
-    pub(super) fn own(self, folder: &Path) -> Result<(), LocalError> {
+    pub(super) fn give_folder(self, folder: &Path) -> Result<(), LocalError> {
         if !self.is_other {
             return Ok(());
         }
@@ -88,19 +89,20 @@ impl Account {
     }
 
     /// Gives an open file to this user.
-    pub(super) fn own_file(self, file: &File, path: &Path) -> Result<(), LocalError> {
+    pub(super) fn give_file(self, file: &File, path: &Path) -> Result<(), LocalError> {
         if !self.is_other {
             return Ok(());
         }
         fchown(file, Some(self.uid), Some(self.gid)).map_err(LocalError::file(path))
     }
 
-    /// The first folder on the way to this one that the user may not pass through, as far as modes tell.
-    pub(super) fn barrier(self, dir: &Path) -> Option<PathBuf> {
-        let mut way: Vec<&Path> = dir.ancestors().collect();
-        way.reverse();
+    /// Returns the first folder on the path that the user may not pass through, judged by file
+    /// modes.
+    pub(super) fn first_closed_folder(self, dir: &Path) -> Option<PathBuf> {
+        let mut path: Vec<&Path> = dir.ancestors().collect();
+        path.reverse();
         let closed = |folder: &&Path| fs::metadata(folder).is_ok_and(|found| !self.passes(&found));
-        way.into_iter().find(closed).map(Path::to_owned)
+        path.into_iter().find(closed).map(Path::to_owned)
     }
 
     fn passes(self, found: &Metadata) -> bool {
@@ -114,16 +116,16 @@ impl Account {
         found.mode() & bit != 0
     }
 
-    /// The name of the user, or the number of one without.
+    /// Returns the name of the user, or the id if it has no name.
     pub(super) fn name(self) -> String {
         let number = self.uid.to_string();
-        ask(&["-un", &number]).unwrap_or(number)
+        run_id(&["-un", &number]).unwrap_or(number)
     }
 }
 
-/// The numbers of a user and of that user's group.
-fn look_up(name: &str) -> Result<(u32, u32), LocalError> {
-    let number = |flag| ask(&[flag, name])?.parse().ok();
+/// Returns the ids of a user and of its group.
+fn lookup(name: &str) -> Result<(u32, u32), LocalError> {
+    let number = |flag| run_id(&[flag, name])?.parse().ok();
     let unknown = || LocalError::User {
         user: name.to_owned(),
         cause: "the system does not know this user".to_owned(),
@@ -134,9 +136,9 @@ fn look_up(name: &str) -> Result<(u32, u32), LocalError> {
     number("-u").zip(number("-g")).ok_or_else(unknown)
 }
 
-/// The program `id` asks whatever the system keeps its users in.
-fn ask(args: &[&str]) -> Option<String> {
+/// Runs the program `id`, which reads the user database of the system, whatever that is.
+fn run_id(args: &[&str]) -> Option<String> {
     let ended = Command::new("id").args(args).stdin(Stdio::null()).output().ok()?;
-    let said = String::from_utf8(ended.stdout).ok()?;
-    ended.status.success().then(|| said.trim().to_owned())
+    let output = String::from_utf8(ended.stdout).ok()?;
+    ended.status.success().then(|| output.trim().to_owned())
 }

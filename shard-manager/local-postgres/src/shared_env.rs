@@ -1,8 +1,9 @@
-//! Ground: what all nodes of a local cluster share, and how programs of PostgreSQL are run for them.
+//! Shared environment: the data that all nodes of a local cluster share, and the runner of
+//! programs.
 //!
-//! **Invariant:** no variable of the caller's decides which server a program talks to, and no password stands on a
-//! command line.
-//! **Not here:** which programs are run (`node`, `making`).
+//! **Invariant:** no environment variable of the caller determines the server that a program
+//! connects to, and no password is on a command line.
+//! **Not here:** the choice of the programs (`node`, `provision`).
 
 use std::env;
 use std::fmt;
@@ -10,32 +11,31 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use super::place::{PASSFILE, Place};
-use super::programs::Programs;
-use super::trouble::LocalError;
+use crate::cluster_dir::{ClusterDir, PASSFILE};
+use crate::error::LocalError;
+use crate::programs::Programs;
 
-/// The user of the databases, who owns all of them.
+/// User of the databases, who owns all of them.
 pub const DATABASE_USER: &str = "tessera";
-/// Characters of what a program said that are shown.
+/// Number of characters of a program's error output that are shown.
 const SAID_MAX: usize = 600;
 
-/// Where a server is that another one follows or is made from.
+/// Address of a server that another one follows or is copied from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// A name or an address.
+    /// Host name or IP address.
     pub host: String,
-    /// Its port.
+    /// Port.
     pub port: u16,
 }
 
 impl Peer {
-    /// A server of this machine.
+    /// Returns the address of a server on this machine.
     pub(super) fn here(port: u16) -> Self {
         Self { host: "127.0.0.1".to_owned(), port }
     }
 
-    /// How the way there is secured, as libpq says it: on this machine there is nobody on the way, and others are
-    /// spoken to under TLS if they know it.
+    /// Returns the `sslmode` for this server: no TLS on this machine, TLS if available on others.
     pub(super) fn tls(&self) -> &'static str {
         if self.host == "127.0.0.1" { "disable" } else { "prefer" }
     }
@@ -48,12 +48,12 @@ impl fmt::Display for Peer {
     }
 }
 
-/// A password, which nothing shows.
+/// Password that is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub(super) String);
 
 impl Secret {
-    /// What was read from where it is kept.
+    /// Wraps a password.
     pub fn new(text: String) -> Self {
         Self(text)
     }
@@ -65,17 +65,17 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What nodes of a cluster share.
+/// Directory, programs, password and settings of a cluster.
 #[derive(Debug)]
-pub(super) struct Ground {
-    pub(super) place: Place,
+pub(super) struct SharedEnv {
+    pub(super) cluster_dir: ClusterDir,
     pub(super) programs: Programs,
     pub(super) password: Secret,
     pub(super) settings: Vec<(String, String)>,
 }
 
-impl Ground {
-    /// A program, run by the user of the servers in the directory of the cluster.
+impl SharedEnv {
+    /// Returns a command that runs a program as the servers' user in the directory of the cluster.
     pub(super) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.bin.join(program));
         for (name, _) in env::vars_os() {
@@ -85,15 +85,18 @@ impl Ground {
                 command.env_remove(name);
             }
         }
-        command.env("LC_ALL", "C").env("HOME", &self.place.dir).env("PGPASSFILE", self.passfile());
+        command
+            .env("LC_ALL", "C")
+            .env("HOME", &self.cluster_dir.path)
+            .env("PGPASSFILE", self.passfile());
         command.env("PGSSLMODE", "disable").env("PGCONNECT_TIMEOUT", "30");
-        // The folder of the caller may be closed to that user.
-        command.current_dir(&self.place.dir).stdin(Stdio::null());
-        self.place.account.become_by(&mut command);
+        // The caller's current folder may be closed to that user.
+        command.current_dir(&self.cluster_dir.path).stdin(Stdio::null());
+        self.cluster_dir.os_user.apply_to(&mut command);
         command
     }
 
-    /// A program that talks to a server.
+    /// Returns a command that runs a client program of a server.
     pub(super) fn client(&self, program: &str, server: &Peer) -> Command {
         let mut command = self.command(program);
         command.args(["-U", DATABASE_USER, "--no-password", "-h", &server.host, "-p"]);
@@ -101,46 +104,47 @@ impl Ground {
         command
     }
 
-    /// Runs a program to its end, whatever that is.
-    pub(super) fn end(&self, command: &mut Command) -> Result<Output, LocalError> {
+    /// Runs a program and returns its output, whether it succeeds or not.
+    pub(super) fn output(&self, command: &mut Command) -> Result<Output, LocalError> {
         command.output().map_err(|source| {
-            let blocked = self.place.account.barrier(&self.place.dir);
+            let blocked = self.cluster_dir.os_user.first_closed_folder(&self.cluster_dir.path);
             if source.kind() == ErrorKind::PermissionDenied
                 && let Some(at) = blocked
             {
-                let (dir, user) = (self.place.dir.clone(), self.place.account.name());
+                let (dir, user) = (self.cluster_dir.path.clone(), self.cluster_dir.os_user.name());
                 return LocalError::Unreachable { dir, at, user };
             }
-            let (path, user) = (PathBuf::from(command.get_program()), self.place.account.name());
+            let (path, user) =
+                (PathBuf::from(command.get_program()), self.cluster_dir.os_user.name());
             LocalError::Spawn { path, user, source }
         })
     }
 
-    /// Runs a program that has to succeed.
+    /// Runs a program and returns an error unless it succeeds.
     pub(super) fn run(&self, node: &str, command: &mut Command) -> Result<(), LocalError> {
-        let ended = self.end(command)?;
+        let ended = self.output(command)?;
         if ended.status.success() {
             return Ok(());
         }
         let path = PathBuf::from(command.get_program());
         let program = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let said = said(&ended);
-        Err(LocalError::Program { node: node.to_owned(), program, said })
+        let output = error_output(&ended);
+        Err(LocalError::Program { node: node.to_owned(), program, output })
     }
 
-    /// Whether the user of the servers gets to the directory and to the programs.
+    /// Checks that the servers' user can reach the directory and the programs.
     pub(super) fn check_reach(&self) -> Result<(), LocalError> {
         self.run("cluster", self.command("postgres").arg("--version"))
     }
 
-    /// The file of passwords that programs read.
+    /// Returns the path of the passfile.
     pub(super) fn passfile(&self) -> PathBuf {
-        self.place.dir.join(PASSFILE)
+        self.cluster_dir.path.join(PASSFILE)
     }
 }
 
-/// What a program said before it failed, in one line.
-pub(super) fn said(ended: &Output) -> String {
+/// Returns the error output of a program in one line.
+pub(super) fn error_output(ended: &Output) -> String {
     let text = String::from_utf8_lossy(&ended.stderr);
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if lines.is_empty() {

@@ -1,4 +1,4 @@
-//! Stories of nodes by themselves, as containers run them: made, waited for, killed, started again, kept apart.
+//! Tests of standalone nodes, as containers run them: made, awaited, killed, restarted, kept apart.
 
 use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt;
@@ -267,7 +267,7 @@ fn a_directory_has_one_server_and_one_node() {
     primary.start();
     primary.until_ready();
     let said = primary.refused();
-    assert!(said.contains("a server or another command works in"), "{said}");
+    assert!(said.contains("a server or another command uses"), "{said}");
     assert_eq!(primary.end("-INT"), Some(0));
 
     let mut other = nodes.node("shard2-primary", &["primary", "--database", "shard2"]);
@@ -364,7 +364,7 @@ fn what_cannot_be_is_told_before_anything_is_made() {
         ("--allow", "everybody", "\"everybody\" is no network, such as 10.0.0.0/8 or samenet"),
         ("--listen", "a b", "\"a b\" is no address to listen on, such as 0.0.0.0"),
         ("--name", "Shard 1", "a name is up to 63 of a-z, 0-9, - and _, a letter first"),
-        ("--database", "", "a database is called by up to 63"),
+        ("--database", "", "a name of a database is up to 63"),
         ("--set", "hba_file=/tmp/open", "the setting hba_file: the cluster decides it"),
         (
             "--password-file",

@@ -1,14 +1,14 @@
-//! Settings: what the servers of a local cluster are told.
+//! Settings: configuration of the servers of a local cluster.
 //!
-//! They stand in a file of their own beside the data of a node, which the node's `postgresql.conf` includes: so data
-//! that was copied from another node never brings that node's port along.
+//! They are in a separate file beside the data of a node, included by its `postgresql.conf`: so
+//! data copied from another node never brings that node's port along.
 //!
 //! **Invariant:** a server listens on loopback only, and on no socket in the file system.
-//! **Not here:** what is set while a server runs (`ALTER SYSTEM`, which wins over these).
+//! **Not here:** settings of a running server (`ALTER SYSTEM`, which overrides these).
 
-use super::trouble::LocalError;
+use crate::error::LocalError;
 
-/// What is fit for replication, rewinding and a machine that has other things to do.
+/// Settings for replication, `pg_rewind` and a machine with other work.
 const COMMON: [(&str, &str); 19] = [
     ("listen_addresses", "127.0.0.1"),
     ("unix_socket_directories", ""),
@@ -18,7 +18,8 @@ const COMMON: [(&str, &str); 19] = [
     ("wal_log_hints", "on"),
     ("max_wal_senders", "20"),
     ("max_replication_slots", "20"),
-    // Who is promoted has no slots for the others until then, and a former primary is rewound by its own log.
+    // A newly promoted node has no slots for the others yet, and a former primary is rewound by its
+    // own log.
     ("wal_keep_size", "128MB"),
     ("wal_retrieve_retry_interval", "200ms"),
     ("hot_standby", "on"),
@@ -31,8 +32,8 @@ const COMMON: [(&str, &str); 19] = [
     ("log_line_prefix", "%m [%p] "),
     ("logging_collector", "off"),
 ];
-/// What the cluster itself decides.
-const OWN: [&str; 12] = [
+/// Settings that the cluster itself determines.
+const OWN: [&str; 15] = [
     "port",
     "listen_addresses",
     "unix_socket_directories",
@@ -45,9 +46,13 @@ const OWN: [&str; 12] = [
     "primary_conninfo",
     "primary_slot_name",
     "logging_collector",
+    // Directives that the parser takes from any line: a file could set all of the above.
+    "include",
+    "include_dir",
+    "include_if_exists",
 ];
 
-/// Whether these can be set.
+/// Checks that these settings can be chosen.
 pub(super) fn check(settings: &[(String, String)]) -> Result<(), LocalError> {
     for (name, value) in settings {
         let refused = |cause| Err(LocalError::Setting { name: name.clone(), cause });
@@ -65,7 +70,8 @@ pub(super) fn check(settings: &[(String, String)]) -> Result<(), LocalError> {
     Ok(())
 }
 
-/// The lines for one server; of what is set twice the last counts.
+/// Returns the configuration lines of one server; of a setting that occurs twice, the last is in
+/// force.
 pub(super) fn lines(own: &[(&str, String)], chosen: &[(String, String)]) -> String {
     let common = COMMON.iter().map(|(name, value)| (*name, *value));
     let own = own.iter().map(|(name, value)| (*name, value.as_str()));
@@ -75,13 +81,13 @@ pub(super) fn lines(own: &[(&str, String)], chosen: &[(String, String)]) -> Stri
     std::iter::once(head.to_owned()).chain(common.chain(own).chain(chosen).map(line)).collect()
 }
 
-/// Whether commits wait for the disk.
+/// Returns whether commits wait for the disk.
 pub(super) fn is_synced(chosen: &[(String, String)]) -> bool {
     let set = chosen.iter().rfind(|(name, _)| name.eq_ignore_ascii_case("fsync"));
     !set.is_some_and(|(_, value)| ["off", "false", "no", "0"].contains(&value.as_str()))
 }
 
-/// A value in quotes, for a file of settings or a list of connection parameters.
+/// Quotes a value for a configuration file or a connection string.
 pub(super) fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
@@ -100,6 +106,9 @@ mod tests {
             [("port", "1"), ("PORT", "1"), ("a b", "1"), ("", "1"), ("jit", "a\nb")]
         {
             assert!(check(&set(name, value)).is_err(), "{name}");
+        }
+        for directive in ["include", "Include_Dir", "include_if_exists"] {
+            assert!(check(&set(directive, "/tmp/more.conf")).is_err(), "{directive}");
         }
         check(&set("shared_buffers", "1GB")).unwrap();
     }

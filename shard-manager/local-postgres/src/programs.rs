@@ -1,7 +1,8 @@
-//! Programs: which PostgreSQL is installed.
+//! Programs: finds the installed programs of PostgreSQL.
 //!
-//! **Invariant:** a folder is taken only if every program that is needed is in it; of several the newest version.
-//! **Not here:** running them (`ground`).
+//! **Invariant:** a folder is used only if it has every program that is needed; of several folders,
+//! the one with the newest version is used.
+//! **Not here:** running them (`shared_env`).
 
 use std::collections::BTreeSet;
 use std::env;
@@ -9,14 +10,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::trouble::LocalError;
+use crate::error::LocalError;
 
-/// The least version: the oldest that the replicas of this program are tried with.
+/// Oldest supported major version.
 pub const MAJOR_MIN: u32 = 15;
-/// The variable that names the folder of the programs.
+/// Environment variable that names the folder of the programs.
 pub const VARIABLE: &str = "TESSERA_PG_BIN";
-const NEEDED: [&str; 6] = ["postgres", "initdb", "pg_ctl", "pg_basebackup", "createdb", "psql"];
-/// Where packages put them: a `*` stands for a version.
+const NEEDED: [&str; 7] =
+    ["postgres", "initdb", "pg_ctl", "pg_basebackup", "pg_rewind", "createdb", "psql"];
+/// Folders in which packages install them; `*` stands for a version.
 const FOLDERS: [&str; 9] = [
     "/usr/lib/postgresql/*/bin",
     "/usr/pgsql-*/bin",
@@ -29,27 +31,28 @@ const FOLDERS: [&str; 9] = [
     "/Applications/Postgres.app/Contents/Versions/*/bin",
 ];
 
-/// The programs of one installed PostgreSQL.
+/// Programs of one installed PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Programs {
-    /// Their folder.
+    /// Folder of the programs.
     pub bin: PathBuf,
-    /// Their major version.
+    /// Major version.
     pub major: u32,
 }
 
 impl Programs {
-    /// The programs in the folder that is named, else in that of [`VARIABLE`], else the newest that are installed.
+    /// Finds the programs in the named folder, else in that of [`VARIABLE`], else the newest
+    /// installed.
     ///
     /// # Errors
-    /// [`LocalError::NoPrograms`] if there are none, not all of them, or only such as are too old.
+    /// [`LocalError::NoPrograms`] if they are missing, incomplete or too old.
     pub fn find(named: Option<&Path>) -> Result<Self, LocalError> {
         let set = env::var_os(VARIABLE).filter(|folder| !folder.is_empty()).map(PathBuf::from);
         if let Some(folder) = named.map(Path::to_owned).or(set) {
             let folder = std::path::absolute(&folder).unwrap_or(folder);
-            return Self::fit(&folder);
+            return Self::of_folder(&folder);
         }
-        let found: Vec<_> = installed().iter().map(|folder| Self::fit(folder)).collect();
+        let found: Vec<_> = installed().iter().map(|folder| Self::of_folder(folder)).collect();
         let newest = found.iter().flatten().max_by_key(|programs| programs.major).cloned();
         let cause = || LocalError::NoPrograms {
             cause: "no programs of PostgreSQL were found".to_owned(),
@@ -59,37 +62,39 @@ impl Programs {
             .map_or_else(|| Err(found.into_iter().find_map(Result::err).unwrap_or_else(cause)), Ok)
     }
 
-    /// The programs of this very version, wherever they are installed.
+    /// Finds the installed programs of this major version.
     pub(super) fn find_major(major: u32) -> Option<Self> {
-        installed().iter().filter_map(|folder| Self::fit(folder).ok()).find(|it| it.major == major)
+        installed()
+            .iter()
+            .filter_map(|folder| Self::of_folder(folder).ok())
+            .find(|it| it.major == major)
     }
 
-    /// The programs of a folder.
-    pub(super) fn fit(folder: &Path) -> Result<Self, LocalError> {
-        let unfit = |cause| Err(LocalError::NoPrograms { cause, least: MAJOR_MIN });
+    /// Checks the programs of a folder.
+    pub(super) fn of_folder(folder: &Path) -> Result<Self, LocalError> {
+        let refused = |cause| Err(LocalError::NoPrograms { cause, least: MAJOR_MIN });
         let bin = folder.to_owned();
         if let Some(missing) = NEEDED.iter().find(|program| !bin.join(program).is_file()) {
-            return unfit(format!("{} has no program {missing}", bin.display()));
+            return refused(format!("{} has no program {missing}", bin.display()));
         }
-        let asked =
-            Command::new(bin.join("postgres")).arg("--version").stdin(Stdio::null()).output();
-        let said = asked.map(|ended| String::from_utf8_lossy(&ended.stdout).trim().to_owned());
-        match said.as_deref().map(major_of) {
+        let run = Command::new(bin.join("postgres")).arg("--version").stdin(Stdio::null()).output();
+        let output = run.map(|ended| String::from_utf8_lossy(&ended.stdout).trim().to_owned());
+        match output.as_deref().map(major_of) {
             Ok(Some(major)) if major >= MAJOR_MIN => Ok(Self { bin, major }),
-            Ok(Some(major)) => unfit(format!("{} is PostgreSQL {major}, too old", bin.display())),
-            Ok(None) | Err(_) => unfit(format!("{} does not tell its version", bin.display())),
+            Ok(Some(major)) => refused(format!("{} is PostgreSQL {major}, too old", bin.display())),
+            Ok(None) | Err(_) => refused(format!("{} does not report its version", bin.display())),
         }
     }
 }
 
-/// The first number of `postgres (PostgreSQL) 15.14 (Debian …)`, also of `18beta1`.
-fn major_of(said: &str) -> Option<u32> {
-    let version = said.strip_prefix("postgres (PostgreSQL) ")?;
+/// Returns the first number of `postgres (PostgreSQL) 15.14 (Debian …)`, also of `18beta1`.
+fn major_of(output: &str) -> Option<u32> {
+    let version = output.strip_prefix("postgres (PostgreSQL) ")?;
     let end = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
     version[..end].parse().ok()
 }
 
-/// Folders that have a server in them.
+/// Returns the folders that have a server in them.
 fn installed() -> Vec<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = env::split_paths(&path).filter(|it| it.is_absolute()).collect();
@@ -99,7 +104,7 @@ fn installed() -> Vec<PathBuf> {
     folders
 }
 
-/// What a pattern with one `*` in one of its parts stands for.
+/// Expands a pattern with one `*` in one of its parts.
 fn matching(pattern: &str) -> Vec<PathBuf> {
     let Some((before, after)) = pattern.split_once('*') else { return vec![pattern.into()] };
     let (parent, start) = before.rsplit_once('/').unwrap_or(("", before));
@@ -126,5 +131,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = Programs::find(Some(dir.path())).unwrap_err().to_string();
         assert!(error.contains("has no program postgres; install PostgreSQL 15"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_without_one_of_the_programs_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for program in NEEDED {
+            fs::write(dir.path().join(program), "").unwrap();
+        }
+        for program in NEEDED {
+            fs::remove_file(dir.path().join(program)).unwrap();
+            let error = Programs::of_folder(dir.path()).unwrap_err().to_string();
+            assert!(error.contains(&format!("has no program {program};")), "{error}");
+            fs::write(dir.path().join(program), "").unwrap();
+        }
+        assert!(NEEDED.contains(&"pg_rewind"), "a former primary rejoins by it");
     }
 }
