@@ -16,7 +16,7 @@ pub mod topology;
 pub mod doubts;
 pub mod local;
 pub mod placement;
-pub mod progress;
+pub mod replication;
 pub mod shard_map;
 pub mod simulation;
 pub mod token;

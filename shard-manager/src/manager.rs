@@ -199,7 +199,7 @@ impl Manager {
         let holds = |shard: ShardIndex, position| {
             // A shard that is not there any more has nothing to hold.
             let shard = self.shards.get(shard.index());
-            shard.is_none_or(|shard| shard.progress.history().holds(position))
+            shard.is_none_or(|shard| shard.replication.timeline().history().holds(position))
         };
         for token in tokens {
             session.merge(&SessionToken::parse(token, &self.token_key)?, holds);
@@ -214,7 +214,7 @@ impl Manager {
 
     /// How many replicas each shard has.
     pub fn replicas(&self) -> usize {
-        self.shards.first().map_or(0, |shard| shard.progress.replicas())
+        self.shards.first().map_or(0, |shard| shard.replication.timeline().replica_count())
     }
 
     /// The names of a shard's primary and of its replicas.
@@ -285,7 +285,7 @@ impl Manager {
     /// What a client has seen that saw `session` before, and now a shard up to `position`. What may have been
     /// lost is not forgotten: a read tells of it.
     pub fn seen(&self, session: &mut SessionToken, shard: ShardIndex, position: Position) {
-        let history = self.shards[shard.index()].progress.history();
+        let history = self.shards[shard.index()].replication.timeline().history();
         if session.seen(shard).is_none_or(|known| history.holds(known)) {
             session.see(shard, position);
         }

@@ -18,7 +18,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
         "sabotage",
         "topology",
     ],
-    &["doubts", "local", "placement", "progress", "token", "value", "vitals"],
+    &["doubts", "local", "placement", "replication", "token", "value", "vitals"],
     &["shard_map", "simulation", "table"],
     &["address", "advice", "declaration", "fake", "query", "row"],
     &["cursor", "rows"],

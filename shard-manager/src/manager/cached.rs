@@ -109,7 +109,7 @@ impl Manager {
         let Place { epoch, slot, .. } = place;
         let about = About { epoch, slot, table: query.table.name(), key: key.as_str() };
         let want = Want {
-            timeline: shard.progress.life(),
+            timeline: shard.replication.timeline().id(),
             seen: wish.session.seen(place.shard).map(|position| position.at),
             age_max: cache.age_max(wish.staleness),
         };

@@ -25,7 +25,7 @@ use crate::home::Homes;
 use crate::lane::{Holds, Lane};
 use crate::lanes::Lanes;
 use crate::position::History;
-use crate::progress::Progress;
+use crate::replication::ReplicationState;
 use crate::shard::Shard;
 use crate::store::cluster::Wanted;
 use crate::store::open_error::OpenError;
@@ -257,12 +257,12 @@ fn check_names(found: &Cluster, names: &[String]) -> Result<(), OpenError> {
 fn lanes(
     (name, leader): (&str, &Arc<Leader>),
     timeouts: Timeouts,
-    progress: &Arc<Progress>,
+    replication: &Arc<ReplicationState>,
     homes: &Homes,
 ) -> Lanes {
     let holds = Holds::default();
     let lane = || {
-        let writer = PgWriter::new(name, leader, timeouts, progress);
+        let writer = PgWriter::new(name, leader, timeouts, replication);
         Lane::spawn_held(name, writer, homes.another(), holds.clone())
     };
     let Some(citus) = leader.citus() else { return lane().into() };
@@ -288,19 +288,24 @@ fn assemble(
         let name = found.map.topology().name(index);
         let Opened { members, position, history, citus, hazards } = opened;
         let (identity, timeouts) = (members[0].identity.clone(), members[0].timeouts);
-        let progress = Arc::new(Progress::new(history, position, members.len()).asked());
-        progress.schema_changed(position);
-        let leader = Leader::new(members, &identity, Some(&progress), citus);
+        let replication =
+            Arc::new(ReplicationState::new(history, position, members.len()).with_shared_writers());
+        replication.primary().record_schema_change(position);
+        let leader = Leader::new(members, &identity, Some(&replication), citus);
         leader.set_hazards(hazards);
-        let lanes = lanes((name, &leader), timeouts, &progress, &homes);
+        let lanes = lanes((name, &leader), timeouts, &replication, &homes);
         let target = Target::Leader(Arc::clone(&leader));
-        let readers = Arc::new(NodeReaders::start(&target, name, &progress, &homes));
+        let readers = Arc::new(NodeReaders::start(&target, name, &replication, &homes));
         let watched = (0..leader.members().len()).map(|index| {
-            Replica::Postgres(StreamingReplica::start(&leader, (index, &progress), (name, &homes)))
+            Replica::Postgres(StreamingReplica::start(
+                &leader,
+                (index, &replication),
+                (name, &homes),
+            ))
         });
         let (watched, readers) = (watched.collect(), Readers::Postgres(readers));
-        shards.push(Shard::new(name, Arc::clone(&progress), lanes, readers, watched));
-        followed.push((leader, progress));
+        shards.push(Shard::new(name, Arc::clone(&replication), lanes, readers, watched));
+        followed.push((leader, replication));
     }
     let catalog = match catalog {
         Some(nodes) => {

@@ -13,8 +13,8 @@ use shard_manager::declaration::Declaration;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::{Made, Manager, Wish};
 use shard_manager::position::History;
-use shard_manager::progress::Progress;
 use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
+use shard_manager::replication::ReplicationState;
 use shard_manager::row::Operation::{Delete, Insert, Update, Upsert};
 use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::store::sqlite::digest::digest;
@@ -198,8 +198,8 @@ fn change(dir: &Path, shard: usize, change: &SchemaChange) {
     let file = shard_file(dir, shard);
     let position = ints(&file, "SELECT position AS value FROM tessera_shard")[0] as u64;
     let history = History::new(vec![(1, 0)]).expect("a history");
-    let progress = Arc::new(Progress::new(history, position, 0));
-    let mut writer = SqliteWriter::open("a shard", &file, &progress).expect("it opens");
+    let replication = Arc::new(ReplicationState::new(history, position, 0));
+    let mut writer = SqliteWriter::open("a shard", &file, &replication).expect("it opens");
     writer.change_schema(change).expect("it is done");
     writer.close();
 }

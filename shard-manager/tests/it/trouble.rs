@@ -12,7 +12,7 @@ use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::Wish;
 use shard_manager::position::History;
-use shard_manager::progress::Progress;
+use shard_manager::replication::ReplicationState;
 use shard_manager::row::Operation::{Delete, Insert, Update, Upsert};
 use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::store::sqlite::digest::digest;
@@ -122,9 +122,12 @@ async fn a_writer_takes_a_batch_of_nothing() {
     let file = cluster.file(1);
     let _dir = cluster.stop();
     let history = History::new(vec![(1, 0)]).expect("a history");
-    let progress = Arc::new(Progress::new(history, 0, 0));
-    let mut writer = SqliteWriter::open("shard1", &file, &progress).expect("the file opens");
-    assert_eq!(writer.apply(&[]), Ok(BatchDone { rows: vec![], position: progress.position(0) }));
+    let replication = Arc::new(ReplicationState::new(history, 0, 0));
+    let mut writer = SqliteWriter::open("shard1", &file, &replication).expect("the file opens");
+    assert_eq!(
+        writer.apply(&[]),
+        Ok(BatchDone { rows: vec![], position: replication.timeline().position(0) })
+    );
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use super::{citus, ddl};
 use crate::address::Timeouts;
 use crate::error::Outcome;
 use crate::position::Position;
-use crate::progress::Progress;
+use crate::replication::ReplicationState;
 use crate::store::forgetting::Forgetting;
 use crate::store::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, Unit};
 use crate::value::{ColumnType, Value};
@@ -48,7 +48,7 @@ pub struct PgWriter {
     timeouts: Timeouts,
     /// `None` until the first batch, and after a failure that left the connection in doubt.
     session: Option<(LaneSession, Term)>,
-    progress: Arc<Progress>,
+    replication: Arc<ReplicationState>,
     forgot_at: Instant,
     /// When it was told last why there is no connection.
     told_at: Option<Instant>,
@@ -60,12 +60,12 @@ impl PgWriter {
         shard: &str,
         leader: &Arc<Leader>,
         timeouts: Timeouts,
-        progress: &Arc<Progress>,
+        replication: &Arc<ReplicationState>,
     ) -> Self {
         let (shard, leader) = (shard.to_owned(), Arc::clone(leader));
-        let progress = Arc::clone(progress);
+        let replication = Arc::clone(replication);
         let forgot_at = Instant::now();
-        Self { shard, leader, timeouts, session: None, progress, forgot_at, told_at: None }
+        Self { shard, leader, timeouts, session: None, replication, forgot_at, told_at: None }
     }
 
     fn failure(&self, broken: &Broken) -> BatchFailure {
@@ -140,7 +140,7 @@ impl PgWriter {
                 worked.unwrap_or(in_doubt)
             }
             () = self.leader.ended(term) => in_doubt,
-            () = self.progress.unheard(None) => in_doubt,
+            () = self.replication.presumed_lost(None) => in_doubt,
         }
     }
 
@@ -171,7 +171,7 @@ impl PgWriter {
 
     /// Told after something was stored in a term.
     fn stored(&self, life: u32, at: u64) -> Position {
-        self.progress.tell(life, |progress| progress.observe(at));
+        self.replication.update_if_current(life, |replication| replication.primary().observe(at));
         Position { timeline: life, at }
     }
 }
@@ -189,7 +189,8 @@ impl AsyncWriter for PgWriter {
 
     async fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
         if units.iter().all(|unit| unit.rows.is_empty()) {
-            let position = self.progress.position(self.progress.committed());
+            let position =
+                self.replication.timeline().position(self.replication.primary().committed());
             return Ok(BatchDone { rows: Vec::new(), position });
         }
         self.forget_old().await;
@@ -233,7 +234,9 @@ impl AsyncWriter for PgWriter {
         match changed {
             Ok((position, life)) => {
                 self.stored(life, position);
-                self.progress.tell(life, |progress| progress.schema_changed(position));
+                self.replication.update_if_current(life, |replication| {
+                    replication.primary().record_schema_change(position)
+                });
                 Ok(position)
             }
             Err(broken) => Err(BatchFailure { divisible: false, ..self.failure(&broken) }),

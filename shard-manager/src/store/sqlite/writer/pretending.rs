@@ -42,7 +42,10 @@ impl SqliteWriter {
             return None;
         };
         let position = applied.counters.position as u64;
-        let done = BatchDone { rows: applied.rows, position: self.progress.position(position) };
+        let done = BatchDone {
+            rows: applied.rows,
+            position: self.replication.timeline().position(position),
+        };
         if lost {
             connection.batch_execute("ROLLBACK").ok();
             return Some(done);
@@ -58,13 +61,13 @@ impl SqliteWriter {
         let Some(Owed { position }) = self.owed.take() else { return };
         std::thread::sleep(OPEN);
         let began = Instant::now();
-        self.progress.begin(position);
+        self.replication.primary().begin(position);
         let Some(Opened { connection, .. }) = &mut self.opened else { return };
         if let Err(error) = connection.batch_execute("COMMIT") {
             tracing::error!(shard = %self.shard, %error, "a batch that was answered is lost");
             self.opened = None;
             return;
         }
-        self.progress.commit(position, began);
+        self.replication.commit(position, began);
     }
 }
