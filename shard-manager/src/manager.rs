@@ -44,7 +44,7 @@ use backing::Backing;
 pub use bulk::{BulkDone, BulkPart, BulkRow, BulkRowDone};
 pub use connected::{ConnectedCluster, check_members};
 pub use embedded::EmbeddedCluster;
-pub use tables::Made;
+pub use tables::TableCreated;
 
 /// The cluster, as a router uses it.
 pub struct Manager {
@@ -60,7 +60,7 @@ pub struct Manager {
 
 /// What a client asks of a request, whatever it is about.
 #[derive(Clone, Debug)]
-pub struct Wish {
+pub struct RequestOptions {
     /// How many nodes must have a write, or how much a read must not miss.
     pub level: Level,
     /// What the client has seen before.
@@ -73,7 +73,7 @@ pub struct Wish {
     pub deadline: Instant,
 }
 
-impl Wish {
+impl RequestOptions {
     /// An answer until `deadline`, by a client that says nothing else.
     pub fn by(deadline: Instant) -> Self {
         let (level, session) = (Level::One, SessionToken::empty());
@@ -94,7 +94,7 @@ pub struct Receipt {
 
 /// A write that is durable.
 #[derive(Clone, Debug)]
-pub struct Written {
+pub struct WriteReceipt {
     /// What became of the row.
     pub row: RowDone,
     /// Where.
@@ -258,23 +258,23 @@ impl Manager {
         &self,
         place: Place,
         row: RowWrite,
-        wish: &Wish,
-    ) -> Result<Written, Failure> {
+        options: &RequestOptions,
+    ) -> Result<WriteReceipt, Failure> {
         let shard = &self.shards[place.shard.index()];
         let failed = |error, outcome, seen| Failure { error, place: Some(place), outcome, seen };
-        let mut written = self.written(std::iter::once((place, &row)));
-        let done = shard.write(vec![row], wish.level, wish.deadline).await;
+        let mut pending = self.pending_keys(std::iter::once((place, &row)));
+        let done = shard.write(vec![row], options.level, options.deadline).await;
         if let Err(LaneFailure { outcome: Outcome::Rejected, .. }) = &done {
-            written.forget();
+            pending.forget();
         }
-        drop(written);
+        drop(pending);
         let done = done.map_err(|failure| failed(failure.error, failure.outcome, None))?;
         let position = shard.seen_by_writer(done.applied.position);
         let seen = Some(position);
         let times = done.applied.times;
         match (done.applied.rows.into_iter().next(), done.shortfall) {
             (Some(Ok(row)), None) => {
-                Ok(Written { row, receipt: Receipt { place, position, times } })
+                Ok(WriteReceipt { row, receipt: Receipt { place, position, times } })
             }
             (Some(Ok(_)), Some(shortfall)) => Err(failed(shortfall, Outcome::Committed, seen)),
             (Some(Err(error)), _) => Err(failed(error, Outcome::Rejected, seen)),

@@ -50,9 +50,9 @@ struct Member {
 
 /// What a read must not miss, and how old it may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Demand {
+pub struct ReplicaRequirements {
     /// The position that it must hold.
-    pub floor: u64,
+    pub min_position: u64,
     /// How long ago the node may have been current.
     pub staleness: Duration,
 }
@@ -135,16 +135,17 @@ impl ReplicaSet {
         self.replication.staleness(index) > self.staleness_max()
     }
 
-    /// The better of two replicas that meet the demand.
-    pub fn choose(&self, demand: &Demand) -> Option<Chosen> {
+    /// The better of two replicas that meet the requirements.
+    pub fn choose(&self, requirements: &ReplicaRequirements) -> Option<Chosen> {
         let count = self.members.len();
         if count == 0 {
             return None;
         }
         // Two different ones in turn, so that each pair comes as often; those that may not are passed over.
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let mut fit =
-            (0..count).map(|step| (turn + step) % count).filter(|&index| self.meets(index, demand));
+        let mut fit = (0..count)
+            .map(|step| (turn + step) % count)
+            .filter(|&index| self.meets(index, requirements));
         let (first, second) = (fit.next()?, fit.next());
         let busy = |index: usize| self.members[index].in_flight.load(Ordering::Relaxed);
         let better = second.filter(|&second| busy(second) < busy(first)).unwrap_or(first);
@@ -171,23 +172,24 @@ impl ReplicaSet {
         if self.replication.timeline().is_silent() { Duration::MAX } else { STALENESS_MAX }
     }
 
-    fn meets(&self, index: usize, demand: &Demand) -> bool {
+    fn meets(&self, index: usize, requirements: &ReplicaRequirements) -> bool {
         self.is_in(index)
-            && self.replication.replicas().applied(index) >= demand.floor
-            && self.replication.staleness(index) <= demand.staleness.min(self.staleness_max())
+            && self.replication.replicas().applied(index) >= requirements.min_position
+            && self.replication.staleness(index) <= requirements.staleness.min(self.staleness_max())
     }
 
     /// Whether a replica may soon have what it lacks: it is worth a short wait.
-    pub fn is_near(&self, demand: &Demand, wait: Duration) -> bool {
+    pub fn is_near(&self, requirements: &ReplicaRequirements, wait: Duration) -> bool {
         // One that is asked now and then may have come further since.
         let asked = if self.replication.has_other_writers() { ASKED_EVERY } else { Duration::ZERO };
-        let near = |index| self.replication.staleness(index) <= demand.staleness.min(wait) + asked;
+        let near =
+            |index| self.replication.staleness(index) <= requirements.staleness.min(wait) + asked;
         (0..self.members.len()).any(|index| self.is_in(index) && near(index))
     }
 
     /// Whether some replica has what the read must not miss.
-    pub fn has(&self, demand: &Demand) -> bool {
-        (0..self.members.len()).any(|index| self.meets(index, demand))
+    pub fn has(&self, requirements: &ReplicaRequirements) -> bool {
+        (0..self.members.len()).any(|index| self.meets(index, requirements))
     }
 
     fn is_in(&self, index: usize) -> bool {

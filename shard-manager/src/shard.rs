@@ -29,9 +29,9 @@ use crate::lanes::Lanes;
 use crate::position::Position;
 use crate::query::ReadQuery;
 use crate::reason::{Findings, Reason};
-use crate::replica_set::{Chosen, Demand, ReplicaSet};
+use crate::replica_set::{Chosen, ReplicaRequirements, ReplicaSet};
 use crate::replication::ReplicationState;
-use crate::row::Part;
+use crate::row::WriteRequest;
 use crate::sabotage::{Switch, is_on};
 use crate::store::readers::Readers;
 use crate::store::replica::Replica;
@@ -76,7 +76,7 @@ pub struct WriteDone {
 
 /// What a read asks of the node that answers it.
 #[derive(Clone, Copy, Debug)]
-pub struct ReadDemand {
+pub struct ReadRequirements {
     /// The level.
     pub level: Level,
     /// What the session has seen of this shard.
@@ -199,7 +199,7 @@ impl Shard {
     /// [`LaneFailure`] if nothing is known to be stored.
     pub async fn write(
         &self,
-        rows: impl Into<Part>,
+        rows: impl Into<WriteRequest>,
         level: Level,
         deadline: Instant,
     ) -> Result<WriteDone, LaneFailure> {
@@ -286,11 +286,11 @@ impl Shard {
         &self,
         query: &ReadQuery,
         (slot, key): (Slot, &str),
-        demand: &ReadDemand,
+        requirements: &ReadRequirements,
     ) -> Result<ShardRows, Error> {
-        let deadline = demand.deadline;
-        self.read(demand, async |readers, floor| {
-            readers.read_key(query, (slot, key), (floor, deadline)).await
+        let deadline = requirements.deadline;
+        self.read(requirements, async |readers, min_position| {
+            readers.read_key(query, (slot, key), (min_position, deadline)).await
         })
         .await
     }
@@ -302,23 +302,25 @@ impl Shard {
     pub async fn read_all(
         &self,
         query: &Arc<ReadQuery>,
-        demand: &ReadDemand,
+        requirements: &ReadRequirements,
     ) -> Result<ShardRows, Error> {
-        let deadline = demand.deadline;
-        self.read(demand, async |readers, floor| readers.read_all(query, (floor, deadline)).await)
-            .await
+        let deadline = requirements.deadline;
+        self.read(requirements, async |readers, min_position| {
+            readers.read_all(query, (min_position, deadline)).await
+        })
+        .await
     }
 
-    /// Reads from a replica that meets the demand, or from the primary: also if the replica fails.
+    /// Reads from a replica that meets the requirements, or from the primary: also if the replica fails.
     async fn read(
         &self,
-        demand: &ReadDemand,
+        requirements: &ReadRequirements,
         read: impl AsyncFn(&Readers, u64) -> Result<NodeRows, Error>,
     ) -> Result<ShardRows, Error> {
-        let floor = self.floor(demand).await?;
-        if let Some(floor) = floor
-            && let Some(replica) = self.choose(floor, demand).await
-            && let Some(answer) = self.read_replica(&replica, floor, &read).await
+        let min_position = self.min_position(requirements).await?;
+        if let Some(min_position) = min_position
+            && let Some(replica) = self.choose(min_position, requirements).await
+            && let Some(answer) = self.read_replica(&replica, min_position, &read).await
         {
             return answer;
         }
@@ -326,16 +328,16 @@ impl Shard {
         let stamp = self.stamp_of_primary();
         let answer = read(&self.primary, 0).await;
         let is_gone = matches!(answer, Err(Error::ShardUnavailable { .. }));
-        if let Some(floor) = floor
+        if let Some(min_position) = min_position
             && is_gone
             && self.replication.has_other_writers()
-            && let Some(replica) = self.await_replica(floor, demand).await
-            && let Some(answer) = self.read_replica(&replica, floor, &read).await
+            && let Some(replica) = self.await_replica(min_position, requirements).await
+            && let Some(answer) = self.read_replica(&replica, min_position, &read).await
         {
             return answer;
         }
         let read = answer?;
-        if demand.level != Level::One {
+        if requirements.level != Level::One {
             self.replication.primary().raise_read_high_watermark(read.position.at);
         }
         Ok(ShardRows::new(read, Role::Primary, stamp))
@@ -357,12 +359,12 @@ impl Shard {
     async fn read_replica(
         &self,
         replica: &Chosen,
-        floor: u64,
+        min_position: u64,
         read: &impl AsyncFn(&Readers, u64) -> Result<NodeRows, Error>,
     ) -> Option<Result<ShardRows, Error>> {
         let read = tokio::select! {
             biased;
-            read = read(&replica.readers, floor) => read,
+            read = read(&replica.readers, min_position) => read,
             // It may be frozen: then it would never answer.
             () = self.replication.replicas().stopped_following(replica.index), if self.replication.has_other_writers() => {
                 Err(Error::ShardUnavailable { shard: self.name.clone() })
@@ -374,16 +376,20 @@ impl Shard {
             Ok(read) => {
                 let mut stamp = replica.stamp;
                 // It has been asked whether it has this.
-                stamp.floor = stamp.floor.max(floor);
+                stamp.floor = stamp.floor.max(min_position);
                 Some(Ok(ShardRows::new(read, Role::Replica, stamp)))
             }
         }
     }
 
-    /// A replica that meets the demand, while the primary is gone: one that is out for a moment is waited for.
-    async fn await_replica(&self, floor: u64, demand: &ReadDemand) -> Option<Chosen> {
-        let wanted = Demand { floor, staleness: demand.staleness };
-        let until = demand.deadline.min(Instant::now() + GONE_WAIT);
+    /// A replica that meets the requirements, while the primary is gone: one that is out for a moment is waited for.
+    async fn await_replica(
+        &self,
+        min_position: u64,
+        requirements: &ReadRequirements,
+    ) -> Option<Chosen> {
+        let wanted = ReplicaRequirements { min_position, staleness: requirements.staleness };
+        let until = requirements.deadline.min(Instant::now() + GONE_WAIT);
         let has = || self.replicas.has(&wanted).then_some(());
         self.replication.waiters().until(until, has).await?;
         self.replicas.choose(&wanted)
@@ -397,14 +403,14 @@ impl Shard {
         Ok(())
     }
 
-    async fn choose(&self, floor: u64, demand: &ReadDemand) -> Option<Chosen> {
+    async fn choose(&self, min_position: u64, requirements: &ReadRequirements) -> Option<Chosen> {
         let unbound = is_on(Switch::NoStalenessBound);
-        let staleness = if unbound { Duration::MAX } else { demand.staleness };
-        let wanted = Demand { floor, staleness };
+        let staleness = if unbound { Duration::MAX } else { requirements.staleness };
+        let wanted = ReplicaRequirements { min_position, staleness };
         if let Some(chosen) = self.replicas.choose(&wanted) {
             return Some(chosen);
         }
-        let left = demand.deadline.saturating_duration_since(Instant::now());
+        let left = requirements.deadline.saturating_duration_since(Instant::now());
         let wait = CATCH_UP_MAX.min(left / 2);
         if !self.replicas.is_near(&wanted, wait) {
             return None;

@@ -65,17 +65,17 @@ pub(crate) async fn put_value(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let began = Instant::now();
-    let DataHeaders { shard_key, wish, prefer } =
+    let DataHeaders { shard_key, options, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
     let idempotency_key = idempotency_key(request.headers())?;
     check_content_type(request.headers())?;
     let text = key_in_path(&request)?;
     let key = path_key(&text, shard_key)?;
-    let terms = body::Terms::of(request.headers(), body::VALUE_BYTES_MAX, wish.deadline);
+    let terms = body::Terms::of(request.headers(), body::VALUE_BYTES_MAX, options.deadline);
     let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
     let change = put_anywhere(&app, key, bytes).await?;
     let wants_row = prefer.has(Preference::Representation);
-    let asked = Asked { began, wish, prefer, idempotency_key, wants_row };
+    let asked = Asked { began, options, prefer, idempotency_key, wants_row };
     let done = carry_out(&app, &request, asked, change).await;
     Ok(done.map_err(in_words_of_keys)?.answer(&app))
 }
@@ -100,13 +100,13 @@ pub(crate) async fn delete_value(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let began = Instant::now();
-    let DataHeaders { shard_key, wish, prefer } =
+    let DataHeaders { shard_key, options, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
     let idempotency_key = idempotency_key(request.headers())?;
     let text = key_in_path(&request)?;
     let change = change(&app, Operation::Delete, path_key(&text, shard_key)?, &[])?;
     let wants_row = prefer.has(Preference::Representation);
-    let asked = Asked { began, wish, prefer, idempotency_key, wants_row };
+    let asked = Asked { began, options, prefer, idempotency_key, wants_row };
     Ok(carry_out(&app, &request, asked, change).await?.answer(&app))
 }
 
@@ -245,8 +245,8 @@ pub(super) async fn find(
     let query = value_of_a_key(&app.manager.table(TABLE)?)?;
     trail::note(request, |trail| trail.about(key.as_str()));
     let asked = Instant::now();
-    let read = app.manager.read(query, Some(key), &headers.wish).await;
-    let refused = |failure| refusal(app, (request, asked), failure, &headers.wish.session);
+    let read = app.manager.read(query, Some(key), &headers.options).await;
+    let refused = |failure| refusal(app, (request, asked), failure, &headers.options.session);
     let read = read.map_err(refused)?;
     let internal = || Problem::new(Code::TSR500, "an internal error");
     let place = read.place.ok_or_else(internal)?;

@@ -121,8 +121,8 @@ pub(crate) async fn read_rows(
     }
     let asked = Instant::now();
     let route = asked - began;
-    let read = app.manager.read(query, key, &headers.wish).await;
-    let refused = |failure| refusal(&app, (&request, asked), failure, &headers.wish.session);
+    let read = app.manager.read(query, key, &headers.options).await;
+    let refused = |failure| refusal(&app, (&request, asked), failure, &headers.options.session);
     let read = read.map_err(refused)?;
     let timing = Timing { route, database: read.database, merge: read.merge, ..Timing::default() };
     let source = Source::of_read(&request, &read);

@@ -89,18 +89,18 @@ pub(crate) async fn write_row(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let began = Instant::now();
-    let DataHeaders { shard_key, wish, prefer } =
+    let DataHeaders { shard_key, options, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
     let idempotency_key = idempotency_key(request.headers())?;
     check_content_type(request.headers())?;
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["shardKey"])?;
-    let terms = body::Terms::of(request.headers(), body::WRITE_BYTES_MAX, wish.deadline);
+    let terms = body::Terms::of(request.headers(), body::WRITE_BYTES_MAX, options.deadline);
     let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
     let keys = (shard_key, parameters.single("shardKey")?);
     let change = parse_anywhere(&app, keys, bytes).await?;
     let wants_row = !prefer.has(Preference::Minimal);
-    let asked = Asked { began, wish, prefer, idempotency_key, wants_row };
+    let asked = Asked { began, options, prefer, idempotency_key, wants_row };
     Ok(carry_out(&app, &request, asked, change).await?.answer(&app))
 }
 

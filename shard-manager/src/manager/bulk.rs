@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Manager, Wish};
+use super::{Manager, RequestOptions};
 use crate::error::{Error, Outcome};
 use crate::lane::LaneTimes;
 use crate::position::Position;
-use crate::row::{Change, Part, RowDone, RowWrite};
+use crate::row::{Change, RowDone, RowWrite, WriteRequest};
 use crate::sabotage::{Switch, is_on};
 use crate::shard::{Shard, WriteDone};
 use crate::shard_map::Place;
@@ -68,16 +68,27 @@ pub struct BulkPart {
 impl Manager {
     /// Applies many changes, each on its own: shards in parallel, each shard's in the order given.
     /// Answers are in the order of the shards, not of the request.
-    pub async fn write_bulk(&self, rows: Vec<BulkRow>, wish: &Wish) -> BulkDone {
-        self.write_parts(rows, wish, async |shard, rows| write_chunks(shard, rows, wish).await)
-            .await
+    pub async fn write_bulk(&self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
+        self.write_parts(rows, options, async |shard, rows| {
+            write_chunks(shard, rows, options).await
+        })
+        .await
     }
 
     /// The same, but each shard's part is one transaction: all of it is stored, or nothing.
-    pub async fn write_bulk_whole(&self, rows: Vec<BulkRow>, wish: &Wish) -> BulkDone {
-        self.write_parts(rows, wish, async |shard, rows| {
-            let whole = Some(rows.iter().map(|row| row.index).collect());
-            write_part(shard, rows, wish, |rows| Part { rows, whole, patient: false }).await
+    pub async fn write_bulk_atomic(
+        &self,
+        rows: Vec<BulkRow>,
+        options: &RequestOptions,
+    ) -> BulkDone {
+        self.write_parts(rows, options, async |shard, rows| {
+            let atomic_rows = Some(rows.iter().map(|row| row.index).collect());
+            write_part(shard, rows, options, |rows| WriteRequest {
+                rows,
+                atomic_rows,
+                waits_for_room: false,
+            })
+            .await
         })
         .await
     }
@@ -88,18 +99,18 @@ impl Manager {
         &self,
         shard: ShardIndex,
         rows: Vec<BulkRow>,
-        wish: &Wish,
+        options: &RequestOptions,
     ) -> BulkPart {
-        let _written = self.written(rows.iter().map(|row| (row.place, &row.row)));
+        let _pending = self.pending_keys(rows.iter().map(|row| (row.place, &row.row)));
         debug_assert!(rows.iter().all(|row| row.place.shard == shard), "all of one shard");
-        let part = |rows| Part { rows, whole: None, patient: true };
-        write_by_lane(&self.shards[shard.index()], rows, wish, part).await
+        let request = |rows| WriteRequest { rows, atomic_rows: None, waits_for_room: true };
+        write_by_lane(&self.shards[shard.index()], rows, options, request).await
     }
 
     async fn write_parts(
         &self,
         rows: Vec<BulkRow>,
-        wish: &Wish,
+        options: &RequestOptions,
         write: impl AsyncFn(&Shard, Vec<BulkRow>) -> BulkPart,
     ) -> BulkDone {
         let mut by_shard: Vec<Vec<BulkRow>> = self.shards.iter().map(|_| Vec::new()).collect();
@@ -107,12 +118,12 @@ impl Manager {
             by_shard[row.place.shard.index()].push(row);
         }
         let all = by_shard.iter().flatten();
-        let written = self.written(all.map(|row| (row.place, &row.row)));
+        let pending = self.pending_keys(all.map(|row| (row.place, &row.row)));
         let shards = self.shards.iter().zip(by_shard);
         let parts = shards.map(|(shard, rows)| write(shard, rows));
         let parts = futures_util::future::join_all(parts).await;
-        drop(written);
-        let mut session = wish.session.clone();
+        drop(pending);
+        let mut session = options.session.clone();
         let mut done = Vec::new();
         let mut slowest = LaneTimes::default();
         for (shard, BulkPart { rows, seen, times }) in (0..).map(ShardIndex).zip(parts) {
@@ -128,7 +139,7 @@ impl Manager {
 
 /// One shard's part of a bulk write, a chunk after the other: so rows of one key keep their order, and one
 /// bulk write cannot fill the lane.
-async fn write_chunks(shard: &Shard, rows: Vec<BulkRow>, wish: &Wish) -> BulkPart {
+async fn write_chunks(shard: &Shard, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkPart {
     let mut done = BulkPart { rows: Vec::with_capacity(rows.len()), ..BulkPart::default() };
     let mut rows = rows.into_iter().peekable();
     while rows.peek().is_some() {
@@ -138,7 +149,7 @@ async fn write_chunks(shard: &Shard, rows: Vec<BulkRow>, wish: &Wish) -> BulkPar
             bytes += next.row.bytes();
             chunk.push(next);
         }
-        let written = write_by_lane(shard, chunk, wish, Part::from).await;
+        let written = write_by_lane(shard, chunk, options, WriteRequest::from).await;
         done.rows.extend(written.rows);
         done.seen = later(done.seen, written.seen);
         done.times = done.times.and_then(written.times);
@@ -150,14 +161,14 @@ async fn write_chunks(shard: &Shard, rows: Vec<BulkRow>, wish: &Wish) -> BulkPar
 async fn write_by_lane(
     shard: &Shard,
     rows: Vec<BulkRow>,
-    wish: &Wish,
-    part: impl Fn(Vec<RowWrite>) -> Part,
+    options: &RequestOptions,
+    request: impl Fn(Vec<RowWrite>) -> WriteRequest,
 ) -> BulkPart {
     let mut by_lane: BTreeMap<usize, Vec<BulkRow>> = BTreeMap::new();
     for row in rows {
         by_lane.entry(shard.lane_of(&row.row.key)).or_default().push(row);
     }
-    let parts = by_lane.into_values().map(|rows| write_part(shard, rows, wish, &part));
+    let parts = by_lane.into_values().map(|rows| write_part(shard, rows, options, &request));
     let mut done = BulkPart::default();
     for written in futures_util::future::join_all(parts).await {
         done.rows.extend(written.rows);
@@ -180,8 +191,8 @@ fn later(seen: Option<Position>, position: Option<Position>) -> Option<Position>
 async fn write_part(
     shard: &Shard,
     rows: Vec<BulkRow>,
-    wish: &Wish,
-    part: impl FnOnce(Vec<RowWrite>) -> Part,
+    options: &RequestOptions,
+    request: impl FnOnce(Vec<RowWrite>) -> WriteRequest,
 ) -> BulkPart {
     if rows.is_empty() {
         return BulkPart::default();
@@ -193,7 +204,7 @@ async fn write_part(
         changes.push(row);
     }
     let mut part_done = BulkPart::default();
-    let outcomes = match shard.write(part(changes), wish.level, wish.deadline).await {
+    let outcomes = match shard.write(request(changes), options.level, options.deadline).await {
         Ok(WriteDone { applied, shortfall }) => {
             part_done.seen = Some(shard.seen_by_writer(applied.position));
             part_done.times = applied.times;

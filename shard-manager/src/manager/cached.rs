@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Manager, Wish};
+use super::{Manager, RequestOptions};
 use crate::cache::{
     About, Answer, Cache, CacheSettings, CacheUse, CacheVitals, Fresh, ServedBy, Want,
 };
@@ -17,7 +17,7 @@ use crate::position::Position;
 use crate::query::ReadQuery;
 use crate::row::RowWrite;
 use crate::rows::Rows;
-use crate::shard::{ReadDemand, ShardRows};
+use crate::shard::{ReadRequirements, ShardRows};
 use crate::shard_map::Place;
 use crate::table::Table;
 
@@ -30,36 +30,36 @@ pub(super) struct KeyAnswer {
 }
 
 /// Keys that are being written. Their answers are voided when it is dropped.
-pub(super) struct Written {
+pub(super) struct PendingKeys {
     cache: Option<Arc<Cache>>,
-    keys: Vec<WrittenKey>,
+    keys: Vec<PendingKey>,
 }
 
-struct WrittenKey {
+struct PendingKey {
     epoch: u64,
     slot: Slot,
     table: Arc<Table>,
     key: String,
 }
 
-impl WrittenKey {
+impl PendingKey {
     fn about(&self) -> About<'_> {
         let Self { epoch, slot, table, key } = self;
         About { epoch: *epoch, slot: *slot, table: table.name(), key }
     }
 }
 
-impl Written {
+impl PendingKeys {
     /// Nothing was stored, and nothing will be.
     pub(super) fn forget(&mut self) {
         self.keys.clear();
     }
 }
 
-impl Drop for Written {
+impl Drop for PendingKeys {
     fn drop(&mut self) {
         let Some(cache) = &self.cache else { return };
-        cache.void(self.keys.iter().map(WrittenKey::about));
+        cache.void(self.keys.iter().map(PendingKey::about));
     }
 }
 
@@ -78,18 +78,21 @@ impl Manager {
     }
 
     /// What to hold while these rows are written.
-    pub(super) fn written<'r>(&self, rows: impl Iterator<Item = (Place, &'r RowWrite)>) -> Written {
-        let Some(cache) = &self.cache else { return Written { cache: None, keys: Vec::new() } };
-        let mut keys: Vec<WrittenKey> = Vec::with_capacity(rows.size_hint().0);
+    pub(super) fn pending_keys<'r>(
+        &self,
+        rows: impl Iterator<Item = (Place, &'r RowWrite)>,
+    ) -> PendingKeys {
+        let Some(cache) = &self.cache else { return PendingKeys { cache: None, keys: Vec::new() } };
+        let mut keys: Vec<PendingKey> = Vec::with_capacity(rows.size_hint().0);
         for (Place { epoch, slot, .. }, RowWrite { table, key, .. }) in rows {
             // Rows of one key often come together.
-            let is_last = |last: &WrittenKey| last.key == *key && Arc::ptr_eq(&last.table, table);
+            let is_last = |last: &PendingKey| last.key == *key && Arc::ptr_eq(&last.table, table);
             if !keys.last().is_some_and(is_last) {
                 let (table, key) = (Arc::clone(table), key.clone());
-                keys.push(WrittenKey { epoch, slot, table, key });
+                keys.push(PendingKey { epoch, slot, table, key });
             }
         }
-        Written { cache: Some(Arc::clone(cache)), keys }
+        PendingKeys { cache: Some(Arc::clone(cache)), keys }
     }
 
     /// Reads rows of one key: from the cache, if it may be and has what is enough.
@@ -97,28 +100,28 @@ impl Manager {
         &self,
         (query, key): (&ReadQuery, ShardKey<'_>),
         place: Place,
-        wish: &Wish,
-        demand: &ReadDemand,
+        options: &RequestOptions,
+        requirements: &ReadRequirements,
     ) -> Result<KeyAnswer, Error> {
         let shard = &self.shards[place.shard.index()];
-        let read = async || shard.read_key(query, (place.slot, key.as_str()), demand).await;
+        let read = async || shard.read_key(query, (place.slot, key.as_str()), requirements).await;
         let Some(cache) = &self.cache else { return Ok(KeyAnswer::of(read().await?, None)) };
-        if wish.level != Level::One || !cache.keeps(query) {
+        if options.level != Level::One || !cache.keeps(query) {
             return Ok(KeyAnswer::of(read().await?, Some(cache.bypass())));
         }
         let Place { epoch, slot, .. } = place;
         let about = About { epoch, slot, table: query.table.name(), key: key.as_str() };
         let want = Want {
             timeline: shard.replication.timeline().id(),
-            seen: wish.session.seen(place.shard).map(|position| position.at),
-            age_max: cache.age_max(wish.staleness),
+            seen: options.session.seen(place.shard).map(|position| position.at),
+            age_max: cache.age_max(options.staleness),
         };
         let read = async || {
             let ShardRows { read, role, stamp } = read().await?;
             let (rows, position) = (read.rows, read.position);
             Ok::<_, Error>(Fresh { rows, position, stamp, served_by: role.into() })
         };
-        let answer = cache.read((&about, query), (&want, wish.deadline), read).await?;
+        let answer = cache.read((&about, query), (&want, options.deadline), read).await?;
         let Answer { rows, position, served_by, cache } = answer;
         Ok(KeyAnswer { rows, position, served_by, cache: Some(cache) })
     }

@@ -22,7 +22,7 @@ use super::following::Following;
 use super::members::{self, Members};
 use crate::address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
 use crate::home::Homes;
-use crate::lane::{Holds, Lane};
+use crate::lane::{Lane, LaneControls};
 use crate::lanes::Lanes;
 use crate::position::History;
 use crate::replication::ReplicationState;
@@ -260,10 +260,10 @@ fn lanes(
     replication: &Arc<ReplicationState>,
     homes: &Homes,
 ) -> Lanes {
-    let holds = Holds::default();
+    let controls = LaneControls::default();
     let lane = || {
         let writer = PgWriter::new(name, leader, timeouts, replication);
-        Lane::spawn_held(name, writer, homes.another(), holds.clone())
+        Lane::spawn_held(name, writer, homes.another(), controls.clone())
     };
     let Some(citus) = leader.citus() else { return lane().into() };
     tokio::spawn(watch::watch(Arc::clone(leader)));

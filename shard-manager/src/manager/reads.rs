@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cached::KeyAnswer;
-use super::{Manager, ReadDone, Wish};
+use super::{Manager, ReadDone, RequestOptions};
 use crate::cache::ServedBy;
 use crate::cursor::{self, CursorError};
 use crate::error::{Error, Failure};
 use crate::keyspace::{ShardKey, Slot};
 use crate::query::ReadQuery;
 use crate::rows::Rows;
-use crate::shard::{ReadDemand, Shard, ShardRows};
+use crate::shard::{ReadRequirements, Shard, ShardRows};
 use crate::shard_map::{Place, ShardMap};
 use crate::topology::{Role, ShardIndex};
 use crate::value::Value;
@@ -62,19 +62,19 @@ impl Manager {
         &self,
         query: ReadQuery,
         key: Option<ShardKey<'_>>,
-        wish: &Wish,
+        options: &RequestOptions,
     ) -> Result<ReadDone, Failure> {
         let map = self.map.load();
         let began = Instant::now();
         let Some(key) = key else {
             let (route, epoch) = (Route::of(&query, &map), map.epoch());
             drop(map);
-            return self.read_by_filters((query, route), epoch, wish).await;
+            return self.read_by_filters((query, route), epoch, options).await;
         };
         let place = map.place(key);
         drop(map);
         let place = place.map_err(|error| Failure::rejected(error.into(), None))?;
-        let mut done = self.read_one((&query, key), place, wish, began).await?;
+        let mut done = self.read_one((&query, key), place, options, began).await?;
         done.next_cursor = self.next_cursor(&query, Some(key), done.rows.more_after.as_deref());
         Ok(done)
     }
@@ -88,11 +88,11 @@ impl Manager {
         &self,
         (query, route): (ReadQuery, Route),
         epoch: u64,
-        wish: &Wish,
+        options: &RequestOptions,
     ) -> Result<ReadDone, Failure> {
         let query = Arc::new(query);
         let questions = match route {
-            Route::Key(key, place) => return self.read_named((&query, &key), place, wish).await,
+            Route::Key(key, place) => return self.read_named((&query, &key), place, options).await,
             Route::Keys(keys) => {
                 let questions = keys
                     .into_iter()
@@ -104,7 +104,7 @@ impl Manager {
                 shards.map(|(shard, _)| (shard, Arc::clone(&query))).collect()
             }
         };
-        self.scatter(&query, questions, epoch, wish).await
+        self.scatter(&query, questions, epoch, options).await
     }
 
     /// Reads the rows of the one key that the filters name. Its cursors are those of a scatter
@@ -113,12 +113,12 @@ impl Manager {
         &self,
         (query, key): (&ReadQuery, &str),
         place: Place,
-        wish: &Wish,
+        options: &RequestOptions,
     ) -> Result<ReadDone, Failure> {
         let within_key = query.within_key();
         let parsed = ShardKey::parse(key).map_err(Error::from);
         let parsed = parsed.map_err(|error| Failure::rejected(error, Some(place)))?;
-        let mut done = self.read_one((&within_key, parsed), place, wish, Instant::now()).await?;
+        let mut done = self.read_one((&within_key, parsed), place, options, Instant::now()).await?;
         let last = done.rows.more_after.as_deref();
         let last = last.map(|last| query.sort_values(place.slot, key, last));
         done.next_cursor = self.next_cursor(query, None, last.as_deref());
@@ -130,15 +130,17 @@ impl Manager {
         &self,
         (query, key): (&ReadQuery, ShardKey<'_>),
         place: Place,
-        wish: &Wish,
+        options: &RequestOptions,
         began: Instant,
     ) -> Result<ReadDone, Failure> {
         let told = |error| Failure::rejected(error, Some(place));
         let shard = &self.shards[place.shard.index()];
-        let demand = demand(shard, place.shard, wish, wish.deadline).await.map_err(told)?;
-        let answer = self.read_key((query, key), place, wish, &demand).await.map_err(told)?;
+        let requirements =
+            requirements(shard, place.shard, options, options.deadline).await.map_err(told)?;
+        let answer =
+            self.read_key((query, key), place, options, &requirements).await.map_err(told)?;
         let KeyAnswer { rows, position, served_by, cache } = answer;
-        let mut session = wish.session.clone();
+        let mut session = options.session.clone();
         self.seen(&mut session, place.shard, position);
         let is_cached = served_by == ServedBy::Cache;
         Ok(ReadDone {
@@ -162,20 +164,20 @@ impl Manager {
         query: &ReadQuery,
         questions: Questions,
         epoch: u64,
-        wish: &Wish,
+        options: &RequestOptions,
     ) -> Result<ReadDone, Failure> {
         let began = Instant::now();
         // A shard must answer before the client's deadline.
-        let left = wish.deadline.saturating_duration_since(began);
-        let deadline = wish.deadline - if wish.partial { left / 10 } else { Duration::ZERO };
+        let left = options.deadline.saturating_duration_since(began);
+        let deadline = options.deadline - if options.partial { left / 10 } else { Duration::ZERO };
         let reads = questions.iter().map(async |(index, query)| {
             let shard = &self.shards[index.index()];
-            let demand = demand(shard, *index, wish, deadline).await?;
-            shard.read_all(query, &demand).await
+            let requirements = requirements(shard, *index, options, deadline).await?;
+            shard.read_all(query, &requirements).await
         });
         let answers = futures_util::future::join_all(reads).await;
         let database = began.elapsed();
-        let mut session = wish.session.clone();
+        let mut session = options.session.clone();
         let mut served_by = ServedBy::Replica;
         let (mut parts, mut shards, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         let mut first_error = None;
@@ -189,7 +191,7 @@ impl Manager {
                     parts.push(read.rows);
                     shards.push(index);
                 }
-                Err(error) if wish.partial && error.is_of_one_shard() => {
+                Err(error) if options.partial && error.is_of_one_shard() => {
                     first_error.get_or_insert(error);
                     missing.push(index);
                 }
@@ -245,16 +247,16 @@ impl Manager {
 }
 
 /// Requirements of a read on one shard: at least the position that the session has seen.
-async fn demand(
+async fn requirements(
     shard: &Shard,
     index: ShardIndex,
-    wish: &Wish,
+    options: &RequestOptions,
     deadline: Instant,
-) -> Result<ReadDemand, Error> {
-    let Wish { level, staleness, .. } = *wish;
-    let seen = match wish.session.seen(index) {
+) -> Result<ReadRequirements, Error> {
+    let RequestOptions { level, staleness, .. } = *options;
+    let seen = match options.session.seen(index) {
         Some(position) => shard.held(position, deadline).await?,
         None => 0,
     };
-    Ok(ReadDemand { level, seen, staleness, deadline })
+    Ok(ReadRequirements { level, seen, staleness, deadline })
 }

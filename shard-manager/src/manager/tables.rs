@@ -26,7 +26,7 @@ use crate::table::{Registry, Table};
 
 /// A table that is there, on every shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Made {
+pub enum TableCreated {
     /// It was made now.
     New(Arc<Table>),
     /// It was there, with the same shape.
@@ -47,7 +47,11 @@ impl Manager {
     /// # Errors
     /// [`Failure`]. If it is rejected, the table will not be there; shards that made it already have dropped it
     /// again, or will: [`Manager::undo_tables`] sees to it.
-    pub async fn make_table(&self, table: Table, deadline: Instant) -> Result<Made, Failure> {
+    pub async fn make_table(
+        &self,
+        table: Table,
+        deadline: Instant,
+    ) -> Result<TableCreated, Failure> {
         let rejected = |error| Failure::rejected(error, None);
         if let Some(known) = self.known(&table).map_err(rejected)? {
             return Ok(known);
@@ -83,14 +87,14 @@ impl Manager {
         turn: &Turn,
         table: Arc<Table>,
         deadline: Instant,
-    ) -> Result<Made, Failure> {
+    ) -> Result<TableCreated, Failure> {
         let change = SchemaChange::Make(Arc::clone(&table));
         let name = table.name();
         let Err(error) = self.change_everywhere(&change, deadline).await else {
             turn.remove(name).await.map_err(|error| doubtful(error, Outcome::Unknown))?;
             self.registry.rcu(|registry| registry.with(Arc::clone(&table)));
             tracing::info!(table = name, "a table was made");
-            return Ok(Made::New(Arc::clone(&table)));
+            return Ok(TableCreated::New(Arc::clone(&table)));
         };
         tracing::warn!(%error, table = name, "a table could not be made on every shard");
         // As long as the intent says "make", the next start makes it.
@@ -144,11 +148,11 @@ impl Manager {
     }
 
     /// The table of this name, if it is the same.
-    fn known(&self, table: &Table) -> Result<Option<Made>, Error> {
+    fn known(&self, table: &Table) -> Result<Option<TableCreated>, Error> {
         let registry = self.registry.load();
         let Some(known) = registry.find(table.name()) else { return Ok(None) };
         match known.difference(table) {
-            None => Ok(Some(Made::Known(Arc::clone(known)))),
+            None => Ok(Some(TableCreated::Known(Arc::clone(known)))),
             Some(difference) => {
                 Err(Error::TableDiffers { table: table.name().to_owned(), difference })
             }

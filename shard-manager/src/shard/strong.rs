@@ -5,18 +5,21 @@
 
 use std::time::Instant;
 
-use super::{CATCH_UP_MAX, ReadDemand, Shard};
+use super::{CATCH_UP_MAX, ReadRequirements, Shard};
 use crate::consistency::Level;
 use crate::error::Error;
 use crate::sabotage::{Switch, is_on};
 
 impl Shard {
     /// What a replica must show that answers this read; `None` if none may.
-    pub(super) async fn floor(&self, demand: &ReadDemand) -> Result<Option<u64>, Error> {
-        let floor = match demand.level {
+    pub(super) async fn min_position(
+        &self,
+        requirements: &ReadRequirements,
+    ) -> Result<Option<u64>, Error> {
+        let min_position = match requirements.level {
             Level::One if is_on(Switch::NoTokenWait) => 0,
-            Level::One => demand.seen,
-            Level::Quorum if is_on(Switch::QuorumFromAny) => demand.seen,
+            Level::One => requirements.seen,
+            Level::Quorum if is_on(Switch::QuorumFromAny) => requirements.seen,
             Level::Quorum | Level::All if self.replication.has_other_writers() => {
                 let needed =
                     Level::Quorum.replicas_needed(self.replication.timeline().replica_count());
@@ -24,18 +27,20 @@ impl Shard {
                     // Nobody else could lead.
                     return Ok(None);
                 }
-                let proven = self.proven(needed, demand.deadline).await?;
-                if demand.level == Level::All {
+                let proven = self.proven(needed, requirements.deadline).await?;
+                if requirements.level == Level::All {
                     return Ok(None);
                 }
-                proven.max(demand.seen)
+                proven.max(requirements.seen)
             }
             // The writer itself is the proof: it is the only one, and has told what it acknowledged.
-            Level::Quorum => demand.seen.max(self.replication.primary().strong_min_position()),
+            Level::Quorum => {
+                requirements.seen.max(self.replication.primary().strong_min_position())
+            }
             Level::All => return Ok(None),
         };
         // A replica must know every table before it is asked for rows of any.
-        Ok(Some(floor.max(self.replication.primary().schema_position())))
+        Ok(Some(min_position.max(self.replication.primary().schema_position())))
     }
 
     /// A position that the primary had after this was called, when it was proven to lead: everything that any router has

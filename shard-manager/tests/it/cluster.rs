@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use shard_manager::error::Failure;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{
-    BulkRow, BulkRowDone, EmbeddedCluster, Manager, ReadDone, Wish, Written,
+    BulkRow, BulkRowDone, EmbeddedCluster, Manager, ReadDone, RequestOptions, WriteReceipt,
 };
 use shard_manager::query::ReadQuery;
 use shard_manager::row::{Operation, RowWrite};
@@ -32,8 +32,8 @@ pub(crate) fn deadline() -> Instant {
     Instant::now() + Duration::from_secs(30)
 }
 
-pub(crate) fn wish() -> Wish {
-    Wish::by(deadline())
+pub(crate) fn options() -> RequestOptions {
+    RequestOptions::by(deadline())
 }
 
 /// Shards without replicas: what is read is what the primary has.
@@ -109,15 +109,15 @@ impl Cluster {
         operation: Operation,
         key: &str,
         json: &str,
-    ) -> Result<Written, Failure> {
+    ) -> Result<WriteReceipt, Failure> {
         let (place, row) = self.prepare(table, operation, key, json);
-        self.manager.write(place, row, &wish()).await
+        self.manager.write(place, row, &options()).await
     }
 
     pub(crate) async fn write_all(&self, rows: Vec<(Place, RowWrite)>) -> Vec<BulkRowDone> {
         let numbered = rows.into_iter().enumerate();
         let rows = numbered.map(|(index, (place, row))| BulkRow { index, place, row }).collect();
-        self.manager.write_bulk(rows, &wish()).await.rows
+        self.manager.write_bulk(rows, &options()).await.rows
     }
 
     pub(crate) async fn read(&self, query: ReadQuery, key: Option<&str>) -> Vec<serde_json::Value> {
@@ -132,7 +132,7 @@ impl Cluster {
         key: Option<&str>,
     ) -> Result<ReadDone, Failure> {
         let key = key.map(|key| ShardKey::parse(key).expect("a good key"));
-        self.manager.read(query, key, &wish()).await
+        self.manager.read(query, key, &options()).await
     }
 
     /// The rows of a table, up to a thousand of them.

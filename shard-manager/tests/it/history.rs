@@ -13,7 +13,7 @@ use serde_json::json;
 use shard_manager::brake::{Gear, Hold};
 use shard_manager::consistency::Level;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::Wish;
+use shard_manager::manager::RequestOptions;
 use shard_manager::query::ReadQuery;
 use shard_manager::row::Operation::Upsert;
 use shard_manager::token::SessionToken;
@@ -92,14 +92,15 @@ async fn client(
     for n in 0..OPERATIONS {
         let key = next(&mut random) as usize % KEYS;
         let name = format!("k{key}");
-        let wish = Wish { level, session: session.clone(), ..Wish::by(deadline()) };
+        let options =
+            RequestOptions { level, session: session.clone(), ..RequestOptions::by(deadline()) };
         let write = next(&mut random).is_multiple_of(3);
         let began = epoch.elapsed();
         let version = if write {
             let json = json!({"name": format!("{seed}:{n}"), "email": "a@example.com"}).to_string();
             let (place, row) = cluster.prepare("users", Upsert, &name, &json);
             // Durable on the primary is enough for the next read at a higher level to show it.
-            let one = Wish { level: Level::One, ..wish };
+            let one = RequestOptions { level: Level::One, ..options };
             let written = cluster.manager.write(place, row, &one).await.expect("stored");
             if remembers {
                 cluster.manager.seen(&mut session, place.shard, written.receipt.position);
@@ -107,7 +108,7 @@ async fn client(
             written.row.version
         } else {
             let key = ShardKey::parse(&name).expect("a key");
-            let read = cluster.manager.read(ReadQuery::all(&table), Some(key), &wish).await;
+            let read = cluster.manager.read(ReadQuery::all(&table), Some(key), &options).await;
             let read = read.expect("read");
             if remembers {
                 session = read.session.clone();

@@ -9,7 +9,7 @@ use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{Manager, ReadDone, Wish};
+use shard_manager::manager::{Manager, ReadDone, RequestOptions};
 use shard_manager::query::ReadQuery;
 use shard_manager::row::Operation::Upsert;
 use shard_manager::store::sqlite::catalog::Wanted;
@@ -17,7 +17,7 @@ use shard_manager::store::sqlite::digest::digest;
 use shard_manager::token::SessionToken;
 use shard_manager::topology::ShardIndex;
 
-use crate::cluster::{Cluster, deadline, execute, open, refusal, wish, with_replicas};
+use crate::cluster::{Cluster, deadline, execute, open, options, refusal, with_replicas};
 
 fn replica_file(dir: &Path, shard: usize, replica: usize) -> PathBuf {
     dir.join(format!("shard{shard}-replica{replica}.db"))
@@ -33,24 +33,28 @@ fn user(n: i64) -> String {
 }
 
 /// Writes the row of a key, and tells what the client has seen.
-async fn write(cluster: &Cluster, key: &str, n: i64, wish: &Wish) -> SessionToken {
+async fn write(cluster: &Cluster, key: &str, n: i64, options: &RequestOptions) -> SessionToken {
     let (place, row) = cluster.prepare("users", Upsert, key, &user(n));
-    let written = cluster.manager.write(place, row, wish).await.expect("it is stored");
-    let mut session = wish.session.clone();
+    let written = cluster.manager.write(place, row, options).await.expect("it is stored");
+    let mut session = options.session.clone();
     cluster.manager.seen(&mut session, place.shard, written.receipt.position);
     session
 }
 
-async fn try_read(cluster: &Cluster, key: &str, wish: &Wish) -> Result<ReadDone, Error> {
+async fn try_read(
+    cluster: &Cluster,
+    key: &str,
+    options: &RequestOptions,
+) -> Result<ReadDone, Error> {
     let table = cluster.manager.table("users").expect("it is there");
     let key = ShardKey::parse(key).expect("a key");
-    let read = cluster.manager.read(ReadQuery::all(&table), Some(key), wish).await;
+    let read = cluster.manager.read(ReadQuery::all(&table), Some(key), options).await;
     read.map_err(|failure| failure.error)
 }
 
 /// The number that a key's row holds, if it is there, and who said so.
-async fn read(cluster: &Cluster, key: &str, wish: &Wish) -> (Option<i64>, ServedBy) {
-    let read = try_read(cluster, key, wish).await.expect("it is read");
+async fn read(cluster: &Cluster, key: &str, options: &RequestOptions) -> (Option<i64>, ServedBy) {
+    let read = try_read(cluster, key, options).await.expect("it is read");
     (number(&read), read.served_by)
 }
 
@@ -60,12 +64,12 @@ fn number(read: &ReadDone) -> Option<i64> {
     rows.first().map(|row| row["name"].as_str().expect("text").parse().expect("a number"))
 }
 
-fn at(level: Level) -> Wish {
-    Wish { level, ..wish() }
+fn at(level: Level) -> RequestOptions {
+    RequestOptions { level, ..options() }
 }
 
-fn with(session: &SessionToken) -> Wish {
-    Wish { session: session.clone(), ..wish() }
+fn with(session: &SessionToken) -> RequestOptions {
+    RequestOptions { session: session.clone(), ..options() }
 }
 
 /// Waits until every replica has everything.
@@ -91,7 +95,7 @@ async fn a_client_sees_its_own_writes_though_every_replica_stands_still() {
     }
     let second = write(&cluster, "ada", 2, &with(&first)).await;
     assert_eq!(
-        read(&cluster, "ada", &wish()).await,
+        read(&cluster, "ada", &options()).await,
         (Some(1), ServedBy::Replica),
         "no promise, no wait"
     );
@@ -127,14 +131,14 @@ async fn what_a_client_has_seen_of_all_shards_it_sees_again() {
         hold(&cluster.manager, &format!("shard{n}-replica1"), Gear::Paused);
     }
     for n in 0..30 {
-        write(&cluster, &format!("u{n}"), n, &wish()).await;
+        write(&cluster, &format!("u{n}"), n, &options()).await;
     }
     let table = cluster.manager.table("users").expect("it is there");
-    let all = async |wish: &Wish| {
-        let read = cluster.manager.read(ReadQuery::all(&table), None, wish).await.expect("read");
+    let all = async |options: &RequestOptions| {
+        let read = cluster.manager.read(ReadQuery::all(&table), None, options).await.expect("read");
         (read.rows.len(), read.served_by, read.session)
     };
-    let (rows, role, _) = all(&wish()).await;
+    let (rows, role, _) = all(&options()).await;
     assert_eq!((rows, role), (0, ServedBy::Replica), "they stand still");
     let (rows, role, seen) = all(&at(Level::All)).await;
     assert_eq!((rows, role), (30, ServedBy::Primary));
@@ -150,7 +154,7 @@ async fn what_a_client_has_seen_of_all_shards_it_sees_again() {
 async fn a_read_may_ask_how_old_its_node_is_at_most() {
     let cluster = Cluster::with(with_replicas(1, 1));
     write(&cluster, "ada", 1, &at(Level::All)).await;
-    let current = |staleness| Wish { staleness, ..wish() };
+    let current = |staleness| RequestOptions { staleness, ..options() };
     let now = current(Duration::ZERO);
     assert_eq!(
         read(&cluster, "ada", &now).await,
@@ -158,7 +162,7 @@ async fn a_read_may_ask_how_old_its_node_is_at_most() {
         "it has everything"
     );
     hold(&cluster.manager, "shard1-replica1", Gear::Paused);
-    write(&cluster, "ada", 2, &wish()).await;
+    write(&cluster, "ada", 2, &options()).await;
     assert_eq!(read(&cluster, "ada", &now).await, (Some(2), ServedBy::Primary));
     let long = current(Duration::from_secs(9));
     assert_eq!(read(&cluster, "ada", &long).await, (Some(1), ServedBy::Replica));
@@ -197,7 +201,10 @@ async fn a_write_that_replicas_do_not_confirm_is_told_as_what_it_is() {
     let cluster = Cluster::with(with_replicas(1, 2));
     hold(&cluster.manager, "shard1-replica2", Gear::Paused);
     let (place, row) = cluster.prepare("users", Upsert, "ada", &user(1));
-    let soon = || Wish { deadline: Instant::now() + Duration::from_millis(150), ..at(Level::All) };
+    let soon = || RequestOptions {
+        deadline: Instant::now() + Duration::from_millis(150),
+        ..at(Level::All)
+    };
     let failed = cluster.manager.write(place, row, &soon()).await.expect_err("one stands still");
     assert_eq!(failed.outcome, Outcome::Committed);
     let Error::NotConfirmed { requested, achieved, .. } = failed.error else {
@@ -219,7 +226,7 @@ async fn replicas_go_on_where_they_stood_and_equal_their_primaries_in_the_end() 
     for round in 0..4 {
         hold(&cluster.manager, "shard1-replica1", Gear::Paused);
         for n in 0..50 {
-            write(&cluster, &format!("u{n}"), round * 100 + n, &wish()).await;
+            write(&cluster, &format!("u{n}"), round * 100 + n, &options()).await;
         }
         cluster = cluster.restart_after(|_| {});
     }
@@ -241,7 +248,7 @@ fn assert_equal(cluster: &Cluster, shards: usize, replicas: usize) {
 async fn a_replica_that_is_lost_or_damaged_is_made_anew_and_others_are_left_alone() {
     let cluster = Cluster::with(with_replicas(3, 1));
     for n in 0..60 {
-        write(&cluster, &format!("u{n}"), n, &wish()).await;
+        write(&cluster, &format!("u{n}"), n, &options()).await;
     }
     let cluster = cluster.restart_after(|dir| {
         std::fs::remove_file(replica_file(dir, 1, 1)).expect("it was there");
@@ -261,7 +268,7 @@ async fn a_replica_that_becomes_unreadable_leaves_the_rotation_and_comes_back_wh
     let file = replica_file(cluster.dir.path(), 1, 1);
     let cluster = cluster.restart_after(|_| ruin_pages(&file));
     for n in 0..300 {
-        let (found, _) = read(&cluster, &format!("u{n}"), &wish()).await;
+        let (found, _) = read(&cluster, &format!("u{n}"), &options()).await;
         assert_eq!(found, Some(n), "from the primary, if the replica cannot");
     }
     caught_up(&cluster).await;
@@ -338,7 +345,8 @@ async fn a_primary_that_was_put_back_from_an_older_copy_is_not_taken_for_the_one
     let cluster = cluster.restart_after(|dir| {
         std::fs::copy(dir.join("shard1-primary.db"), dir.join("backup")).expect("copied");
     });
-    let lost = write(&cluster, "ada", 2, &Wish { session: old.clone(), ..at(Level::All) }).await;
+    let lost =
+        write(&cluster, "ada", 2, &RequestOptions { session: old.clone(), ..at(Level::All) }).await;
     let dir = cluster.stop();
     std::fs::copy(dir.path().join("backup"), dir.path().join("shard1-primary.db")).expect("copied");
     let told = refusal(dir.path(), Wanted::default());
@@ -365,8 +373,8 @@ async fn a_replica_in_the_place_of_a_lost_primary_has_all_that_a_quorum_confirme
     let cluster = Cluster::with(with_replicas(1, 1));
     let mut session = SessionToken::empty();
     for n in 0..40 {
-        let wish = Wish { session: session.clone(), ..at(Level::Quorum) };
-        session = write(&cluster, &format!("u{n}"), n, &wish).await;
+        let options = RequestOptions { session: session.clone(), ..at(Level::Quorum) };
+        session = write(&cluster, &format!("u{n}"), n, &options).await;
     }
     let cluster = cluster.restart_after(|dir| {
         for suffix in ["", "-wal", "-shm"] {

@@ -16,7 +16,7 @@ use shard_manager::store::sqlite::digest::digest;
 use shard_manager::store::sqlite::shard_file::{self, Identity};
 use shard_manager::store::sqlite::snapshot;
 use shard_manager::store::sqlite::writer::SqliteWriter;
-use shard_manager::store::{SchemaChange, Unit, Writer};
+use shard_manager::store::{SchemaChange, WriteGroup, Writer};
 use shard_manager::table::{Column, Registry, Table};
 use shard_manager::value::ColumnType;
 use tempfile::TempDir;
@@ -120,8 +120,8 @@ impl Pair {
 
     fn write(&mut self, batch: &[(Operation, u8, i64, bool)]) {
         let rows: Vec<RowWrite> = batch.iter().map(|change| self.row(change)).collect();
-        let unit = Unit { rows: &rows, whole: None };
-        self.writer().apply(&[unit]).expect("the batch is stored");
+        let group = WriteGroup { rows: &rows, atomic_rows: None };
+        self.writer().apply(&[group]).expect("the batch is stored");
     }
 
     fn row(&mut self, (operation, id, amount, keyed): &(Operation, u8, i64, bool)) -> RowWrite {

@@ -14,7 +14,7 @@ use shard_manager::row::{Change, Operation, RowError};
 use shard_manager::topology::ShardIndex;
 use shard_manager::value::Value;
 
-use crate::cluster::{Cluster, deadline, execute, ints, log, texts, wish};
+use crate::cluster::{Cluster, deadline, execute, ints, log, options, texts};
 
 use Operation::{Delete, Insert, Update, Upsert};
 
@@ -88,7 +88,7 @@ async fn an_answer_without_the_row_stores_and_logs_it_all_the_same() {
     let cluster = Cluster::with_shards(1);
     let (place, mut row) = cluster.prepare("users", Insert, "ada", ADA);
     row.wants_row = false;
-    let written = cluster.manager.write(place, row, &wish()).await.expect("made");
+    let written = cluster.manager.write(place, row, &options()).await.expect("made");
     assert!(written.row.json.is_empty());
     assert_eq!(written.receipt.place, place);
     let rows = cluster.rows("users", None).await;

@@ -11,7 +11,7 @@ use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::declaration::Declaration;
 use shard_manager::error::{Error, Outcome};
-use shard_manager::manager::{Made, Manager, Wish};
+use shard_manager::manager::{Manager, RequestOptions, TableCreated};
 use shard_manager::position::History;
 use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
 use shard_manager::replication::ReplicationState;
@@ -25,7 +25,7 @@ use shard_manager::table::{Column, Registry, Table};
 use shard_manager::value::{ColumnType, Value};
 
 use crate::cluster::{
-    Cluster, deadline, execute, ints, open, refusal, shard_file, texts, wish, with_replicas,
+    Cluster, deadline, execute, ints, open, options, refusal, shard_file, texts, with_replicas,
 };
 
 pub(crate) fn column(name: &str, kind: ColumnType, nullable: bool) -> Column {
@@ -48,7 +48,10 @@ fn table(name: &str) -> Table {
     declaration(name).check().expect("a good table")
 }
 
-pub(crate) async fn make(cluster: &Cluster, table: Table) -> Result<Made, (Error, Outcome)> {
+pub(crate) async fn make(
+    cluster: &Cluster,
+    table: Table,
+) -> Result<TableCreated, (Error, Outcome)> {
     let made = cluster.manager.make_table(table, deadline()).await;
     made.map_err(|failure| (failure.error, failure.outcome))
 }
@@ -90,7 +93,7 @@ fn assert_replicas_equal(dir: &Path, count: usize) {
 async fn a_table_is_made_on_every_shard_and_can_be_used_at_once() {
     let cluster = Cluster::with(with_replicas(3, 1));
     let made = make(&cluster, table("students")).await;
-    assert_eq!(made, Ok(Made::New(Arc::new(table("students")))));
+    assert_eq!(made, Ok(TableCreated::New(Arc::new(table("students")))));
     assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 3);
     assert!(intents(cluster.dir.path()).is_empty());
     for n in 0..30 {
@@ -99,7 +102,7 @@ async fn a_table_is_made_on_every_shard_and_can_be_used_at_once() {
         cluster.write("students", Insert, &key, &grade.to_string()).await.expect("stored");
     }
     // From now on whoever answers has them all.
-    let all = Wish { level: Level::All, ..wish() };
+    let all = RequestOptions { level: Level::All, ..options() };
     for n in 0..30 {
         let (place, row) = cluster.prepare("students", Upsert, &format!("s{n}"), "{}");
         cluster.manager.write(place, row, &all).await.expect("on the replicas too");
@@ -127,7 +130,7 @@ async fn a_table_is_made_on_every_shard_and_can_be_used_at_once() {
     assert_eq!(cluster.rows("students", None).await.len(), 29);
     assert_eq!(
         make(&cluster, table("students")).await,
-        Ok(Made::Known(Arc::new(table("students"))))
+        Ok(TableCreated::Known(Arc::new(table("students"))))
     );
 }
 
@@ -186,8 +189,8 @@ async fn of_many_who_make_a_table_at_once_one_makes_it() {
         shape.check().expect("a good table")
     };
     let done = join_all((0..16).map(|n| make(&cluster, shape(n)))).await;
-    let new = done.iter().filter(|made| matches!(made, Ok(Made::New(_)))).count();
-    let known = done.iter().filter(|made| matches!(made, Ok(Made::Known(_)))).count();
+    let new = done.iter().filter(|made| matches!(made, Ok(TableCreated::New(_)))).count();
+    let known = done.iter().filter(|made| matches!(made, Ok(TableCreated::Known(_)))).count();
     let differ = done.iter().filter(|made| matches!(made, Err((Error::TableDiffers { .. }, _))));
     assert_eq!((new, known, differ.count()), (1, 7, 8));
     assert_eq!(shards_with(cluster.dir.path(), 2, "races"), 2);
@@ -235,7 +238,7 @@ async fn a_router_that_dies_at_any_step_leaves_the_table_on_all_shards_or_on_non
         assert_eq!(cluster.manager.table("students").is_ok(), expected == 3, "{at}");
         assert_eq!(cluster.rows("kv", Some("k")).await.len(), 1, "{at}");
         let made = make(&cluster, students).await.expect("now it can be made");
-        assert_eq!(matches!(made, Made::Known(_)), expected == 3, "{at}");
+        assert_eq!(matches!(made, TableCreated::Known(_)), expected == 3, "{at}");
         cluster.write("students", Insert, "ada", "{}").await.expect("and used");
         let dir = cluster.stop();
         assert_replicas_equal(dir.path(), 3);
@@ -427,7 +430,7 @@ async fn a_replica_that_does_not_know_a_table_is_not_asked_for_it_also_after_a_r
     cluster.write("students", Insert, "ada", "{}").await.expect("stored");
     assert_eq!(served_by(&cluster, "students").await, (1, ServedBy::Primary));
     hold(&cluster.manager, "shard1-replica1", Gear::Running);
-    let all = Wish { level: Level::All, ..wish() };
+    let all = RequestOptions { level: Level::All, ..options() };
     let (place, row) = cluster.prepare("students", Upsert, "bob", "{}");
     cluster.manager.write(place, row, &all).await.expect("the replica has it too");
     assert_eq!(served_by(&cluster, "students").await, (2, ServedBy::Replica));

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Outcome};
-use shard_manager::manager::Wish;
+use shard_manager::manager::RequestOptions;
 use shard_manager::position::History;
 use shard_manager::replication::ReplicationState;
 use shard_manager::row::Operation::{Delete, Insert, Update, Upsert};
@@ -19,7 +19,7 @@ use shard_manager::store::sqlite::digest::digest;
 use shard_manager::store::sqlite::writer::SqliteWriter;
 use shard_manager::store::{BatchDone, Writer};
 
-use crate::cluster::{Cluster, connect, execute, ints, log, open, wish, with_replicas};
+use crate::cluster::{Cluster, connect, execute, ints, log, open, options, with_replicas};
 
 fn user(name: &str, email: &str) -> String {
     json!({"name": name, "email": email}).to_string()
@@ -254,7 +254,7 @@ async fn inside_a_folder_of_20_mib() {
     cluster.write("kv", Insert, "later", r#"{"value":1}"#).await.expect("works again");
     cluster.write("kv", Delete, &stored[0], "{}").await.expect("works again");
     let (place, row) = cluster.prepare("kv", Delete, &stored[1], "{}");
-    let all = Wish { level: Level::All, ..wish() };
+    let all = RequestOptions { level: Level::All, ..options() };
     while cluster.manager.write(place, row.clone(), &all).await.is_err_and(|failure| {
         // The replica tries again less and less often, and so takes part a little later.
         matches!(failure.error, Error::TooFewReplicas { .. })
@@ -278,7 +278,7 @@ async fn keys(cluster: &Cluster) -> Vec<String> {
     let outputs = vec![shard_manager::query::Output { column, alias: None }];
     let query =
         shard_manager::query::ReadQuery { outputs, ..shard_manager::query::ReadQuery::all(&kv) };
-    let all = Wish { level: Level::All, ..wish() };
+    let all = RequestOptions { level: Level::All, ..options() };
     let read = cluster.manager.read(query, None, &all).await.expect("reads go on");
     let rows = format!("[{}]", std::str::from_utf8(read.rows.json()).expect("UTF-8"));
     let rows: Vec<serde_json::Value> = serde_json::from_str(&rows).expect("rows");

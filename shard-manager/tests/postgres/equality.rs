@@ -15,7 +15,7 @@ use shard_manager::value::Value;
 use crate::cluster::{Databases, connect};
 use crate::drafts::{Draft, How, KEYS, Step, pairs, plain, steps, things};
 use crate::questions::{Question, question};
-use crate::rows::{RowOutcome, make, wish, write_all};
+use crate::rows::{RowOutcome, make, options, write_all};
 use crate::server::runtime;
 
 /// So many cases, the same ones each time.
@@ -71,7 +71,7 @@ impl Side {
         let key = || question.key.map(|key| ShardKey::parse(&keys[key]).unwrap());
         let mut told = Vec::new();
         for _ in 0..4 {
-            let read = self.manager.read(query.clone(), key(), &wish()).await.unwrap();
+            let read = self.manager.read(query.clone(), key(), &options()).await.unwrap();
             let rows = String::from_utf8(read.rows.json().to_vec()).unwrap();
             told.push(format!("{:?} [{rows}] {:?}", read.rows.total, read.shards));
             let Some(cursor) = read.next_cursor else { break };
@@ -171,7 +171,7 @@ async fn compare_all(one: &Manager, other: &Manager) {
             query.outputs.retain(|output| table.own().any(|column| column == output.column));
             let mut rows = Vec::new();
             loop {
-                let read = manager.read(query.clone(), None, &wish()).await.unwrap();
+                let read = manager.read(query.clone(), None, &options()).await.unwrap();
                 rows.push(String::from_utf8(read.rows.json().to_vec()).unwrap());
                 let Some(cursor) = read.next_cursor else { break };
                 query.after = Some(manager.resume(&query, None, &cursor).unwrap());

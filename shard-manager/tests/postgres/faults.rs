@@ -7,13 +7,13 @@ use futures_util::future::join_all;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::local::{LocalNode, Stop};
-use shard_manager::manager::{Manager, Wish};
+use shard_manager::manager::{Manager, RequestOptions};
 use shard_manager::query::{OrderBy, ReadQuery};
 use shard_manager::row::Operation::{self, Insert, Upsert};
 use shard_manager::shard_map::Place;
 
 use crate::cluster::{Databases, Door, connect, mortal};
-use crate::rows::{RowOutcome, prepare, rows, wish, write, write_all};
+use crate::rows::{RowOutcome, options, prepare, rows, write, write_all};
 use crate::server::runtime;
 
 const USER: &str = r#"{"name":"n","email":"e"}"#;
@@ -95,7 +95,7 @@ async fn a_caller_whose_row_breaks_a_rule_hurts_no_other_caller() {
         let (operation, key) = (if n % 3 == 0 { Insert } else { Upsert }, format!("k{n:03}"));
         let email = if n % 50 == 7 { "bad" } else { "good" };
         let (place, row) = user(&manager, operation, &key, email);
-        let written = manager.write(place, row, &wish()).await;
+        let written = manager.write(place, row, &options()).await;
         (
             key,
             written.map(|written| written.row).map_err(|failure| (failure.error, failure.outcome)),
@@ -130,12 +130,12 @@ async fn callers_that_leave_leave_no_transaction_open_and_what_was_queued_is_sto
         let operation = if n % 2 == 0 { Insert } else { Upsert };
         let (place, row) = user(&manager, operation, &format!("k{n:03}"), "e");
         // Looked at once and dropped, while it waits, is on its way, or is being answered.
-        let wish = wish();
-        let written = manager.write(place, row, &wish);
+        let options = options();
+        let written = manager.write(place, row, &options);
         let counted = ReadQuery { counts: true, ..ReadQuery::all(&table) };
-        let scattered = manager.read(counted, None, &wish);
+        let scattered = manager.read(counted, None, &options);
         let keyed =
-            manager.read(ReadQuery::all(&table), Some(ShardKey::parse("k000").unwrap()), &wish);
+            manager.read(ReadQuery::all(&table), Some(ShardKey::parse("k000").unwrap()), &options);
         let asked = async { tokio::join!(written, scattered, keyed) };
         let _ = tokio::time::timeout(Duration::from_micros(n * 20), asked).await;
     }
@@ -215,7 +215,7 @@ async fn restart_and_read(node: &LocalNode) {
     };
     let all = async |key: Option<&str>, query: ReadQuery| {
         let key = key.map(|key| ShardKey::parse(key).unwrap());
-        manager.read(query, key, &wish()).await.map(|read| read.rows.len())
+        manager.read(query, key, &options()).await.map(|read| read.rows.len())
     };
     let each = || {
         [(Some("u"), ReadQuery::all(&table)), (Some("u"), sorted()), (None, sorted())].into_iter()
@@ -230,7 +230,7 @@ async fn restart_and_read(node: &LocalNode) {
             assert!(matches!(failure.error, Error::ShardUnavailable { .. }), "{failure:?}");
         }
         let (place, row) = prepare(&manager, "users", Insert, "v", USER);
-        let soon = Wish::by(Instant::now() + Duration::from_millis(200));
+        let soon = RequestOptions::by(Instant::now() + Duration::from_millis(200));
         let failure = manager.write(place, row, &soon).await.unwrap_err();
         assert!(matches!(failure.error, Error::NoPrimary { .. }), "{failure:?}");
         assert_eq!(failure.outcome, Outcome::Rejected);
@@ -262,9 +262,9 @@ async fn hundreds_of_callers_share_a_handful_of_connections() {
         for counts in [false, true] {
             let query = ReadQuery { counts, ..ReadQuery::all(&table) };
             let parsed = ShardKey::parse(&key).unwrap();
-            manager.read(query.clone(), Some(parsed), &wish()).await.unwrap();
+            manager.read(query.clone(), Some(parsed), &options()).await.unwrap();
             if counts {
-                manager.read(ReadQuery { limit: 5, ..query }, None, &wish()).await.unwrap();
+                manager.read(ReadQuery { limit: 5, ..query }, None, &options()).await.unwrap();
             }
         }
     });

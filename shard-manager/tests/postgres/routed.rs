@@ -9,7 +9,7 @@ use shard_manager::row::Operation;
 use shard_manager::value::Value;
 
 use crate::cluster::{Door, Trio, connect};
-use crate::rows::{prepare, wish, write_all};
+use crate::rows::{options, prepare, write_all};
 use crate::server::runtime;
 
 /// More rows than a server would rather scan.
@@ -26,7 +26,7 @@ async fn planned(manager: &Manager, trio: &Trio, query: ReadQuery) -> (usize, St
     let log = trio.node("shard1-primary").log();
     let told = || std::fs::read_to_string(&log).unwrap();
     let before = told().len();
-    let read = manager.read(query, None, &wish()).await.unwrap();
+    let read = manager.read(query, None, &options()).await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let text = told()[before..].to_owned();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shard_manager::error::{Error, Outcome};
-use shard_manager::manager::{Made, Manager};
+use shard_manager::manager::{Manager, TableCreated};
 use shard_manager::row::Operation::Insert;
 use shard_manager::table::Table;
 use shard_manager::value::ColumnType::{Bigint, Boolean, Double, Json, Text, Timestamp, Uuid};
@@ -77,7 +77,7 @@ async fn a_table_that_one_router_makes_the_others_come_to_know() {
     let databases = Databases::new(2).await;
     let address = databases.with_replicas().await;
     let managers = [connect(&address), connect(&address)];
-    assert!(matches!(make(&managers[0], &notes()).await, Made::New(_)));
+    assert!(matches!(make(&managers[0], &notes()).await, TableCreated::New(_)));
     until_known(&managers[1], "notes").await;
     for (number, manager) in managers.iter().enumerate() {
         for n in 0..10 {
@@ -89,7 +89,7 @@ async fn a_table_that_one_router_makes_the_others_come_to_know() {
         until_rows(manager, "notes", 20).await;
     }
     // It is known already, or it is another one.
-    assert!(matches!(make(&managers[1], &notes()).await, Made::Known(_)));
+    assert!(matches!(make(&managers[1], &notes()).await, TableCreated::Known(_)));
     let other = table("notes", &[("id", Text)], 1, &["id"], None);
     let refused = managers[1].make_table(other, deadline()).await.unwrap_err();
     assert!(matches!(refused.error, Error::TableDiffers { .. }), "{refused:?}");
@@ -103,7 +103,8 @@ async fn of_routers_that_make_the_same_table_at_the_same_moment_one_does() {
     for n in 0..4 {
         let table = table(&format!("t{n}"), &[("id", Text), ("n", Bigint)], 1, &["id"], None);
         let (one, other) = tokio::join!(make(&managers[0], &table), make(&managers[1], &table));
-        let new = [&one, &other].into_iter().filter(|made| matches!(made, Made::New(_))).count();
+        let new =
+            [&one, &other].into_iter().filter(|made| matches!(made, TableCreated::New(_))).count();
         assert_eq!(new, 1, "{one:?} {other:?}");
     }
     assert_eq!(shards_with(&mut doors(&databases).await, "t3").await, [true, true, true]);

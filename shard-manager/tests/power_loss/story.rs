@@ -23,7 +23,7 @@ use serde_json::value::RawValue;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Failure};
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{EmbeddedCluster, Manager, Wish};
+use shard_manager::manager::{EmbeddedCluster, Manager, RequestOptions};
 use shard_manager::row::Operation;
 use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::store::sqlite::digest::digest;
@@ -285,8 +285,8 @@ async fn change(manager: &Manager, key: &str, number: u32) -> Result<(), String>
         let (place, row) = Manager::prepare(&manager.map(), &table, operation, shard_key, &fields)
             .map_err(|error| error.to_string())?;
         // Every node, so that each has to keep it.
-        let wish = Wish { level: Level::All, ..Wish::by(deadline) };
-        match manager.write(place, row, &wish).await {
+        let options = RequestOptions { level: Level::All, ..RequestOptions::by(deadline) };
+        match manager.write(place, row, &options).await {
             // A start does not wait for replicas that take long to be made; a client comes again.
             Err(Failure { error: Error::TooFewReplicas { .. }, .. })
                 if Instant::now() < deadline =>

@@ -7,7 +7,7 @@ use shard_manager::backup::SaveError;
 use shard_manager::backup::restore::{restore, verify};
 use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{Manager, Wish};
+use shard_manager::manager::{Manager, RequestOptions};
 use shard_manager::query::ReadQuery;
 use shard_manager::row::Operation;
 use shard_manager::store::sqlite::catalog::Wanted;
@@ -15,7 +15,7 @@ use shard_manager::token::SessionToken;
 use tempfile::TempDir;
 
 use crate::backup::{ALONE, save};
-use crate::cluster::{Cluster, deadline, open, wish, with_replicas};
+use crate::cluster::{Cluster, deadline, open, options, with_replicas};
 use crate::command::{fail, succeed, text};
 
 fn user(key: &str, name: &str) -> String {
@@ -55,7 +55,7 @@ async fn a_restored_cluster_holds_what_was_acknowledged_before_and_tells_who_has
     let session = back.manager.session([token.as_str()].into_iter()).expect("a token of ours");
     let query = ReadQuery::all(&back.manager.table("users").expect("a table"));
     let key = ShardKey::parse("after").expect("a key");
-    let told = back.manager.read(query, Some(key), &Wish { session, ..wish() }).await;
+    let told = back.manager.read(query, Some(key), &RequestOptions { session, ..options() }).await;
     let told = told.expect_err("what was seen is gone").error;
     assert_eq!(told, Error::SeenMayBeLost { shard: "shard1".into() });
     // A version that was given in the lost life is not given again: an If-Match of it never holds.
@@ -86,7 +86,13 @@ async fn idempotency_keys_are_those_of_the_copy() {
     async fn write(cluster: &Cluster, key: &str) -> bool {
         let (place, mut row) = cluster.prepare("users", Operation::Insert, key, &user(key, "a"));
         row.idempotency_key = Some("once".to_owned());
-        cluster.manager.write(place, row, &Wish::by(deadline())).await.expect("stored").row.replayed
+        cluster
+            .manager
+            .write(place, row, &RequestOptions::by(deadline()))
+            .await
+            .expect("stored")
+            .row
+            .replayed
     }
     let dir = tempfile::tempdir().expect("a folder");
     let cluster = Cluster::with_shards(1);

@@ -23,7 +23,7 @@ use crate::error::Outcome;
 use crate::position::Position;
 use crate::replication::ReplicationState;
 use crate::store::forgetting::Forgetting;
-use crate::store::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, Unit};
+use crate::store::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, WriteGroup};
 use crate::value::{ColumnType, Value};
 use diesel::QueryResult;
 use diesel_async::pooled_connection::PoolableConnection;
@@ -108,18 +108,18 @@ impl PgWriter {
 
     async fn apply_once(
         &mut self,
-        units: &[Unit<'_>],
+        groups: &[WriteGroup<'_>],
         alone: bool,
     ) -> Result<(Stored, u32), Broken> {
         let (mut session, term) = self.session().await?;
         let applied = async {
             if !alone
-                && !self.leader.hazards().touch(units)
-                && let Some(stored) = upsert::apply(&mut session, units).await
+                && !self.leader.hazards().touch(groups)
+                && let Some(stored) = upsert::apply(&mut session, groups).await
             {
                 return stored;
             }
-            transaction::apply(&mut session, units, alone).await
+            transaction::apply(&mut session, groups, alone).await
         };
         let applied = self.in_time(term, applied).await;
         self.keep((session, term), &applied);
@@ -187,8 +187,8 @@ impl AsyncWriter for PgWriter {
         }
     }
 
-    async fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
-        if units.iter().all(|unit| unit.rows.is_empty()) {
+    async fn apply(&mut self, groups: &[WriteGroup<'_>]) -> Result<BatchDone, BatchFailure> {
+        if groups.iter().all(|group| group.rows.is_empty()) {
             let position =
                 self.replication.timeline().position(self.replication.primary().committed());
             return Ok(BatchDone { rows: Vec::new(), position });
@@ -197,7 +197,7 @@ impl AsyncWriter for PgWriter {
         let mut tries = 0;
         loop {
             tries += 1;
-            let broken = match self.apply_once(units, tries > 1).await {
+            let broken = match self.apply_once(groups, tries > 1).await {
                 Ok((Stored { rows, position }, life)) => {
                     return Ok(BatchDone { rows, position: self.stored(life, position) });
                 }
@@ -217,7 +217,7 @@ impl AsyncWriter for PgWriter {
                 | Trouble::Other => false,
             };
             if !crossed || broken.outcome != Outcome::Rejected || tries == TRIES_MAX {
-                return Err(self.failure(&broken.about(units)));
+                return Err(self.failure(&broken.about(groups)));
             }
         }
     }

@@ -25,7 +25,7 @@ use super::{declared, log};
 use crate::error::{Error, Outcome};
 use crate::reason::Reason;
 use crate::replication::ReplicationState;
-use crate::store::{BatchDone, BatchFailure, SchemaChange, Unit, Writer};
+use crate::store::{BatchDone, BatchFailure, SchemaChange, WriteGroup, Writer};
 
 /// 8 MiB of page cache: the inner pages of the trees of a few million rows.
 const PRAGMAS: &str = "PRAGMA cache_size=-8192";
@@ -166,7 +166,7 @@ impl SqliteWriter {
     fn transact(
         &mut self,
         connection: &mut SqliteConnection,
-        units: &[Unit<'_>],
+        groups: &[WriteGroup<'_>],
         state: &mut Attempt,
     ) -> QueryResult<Applied> {
         let trim_to = self.trim_to();
@@ -180,7 +180,7 @@ impl SqliteWriter {
                 if forget {
                     state.forgot_all = batch.forget_old()?;
                 }
-                batch.run(units)
+                batch.run(groups)
             };
             let applied =
                 work(connection).inspect_err(|error| state.cause = Some(Trouble::of(error)))?;
@@ -241,19 +241,19 @@ impl Attempt {
 }
 
 impl Writer for SqliteWriter {
-    fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
+    fn apply(&mut self, groups: &[WriteGroup<'_>]) -> Result<BatchDone, BatchFailure> {
         let position = self.counters.position as u64;
-        if units.iter().all(|unit| unit.rows.is_empty()) {
+        if groups.iter().all(|group| group.rows.is_empty()) {
             let position = self.replication.timeline().position(position);
             return Ok(BatchDone { rows: Vec::new(), position });
         }
         #[cfg(feature = "sabotage")]
-        if let Some(done) = self.pretend(units) {
+        if let Some(done) = self.pretend(groups) {
             return Ok(done);
         }
         let mut opened = self.take_opened()?;
         let mut state = Attempt::new();
-        match self.transact(&mut opened.connection, units, &mut state) {
+        match self.transact(&mut opened.connection, groups, &mut state) {
             Ok(applied) => {
                 let position = applied.counters.position as u64;
                 if position as i64 != self.counters.position {

@@ -11,7 +11,7 @@ use diesel::connection::SimpleConnection;
 use super::{Opened, SqliteWriter};
 use crate::sabotage::{Switch, is_due, is_on};
 use crate::store::sqlite::batch::{Applied, Batch};
-use crate::store::{BatchDone, Unit};
+use crate::store::{BatchDone, WriteGroup};
 
 /// Of so many batches one is lost.
 const LOST_EVERY: u64 = 64;
@@ -26,7 +26,7 @@ pub(super) struct Owed {
 impl SqliteWriter {
     /// What is told of a batch that is not committed, if this one is not to be. One that cannot be applied is left to
     /// the honest way.
-    pub(super) fn pretend(&mut self, units: &[Unit<'_>]) -> Option<BatchDone> {
+    pub(super) fn pretend(&mut self, groups: &[WriteGroup<'_>]) -> Option<BatchDone> {
         self.commit_owed_batch();
         let lost = is_due(Switch::LostBatch, LOST_EVERY);
         if !lost && !is_on(Switch::AckBeforeCommit) {
@@ -35,7 +35,7 @@ impl SqliteWriter {
         let connection = &mut self.opened.as_mut()?.connection;
         connection.batch_execute("BEGIN IMMEDIATE").ok()?;
         let applied: QueryResult<Applied> =
-            Batch::new(connection, self.counters, &mut self.shapes).run(units);
+            Batch::new(connection, self.counters, &mut self.shapes).run(groups);
         let kept = applied.ok().filter(|applied| !lost || applied.logged > 0);
         let Some(applied) = kept else {
             connection.batch_execute("ROLLBACK").ok();
