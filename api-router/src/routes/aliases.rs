@@ -215,7 +215,7 @@ pub(crate) async fn stats(app: Data<App>, request: HttpRequest) -> Result<HttpRe
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let map = app.manager.map();
     let patience = patience(request.headers(), COUNTS_MAX)?;
-    let counts = app.manager.count_rows(Instant::now() + patience).await;
+    let counts = app.manager.status().count_rows(Instant::now() + patience).await;
     let shards = counts.into_iter().map(|(shard, rows)| ShardStats {
         shard: map.topology().name(shard),
         slots: map.slots_of(shard).count(),

@@ -184,7 +184,7 @@ fn stream_shape(app: &App, head: &Head<'_>, parameters: &Parameters<'_>) -> Resu
     };
     let key = one_key(head.shard_key, parameters.single("shardKey")?, None)?;
     Ok(Shape {
-        table: app.manager.table(table)?,
+        table: app.manager.schema().table(table)?,
         operation,
         key: key.map(|key| key.as_str().to_owned()),
         format: head.format,
@@ -225,8 +225,8 @@ async fn write_json(
     let asked: BTreeSet<ShardIndex> = rows.iter().map(|row| row.place.shard).collect();
     note_key(request, &rows);
     let BulkDone { rows: done, session, times } = match whole {
-        true => app.manager.write_bulk_atomic(rows, options).await,
-        false => app.manager.write_bulk(rows, options).await,
+        true => app.manager.data().write_bulk_atomic(rows, options).await,
+        false => app.manager.data().write_bulk(rows, options).await,
     };
     tally.session = session;
     asked.into_iter().for_each(|shard| tally.spend(shard, times));
@@ -311,7 +311,7 @@ async fn parse_anywhere(
 fn parse(app: &App, key: Option<ShardKey<'_>>, body: &[u8]) -> Result<Parsed, Problem> {
     let members = Members::of_body(body)?;
     members.check_names(&["table", "op", "rows", "records", "data"])?;
-    let table = app.manager.table(&members.required_text("table")?)?;
+    let table = app.manager.schema().table(&members.required_text("table")?)?;
     let operation = operation(&members)?;
     let mut lists = ["rows", "records", "data"]
         .into_iter()

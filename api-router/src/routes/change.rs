@@ -83,7 +83,7 @@ pub(super) async fn carry_out(
     trail::note(request, |trail| trail.about(&row.key));
     let operation = row.operation;
     let asked = Instant::now();
-    let written = app.manager.write(place, row, &options).await;
+    let written = app.manager.data().write(place, row, &options).await;
     let refused = |failure| {
         let problem = refusal(app, (request, asked), failure, &options.session);
         let in_vain = operation == Operation::Delete && problem.code() == Code::TSR302;
@@ -91,7 +91,7 @@ pub(super) async fn carry_out(
     };
     let written = written.map_err(refused)?;
     let mut session = options.session;
-    app.manager.seen(&mut session, place.shard, written.receipt.position);
+    app.manager.data().extend_session(&mut session, place.shard, written.receipt.position);
     let source = Source::of_write(request, &session, place.epoch);
     let timing = Timing::of_write(began, written.receipt.times);
     let mut response = keyed_response(app, place, &source, &timing);

@@ -145,7 +145,7 @@ pub(crate) async fn list_tables(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let registry = app.manager.tables();
+    let registry = app.manager.schema().tables();
     let tables = registry.tables().map(|table| shape(table)).collect();
     Ok(HttpResponse::Ok().json(TablesAnswer { success: true, tables }))
 }
@@ -163,7 +163,7 @@ pub(crate) async fn find_table(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let table = shape(&*app.manager.table(&name)?);
+    let table = shape(&*app.manager.schema().table(&name)?);
     Ok(HttpResponse::Ok().json(TableAnswer { success: true, table }))
 }
 
@@ -212,13 +212,14 @@ async fn make(app: &Data<App>, table: Table, deadline: Instant) -> Result<TableC
     let (sender, answer) = tokio::sync::oneshot::channel();
     let app = app.clone();
     rt::spawn(async move {
-        let made = app.manager.make_table(table, deadline).await;
+        let made = app.manager.schema().create_table(table, deadline).await;
         let may_be_left = made.as_ref().is_err_and(|failure| {
             !matches!(failure.error, Error::TableDiffers { .. } | Error::TooManyTables)
         });
         // The client may have left; then nobody needs to know.
         let _ = sender.send(made);
-        if may_be_left && let Err(error) = app.manager.undo_tables(Instant::now() + UNDO_MAX).await
+        if may_be_left
+            && let Err(error) = app.manager.schema().undo_tables(Instant::now() + UNDO_MAX).await
         {
             tracing::warn!(%error, "a table that was not made is still on some shards; the next start drops it");
         }

@@ -85,7 +85,7 @@ async fn client(
     remembers: bool,
     (seed, epoch): (u64, Instant),
 ) -> (Vec<Event>, Vec<(i64, Event)>) {
-    let table = cluster.manager.table("users").expect("it is there");
+    let table = cluster.manager.schema().table("users").expect("it is there");
     let mut random = seed;
     let mut session = SessionToken::empty();
     let (mut events, mut went_back, mut seen) = (Vec::new(), Vec::new(), [0; KEYS]);
@@ -101,14 +101,19 @@ async fn client(
             let (place, row) = cluster.prepare("users", Upsert, &name, &json);
             // Durable on the primary is enough for the next read at a higher level to show it.
             let one = RequestOptions { level: Level::One, ..options };
-            let written = cluster.manager.write(place, row, &one).await.expect("stored");
+            let written = cluster.manager.data().write(place, row, &one).await.expect("stored");
             if remembers {
-                cluster.manager.seen(&mut session, place.shard, written.receipt.position);
+                cluster.manager.data().extend_session(
+                    &mut session,
+                    place.shard,
+                    written.receipt.position,
+                );
             }
             written.row.version
         } else {
             let key = ShardKey::parse(&name).expect("a key");
-            let read = cluster.manager.read(ReadQuery::all(&table), Some(key), &options).await;
+            let read =
+                cluster.manager.data().read(ReadQuery::all(&table), Some(key), &options).await;
             let read = read.expect("read");
             if remembers {
                 session = read.session.clone();
@@ -158,7 +163,8 @@ fn disturb(cluster: &Cluster, done: &AtomicBool) {
     while !done.load(Ordering::SeqCst) {
         for shard in 1..=2 {
             for replica in 1..=2 {
-                let brake = cluster.manager.brake(&format!("shard{shard}-replica{replica}"));
+                let brake =
+                    cluster.manager.faults().node(&format!("shard{shard}-replica{replica}"));
                 let gear = [Gear::Running, Gear::Paused, Gear::Cut][next(&mut random) as usize % 3];
                 let delay = Duration::from_millis(next(&mut random) % 3 * 5);
                 brake.expect("the node").set(Hold { gear, delay });

@@ -22,7 +22,7 @@ async fn write(
     };
     let (place, mut row) = cluster.prepare("users", operation, "ada", &json);
     row.idempotency_key = Some(key.to_owned());
-    cluster.manager.write(place, row, &options()).await
+    cluster.manager.data().write(place, row, &options()).await
 }
 
 fn records(file: &Path) -> i64 {
@@ -68,7 +68,8 @@ async fn what_the_rows_forbade_once_does_not_happen_when_it_comes_again() {
         let json = json!({"name": "x", "email": "x"}).to_string();
         let (place, mut row) = cluster.prepare("users", operation, "ada", &json);
         row.precondition = Some(precondition);
-        let refused = cluster.manager.write(place, row, &options()).await.expect_err("it differs");
+        let refused =
+            cluster.manager.data().write(place, row, &options()).await.expect_err("it differs");
         assert_eq!(refused.error, error);
     }
 }

@@ -24,7 +24,7 @@ fn replica_file(dir: &Path, shard: usize, replica: usize) -> PathBuf {
 }
 
 fn hold(manager: &Manager, node: &str, gear: Gear) {
-    let brake = manager.brake(node).expect("the node is there");
+    let brake = manager.faults().node(node).expect("the node is there");
     brake.set(Hold { gear, delay: Duration::ZERO });
 }
 
@@ -35,9 +35,9 @@ fn user(n: i64) -> String {
 /// Writes the row of a key, and tells what the client has seen.
 async fn write(cluster: &Cluster, key: &str, n: i64, options: &RequestOptions) -> SessionToken {
     let (place, row) = cluster.prepare("users", Upsert, key, &user(n));
-    let written = cluster.manager.write(place, row, options).await.expect("it is stored");
+    let written = cluster.manager.data().write(place, row, options).await.expect("it is stored");
     let mut session = options.session.clone();
-    cluster.manager.seen(&mut session, place.shard, written.receipt.position);
+    cluster.manager.data().extend_session(&mut session, place.shard, written.receipt.position);
     session
 }
 
@@ -46,9 +46,9 @@ async fn try_read(
     key: &str,
     options: &RequestOptions,
 ) -> Result<ReadDone, Error> {
-    let table = cluster.manager.table("users").expect("it is there");
+    let table = cluster.manager.schema().table("users").expect("it is there");
     let key = ShardKey::parse(key).expect("a key");
-    let read = cluster.manager.read(ReadQuery::all(&table), Some(key), options).await;
+    let read = cluster.manager.data().read(ReadQuery::all(&table), Some(key), options).await;
     read.map_err(|failure| failure.error)
 }
 
@@ -76,6 +76,7 @@ fn with(session: &SessionToken) -> RequestOptions {
 async fn caught_up(cluster: &Cluster) {
     while cluster
         .manager
+        .status()
         .health(deadline())
         .await
         .iter()
@@ -115,7 +116,7 @@ async fn a_client_sees_its_own_writes_though_every_replica_stands_still() {
 
 async fn caught_up_one(cluster: &Cluster, name: &str) {
     loop {
-        let health = cluster.manager.health(deadline()).await;
+        let health = cluster.manager.status().health(deadline()).await;
         let mut nodes = health.iter().flat_map(|shard| &shard.nodes);
         if nodes.any(|node| node.node == name && node.up && node.lag == Some(Duration::ZERO)) {
             return;
@@ -133,9 +134,10 @@ async fn what_a_client_has_seen_of_all_shards_it_sees_again() {
     for n in 0..30 {
         write(&cluster, &format!("u{n}"), n, &options()).await;
     }
-    let table = cluster.manager.table("users").expect("it is there");
+    let table = cluster.manager.schema().table("users").expect("it is there");
     let all = async |options: &RequestOptions| {
-        let read = cluster.manager.read(ReadQuery::all(&table), None, options).await.expect("read");
+        let read =
+            cluster.manager.data().read(ReadQuery::all(&table), None, options).await.expect("read");
         (read.rows.len(), read.served_by, read.session)
     };
     let (rows, role, _) = all(&options()).await;
@@ -175,7 +177,7 @@ async fn a_write_that_too_few_replicas_could_take_is_refused_before_it_is_writte
     cut(&cluster, 1).await;
     write(&cluster, "ada", 1, &at(Level::Quorum)).await;
     let (place, row) = cluster.prepare("users", Upsert, "ada", &user(2));
-    let refused = cluster.manager.write(place, row.clone(), &at(Level::All)).await;
+    let refused = cluster.manager.data().write(place, row.clone(), &at(Level::All)).await;
     let refused = refused.expect_err("one is cut");
     assert_eq!(refused.outcome, Outcome::Rejected);
     let shard = "shard1".to_owned();
@@ -184,12 +186,16 @@ async fn a_write_that_too_few_replicas_could_take_is_refused_before_it_is_writte
     assert_eq!(read(&cluster, "ada", &at(Level::All)).await.0, Some(1));
     hold(&cluster.manager, "shard1-replica1", Gear::Running);
     caught_up(&cluster).await;
-    cluster.manager.write(place, row, &at(Level::All)).await.expect("both are back");
+    cluster.manager.data().write(place, row, &at(Level::All)).await.expect("both are back");
 }
 
 /// Waits until so many replicas of the first shard are out.
 async fn cut(cluster: &Cluster, count: usize) {
-    while cluster.manager.health(deadline()).await[0].nodes.iter().filter(|node| !node.up).count()
+    while cluster.manager.status().health(deadline()).await[0]
+        .nodes
+        .iter()
+        .filter(|node| !node.up)
+        .count()
         != count
     {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -205,7 +211,8 @@ async fn a_write_that_replicas_do_not_confirm_is_told_as_what_it_is() {
         deadline: Instant::now() + Duration::from_millis(150),
         ..at(Level::All)
     };
-    let failed = cluster.manager.write(place, row, &soon()).await.expect_err("one stands still");
+    let failed =
+        cluster.manager.data().write(place, row, &soon()).await.expect_err("one stands still");
     assert_eq!(failed.outcome, Outcome::Committed);
     let Error::NotConfirmed { requested, achieved, .. } = failed.error else {
         panic!("{:?}", failed.error);
@@ -216,7 +223,8 @@ async fn a_write_that_replicas_do_not_confirm_is_told_as_what_it_is() {
     assert_eq!(read(&cluster, "ada", &with(&session)).await.0, Some(1), "it is stored");
     hold(&cluster.manager, "shard1-replica1", Gear::Paused);
     let (place, row) = cluster.prepare("users", Upsert, "ada", &user(2));
-    let failed = cluster.manager.write(place, row, &soon()).await.expect_err("both stand still");
+    let failed =
+        cluster.manager.data().write(place, row, &soon()).await.expect_err("both stand still");
     assert!(matches!(failed.error, Error::NotConfirmed { achieved: Level::One, .. }));
 }
 
@@ -288,7 +296,7 @@ async fn after_a_stop_in_bad_order_damage_is_found_though_nobody_reads_there() {
         // What a process that was killed leaves behind.
         std::fs::write(dir.join("tessera.lock"), "4711").expect("written");
     });
-    while cluster.manager.health(deadline()).await[0].nodes[0].up {
+    while cluster.manager.status().health(deadline()).await[0].nodes[0].up {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let whole = digest(&cluster.file(2)).expect("read");
@@ -331,11 +339,11 @@ async fn replicas_may_become_more_and_fewer_at_any_start() {
     let dir = cluster.stop();
     for replicas in [3, 1, 2] {
         let manager = open(dir.path(), with_replicas(1, replicas)).expect("it starts");
-        assert_eq!(manager.replicas(), replicas);
+        assert_eq!(manager.status().replicas(), replicas);
         manager.close();
     }
     let manager = open(dir.path(), Wanted::default()).expect("it starts");
-    assert_eq!(manager.replicas(), 2, "it keeps what it was told");
+    assert_eq!(manager.status().replicas(), 2, "it keeps what it was told");
 }
 
 #[tokio::test]
@@ -386,7 +394,7 @@ async fn a_replica_in_the_place_of_a_lost_primary_has_all_that_a_quorum_confirme
         assert_eq!(read(&cluster, &format!("u{n}"), &with(&session)).await.0, Some(n));
     }
     let (place, row) = cluster.prepare("users", Upsert, "u1", &user(99));
-    let written = cluster.manager.write(place, row, &at(Level::All)).await.expect("stored");
+    let written = cluster.manager.data().write(place, row, &at(Level::All)).await.expect("stored");
     assert!(written.row.version > 1 << 32, "the lost primary may have given versions of its own");
     assert_equal(&cluster, 1, 1);
 }

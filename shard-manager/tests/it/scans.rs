@@ -30,7 +30,7 @@ async fn a_scan_ends_when_nobody_waits_for_it_any_more_and_its_connection_serves
         Arc::new(ReplicationState::new(History::new(vec![(1, 0)]).expect("a history"), 1, 0));
     let (witness, keeper) = (Witness::primary(&replication), Housekeeping::start());
     let readers = Readers::open("shard1", &cluster.file(1), witness, &keeper).expect("a pool");
-    let table = cluster.manager.table("users").expect("a table");
+    let table = cluster.manager.schema().table("users").expect("a table");
     let query = ReadQuery { counts: true, ..ReadQuery::all(&table) };
     let name =
         Condition::Column(NAME, Test::Compare(Comparison::NotEqual, Value::Text("x".into())));

@@ -255,7 +255,7 @@ async fn inside_a_folder_of_20_mib() {
     cluster.write("kv", Delete, &stored[0], "{}").await.expect("works again");
     let (place, row) = cluster.prepare("kv", Delete, &stored[1], "{}");
     let all = RequestOptions { level: Level::All, ..options() };
-    while cluster.manager.write(place, row.clone(), &all).await.is_err_and(|failure| {
+    while cluster.manager.data().write(place, row.clone(), &all).await.is_err_and(|failure| {
         // The replica tries again less and less often, and so takes part a little later.
         matches!(failure.error, Error::TooFewReplicas { .. })
     }) {
@@ -273,13 +273,13 @@ async fn inside_a_folder_of_20_mib() {
 }
 
 async fn keys(cluster: &Cluster) -> Vec<String> {
-    let kv = cluster.manager.table("kv").expect("a table");
+    let kv = cluster.manager.schema().table("kv").expect("a table");
     let column = kv.find("key").expect("a column");
     let outputs = vec![shard_manager::query::Output { column, alias: None }];
     let query =
         shard_manager::query::ReadQuery { outputs, ..shard_manager::query::ReadQuery::all(&kv) };
     let all = RequestOptions { level: Level::All, ..options() };
-    let read = cluster.manager.read(query, None, &all).await.expect("reads go on");
+    let read = cluster.manager.data().read(query, None, &all).await.expect("reads go on");
     let rows = format!("[{}]", std::str::from_utf8(read.rows.json()).expect("UTF-8"));
     let rows: Vec<serde_json::Value> = serde_json::from_str(&rows).expect("rows");
     let mut keys: Vec<String> =

@@ -61,7 +61,8 @@ fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {
         trio.cluster.rejoin("shard1-primary").unwrap();
         until_replicas(&manager, 2).await;
         put(&manager, "everywhere", &at(Level::All)).await.unwrap();
-        let names = manager.health(Instant::now() + Duration::from_secs(9)).await.remove(0).nodes;
+        let names =
+            manager.status().health(Instant::now() + Duration::from_secs(9)).await.remove(0).nodes;
         let mut names: Vec<String> = names.into_iter().map(|node| node.node).collect();
         assert_eq!(names.remove(0), "shard1-primary");
         names.sort();

@@ -44,7 +44,7 @@ fn idempotent(manager: &Manager, operation: Operation, key: &str, json: &str) ->
 }
 
 async fn outcome(manager: &Manager, (place, row): (Place, RowWrite)) -> RowOutcome {
-    let written = manager.write(place, row, &options()).await;
+    let written = manager.data().write(place, row, &options()).await;
     written.map(|written| written.row).map_err(|failure| (failure.error, failure.outcome))
 }
 
@@ -330,7 +330,7 @@ async fn an_unlogged_table_is_not_written_to_and_keeps_a_router_from_starting() 
     // A write that reads rows first sees it at once, another one within a second or so.
     assert_eq!(user(&manager, Insert, "a", GOOD).await, unlogged);
     until(&manager, Upsert, |told| *told == unlogged).await;
-    let reasons = manager.unlogged();
+    let reasons = manager.status().unlogged();
     assert_eq!(reasons.len(), 1, "{reasons:?}");
     for word in ["shard1: public.users is UNLOGGED", "ALTER TABLE public.users SET LOGGED"] {
         assert!(reasons[0].contains(word), "{word} is not in {reasons:?}");
@@ -354,8 +354,8 @@ async fn an_unlogged_table_is_not_written_to_and_keeps_a_router_from_starting() 
     user(&manager, Insert, "after", GOOD).await.unwrap();
     until(&manager, Upsert, Result::is_ok).await;
     let deadline = Instant::now() + Duration::from_secs(60);
-    while !manager.unlogged().is_empty() {
-        assert!(Instant::now() < deadline, "{:?}", manager.unlogged());
+    while !manager.status().unlogged().is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", manager.status().unlogged());
         tokio::task::yield_now().await;
     }
     connect(&databases.address()).close();

@@ -39,7 +39,7 @@ async fn until_rows(manager: &Manager, table: &str, count: usize) {
 async fn until_known(manager: &Manager, name: &str) -> Arc<Table> {
     let deadline = deadline();
     loop {
-        if let Ok(table) = manager.table(name) {
+        if let Ok(table) = manager.schema().table(name) {
             return table;
         }
         assert!(Instant::now() < deadline, "{name} is never known");
@@ -91,7 +91,7 @@ async fn a_table_that_one_router_makes_the_others_come_to_know() {
     // It is known already, or it is another one.
     assert!(matches!(make(&managers[1], &notes()).await, TableCreated::Known(_)));
     let other = table("notes", &[("id", Text)], 1, &["id"], None);
-    let refused = managers[1].make_table(other, deadline()).await.unwrap_err();
+    let refused = managers[1].schema().create_table(other, deadline()).await.unwrap_err();
     assert!(matches!(refused.error, Error::TableDiffers { .. }), "{refused:?}");
 }
 
@@ -116,7 +116,7 @@ async fn a_table_that_one_shard_cannot_make_is_on_none() {
     let manager = connect(&databases.address());
     let mut doors = doors(&databases).await;
     doors[1].run("CREATE TABLE public.notes (mine TEXT)").await;
-    let failure = manager.make_table(notes(), deadline()).await.unwrap_err();
+    let failure = manager.schema().create_table(notes(), deadline()).await.unwrap_err();
     assert_eq!(failure.outcome, Outcome::Rejected, "{failure:?}");
     doors[1].run("DROP TABLE public.notes").await;
     assert_eq!(shards_with(&mut doors, "notes").await, [false, false, false]);
@@ -156,7 +156,7 @@ async fn a_table_whose_making_was_cut_off_is_finished_by_the_next_opening() {
         let manager = connect(&databases.address());
         assert_eq!(doors[0].texts(INTENTS).await, [""; 0]);
         assert_eq!(shards_with(&mut doors, "notes").await, [state == "make"; 3]);
-        assert_eq!(manager.table("notes").is_ok(), state == "make");
+        assert_eq!(manager.schema().table("notes").is_ok(), state == "make");
         if state == "make" {
             write(&manager, "notes", Insert, "k", r#"{"id":"i"}"#).await.unwrap();
             assert_eq!(rows(&manager, "notes", Some("k")).await.len(), 1);

@@ -29,7 +29,7 @@ pub(crate) async fn put(
     options: &RequestOptions,
 ) -> Result<WriteReceipt, Failure> {
     let (place, row) = prepare(manager, "users", Upsert, key, r#"{"name":"n","email":"e"}"#);
-    manager.write(place, row, options).await
+    manager.data().write(place, row, options).await
 }
 
 pub(crate) async fn get(
@@ -37,14 +37,14 @@ pub(crate) async fn get(
     key: &str,
     options: &RequestOptions,
 ) -> Result<ReadDone, Failure> {
-    let query = ReadQuery::all(&manager.table("users").unwrap());
-    manager.read(query, Some(ShardKey::parse(key).unwrap()), options).await
+    let query = ReadQuery::all(&manager.schema().table("users").unwrap());
+    manager.data().read(query, Some(ShardKey::parse(key).unwrap()), options).await
 }
 
 /// What a client has seen that was answered so.
 pub(crate) fn seen(manager: &Manager, written: &WriteReceipt) -> SessionToken {
     let mut session = SessionToken::empty();
-    manager.seen(&mut session, ONLY, written.receipt.position);
+    manager.data().extend_session(&mut session, ONLY, written.receipt.position);
     session
 }
 
@@ -53,7 +53,7 @@ pub(crate) async fn until_replicas(manager: &Manager, count: usize) {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let soon = Instant::now() + Duration::from_millis(500);
-        let nodes = manager.health(soon).await.remove(0).nodes;
+        let nodes = manager.status().health(soon).await.remove(0).nodes;
         if nodes.iter().filter(|node| node.role == Role::Replica && node.up).count() == count {
             return;
         }

@@ -202,13 +202,17 @@ async fn a_lane_that_is_held_stores_nothing_and_then_goes_on() {
     let (place, change) = cluster.prepare("users", Operation::Delete, "a", r#"{"user_id":"a"}"#);
     let until = std::time::Instant::now() + std::time::Duration::from_millis(50);
     let options = shard_manager::manager::RequestOptions::by(until);
-    let told =
-        cluster.manager.write(place, change.clone(), &options).await.expect_err("it is held");
+    let told = cluster
+        .manager
+        .data()
+        .write(place, change.clone(), &options)
+        .await
+        .expect_err("it is held");
     assert_eq!(told.outcome, shard_manager::error::Outcome::Rejected, "it will never be stored");
     assert_eq!(shard.replication.primary().committed(), before);
     drop(closed);
     let options = crate::cluster::options();
-    cluster.manager.write(place, change, &options).await.expect("the lane goes on");
+    cluster.manager.data().write(place, change, &options).await.expect("the lane goes on");
     assert_eq!(shard.replication.primary().committed(), before + 1);
 }
 

@@ -196,7 +196,7 @@ impl Pipe {
                 chunk.push(row);
             }
             self.options.deadline = Instant::now() + self.patience;
-            let done = self.app.manager.write_chunk(self.shard, chunk, &self.options).await;
+            let done = self.app.manager.data().write_chunk(self.shard, chunk, &self.options).await;
             let mut tally = self.tally.borrow_mut();
             tally.add(&self.app, done.rows);
             tally.see(&self.app, self.shard, done.seen);

@@ -1,6 +1,6 @@
 //! Reads: rows of one key, of the keys that filters name, or of all shards.
 //!
-//! **Invariant:** a read whose filters name its keys tells the same rows, in the same order and
+//! **Invariant:** a read whose filters name its keys returns the same rows, in the same order and
 //! with cursors of the same kind, as one that asks all shards.
 //! **Not here:** answers of the cache (`cached`), which node of a shard answers (`shard`).
 
@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::super::{ReadDone, RequestOptions};
+use super::Data;
 use super::cached::KeyAnswer;
-use super::{Manager, ReadDone, RequestOptions};
 use crate::cache::ServedBy;
 use crate::cursor::{self, CursorError};
 use crate::error::{Error, Failure};
@@ -53,18 +54,18 @@ impl Route {
     }
 }
 
-impl Manager {
+impl Data<'_> {
     /// Reads rows of one key, of the keys that the filters name, or of all shards.
     ///
     /// # Errors
     /// [`Failure`] of the shard, or of the first of several shards that could not answer.
     pub async fn read(
-        &self,
+        self,
         query: ReadQuery,
         key: Option<ShardKey<'_>>,
         options: &RequestOptions,
     ) -> Result<ReadDone, Failure> {
-        let map = self.map.load();
+        let map = self.0.map.load();
         let began = Instant::now();
         let Some(key) = key else {
             let (route, epoch) = (Route::of(&query, &map), map.epoch());
@@ -80,12 +81,12 @@ impl Manager {
     }
 
     /// True if a read without a shard key is a scatter read, because its filters name no keys.
-    pub fn asks_all_shards(&self, query: &ReadQuery) -> bool {
-        matches!(Route::of(query, &self.map.load()), Route::Shards)
+    pub fn asks_all_shards(self, query: &ReadQuery) -> bool {
+        matches!(Route::of(query, &self.0.map.load()), Route::Shards)
     }
 
     async fn read_by_filters(
-        &self,
+        self,
         (query, route): (ReadQuery, Route),
         epoch: u64,
         options: &RequestOptions,
@@ -100,7 +101,7 @@ impl Manager {
                 questions.collect()
             }
             Route::Shards => {
-                let shards = (0..).map(ShardIndex).zip(&self.shards);
+                let shards = (0..).map(ShardIndex).zip(&self.0.shards);
                 shards.map(|(shard, _)| (shard, Arc::clone(&query))).collect()
             }
         };
@@ -110,7 +111,7 @@ impl Manager {
     /// Reads the rows of the one key that the filters name. Its cursors are those of a scatter
     /// read.
     async fn read_named(
-        &self,
+        self,
         (query, key): (&ReadQuery, &str),
         place: Place,
         options: &RequestOptions,
@@ -127,21 +128,21 @@ impl Manager {
 
     /// Reads the rows of one key; the caller makes the cursor.
     async fn read_one(
-        &self,
+        self,
         (query, key): (&ReadQuery, ShardKey<'_>),
         place: Place,
         options: &RequestOptions,
         began: Instant,
     ) -> Result<ReadDone, Failure> {
         let told = |error| Failure::rejected(error, Some(place));
-        let shard = &self.shards[place.shard.index()];
+        let shard = &self.0.shards[place.shard.index()];
         let requirements =
             requirements(shard, place.shard, options, options.deadline).await.map_err(told)?;
         let answer =
             self.read_key((query, key), place, options, &requirements).await.map_err(told)?;
         let KeyAnswer { rows, position, served_by, cache } = answer;
         let mut session = options.session.clone();
-        self.seen(&mut session, place.shard, position);
+        self.extend_session(&mut session, place.shard, position);
         let is_cached = served_by == ServedBy::Cache;
         Ok(ReadDone {
             rows,
@@ -160,7 +161,7 @@ impl Manager {
 
     /// Every shard that is asked sorts and limits, the merge limits again.
     async fn scatter(
-        &self,
+        self,
         query: &ReadQuery,
         questions: Questions,
         epoch: u64,
@@ -171,7 +172,7 @@ impl Manager {
         let left = options.deadline.saturating_duration_since(began);
         let deadline = options.deadline - if options.partial { left / 10 } else { Duration::ZERO };
         let reads = questions.iter().map(async |(index, query)| {
-            let shard = &self.shards[index.index()];
+            let shard = &self.0.shards[index.index()];
             let requirements = requirements(shard, *index, options, deadline).await?;
             shard.read_all(query, &requirements).await
         });
@@ -184,7 +185,7 @@ impl Manager {
         for ((index, _), answer) in questions.into_iter().zip(answers) {
             match answer {
                 Ok(ShardRows { read, role, .. }) => {
-                    self.seen(&mut session, index, read.position);
+                    self.extend_session(&mut session, index, read.position);
                     if role == Role::Primary {
                         served_by = ServedBy::Primary;
                     }
@@ -215,7 +216,7 @@ impl Manager {
             next_cursor,
             place,
             served_by,
-            cache: self.cache.as_ref().map(|cache| cache.bypass()),
+            cache: self.0.cache.as_ref().map(|cache| cache.bypass()),
             session,
             epoch,
             database,
@@ -224,12 +225,12 @@ impl Manager {
     }
 
     fn next_cursor(
-        &self,
+        self,
         query: &ReadQuery,
         key: Option<ShardKey<'_>>,
         last: Option<&[Value]>,
     ) -> Option<String> {
-        Some(cursor::encode(query, key.map(|key| key.as_str()), last?, &self.token_key))
+        Some(cursor::encode(query, key.map(|key| key.as_str()), last?, &self.0.token_key))
     }
 
     /// Returns the place where a read goes on, by the cursor of an earlier one.
@@ -237,12 +238,12 @@ impl Manager {
     /// # Errors
     /// [`CursorError`] if it is none of this cluster, or of another query.
     pub fn resume(
-        &self,
+        self,
         query: &ReadQuery,
         key: Option<ShardKey<'_>>,
         text: &str,
     ) -> Result<Vec<Value>, CursorError> {
-        cursor::decode(text, query, key.map(|key| key.as_str()), &self.token_key)
+        cursor::decode(text, query, key.map(|key| key.as_str()), &self.0.token_key)
     }
 }
 

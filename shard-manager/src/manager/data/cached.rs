@@ -1,15 +1,14 @@
-//! Cached: reads that the cache may answer, and writes that it has to know of.
+//! Cached: reads that the cache may answer, and the keys of writes that make its entries stale.
 //!
-//! **Invariant:** whatever a write came to, and also if nobody waits for it any more, the answers about its keys are
-//! voided, unless nothing was stored for certain.
-//! **Not here:** what the cache does (`cache`).
+//! **Invariant:** after a write, its keys' entries are voided, even if the client has given up,
+//! unless it is certain that nothing was stored.
+//! **Not here:** the work of the cache (`cache`).
 
 use std::sync::Arc;
 
-use super::{Manager, RequestOptions};
-use crate::cache::{
-    About, Answer, Cache, CacheSettings, CacheUse, CacheVitals, Fresh, ServedBy, Want,
-};
+use super::super::RequestOptions;
+use super::Data;
+use crate::cache::{About, Answer, Cache, CacheUse, Fresh, ServedBy, Want};
 use crate::consistency::Level;
 use crate::error::Error;
 use crate::keyspace::{ShardKey, Slot};
@@ -21,7 +20,7 @@ use crate::shard::{ReadRequirements, ShardRows};
 use crate::shard_map::Place;
 use crate::table::Table;
 
-/// What a read of one key brought.
+/// Rows of a read of one key, and the node or cache that answered.
 pub(super) struct KeyAnswer {
     pub(super) rows: Rows,
     pub(super) position: Position,
@@ -29,7 +28,7 @@ pub(super) struct KeyAnswer {
     pub(super) cache: Option<CacheUse>,
 }
 
-/// Keys that are being written. Their answers are voided when it is dropped.
+/// Keys that are being written. Their cache entries are voided when the guard is dropped.
 pub(super) struct PendingKeys {
     cache: Option<Arc<Cache>>,
     keys: Vec<PendingKey>,
@@ -50,7 +49,7 @@ impl PendingKey {
 }
 
 impl PendingKeys {
-    /// Nothing was stored, and nothing will be.
+    /// Keeps the cache entries, because nothing was stored and nothing will be.
     pub(super) fn forget(&mut self) {
         self.keys.clear();
     }
@@ -63,26 +62,15 @@ impl Drop for PendingKeys {
     }
 }
 
-impl Manager {
-    /// The same, with a cache before it. Whether the cache is there shows when it is asked.
-    #[must_use]
-    pub fn with_cache(mut self, settings: CacheSettings) -> Self {
-        tracing::info!(address = %settings.address, "reads may be answered from a cache");
-        self.cache = Some(Arc::new(Cache::new(settings, &self.token_key)));
-        self
-    }
-
-    /// How the cache does; `None` if there is none.
-    pub fn cache_vitals(&self) -> Option<CacheVitals> {
-        self.cache.as_ref().map(|cache| cache.vitals())
-    }
-
-    /// What to hold while these rows are written.
+impl Data<'_> {
+    /// Returns the guard to hold while these rows are written.
     pub(super) fn pending_keys<'r>(
-        &self,
+        self,
         rows: impl Iterator<Item = (Place, &'r RowWrite)>,
     ) -> PendingKeys {
-        let Some(cache) = &self.cache else { return PendingKeys { cache: None, keys: Vec::new() } };
+        let Some(cache) = &self.0.cache else {
+            return PendingKeys { cache: None, keys: Vec::new() };
+        };
         let mut keys: Vec<PendingKey> = Vec::with_capacity(rows.size_hint().0);
         for (Place { epoch, slot, .. }, RowWrite { table, key, .. }) in rows {
             // Rows of one key often come together.
@@ -95,17 +83,17 @@ impl Manager {
         PendingKeys { cache: Some(Arc::clone(cache)), keys }
     }
 
-    /// Reads rows of one key: from the cache, if it may be and has what is enough.
+    /// Reads rows of one key, from the cache if the options allow it and its entry is fresh enough.
     pub(super) async fn read_key(
-        &self,
+        self,
         (query, key): (&ReadQuery, ShardKey<'_>),
         place: Place,
         options: &RequestOptions,
         requirements: &ReadRequirements,
     ) -> Result<KeyAnswer, Error> {
-        let shard = &self.shards[place.shard.index()];
+        let shard = &self.0.shards[place.shard.index()];
         let read = async || shard.read_key(query, (place.slot, key.as_str()), requirements).await;
-        let Some(cache) = &self.cache else { return Ok(KeyAnswer::of(read().await?, None)) };
+        let Some(cache) = &self.0.cache else { return Ok(KeyAnswer::of(read().await?, None)) };
         if options.level != Level::One || !cache.keeps(query) {
             return Ok(KeyAnswer::of(read().await?, Some(cache.bypass())));
         }

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Manager, RequestOptions};
+use super::super::RequestOptions;
+use super::Data;
 use crate::error::{Error, Outcome};
 use crate::lane::LaneTimes;
 use crate::position::Position;
@@ -24,22 +25,22 @@ const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// One row of a bulk write, checked and routed.
 #[derive(Clone, Debug)]
 pub struct BulkRow {
-    /// Its place in the request.
+    /// Index of the row in the request.
     pub index: usize,
-    /// Where it goes.
+    /// Slot and shard of the row.
     pub place: Place,
     /// The change.
     pub row: RowWrite,
 }
 
-/// What became of one row of a bulk write.
+/// Outcome of one row of a bulk write.
 #[derive(Clone, Debug)]
 pub struct BulkRowDone {
-    /// Its place in the request.
+    /// Index of the row in the request.
     pub index: usize,
-    /// Where it went.
+    /// Slot and shard of the row.
     pub place: Place,
-    /// What became of it.
+    /// Outcome of the row.
     pub outcome: Result<RowDone, (Error, Outcome)>,
 }
 
@@ -48,39 +49,35 @@ pub struct BulkRowDone {
 pub struct BulkDone {
     /// Its rows, in the order of the shards.
     pub rows: Vec<BulkRowDone>,
-    /// What the client has seen with this.
+    /// Session of the client, with the positions of this write.
     pub session: SessionToken,
-    /// Where the time of the slowest shard went.
+    /// Times of the slowest shard.
     pub times: LaneTimes,
 }
 
-/// What became of rows of one shard.
+/// Outcomes of rows of one shard.
 #[derive(Clone, Debug, Default)]
 pub struct BulkPart {
     /// The rows.
     pub rows: Vec<BulkRowDone>,
     /// The position that holds the last of them.
     pub seen: Option<Position>,
-    /// Where their time went.
+    /// Times in the queue and in the database.
     pub times: LaneTimes,
 }
 
-impl Manager {
+impl Data<'_> {
     /// Applies many changes, each on its own: shards in parallel, each shard's in the order given.
     /// Answers are in the order of the shards, not of the request.
-    pub async fn write_bulk(&self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
+    pub async fn write_bulk(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
         self.write_parts(rows, options, async |shard, rows| {
             write_chunks(shard, rows, options).await
         })
         .await
     }
 
-    /// The same, but each shard's part is one transaction: all of it is stored, or nothing.
-    pub async fn write_bulk_atomic(
-        &self,
-        rows: Vec<BulkRow>,
-        options: &RequestOptions,
-    ) -> BulkDone {
+    /// Applies many changes, each shard's rows as one transaction: all of them are stored, or none.
+    pub async fn write_bulk_atomic(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
         self.write_parts(rows, options, async |shard, rows| {
             let atomic_rows = Some(rows.iter().map(|row| row.index).collect());
             write_part(shard, rows, options, |rows| WriteRequest {
@@ -93,10 +90,10 @@ impl Manager {
         .await
     }
 
-    /// Applies changes of one shard, each on its own, those of each of its lanes as one operation. If the shard's queue is full it waits until
-    /// there is room, but not past the deadline.
+    /// Applies changes of one shard, each on its own; the rows of each of its lanes are one
+    /// operation. If the shard's queue is full, waits for room, but not past the deadline.
     pub async fn write_chunk(
-        &self,
+        self,
         shard: ShardIndex,
         rows: Vec<BulkRow>,
         options: &RequestOptions,
@@ -104,22 +101,22 @@ impl Manager {
         let _pending = self.pending_keys(rows.iter().map(|row| (row.place, &row.row)));
         debug_assert!(rows.iter().all(|row| row.place.shard == shard), "all of one shard");
         let request = |rows| WriteRequest { rows, atomic_rows: None, waits_for_room: true };
-        write_by_lane(&self.shards[shard.index()], rows, options, request).await
+        write_by_lane(&self.0.shards[shard.index()], rows, options, request).await
     }
 
     async fn write_parts(
-        &self,
+        self,
         rows: Vec<BulkRow>,
         options: &RequestOptions,
         write: impl AsyncFn(&Shard, Vec<BulkRow>) -> BulkPart,
     ) -> BulkDone {
-        let mut by_shard: Vec<Vec<BulkRow>> = self.shards.iter().map(|_| Vec::new()).collect();
+        let mut by_shard: Vec<Vec<BulkRow>> = self.0.shards.iter().map(|_| Vec::new()).collect();
         for row in rows {
             by_shard[row.place.shard.index()].push(row);
         }
         let all = by_shard.iter().flatten();
         let pending = self.pending_keys(all.map(|row| (row.place, &row.row)));
-        let shards = self.shards.iter().zip(by_shard);
+        let shards = self.0.shards.iter().zip(by_shard);
         let parts = shards.map(|(shard, rows)| write(shard, rows));
         let parts = futures_util::future::join_all(parts).await;
         drop(pending);
@@ -128,7 +125,7 @@ impl Manager {
         let mut slowest = LaneTimes::default();
         for (shard, BulkPart { rows, seen, times }) in (0..).map(ShardIndex).zip(parts) {
             if let Some(position) = seen {
-                self.seen(&mut session, shard, position);
+                self.extend_session(&mut session, shard, position);
             }
             slowest = slowest.slower(times);
             done.extend(rows);
@@ -137,8 +134,8 @@ impl Manager {
     }
 }
 
-/// One shard's part of a bulk write, a chunk after the other: so rows of one key keep their order, and one
-/// bulk write cannot fill the lane.
+/// Writes one shard's rows of a bulk write, one chunk after the other. So rows of one key keep
+/// their order, and one bulk write cannot fill the lane.
 async fn write_chunks(shard: &Shard, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkPart {
     let mut done = BulkPart { rows: Vec::with_capacity(rows.len()), ..BulkPart::default() };
     let mut rows = rows.into_iter().peekable();
@@ -157,7 +154,7 @@ async fn write_chunks(shard: &Shard, rows: Vec<BulkRow>, options: &RequestOption
     done
 }
 
-/// Rows that go to each of the shard's lanes as one operation.
+/// Writes rows, those of each of the shard's lanes as one operation.
 async fn write_by_lane(
     shard: &Shard,
     rows: Vec<BulkRow>,
@@ -178,7 +175,7 @@ async fn write_by_lane(
     done
 }
 
-/// The position that holds what both hold.
+/// Returns the later of two positions, which holds the rows of both.
 fn later(seen: Option<Position>, position: Option<Position>) -> Option<Position> {
     match (seen, position) {
         (Some(seen), Some(now)) if seen.at > now.at => Some(seen),
@@ -187,7 +184,7 @@ fn later(seen: Option<Position>, position: Option<Position>) -> Option<Position>
     }
 }
 
-/// Rows that go to a lane as one operation.
+/// Writes rows of one lane as one operation.
 async fn write_part(
     shard: &Shard,
     rows: Vec<BulkRow>,
