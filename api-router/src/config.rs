@@ -20,11 +20,11 @@ use ::analytics::probe::Question;
 use ::analytics::settings::{self, Layer, Settings, Shown, within};
 use ::analytics::store::StoreAddress;
 use clap::Parser;
-use shard_manager::address::ClusterAddress;
 use shard_manager::cache::CacheSettings;
 use shard_manager::keyspace::Keyspace;
+use shard_manager::node_address::ClusterAddress;
 use shard_manager::placement::Placement;
-use shard_manager::store::sqlite::catalog::{REPLICAS_DEFAULT, SHARDS_DEFAULT, Wanted};
+use shard_manager::store::sqlite::catalog::{ClusterSpec, REPLICAS_DEFAULT, SHARDS_DEFAULT};
 use shard_manager::topology::Topology;
 
 use crate::tls;
@@ -173,7 +173,7 @@ pub struct Config {
     /// What keeps the rows, and where.
     pub engine: Engine,
     /// What a new cluster is made of, and what an existing one must be.
-    pub wanted: Wanted,
+    pub wanted: ClusterSpec,
     /// HTTP worker threads.
     pub workers: usize,
     /// Least severe messages to log.
@@ -289,7 +289,7 @@ fn engine(settings: &mut Settings<'_>, sources: &Sources) -> Result<Engine, Conf
 }
 
 /// What a new cluster is made of; of servers the number is known already.
-fn wanted(settings: &mut Settings<'_>, engine: &Engine) -> Result<Wanted, ConfigError> {
+fn wanted(settings: &mut Settings<'_>, engine: &Engine) -> Result<ClusterSpec, ConfigError> {
     let (in_catalog, shards, replicas) = match engine {
         Engine::Embedded { .. } => {
             let known = "what the data directory has, else";
@@ -319,7 +319,7 @@ fn wanted(settings: &mut Settings<'_>, engine: &Engine) -> Result<Wanted, Config
         }
     };
     let placement = check_weights(placement, weights.as_deref(), shards)?;
-    Ok(Wanted { keyspace, placement, shards, weights, replicas })
+    Ok(ClusterSpec { keyspace, placement, shards, weights, replicas })
 }
 
 fn parse_weights(text: &str) -> Result<Vec<u32>, String> {

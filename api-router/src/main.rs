@@ -21,8 +21,8 @@ use api_router::otlp::Tracer;
 use api_router::server;
 use api_router::tls::{self, Identity, Renewal};
 use clap::Parser;
-use shard_manager::address::{ClusterAddress, ServerEngine};
 use shard_manager::manager::{ConnectedCluster, EmbeddedCluster, Manager};
+use shard_manager::node_address::{ClusterAddress, ServerEngine};
 #[cfg(feature = "sabotage")]
 use shard_manager::sabotage::{self, Switch, UnknownSwitch};
 use tokio::runtime::Handle;

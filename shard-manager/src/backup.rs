@@ -58,8 +58,8 @@ const NEAR: u64 = 64;
 /// How often copies are brought near: writes that come faster than they are replayed are not waited for.
 const ROUNDS_MAX: usize = 16;
 
-/// A cluster, as a backup meets it.
-pub struct Source {
+/// Cluster that a backup copies.
+pub struct BackupSource {
     /// The data directory.
     pub data_dir: PathBuf,
     /// The catalog's file.
@@ -141,14 +141,14 @@ impl Watch<'_> {
     }
 }
 
-/// The one moment of a copy.
-struct Moment {
+/// Point in time that a copy shows: the position of each shard, and the time.
+struct SnapshotPoint {
     positions: Vec<u64>,
     at: String,
     held: Duration,
 }
 
-impl Source {
+impl BackupSource {
     /// A cluster of these shards.
     pub fn new(data_dir: &Path, catalog: PathBuf, shards: Vec<SavedShard>) -> Self {
         Self { data_dir: data_dir.to_owned(), catalog, shards, turn: Mutex::new(()) }
@@ -180,12 +180,12 @@ impl Source {
         })?;
         self.bring_near(&mut copies, watch)?;
         let mut catalog = CatalogCopy::open(&self.catalog)?;
-        let moment = self.hold(&mut copies, &mut catalog, watch)?;
-        watch.tell(&Step::Held { micros: moment.held.as_micros() as u64 })?;
+        let point = self.hold(&mut copies, &mut catalog, watch)?;
+        watch.tell(&Step::Held { micros: point.held.as_micros() as u64 })?;
         catalog.write(&originals.catalog_in(folder))?;
-        self.follow(&mut copies, |index| moment.positions[index], watch)?;
+        self.follow(&mut copies, |index| point.positions[index], watch)?;
         copies.into_iter().try_for_each(ShardCopy::finish)?;
-        let manifest = originals.seal(moment, folder, watch)?;
+        let manifest = originals.seal(point, folder, watch)?;
         manifest.write(folder)?;
         watch.check()?;
         unfinished.finish()?;
@@ -254,7 +254,7 @@ impl Source {
         copies: &mut [ShardCopy],
         catalog: &mut CatalogCopy,
         watch: &Watch<'_>,
-    ) -> Result<Moment, SaveError> {
+    ) -> Result<SnapshotPoint, SaveError> {
         let mut restless = None;
         for _ in 0..HOLDS_MAX {
             watch.check()?;
@@ -274,7 +274,7 @@ impl Source {
                 let positions = asked.collect::<Result<_, _>>()?;
                 catalog.take()?;
                 drop(closed);
-                return Ok(Moment { positions, at, held: began.elapsed() });
+                return Ok(SnapshotPoint { positions, at, held: began.elapsed() });
             }
             drop(closed);
             // Whoever was held has its turn first.

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::backup::manifest::Manifest;
-use crate::backup::{Source, Step, Watch};
+use crate::backup::{BackupSource, Step, Watch};
 
 /// The socket's name in the data directory.
 pub const SOCKET: &str = "control.sock";
@@ -76,24 +76,24 @@ pub enum Reply {
     Step(Step),
 }
 
-/// The socket of an open cluster.
-pub struct Door {
+/// Control socket of an open cluster.
+pub struct ControlSocket {
     path: PathBuf,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
-    source: Arc<Source>,
+    source: Arc<BackupSource>,
     stopping: AtomicBool,
     clients: Mutex<usize>,
     left: Condvar,
 }
 
-impl Door {
+impl ControlSocket {
     /// Begins to listen in the data directory, whose lock must be held. Where there can be no socket, a warning says
-    /// so, and nobody listens.
-    pub fn open(source: &Arc<Source>) -> Self {
+    /// so, and the cluster runs without it.
+    pub fn open(source: &Arc<BackupSource>) -> Self {
         let path = source.data_dir.join(SOCKET);
         let shared = Arc::new(Shared {
             source: Arc::clone(source),
@@ -131,7 +131,7 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for ControlSocket {
     fn drop(&mut self) {
         self.close();
     }

@@ -5,17 +5,20 @@
 //!
 //! **Not here:** queues and batching (`lane`), which shard (`manager`).
 
-pub mod cluster;
-mod declared;
+pub mod cluster_spec;
 mod forgetting;
-mod image;
-pub mod intent;
 pub mod open_error;
 pub mod postgres;
 pub mod readers;
 pub mod replica;
-mod schema;
+mod row_image;
+#[cfg(test)]
+mod sample_queries;
+pub mod schema_intent;
+mod select;
 pub mod sqlite;
+mod system_tables;
+mod table_declaration;
 
 use std::sync::Arc;
 
@@ -131,7 +134,7 @@ pub struct BatchFailure {
     /// What became of its changes.
     pub outcome: Outcome,
     /// Whether one of its changes may be the culprit: then smaller batches may succeed.
-    pub divisible: bool,
+    pub retry_split: bool,
 }
 
 /// Rows, and up to where the read may have seen the shard's changes.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use analytics::settings::{Origin, Settings, within};
 use clap::Args;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use shard_manager::address::Password;
 use shard_manager::cache::{AddressError, CacheAddress, CacheSettings};
+use shard_manager::node_address::Password;
 
 use super::ConfigError;
 use super::sources::said;

@@ -1,14 +1,14 @@
 //! PostgreSQL: the addresses of a cluster, from variables, flags and the sections of the file.
 //!
 //! **Invariant:** no server is two nodes, no two shards have one name, and nothing that is shown has a password.
-//! **Not here:** how one address is spelled (`address` of the shard manager), the file (`config/file`).
+//! **Not here:** how one address is spelled (`node_address` of the shard manager), the file (`config/file`).
 
 use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
 use analytics::settings::{Origin, Settings};
-use shard_manager::address::{
+use shard_manager::node_address::{
     ClusterAddress, NodeAddress, NodeDefaults, Password, ServerEngine, ShardAddress, Timeouts,
     TlsMode,
 };

@@ -89,11 +89,11 @@ impl Manifest {
     /// Reads the manifest of a folder.
     ///
     /// # Errors
-    /// [`SaveError::Unfit`] if the folder has none, or it means nothing to this program; [`SaveError::Io`] if nobody
+    /// [`SaveError::Unsuitable`] if the folder has none, or it means nothing to this program; [`SaveError::Io`] if nobody
     /// can tell, because there is no such folder or it cannot be read.
     pub fn read(folder: &Path) -> Result<Self, SaveError> {
         let path = folder.join(FILE);
-        let unfit = |cause: String| SaveError::unfit(&path, cause);
+        let unfit = |cause: String| SaveError::unsuitable(&path, cause);
         let opened = File::open(&path).map_err(|error| {
             // What is not finished has none.
             let unfinished = error.kind() == ErrorKind::NotFound && folder.is_dir();

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 
 use super::manifest::{Manifest, SavedShardFile, bytes_of, look};
-use super::{AT_A_TIME, Moment, SaveError, Step, TELL_EVERY, Watch, folder};
+use super::{AT_A_TIME, SaveError, SnapshotPoint, Step, TELL_EVERY, Watch, folder};
 use crate::store::sqlite::{OpenError, copy};
 
 /// The primary of a shard.
@@ -118,7 +118,7 @@ impl Originals<'_> {
     /// Notes what the finished files of a copy are.
     pub(super) fn seal(
         &self,
-        moment: Moment,
+        point: SnapshotPoint,
         folder: &Path,
         watch: &Watch<'_>,
     ) -> Result<Manifest, SaveError> {
@@ -129,13 +129,13 @@ impl Originals<'_> {
             done += piece.len() as u64;
             watch.tell(&Step::Checking { bytes: done, of: total })
         };
-        for (original, position) in self.shards.iter().zip(moment.positions) {
+        for (original, position) in self.shards.iter().zip(point.positions) {
             let (name, shard) = (original.file_name(), original.shard.clone());
             let path = folder.join(&name);
             let facts = copy::shard_facts(&path)?;
             if facts.position != position {
                 let cause = format!("it stands at {}, not at {position}", facts.position);
-                return Err(SaveError::unfit(&path, cause));
+                return Err(SaveError::unsuitable(&path, cause));
             }
             let (rows, file) = (facts.rows, look(folder, &name, &mut check)?);
             shards.push(SavedShardFile { shard, position, rows, file });
@@ -143,8 +143,8 @@ impl Originals<'_> {
         let names: Vec<&str> = self.shards.iter().map(|shard| &*shard.shard).collect();
         let facts = copy::finish_catalog(&self.catalog_in(folder), &names)?;
         let catalog = look(folder, &file_of(self.catalog), &mut check)?;
-        let held = moment.held.as_micros() as u64;
-        Ok(Manifest::new((facts.cluster_id, facts.epoch), (moment.at, held), catalog, shards))
+        let held = point.held.as_micros() as u64;
+        Ok(Manifest::new((facts.cluster_id, facts.epoch), (point.at, held), catalog, shards))
     }
 }
 

@@ -21,7 +21,7 @@ use crate::store::sqlite::data_dir::{is_folder_locked, noted_pid};
 /// says of itself what the manifest says of it. Changes nothing. Blocks.
 ///
 /// # Errors
-/// [`SaveError::Unfit`] names the file and what is wrong with it; the others if it could not be looked at.
+/// [`SaveError::Unsuitable`] names the file and what is wrong with it; the others if it could not be looked at.
 pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
     let manifest = Manifest::read(folder)?;
     let total = manifest.bytes();
@@ -35,7 +35,7 @@ pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
         })?;
         check_bits(&path, &found, file)?;
         if let Some(defect) = check::defect(&path)? {
-            return Err(SaveError::unfit(&path, defect));
+            return Err(SaveError::unsuitable(&path, defect));
         }
     }
     check_facts(folder, &manifest)?;
@@ -74,9 +74,9 @@ pub fn restore(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Manife
 fn check_length(path: &Path, saved: u64) -> Result<(), SaveError> {
     match fs::metadata(path) {
         Ok(file) if file.len() == saved => Ok(()),
-        Ok(_) => Err(SaveError::unfit(path, "it is of another length")),
+        Ok(_) => Err(SaveError::unsuitable(path, "it is of another length")),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            Err(SaveError::unfit(path, "it is missing"))
+            Err(SaveError::unsuitable(path, "it is missing"))
         }
         Err(error) => Err(SaveError::io(path, error)),
     }
@@ -86,7 +86,7 @@ fn check_bits(path: &Path, found: &SavedFile, saved: &SavedFile) -> Result<(), S
     if found == saved {
         return Ok(());
     }
-    Err(SaveError::unfit(path, "its bytes are not those that were saved"))
+    Err(SaveError::unsuitable(path, "its bytes are not those that were saved"))
 }
 
 fn check_facts(folder: &Path, manifest: &Manifest) -> Result<(), SaveError> {
@@ -94,16 +94,16 @@ fn check_facts(folder: &Path, manifest: &Manifest) -> Result<(), SaveError> {
     let CatalogFacts { cluster_id, epoch, shards } = catalog_facts(&path)?;
     let named = manifest.shards.iter().map(|shard| &shard.shard);
     if cluster_id != manifest.cluster_id || epoch != manifest.epoch || !shards.iter().eq(named) {
-        return Err(SaveError::unfit(&path, "it is the catalog of another cluster or epoch"));
+        return Err(SaveError::unsuitable(&path, "it is the catalog of another cluster or epoch"));
     }
     for saved in &manifest.shards {
         let path = folder.join(&saved.file.file);
         let ShardFacts { cluster_id, shard, position, rows } = shard_facts(&path)?;
         if cluster_id != manifest.cluster_id || shard != saved.shard {
-            return Err(SaveError::unfit(&path, "it is the file of another shard"));
+            return Err(SaveError::unsuitable(&path, "it is the file of another shard"));
         }
         if position != saved.position || rows != saved.rows {
-            return Err(SaveError::unfit(&path, "it does not stand where the manifest says"));
+            return Err(SaveError::unsuitable(&path, "it does not stand where the manifest says"));
         }
     }
     Ok(())

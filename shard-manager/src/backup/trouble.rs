@@ -65,9 +65,9 @@ pub enum SaveError {
         /// What the system said.
         cause: std::io::Error,
     },
-    /// The copy is not what its manifest says.
+    /// The copy differs from its manifest.
     #[error("{path}: {cause}: this is no copy that can be put back")]
-    Unfit {
+    Unsuitable {
         /// The file.
         path: String,
         /// What is wrong.
@@ -92,7 +92,7 @@ impl SaveError {
         Self::Io { path: path.display().to_string(), cause }
     }
 
-    pub(super) fn unfit(path: &Path, cause: impl Into<String>) -> Self {
-        Self::Unfit { path: path.display().to_string(), cause: cause.into() }
+    pub(super) fn unsuitable(path: &Path, cause: impl Into<String>) -> Self {
+        Self::Unsuitable { path: path.display().to_string(), cause: cause.into() }
     }
 }

@@ -14,7 +14,7 @@ use shard_manager::fake::{self, FakeRow, ORDERS_MAX, Plan, USERS_MAX, Weights, p
 use shard_manager::fill::{FailedRow, Filled, Making, fill};
 use shard_manager::keyspace::Keyspace;
 use shard_manager::manager::{EmbeddedCluster, Manager};
-use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::store::sqlite::catalog::ClusterSpec;
 use shard_manager::topology::ShardIndex;
 
 use super::upload::{Router, UploadError};
@@ -69,7 +69,7 @@ pub(super) fn run(options: &Options, screen: &Screen) -> Result<(), Trouble> {
     let bars = Bars::new(screen);
     let done = match options.destination.store() {
         Store::Files(data_dir) => {
-            let cluster = EmbeddedCluster { data_dir, wanted: Wanted::default() };
+            let cluster = EmbeddedCluster { data_dir, wanted: ClusterSpec::default() };
             let manager = Manager::open_primaries(&cluster);
             let manager = manager.map_err(|error| Trouble::Refused(error.to_string()))?;
             let done = planned(&wanted, manager.map().keyspace())

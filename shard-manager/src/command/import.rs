@@ -11,7 +11,7 @@ use shard_manager::fill::fill;
 use shard_manager::fill::reading::{Format, ReadError, Reading};
 use shard_manager::manager::{EmbeddedCluster, Manager};
 use shard_manager::row::Operation;
-use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::store::sqlite::catalog::ClusterSpec;
 
 use super::format::FormatName;
 use super::generate::{Bars, Stored};
@@ -94,7 +94,7 @@ fn hold(data_dir: &Path) -> Result<Manager, Trouble> {
             "{dir} is no data directory: there is no catalog.db"
         )));
     }
-    let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: Wanted::default() };
+    let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: ClusterSpec::default() };
     Manager::open_primaries(&cluster).map_err(|error| Trouble::Refused(error.to_string()))
 }
 

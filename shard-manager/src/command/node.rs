@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use shard_manager::address::Password;
 use shard_manager::local::{LocalError, LoneNode, Peer, Secret, WantedNode};
+use shard_manager::node_address::Password;
 use shard_manager::topology::Role;
 
 use super::{Trouble, interrupt};

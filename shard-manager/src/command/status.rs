@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 use shard_manager::keyspace::SLOT_COUNT;
-use shard_manager::store::sqlite::view::{DirView, Holder, NodeFile};
+use shard_manager::store::sqlite::offline_view::{DirView, Holder, NodeFile};
 use shard_manager::topology::{Role, ShardIndex};
 
 use super::router::Router;

@@ -281,13 +281,13 @@ impl<W: AsyncWriter> Worker<W> {
                     self.state.pulse.succeeded();
                     self.answer_all(batch, done, began);
                 }
-                Err(BatchFailure { divisible: true, .. }) if batch.len() > 1 => {
+                Err(BatchFailure { retry_split: true, .. }) if batch.len() > 1 => {
                     self.state.pulse.begin();
                     let second = batch.split_off(batch.len() / 2);
                     parts.extend([second, batch]);
                 }
                 // What is one whole is not applied in parts.
-                Err(BatchFailure { divisible: true, .. })
+                Err(BatchFailure { retry_split: true, .. })
                     if groups[0].atomic_rows.is_none() && groups[0].rows.len() > 1 =>
                 {
                     match self.apply_parted(groups[0].rows).await {
@@ -377,11 +377,11 @@ impl<W: AsyncWriter> Worker<W> {
                 Err(BatchFailure { error, outcome: Outcome::Unknown, .. }) => {
                     return Err(LaneFailure { error, outcome: Outcome::Unknown });
                 }
-                Err(BatchFailure { divisible: true, .. }) if part.len() > 1 => {
+                Err(BatchFailure { retry_split: true, .. }) if part.len() > 1 => {
                     let (first, second) = part.split_at(part.len() / 2);
                     parts.extend([second, first]);
                 }
-                Err(BatchFailure { error, divisible: true, .. }) => done.rows.push(Err(error)),
+                Err(BatchFailure { error, retry_split: true, .. }) => done.rows.push(Err(error)),
                 Err(BatchFailure { error, .. }) => {
                     done.rows.resize(changes.len(), Err(error));
                     break;

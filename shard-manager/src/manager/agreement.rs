@@ -11,8 +11,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::store::SchemaChange;
-use crate::store::intent::Intent;
 use crate::store::open_error::OpenError;
+use crate::store::schema_intent::Intent;
 use crate::table::{Registry, Table};
 
 /// What a shard's file declares.

@@ -14,14 +14,14 @@ use tokio::sync::OwnedMutexGuard;
 use super::Manager;
 use super::comparing::Comparing;
 use super::following::Following;
-use crate::backup::Source;
-use crate::control::Door;
+use crate::backup::BackupSource;
+use crate::control::ControlSocket;
 use crate::error::Error;
 use crate::home::Homes;
 use crate::shard::Shard;
-use crate::store::intent::Intent;
 use crate::store::postgres::catalog::{self, Catalog};
-use crate::store::postgres::leader::{Leader, Term};
+use crate::store::postgres::primary_tracker::{PrimaryTracker, Term};
+use crate::store::schema_intent::Intent;
 use crate::store::sqlite::data_dir::DataDir;
 use crate::store::sqlite::guard::Guard;
 use crate::store::sqlite::intents::{self, Intents};
@@ -62,7 +62,7 @@ impl Backing {
     }
 
     /// Leaders of the shards, where nodes are servers.
-    pub(super) fn leaders(&self) -> impl Iterator<Item = &Arc<Leader>> {
+    pub(super) fn leaders(&self) -> impl Iterator<Item = &Arc<PrimaryTracker>> {
         let servers = match self {
             Self::Files(_) => None,
             Self::Servers(servers) => Some(servers),
@@ -76,7 +76,7 @@ impl Backing {
         match self {
             Self::Files(files) => {
                 files.closed.store(true, Ordering::Release);
-                files.door.close();
+                files.control_socket.close();
                 files.stop_comparing();
             }
             Self::Servers(servers) => servers.following.closed.store(true, Ordering::Release),
@@ -109,7 +109,7 @@ impl Manager {
     }
 
     /// The cluster, as a backup copies it; `None` if its files are not this process's.
-    pub fn saved(&self) -> Option<&Arc<Source>> {
+    pub fn saved(&self) -> Option<&Arc<BackupSource>> {
         match &self.backing {
             Backing::Files(files) => Some(&files.saved),
             Backing::Servers(_) => None,
@@ -143,9 +143,9 @@ impl Drop for Backing {
 /// The files of an embedded cluster.
 pub(super) struct Files {
     /// What a backup copies.
-    pub(super) saved: Arc<Source>,
+    pub(super) saved: Arc<BackupSource>,
     /// Where it is told to.
-    door: Door,
+    control_socket: ControlSocket,
     /// Dropped before the lock is released.
     guard: Guard,
     /// Held as long as anything may write.
@@ -158,9 +158,16 @@ pub(super) struct Files {
 
 impl Files {
     /// The files of this data directory.
-    pub(super) fn new(saved: Arc<Source>, data_dir: DataDir, guard: Guard) -> Self {
+    pub(super) fn new(saved: Arc<BackupSource>, data_dir: DataDir, guard: Guard) -> Self {
         let (closed, comparing) = (Arc::default(), OnceLock::new());
-        Self { door: Door::open(&saved), saved, guard, data_dir, closed, comparing }
+        Self {
+            control_socket: ControlSocket::open(&saved),
+            saved,
+            guard,
+            data_dir,
+            closed,
+            comparing,
+        }
     }
 
     fn stop_comparing(&self) {
@@ -230,7 +237,7 @@ pub(super) enum Turn {
 /// A catalog whose session holds the lock of whoever changes the tables.
 pub(super) struct Held {
     catalog: Catalog,
-    leader: Arc<Leader>,
+    leader: Arc<PrimaryTracker>,
     term: Term,
     _guard: OwnedMutexGuard<()>,
 }

@@ -20,21 +20,21 @@ use super::agreement::{Agreement, Declared, agree};
 use super::backing::{Backing, Servers};
 use super::following::Following;
 use super::members::{self, Members};
-use crate::address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
 use crate::home::Homes;
 use crate::lane::{Lane, LaneControls};
 use crate::lanes::Lanes;
+use crate::node_address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
 use crate::position::History;
 use crate::replication::ReplicationState;
 use crate::shard::Shard;
-use crate::store::cluster::Wanted;
+use crate::store::cluster_spec::ClusterSpec;
 use crate::store::open_error::OpenError;
-use crate::store::postgres::candidate;
 use crate::store::postgres::catalog::{Catalog, Cluster};
+use crate::store::postgres::catalog_watch;
 use crate::store::postgres::citus::{Citus, setup, watch};
 use crate::store::postgres::hazards::Hazards;
-use crate::store::postgres::leader::{self, Leader};
 use crate::store::postgres::node::{Node, Target};
+use crate::store::postgres::primary_tracker::{self, PrimaryTracker};
 use crate::store::postgres::readers::Readers as NodeReaders;
 use crate::store::postgres::replica::Replica as StreamingReplica;
 use crate::store::postgres::session::Session;
@@ -50,7 +50,7 @@ pub struct ConnectedCluster {
     /// Its nodes.
     pub address: ClusterAddress,
     /// What the operator asks for.
-    pub wanted: Wanted,
+    pub wanted: ClusterSpec,
 }
 
 /// How long a start waits until it knows of each replica whether it follows: servers that are busy take their time.
@@ -104,7 +104,7 @@ async fn open(
     cluster: &ConnectedCluster,
 ) -> Result<(Vec<Opened>, Registry, Cluster, Option<Vec<Node>>), OpenError> {
     let ConnectedCluster { address, wanted } = cluster;
-    let wanted = Wanted {
+    let wanted = ClusterSpec {
         shards: Some(address.shards.len()),
         weights: wanted.weights.clone().or_else(|| weights(&address.shards)),
         ..wanted.clone()
@@ -137,7 +137,7 @@ async fn open(
         let slots: Vec<u16> = found.map.slots_of(index).collect();
         let is_new = !found.ready;
         let claim = Claim { cluster_id: &found.cluster_id, shard: name, slots: &slots, is_new };
-        let history = leader::history(&session.connection, &session.identity).await;
+        let history = primary_tracker::history(&session.connection, &session.identity).await;
         let place = nodes[0].name.clone();
         let known = (address.engine == ServerEngine::Citus).then(Arc::<Citus>::default);
         let database =
@@ -255,7 +255,7 @@ fn check_names(found: &Cluster, names: &[String]) -> Result<(), OpenError> {
 
 /// The lanes of a shard: one, or one to each group of workers of Citus.
 fn lanes(
-    (name, leader): (&str, &Arc<Leader>),
+    (name, leader): (&str, &Arc<PrimaryTracker>),
     timeouts: Timeouts,
     replication: &Arc<ReplicationState>,
     homes: &Homes,
@@ -291,10 +291,10 @@ fn assemble(
         let replication =
             Arc::new(ReplicationState::new(history, position, members.len()).with_shared_writers());
         replication.primary().record_schema_change(position);
-        let leader = Leader::new(members, &identity, Some(&replication), citus);
+        let leader = PrimaryTracker::new(members, &identity, Some(&replication), citus);
         leader.set_hazards(hazards);
         let lanes = lanes((name, &leader), timeouts, &replication, &homes);
-        let target = Target::Leader(Arc::clone(&leader));
+        let target = Target::Primary(Arc::clone(&leader));
         let readers = Arc::new(NodeReaders::start(&target, name, &replication, &homes));
         let watched = (0..leader.members().len()).map(|index| {
             Replica::Postgres(StreamingReplica::start(
@@ -310,8 +310,8 @@ fn assemble(
     let catalog = match catalog {
         Some(nodes) => {
             let identity = nodes[0].identity.clone();
-            let leader = Leader::new(nodes, &identity, None, None);
-            candidate::watch(&leader);
+            let leader = PrimaryTracker::new(nodes, &identity, None, None);
+            catalog_watch::start(&leader);
             leader
         }
         None => Arc::clone(&followed[0].0),

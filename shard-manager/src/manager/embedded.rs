@@ -14,22 +14,22 @@ use super::Manager;
 use super::agreement::{Agreement, Declared, agree};
 use super::backing::{Backing, Files};
 use super::comparing::{Compared, Comparing};
-use crate::backup::{Original, SavedShard, Source};
+use crate::backup::{BackupSource, Original, SavedShard};
 use crate::lane::Lane;
 use crate::replication::ReplicationState;
 use crate::sabotage::{Switch, is_on};
 use crate::shard::{Shard, Suspect};
-use crate::store::cluster::Wanted;
-use crate::store::intent::Intent;
+use crate::store::cluster_spec::ClusterSpec;
 use crate::store::open_error::OpenError;
 use crate::store::readers::Readers;
 use crate::store::replica::Replica;
+use crate::store::schema_intent::Intent;
 use crate::store::sqlite::catalog::{self, Catalog};
 use crate::store::sqlite::data_dir::{DataDir, has_no_room};
 use crate::store::sqlite::footing::Footing;
 use crate::store::sqlite::guard::Guard;
 use crate::store::sqlite::intents::Intents;
-use crate::store::sqlite::reader::{Housekeeping, Readers as FileReaders, Witness};
+use crate::store::sqlite::reader::{Housekeeping, Readers as FileReaders, VisibleBound};
 use crate::store::sqlite::replica::{Replica as FileReplica, ReplicaSpec};
 use crate::store::sqlite::shard_file::{self, Identity, Prepared};
 use crate::store::sqlite::writer::SqliteWriter;
@@ -43,7 +43,7 @@ pub struct EmbeddedCluster {
     /// The data directory; made if it is not there.
     pub data_dir: PathBuf,
     /// What the operator asks for.
-    pub wanted: Wanted,
+    pub wanted: ClusterSpec,
 }
 
 impl Manager {
@@ -198,7 +198,7 @@ impl Manager {
     }
 }
 
-fn saved(data_dir: &DataDir, shards: &[Shard]) -> Source {
+fn saved(data_dir: &DataDir, shards: &[Shard]) -> BackupSource {
     let shards = shards.iter().map(|shard| SavedShard {
         original: Original {
             shard: shard.name().to_owned(),
@@ -208,7 +208,7 @@ fn saved(data_dir: &DataDir, shards: &[Shard]) -> Source {
         gate: Arc::clone(shard.gate()),
         replication: Arc::clone(&shard.replication),
     });
-    Source::new(data_dir.path(), data_dir.catalog(), shards.collect())
+    BackupSource::new(data_dir.path(), data_dir.catalog(), shards.collect())
 }
 
 /// How long a start waits for its replicas: those of a small cluster are made in a moment.
@@ -274,8 +274,9 @@ fn open_shard(
     let writer = SqliteWriter::open(name, primary, &replication)?;
     let footing = Arc::clone(writer.footing());
     let lane = Lane::start(name, writer).map_err(no_thread)?;
-    let witness = Witness::primary(&replication);
-    let readers = FileReaders::open_on(Some(&footing), (name, primary), witness, housekeeping)?;
+    let visible_bound = VisibleBound::primary(&replication);
+    let readers =
+        FileReaders::open_on(Some(&footing), (name, primary), visible_bound, housekeeping)?;
     let readers = Arc::new(readers);
     let mut started: Vec<Replica> = Vec::with_capacity(replicas.len());
     for (index, (file, usable)) in replicas.into_iter().enumerate() {

@@ -9,12 +9,12 @@
 
 use futures_util::future::join_all;
 
-use crate::address::{ClusterAddress, NodeAddress};
+use crate::node_address::{ClusterAddress, NodeAddress};
 use crate::store::open_error::OpenError;
 use crate::store::postgres::ConnectError;
 use crate::store::postgres::node::Node;
 use crate::store::postgres::requirements;
-use crate::store::postgres::session::{self, Identity, Session, Wanted as Role};
+use crate::store::postgres::session::{self, Identity, NodeRole as Role, Session};
 
 /// What servers show of these sessions.
 const OPENING: &str = "tessera opening";

@@ -21,7 +21,7 @@ use super::Manager;
 use super::backing::Turn;
 use crate::error::{Error, Failure, Outcome};
 use crate::store::SchemaChange;
-use crate::store::intent::{Intent, State};
+use crate::store::schema_intent::{Intent, State};
 use crate::table::{Registry, Table};
 
 /// Result of the creation of a table: it exists on every shard.

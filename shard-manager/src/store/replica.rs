@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::postgres::replica::Replica as StreamingReplica;
 use super::readers::Readers;
 use super::sqlite::replica::Replica as FileReplica;
-use crate::address::NodeAddress;
 use crate::brake::Brake;
+use crate::node_address::NodeAddress;
 
 /// A replica.
 #[derive(Clone)]

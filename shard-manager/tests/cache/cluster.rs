@@ -14,7 +14,7 @@ use shard_manager::manager::{BulkRow, Data, EmbeddedCluster, Manager, ReadDone, 
 use shard_manager::query::ReadQuery;
 use shard_manager::row::{Operation, RowWrite};
 use shard_manager::shard_map::Place;
-use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::store::sqlite::catalog::ClusterSpec;
 use shard_manager::token::SessionToken;
 use tempfile::TempDir;
 
@@ -22,7 +22,8 @@ use crate::bench::{deadline, until};
 use crate::redis_server::Server;
 
 fn open(dir: &TempDir, replicas: usize, settings: &CacheSettings) -> Manager {
-    let wanted = Wanted { shards: Some(1), replicas: Some(replicas), ..Wanted::default() };
+    let wanted =
+        ClusterSpec { shards: Some(1), replicas: Some(replicas), ..ClusterSpec::default() };
     let cluster = EmbeddedCluster { data_dir: dir.path().to_owned(), wanted };
     Manager::open(&cluster).unwrap().with_cache(settings.clone())
 }

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Data, EmbeddedCluster, Manager, RequestOptions};
 use shard_manager::row::Operation;
-use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::store::sqlite::catalog::ClusterSpec;
 use tempfile::TempDir;
 
 /// A running cluster; its folder goes with it.
@@ -91,7 +91,7 @@ pub(crate) fn run_reading(dir: &Path, args: &[&str], text: &str) -> Ended {
 
 pub(crate) fn open(dir: &Path, shards: usize, replicas: usize) -> Manager {
     let (shards, replicas) = (Some(shards), Some(replicas));
-    let wanted = Wanted { shards, replicas, ..Wanted::default() };
+    let wanted = ClusterSpec { shards, replicas, ..ClusterSpec::default() };
     let cluster = EmbeddedCluster { data_dir: dir.to_owned(), wanted };
     Manager::open(&cluster).expect("the cluster starts")
 }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use shard_manager::declaration::Declaration;
-use shard_manager::store::sqlite::view::{DirView, Holder};
+use shard_manager::store::sqlite::offline_view::{DirView, Holder};
 use shard_manager::table::Column;
 use shard_manager::value::ColumnType;
 

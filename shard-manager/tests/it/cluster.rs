@@ -18,7 +18,7 @@ use shard_manager::query::ReadQuery;
 use shard_manager::row::{Operation, RowWrite};
 use shard_manager::shard_map::Place;
 use shard_manager::store::sqlite::OpenError;
-use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::store::sqlite::catalog::ClusterSpec;
 use tempfile::TempDir;
 
 /// A running cluster; its folder goes with it.
@@ -37,20 +37,20 @@ pub(crate) fn options() -> RequestOptions {
 }
 
 /// Shards without replicas: what is read is what the primary has.
-pub(crate) fn shards(count: usize) -> Wanted {
+pub(crate) fn shards(count: usize) -> ClusterSpec {
     with_replicas(count, 0)
 }
 
-pub(crate) fn with_replicas(shards: usize, replicas: usize) -> Wanted {
-    Wanted { shards: Some(shards), replicas: Some(replicas), ..Wanted::default() }
+pub(crate) fn with_replicas(shards: usize, replicas: usize) -> ClusterSpec {
+    ClusterSpec { shards: Some(shards), replicas: Some(replicas), ..ClusterSpec::default() }
 }
 
-pub(crate) fn open(dir: &Path, wanted: Wanted) -> Result<Manager, OpenError> {
+pub(crate) fn open(dir: &Path, wanted: ClusterSpec) -> Result<Manager, OpenError> {
     Manager::open(&EmbeddedCluster { data_dir: dir.to_owned(), wanted })
 }
 
 /// The sentence with which a start is refused.
-pub(crate) fn refusal(dir: &Path, wanted: Wanted) -> String {
+pub(crate) fn refusal(dir: &Path, wanted: ClusterSpec) -> String {
     match open(dir, wanted) {
         Ok(_) => panic!("the start was not refused"),
         Err(error) => error.to_string(),
@@ -62,7 +62,7 @@ impl Cluster {
         Self::with(shards(count))
     }
 
-    pub(crate) fn with(wanted: Wanted) -> Self {
+    pub(crate) fn with(wanted: ClusterSpec) -> Self {
         let dir = tempfile::tempdir().expect("a folder for the test");
         let manager = open(dir.path(), wanted).expect("a new cluster starts");
         Self { manager, dir }
@@ -72,7 +72,7 @@ impl Cluster {
     pub(crate) fn restart_after(self, meddle: impl FnOnce(&Path)) -> Self {
         let dir = self.stop();
         meddle(dir.path());
-        let manager = open(dir.path(), Wanted::default()).expect("the cluster starts again");
+        let manager = open(dir.path(), ClusterSpec::default()).expect("the cluster starts again");
         Self { manager, dir }
     }
 

@@ -51,7 +51,7 @@ impl Writer for Fake {
             assert!(!keys.contains(key), "the test wants this writer to die");
         }
         let failed =
-            |outcome, divisible| BatchFailure { error: Error::Internal, outcome, divisible };
+            |outcome, retry_split| BatchFailure { error: Error::Internal, outcome, retry_split };
         // One row can be both: first it makes its batch fail, then it fails for good when it stands alone.
         if keys.iter().any(|key| self.plan.culprits.contains(key)) && keys.len() > 1 {
             return Err(failed(Outcome::Rejected, true));

@@ -12,7 +12,7 @@ use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Manager, ReadDone, RequestOptions};
 use shard_manager::query::ReadQuery;
 use shard_manager::row::Operation::Upsert;
-use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::store::sqlite::catalog::ClusterSpec;
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::token::SessionToken;
 use shard_manager::topology::ShardIndex;
@@ -342,7 +342,7 @@ async fn replicas_may_become_more_and_fewer_at_any_start() {
         assert_eq!(manager.status().replicas(), replicas);
         manager.close();
     }
-    let manager = open(dir.path(), Wanted::default()).expect("it starts");
+    let manager = open(dir.path(), ClusterSpec::default()).expect("it starts");
     assert_eq!(manager.status().replicas(), 2, "it keeps what it was told");
 }
 
@@ -357,13 +357,13 @@ async fn a_primary_that_was_put_back_from_an_older_copy_is_not_taken_for_the_one
         write(&cluster, "ada", 2, &RequestOptions { session: old.clone(), ..at(Level::All) }).await;
     let dir = cluster.stop();
     std::fs::copy(dir.path().join("backup"), dir.path().join("shard1-primary.db")).expect("copied");
-    let told = refusal(dir.path(), Wanted::default());
+    let told = refusal(dir.path(), ClusterSpec::default());
     for word in ["shard1-replica1.db", "changes that the primary has not", "older copy"] {
         assert!(told.contains(word), "{told}");
     }
     // The operator goes on without what was written since.
     std::fs::remove_file(replica_file(dir.path(), 1, 1)).expect("removed");
-    let manager = open(dir.path(), Wanted::default()).expect("it starts");
+    let manager = open(dir.path(), ClusterSpec::default()).expect("it starts");
     let cluster = Cluster { manager, dir };
     for n in 10..20 {
         write(&cluster, "ada", n, &at(Level::All)).await;
@@ -405,7 +405,7 @@ async fn a_file_of_another_shard_is_not_taken_for_a_replica() {
     let dir = cluster.stop();
     let (one, two) = (replica_file(dir.path(), 1, 1), replica_file(dir.path(), 2, 1));
     std::fs::copy(two, &one).expect("copied");
-    let told = refusal(dir.path(), Wanted::default());
+    let told = refusal(dir.path(), ClusterSpec::default());
     assert!(told.contains("shard1-replica1.db") && told.contains("shard2"), "{told}");
     // Nobody lost anything by the refusal.
     execute(&dir.path().join("shard1-primary.db"), "SELECT 1");

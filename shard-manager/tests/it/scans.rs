@@ -8,7 +8,7 @@ use shard_manager::position::History;
 use shard_manager::query::{Comparison, Condition, ReadQuery, Test};
 use shard_manager::replication::ReplicationState;
 use shard_manager::row::Operation::Upsert;
-use shard_manager::store::sqlite::reader::{Housekeeping, Readers, Scope, Witness};
+use shard_manager::store::sqlite::reader::{Housekeeping, Readers, Scope, VisibleBound};
 use shard_manager::value::Value;
 
 use crate::cluster::{Cluster, deadline};
@@ -28,8 +28,9 @@ async fn a_scan_ends_when_nobody_waits_for_it_any_more_and_its_connection_serves
     assert!(done.iter().all(|row| row.outcome.is_ok()));
     let replication =
         Arc::new(ReplicationState::new(History::new(vec![(1, 0)]).expect("a history"), 1, 0));
-    let (witness, keeper) = (Witness::primary(&replication), Housekeeping::start());
-    let readers = Readers::open("shard1", &cluster.file(1), witness, &keeper).expect("a pool");
+    let (visible_bound, keeper) = (VisibleBound::primary(&replication), Housekeeping::start());
+    let readers =
+        Readers::open("shard1", &cluster.file(1), visible_bound, &keeper).expect("a pool");
     let table = cluster.manager.schema().table("users").expect("a table");
     let query = ReadQuery { counts: true, ..ReadQuery::all(&table) };
     let name =

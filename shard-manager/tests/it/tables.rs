@@ -16,7 +16,7 @@ use shard_manager::position::History;
 use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};
 use shard_manager::replication::ReplicationState;
 use shard_manager::row::Operation::{Delete, Insert, Update, Upsert};
-use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::store::sqlite::catalog::ClusterSpec;
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::store::sqlite::intents::{Intents, State};
 use shard_manager::store::sqlite::writer::SqliteWriter;
@@ -125,7 +125,7 @@ async fn a_table_is_made_on_every_shard_and_can_be_used_at_once() {
     assert_eq!(cluster.read(query, None).await.len(), 14);
     let dir = cluster.stop();
     assert_replicas_equal(dir.path(), 3);
-    let manager = open(dir.path(), Wanted::default()).expect("starts again");
+    let manager = open(dir.path(), ClusterSpec::default()).expect("starts again");
     let cluster = Cluster { manager, dir };
     assert_eq!(cluster.rows("students", None).await.len(), 29);
     assert_eq!(
@@ -229,7 +229,7 @@ async fn a_router_that_dies_at_any_step_leaves_the_table_on_all_shards_or_on_non
             }
         }
         drop(noted);
-        let manager = open(dir.path(), Wanted::default()).expect("starts again");
+        let manager = open(dir.path(), ClusterSpec::default()).expect("starts again");
         let cluster = Cluster { manager, dir };
         let expected = if state == State::Make { 3 } else { 0 };
         let at = format!("{state:?} after {reached} shards");
@@ -258,13 +258,13 @@ async fn a_start_that_cannot_finish_a_table_is_refused_with_the_reason_and_leave
         || ints(&shard_file(dir.path(), 1), "SELECT count(*) AS value FROM tessera_timelines");
     let before = timelines();
     for _ in 0..3 {
-        let told = refusal(dir.path(), Wanted::default());
+        let told = refusal(dir.path(), ClusterSpec::default());
         assert!(told.contains("students") && told.contains("grade may be null"), "{told}");
     }
     assert_eq!((timelines(), intents(dir.path()).len()), (before, 1));
     noted.remove("students").expect("an operator with a shell");
     drop(noted);
-    open(dir.path(), Wanted::default()).expect("starts again");
+    open(dir.path(), ClusterSpec::default()).expect("starts again");
 }
 
 #[tokio::test]

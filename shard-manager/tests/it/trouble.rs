@@ -14,7 +14,7 @@ use shard_manager::manager::RequestOptions;
 use shard_manager::position::History;
 use shard_manager::replication::ReplicationState;
 use shard_manager::row::Operation::{Delete, Insert, Update, Upsert};
-use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::store::sqlite::catalog::ClusterSpec;
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::store::sqlite::writer::SqliteWriter;
 use shard_manager::store::{BatchDone, Writer};
@@ -265,7 +265,7 @@ async fn inside_a_folder_of_20_mib() {
     let digest = |node: &str| digest(&dir.join(format!("data/shard1-{node}.db"))).expect("read");
     assert_eq!(digest("replica1"), digest("primary"), "it has caught up");
     drop(cluster);
-    let manager = open(&dir.join("data"), Wanted::default()).expect("starts again");
+    let manager = open(&dir.join("data"), ClusterSpec::default()).expect("starts again");
     let cluster = Cluster { manager, dir: tempfile::tempdir().expect("a folder") };
     stored.drain(..2);
     stored.push("later".to_owned());

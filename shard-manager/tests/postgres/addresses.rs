@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use shard_manager::address::{Host, NodeAddress, NodeDefaults, Password, TlsMode};
+use shard_manager::node_address::{Host, NodeAddress, NodeDefaults, Password, TlsMode};
 
 fn parsed(text: &str) -> NodeAddress {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))

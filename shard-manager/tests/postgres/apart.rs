@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use shard_manager::address::{ClusterAddress, NodeAddress};
 use shard_manager::consistency::Level;
 use shard_manager::manager::Manager;
+use shard_manager::node_address::{ClusterAddress, NodeAddress};
 use shard_manager::table::Table;
 use shard_manager::value::ColumnType::{Bigint, Text};
 

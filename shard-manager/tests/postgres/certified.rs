@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use shard_manager::address::{ClusterAddress, NodeAddress};
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::Manager;
-use shard_manager::store::postgres::session::{self, Wanted};
+use shard_manager::node_address::{ClusterAddress, NodeAddress};
+use shard_manager::store::postgres::session::{self, NodeRole};
 
 use crate::certificates::Authority;
 use crate::cluster::{cluster_of, connect};
@@ -67,7 +67,8 @@ impl Proven {
     async fn until_proven(&self, proven: bool) {
         let deadline = Instant::now() + Duration::from_secs(60);
         let address = self.address(&self.replica);
-        while session::connect(&address, "story", Wanted::Any, &patient()).await.is_ok() != proven {
+        while session::connect(&address, "story", NodeRole::Any, &patient()).await.is_ok() != proven
+        {
             assert!(Instant::now() < deadline, "it shows what it has shown");
         }
     }

@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 use diesel::QueryableByName;
 use diesel::sql_types::{Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use shard_manager::address::{ClusterAddress, NodeAddress, ServerEngine, ShardAddress};
 use shard_manager::local::{LocalCluster, LocalNode, Wanted as WantedServers};
 use shard_manager::manager::{ConnectedCluster, Manager};
-use shard_manager::store::cluster::Wanted;
+use shard_manager::node_address::{ClusterAddress, NodeAddress, ServerEngine, ShardAddress};
+use shard_manager::store::cluster_spec::ClusterSpec;
 use shard_manager::store::open_error::OpenError;
 use shard_manager::store::postgres::ConnectError;
-use shard_manager::store::postgres::session::{self, Wanted as Role};
+use shard_manager::store::postgres::session::{self, NodeRole as Role};
 
 use crate::server::patient;
 
@@ -201,7 +201,7 @@ pub(crate) fn connect(address: &ClusterAddress) -> Manager {
 }
 
 pub(crate) fn try_connect(address: &ClusterAddress) -> Result<Manager, OpenError> {
-    let (address, wanted) = (address.clone(), Wanted::default());
+    let (address, wanted) = (address.clone(), ClusterSpec::default());
     Manager::connect(&ConnectedCluster { address, wanted })
 }
 

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use shard_manager::address::ServerEngine;
 use shard_manager::consistency::Level;
 use shard_manager::local::{LocalNode, Stop};
 use shard_manager::manager::Manager;
+use shard_manager::node_address::ServerEngine;
 use shard_manager::value::ColumnType::{Bigint, Text};
 
 use crate::cluster::{Door, Trio, connect};

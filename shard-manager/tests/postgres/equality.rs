@@ -9,7 +9,7 @@ use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{EmbeddedCluster, Manager};
 use shard_manager::query::ReadQuery;
 use shard_manager::row::RowDone;
-use shard_manager::store::cluster::Wanted;
+use shard_manager::store::cluster_spec::ClusterSpec;
 use shard_manager::value::Value;
 
 use crate::cluster::{Databases, connect};
@@ -104,7 +104,7 @@ fn stripped(json: &[u8]) -> String {
 
 fn embedded(shards: usize) -> (Manager, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    let wanted = Wanted { shards: Some(shards), replicas: Some(0), ..Wanted::default() };
+    let wanted = ClusterSpec { shards: Some(shards), replicas: Some(0), ..ClusterSpec::default() };
     let cluster = EmbeddedCluster { data_dir: dir.path().to_owned(), wanted };
     (Manager::open(&cluster).unwrap(), dir)
 }

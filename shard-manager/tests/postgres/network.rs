@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use shard_manager::address::{ClusterAddress, NodeAddress};
 use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::local::Stop;
 use shard_manager::manager::RequestOptions;
+use shard_manager::node_address::{ClusterAddress, NodeAddress};
 
 use crate::cluster::{Trio, address, cluster_of, connect};
 use crate::proxy::Proxy;

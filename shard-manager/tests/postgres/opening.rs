@@ -2,8 +2,8 @@
 
 use std::thread;
 
-use shard_manager::address::ClusterAddress;
 use shard_manager::manager::Manager;
+use shard_manager::node_address::ClusterAddress;
 use shard_manager::row::Operation::{Insert, Upsert};
 use shard_manager::value::ColumnType::{Bigint, Text, Timestamp};
 

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use shard_manager::address::ClusterAddress;
 use shard_manager::consistency::Level;
 use shard_manager::doctor::{self, Verdict};
+use shard_manager::node_address::ClusterAddress;
 
 use crate::cluster::{cluster_of, connect, refused};
 use crate::log;

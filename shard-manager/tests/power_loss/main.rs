@@ -15,7 +15,7 @@ use chance::Chance;
 use disk::{Act, Kind, Lie, Step};
 use futures_util::future::join_all;
 use shard_manager::manager::Manager;
-use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::store::sqlite::catalog::ClusterSpec;
 use story::{Harm, Story, Verdict};
 
 /// Draws the steps before which the power is cut: of each sort of step about one in so many. Only a step can
@@ -35,12 +35,12 @@ fn one_in(
     }
 }
 
-fn shards(count: usize) -> Wanted {
+fn shards(count: usize) -> ClusterSpec {
     with_replicas(count, 0)
 }
 
-fn with_replicas(shards: usize, replicas: usize) -> Wanted {
-    Wanted { shards: Some(shards), replicas: Some(replicas), ..Wanted::default() }
+fn with_replicas(shards: usize, replicas: usize) -> ClusterSpec {
+    ClusterSpec { shards: Some(shards), replicas: Some(replicas), ..ClusterSpec::default() }
 }
 
 fn assert_unharmed(verdicts: &[Verdict], cuts_min: usize) {

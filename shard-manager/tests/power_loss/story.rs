@@ -25,7 +25,7 @@ use shard_manager::error::{Error, Failure};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Data, EmbeddedCluster, Manager, RequestOptions};
 use shard_manager::row::Operation;
-use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::store::sqlite::catalog::ClusterSpec;
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::table::{Column, Table};
 use shard_manager::value::ColumnType;
@@ -44,7 +44,7 @@ const IMAGES_MAX: usize = 2;
 pub(crate) struct Story {
     pub(crate) disk: Arc<Disk>,
     dir: PathBuf,
-    wanted: Wanted,
+    wanted: ClusterSpec,
     /// Whether the primaries' files are lost as well, and the replicas take their places.
     promote: AtomicBool,
     changes: Mutex<BTreeMap<String, Changes>>,
@@ -63,7 +63,7 @@ struct Changes {
 struct Cut {
     moment: Moment,
     image: TempDir,
-    wanted: Wanted,
+    wanted: ClusterSpec,
     promote: bool,
     before: BTreeMap<String, Changes>,
     after: BTreeMap<String, Changes>,
@@ -124,13 +124,13 @@ impl fmt::Display for Verdict {
 
 impl Story {
     /// A story in this folder.
-    pub(crate) fn begin(dir: &Path, wanted: Wanted, seed: u64) -> Arc<Self> {
+    pub(crate) fn begin(dir: &Path, wanted: ClusterSpec, seed: u64) -> Arc<Self> {
         Self::resume(dir, wanted, seed, BTreeMap::new())
     }
 
     fn resume(
         dir: &Path,
-        wanted: Wanted,
+        wanted: ClusterSpec,
         seed: u64,
         changes: BTreeMap<String, Changes>,
     ) -> Arc<Self> {
@@ -268,7 +268,7 @@ fn value(key: &str, number: u32) -> Option<String> {
     Some(format!("{{\"number\":{number},\"fill\":\"{fill}\"}}"))
 }
 
-fn open(dir: &Path, wanted: &Wanted) -> Result<Manager, String> {
+fn open(dir: &Path, wanted: &ClusterSpec) -> Result<Manager, String> {
     let cluster = EmbeddedCluster { data_dir: dir.to_owned(), wanted: wanted.clone() };
     Manager::open(&cluster).map_err(|error| error.to_string())
 }

@@ -10,7 +10,7 @@ use shard_manager::backup::restore::verify;
 use shard_manager::backup::{Step, Watch};
 use shard_manager::control::client::{ControlError, ask};
 use shard_manager::control::{Request, SOCKET};
-use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::store::sqlite::catalog::ClusterSpec;
 
 use crate::backup::ALONE;
 use crate::cluster::{Cluster, open, shards};
@@ -39,7 +39,7 @@ fn only_its_owner_may_use_the_socket_and_it_goes_with_the_cluster() {
     assert!(!socket.exists());
     // What a process that was killed has left is replaced.
     fs::write(&socket, "left").expect("a file");
-    let manager = open(dir.path(), Wanted::default()).expect("it starts");
+    let manager = open(dir.path(), ClusterSpec::default()).expect("it starts");
     let copies = tempfile::tempdir().expect("a folder");
     let request = Request::Backup { to: copies.path().join("copy") };
     ask(dir.path(), &request, &ALONE).expect("somebody listens");

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
-use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::store::sqlite::catalog::ClusterSpec;
 
 use crate::cluster::{execute, ints, open, shards, texts};
 use crate::command::{fail, program, run, succeed, text};
@@ -79,7 +79,7 @@ fn users_are_shared_out_by_weight_and_have_ids_and_mails_of_their_own() {
         let stray = "SELECT count(*) AS value FROM orders WHERE user_id <> shard_key";
         assert_eq!(ints(&file, stray), [0], "an order lies under the key of its user");
     }
-    open(dir.path(), Wanted::default()).expect("a router can start over it").close();
+    open(dir.path(), ClusterSpec::default()).expect("a router can start over it").close();
 }
 
 /// A program that does not outlive the test.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Output;
 
-use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::store::sqlite::catalog::ClusterSpec;
 use tempfile::TempDir;
 
 use crate::cluster::{open, shards, texts};
@@ -13,7 +13,7 @@ use crate::command::{fail, program, run, succeed, text};
 fn cluster_of(keyspace: &str) -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     let keyspace = Some(keyspace.parse().expect("a keyspace"));
-    open(dir.path(), Wanted { keyspace, ..shards(3) }).expect("a new cluster").close();
+    open(dir.path(), ClusterSpec { keyspace, ..shards(3) }).expect("a new cluster").close();
     dir
 }
 

@@ -10,7 +10,7 @@ use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Manager, RequestOptions};
 use shard_manager::query::ReadQuery;
 use shard_manager::row::Operation;
-use shard_manager::store::sqlite::catalog::Wanted;
+use shard_manager::store::sqlite::catalog::ClusterSpec;
 use shard_manager::token::SessionToken;
 use tempfile::TempDir;
 
@@ -40,7 +40,7 @@ async fn lived_on(dir: &TempDir) -> (Cluster, SessionToken, i64) {
 }
 
 fn opened(dir: &Path) -> Manager {
-    open(dir, Wanted::default()).expect("the restored cluster starts")
+    open(dir, ClusterSpec::default()).expect("the restored cluster starts")
 }
 
 #[tokio::test]
@@ -128,7 +128,7 @@ fn a_copy_that_differs_in_one_bit_is_refused() {
         change(&mut changed);
         fs::write(&path, changed).expect("it can be written");
         let told = restore(&copy, &home, &ALONE).expect_err("it is refused");
-        assert!(matches!(told, SaveError::Unfit { .. }), "{file}: {told}");
+        assert!(matches!(told, SaveError::Unsuitable { .. }), "{file}: {told}");
         let arguments = ["restore", "--from", text(&copy), "--data-dir", text(&home)];
         let (code, told) = fail(&arguments);
         assert_eq!((code, told.lines().count()), (1, 1), "{told}");
@@ -217,7 +217,7 @@ fn a_copy_whose_manifest_was_made_up_is_refused() {
         assert!(whole.contains(truth), "{truth} stands in {whole}");
         fs::write(&path, whole.replace(truth, lie)).expect("it can be written");
         let told = verify(&copy, &ALONE).expect_err(lie);
-        assert!(matches!(told, SaveError::Unfit { .. }), "{lie}: {told}");
+        assert!(matches!(told, SaveError::Unsuitable { .. }), "{lie}: {told}");
     }
 }
 

@@ -22,7 +22,7 @@ use crate::row::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
 use crate::sabotage::{Switch, is_on};
 use crate::store::WriteGroup;
 use crate::store::forgetting::recorded_at;
-use crate::store::image::{self, Stamp, push_row};
+use crate::store::row_image::{self, ServerColumns, push_row};
 use crate::table::Table;
 use crate::value::{ColumnType, Value, format_timestamp};
 
@@ -339,15 +339,17 @@ impl Batch {
         let at = self.places.get(&place(&change.table, &change.key, &change.id));
         let at = *at.ok_or(Error::Internal)?;
         let current = self.rows[at].after.clone();
-        let kind = image::outcome(change, current.as_deref())?;
+        let kind = row_image::outcome(change, current.as_deref())?;
         let drawn = self.versions.next().ok_or(Error::Internal)?;
         let restarts = is_on(Switch::VersionFromOne) && kind == Change::Created;
         let version = if restarts { 1 } else { drawn };
-        let stamp = Stamp { version, now: &self.now };
+        let server_columns = ServerColumns { version, now: &self.now };
         let image = match (kind, current) {
             (Change::Removed, Some(row)) => row,
-            (Change::Changed, Some(row)) => image::changed(change, row, &stamp),
-            (Change::Created | Change::Changed | Change::Removed, _) => image::made(change, &stamp),
+            (Change::Changed, Some(row)) => row_image::changed(change, row, &server_columns),
+            (Change::Created | Change::Changed | Change::Removed, _) => {
+                row_image::made(change, &server_columns)
+            }
         };
         let mut json = Vec::new();
         if kind != Change::Removed || change.wants_row || change.idempotency_key.is_some() {

@@ -4,7 +4,7 @@
 //! Locks belong to sessions, so that of a router that died is free.
 //!
 //! **Invariant:** whoever reads the catalog to change it holds one of its locks.
-//! **Not here:** what it says (`store::cluster`), the rows (`shard_database`).
+//! **Not here:** what it says (`store::cluster_spec`), the rows (`shard_database`).
 
 use chrono::Utc;
 use diesel::prelude::*;
@@ -16,12 +16,12 @@ use super::shard_database::{has_rows, migrate, tables};
 use super::statement::{Statement, load, run};
 use crate::error::Error;
 use crate::shard_map::ShardMap;
-use crate::store::cluster::{ClusterRow, Wanted, check_wanted};
-use crate::store::declared::Declared;
-use crate::store::intent::{Intent, State};
+use crate::store::cluster_spec::{ClusterRow, ClusterSpec, check_spec};
 use crate::store::open_error::OpenError;
-use crate::store::schema::tessera_cluster::dsl;
-use crate::store::schema::tessera_intents;
+use crate::store::schema_intent::{Intent, State};
+use crate::store::system_tables::tessera_cluster::dsl;
+use crate::store::system_tables::tessera_intents;
+use crate::store::table_declaration::Declared;
 use crate::table::{Registry, Table};
 use crate::token::TokenKey;
 use crate::value::format_timestamp;
@@ -55,7 +55,7 @@ pub struct Cluster {
 
 /// What routers look at, again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub struct CatalogVersion {
     /// Version of the map.
     pub epoch: i64,
     /// Grows whenever the tables have changed.
@@ -114,11 +114,15 @@ impl Catalog {
             .map_err(|error| OpenError::node(PLACE, error))
     }
 
-    /// Reads the cluster, or makes it as wanted, its shards called so.
+    /// Reads the cluster, or creates it as specified, its shards with these names.
     ///
     /// # Errors
-    /// [`OpenError::Conflict`] if the cluster is another than wanted.
-    pub async fn cluster(&self, wanted: &Wanted, names: &[String]) -> Result<Cluster, OpenError> {
+    /// [`OpenError::Conflict`] if the cluster was created with other settings.
+    pub async fn cluster(
+        &self,
+        spec: &ClusterSpec,
+        names: &[String],
+    ) -> Result<Cluster, OpenError> {
         let told = |error| OpenError::node(PLACE, error);
         let mut connection = &self.connection;
         let found: Option<ClusterRow> =
@@ -126,7 +130,7 @@ impl Catalog {
         let row = match found {
             Some(row) => row,
             None => {
-                let row = ClusterRow::new(wanted, Some(names))?;
+                let row = ClusterRow::new(spec, Some(names))?;
                 let stored = diesel::insert_into(dsl::tessera_cluster).values(&row);
                 stored.execute(&mut connection).await.map_err(told)?;
                 row
@@ -135,7 +139,7 @@ impl Catalog {
         row.check_hash(PLACE)?;
         let damaged = |cause: String| OpenError::node(PLACE, cause);
         let map = row.map().map_err(damaged)?;
-        check_wanted(&map, wanted, PLACE)?;
+        check_spec(&map, spec, PLACE)?;
         let token_key = row.token_key().map_err(damaged)?;
         Ok(Cluster { cluster_id: row.cluster_id, map, ready: row.ready == 1, token_key })
     }
@@ -163,15 +167,16 @@ impl Catalog {
     ///
     /// # Errors
     /// That it cannot be read.
-    pub async fn stamp(&self) -> QueryResult<Stamp> {
+    pub async fn version(&self) -> QueryResult<CatalogVersion> {
         // The first value that is drawn is the one that a new sequence shows.
-        const STAMP: &str = "SELECT epoch, (SELECT last_value + is_called::integer
+        const VERSION: &str = "SELECT epoch, (SELECT last_value + is_called::integer
             FROM tessera_tables_changed) FROM tessera_cluster";
         let rows =
-            load(&self.connection, Statement { sql: STAMP, binds: &[], cached: true }).await?;
+            load(&self.connection, Statement { sql: VERSION, binds: &[], cached: true }).await?;
         let number = |column| rows.as_slice().first().and_then(|row| row.bigint(column));
-        let stamp = number(0).zip(number(1)).map(|(epoch, tables)| Stamp { epoch, tables });
-        stamp.ok_or(diesel::result::Error::NotFound)
+        let version =
+            number(0).zip(number(1)).map(|(epoch, tables)| CatalogVersion { epoch, tables });
+        version.ok_or(diesel::result::Error::NotFound)
     }
 
     /// The tables that the database declares in which it lies, if it is a shard's too, and a position at which a replica
@@ -269,7 +274,7 @@ impl Catalog {
 
 fn told(error: &diesel::result::Error) -> Error {
     tracing::error!(%error, "the catalog cannot be used");
-    super::trouble::Trouble::of(error).error(PLACE)
+    super::db_error::DbErrorKind::of(error).error(PLACE)
 }
 
 /// The catalog cannot even be reached.

@@ -24,8 +24,8 @@ use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 
 use super::cell;
+use super::db_error::DbErrorKind;
 use super::statement::{Bind, Statement, load};
-use super::trouble::Trouble;
 use crate::value::ColumnType;
 
 /// Citus' own shards: least and greatest hash, and the group of nodes that holds it.
@@ -148,13 +148,17 @@ pub(super) fn is_rejected(error: &DieselError, last: bool) -> bool {
     {
         return true;
     }
-    match Trouble::of(error) {
-        Trouble::Constraint(_)
-        | Trouble::Swallowed(_)
-        | Trouble::Crossed
-        | Trouble::ReadOnly
-        | Trouble::Outdated => true,
-        Trouble::Full | Trouble::Late | Trouble::Lost | Trouble::Promoted | Trouble::Other => !last,
+    match DbErrorKind::of(error) {
+        DbErrorKind::Constraint(_)
+        | DbErrorKind::Swallowed(_)
+        | DbErrorKind::Conflict
+        | DbErrorKind::ReadOnly
+        | DbErrorKind::Outdated => true,
+        DbErrorKind::Full
+        | DbErrorKind::Late
+        | DbErrorKind::Lost
+        | DbErrorKind::Promoted
+        | DbErrorKind::Other => !last,
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
-use super::session::{VERSION_MIN, Wanted};
-use crate::address::{NodeAddress, TlsMode};
+use super::session::{NodeRole, VERSION_MIN};
+use crate::node_address::{NodeAddress, TlsMode};
 
 /// As tokio-postgres says it.
 const PASSWORD_MISSING: &str = "password missing";
@@ -99,7 +99,7 @@ pub enum ConnectError {
         /// Which node.
         node: String,
         /// What was asked for.
-        wanted: Wanted,
+        wanted: NodeRole,
         /// What it is.
         in_recovery: bool,
     },

@@ -12,7 +12,7 @@ use super::citus::setup;
 use super::declared;
 use super::sql;
 use super::statement::{Statement, load, run};
-use super::transaction::{Broken, LaneSession};
+use super::transaction::{LaneSession, TransactionError};
 use crate::store::SchemaChange;
 use crate::table::Table;
 
@@ -23,7 +23,7 @@ const SCHEMA_LOCK: &str = "SELECT pg_advisory_xact_lock(1950, 2)";
 pub(super) async fn change(
     session: &mut LaneSession,
     change: &SchemaChange,
-) -> Result<u64, Broken> {
+) -> Result<u64, TransactionError> {
     let connection = &session.connection;
     let prepared = async {
         run(connection, "BEGIN").await?;
@@ -35,7 +35,7 @@ pub(super) async fn change(
     };
     if let Err(error) = prepared.await {
         let usable = run(connection, "ROLLBACK").await.is_ok();
-        return Err(Broken { usable, ..Broken::before_commit(&error) });
+        return Err(TransactionError { usable, ..TransactionError::before_commit(&error) });
     }
     let committed = run(connection, "COMMIT").await;
     let position = load(connection, Statement { sql: sql::POSITION, binds: &[], cached: true });
@@ -44,8 +44,8 @@ pub(super) async fn change(
         (Ok(()), Ok(rows)) => {
             Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).cast_unsigned())
         }
-        (Err(error), position) => Err(Broken::after_commit(&error, position.is_ok())),
-        (Ok(()), Err(error)) => Err(Broken::after_commit(&error, false)),
+        (Err(error), position) => Err(TransactionError::after_commit(&error, position.is_ok())),
+        (Ok(()), Err(error)) => Err(TransactionError::after_commit(&error, false)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Declared: the tables that a database declares, in `tessera_tables`, and whether they are what it has.
 //!
-//! **Not here:** how a declaration is spelled (`store::declared`); its SQL (`ddl`).
+//! **Not here:** how a declaration is spelled (`store::table_declaration`); its SQL (`ddl`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,8 +10,8 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use super::ddl::unreadable;
 use super::sql;
 use super::statement::{Statement, load as load_rows};
-use crate::store::declared::{Declared, Row};
-use crate::store::schema::tessera_tables;
+use crate::store::system_tables::tessera_tables;
+use crate::store::table_declaration::{Declared, Row};
 use crate::table::{Registry, Table};
 
 /// What the database declares, and the names of those that clients made.

@@ -1,15 +1,15 @@
 //! Node: where one node of a shard is, and who it must be.
 //!
 //! **Invariant:** a session that is handed out is of the system and the database that the cluster was opened with.
-//! **Not here:** which node leads (`leader`), what is done on a session.
+//! **Not here:** which node leads (`primary_tracker`), what is done on a session.
 
 use std::sync::Arc;
 
 use super::citus::Citus;
 use super::connect_error::ConnectError;
-use super::leader::{Leader, Led, Term};
-use super::session::{self, Identity, Session, Wanted};
-use crate::address::{NodeAddress, Timeouts};
+use super::primary_tracker::{PrimarySession, PrimaryTracker, Term};
+use super::session::{self, Identity, NodeRole, Session};
+use crate::node_address::{NodeAddress, Timeouts};
 
 /// A node of a shard.
 #[derive(Clone, Debug)]
@@ -66,7 +66,7 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError`].
-    pub async fn connect(&self, purpose: &str, role: Wanted) -> Result<Session, NodeError> {
+    pub async fn connect(&self, purpose: &str, role: NodeRole) -> Result<Session, NodeError> {
         let purpose = format!("tessera {purpose}");
         let connected = session::connect(&self.address, &purpose, role, &self.timeouts).await;
         let session = connected.map_err(|cause| NodeError::Connect { cause })?;
@@ -86,25 +86,25 @@ impl Node {
 #[derive(Clone)]
 pub enum Target {
     /// The node that leads, whichever that is.
-    Leader(Arc<Leader>),
+    Primary(Arc<PrimaryTracker>),
     /// The one of this number among the members, as a replica.
-    Replica(Arc<Leader>, usize),
+    Replica(Arc<PrimaryTracker>, usize),
 }
 
 impl Target {
     /// What it is called now.
     pub fn name(&self) -> &str {
         match self {
-            Self::Leader(leader) => leader.name(),
-            Self::Replica(leader, member) => leader.called(*member),
+            Self::Primary(tracker) => tracker.name(),
+            Self::Replica(tracker, member) => tracker.called(*member),
         }
     }
 
     /// Where it is now.
     pub fn address(&self) -> &NodeAddress {
         match self {
-            Self::Leader(leader) => leader.address(),
-            Self::Replica(leader, member) => &leader.members()[*member].address,
+            Self::Primary(tracker) => tracker.address(),
+            Self::Replica(tracker, member) => &tracker.members()[*member].address,
         }
     }
 
@@ -114,13 +114,13 @@ impl Target {
     /// [`NodeError`].
     pub async fn connect(&self, purpose: &str) -> Result<(Session, Option<Term>), NodeError> {
         match self {
-            Self::Leader(leader) => {
-                let Led { session, term } = leader.connect(purpose).await?;
+            Self::Primary(tracker) => {
+                let PrimarySession { session, term } = tracker.connect(purpose).await?;
                 Ok((session, Some(term)))
             }
-            Self::Replica(leader, member) => {
-                let node = &leader.members()[*member];
-                Ok((node.connect(purpose, Wanted::Replica).await?, None))
+            Self::Replica(tracker, member) => {
+                let node = &tracker.members()[*member];
+                Ok((node.connect(purpose, NodeRole::Replica).await?, None))
             }
         }
     }
@@ -128,15 +128,15 @@ impl Target {
     /// Whether a session of this term may be used still.
     pub fn is_current(&self, term: Option<Term>) -> bool {
         match self {
-            Self::Leader(leader) => term.is_some_and(|term| leader.term() == term),
-            Self::Replica(leader, member) => leader.term().member != *member,
+            Self::Primary(tracker) => term.is_some_and(|term| tracker.term() == term),
+            Self::Replica(tracker, member) => tracker.term().member != *member,
         }
     }
 
     /// The timeline, as histories call it, of what is read in a term; of a replica its session does not tell.
     pub fn life(&self, term: Option<Term>) -> Option<u32> {
         match self {
-            Self::Leader(leader) => term.map(|term| leader.life(term)),
+            Self::Primary(tracker) => term.map(|term| tracker.life(term)),
             Self::Replica(..) => None,
         }
     }
@@ -144,31 +144,31 @@ impl Target {
     /// Returns when a session of this term may not be used any more.
     pub async fn ended(&self, term: Option<Term>) {
         match (self, term) {
-            (Self::Leader(leader), Some(term)) => leader.ended(term).await,
-            (Self::Leader(_), None) => std::future::pending().await,
+            (Self::Primary(tracker), Some(term)) => tracker.ended(term).await,
+            (Self::Primary(_), None) => std::future::pending().await,
             // It is read as the leader then.
-            (Self::Replica(leader, member), _) => {
-                leader.until(|term| term.member == *member).await;
+            (Self::Replica(tracker, member), _) => {
+                tracker.until(|term| term.member == *member).await;
             }
         }
     }
 
     /// Returns when another term has begun than this one.
     pub async fn another_term(&self, known: Term) {
-        let (Self::Leader(leader) | Self::Replica(leader, _)) = self;
-        leader.ended(known).await;
+        let (Self::Primary(tracker) | Self::Replica(tracker, _)) = self;
+        tracker.ended(known).await;
     }
 
     /// The present term.
     pub fn term(&self) -> Term {
-        let (Self::Leader(leader) | Self::Replica(leader, _)) = self;
-        leader.term()
+        let (Self::Primary(tracker) | Self::Replica(tracker, _)) = self;
+        tracker.term()
     }
 
     /// What is known of Citus, if it is asked as its coordinator.
     pub fn citus(&self) -> Option<&Arc<Citus>> {
         match self {
-            Self::Leader(leader) => leader.citus(),
+            Self::Primary(tracker) => tracker.citus(),
             Self::Replica(..) => None,
         }
     }
@@ -176,7 +176,7 @@ impl Target {
     /// Index of the replica; `None` for the primary.
     pub fn replica(&self) -> Option<usize> {
         match self {
-            Self::Leader(_) => None,
+            Self::Primary(_) => None,
             Self::Replica(_, index) => Some(*index),
         }
     }

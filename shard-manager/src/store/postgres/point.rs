@@ -19,13 +19,13 @@ use diesel_async::pooled_connection::PoolableConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::citus;
-use super::leader::Term;
+use super::db_error::DbErrorKind;
 use super::node::{NodeError, Target};
 use super::page::Page;
+use super::position_query::{self, PositionQuery};
+use super::primary_tracker::Term;
 use super::sql;
 use super::statement::{Bind, Prepared, Statement, for_each_row, load, pipeline, run, step};
-use super::trouble::Trouble;
-use super::witness::{self, Witness};
 use crate::error::Error;
 use crate::home::{Home, Homes};
 use crate::keyspace::Slot;
@@ -108,7 +108,7 @@ impl Points {
                 target: target.clone(),
                 shard: shard.to_owned(),
                 replication: Arc::clone(replication),
-                witness: Witness::of(target),
+                position_query: PositionQuery::of(target),
                 open: None,
                 out_until: None,
                 counts: counts.clone(),
@@ -139,7 +139,7 @@ struct Server {
     target: Target,
     shard: String,
     replication: Arc<ReplicationState>,
-    witness: Witness,
+    position_query: PositionQuery,
     open: Option<Open>,
     out_until: Option<Instant>,
     counts: Counts,
@@ -249,7 +249,7 @@ impl Server {
                 },
             };
             let term = open.term;
-            let reading = read(&mut open, self.witness, query, group);
+            let reading = read(&mut open, self.position_query, query, group);
             let reading = async {
                 tokio::select! {
                     biased;
@@ -273,26 +273,26 @@ impl Server {
                     return Ok(Answer { rows, position, known });
                 }
                 Some(Err(error)) => {
-                    let trouble = Trouble::of(&error);
-                    if was_kept && trouble == Trouble::Lost {
+                    let kind = DbErrorKind::of(&error);
+                    if was_kept && kind == DbErrorKind::Lost {
                         continue;
                     }
                     let (node, at) = (self.target.name(), self.target.address());
-                    if trouble == Trouble::Promoted {
+                    if kind == DbErrorKind::Promoted {
                         tracing::info!(node, %at, %error, "a read asks another node");
                     } else {
                         tracing::warn!(node, %at, %error, "a read failed");
                     }
-                    return Err(match trouble {
-                        Trouble::Late => Error::DeadlinePassed,
-                        Trouble::Swallowed(_) | Trouble::Other => Error::Internal,
-                        _trouble @ (Trouble::Constraint(_)
-                        | Trouble::Crossed
-                        | Trouble::ReadOnly
-                        | Trouble::Full
-                        | Trouble::Outdated
-                        | Trouble::Promoted
-                        | Trouble::Lost) => lost(),
+                    return Err(match kind {
+                        DbErrorKind::Late => Error::DeadlinePassed,
+                        DbErrorKind::Swallowed(_) | DbErrorKind::Other => Error::Internal,
+                        _kind @ (DbErrorKind::Constraint(_)
+                        | DbErrorKind::Conflict
+                        | DbErrorKind::ReadOnly
+                        | DbErrorKind::Full
+                        | DbErrorKind::Outdated
+                        | DbErrorKind::Promoted
+                        | DbErrorKind::Lost) => lost(),
                     });
                 }
                 None => return Err(lost()),
@@ -343,12 +343,12 @@ async fn connect(target: &Target, counts: &Counts) -> Option<Open> {
 /// a snapshot is taken before a function of its statement runs.
 async fn read(
     open: &mut Open,
-    witness: Witness,
+    position_query: PositionQuery,
     query: &ReadQuery,
     group: &[PointRead],
 ) -> QueryResult<(Vec<Result<Rows, Error>>, u64, u64)> {
     if open.is_citus {
-        return read_each(open, witness, query, group).await;
+        return read_each(open, position_query, query, group).await;
     }
     let sql = open.text(query);
     let is_known = group.iter().all(|read| read.floor <= open.known);
@@ -370,33 +370,34 @@ async fn read(
         })
         .await
     };
-    let ask = || Statement { sql: witness.sql(), binds: &[], cached: true };
+    let ask = || Statement { sql: position_query.sql(), binds: &[], cached: true };
     let before = async { if is_known { Ok(Vec::new()) } else { load(connection, ask()).await } };
     let seen = load(connection, ask());
-    let (before, read, seen) = if open.prepared.has(&sql) && open.prepared.has(witness.sql()) {
+    let (before, read, seen) = if open.prepared.has(&sql) && open.prepared.has(position_query.sql())
+    {
         // Sent in this order: see `pipeline`.
         tokio::task::unconstrained(futures_util::future::join3(before, rows, seen)).await
     } else {
         let all = (before.await, rows.await, seen.await);
         if let (Ok(_), Ok(()), Ok(_)) = &all {
             open.prepared.add(&sql);
-            open.prepared.add(witness.sql());
+            open.prepared.add(position_query.sql());
         }
         all
     };
     read?;
     let before = before?;
-    let known = if is_known { open.known } else { witness::shown(&before)? };
+    let known = if is_known { open.known } else { position_query::shown(&before)? };
     let seen = seen?;
-    let position = witness::position(witness, &seen)?;
-    open.known = witness::shown(&seen)?;
+    let position = position_query::position(position_query, &seen)?;
+    open.known = position_query::shown(&seen)?;
     Ok((pages.into_iter().map(Page::finish).collect(), position, known))
 }
 
 /// The same on Citus, which answers each key by a statement of its own: all are sent at once.
 async fn read_each(
     open: &mut Open,
-    witness: Witness,
+    position_query: PositionQuery,
     query: &ReadQuery,
     group: &[PointRead],
 ) -> QueryResult<(Vec<Result<Rows, Error>>, u64, u64)> {
@@ -404,7 +405,8 @@ async fn read_each(
     let Open { connection, prepared, known, .. } = open;
     let connection = &*connection;
     let binds: Vec<[Bind; 3]> = group.iter().map(of_one).collect();
-    let ask = || step(connection, Statement { sql: witness.sql(), binds: &[], cached: true });
+    let ask =
+        || step(connection, Statement { sql: position_query.sql(), binds: &[], cached: true });
     // A coordinator has no replica: what it shows, it has shown since it was asked last.
     let mut steps = vec![ask()];
     steps.extend(
@@ -415,14 +417,14 @@ async fn read_each(
     let mut results = results?;
     let seen = results.pop().unwrap_or_default();
     let mut results = results.into_iter();
-    *known = witness::shown(&results.next().unwrap_or_default())?;
+    *known = position_query::shown(&results.next().unwrap_or_default())?;
     let mut pages = Vec::with_capacity(group.len());
     for (read, rows) in group.iter().zip(results) {
         let mut page = Page::new(&read.query);
         rows.iter().try_for_each(|row| page.push(row))?;
         pages.push(page.finish());
     }
-    Ok((pages, witness::position(witness, &seen)?, *known))
+    Ok((pages, position_query::position(position_query, &seen)?, *known))
 }
 
 fn of_one(read: &PointRead) -> [Bind; 3] {

@@ -15,7 +15,7 @@ use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::PoolableConnection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::leader::{Leader, Led, Term};
+use super::primary_tracker::{PrimarySession, PrimaryTracker, Term};
 use super::sql;
 use super::statement::{Prepared, Statement, pipeline, step};
 use crate::position::Position;
@@ -45,9 +45,9 @@ struct Open {
 
 impl Proof {
     /// Starts the task, on the runtime that this is called in. It ends when this is dropped.
-    pub(super) fn start(leader: &Arc<Leader>, shard: &str) -> Self {
+    pub(super) fn start(tracker: &Arc<PrimaryTracker>, shard: &str) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(serve(Arc::clone(leader), shard.to_owned(), waiting));
+        tokio::spawn(serve(Arc::clone(tracker), shard.to_owned(), waiting));
         Self { queue }
     }
 
@@ -59,7 +59,7 @@ impl Proof {
     }
 }
 
-async fn serve(leader: Arc<Leader>, shard: String, mut waiting: mpsc::Receiver<Reply>) {
+async fn serve(tracker: Arc<PrimaryTracker>, shard: String, mut waiting: mpsc::Receiver<Reply>) {
     let mut open: Option<Open> = None;
     let mut all = Vec::new();
     loop {
@@ -67,7 +67,7 @@ async fn serve(leader: Arc<Leader>, shard: String, mut waiting: mpsc::Receiver<R
         let asked = tokio::select! {
             biased;
             asked = waiting.recv_many(&mut all, QUEUE_MAX) => asked,
-            () = async { leader.until(|term| used.is_some_and(|used| used != *term)).await } => {
+            () = async { tracker.until(|term| used.is_some_and(|used| used != *term)).await } => {
                 // A node sees no more connections than it has uses for.
                 open = None;
                 continue;
@@ -80,10 +80,10 @@ async fn serve(leader: Arc<Leader>, shard: String, mut waiting: mpsc::Receiver<R
         if all.is_empty() {
             continue;
         }
-        let term = leader.term();
+        let term = tracker.term();
         let marked = tokio::select! {
-            marked = tokio::time::timeout(PATIENCE, mark(&leader, &mut open)) => marked.ok().flatten(),
-            () = leader.ended(term) => None,
+            marked = tokio::time::timeout(PATIENCE, mark(&tracker, &mut open)) => marked.ok().flatten(),
+            () = tracker.ended(term) => None,
         };
         if marked.is_none() {
             open = None;
@@ -98,15 +98,15 @@ async fn serve(leader: Arc<Leader>, shard: String, mut waiting: mpsc::Receiver<R
     }
 }
 
-async fn mark(leader: &Leader, open: &mut Option<Open>) -> Option<Position> {
+async fn mark(tracker: &PrimaryTracker, open: &mut Option<Open>) -> Option<Position> {
     let kept = open.take().and_then(|mut open| {
-        let usable = leader.term() == open.term && !open.connection.is_broken();
+        let usable = tracker.term() == open.term && !open.connection.is_broken();
         usable.then_some(open)
     });
     let Open { connection, term, mut prepared } = match kept {
         Some(open) => open,
         None => {
-            let Led { session, term } = leader.connect("proof").await.ok()?;
+            let PrimarySession { session, term } = tracker.connect("proof").await.ok()?;
             Open { connection: session.connection, term, prepared: Prepared::default() }
         }
     };
@@ -116,5 +116,5 @@ async fn mark(leader: &Leader, open: &mut Option<Open>) -> Option<Position> {
     let (position, marked) = (results.pop()?.ok()?, results.pop()?.is_ok());
     let at = position.first().and_then(|row| row.bigint(0)).filter(|_| marked)?;
     *open = Some(Open { connection, term, prepared });
-    Some(Position { timeline: leader.life(term), at: at.cast_unsigned() })
+    Some(Position { timeline: tracker.life(term), at: at.cast_unsigned() })
 }

@@ -51,10 +51,10 @@ impl Readers {
         homes: &Homes,
     ) -> Self {
         let (points, proof) = match target {
-            Target::Leader(leader) => {
-                let coordinates = leader.citus().is_some();
+            Target::Primary(tracker) => {
+                let coordinates = tracker.citus().is_some();
                 let points = if coordinates { POINTS_OF_COORDINATOR } else { POINTS_OF_PRIMARY };
-                (points, Some(Proof::start(leader, shard)))
+                (points, Some(Proof::start(tracker, shard)))
             }
             Target::Replica(..) => (POINTS, None),
         };
@@ -102,7 +102,7 @@ impl Readers {
         self.scans.read(Arc::clone(query), None, (floor, deadline)).await
     }
 
-    /// A position of the leader, committed after this was called: that a majority has it on disk proves that nobody else
+    /// A position of the primary, committed after this was called: that a majority has it on disk proves that nobody else
     /// leads.
     pub(in crate::store) async fn mark(&self, deadline: Instant) -> Result<Position, Error> {
         let gone = || Error::ShardUnavailable { shard: self.shard.clone() };
@@ -113,16 +113,16 @@ impl Readers {
         }
     }
 
-    /// Calls [`super::leader::Leader::is_ahead`].
+    /// Calls [`super::primary_tracker::PrimaryTracker::is_ahead`].
     pub(in crate::store) fn is_ahead(&self, life: u32) -> bool {
-        let (Target::Leader(leader) | Target::Replica(leader, _)) = &self.target;
-        leader.is_ahead(life)
+        let (Target::Primary(tracker) | Target::Replica(tracker, _)) = &self.target;
+        tracker.is_ahead(life)
     }
 
-    /// Calls [`super::leader::Leader::look`].
+    /// Calls [`super::primary_tracker::PrimaryTracker::look`].
     pub(in crate::store) async fn look(&self) {
-        let (Target::Leader(leader) | Target::Replica(leader, _)) = &self.target;
-        leader.look().await;
+        let (Target::Primary(tracker) | Target::Replica(tracker, _)) = &self.target;
+        tracker.look().await;
     }
 
     /// Asks for nothing.

@@ -2,7 +2,7 @@
 //!
 //! PostgreSQL copies the rows; this only asks: what it has replayed and what it has on disk, and of the one that takes
 //! writes, where its log ends. It asks often while somebody waits, and seldom otherwise. Any node may become the
-//! primary: whoever is found to take writes on a higher timeline is followed (`leader`).
+//! primary: whoever is found to take writes on a higher timeline is followed (`primary_tracker`).
 //!
 //! **Invariant:** what is told of a replica was so when it was told, of a node in recovery, of the system and the
 //! timeline of the primary.
@@ -18,13 +18,13 @@ use diesel_async::AsyncPgConnection;
 use tokio::sync::Notify;
 
 use super::hazards::Hazards;
-use super::leader::{DEPOSED, Leader, Term};
 use super::node::{Node, Target};
+use super::primary_tracker::{DEPOSED, PrimaryTracker, Term};
 use super::readers::Readers;
-use super::session::Wanted;
+use super::session::NodeRole;
 use super::statement::{Statement, load};
-use crate::address::NodeAddress;
 use crate::home::Homes;
+use crate::node_address::NodeAddress;
 use crate::replication::{ReplicaState, ReplicationState};
 
 /// How often a replica is asked while nobody waits for it.
@@ -55,7 +55,7 @@ const HIDDEN: &str = "it hides what it receives, so it counts for nothing: GRANT
 
 /// A streaming replica.
 pub struct Replica {
-    leader: Arc<Leader>,
+    tracker: Arc<PrimaryTracker>,
     index: usize,
     readers: Arc<Readers>,
     reachable: AtomicBool,
@@ -68,14 +68,14 @@ pub struct Replica {
 impl Replica {
     /// Watches a node, on the runtime that this is called in.
     pub fn start(
-        leader: &Arc<Leader>,
+        tracker: &Arc<PrimaryTracker>,
         (index, replication): (usize, &Arc<ReplicationState>),
         (shard, homes): (&str, &Homes),
     ) -> Arc<Self> {
-        let target = Target::Replica(Arc::clone(leader), index);
+        let target = Target::Replica(Arc::clone(tracker), index);
         let replica = Arc::new(Self {
             readers: Arc::new(Readers::start(&target, shard, replication, homes)),
-            leader: Arc::clone(leader),
+            tracker: Arc::clone(tracker),
             index,
             reachable: AtomicBool::new(true),
             streaming: AtomicBool::new(false),
@@ -89,7 +89,7 @@ impl Replica {
         replication.replicas().set_state(index, ReplicaState::Down);
         let watcher = Watcher {
             replica: Arc::clone(&replica),
-            leader: Arc::clone(leader),
+            tracker: Arc::clone(tracker),
             replication: Arc::clone(replication),
             index,
             retry: RETRY_FIRST,
@@ -107,11 +107,11 @@ impl Replica {
 
     /// What it is called now, and where it is.
     pub fn called(&self) -> (&str, &NodeAddress) {
-        (self.leader.called(self.index), &self.member().address)
+        (self.tracker.called(self.index), &self.member().address)
     }
 
     fn member(&self) -> &Node {
-        &self.leader.members()[self.index]
+        &self.tracker.members()[self.index]
     }
 
     /// Who reads it.
@@ -145,7 +145,7 @@ impl Replica {
 /// The task's side.
 struct Watcher {
     replica: Arc<Replica>,
-    leader: Arc<Leader>,
+    tracker: Arc<PrimaryTracker>,
     replication: Arc<ReplicationState>,
     index: usize,
     retry: Duration,
@@ -174,7 +174,7 @@ impl Watcher {
             let ended = self.watch().await;
             self.replica.reachable.store(false, Ordering::SeqCst);
             self.replica.streaming.store(false, Ordering::SeqCst);
-            if self.leader.term().member == self.index {
+            if self.tracker.term().member == self.index {
                 self.replication.timeline().set_silent(true);
             }
             self.replication.replicas().set_state(self.index, ReplicaState::Down);
@@ -202,10 +202,10 @@ impl Watcher {
     /// Connects to the node and asks it again and again, until it fails.
     async fn watch(&mut self) -> Result<(), String> {
         let told = |error: &dyn std::fmt::Display| error.to_string();
-        let node = self.replica.member().connect("watcher", Wanted::Any).await;
+        let node = self.replica.member().connect("watcher", NodeRole::Any).await;
         let connection = node.map_err(|error| told(&error))?.connection;
         loop {
-            let term = self.leader.term();
+            let term = self.tracker.term();
             let asked_at = Instant::now();
             let asked = tokio::time::timeout(PATIENCE, ask(&connection)).await;
             let standing = match asked {
@@ -237,13 +237,13 @@ impl Watcher {
     ) -> Result<(), String> {
         let timeline = standing.timeline.unwrap_or(0);
         if timeline > term.timeline {
-            return self.leader.found(self.index).await.map_err(|error| error.to_string());
+            return self.tracker.found(self.index).await.map_err(|error| error.to_string());
         }
         if timeline < term.timeline || term.member != self.index {
             return Err(DEPOSED.to_owned());
         }
-        self.leader.remember(standing.shows, asked_at);
-        self.replication.update_if_current(self.leader.life(term), |replication| {
+        self.tracker.remember(standing.shows, asked_at);
+        self.replication.update_if_current(self.tracker.life(term), |replication| {
             replication.primary().observe(standing.shows);
             replication.timeline().set_silent(false);
         });
@@ -255,12 +255,12 @@ impl Watcher {
     /// asked again.
     async fn look_at_tables(&mut self, connection: &AsyncPgConnection) {
         let is_due = self.looked_at.is_none_or(|at| at.elapsed() >= TABLES_EVERY);
-        if !is_due || self.leader.term().member != self.index {
+        if !is_due || self.tracker.term().member != self.index {
             return;
         }
         self.looked_at = Some(Instant::now());
         match tokio::time::timeout(PATIENCE, Hazards::of_database(connection)).await {
-            Ok(Ok(found)) => self.leader.saw(found),
+            Ok(Ok(found)) => self.tracker.saw(found),
             Ok(Err(error)) => tracing::debug!(%error, "the tables cannot be looked at"),
             Err(_elapsed) => tracing::debug!("the tables cannot be looked at in time"),
         }
@@ -282,8 +282,8 @@ impl Watcher {
             let nothing = "it receives nothing from the primary";
             return Err(if standing.is_hidden { HIDDEN } else { nothing }.to_owned());
         }
-        let current_at = self.leader.had_all_at(standing.shows);
-        self.replication.update_if_current(self.leader.life(term), |replication| {
+        let current_at = self.tracker.had_all_at(standing.shows);
+        self.replication.update_if_current(self.tracker.life(term), |replication| {
             replication.replicas().record_applied(self.index, standing.shows, current_at);
             if let Some((received, _)) = standing.received {
                 replication.replicas().record_durable(self.index, received);

@@ -120,7 +120,7 @@ pub enum Warning {
 
 /// Why a node must not serve.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
+pub enum Unsuitable {
     /// Texts would come back as something else.
     #[error("{node}: the database is encoded in {encoding}: make one with ENCODING 'UTF8'")]
     Encoding {
@@ -252,21 +252,21 @@ fn side(ahead: bool) -> &'static str {
 /// connections a router takes of it.
 ///
 /// # Errors
-/// [`Unfit`] with the first reason why it must not.
+/// [`Unsuitable`] with the first reason why it must not.
 pub async fn check(
     session: &mut Session,
     replicas: usize,
     each: u32,
-) -> Result<Vec<Warning>, Unfit> {
+) -> Result<Vec<Warning>, Unsuitable> {
     let node = session.address.to_string();
-    let unasked = |error: diesel::result::Error| Unfit::Unasked {
+    let unasked = |error: diesel::result::Error| Unsuitable::Unasked {
         node: node.clone(),
         cause: error.to_string(),
     };
     let facts = facts(&mut session.connection).await.map_err(unasked)?;
     let mut warnings = versions(&node, &session.identity);
     if facts.encoding != "UTF8" {
-        return Err(Unfit::Encoding { node, encoding: facts.encoding });
+        return Err(Unsuitable::Encoding { node, encoding: facts.encoding });
     }
     warnings.extend(room(&node, facts.room.cast_unsigned(), each)?);
     if session.identity.in_recovery {
@@ -277,7 +277,7 @@ pub async fn check(
         for found in hazards.found().cloned() {
             let node = node.clone();
             warnings.push(match found {
-                Finding::Unlogged { .. } => return Err(Unfit::Unlogged { node, found }),
+                Finding::Unlogged { .. } => return Err(Unsuitable::Unlogged { node, found }),
                 Finding::Meddler { .. } => Warning::Meddler { node, found },
             });
         }
@@ -356,22 +356,22 @@ fn versions(node: &str, identity: &Identity) -> Vec<Warning> {
     known.map(outdated).into_iter().collect()
 }
 
-fn room(node: &str, room: u32, each: u32) -> Result<Option<Warning>, Unfit> {
+fn room(node: &str, room: u32, each: u32) -> Result<Option<Warning>, Unsuitable> {
     let node = node.to_owned();
     if room < each {
-        return Err(Unfit::Connections { node, room, each });
+        return Err(Unsuitable::Connections { node, room, each });
     }
     Ok((room < ROUTERS * each).then_some(Warning::FewConnections { node, room, each }))
 }
 
-fn replica(node: &str, facts: &Facts) -> Result<Vec<Warning>, Unfit> {
+fn replica(node: &str, facts: &Facts) -> Result<Vec<Warning>, Unsuitable> {
     let node = || node.to_owned();
     let user = || facts.user.clone();
     if facts.may_use_schema == Some(false) {
-        return Err(Unfit::NoUsage { node: node(), user: user() });
+        return Err(Unsuitable::NoUsage { node: node(), user: user() });
     }
     if let Some(table) = facts.unreadable.clone() {
-        return Err(Unfit::Unreadable { node: node(), user: user(), table });
+        return Err(Unsuitable::Unreadable { node: node(), user: user(), table });
     }
     let hidden = Warning::HiddenReceiver { node: node(), user: user() };
     Ok(if facts.sees_statistics { Vec::new() } else { vec![hidden] })
@@ -382,30 +382,30 @@ fn primary(
     facts: &Facts,
     identity: &Identity,
     replicas: usize,
-) -> Result<Vec<Warning>, Unfit> {
+) -> Result<Vec<Warning>, Unsuitable> {
     let node = || node.to_owned();
     let user = || facts.user.clone();
     if facts.read_only {
-        return Err(Unfit::ReadOnly { node: node() });
+        return Err(Unsuitable::ReadOnly { node: node() });
     }
     if facts.may_use_schema.is_none() && !facts.may_create_schema {
         let database = identity.database.clone();
-        return Err(Unfit::NoSchema { node: node(), database, user: user() });
+        return Err(Unsuitable::NoSchema { node: node(), database, user: user() });
     }
     if facts.may_use_schema == Some(false) {
-        return Err(Unfit::NoUsage { node: node(), user: user() });
+        return Err(Unsuitable::NoUsage { node: node(), user: user() });
     }
     if facts.may_use_schema.is_none() && !facts.may_create_tables {
-        return Err(Unfit::NoTables { node: node(), user: user() });
+        return Err(Unsuitable::NoTables { node: node(), user: user() });
     }
     if let Some(table) = facts.unreadable.clone() {
-        return Err(Unfit::Unreadable { node: node(), user: user(), table });
+        return Err(Unsuitable::Unreadable { node: node(), user: user(), table });
     }
     if replicas > 0 && facts.wal_level == "minimal" {
-        return Err(Unfit::WalLevel { node: node(), level: facts.wal_level.clone() });
+        return Err(Unsuitable::WalLevel { node: node(), level: facts.wal_level.clone() });
     }
     if replicas > 0 && !facts.sees_statistics {
-        return Err(Unfit::HiddenReplicas { node: node(), user: user() });
+        return Err(Unsuitable::HiddenReplicas { node: node(), user: user() });
     }
     let warnings = [
         (!facts.fsync, Warning::NoFsync { node: node() }),
@@ -440,17 +440,17 @@ async fn clock(connection: &mut AsyncPgConnection) -> diesel::QueryResult<(i64, 
 /// What a difference of clocks in microseconds means; what the round trip may be to blame for is forgiven.
 ///
 /// # Errors
-/// [`Unfit::Clock`].
+/// [`Unsuitable::Clock`].
 pub fn judge_clock(
     node: &str,
     offset: i64,
     uncertainty: Duration,
-) -> Result<Option<Warning>, Unfit> {
+) -> Result<Option<Warning>, Unsuitable> {
     let (node, ahead) = (node.to_owned(), offset > 0);
     let offset = Duration::from_micros(offset.unsigned_abs());
     let sure = offset.saturating_sub(uncertainty);
     if sure > CLOCK_REFUSAL {
-        return Err(Unfit::Clock { node, offset, ahead });
+        return Err(Unsuitable::Clock { node, offset, ahead });
     }
     Ok((sure > CLOCK_WARNING).then_some(Warning::Clock { node, offset, ahead }))
 }

@@ -19,19 +19,20 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
 use super::citus;
-use super::leader::Term;
+use super::db_error::DbErrorKind;
+use super::dialect::Select;
 use super::node::{NodeError, Target};
 use super::page::{push_object, value};
 use super::point::tell_unreadable;
-use super::select::{Select, keys};
+use super::position_query::{self, PositionQuery};
+use super::primary_tracker::Term;
 use super::statement::{Prepared, Statement, for_each_row, load, run};
-use super::trouble::Trouble;
-use super::witness::{self, Witness};
 use crate::error::Error;
 use crate::position::Position;
 use crate::query::ReadQuery;
 use crate::replication::ReplicationState;
 use crate::rows::Rows;
+use crate::store::select::keys;
 use crate::store::{CitusNode, NodeRows, Scope, TableSize};
 use crate::vitals::{Footprint, PoolVitals};
 
@@ -58,7 +59,7 @@ const FOOTPRINT_OF_CITUS: &str = "SELECT NULL::bigint, \
 pub(super) struct Scans {
     shard: String,
     target: Target,
-    witness: Witness,
+    position_query: PositionQuery,
     replication: Arc<ReplicationState>,
     pool: Pool<Connector>,
     /// Where the connections are driven.
@@ -106,9 +107,10 @@ impl Scans {
         let builder = Pool::builder(Connector(target.clone()));
         let builder = builder.max_size(CONNECTIONS_MAX).runtime(PoolRuntime::Tokio1);
         let pool = builder.build().expect("a pool with a runtime can always be built");
-        let (shard, witness) = (shard.to_owned(), Witness::of(target));
+        let (shard, position_query) = (shard.to_owned(), PositionQuery::of(target));
         let (target, replication) = (target.clone(), Arc::clone(replication));
-        let scans = Self { shard, target, witness, replication, pool, runtime: Handle::current() };
+        let scans =
+            Self { shard, target, position_query, replication, pool, runtime: Handle::current() };
         scans.runtime.spawn(scans.clone().let_go());
         scans
     }
@@ -130,7 +132,7 @@ impl Scans {
         key: Option<(crate::keyspace::Slot, String)>,
         (floor, deadline): (u64, Instant),
     ) -> Result<NodeRows, Error> {
-        let (witness, target) = (self.witness, self.target.clone());
+        let (position_query, target) = (self.position_query, self.target.clone());
         let now = self.replication.timeline().id();
         let rows = self.run(deadline, move |session| {
             Box::pin(async move {
@@ -140,8 +142,8 @@ impl Scans {
                 };
                 if floor > 0 {
                     // In a statement before: a snapshot is taken before a function of its statement runs.
-                    let shown = Statement { sql: witness.sql(), binds: &[], cached: true };
-                    if witness::shown(&load(&session.connection, shown).await?)? < floor {
+                    let shown = Statement { sql: position_query.sql(), binds: &[], cached: true };
+                    if position_query::shown(&load(&session.connection, shown).await?)? < floor {
                         return Ok(None);
                     }
                 }
@@ -156,15 +158,18 @@ impl Scans {
                 } else {
                     session.page(&query, scope).await?
                 };
-                let seen = Statement { sql: witness.sql(), binds: &[], cached: true };
-                let at = witness::position(witness, &load(&session.connection, seen).await?)?;
+                let seen = Statement { sql: position_query.sql(), binds: &[], cached: true };
+                let at = position_query::position(
+                    position_query,
+                    &load(&session.connection, seen).await?,
+                )?;
                 let timeline = target.life(session.term).unwrap_or(now);
                 Ok(Some(NodeRows { rows, position: Position { timeline, at } }))
             })
         });
         // What a replica has shown may belong to a life that did not go on.
         let goes_on = |_: &NodeRows| {
-            matches!(self.target, Target::Leader(_)) || self.replication.timeline().id() == now
+            matches!(self.target, Target::Primary(_)) || self.replication.timeline().id() == now
         };
         let read = rows.await?.filter(goes_on);
         let read = read.ok_or_else(|| Error::ShardUnavailable { shard: self.shard.clone() })?;
@@ -284,26 +289,26 @@ impl Scans {
     }
 
     fn told(&self, error: &DieselError, deadline: Instant) -> Error {
-        let trouble = Trouble::of(error);
-        if trouble == Trouble::Late || Instant::now() >= deadline {
+        let kind = DbErrorKind::of(error);
+        if kind == DbErrorKind::Late || Instant::now() >= deadline {
             return Error::DeadlinePassed;
         }
         let (node, at) = (self.target.name(), self.target.address());
-        if trouble == Trouble::Promoted {
+        if kind == DbErrorKind::Promoted {
             tracing::info!(node, %at, %error, "a read asks another node");
         } else {
-            tracing::warn!(node, %at, %error, ?trouble, "a read failed");
+            tracing::warn!(node, %at, %error, ?kind, "a read failed");
         }
-        match trouble {
-            Trouble::Swallowed(_) | Trouble::Other => Error::Internal,
-            Trouble::Constraint(_)
-            | Trouble::Crossed
-            | Trouble::ReadOnly
-            | Trouble::Full
-            | Trouble::Late
-            | Trouble::Outdated
-            | Trouble::Promoted
-            | Trouble::Lost => Error::ShardUnavailable { shard: self.shard.clone() },
+        match kind {
+            DbErrorKind::Swallowed(_) | DbErrorKind::Other => Error::Internal,
+            DbErrorKind::Constraint(_)
+            | DbErrorKind::Conflict
+            | DbErrorKind::ReadOnly
+            | DbErrorKind::Full
+            | DbErrorKind::Late
+            | DbErrorKind::Outdated
+            | DbErrorKind::Promoted
+            | DbErrorKind::Lost => Error::ShardUnavailable { shard: self.shard.clone() },
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio_postgres::{NoTls, Socket};
 
 use super::connect_error::ConnectError;
 use super::tls;
-use crate::address::{NodeAddress, Timeouts, TlsMode};
+use crate::node_address::{NodeAddress, Timeouts, TlsMode};
 use crate::topology::Role;
 
 /// The oldest PostgreSQL that Tessera speaks to.
@@ -35,7 +35,7 @@ const KEEPALIVE_RETRIES: u32 = 3;
 
 /// Which node of an address will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum NodeRole {
     /// The one that takes writes.
     Primary,
     /// One in recovery.
@@ -44,7 +44,7 @@ pub enum Wanted {
     Any,
 }
 
-impl fmt::Display for Wanted {
+impl fmt::Display for NodeRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Primary => "primary",
@@ -90,14 +90,14 @@ pub struct Session {
 ///
 /// The driver of the connection is spawned on the runtime that this is called in, which must have its I/O and time
 /// drivers enabled; the session lives no longer than that. `purpose` is what `pg_stat_activity` shows, such as
-/// `tessera lane`. A session with [`Wanted::Primary`] is meant to write: it may not idle in a transaction.
+/// `tessera lane`. A session with [`NodeRole::Primary`] is meant to write: it may not idle in a transaction.
 ///
 /// # Errors
 /// [`ConnectError`] of the one host, or all of them in [`ConnectError::NoneOfThem`].
 pub async fn connect(
     address: &NodeAddress,
     purpose: &str,
-    role: Wanted,
+    role: NodeRole,
     timeouts: &Timeouts,
 ) -> Result<Session, ConnectError> {
     let wait = address.connect_timeout.unwrap_or(timeouts.connect);
@@ -120,16 +120,16 @@ pub async fn connect(
 async fn attempt(
     address: &NodeAddress,
     mut settings: tokio_postgres::Config,
-    role: Wanted,
+    role: NodeRole,
 ) -> Result<Session, ConnectError> {
-    let trouble = |error: tls::RootsError| ConnectError::Tls {
+    let tls_error = |error: tls::RootsError| ConnectError::Tls {
         node: address.to_string(),
         mode: address.tls,
         cause: error.to_string(),
     };
     // A Unix socket leads nowhere but to this machine: libpq knows no TLS there, nor does anybody.
-    let local = address.hosts.iter().all(crate::address::Host::is_socket);
-    let secured = if local { None } else { tls::connector(address).map_err(trouble)? };
+    let local = address.hosts.iter().all(crate::node_address::Host::is_socket);
+    let secured = if local { None } else { tls::connector(address).map_err(tls_error)? };
     let Some(connector) = secured else {
         settings.ssl_mode(SslMode::Disable);
         return open(address, &settings, NoTls, role).await;
@@ -153,7 +153,7 @@ async fn attempt(
 fn settings(
     address: &NodeAddress,
     purpose: &str,
-    role: Wanted,
+    role: NodeRole,
     wait: Duration,
     timeouts: &Timeouts,
 ) -> tokio_postgres::Config {
@@ -182,7 +182,7 @@ fn settings(
          -c statement_timeout={}",
         timeouts.statement.as_millis()
     );
-    if role == Wanted::Primary {
+    if role == NodeRole::Primary {
         let limit = IDLE_IN_TRANSACTION.as_millis();
         options.push_str(&format!(" -c idle_in_transaction_session_timeout={limit}"));
     }
@@ -194,7 +194,7 @@ async fn open<T>(
     address: &NodeAddress,
     settings: &tokio_postgres::Config,
     tls: T,
-    role: Wanted,
+    role: NodeRole,
 ) -> Result<Session, ConnectError>
 where
     T: MakeTlsConnect<Socket>,
@@ -216,9 +216,9 @@ where
         .map_err(|error| other(&error))?;
     let identity = identify(&mut connection).await.map_err(|error| other(&error))?;
     let fits = match role {
-        Wanted::Primary => !identity.in_recovery,
-        Wanted::Replica => identity.in_recovery,
-        Wanted::Any => true,
+        NodeRole::Primary => !identity.in_recovery,
+        NodeRole::Replica => identity.in_recovery,
+        NodeRole::Any => true,
     };
     if !fits {
         let in_recovery = identity.in_recovery;

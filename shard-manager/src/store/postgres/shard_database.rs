@@ -16,9 +16,9 @@ use super::citus::{Citus, setup};
 use super::hazards::Hazards;
 use super::session::Identity;
 use super::statement::{Bind, Prepared, Statement, load, run};
-use super::texts::Texts;
+use super::statement_cache::StatementCache;
 use super::transaction::LaneSession;
-use super::upsert::Newness;
+use super::upsert::InsertPredictor;
 use super::{ddl, declared, sql};
 use crate::store::SchemaChange;
 use crate::store::open_error::OpenError;
@@ -66,9 +66,9 @@ impl ShardDatabase {
         identity: Identity,
         citus: Option<Arc<Citus>>,
     ) -> Self {
-        let (prepared, texts, newness) =
-            (Prepared::default(), Texts::default(), Newness::default());
-        let session = LaneSession { connection, prepared, texts, newness, citus };
+        let (prepared, statements, insert_predictor) =
+            (Prepared::default(), StatementCache::default(), InsertPredictor::default());
+        let session = LaneSession { connection, prepared, statements, insert_predictor, citus };
         Self { name, session, identity }
     }
 
@@ -77,9 +77,10 @@ impl ShardDatabase {
     /// # Errors
     /// [`OpenError`] if it is another's, has lost what it held, or declares tables that it does not have.
     pub async fn prepare(mut self, claim: &Claim<'_>) -> Result<(Self, Found), OpenError> {
-        let LaneSession { connection, prepared, texts, newness, citus } = self.session;
+        let LaneSession { connection, prepared, statements, insert_predictor, citus } =
+            self.session;
         let connection = migrate(connection, MIGRATIONS, &self.name).await?;
-        self.session = LaneSession { connection, prepared, texts, newness, citus };
+        self.session = LaneSession { connection, prepared, statements, insert_predictor, citus };
         let told = |error| OpenError::node(&self.name, error);
         let connection = &self.session.connection;
         let signed = signed(connection).await.map_err(told)?;
@@ -139,9 +140,9 @@ impl ShardDatabase {
     pub async fn settle(&mut self, changes: &[SchemaChange]) -> Result<(), OpenError> {
         for change in changes {
             let changed = ddl::change(&mut self.session, change).await;
-            changed.map_err(|broken| {
+            changed.map_err(|failed| {
                 let table = change.table().name();
-                OpenError::node(&self.name, format!("table {table}: {:?}", broken.trouble))
+                OpenError::node(&self.name, format!("table {table}: {:?}", failed.kind))
             })?;
         }
         Ok(())

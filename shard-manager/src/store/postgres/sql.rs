@@ -1,4 +1,4 @@
-//! SQL: the texts of all statements but those of reads (`select`, `point`), in PostgreSQL's dialect.
+//! SQL: the texts of all statements but those of reads (`store::select`, `point`), in PostgreSQL's dialect.
 //!
 //! Rows come as one array for each column, whatever their number, so that each table has a handful of texts.
 //!
@@ -8,7 +8,7 @@
 
 use std::fmt::Write as _;
 
-use super::trouble::STORED_OTHERWISE;
+use super::db_error::STORED_OTHERWISE;
 use crate::table::{Column, Table};
 use crate::value::ColumnType;
 
@@ -115,7 +115,7 @@ pub(super) fn counted(table: &Table, statement: &str) -> String {
 
 /// What an upsert does and tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Manner {
+pub(super) struct UpsertMode {
     /// It tells what the rows became.
     pub(super) shown: bool,
     /// The rows are expected to be new: one that is not fails the statement. Half the price.
@@ -131,12 +131,12 @@ pub(super) struct Manner {
 /// The lock is taken before the first row is looked at: no row comes out of the join before its slot was looked for
 /// among the strange ones. Versions are drawn under the lock. A row that another router has changed since then has a
 /// higher one, and gets the next.
-pub(super) fn upsert(table: &Table, set: &[usize], manner: Manner) -> String {
+pub(super) fn upsert(table: &Table, set: &[usize], mode: UpsertMode) -> String {
     let given: Vec<usize> = place(table).into_iter().chain(set.iter().copied()).collect();
     let version = table.version();
     let stamps = [version, version + 1, version + 2];
     let mut sql = String::new();
-    if !manner.lone {
+    if !mode.lone {
         sql.push_str(
             "WITH own AS MATERIALIZED (SELECT tessera_enter($2,false) AS strange,\
             nextval('tessera_version') AS version) ",
@@ -145,7 +145,7 @@ pub(super) fn upsert(table: &Table, set: &[usize], manner: Manner) -> String {
     let _ = write!(sql, "INSERT INTO {} AS r (", table.name());
     push_names(&mut sql, "", table, given.iter().copied().chain(stamps));
     sql.push_str(") SELECT ");
-    if manner.lone {
+    if mode.lone {
         push_list(&mut sql, given.iter().zip(2..), |sql, (column, number)| {
             let _ = write!(sql, "${number}::{}", column_type(table, *column));
         });
@@ -159,7 +159,7 @@ pub(super) fn upsert(table: &Table, set: &[usize], manner: Manner) -> String {
         push_numbered_rows(&mut sql, table, &given, 2);
         sql.push_str(" WHERE k.slot<>ALL(own.strange)");
     }
-    if !manner.new {
+    if !mode.new {
         sql.push_str(" ON CONFLICT (slot,shard_key");
         for column in table.id() {
             let _ = write!(sql, ",{}", table.column(*column).name);
@@ -174,7 +174,7 @@ pub(super) fn upsert(table: &Table, set: &[usize], manner: Manner) -> String {
         );
     }
     sql.push_str(" RETURNING (r.xmax=0),");
-    let told = if manner.shown { table.answered() } else { version..version + 1 };
+    let told = if mode.shown { table.answered() } else { version..version + 1 };
     push_names(&mut sql, "r.", table, place(table).into_iter().chain(told));
     sql
 }

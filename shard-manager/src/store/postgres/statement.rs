@@ -1,7 +1,7 @@
 //! Statement: SQL whose shape is known at run time only, its values in PostgreSQL's binary form, and how several
 //! statements share one round trip.
 //!
-//! **Invariant:** values are always bound; the text of a [`Statement`] comes from `sql`, `select` and `point` alone.
+//! **Invariant:** values are always bound; the text of a [`Statement`] comes only from `sql`, `store::select` and `point`.
 //! **Not here:** the texts themselves; what a value looks like in binary (`cell`).
 
 use std::collections::HashSet;
@@ -229,21 +229,24 @@ pub(super) async fn run(mut connection: &AsyncPgConnection, sql: &str) -> QueryR
 }
 
 /// One of the statements of a pipeline.
-pub(super) struct Step<'s> {
+pub(super) struct PipelineStep<'s> {
     /// What has to be prepared for it.
     sql: Option<&'s str>,
     work: Pin<Box<dyn Future<Output = QueryResult<Vec<RowView>>> + Send + 's>>,
 }
 
 /// A step that loads rows.
-pub(super) fn step<'s>(connection: &'s AsyncPgConnection, statement: Statement<'s>) -> Step<'s> {
-    Step { sql: Some(statement.sql), work: Box::pin(load(connection, statement)) }
+pub(super) fn step<'s>(
+    connection: &'s AsyncPgConnection,
+    statement: Statement<'s>,
+) -> PipelineStep<'s> {
+    PipelineStep { sql: Some(statement.sql), work: Box::pin(load(connection, statement)) }
 }
 
 /// A step without rows.
-pub(super) fn plain<'s>(connection: &'s AsyncPgConnection, sql: &'s str) -> Step<'s> {
+pub(super) fn plain<'s>(connection: &'s AsyncPgConnection, sql: &'s str) -> PipelineStep<'s> {
     let work = Box::pin(async move { run(connection, sql).await.map(|()| Vec::new()) });
-    Step { sql: None, work }
+    PipelineStep { sql: None, work }
 }
 
 /// Runs steps in one round trip, in their order; if one of their statements is not prepared yet, each waits for the one
@@ -256,11 +259,11 @@ pub(super) fn plain<'s>(connection: &'s AsyncPgConnection, sql: &'s str) -> Step
 /// The results of all steps, in order: after one that failed those of its transaction fail as well.
 pub(super) async fn pipeline(
     prepared: &mut Prepared,
-    mut steps: Vec<Step<'_>>,
+    mut steps: Vec<PipelineStep<'_>>,
 ) -> Vec<QueryResult<Vec<RowView>>> {
     if !steps.iter().all(|step| step.sql.is_none_or(|sql| prepared.has(sql))) {
         let mut results = Vec::with_capacity(steps.len());
-        for Step { sql, work } in steps {
+        for PipelineStep { sql, work } in steps {
             let result = work.await;
             if let (Ok(_), Some(sql)) = (&result, sql) {
                 prepared.add(sql);

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** whatever the mode, the server proves that it holds the key of the certificate that it shows; from
 //! `verify-ca` on, also that an authority that we trust has signed it.
-//! **Not here:** which mode is in force (`address`), the connection (`store/postgres/session`).
+//! **Not here:** which mode is in force (`node_address`), the connection (`store/postgres/session`).
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -16,7 +16,7 @@ use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::address::{NodeAddress, TlsMode};
+use crate::node_address::{NodeAddress, TlsMode};
 
 /// Why there is nothing to check certificates with.
 #[derive(Debug, thiserror::Error)]

@@ -19,11 +19,13 @@ use diesel_async::AsyncPgConnection;
 use super::batch::{self, Barred, Batch, Row, Store, TooLarge};
 use super::cell;
 use super::citus::{self, Citus};
+use super::db_error::DbErrorKind;
 use super::hazards::{self, Hazards};
-use super::statement::{Bind, Prepared, RowView, Statement, Step, pipeline, plain, run, step};
-use super::texts::{TableTexts, Texts};
-use super::trouble::Trouble;
-use super::upsert::Newness;
+use super::statement::{
+    Bind, PipelineStep, Prepared, RowView, Statement, pipeline, plain, run, step,
+};
+use super::statement_cache::{StatementCache, TableStatements};
+use super::upsert::InsertPredictor;
 use super::{careful, sql};
 use crate::error::{Error, Outcome};
 use crate::idempotency;
@@ -36,8 +38,8 @@ use crate::value::{ColumnType, Value};
 pub(super) struct LaneSession {
     pub(super) connection: AsyncPgConnection,
     pub(super) prepared: Prepared,
-    pub(super) texts: Texts,
-    pub(super) newness: Newness,
+    pub(super) statements: StatementCache,
+    pub(super) insert_predictor: InsertPredictor,
     /// What is known of Citus, if that is what the server is.
     pub(super) citus: Option<Arc<Citus>>,
 }
@@ -69,43 +71,43 @@ pub(super) struct Stored {
 
 /// A transaction that failed.
 #[derive(Debug)]
-pub(super) struct Broken {
-    pub(super) trouble: Trouble,
+pub(super) struct TransactionError {
+    pub(super) kind: DbErrorKind,
     pub(super) outcome: Outcome,
     /// Whether the connection may be used again.
     pub(super) usable: bool,
     /// Whether a smaller batch may succeed.
-    pub(super) divisible: bool,
+    pub(super) retry_split: bool,
 }
 
-impl Broken {
+impl TransactionError {
     /// Nothing was stored, and nobody is in doubt.
     pub(super) fn before_commit(error: &DieselError) -> Self {
-        let trouble = Trouble::of(error);
-        tracing::warn!(%error, ?trouble, "a batch failed before it was committed");
-        let divisible = trouble.is_of_rows();
-        Self { trouble, outcome: Outcome::Rejected, usable: false, divisible }
+        let kind = DbErrorKind::of(error);
+        tracing::warn!(%error, ?kind, "a batch failed before it was committed");
+        let retry_split = kind.is_of_rows();
+        Self { kind, outcome: Outcome::Rejected, usable: false, retry_split }
     }
 
     /// The commit was sent. `answers`: whether the server has answered after it.
     pub(super) fn after_commit(error: &DieselError, answers: bool) -> Self {
-        let trouble = Trouble::of(error);
+        let kind = DbErrorKind::of(error);
         let outcome = if answers { Outcome::Rejected } else { Outcome::Unknown };
-        if matches!(trouble, Trouble::Constraint(_) | Trouble::Swallowed(_)) && answers {
+        if matches!(kind, DbErrorKind::Constraint(_) | DbErrorKind::Swallowed(_)) && answers {
             tracing::debug!(%error, "a rule of the database refused a batch");
         } else {
             let outcome = outcome.name();
-            tracing::warn!(%error, ?trouble, outcome, "a batch failed as it was committed");
+            tracing::warn!(%error, ?kind, outcome, "a batch failed as it was committed");
         }
-        let divisible = answers && trouble.is_of_rows();
-        let broken = Self { trouble, outcome, usable: false, divisible };
-        Self { usable: answers && broken.keeps_session(), ..broken }
+        let retry_split = answers && kind.is_of_rows();
+        let failed = Self { kind, outcome, usable: false, retry_split };
+        Self { usable: answers && failed.keeps_session(), ..failed }
     }
 
     /// Names the table that swallowed a row, from these changes: if it is unknown, the first is as
     /// good as any.
     pub(super) fn about(mut self, writes: &[WriteGroup<'_>]) -> Self {
-        if let Trouble::Swallowed(table @ None) = &mut self.trouble {
+        if let DbErrorKind::Swallowed(table @ None) = &mut self.kind {
             let row = writes.iter().find_map(|write| write.rows.first());
             *table = row.map(|row| row.table.name().to_owned());
         }
@@ -114,21 +116,24 @@ impl Broken {
 
     /// Whether what went wrong has nothing to do with the session.
     pub(super) fn keeps_session(&self) -> bool {
-        match self.trouble {
-            Trouble::Constraint(_)
-            | Trouble::Swallowed(_)
-            | Trouble::Crossed
-            | Trouble::Full
-            | Trouble::Late
-            | Trouble::Other => true,
-            Trouble::ReadOnly | Trouble::Outdated | Trouble::Lost | Trouble::Promoted => false,
+        match self.kind {
+            DbErrorKind::Constraint(_)
+            | DbErrorKind::Swallowed(_)
+            | DbErrorKind::Conflict
+            | DbErrorKind::Full
+            | DbErrorKind::Late
+            | DbErrorKind::Other => true,
+            DbErrorKind::ReadOnly
+            | DbErrorKind::Outdated
+            | DbErrorKind::Lost
+            | DbErrorKind::Promoted => false,
         }
     }
 }
 
 /// The rows of a table that lie next to each other in a batch.
 pub(super) struct Group {
-    pub(super) texts: Arc<TableTexts>,
+    pub(super) statements: Arc<TableStatements>,
     /// Their places in the batch.
     pub(super) rows: Vec<usize>,
 }
@@ -138,23 +143,23 @@ pub(super) async fn apply(
     session: &mut LaneSession,
     writes: &[WriteGroup<'_>],
     alone: bool,
-) -> Result<Stored, Broken> {
+) -> Result<Stored, TransactionError> {
     let mut batch = Batch::new(writes);
     let parts = session.citus.as_ref().map(|citus| citus.parts());
     batch.sort(parts.as_deref());
-    let groups = groups(&batch, &mut session.texts);
+    let groups = groups(&batch, &mut session.statements);
     let alone = alone || batch::removes(writes);
     let (barred, versions) = enter(session, &mut batch, &groups, writes, alone).await?;
     let mut rows = match batch.run(writes, barred, versions) {
         Ok(rows) => rows,
         Err(TooLarge) => {
             let usable = run(&session.connection, "ROLLBACK").await.is_ok();
-            let (trouble, outcome) = (Trouble::Other, Outcome::Rejected);
-            return Err(Broken { trouble, outcome, usable, divisible: true });
+            let (kind, outcome) = (DbErrorKind::Other, Outcome::Rejected);
+            return Err(TransactionError { kind, outcome, usable, retry_split: true });
         }
     };
     let hazards = &batch.barred().hazards;
-    let position = if groups.iter().any(|group| hazards.meddle(&group.texts.table)) {
+    let position = if groups.iter().any(|group| hazards.meddle(&group.statements.table)) {
         let found = careful::store(session, &batch, &groups).await?;
         batch.stored(writes, &mut rows, &found);
         let kept: Vec<&Group> = groups.iter().filter(|group| group.is_kept_beside()).collect();
@@ -168,16 +173,16 @@ pub(super) async fn apply(
 impl Group {
     /// True if its rows are the records beside those of clients: the answers.
     pub(super) fn is_kept_beside(&self) -> bool {
-        self.texts.table.name() == idempotency::TABLE.name()
+        self.statements.table.name() == idempotency::TABLE.name()
     }
 }
 
-fn groups(batch: &Batch, texts: &mut Texts) -> Vec<Group> {
+fn groups(batch: &Batch, statements: &mut StatementCache) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for (at, row) in batch.rows().iter().enumerate() {
-        match groups.last_mut().filter(|group| Arc::ptr_eq(&group.texts.table, &row.table)) {
+        match groups.last_mut().filter(|group| Arc::ptr_eq(&group.statements.table, &row.table)) {
             Some(group) => group.rows.push(at),
-            None => groups.push(Group { texts: texts.of(&row.table), rows: vec![at] }),
+            None => groups.push(Group { statements: statements.of(&row.table), rows: vec![at] }),
         }
     }
     groups
@@ -190,7 +195,7 @@ async fn enter(
     groups: &[Group],
     writes: &[WriteGroup<'_>],
     alone: bool,
-) -> Result<(Barred, Vec<i64>), Broken> {
+) -> Result<(Barred, Vec<i64>), TransactionError> {
     let LaneSession { connection, prepared, citus, .. } = session;
     let connection = &*connection;
     let slots = batch.rows().iter().map(|row| i32::from(row.slot.number()));
@@ -202,8 +207,8 @@ async fn enter(
         .iter()
         .flat_map(|group| locking(citus.is_some(), batch, (group, &group.rows)))
         .collect();
-    let looking = [hazards::names(groups.iter().map(|group| &*group.texts.table))];
-    let mut steps: Vec<Step<'_>> = vec![
+    let looking = [hazards::names(groups.iter().map(|group| &*group.statements.table))];
+    let mut steps: Vec<PipelineStep<'_>> = vec![
         plain(connection, "BEGIN"),
         step(connection, Statement { sql: sql::ENTER, binds: &entering, cached: true }),
     ];
@@ -219,9 +224,9 @@ async fn enter(
     let mut results = match results {
         Ok(results) => results.into_iter().skip(1),
         Err(error) => {
-            let broken = Broken::before_commit(&error);
-            let usable = broken.keeps_session() && run(connection, "ROLLBACK").await.is_ok();
-            return Err(Broken { usable, ..broken });
+            let failed = TransactionError::before_commit(&error);
+            let usable = failed.keeps_session() && run(connection, "ROLLBACK").await.is_ok();
+            return Err(TransactionError { usable, ..failed });
         }
     };
     let strange = results.next().unwrap_or_default();
@@ -229,7 +234,7 @@ async fn enter(
     for (group, locked) in &locking {
         for row in results.next().unwrap_or_default() {
             if let Some(at) = locked.place(&row) {
-                batch.found(at, image(&group.texts.table, &row, 1));
+                batch.found(at, image(&group.statements.table, &row, 1));
             }
         }
     }
@@ -247,11 +252,11 @@ pub(super) fn locking<'g>(
     batch: &Batch,
     (group, rows): (&'g Group, &[usize]),
 ) -> Vec<(&'g Group, Locking<'g>)> {
-    let table = &group.texts.table;
+    let table = &group.statements.table;
     let statements = if is_citus {
         citus::work::locking(table, batch.rows(), rows)
     } else {
-        let sql = Cow::Borrowed(&*group.texts.lock_rows);
+        let sql = Cow::Borrowed(&*group.statements.lock_rows);
         let binds = places(table, batch.rows(), rows);
         vec![Locking { sql, binds, rows: rows.to_vec() }]
     };
@@ -269,12 +274,16 @@ pub(super) fn image(table: &Table, row: &RowView, first: usize) -> Vec<Value> {
 }
 
 /// The second round trip.
-async fn store(session: &mut LaneSession, batch: &Batch, groups: &[&Group]) -> Result<u64, Broken> {
+async fn store(
+    session: &mut LaneSession,
+    batch: &Batch,
+    groups: &[&Group],
+) -> Result<u64, TransactionError> {
     let LaneSession { connection, prepared, citus, .. } = session;
     let connection = &*connection;
     let work: Vec<Work<'_>> =
         groups.iter().flat_map(|group| group_work(citus.as_deref(), batch, group)).collect();
-    let mut steps: Vec<Step<'_>> = Vec::with_capacity(work.len() + 2);
+    let mut steps: Vec<PipelineStep<'_>> = Vec::with_capacity(work.len() + 2);
     for (sql, binds) in &work {
         steps.push(step(connection, Statement { sql, binds, cached: true }));
     }
@@ -305,17 +314,17 @@ fn storing<'g>(
     (group, rows): (&'g Group, &[usize]),
     way: Store,
 ) -> Vec<Work<'g>> {
-    let texts = &*group.texts;
+    let statements = &*group.statements;
     if rows.is_empty() {
         return Vec::new();
     }
     if let Some(citus) = citus {
-        return citus::work::storing(&citus.parts(), &texts.table, (batch.rows(), rows), way);
+        return citus::work::storing(&citus.parts(), &statements.table, (batch.rows(), rows), way);
     }
     let (sql, binds) = match way {
-        Store::Insert => (&texts.insert, images(&texts.table, batch.rows(), rows)),
-        Store::Update => (&texts.update, images(&texts.table, batch.rows(), rows)),
-        Store::Remove => (&texts.remove, places(&texts.table, batch.rows(), rows)),
+        Store::Insert => (&statements.insert, images(&statements.table, batch.rows(), rows)),
+        Store::Update => (&statements.update, images(&statements.table, batch.rows(), rows)),
+        Store::Remove => (&statements.remove, places(&statements.table, batch.rows(), rows)),
     };
     vec![(Cow::Borrowed(sql), binds)]
 }
@@ -325,7 +334,7 @@ fn storing<'g>(
 pub(super) fn ended(
     mut results: Vec<QueryResult<Vec<RowView>>>,
     is_citus: bool,
-) -> Result<u64, Broken> {
+) -> Result<u64, TransactionError> {
     let position = results.pop();
     let answers = matches!(position, Some(Ok(_)));
     // What was sent last commits: `COMMIT`, or the only statement.
@@ -334,14 +343,14 @@ pub(super) fn ended(
     let mut failed = failed.filter_map(|(at, result)| Some((at, result.err()?)));
     if let Some((at, error)) = failed.next() {
         let proven = !is_citus || citus::is_rejected(&error, at == last);
-        return Err(Broken::after_commit(&error, answers && proven));
+        return Err(TransactionError::after_commit(&error, answers && proven));
     }
     match position {
         Some(Ok(rows)) => {
             Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).cast_unsigned())
         }
         // It is stored, but nobody knows up to where a replica must have come to show it.
-        Some(Err(error)) => Err(Broken::after_commit(&error, false)),
+        Some(Err(error)) => Err(TransactionError::after_commit(&error, false)),
         None => Ok(0),
     }
 }

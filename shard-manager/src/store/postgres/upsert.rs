@@ -18,11 +18,11 @@ use diesel_async::AsyncPgConnection;
 use super::cell;
 use super::citus::work::Versions;
 use super::citus::{self, Parts};
+use super::db_error::DbErrorKind;
 use super::hazards::{self, Hazards};
-use super::sql::{self, Manner};
-use super::statement::{Bind, RowView, Statement, Step, load, pipeline, plain, step};
-use super::transaction::{Broken, LaneSession, Stored, Work, ended};
-use super::trouble::Trouble;
+use super::sql::{self, UpsertMode};
+use super::statement::{Bind, PipelineStep, RowView, Statement, load, pipeline, plain, step};
+use super::transaction::{LaneSession, Stored, TransactionError, Work, ended};
 use crate::error::{Error, Outcome};
 use crate::row::{Change, Operation, RowDone, RowWrite};
 use crate::sabotage::{Switch, is_on};
@@ -40,18 +40,18 @@ const NEW_MAX: u32 = 65_536;
 /// Whether rows are expected to be new. To be wrong costs a round trip, and a line in the log of the server: so it takes
 /// many new rows to expect more of them, and each time that was wrong, twice as many.
 #[derive(Debug)]
-pub(super) struct Newness {
+pub(super) struct InsertPredictor {
     seen: u32,
     needed: u32,
 }
 
-impl Default for Newness {
+impl Default for InsertPredictor {
     fn default() -> Self {
         Self { seen: 0, needed: NEW_FIRST }
     }
 }
 
-impl Newness {
+impl InsertPredictor {
     fn is_expected(&self) -> bool {
         self.seen >= self.needed
     }
@@ -172,7 +172,7 @@ fn row_key(change: &RowWrite) -> Vec<u8> {
 pub(super) async fn apply(
     session: &mut LaneSession,
     writes: &[WriteGroup<'_>],
-) -> Option<Result<Stored, Broken>> {
+) -> Option<Result<Stored, TransactionError>> {
     // A whole may be refused as such; and a sabotaged counter is kept where rows are read first.
     if writes.iter().any(|write| write.atomic_rows.is_some()) || is_on(Switch::VersionFromOne) {
         return None;
@@ -184,29 +184,29 @@ pub(super) async fn apply(
         return None;
     }
     let count = writes.iter().map(|write| write.rows.len()).sum();
-    if parts.is_none() && session.newness.is_expected() {
+    if parts.is_none() && session.insert_predictor.is_expected() {
         match store(session, &groups, count, true).await {
-            Err(Broken {
-                trouble: Trouble::Constraint("unique") | Trouble::Swallowed(_),
+            Err(TransactionError {
+                kind: DbErrorKind::Constraint("unique") | DbErrorKind::Swallowed(_),
                 outcome: Outcome::Rejected,
                 ..
             }) => {
-                session.newness.was_wrong();
+                session.insert_predictor.was_wrong();
             }
             stored => return Some(stored),
         }
     }
     match store(session, &groups, count, false).await {
         // A rule interfered: the general path handles that.
-        Err(Broken {
-            trouble: Trouble::Swallowed(_),
+        Err(TransactionError {
+            kind: DbErrorKind::Swallowed(_),
             outcome: Outcome::Rejected,
             usable: true,
             ..
         }) => None,
         // Perhaps a slot may not be written here: which rows that are, the general way finds out.
-        Err(Broken {
-            trouble: Trouble::Constraint("not null") | Trouble::Other,
+        Err(TransactionError {
+            kind: DbErrorKind::Constraint("not null") | DbErrorKind::Other,
             outcome: Outcome::Rejected,
             usable: true,
             ..
@@ -220,8 +220,8 @@ async fn store(
     groups: &[Group<'_>],
     count: usize,
     new: bool,
-) -> Result<Stored, Broken> {
-    let LaneSession { connection, prepared, texts, newness, citus } = session;
+) -> Result<Stored, TransactionError> {
+    let LaneSession { connection, prepared, statements, insert_predictor, citus } = session;
     let connection = &*connection;
     let now = Bind::value(ColumnType::Timestamp, &Value::Text(format_timestamp(Utc::now())));
     let mut work: Vec<Work<'_>> = Vec::with_capacity(groups.len());
@@ -239,19 +239,20 @@ async fn store(
             let slots = group.locked.iter().map(|(_, row)| i32::from(row.slot.number()));
             let alone = Bind::value(ColumnType::Boolean, &Value::Bool(false));
             work.push((Cow::Borrowed(sql::ENTER), vec![Bind::integers(slots), alone]));
-            let hold = texts.of(group.table).hold_rows.clone();
+            let hold = statements.of(group.table).hold_rows.clone();
             work.push((Cow::Owned(hold), places(group)));
         }
         let columns = group.rows[0].1.set.iter().map(|(column, _)| *column);
         let lone = count == 1;
-        let sql = texts.upsert(group.table, columns, Manner { shown: group.shown, new, lone });
+        let sql =
+            statements.upsert(group.table, columns, UpsertMode { shown: group.shown, new, lone });
         stored.push(vec![work.len()]);
         let binds = if lone { lone_binds(group, &now) } else { binds(group, &now) };
         work.push((Cow::Owned(sql.to_string()), binds));
     }
     // One statement is a transaction by itself.
     let bracketed = work.len() > 1;
-    let mut steps: Vec<Step<'_>> = Vec::with_capacity(work.len() + 3);
+    let mut steps: Vec<PipelineStep<'_>> = Vec::with_capacity(work.len() + 3);
     if bracketed {
         steps.push(plain(connection, "BEGIN"));
     }
@@ -274,14 +275,14 @@ async fn store(
     }
     if let Some(Err(error)) = results.first().filter(|_| bracketed) {
         // Without a beginning each statement was a transaction by itself.
-        return Err(Broken::after_commit(error, false));
+        return Err(TransactionError::after_commit(error, false));
     }
     let position = ended(results, citus.is_some())?;
     let rows = answers(connection, (groups, &loaded), count).await?;
     let made =
         |row: &&Result<RowDone, Error>| matches!(row, Ok(done) if done.change == Change::Created);
     let made = rows.iter().filter(made).count();
-    newness.learn(made as u32, (rows.len() - made) as u32);
+    insert_predictor.learn(made as u32, (rows.len() - made) as u32);
     Ok(Stored { rows, position })
 }
 
@@ -290,7 +291,7 @@ async fn answers(
     connection: &AsyncPgConnection,
     (groups, loaded): (&[Group<'_>], &[Vec<RowView>]),
     count: usize,
-) -> Result<Vec<Result<RowDone, Error>>, Broken> {
+) -> Result<Vec<Result<RowDone, Error>>, TransactionError> {
     let mut rows: Vec<_> = (0..count).map(|_| Err(Error::SlotNotOwned)).collect();
     let mut strays = 0;
     for (group, loaded) in groups.iter().zip(loaded) {
@@ -306,10 +307,10 @@ async fn answers(
 }
 
 /// Logs rows that a trigger has given another id or shard key: no read finds them.
-fn astray(strays: usize) -> Broken {
+fn astray(strays: usize) -> TransactionError {
     tracing::error!(strays, "a trigger has stored rows under other ids or shard keys");
-    let (trouble, outcome) = (Trouble::Other, Outcome::Unknown);
-    Broken { trouble, outcome, usable: true, divisible: false }
+    let (kind, outcome) = (DbErrorKind::Other, Outcome::Unknown);
+    TransactionError { kind, outcome, usable: true, retry_split: false }
 }
 
 /// Finds out if the database has swallowed rows that were not stored, or if their slots take no

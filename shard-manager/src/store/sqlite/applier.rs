@@ -18,7 +18,7 @@ use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 
 use super::batch::{Counters, add_rows, run};
-use super::connection::{Bind, OpenError, Trouble, open};
+use super::connection::{Bind, DbErrorKind, OpenError, open};
 use super::log::{self, Entry, Line};
 use super::{ddl, shard_file, sql, timeline};
 use crate::idempotency;
@@ -223,13 +223,13 @@ impl ApplyError {
     /// What an error of the replica means.
     fn meaning(error: &DieselError) -> fn(DieselError) -> Self {
         let unfit = matches!(error, DieselError::DeserializationError(_) | DieselError::NotFound);
-        match Trouble::of(error) {
-            Trouble::Full => Self::Full,
+        match DbErrorKind::of(error) {
+            DbErrorKind::Full => Self::Full,
             // The log tells what the rows became: it can break no rule that the primary kept.
-            Trouble::Broken | Trouble::Constraint(_) => Self::Damaged,
+            DbErrorKind::Unusable | DbErrorKind::Constraint(_) => Self::Damaged,
             // Nor tell of a table or a column that a copy of the primary would not have.
-            Trouble::Other if unfit => Self::Damaged,
-            Trouble::Other => Self::Replica,
+            DbErrorKind::Other if unfit => Self::Damaged,
+            DbErrorKind::Other => Self::Replica,
         }
     }
 }

@@ -6,10 +6,10 @@
 //! shard apart.
 //!
 //! **Invariant:** looking changes nothing; a report without findings means that every row was looked at.
-//! **Not here:** mending; what a single row must be like (`audit/rows`), what a file says beside its rows (`audit/books`),
+//! **Not here:** mending; what a single row must be like (`audit/rows`), what a file says beside its rows (`audit/file_inventory`),
 //! how replicas are compared (`audit/replicas`).
 
-mod books;
+mod file_inventory;
 mod replicas;
 mod rows;
 
@@ -20,11 +20,11 @@ use std::time::Duration;
 
 use super::OpenError;
 use super::node_view::NodeView;
-use super::view::{DirView, Holder, NodeFile};
+use super::offline_view::{DirView, Holder, NodeFile};
 use crate::idempotency;
 use crate::table::{Registry, Table};
 use crate::topology::ShardIndex;
-use books::Books;
+use file_inventory::FileInventory;
 use replicas::Replicas;
 use rows::{RowRules, Scan};
 
@@ -211,11 +211,11 @@ impl Audit<'_> {
         replicas: &mut Replicas<'_>,
     ) -> Result<Registry, OpenError> {
         primary.begin()?;
-        let books = Books::read(primary)?;
-        books.check(self, file);
-        let (tables, standing) = (primary.tables()?, &books.standing);
+        let inventory = FileInventory::read(primary)?;
+        inventory.check(self, file);
+        let (tables, standing) = (primary.tables()?, &inventory.standing);
         replicas.align(self, primary, standing.position)?;
-        replicas.compare_books(self, &books, &tables);
+        replicas.compare_inventories(self, &inventory, &tables);
         let mut audited = ShardAudit {
             shard: self.view.map.topology().name(file.shard).to_owned(),
             position: standing.position.at,
@@ -226,7 +226,7 @@ impl Audit<'_> {
             let rules = RowRules::of(self, file, table, standing.version);
             let left_out = replicas.left_out(table);
             let scan = Scan::run(self, (primary, table), left_out, |row| rules.check(row))?;
-            books.check_count(self, file, (table, scan.rows));
+            inventory.check_count(self, file, (table, scan.rows));
             audited.tables.insert(table.name().to_owned(), scan.rows);
             replicas.compare(self, table, &scan, primary);
         }

@@ -15,7 +15,7 @@ use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 
-use super::connection::{Bind, Shapes, Statement, Trouble, for_each_row};
+use super::connection::{Bind, DbErrorKind, PreparedShapes, Statement, for_each_row};
 use super::row_json::value;
 use super::{log, sql};
 use crate::error::Error;
@@ -25,8 +25,8 @@ use crate::row::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
 use crate::sabotage::{Switch, is_on};
 use crate::store::WriteGroup;
 use crate::store::forgetting::{Forgetting, recorded_at};
-use crate::store::image::{self, Stamp, push_row};
-use crate::store::schema::tessera_shard;
+use crate::store::row_image::{self, ServerColumns, push_row};
+use crate::store::system_tables::tessera_shard;
 use crate::value::{Value, format_timestamp, push_json_number};
 
 /// Records of idempotency keys that one batch forgets.
@@ -50,7 +50,7 @@ impl Counters {
 /// One transaction while it runs.
 pub(super) struct Batch<'t> {
     connection: &'t mut SqliteConnection,
-    shapes: &'t mut Shapes,
+    shapes: &'t mut PreparedShapes,
     counters: Counters,
     now: String,
     log: Vec<u8>,
@@ -72,7 +72,7 @@ impl<'t> Batch<'t> {
     pub(super) fn new(
         connection: &'t mut SqliteConnection,
         counters: Counters,
-        shapes: &'t mut Shapes,
+        shapes: &'t mut PreparedShapes,
     ) -> Self {
         let now = format_timestamp(Utc::now());
         let (log, rows_added) = (Vec::new(), BTreeMap::new());
@@ -295,7 +295,7 @@ impl<'t> Batch<'t> {
             && matches!(change.operation, Operation::Upsert | Operation::Insert)
             && change.missing().is_none()
         {
-            let image = image::made(change, &self.stamp());
+            let image = row_image::made(change, &self.server_columns());
             match self.insert(change, &image, true) {
                 Ok(0) => self.expects_new = false,
                 Ok(_) => return Ok(Ok(self.finish(change, Change::Created, &image))),
@@ -304,15 +304,15 @@ impl<'t> Batch<'t> {
         }
         let current = self.current(change)?;
         self.expects_new = current.is_none();
-        let kind = match image::outcome(change, current.as_deref()) {
+        let kind = match row_image::outcome(change, current.as_deref()) {
             Ok(kind) => kind,
             Err(refused) => return Ok(Err(refused)),
         };
         let image = match (kind, current) {
             (Change::Removed, Some(row)) => row,
-            (Change::Changed, Some(row)) => image::changed(change, row, &self.stamp()),
+            (Change::Changed, Some(row)) => row_image::changed(change, row, &self.server_columns()),
             (Change::Created | Change::Changed | Change::Removed, _) => {
-                image::made(change, &self.stamp())
+                row_image::made(change, &self.server_columns())
             }
         };
         let ran = match kind {
@@ -343,8 +343,8 @@ impl<'t> Batch<'t> {
         let mut binds = Vec::with_capacity(change.id.len() + 2);
         push_row_binds(&mut binds, change);
         let table = &change.table;
-        let texts = self.shapes.texts(table);
-        let statement = Statement { sql: &texts.select_row, binds: &binds, cached: true };
+        let statements = self.shapes.statements(table);
+        let statement = Statement { sql: &statements.select_row, binds: &binds, cached: true };
         let mut current = None;
         for_each_row(self.connection, statement, |row| {
             let columns = table.answered().map(|column| table.column(column).kind);
@@ -354,8 +354,8 @@ impl<'t> Batch<'t> {
         Ok(current)
     }
 
-    fn stamp(&self) -> Stamp<'_> {
-        Stamp { version: self.counters.version + 1, now: &self.now }
+    fn server_columns(&self) -> ServerColumns<'_> {
+        ServerColumns { version: self.counters.version + 1, now: &self.now }
     }
 
     /// Tells how many rows that made: none, if `may_exist` and it does.
@@ -364,8 +364,8 @@ impl<'t> Batch<'t> {
         let mut binds = Vec::with_capacity(row.len() + 2);
         binds.extend([slot, Bind::Text(&change.key)]);
         binds.extend(row.iter().map(Bind::from));
-        let texts = self.shapes.texts(&change.table);
-        let sql = if may_exist { &texts.insert_new } else { &texts.insert };
+        let statements = self.shapes.statements(&change.table);
+        let sql = if may_exist { &statements.insert_new } else { &statements.insert };
         Statement { sql, binds: &binds, cached: true }.execute(self.connection)
     }
 
@@ -439,9 +439,9 @@ pub(super) fn run(
 
 /// A constraint is an answer, not a failure.
 fn refusal(error: DieselError) -> QueryResult<Result<RowDone, Error>> {
-    match Trouble::of(&error) {
-        Trouble::Constraint(rule) => Ok(Err(Error::Constraint { rule })),
-        Trouble::Full | Trouble::Broken | Trouble::Other => Err(error),
+    match DbErrorKind::of(&error) {
+        DbErrorKind::Constraint(rule) => Ok(Err(Error::Constraint { rule })),
+        DbErrorKind::Full | DbErrorKind::Unusable | DbErrorKind::Other => Err(error),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Catalog: the durable shard map of an embedded cluster, in a file of its own.
 //!
-//! **Not here:** what it says (`store::cluster`), the rows (`shard_file`).
+//! **Not here:** what it says (`store::cluster_spec`), the rows (`shard_file`).
 
 mod look;
 
@@ -15,9 +15,9 @@ use super::OpenError;
 use super::connection::create;
 use super::data_dir::{catalog_file, shard_file_in};
 use crate::shard_map::ShardMap;
-use crate::store::cluster::{ClusterRow, check_wanted};
-pub use crate::store::cluster::{REPLICAS_DEFAULT, SHARDS_DEFAULT, Wanted};
-use crate::store::schema::tessera_cluster::dsl;
+use crate::store::cluster_spec::{ClusterRow, check_spec};
+pub use crate::store::cluster_spec::{ClusterSpec, REPLICAS_DEFAULT, SHARDS_DEFAULT};
+use crate::store::system_tables::tessera_cluster::dsl;
 use crate::token::TokenKey;
 
 pub(super) use look::{Looked, look};
@@ -44,12 +44,12 @@ pub struct Catalog {
     pub token_key: TokenKey,
 }
 
-/// Refuses a folder in which the wanted cluster cannot exist, before anything is created there.
+/// Refuses a folder in which the specified cluster cannot exist, before anything is created there.
 ///
 /// # Errors
 /// [`OpenError::Foreign`] if there are shards without their catalog, [`OpenError::Conflict`] if a
-/// new cluster cannot have the wanted settings.
-pub fn check_start(folder: &Path, wanted: &Wanted) -> Result<(), OpenError> {
+/// new cluster cannot have the specified settings.
+pub fn check_start(folder: &Path, spec: &ClusterSpec) -> Result<(), OpenError> {
     let catalog = catalog_file(folder);
     if std::fs::metadata(&catalog).is_ok_and(|file| file.len() > 0) {
         return Ok(());
@@ -62,17 +62,17 @@ pub fn check_start(folder: &Path, wanted: &Wanted) -> Result<(), OpenError> {
                  it back from where it was moved to or from a backup, or name another folder for a new cluster"
             ),
         )),
-        None => ClusterRow::new(wanted, None).map(drop),
+        None => ClusterRow::new(spec, None).map(drop),
     }
 }
 
 impl Catalog {
-    /// Opens the catalog, or makes it for a new cluster as wanted.
+    /// Opens the catalog, or creates it for a new cluster.
     ///
     /// # Errors
-    /// [`OpenError::Conflict`] if the cluster is another than wanted; the others if the file cannot be
+    /// [`OpenError::Conflict`] if the cluster was created with other settings; the others if the file cannot be
     /// used.
-    pub fn open(path: &Path, wanted: &Wanted) -> Result<Self, OpenError> {
+    pub fn open(path: &Path, spec: &ClusterSpec) -> Result<Self, OpenError> {
         let mut connection = create(path)?;
         let migrated = connection.run_pending_migrations(MIGRATIONS);
         migrated.map_err(|error| OpenError::file(path, error))?;
@@ -83,7 +83,7 @@ impl Catalog {
         let row = match found {
             Some(row) => row,
             None => {
-                let row = ClusterRow::new(wanted, None)?;
+                let row = ClusterRow::new(spec, None)?;
                 let stored = diesel::insert_into(dsl::tessera_cluster).values(&row);
                 stored.execute(&mut connection).map_err(|error| OpenError::file(path, error))?;
                 row
@@ -92,8 +92,8 @@ impl Catalog {
         row.check_hash(PLACE)?;
         let damaged = |cause: String| OpenError::foreign(path, cause);
         let map = row.map().map_err(damaged)?;
-        check_wanted(&map, wanted, PLACE)?;
-        let replicas = match wanted.replicas {
+        check_spec(&map, spec, PLACE)?;
+        let replicas = match spec.replicas {
             Some(replicas) => {
                 let kept = diesel::update(dsl::tessera_cluster)
                     .set(dsl::replicas.eq(replicas as i64))

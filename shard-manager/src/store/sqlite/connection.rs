@@ -226,49 +226,51 @@ impl RowView<'_, '_> {
     }
 }
 
-/// The shapes of statements that one connection keeps prepared.
+/// Statements that one connection keeps prepared.
 ///
-/// Clients choose columns and filters, so shapes are many; beyond [`Shapes::MAX`] new ones run unprepared
+/// Clients choose columns and filters, so the texts are many; beyond [`PreparedShapes::MAX`] new ones run unprepared
 /// instead of filling memory.
 #[derive(Debug, Default)]
-pub(super) struct Shapes {
+pub(super) struct PreparedShapes {
     known: HashSet<u64>,
-    /// Texts of the tables that were written to.
-    texts: Vec<(Arc<Table>, Arc<Texts>)>,
+    /// Statements of the tables that were written to.
+    statements: Vec<(Arc<Table>, Arc<TableStatements>)>,
 }
 
-/// The statements of one table that every write needs: made once, because making them costs as much as binding.
+/// Statements of one table that every write needs, built once because that costs as much as binding values.
 #[derive(Debug)]
-pub(super) struct Texts {
+pub(super) struct TableStatements {
     pub(super) select_row: String,
     pub(super) insert: String,
     pub(super) insert_new: String,
 }
 
-impl Shapes {
+impl PreparedShapes {
     /// Prepared statements of one connection; each holds some kilobytes.
     pub(super) const MAX: usize = 256;
 
-    /// The texts of a table.
-    pub(super) fn texts(&mut self, table: &Arc<Table>) -> Arc<Texts> {
-        if let Some((_, texts)) = self.texts.iter().find(|(known, _)| Arc::ptr_eq(known, table)) {
-            return Arc::clone(texts);
+    /// Returns the statements of a table.
+    pub(super) fn statements(&mut self, table: &Arc<Table>) -> Arc<TableStatements> {
+        if let Some((_, statements)) =
+            self.statements.iter().find(|(known, _)| Arc::ptr_eq(known, table))
+        {
+            return Arc::clone(statements);
         }
-        if self.texts.len() == Self::MAX / 4 {
-            self.texts.clear();
+        if self.statements.len() == Self::MAX / 4 {
+            self.statements.clear();
         }
-        let texts = Arc::new(Texts {
+        let statements = Arc::new(TableStatements {
             select_row: sql::select_row(table),
             insert: sql::insert(table),
             insert_new: sql::insert_new(table),
         });
-        self.texts.push((Arc::clone(table), Arc::clone(&texts)));
-        texts
+        self.statements.push((Arc::clone(table), Arc::clone(&statements)));
+        statements
     }
 
-    /// Whether a statement of this text may be kept prepared.
+    /// Returns true if a statement of this text may be kept prepared.
     pub(super) fn admit(&mut self, sql: &str) -> bool {
-        // Two texts of one hash would only mean that the second is kept as well.
+        // If two texts have the same hash, the second is kept as well.
         let hash = xxhash_rust::xxh3::xxh3_64(sql.as_bytes());
         if self.known.contains(&hash) {
             return true;
@@ -281,20 +283,20 @@ impl Shapes {
     }
 }
 
-/// What an error of SQLite means for the statement and its transaction.
+/// Kind of an error of SQLite: the effect on the statement and its transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum DbErrorKind {
     /// The statement alone was undone; the transaction goes on.
     Constraint(&'static str),
     /// No space left: nothing of the transaction will be stored.
     Full,
-    /// The file or the disk is not well.
-    Broken,
-    /// Anything else: the statement itself may be to blame.
+    /// The file or the disk is damaged or cannot be used now.
+    Unusable,
+    /// Anything else: the statement itself may have caused it.
     Other,
 }
 
-impl Trouble {
+impl DbErrorKind {
     pub(super) fn of(error: &DieselError) -> Self {
         if let DieselError::RollbackErrorOnCommit { commit_error, .. } = error {
             return Self::of(commit_error);
@@ -307,26 +309,26 @@ impl Trouble {
             Self::Constraint(rule)
         } else if says(&["database or disk is full"]) {
             Self::Full
-        } else if says(&BROKEN) {
-            Self::Broken
+        } else if says(&UNUSABLE) {
+            Self::Unusable
         } else {
             Self::Other
         }
     }
 
-    /// The same, told to the domain.
+    /// Converts the kind to the error that clients receive.
     pub(super) fn error(&self, shard: &str) -> Error {
         match self {
             Self::Constraint(rule) => Error::Constraint { rule },
             Self::Full => Error::StorageFull { shard: shard.to_owned() },
-            Self::Broken => Error::ShardUnavailable { shard: shard.to_owned() },
+            Self::Unusable => Error::ShardUnavailable { shard: shard.to_owned() },
             Self::Other => Error::Internal,
         }
     }
 }
 
-/// What SQLite says of a file or a disk that is not well, or that another process keeps locked.
-const BROKEN: [&str; 5] =
+/// Messages of SQLite about a file or a disk that is damaged, or that another process keeps locked.
+const UNUSABLE: [&str; 5] =
     ["disk I/O error", "malformed", "readonly database", "not a database", "locked"];
 
 #[expect(

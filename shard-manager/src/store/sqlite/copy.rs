@@ -18,7 +18,7 @@ use super::applier::{Applier, ApplyError};
 use super::batch::run;
 use super::connection::{Bind, Statement, for_each_row, open, open_unchanging};
 use super::{OpenError, snapshot, sql};
-use crate::store::schema::{tessera_cluster, tessera_counts, tessera_shard};
+use crate::store::system_tables::{tessera_cluster, tessera_counts, tessera_shard};
 
 /// The copy of one shard while it is made.
 pub struct ShardCopy {

@@ -27,8 +27,8 @@ use super::declared::{self, unreadable};
 use super::sql::{self, declared_type};
 use super::timeline;
 use crate::store::SchemaChange;
-use crate::store::declared::Declared;
-use crate::store::schema::tessera_counts;
+use crate::store::system_tables::tessera_counts;
+use crate::store::table_declaration::Declared;
 use crate::table::{Column, Table};
 use crate::value::{ColumnType, format_timestamp};
 

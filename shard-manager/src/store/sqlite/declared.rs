@@ -1,6 +1,6 @@
 //! Declared: the tables that a file declares, in `tessera_tables`.
 //!
-//! **Not here:** how a declaration is spelled (`store::declared`); whether the table in the file is as declared (`shard_file`); its SQL (`ddl`).
+//! **Not here:** how a declaration is spelled (`store::table_declaration`); whether the table in the file is as declared (`shard_file`); its SQL (`ddl`).
 
 use std::collections::BTreeSet;
 
@@ -8,8 +8,8 @@ use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 
-use crate::store::declared::{Declared, Row};
-use crate::store::schema::tessera_tables;
+use crate::store::system_tables::tessera_tables;
+use crate::store::table_declaration::{Declared, Row};
 
 /// What the file declares, by name.
 pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Vec<Declared>> {

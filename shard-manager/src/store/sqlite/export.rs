@@ -17,8 +17,8 @@ use diesel::result::Error as DieselError;
 use super::OpenError;
 use super::connection::RowView;
 use super::node_view::NodeView;
+use super::offline_view::DirView;
 use super::sql;
-use super::view::DirView;
 use crate::table::{Registry, Table};
 use crate::value::{ColumnType, push_json_number, push_json_string};
 

@@ -9,12 +9,12 @@ use chrono::Utc;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
-use super::connection::{OpenError, Trouble, open};
+use super::connection::{DbErrorKind, OpenError, open};
 use super::declared::unreadable;
 use crate::error::Error;
-use crate::store::declared::Declared;
-pub use crate::store::intent::{Intent, State};
-use crate::store::schema::tessera_intents::{self, dsl};
+pub use crate::store::schema_intent::{Intent, State};
+use crate::store::system_tables::tessera_intents::{self, dsl};
+use crate::store::table_declaration::Declared;
 use crate::table::Table;
 use crate::value::format_timestamp;
 
@@ -86,7 +86,7 @@ fn read((state, declaration): &(String, String)) -> QueryResult<Intent> {
 
 fn told(error: &diesel::result::Error) -> Error {
     tracing::error!(%error, "the intents of the catalog cannot be used");
-    Trouble::of(error).error(CATALOG)
+    DbErrorKind::of(error).error(CATALOG)
 }
 
 /// The catalog cannot even be opened.

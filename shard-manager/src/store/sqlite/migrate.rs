@@ -15,7 +15,7 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness};
 
 use super::connection::{Statement, for_each_row, open};
 use super::data_dir::{DataDir, catalog_file, primary_file, replica_file};
-use super::view::connect_to_look;
+use super::offline_view::connect_to_look;
 use super::{OpenError, catalog, check_version, shard_file, sql};
 use crate::topology::Topology;
 

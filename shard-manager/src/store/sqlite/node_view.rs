@@ -1,7 +1,7 @@
 //! Node view: what one file of a shard holds, at one instant.
 //!
 //! **Invariant:** all that is read between [`NodeView::begin`] and [`NodeView::end`] is of one snapshot.
-//! **Not here:** which files there should be (`view`).
+//! **Not here:** which files there should be (`offline_view`).
 
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,10 @@ use diesel::sqlite::SqliteConnection;
 
 use super::connection::{OpenError, RowView, Statement, for_each_row};
 use super::log::{self, Entry};
-use super::view::open_to_look;
+use super::offline_view::open_to_look;
 use super::{shard_file, sql, timeline};
 use crate::position::{History, Position};
-use crate::store::schema::{tessera_counts, tessera_shard};
+use crate::store::system_tables::{tessera_counts, tessera_shard};
 use crate::table::Registry;
 
 /// The file of a node that is looked at.

@@ -17,7 +17,7 @@ use super::connection::{Bind, Statement, for_each_row, open};
 use super::sql::declared_type;
 use super::{connection, declared, timeline};
 use crate::position::History;
-use crate::store::schema::tessera_shard;
+use crate::store::system_tables::tessera_shard;
 use crate::table::{Registry, Table};
 
 pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/sqlite/shard");

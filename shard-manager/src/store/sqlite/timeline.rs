@@ -9,7 +9,7 @@ use diesel::sqlite::SqliteConnection;
 
 use super::log;
 use crate::position::{History, Position};
-use crate::store::schema::{tessera_shard, tessera_timelines};
+use crate::store::system_tables::{tessera_shard, tessera_timelines};
 use crate::value::format_timestamp;
 
 /// More than a life gives between a copy and its loss, and little of the 2^53 that every client can count.

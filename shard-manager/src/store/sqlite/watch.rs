@@ -3,7 +3,7 @@
 //! A statement that may look at many rows asks `tessera_in_time()` of each. When it is too late the function fails,
 //! and the statement with it: nobody waits for the answer any more, and others wait for the connection.
 //!
-//! **Not here:** which statements ask (`select`).
+//! **Not here:** which statements ask (`store::select`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -5,9 +5,9 @@
 //! is in a file without a name.
 //! **Not here:** what happens inside a transaction (`batch`), who waits for one (`lane`).
 
-mod altering;
 #[cfg(feature = "sabotage")]
-mod pretending;
+mod early_ack;
+mod schema_change;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 
 use super::batch::{Applied, Batch, Counters};
-use super::connection::{OpenError, Shapes, Trouble, open};
+use super::connection::{DbErrorKind, OpenError, PreparedShapes, open};
 use super::footing::{Footing, Grip};
 use super::{declared, log};
 use crate::error::{Error, Outcome};
@@ -47,13 +47,13 @@ pub struct SqliteWriter {
     /// `None` after a failure that may have left the connection in doubt: opened anew by the next batch.
     opened: Option<Opened>,
     counters: Counters,
-    shapes: Shapes,
+    shapes: PreparedShapes,
     replication: Arc<ReplicationState>,
     log: LogExtent,
     /// `None`: not since the file was opened.
     forgot_at: Option<Instant>,
     #[cfg(feature = "sabotage")]
-    owed: Option<pretending::Owed>,
+    owed: Option<early_ack::Owed>,
 }
 
 /// The connection, and the proof that its file is in its place.
@@ -110,7 +110,7 @@ impl SqliteWriter {
             footing,
             opened: Some(Opened { grip, connection }),
             counters,
-            shapes: Shapes::default(),
+            shapes: PreparedShapes::default(),
             replication: Arc::clone(replication),
             log: LogExtent { trimmed, bytes },
             forgot_at: None,
@@ -130,7 +130,7 @@ impl SqliteWriter {
             tracing::error!(shard = %self.shard, %error, "the shard's file cannot be opened again");
             let unavailable = || Error::ShardUnavailable { shard: self.shard.clone() };
             let error = self.footing.check_writable().err().unwrap_or_else(unavailable);
-            BatchFailure { error, outcome: Outcome::Rejected, divisible: false }
+            BatchFailure { error, outcome: Outcome::Rejected, retry_split: false }
         })?;
         *self = reopened;
         Ok(self.opened.take().expect("open() always connects"))
@@ -141,7 +141,7 @@ impl SqliteWriter {
         self.footing.check_writable().map_err(|error| BatchFailure {
             error,
             outcome: Outcome::Rejected,
-            divisible: false,
+            retry_split: false,
         })?;
         match self.opened.take() {
             Some(opened) => Ok(opened),
@@ -159,7 +159,7 @@ impl SqliteWriter {
         }
         self.footing.lose(Reason::FilesLost);
         let error = Error::FilesLost { shard: self.shard.clone(), loss: Reason::FilesLost };
-        Err(BatchFailure { error, outcome: Outcome::Unknown, divisible: false })
+        Err(BatchFailure { error, outcome: Outcome::Unknown, retry_split: false })
     }
 
     /// One transaction, up to its commit.
@@ -183,7 +183,7 @@ impl SqliteWriter {
                 batch.run(groups)
             };
             let applied =
-                work(connection).inspect_err(|error| state.cause = Some(Trouble::of(error)))?;
+                work(connection).inspect_err(|error| state.cause = Some(DbErrorKind::of(error)))?;
             state.committing = true;
             state.began = Instant::now();
             self.replication.primary().begin(applied.counters.position as u64);
@@ -206,16 +206,18 @@ impl SqliteWriter {
     }
 
     /// Before COMMIT was sent nothing can have been stored. After it, only "disk full" is certain.
-    fn failure(&self, trouble: &Trouble, committing: bool) -> BatchFailure {
-        let certain = !committing || *trouble == Trouble::Full;
+    fn failure(&self, kind: &DbErrorKind, committing: bool) -> BatchFailure {
+        let certain = !committing || *kind == DbErrorKind::Full;
         BatchFailure {
-            error: match trouble {
+            error: match kind {
                 // A row's own is answered in its place; one that comes here is of our books.
-                Trouble::Constraint(_) => Error::Internal,
-                Trouble::Full | Trouble::Broken | Trouble::Other => trouble.error(&self.shard),
+                DbErrorKind::Constraint(_) => Error::Internal,
+                DbErrorKind::Full | DbErrorKind::Unusable | DbErrorKind::Other => {
+                    kind.error(&self.shard)
+                }
             },
             outcome: if certain { Outcome::Rejected } else { Outcome::Unknown },
-            divisible: !committing && *trouble == Trouble::Other,
+            retry_split: !committing && *kind == DbErrorKind::Other,
         }
     }
 }
@@ -225,7 +227,7 @@ struct Attempt {
     committing: bool,
     /// What failed inside, kept aside: SQLite may have rolled back by itself, and then diesel reports its own
     /// rollback that found nothing to undo.
-    cause: Option<Trouble>,
+    cause: Option<DbErrorKind>,
     /// Up to where the log was trimmed, and by how many bytes.
     trimmed: Option<(u64, u64)>,
     /// Whether no idempotency key that is too old is left.
@@ -273,15 +275,15 @@ impl Writer for SqliteWriter {
                 Ok(BatchDone { rows: applied.rows, position })
             }
             Err(error) => {
-                let trouble = state.cause.unwrap_or_else(|| Trouble::of(&error));
+                let kind = state.cause.unwrap_or_else(|| DbErrorKind::of(&error));
                 let committing = state.committing;
                 if error == DieselError::RollbackTransaction && !committing {
                     // We gave it up ourselves: nothing is in doubt.
                     self.opened = Some(opened);
                 } else {
-                    tracing::error!(shard = %self.shard, %error, ?trouble, committing, "a batch failed");
+                    tracing::error!(shard = %self.shard, %error, ?kind, committing, "a batch failed");
                 }
-                Err(self.failure(&trouble, committing))
+                Err(self.failure(&kind, committing))
             }
         }
     }

@@ -6,7 +6,7 @@
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
 
-use crate::address::ServerEngine;
+use crate::node_address::ServerEngine;
 use crate::store::postgres::statement::{Bind, Statement, load, run};
 use crate::table::Table;
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::store::postgres::leader::Leader;
+use crate::store::postgres::primary_tracker::PrimaryTracker;
 
 /// How often the coordinator is asked. What is out of date meanwhile costs a little time, and nothing else.
 const EVERY: Duration = Duration::from_secs(2);
@@ -13,9 +13,9 @@ const EVERY: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Watches until the runtime ends that it is spawned on.
-pub async fn watch(leader: Arc<Leader>) {
+pub async fn watch(tracker: Arc<PrimaryTracker>) {
     loop {
-        if let Err(error) = follow(&leader).await {
+        if let Err(error) = follow(&tracker).await {
             tracing::debug!(error, "where the shards of Citus lie cannot be asked");
         }
         tokio::time::sleep(EVERY).await;
@@ -23,10 +23,10 @@ pub async fn watch(leader: Arc<Leader>) {
 }
 
 /// Asks on one connection until that fails.
-async fn follow(leader: &Leader) -> Result<(), String> {
-    let Some(citus) = leader.citus() else { return Ok(()) };
-    let led = leader.connect("placements").await.map_err(|error| error.to_string())?;
-    while leader.term() == led.term {
+async fn follow(tracker: &PrimaryTracker) -> Result<(), String> {
+    let Some(citus) = tracker.citus() else { return Ok(()) };
+    let led = tracker.connect("placements").await.map_err(|error| error.to_string())?;
+    while tracker.term() == led.term {
         let asked = tokio::time::timeout(PATIENCE, citus.refresh(&led.session.connection)).await;
         let changed = asked.map_err(|elapsed| elapsed.to_string())?;
         if changed.map_err(|error| error.to_string())? {

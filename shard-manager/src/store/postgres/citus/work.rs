@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** statements come in the order of Citus' shards, and rows in the order in which they are given: so all
 //! routers that know the same lock in one order.
-//! **Not here:** their texts (`citus::sql`), running them (`transaction`, `upsert`).
+//! **Not here:** their statements (`citus::sql`), running them (`transaction`, `upsert`).
 
 use std::borrow::Cow;
 

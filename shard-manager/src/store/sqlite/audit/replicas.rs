@@ -13,9 +13,9 @@ use std::collections::{BTreeMap, HashMap};
 use super::super::OpenError;
 use super::super::log::{self, Line};
 use super::super::node_view::NodeView;
+use super::super::offline_view::NodeFile;
 use super::super::row_hash::key_hash;
-use super::super::view::NodeFile;
-use super::books::Books;
+use super::file_inventory::FileInventory;
 use super::rows::{LeftOut, Scan, SlotSum, slot_rows};
 use super::{Audit, Finding, is_declared};
 use crate::position::Position;
@@ -37,7 +37,7 @@ pub(super) struct Replicas<'a> {
 struct Replica<'a> {
     file: &'a NodeFile,
     node: NodeView,
-    books: Books,
+    inventory: FileInventory,
     tables: Registry,
     comparable: bool,
     /// It has not all that the primary has.
@@ -79,7 +79,7 @@ impl<'a> Replicas<'a> {
         let history = primary.history()?;
         let mut oldest = at.at;
         for replica in &mut self.replicas {
-            let position = replica.books.standing.position;
+            let position = replica.inventory.standing.position;
             if !history.holds(position) || position.at > at.at {
                 let what = format!("it holds changes up to {}", position.at);
                 let expected = format!("nothing beyond its primary, which stands at {}", at.at);
@@ -95,7 +95,7 @@ impl<'a> Replicas<'a> {
         }
         if oldest < at.at && !self.leave_out(primary, oldest, at.at)? {
             for replica in &mut self.replicas {
-                if replica.books.standing.position.at < at.at && replica.comparable {
+                if replica.inventory.standing.position.at < at.at && replica.comparable {
                     replica.comparable = false;
                     audit.note(format!("{} lags too far to be compared", replica.file.node));
                 }
@@ -150,10 +150,15 @@ impl<'a> Replicas<'a> {
     }
 
     /// Compares what the files say of themselves, of those that stand where their primary does.
-    pub(super) fn compare_books(&mut self, audit: &Audit<'_>, primary: &Books, tables: &Registry) {
+    pub(super) fn compare_inventories(
+        &mut self,
+        audit: &Audit<'_>,
+        primary: &FileInventory,
+        tables: &Registry,
+    ) {
         let level = |replica: &&mut Replica<'_>| replica.comparable && !replica.behind;
         for replica in self.replicas.iter_mut().filter(level) {
-            replica.equal &= replica.books.compare(audit, replica.file, primary);
+            replica.equal &= replica.inventory.compare(audit, replica.file, primary);
             // Those that it lacks are told when their rows are compared.
             for table in replica.tables.tables() {
                 if tables.find(table.name()).is_none() {
@@ -199,9 +204,9 @@ impl<'a> Replicas<'a> {
 impl<'a> Replica<'a> {
     fn look(file: &'a NodeFile, mut node: NodeView) -> Result<Self, OpenError> {
         node.begin()?;
-        let books = Books::read(&mut node)?;
+        let inventory = FileInventory::read(&mut node)?;
         let tables = node.tables()?;
-        Ok(Self { file, node, books, tables, comparable: false, behind: false, equal: true })
+        Ok(Self { file, node, inventory, tables, comparable: false, behind: false, equal: true })
     }
 
     fn compare(
@@ -223,7 +228,7 @@ impl<'a> Replica<'a> {
             return Ok(false);
         }
         let scan = Scan::run(audit, (&mut self.node, table), Some(left_out), |_| ())?;
-        let counted = self.books.check_count(audit, self.file, (table, scan.rows));
+        let counted = self.inventory.check_count(audit, self.file, (table, scan.rows));
         if scan.slots == expected.slots {
             return Ok(counted);
         }

@@ -8,7 +8,7 @@ use std::path::Path;
 use diesel::prelude::*;
 
 use super::super::OpenError;
-use super::super::view::open_to_look;
+use super::super::offline_view::open_to_look;
 use super::{ClusterRow, MIGRATIONS, PLACE, dsl};
 use crate::shard_map::ShardMap;
 

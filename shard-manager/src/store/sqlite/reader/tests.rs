@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Housekeeping, READERS_MAX, Readers, Witness};
+use super::{Housekeeping, READERS_MAX, Readers, VisibleBound};
 use crate::position::History;
 use crate::replication::ReplicationState;
 use crate::vitals::PoolVitals;
@@ -12,11 +12,11 @@ fn a_read_that_finds_no_connection_free_is_told_as_waiting_until_it_has_one() {
     let dir = tempfile::tempdir().unwrap();
     let replication =
         std::sync::Arc::new(ReplicationState::new(History::new(vec![(1, 0)]).unwrap(), 0, 0));
-    let witness = Witness::primary(&replication);
+    let visible_bound = VisibleBound::primary(&replication);
     let file = dir.path().join("shard1.db");
     // Readers open a file that is there, and make none.
     std::fs::File::create(&file).unwrap();
-    let readers = Readers::open("shard1", &file, witness, &Housekeeping::start()).unwrap();
+    let readers = Readers::open("shard1", &file, visible_bound, &Housekeeping::start()).unwrap();
     let max = 2 * READERS_MAX as usize;
     // One connection is opened at once, for reads by key.
     assert_eq!(readers.vitals(), PoolVitals { in_use: 0, open: 1, max, waiting: 0 });

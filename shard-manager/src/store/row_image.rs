@@ -1,0 +1,94 @@
+//! Image: what a change makes of a row, the same for every engine.
+//!
+//! **Invariant:** an image holds a value for each answered column of its table, in their order.
+//! **Not here:** reading rows and storing them (the engines), what is checked before (`row`).
+
+use crate::error::Error;
+use crate::row::{Change, Operation, Precondition, RowError, RowWrite};
+use crate::sabotage::{Switch, is_on};
+use crate::table::Table;
+use crate::value::{ColumnType, Value, push_json};
+
+/// What the server sets in a row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ServerColumns<'n> {
+    pub(super) version: i64,
+    pub(super) now: &'n str,
+}
+
+/// What becomes of a row, or why it must not.
+pub(super) fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Change, Error> {
+    let precondition = &change.precondition;
+    if let Some(precondition) = precondition.as_ref().filter(|_| !is_on(Switch::IgnoreIfVersion)) {
+        let at = change.table.version() - change.table.answered().start;
+        let version = current.and_then(|row| match &row[at] {
+            Value::Int(version) => Some(*version),
+            Value::Null | Value::Bool(_) | Value::Double(_) | Value::Text(_) => None,
+        });
+        if !precondition.holds(version) {
+            return Err(match precondition {
+                Precondition::Absent => Error::Exists,
+                Precondition::Present | Precondition::Versions(_) => Error::VersionDiffers,
+            });
+        }
+    }
+    match (change.operation, current) {
+        (Operation::Upsert | Operation::Update, Some(_)) => Ok(Change::Changed),
+        (Operation::Delete, Some(_)) => Ok(Change::Removed),
+        (Operation::Insert, Some(_)) => Err(Error::Exists),
+        (Operation::Update | Operation::Delete, None) => Err(Error::NoSuchRow),
+        (Operation::Upsert | Operation::Insert, None) => match change.missing() {
+            None => Ok(Change::Created),
+            Some(column) => {
+                let (table, column) = (change.table.name().to_owned(), column.to_owned());
+                Err(RowError::MissingColumn { table, column }.into())
+            }
+        },
+    }
+}
+
+/// The row with the columns of the change.
+pub(super) fn changed(
+    change: &RowWrite,
+    mut row: Vec<Value>,
+    server_columns: &ServerColumns<'_>,
+) -> Vec<Value> {
+    let table = &change.table;
+    let at = |column: usize| column - table.answered().start;
+    for (column, value) in &change.set {
+        row[at(*column)].clone_from(value);
+    }
+    row[at(table.version())] = Value::Int(server_columns.version);
+    row[at(table.version() + 2)] = Value::Text(server_columns.now.to_owned());
+    row
+}
+
+/// A new row: what is not given is null.
+pub(super) fn made(change: &RowWrite, server_columns: &ServerColumns<'_>) -> Vec<Value> {
+    let table = &change.table;
+    let mut row = vec![Value::Null; table.answered().len()];
+    for (column, value) in table.id().iter().zip(&change.id) {
+        row[column - table.answered().start].clone_from(value);
+    }
+    row[table.version() + 1 - table.answered().start] = Value::Text(server_columns.now.to_owned());
+    let mut row = changed(change, row, server_columns);
+    if is_on(Switch::VersionFromOne) {
+        row[table.version() - table.answered().start] = Value::Int(1);
+    }
+    row
+}
+
+/// Appends a row as a JSON object, from its image.
+pub(super) fn push_row(out: &mut Vec<u8>, table: &Table, row: &[Value]) {
+    for (index, (column, value)) in table.answered().zip(row).enumerate() {
+        let column = table.column(column);
+        out.extend_from_slice(if index == 0 { b"{\"" } else { b",\"" });
+        out.extend_from_slice(column.name.as_bytes());
+        out.extend_from_slice(b"\":");
+        match (column.kind, value) {
+            (ColumnType::Json, Value::Text(json)) => out.extend_from_slice(json.as_bytes()),
+            (_, value) => push_json(out, value),
+        }
+    }
+    out.push(b'}');
+}
