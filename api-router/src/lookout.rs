@@ -111,11 +111,11 @@ impl Lookout {
     pub async fn look(&self) {
         let manager = Arc::clone(&self.manager);
         self.nodes.refresh(&self.runtime, PROBE_AGE_MAX, async move {
-            manager.health(Instant::now() + PROBE_MAX).await
+            manager.status().health(Instant::now() + PROBE_MAX).await
         });
         let manager = Arc::clone(&self.manager);
         self.sizes.refresh(&self.runtime, SIZES_AGE_MAX, async move {
-            manager.footprints(Instant::now() + SIZES_MAX).await
+            manager.status().footprints(Instant::now() + SIZES_MAX).await
         });
         self.nodes.settle(PATIENCE).await;
     }
@@ -129,7 +129,7 @@ impl Lookout {
             ranges.map(|range| (range.first, range.last, topology.name(range.shard).to_owned()));
         let probes = self.nodes.get().filter(|(at, _)| at.elapsed() <= PROBE_TRUSTED);
         let sizes = self.sizes.get();
-        let shards = self.manager.vitals().into_iter().map(|vitals| {
+        let shards = self.manager.status().vitals().into_iter().map(|vitals| {
             let shard = vitals.shard;
             let weight = topology.shards().get(shard.index()).map_or(0, |spec| spec.weight);
             let slots = map.slots_of(shard).count() as u32;
@@ -162,7 +162,7 @@ impl Lookout {
             ranges: ranges.collect(),
             slots: u32::from(SLOT_COUNT),
             shards: shards.collect(),
-            cache: self.manager.cache_vitals().map_or_else(CacheNow::default, cache),
+            cache: self.manager.status().cache_vitals().map_or_else(CacheNow::default, cache),
             moves: Vec::new(),
         }
     }

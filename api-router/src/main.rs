@@ -242,7 +242,7 @@ fn print_banner(app: &App, config: &Config, bound: std::net::SocketAddr) {
         version = env!("CARGO_PKG_VERSION"),
         count = names.len(),
         names = names.join(", "),
-        replicas = match app.manager.replicas() {
+        replicas = match app.manager.status().replicas() {
             0 => "no replicas".to_owned(),
             1 => "1 replica".to_owned(),
             count => format!("{count} replicas"),

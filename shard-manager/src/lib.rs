@@ -22,7 +22,7 @@ pub mod lane;
 pub mod lanes;
 pub mod manager;
 pub mod node_address;
-pub mod progress;
 pub mod replica_set;
+pub mod replication;
 pub mod shard;
 pub mod store;

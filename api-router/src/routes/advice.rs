@@ -174,7 +174,7 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
         Basis::Load => Heat::of(&app.analytics()?.figures).await?,
         Basis::Size => Heat::default(),
     };
-    let sizes = app.manager.footprints(Instant::now() + SIZES_MAX).await;
+    let sizes = app.manager.status().footprints(Instant::now() + SIZES_MAX).await;
     let sizes: Vec<ShardSize> = sizes
         .into_iter()
         .map(|told| {
@@ -185,7 +185,7 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
         })
         .collect();
     let map = app.manager.map();
-    let is_citus = app.manager.is_citus();
+    let is_citus = app.manager.status().is_citus();
     let how = if app.backend == EMBEDDED { HOW } else { HOW_OF_SERVERS };
     let answer = block(move || {
         let observed = Observed { map: &map, load: &heat.load, sizes: &sizes, keys: &heat.keys };

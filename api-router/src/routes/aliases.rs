@@ -84,16 +84,16 @@ pub(crate) async fn write_pair(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let began = Instant::now();
-    let DataHeaders { shard_key, wish, prefer } =
+    let DataHeaders { shard_key, options, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
     let idempotency_key = idempotency_key(request.headers())?;
     check_content_encoding(request.headers())?;
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let terms = body::Terms::of(request.headers(), body::WRITE_BYTES_MAX, wish.deadline);
+    let terms = body::Terms::of(request.headers(), body::WRITE_BYTES_MAX, options.deadline);
     let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
     let change = parse_anywhere(&app, shard_key, bytes).await?;
     let place = change.0;
-    let asked = Asked { began, wish, prefer, idempotency_key, wants_row: false };
+    let asked = Asked { began, options, prefer, idempotency_key, wants_row: false };
     let done = carry_out(&app, &request, asked, change).await;
     let mut response = done.map_err(in_words_of_keys)?.response;
     let shard = app.manager.shard_name(place.shard);
@@ -215,7 +215,7 @@ pub(crate) async fn stats(app: Data<App>, request: HttpRequest) -> Result<HttpRe
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let map = app.manager.map();
     let patience = patience(request.headers(), COUNTS_MAX)?;
-    let counts = app.manager.count_rows(Instant::now() + patience).await;
+    let counts = app.manager.status().count_rows(Instant::now() + patience).await;
     let shards = counts.into_iter().map(|(shard, rows)| ShardStats {
         shard: map.topology().name(shard),
         slots: map.slots_of(shard).count(),

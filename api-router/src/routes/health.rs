@@ -198,7 +198,7 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
 /// TSR100 for any parameter.
 pub(super) async fn tell(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let reports = app.manager.health(Instant::now() + PROBE_MAX).await;
+    let reports = app.manager.status().health(Instant::now() + PROBE_MAX).await;
     let map = app.manager.map();
     let is_up = |report: &ShardReport, role| {
         let mut nodes = report.nodes.iter().filter(|node| node.role == role).peekable();
@@ -206,7 +206,7 @@ pub(super) async fn tell(app: &App, request: &HttpRequest) -> Result<HttpRespons
         Some(nodes.any(|node| node.up))
     };
     let primaries = reports.iter().filter(|report| is_up(report, Role::Primary) == Some(true));
-    let unlogged = app.manager.unlogged();
+    let unlogged = app.manager.status().unlogged();
     let whole =
         reports.iter().all(|report| report.nodes.iter().all(|node| node.reasons.is_empty()));
     let (status, code) = match primaries.count() {
@@ -232,10 +232,10 @@ pub(super) async fn tell(app: &App, request: &HttpRequest) -> Result<HttpRespons
             })
             .collect(),
         epoch: map.epoch(),
-        cache: cache(app.manager.cache_vitals()),
+        cache: cache(app.manager.status().cache_vitals()),
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: app.started.elapsed().as_secs(),
-        levels: levels(app.manager.is_embedded(), app.manager.replicas()),
+        levels: levels(app.manager.status().is_embedded(), app.manager.status().replicas()),
         #[cfg(feature = "sabotage")]
         sabotage: broken_promises(),
     };

@@ -124,7 +124,7 @@ pub(crate) async fn route_key(
     let place = map.place(key).map_err(bad)?;
     let explanation = map.keyspace().explain(key).map_err(bad)?;
     let shard = map.topology().name(place.shard);
-    let (primary, replicas) = app.manager.nodes(place.shard);
+    let (primary, replicas) = app.manager.status().nodes(place.shard);
     let mut answer = RouteAnswer {
         key: text,
         keyspace: map.keyspace().name(),
@@ -321,7 +321,7 @@ pub(crate) async fn list_shards(
     let map = app.manager.map();
     let all: Vec<ShardIndex> = map.topology().indices().collect();
     let patience = patience(request.headers(), SIZES_MAX)?;
-    let reports = app.manager.report(&all, Instant::now() + patience).await;
+    let reports = app.manager.status().report(&all, Instant::now() + patience).await;
     let shards = reports.iter().map(|report| view(&map, report)).collect();
     let (epoch, bytes_are) = (map.epoch(), BYTES_ARE);
     Ok(HttpResponse::Ok().json(ShardsAnswer { success: true, epoch, bytes_are, shards }))
@@ -346,7 +346,7 @@ pub(crate) async fn find_shard(
             .hint("/api/shards lists the shards"));
     };
     let patience = patience(request.headers(), SIZES_MAX)?;
-    let reports = app.manager.report(&[index], Instant::now() + patience).await;
+    let reports = app.manager.status().report(&[index], Instant::now() + patience).await;
     let view = reports.first().map(|report| view(&map, report));
     Ok(HttpResponse::Ok().json(view))
 }

@@ -75,7 +75,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
         "vitals",
     ],
     &["barrier", "brake", "home"],
-    &["doubts", "progress"],
+    &["doubts", "replication"],
     &["fake", "node_address"],
     &["store"],
     &["lane", "replica_set"],

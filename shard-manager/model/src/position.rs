@@ -5,7 +5,7 @@
 //! every opening of a primary begins a new one, with a random id.
 //!
 //! **Invariant:** in one history, positions only grow, also from timeline to timeline.
-//! **Not here:** where positions are stored (`store`), who waits for one (`progress`).
+//! **Not here:** where positions are stored (`store`), tasks that wait for one (`replication`).
 
 /// A point up to which a shard's changes are meant, all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

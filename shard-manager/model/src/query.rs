@@ -119,7 +119,7 @@ impl ReadQuery {
         values.collect()
     }
 
-    /// The full order: what was asked for, then the tie breakers. Without a wish rows come in the order
+    /// The full order: what was asked for, then the tie breakers. Without a options rows come in the order
     /// in which they are kept (slot, shard key, id), which costs no sorting; with one, ties are broken
     /// by shard key and id. Among the rows of one key (`keyed`) slot and shard key tell nothing apart.
     pub fn sort_keys(&self, keyed: bool) -> Vec<OrderBy> {

@@ -104,7 +104,7 @@ fn straight(
     input: Input,
     bars: &Bars<'_>,
 ) -> Result<Stored, Trouble> {
-    let table = manager.table(&options.table);
+    let table = manager.schema().table(&options.table);
     let table = table.map_err(|error| Trouble::Refused(error.to_string()))?;
     let format = match options.format() {
         FormatName::Ndjson => Format::Ndjson,

@@ -18,7 +18,7 @@ use super::{PIECE_ROWS_PER_SHARD, Piece};
 use crate::csv::{Kind, Record};
 use crate::error::Error;
 use crate::keyspace::ShardKey;
-use crate::manager::{BulkRow, Manager};
+use crate::manager::{BulkRow, Data, Manager};
 use crate::members::Members;
 use crate::row::{Operation, Precondition, RowError, RowWrite};
 use crate::shard_map::ShardMap;
@@ -250,8 +250,7 @@ impl<R: Read> Reading<R> {
             Some(column.kind.read_json(raw).map_err(|misfit| format!("{}: {misfit}", column.name)))
         });
         let key = self.key(own.as_deref(), spelled.transpose()?.as_ref())?;
-        let routed =
-            Manager::prepare(&self.map, &self.table, self.operation, parsed(&key)?, &members);
+        let routed = Data::prepare(&self.map, &self.table, self.operation, parsed(&key)?, &members);
         let (place, row) = routed.map_err(|error| error.to_string())?;
         let precondition = version.map(|version| Precondition::Versions(vec![version]));
         let row = RowWrite { wants_row: false, precondition, ..row };

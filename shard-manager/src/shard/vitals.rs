@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Shard;
 use crate::error::Error;
-use crate::progress::ReplicaState;
+use crate::replication::ReplicaState;
 use crate::store::readers::Readers;
 use crate::store::sqlite::footing::Footing;
 use crate::topology::{Role, ShardIndex};
@@ -16,7 +16,7 @@ use crate::vitals::{ComparedVitals, Footprint, NodeVitals, PoolVitals, ShardVita
 impl Shard {
     /// How busy it is, and how its nodes are believed to be. `shard` is its place among the shards.
     pub fn vitals(&self, shard: ShardIndex) -> ShardVitals {
-        let leading = self.progress.leading();
+        let leading = self.replication.timeline().leader();
         let pool = |readers: Option<Readers>| {
             readers.map_or_else(PoolVitals::default, |readers| readers.vitals())
         };
@@ -33,16 +33,17 @@ impl Shard {
         let others = self.replicas.replicas().enumerate();
         let others = others.filter(|(index, _)| Some(*index) != leading);
         let replicas = others.map(|(index, replica)| {
-            let applied = self.progress.applied_by(index);
-            let behind = self.progress.committed().saturating_sub(applied);
-            let is_known = self.progress.state(index) == ReplicaState::Following || applied > 0;
+            let applied = self.replication.replicas().applied(index);
+            let behind = self.replication.primary().committed().saturating_sub(applied);
+            let is_known =
+                self.replication.replicas().state(index) == ReplicaState::Following || applied > 0;
             let reasons = self.reasons_of_replica(index);
             NodeVitals {
                 node: self.replica_name(index, leading),
                 role: Role::Replica,
                 up: reasons.is_up(),
                 reasons,
-                lag: self.progress.lag(index),
+                lag: self.replication.lag(index),
                 behind: is_known.then_some(behind),
                 pool: pool(replica.readers()),
             }

@@ -87,7 +87,7 @@ async fn a_batch_that_fails_counts_by_what_became_durable() {
 /// What a shard tells when so many operations are durable there.
 async fn until_operations(cluster: &Cluster, shard: ShardIndex, count: u64) -> ShardVitals {
     loop {
-        let vitals = cluster.manager.vitals().remove(shard.index());
+        let vitals = cluster.manager.status().vitals().remove(shard.index());
         assert!(vitals.lane.operations <= count, "{vitals:?}");
         if vitals.lane.operations == count && vitals.lane.applying == 0 {
             return vitals;
@@ -131,7 +131,7 @@ async fn writes_are_counted_on_the_shard_that_has_them_and_on_no_other() {
 async fn until_replica(cluster: &Cluster, is_so: impl Fn(&ShardVitals) -> bool) -> ShardVitals {
     let until = Instant::now() + Duration::from_secs(60);
     loop {
-        let vitals = cluster.manager.vitals().remove(0);
+        let vitals = cluster.manager.status().vitals().remove(0);
         if is_so(&vitals) {
             return vitals;
         }
@@ -156,7 +156,7 @@ async fn a_replica_tells_how_far_it_is_behind_and_whether_it_is_in_the_rotation(
     assert!(pools.clone().all(|pool| pool.max == 8 && pool.open >= 1), "{vitals:?}");
     assert_eq!(vitals.pool().max, 16);
 
-    let brake = cluster.manager.brake("shard1-replica1").expect("it is there");
+    let brake = cluster.manager.faults().node("shard1-replica1").expect("it is there");
     brake.set(Hold { gear: Gear::Paused, ..Hold::default() });
     for number in 0..5 {
         let json = format!(r#"{{"name":"n{number}","email":"e"}}"#);
@@ -171,7 +171,7 @@ async fn a_replica_tells_how_far_it_is_behind_and_whether_it_is_in_the_rotation(
     brake.set(Hold::default());
     until_replica(&cluster, current).await;
 
-    let brake = cluster.manager.brake("shard1-primary").expect("it is there");
+    let brake = cluster.manager.faults().node("shard1-primary").expect("it is there");
     brake.set(Hold { gear: Gear::Cut, ..Hold::default() });
     until_replica(&cluster, |vitals| !vitals.nodes[0].up).await;
     brake.set(Hold::default());
@@ -181,15 +181,15 @@ async fn a_replica_tells_how_far_it_is_behind_and_whether_it_is_in_the_rotation(
 #[tokio::test]
 async fn how_much_shards_hold_is_told_without_looking_at_their_rows() {
     let cluster = Cluster::with(with_replicas(2, 0));
-    let empty = cluster.manager.footprints(deadline()).await;
+    let empty = cluster.manager.status().footprints(deadline()).await;
     let rows = |number: usize| {
         let json = format!(r#"{{"name":"{}","email":"e"}}"#, "n".repeat(1_000));
         cluster.prepare("users", Upsert, &format!("user_{number}"), &json)
     };
     let done = cluster.write_all((0..2_000).map(rows).collect()).await;
     assert!(done.iter().all(|row| row.outcome.is_ok()));
-    let full = cluster.manager.footprints(deadline()).await;
-    let exact = cluster.manager.report(&[ShardIndex(0), ShardIndex(1)], deadline()).await;
+    let full = cluster.manager.status().footprints(deadline()).await;
+    let exact = cluster.manager.status().report(&[ShardIndex(0), ShardIndex(1)], deadline()).await;
     for ((before, after), exact) in empty.into_iter().zip(full).zip(exact) {
         let tables = exact.tables.expect("it answers");
         let rows: i64 = tables.iter().map(|table| table.rows).sum();

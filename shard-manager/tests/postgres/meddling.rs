@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use shard_manager::doctor::{self, Finding, Verdict};
 use shard_manager::error::{Error, Outcome};
-use shard_manager::manager::{Manager, Written};
+use shard_manager::manager::{Manager, WriteReceipt};
 use shard_manager::row::Operation::{self, Delete, Insert, Update, Upsert};
 use shard_manager::row::RowWrite;
 use shard_manager::shard_map::Place;
 
 use crate::cluster::{Databases, Door, cluster_of, connect, refused};
 use crate::log;
-use crate::rows::{RowOutcome, prepare, rows, wish, write, write_all};
+use crate::rows::{RowOutcome, options, prepare, rows, write, write_all};
 use crate::server::{ADMIN, Server, run};
 
 const GOOD: &str = r#"{"name":"n","email":"good"}"#;
@@ -44,7 +44,7 @@ fn idempotent(manager: &Manager, operation: Operation, key: &str, json: &str) ->
 }
 
 async fn outcome(manager: &Manager, (place, row): (Place, RowWrite)) -> RowOutcome {
-    let written = manager.write(place, row, &wish()).await;
+    let written = manager.data().write(place, row, &options()).await;
     written.map(|written| written.row).map_err(|failure| (failure.error, failure.outcome))
 }
 
@@ -56,7 +56,7 @@ fn swallowed() -> RowOutcome {
     Err((Error::Swallowed { table: "users".to_owned() }, Outcome::Rejected))
 }
 
-fn json(written: &Written) -> String {
+fn json(written: &WriteReceipt) -> String {
     String::from_utf8(written.row.json.clone()).unwrap()
 }
 
@@ -330,7 +330,7 @@ async fn an_unlogged_table_is_not_written_to_and_keeps_a_router_from_starting() 
     // A write that reads rows first sees it at once, another one within a second or so.
     assert_eq!(user(&manager, Insert, "a", GOOD).await, unlogged);
     until(&manager, Upsert, |told| *told == unlogged).await;
-    let reasons = manager.unlogged();
+    let reasons = manager.status().unlogged();
     assert_eq!(reasons.len(), 1, "{reasons:?}");
     for word in ["shard1: public.users is UNLOGGED", "ALTER TABLE public.users SET LOGGED"] {
         assert!(reasons[0].contains(word), "{word} is not in {reasons:?}");
@@ -354,8 +354,8 @@ async fn an_unlogged_table_is_not_written_to_and_keeps_a_router_from_starting() 
     user(&manager, Insert, "after", GOOD).await.unwrap();
     until(&manager, Upsert, Result::is_ok).await;
     let deadline = Instant::now() + Duration::from_secs(60);
-    while !manager.unlogged().is_empty() {
-        assert!(Instant::now() < deadline, "{:?}", manager.unlogged());
+    while !manager.status().unlogged().is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", manager.status().unlogged());
         tokio::task::yield_now().await;
     }
     connect(&databases.address()).close();

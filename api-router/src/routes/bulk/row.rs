@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::Manager;
+use shard_manager::manager::Data;
 use shard_manager::row::{Operation, Precondition, RowError, RowWrite};
 use shard_manager::shard_map::{Place, ShardMap};
 use shard_manager::table::Table;
@@ -106,7 +106,7 @@ impl Rows<'_> {
             Some(text) => parse_key(text)?,
             None => self.key.ok_or_else(|| no_key(&self.table, data))?,
         };
-        let prepared = Manager::prepare(&self.map, &self.table, self.operation, key, &data.0);
+        let prepared = Data::prepare(&self.map, &self.table, self.operation, key, &data.0);
         self.routed(key, prepared)
     }
 

@@ -173,7 +173,7 @@ impl Target {
         }
     }
 
-    /// Its place in the progress, if it is asked as a replica.
+    /// Index of the replica; `None` for the primary.
     pub fn replica(&self) -> Option<usize> {
         match self {
             Self::Primary(_) => None,

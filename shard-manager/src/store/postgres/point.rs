@@ -30,8 +30,8 @@ use crate::error::Error;
 use crate::home::{Home, Homes};
 use crate::keyspace::Slot;
 use crate::position::Position;
-use crate::progress::Progress;
 use crate::query::{Output, ReadQuery};
+use crate::replication::ReplicationState;
 use crate::rows::Rows;
 use crate::store::NodeRows;
 use crate::table::Table;
@@ -96,7 +96,7 @@ impl Points {
     /// Starts the tasks of this many connections. They end when this is dropped.
     pub(super) fn start(
         target: &Target,
-        (shard, progress): (&str, &Arc<Progress>),
+        (shard, replication): (&str, &Arc<ReplicationState>),
         connections: usize,
         homes: &Homes,
     ) -> Self {
@@ -107,7 +107,7 @@ impl Points {
             let server = Server {
                 target: target.clone(),
                 shard: shard.to_owned(),
-                progress: Arc::clone(progress),
+                replication: Arc::clone(replication),
                 position_query: PositionQuery::of(target),
                 open: None,
                 out_until: None,
@@ -138,7 +138,7 @@ impl Points {
 struct Server {
     target: Target,
     shard: String,
-    progress: Arc<Progress>,
+    replication: Arc<ReplicationState>,
     position_query: PositionQuery,
     open: Option<Open>,
     out_until: Option<Instant>,
@@ -239,7 +239,7 @@ impl Server {
                 let usable = self.target.is_current(open.term) && !open.connection.is_broken();
                 usable.then_some(open)
             });
-            let now = self.progress.life();
+            let now = self.replication.timeline().id();
             let was_kept = kept.is_some();
             let mut open = match kept {
                 Some(open) => open,
@@ -254,7 +254,7 @@ impl Server {
                 tokio::select! {
                     biased;
                     read = tokio::time::timeout(PATIENCE, reading) => read.ok(),
-                    () = self.progress.unheard(self.target.replica()) => None,
+                    () = self.replication.presumed_lost(self.target.replica()) => None,
                     () = self.target.ended(term) => None,
                 }
             };
@@ -262,7 +262,7 @@ impl Server {
                 Some(Ok((rows, at, known))) => {
                     let life = match self.target.life(open.term) {
                         Some(life) => life,
-                        None if self.progress.life() == now => now,
+                        None if self.replication.timeline().id() == now => now,
                         // What was read belongs to a life that may not have gone on.
                         None => return Err(lost()),
                     };

@@ -26,7 +26,7 @@ use super::sql;
 use super::statement::{Statement, load};
 use crate::node_address::NodeAddress;
 use crate::position::History;
-use crate::progress::Progress;
+use crate::replication::ReplicationState;
 
 /// How long one node may take to say whether it leads, while others are asked as well.
 const SEEK_MAX: Duration = Duration::from_millis(500);
@@ -54,7 +54,7 @@ pub struct PrimaryTracker {
     system: u64,
     term: watch::Sender<Term>,
     /// How far its nodes have come; the catalog's are not watched.
-    progress: Option<Arc<Progress>>,
+    replication: Option<Arc<ReplicationState>>,
     /// What is known of Citus, if that is what they are.
     citus: Option<Arc<Citus>>,
     /// Locked during a search for the primary.
@@ -82,11 +82,12 @@ pub struct PrimarySession {
 }
 
 impl PrimaryTracker {
-    /// The nodes of a shard (or of the catalog, then without progress), of which the first leads now.
+    /// Tracks the primary of a shard, or of the catalog, which has no replication state. The first
+    /// node leads now.
     pub fn new(
         members: Vec<Node>,
         identity: &Identity,
-        progress: Option<&Arc<Progress>>,
+        replication: Option<&Arc<ReplicationState>>,
         citus: Option<Arc<Citus>>,
     ) -> Arc<Self> {
         let term = Term { member: 0, timeline: identity.timeline };
@@ -94,7 +95,7 @@ impl PrimaryTracker {
             members,
             system: identity.system,
             term: watch::Sender::new(term),
-            progress: progress.map(Arc::clone),
+            replication: replication.map(Arc::clone),
             citus,
             last_search: Mutex::default(),
             samples: Lock::default(),
@@ -281,15 +282,18 @@ impl PrimaryTracker {
                 return false;
             }
         };
-        if let Some(progress) = &self.progress {
+        if let Some(replication) = &self.replication {
             let known = lives(&session.connection, &session.identity).await;
             let history = known.unwrap_or_else(|| {
                 // What it had when it was last looked at, it has brought along; of more nobody knows.
-                let kept = progress.durable_on(member).max(progress.applied_by(member));
-                progress.history().followed_by(life(self.system, timeline), kept)
+                let kept = replication
+                    .replicas()
+                    .durable(member)
+                    .max(replication.replicas().applied(member));
+                replication.timeline().history().followed_by(life(self.system, timeline), kept)
             });
             self.samples().clear();
-            progress.follow(history, position, member);
+            replication.follow(history, position, member);
         }
         let (was, before) = (self.called(member), self.address());
         let (node, at) = (self.name(), &node.address);

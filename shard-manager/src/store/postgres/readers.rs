@@ -16,8 +16,8 @@ use crate::error::Error;
 use crate::home::Homes;
 use crate::keyspace::Slot;
 use crate::position::Position;
-use crate::progress::Progress;
 use crate::query::ReadQuery;
+use crate::replication::ReplicationState;
 use crate::store::{CitusNode, NodeRows, TableSize};
 use crate::vitals::{Footprint, PoolVitals};
 
@@ -44,7 +44,12 @@ impl Readers {
     pub const CONNECTIONS: usize = POINTS + 2;
 
     /// Readers of a node; what takes long runs on the runtime that this is called in.
-    pub fn start(target: &Target, shard: &str, progress: &Arc<Progress>, homes: &Homes) -> Self {
+    pub fn start(
+        target: &Target,
+        shard: &str,
+        replication: &Arc<ReplicationState>,
+        homes: &Homes,
+    ) -> Self {
         let (points, proof) = match target {
             Target::Primary(tracker) => {
                 let coordinates = tracker.citus().is_some();
@@ -56,8 +61,8 @@ impl Readers {
         Self {
             shard: shard.to_owned(),
             target: target.clone(),
-            points: Points::start(target, (shard, progress), points, homes),
-            scans: Scans::new(target, shard, progress),
+            points: Points::start(target, (shard, replication), points, homes),
+            scans: Scans::new(target, shard, replication),
             proof,
         }
     }

@@ -29,8 +29,8 @@ use super::primary_tracker::Term;
 use super::statement::{Prepared, Statement, for_each_row, load, run};
 use crate::error::Error;
 use crate::position::Position;
-use crate::progress::Progress;
 use crate::query::ReadQuery;
+use crate::replication::ReplicationState;
 use crate::rows::Rows;
 use crate::store::select::keys;
 use crate::store::{CitusNode, NodeRows, Scope, TableSize};
@@ -60,7 +60,7 @@ pub(super) struct Scans {
     shard: String,
     target: Target,
     position_query: PositionQuery,
-    progress: Arc<Progress>,
+    replication: Arc<ReplicationState>,
     pool: Pool<Connector>,
     /// Where the connections are driven.
     runtime: Handle,
@@ -103,14 +103,14 @@ impl deadpool::managed::Manager for Connector {
 
 impl Scans {
     /// A pool for this node; its connections are driven by the runtime that this is called in.
-    pub(super) fn new(target: &Target, shard: &str, progress: &Arc<Progress>) -> Self {
+    pub(super) fn new(target: &Target, shard: &str, replication: &Arc<ReplicationState>) -> Self {
         let builder = Pool::builder(Connector(target.clone()));
         let builder = builder.max_size(CONNECTIONS_MAX).runtime(PoolRuntime::Tokio1);
         let pool = builder.build().expect("a pool with a runtime can always be built");
         let (shard, position_query) = (shard.to_owned(), PositionQuery::of(target));
-        let (target, progress) = (target.clone(), Arc::clone(progress));
+        let (target, replication) = (target.clone(), Arc::clone(replication));
         let scans =
-            Self { shard, target, position_query, progress, pool, runtime: Handle::current() };
+            Self { shard, target, position_query, replication, pool, runtime: Handle::current() };
         scans.runtime.spawn(scans.clone().let_go());
         scans
     }
@@ -133,7 +133,7 @@ impl Scans {
         (floor, deadline): (u64, Instant),
     ) -> Result<NodeRows, Error> {
         let (position_query, target) = (self.position_query, self.target.clone());
-        let now = self.progress.life();
+        let now = self.replication.timeline().id();
         let rows = self.run(deadline, move |session| {
             Box::pin(async move {
                 let scope = match &key {
@@ -168,8 +168,9 @@ impl Scans {
             })
         });
         // What a replica has shown may belong to a life that did not go on.
-        let goes_on =
-            |_: &NodeRows| matches!(self.target, Target::Primary(_)) || self.progress.life() == now;
+        let goes_on = |_: &NodeRows| {
+            matches!(self.target, Target::Primary(_)) || self.replication.timeline().id() == now
+        };
         let read = rows.await?.filter(goes_on);
         let read = read.ok_or_else(|| Error::ShardUnavailable { shard: self.shard.clone() })?;
         if read.rows.is_too_large() {

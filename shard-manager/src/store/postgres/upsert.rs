@@ -26,7 +26,7 @@ use super::transaction::{LaneSession, Stored, TransactionError, Work, ended};
 use crate::error::{Error, Outcome};
 use crate::row::{Change, Operation, RowDone, RowWrite};
 use crate::sabotage::{Switch, is_on};
-use crate::store::Unit;
+use crate::store::WriteGroup;
 use crate::table::Table;
 use crate::value::{ColumnType, Value, format_timestamp};
 
@@ -84,14 +84,14 @@ fn is_plain(change: &RowWrite) -> bool {
         && change.missing().is_none()
 }
 
-/// The statements that these units fall into; `None` if they are more than plain upserts.
-fn groups<'u>(units: &[Unit<'u>], parts: Option<&Parts>) -> Option<Vec<Group<'u>>> {
+/// The statements that these writes fall into; `None` if they are more than plain upserts.
+fn groups<'u>(writes: &[WriteGroup<'u>], parts: Option<&Parts>) -> Option<Vec<Group<'u>>> {
     let mut groups: Vec<Group<'u>> = Vec::new();
     // In which group a row was last.
     let mut last: HashMap<(&str, &[u8]), usize> = HashMap::new();
-    let changes = units.iter().flat_map(|unit| unit.rows).enumerate();
+    let changes = writes.iter().flat_map(|write| write.rows).enumerate();
     let mut keys: Vec<Vec<u8>> = Vec::new();
-    for change in units.iter().flat_map(|unit| unit.rows) {
+    for change in writes.iter().flat_map(|write| write.rows) {
         if !is_plain(change) {
             return None;
         }
@@ -168,22 +168,22 @@ fn row_key(change: &RowWrite) -> Vec<u8> {
     key
 }
 
-/// Applies units that are plain upserts as one transaction; `None` if they are not.
+/// Applies writes that are plain upserts as one transaction; `None` if they are not.
 pub(super) async fn apply(
     session: &mut LaneSession,
-    units: &[Unit<'_>],
+    writes: &[WriteGroup<'_>],
 ) -> Option<Result<Stored, TransactionError>> {
     // A whole may be refused as such; and a sabotaged counter is kept where rows are read first.
-    if units.iter().any(|unit| unit.whole.is_some()) || is_on(Switch::VersionFromOne) {
+    if writes.iter().any(|write| write.atomic_rows.is_some()) || is_on(Switch::VersionFromOne) {
         return None;
     }
     let parts = session.citus.as_ref().map(|citus| citus.parts());
-    let groups = groups(units, parts.as_deref())?;
+    let groups = groups(writes, parts.as_deref())?;
     // There each row is locked by a statement of its own, as the general way does it.
     if parts.is_some() && groups.iter().any(|group| !group.locked.is_empty()) {
         return None;
     }
-    let count = units.iter().map(|unit| unit.rows.len()).sum();
+    let count = writes.iter().map(|write| write.rows.len()).sum();
     if parts.is_none() && session.insert_predictor.is_expected() {
         match store(session, &groups, count, true).await {
             Err(TransactionError {

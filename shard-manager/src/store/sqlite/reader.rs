@@ -23,8 +23,8 @@ use super::row_json::{push_object, value};
 use super::sql;
 use super::watch::Watch;
 use crate::error::Error;
-use crate::progress::Progress;
 use crate::query::ReadQuery;
+use crate::replication::ReplicationState;
 use crate::rows::Rows;
 use crate::store::TableSize;
 use crate::store::system_tables::tessera_counts;
@@ -71,26 +71,26 @@ pub struct Readers {
 /// Upper bound of the changes that a read of this node may have seen.
 #[derive(Clone)]
 pub struct VisibleBound {
-    progress: Arc<Progress>,
+    replication: Arc<ReplicationState>,
     replica: Option<usize>,
 }
 
 impl VisibleBound {
     /// Creates the bound for reads of the primary.
-    pub fn primary(progress: &Arc<Progress>) -> Self {
-        Self { progress: Arc::clone(progress), replica: None }
+    pub fn primary(replication: &Arc<ReplicationState>) -> Self {
+        Self { replication: Arc::clone(replication), replica: None }
     }
 
     /// Creates the bound for reads of a replica.
-    pub fn replica(progress: &Arc<Progress>, index: usize) -> Self {
-        Self { progress: Arc::clone(progress), replica: Some(index) }
+    pub fn replica(replication: &Arc<ReplicationState>, index: usize) -> Self {
+        Self { replication: Arc::clone(replication), replica: Some(index) }
     }
 
     /// Returns the bound, after the read; `None` if only the file contains it.
     fn seen(&self) -> Option<u64> {
         match self.replica {
-            Some(index) => Some(self.progress.seen_on(index)),
-            None => self.progress.seen_on_primary(),
+            Some(index) => Some(self.replication.replicas().visible_bound(index)),
+            None => self.replication.primary().visible_bound(),
         }
     }
 }
@@ -160,7 +160,7 @@ impl Readers {
             // A commit runs. What this sees, the read before it may have seen as well, and not more.
             None => self.told(reader.position())?,
         };
-        let position = self.visible_bound.progress.position(position);
+        let position = self.visible_bound.replication.timeline().position(position);
         Ok(NodeRows { rows, position })
     }
 

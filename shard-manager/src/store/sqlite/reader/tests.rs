@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use super::{Housekeeping, READERS_MAX, Readers, VisibleBound};
 use crate::position::History;
-use crate::progress::Progress;
+use crate::replication::ReplicationState;
 use crate::vitals::PoolVitals;
 
 #[test]
 fn a_read_that_finds_no_connection_free_is_told_as_waiting_until_it_has_one() {
     let dir = tempfile::tempdir().unwrap();
-    let progress = std::sync::Arc::new(Progress::new(History::new(vec![(1, 0)]).unwrap(), 0, 0));
-    let visible_bound = VisibleBound::primary(&progress);
+    let replication =
+        std::sync::Arc::new(ReplicationState::new(History::new(vec![(1, 0)]).unwrap(), 0, 0));
+    let visible_bound = VisibleBound::primary(&replication);
     let file = dir.path().join("shard1.db");
     // Readers open a file that is there, and make none.
     std::fs::File::create(&file).unwrap();

@@ -1,4 +1,4 @@
-//! Tables: made on every shard or on none, whatever dies in between.
+//! Schema: the face of a manager for tables, which are created on every shard or on none.
 //!
 //! ```text
 //!   nothing ──note──▶ make ──every shard has it──▶ (intent removed) ──publish──▶ a table
@@ -24,30 +24,50 @@ use crate::store::SchemaChange;
 use crate::store::schema_intent::{Intent, State};
 use crate::table::{Registry, Table};
 
-/// A table that is there, on every shard.
+/// Result of the creation of a table: it exists on every shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Made {
-    /// It was made now.
+pub enum TableCreated {
+    /// The table was created now.
     New(Arc<Table>),
-    /// It was there, with the same shape.
+    /// The table existed, with the same columns.
     Known(Arc<Table>),
 }
 
-impl Manager {
-    /// Every table that there is.
-    pub fn tables(&self) -> Arc<Registry> {
-        self.registry.load_full()
+/// Face of a [`Manager`] for tables.
+#[derive(Clone, Copy)]
+pub struct Schema<'m>(pub(super) &'m Manager);
+
+impl Schema<'_> {
+    /// Returns the table of this name.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchTable`], with the name that may have been meant.
+    pub fn table(self, name: &str) -> Result<Arc<Table>, Error> {
+        let registry = self.0.registry.load();
+        registry.find(name).cloned().ok_or_else(|| Error::NoSuchTable {
+            table: name.chars().take(80).collect(),
+            suggestion: registry.suggest(name),
+        })
     }
 
-    /// Makes a table on every shard, or on none.
+    /// Returns all tables.
+    pub fn tables(self) -> Arc<Registry> {
+        self.0.registry.load_full()
+    }
+
+    /// Creates a table on every shard, or on none.
     ///
     /// Cancel safety: a dropped future leaves an intent that the next request for the name, or the next start,
     /// finishes.
     ///
     /// # Errors
-    /// [`Failure`]. If it is rejected, the table will not be there; shards that made it already have dropped it
-    /// again, or will: [`Manager::undo_tables`] sees to it.
-    pub async fn make_table(&self, table: Table, deadline: Instant) -> Result<Made, Failure> {
+    /// [`Failure`]. If the request is rejected, the table will not exist: shards that created it
+    /// have dropped it again, or will when [`Schema::undo_tables`] is called.
+    pub async fn create_table(
+        self,
+        table: Table,
+        deadline: Instant,
+    ) -> Result<TableCreated, Failure> {
         let rejected = |error| Failure::rejected(error, None);
         if let Some(known) = self.known(&table).map_err(rejected)? {
             return Ok(known);
@@ -68,7 +88,7 @@ impl Manager {
                 self.undo(&turn, intent, deadline).await.map_err(rejected)?;
             }
         }
-        if self.registry.load().tables().count() + others.len() >= Registry::TABLES_MAX {
+        if self.0.registry.load().tables().count() + others.len() >= Registry::TABLES_MAX {
             return Err(rejected(Error::TooManyTables));
         }
         if !noted {
@@ -79,18 +99,18 @@ impl Manager {
 
     /// The part that the intent covers.
     async fn make_everywhere(
-        &self,
+        self,
         turn: &Turn,
         table: Arc<Table>,
         deadline: Instant,
-    ) -> Result<Made, Failure> {
+    ) -> Result<TableCreated, Failure> {
         let change = SchemaChange::Make(Arc::clone(&table));
         let name = table.name();
         let Err(error) = self.change_everywhere(&change, deadline).await else {
             turn.remove(name).await.map_err(|error| doubtful(error, Outcome::Unknown))?;
-            self.registry.rcu(|registry| registry.with(Arc::clone(&table)));
+            self.0.registry.rcu(|registry| registry.with(Arc::clone(&table)));
             tracing::info!(table = name, "a table was made");
-            return Ok(Made::New(Arc::clone(&table)));
+            return Ok(TableCreated::New(Arc::clone(&table)));
         };
         tracing::warn!(%error, table = name, "a table could not be made on every shard");
         // As long as the intent says "make", the next start makes it.
@@ -102,11 +122,11 @@ impl Manager {
         Err(Failure::rejected(error, None))
     }
 
-    /// Drops what was made of tables that are not to be, where that could not be done at once.
+    /// Drops tables whose creation has failed, from shards where that was not possible at once.
     ///
     /// # Errors
     /// Why something is left; the next call, or the next start, tries again.
-    pub async fn undo_tables(&self, deadline: Instant) -> Result<(), Error> {
+    pub async fn undo_tables(self, deadline: Instant) -> Result<(), Error> {
         let turn = self.turn(deadline).await?;
         let pending = turn.list().await?;
         for intent in pending.into_iter().filter(|intent| intent.state == State::Undo) {
@@ -115,8 +135,8 @@ impl Manager {
         Ok(())
     }
 
-    /// Drops a table that was never shown from every shard that has it.
-    async fn undo(&self, turn: &Turn, intent: Intent, deadline: Instant) -> Result<(), Error> {
+    /// Drops a table that was never published, from every shard that has it.
+    async fn undo(self, turn: &Turn, intent: Intent, deadline: Instant) -> Result<(), Error> {
         let name = intent.table.name().to_owned();
         if intent.state == State::Make {
             turn.turn_to_undo(&name).await?;
@@ -125,30 +145,31 @@ impl Manager {
         turn.remove(&name).await
     }
 
-    /// Every shard in parallel; the first error in the order of the shards.
+    /// Changes all shards in parallel; returns the first error in the order of the shards.
     async fn change_everywhere(
-        &self,
+        self,
         change: &SchemaChange,
         deadline: Instant,
     ) -> Result<(), Error> {
-        let changes = self.shards.iter().map(|shard| shard.change_schema(change.clone(), deadline));
+        let changes =
+            self.0.shards.iter().map(|shard| shard.change_schema(change.clone(), deadline));
         let done = futures_util::future::join_all(changes).await;
         done.into_iter().try_for_each(|shard| shard.map(drop)).map_err(|failure| failure.error)
     }
 
-    /// One change of the tables at a time.
-    async fn turn(&self, deadline: Instant) -> Result<Turn, Error> {
-        let guard = Arc::clone(&self.schema_turn).lock_owned();
+    /// Waits until no other change of the tables runs.
+    async fn turn(self, deadline: Instant) -> Result<Turn, Error> {
+        let guard = Arc::clone(&self.0.schema_turn).lock_owned();
         let guard = tokio::time::timeout_at(deadline.into(), guard).await;
-        self.backing.turn(guard.map_err(|_elapsed| Error::DeadlinePassed)?, deadline).await
+        self.0.backing.turn(guard.map_err(|_elapsed| Error::DeadlinePassed)?, deadline).await
     }
 
-    /// The table of this name, if it is the same.
-    fn known(&self, table: &Table) -> Result<Option<Made>, Error> {
-        let registry = self.registry.load();
+    /// Returns the existing table of this name, if it has the same columns.
+    fn known(self, table: &Table) -> Result<Option<TableCreated>, Error> {
+        let registry = self.0.registry.load();
         let Some(known) = registry.find(table.name()) else { return Ok(None) };
         match known.difference(table) {
-            None => Ok(Some(Made::Known(Arc::clone(known)))),
+            None => Ok(Some(TableCreated::Known(Arc::clone(known)))),
             Some(difference) => {
                 Err(Error::TableDiffers { table: table.name().to_owned(), difference })
             }
