@@ -1,8 +1,8 @@
 //! Manager: the façade of a cluster, with a face for each kind of request.
 //!
-//! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Status`] for health and
-//! sizes, [`Faults`] for injected faults. Each request uses one snapshot of the shard map and one of
-//! the registry.
+//! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Status`] for health
+//! and sizes, [`Faults`] for injected faults. Each request uses one snapshot of the shard map and
+//! one of the registry.
 //!
 //! **Invariant:** a success means durable on the primary that the receipt names.
 //! **Not here:** HTTP, metrics (the caller records the receipt), SQL.

@@ -48,12 +48,12 @@ struct Member {
     out_until: AtomicU64,
 }
 
-/// What a read must not miss, and how old it may be.
+/// Requirements of a read on a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplicaRequirements {
-    /// The position that it must hold.
+    /// Position that the replica must have applied.
     pub min_position: u64,
-    /// How long ago the node may have been current.
+    /// Time since the replica may have been current.
     pub staleness: Duration,
 }
 

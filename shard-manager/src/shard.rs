@@ -74,16 +74,16 @@ pub struct WriteDone {
     pub shortfall: Option<Error>,
 }
 
-/// What a read asks of the node that answers it.
+/// Requirements of a read on the node that answers it.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadRequirements {
-    /// The level.
+    /// Consistency level.
     pub level: Level,
-    /// What the session has seen of this shard.
+    /// Position of this shard that the session has seen.
     pub seen: u64,
-    /// How long ago the node may have been current.
+    /// Time since the node may have been current.
     pub staleness: Duration,
-    /// When the answer is of no use any more.
+    /// Time after which the answer is of no use.
     pub deadline: Instant,
 }
 

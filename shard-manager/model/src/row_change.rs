@@ -117,19 +117,19 @@ pub struct RowWrite {
     pub wants_row: bool,
 }
 
-/// Changes on their way to one shard.
+/// Changes that one shard is requested to apply.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WriteRequest {
     /// The changes, in the order in which they are applied.
     pub rows: Vec<RowWrite>,
-    /// The place in the request of each of them, if they are one transaction: all or nothing.
+    /// Index of each change in the client's request, if all are applied or none.
     pub atomic_rows: Option<Vec<usize>>,
-    /// Whether it waits for room in a queue that is full, instead of being refused at once.
+    /// Waits for room in a full queue, instead of being refused at once.
     pub waits_for_room: bool,
 }
 
 impl From<Vec<RowWrite>> for WriteRequest {
-    /// Changes that stand each on its own.
+    /// Returns a request for changes that are applied independently.
     fn from(rows: Vec<RowWrite>) -> Self {
         Self { rows, atomic_rows: None, waits_for_room: false }
     }

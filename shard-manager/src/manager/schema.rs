@@ -3,16 +3,16 @@
 //! ```text
 //!   nothing ──note──▶ make ──every shard has it──▶ (intent removed) ──publish──▶ a table
 //!                      │
-//!                      └─a shard cannot──▶ undo ──no shard has it──▶ (intent removed) ──▶ nothing
+//!                      └─a shard cannot──▶ undo ──no shard has it──▶ (removed) ──▶ nothing
 //! ```
-//! The intent is a row of the catalog, durable before the first shard is touched. Each shard makes the table in its
-//! lane, in one durable transaction that its change log tells of. A process that dies leaves the intent: the next
-//! start finishes what it says (`opening`), and so does the next request for the same name. Steps that were done
-//! already change nothing, so each may be repeated.
+//! The intent is a row of the catalog, durable before the first shard is changed. Each shard
+//! creates the table in its lane, in one durable transaction that is part of its change log. A
+//! process that dies leaves the intent: the next start completes it, and so does the next request
+//! for the same name. Steps that were done already change nothing, so each may be repeated.
 //!
-//! **Invariant:** the registry shows a table only while every shard has it and no intent is left; so nobody writes
-//! rows to a table that may still be taken back.
-//! **Not here:** what a shard does (`store`), what may be declared (`declaration`).
+//! **Invariant:** the registry contains a table only while every shard has it and no intent is
+//! left, so no rows are written to a table that may still be dropped.
+//! **Not here:** the work of a shard (`store`), the rules for declarations (`declaration`).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -57,8 +57,8 @@ impl Schema<'_> {
 
     /// Creates a table on every shard, or on none.
     ///
-    /// Cancel safety: a dropped future leaves an intent that the next request for the name, or the next start,
-    /// finishes.
+    /// Cancel safety: a dropped future leaves an intent, which the next request for the name or the
+    /// next start completes.
     ///
     /// # Errors
     /// [`Failure`]. If the request is rejected, the table will not exist: shards that created it
@@ -73,7 +73,7 @@ impl Schema<'_> {
             return Ok(known);
         }
         let turn = self.turn(deadline).await.map_err(rejected)?;
-        // Somebody may have made it while this waited.
+        // Another request may have created it in the meantime.
         if let Some(known) = self.known(&table).map_err(rejected)? {
             return Ok(known);
         }
@@ -82,7 +82,7 @@ impl Schema<'_> {
             pending.into_iter().partition(|intent| intent.table.name() == table.name());
         let mut noted = false;
         if let Some(intent) = same.into_iter().next() {
-            // The same was begun before: it is finished now. Anything else is taken back first.
+            // An intent for the same table is completed; another one is undone first.
             noted = intent == Intent { state: State::Make, table: table.clone() };
             if !noted {
                 self.undo(&turn, intent, deadline).await.map_err(rejected)?;
@@ -97,7 +97,7 @@ impl Schema<'_> {
         self.make_everywhere(&turn, Arc::new(table), deadline).await
     }
 
-    /// The part that the intent covers.
+    /// Creates the table on all shards, after the intent was noted.
     async fn make_everywhere(
         self,
         turn: &Turn,
@@ -113,7 +113,7 @@ impl Schema<'_> {
             return Ok(TableCreated::New(Arc::clone(&table)));
         };
         tracing::warn!(%error, table = name, "a table could not be made on every shard");
-        // As long as the intent says "make", the next start makes it.
+        // While the intent is "make", the next start would create the table.
         turn.turn_to_undo(name).await.map_err(|_| doubtful(error.clone(), Outcome::Unknown))?;
         let intent = Intent { state: State::Undo, table: Table::clone(&table) };
         if let Err(later) = self.undo(turn, intent, deadline).await {
@@ -125,7 +125,7 @@ impl Schema<'_> {
     /// Drops tables whose creation has failed, from shards where that was not possible at once.
     ///
     /// # Errors
-    /// Why something is left; the next call, or the next start, tries again.
+    /// [`Error`] if a table is left on a shard; the next call, or the next start, tries again.
     pub async fn undo_tables(self, deadline: Instant) -> Result<(), Error> {
         let turn = self.turn(deadline).await?;
         let pending = turn.list().await?;
@@ -177,7 +177,8 @@ impl Schema<'_> {
     }
 }
 
-/// A failure of the catalog's own: of a full disk alone it is certain that nothing was noted.
+/// Returns the failure for an error of the catalog: after a full disk alone it is certain that
+/// nothing was noted.
 fn doubtful(error: Error, if_full: Outcome) -> Failure {
     let is_full = matches!(error, Error::StorageFull { .. });
     let outcome = if is_full { if_full } else { Outcome::Unknown };

@@ -38,8 +38,8 @@ impl<'m> Status<'m> {
         numbered.map(report).collect()
     }
 
-    /// Returns health and exact sizes of the given shards. Reads every page of their files, so it is
-    /// not for frequent use.
+    /// Returns health and exact sizes of the given shards. Reads every page of their files, so it
+    /// is not for frequent use.
     pub async fn report(self, shards: &[ShardIndex], deadline: Instant) -> Vec<ShardReport> {
         let reports = shards.iter().map(async |&index| {
             let shard = &self.0.shards[index.index()];

@@ -1,7 +1,7 @@
 //! Bulk: many rows at once, each with its own outcome.
 //!
 //! **Invariant:** rows of one key are applied in the order given.
-//! **Not here:** how rows are read from a body (the router).
+//! **Not here:** the parsing of rows from a body (the router).
 
 use std::collections::BTreeMap;
 
@@ -60,7 +60,7 @@ pub struct BulkDone {
 pub struct BulkPart {
     /// The rows.
     pub rows: Vec<BulkRowDone>,
-    /// The position that holds the last of them.
+    /// Position that holds the last of them.
     pub seen: Option<Position>,
     /// Times in the queue and in the database.
     pub times: LaneTimes,

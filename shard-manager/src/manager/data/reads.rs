@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a read whose filters name its keys returns the same rows, in the same order and
 //! with cursors of the same kind, as one that asks all shards.
-//! **Not here:** answers of the cache (`cached`), which node of a shard answers (`shard`).
+//! **Not here:** answers of the cache (`cached`), the choice of a node (`shard`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::shard_map::{Place, ShardMap};
 use crate::topology::{Role, ShardIndex};
 use crate::value::Value;
 
-/// Part of a read that each shard answers.
+/// Query that each shard of a read answers.
 type Questions = Vec<(ShardIndex, Arc<ReadQuery>)>;
 
 /// Shard keys that the filters name, by their shards.
@@ -80,7 +80,7 @@ impl Data<'_> {
         Ok(done)
     }
 
-    /// True if a read without a shard key is a scatter read, because its filters name no keys.
+    /// Returns true if a read without a shard key is a scatter read: its filters name no keys.
     pub fn asks_all_shards(self, query: &ReadQuery) -> bool {
         matches!(Route::of(query, &self.0.map.load()), Route::Shards)
     }
@@ -159,7 +159,7 @@ impl Data<'_> {
         })
     }
 
-    /// Every shard that is asked sorts and limits, the merge limits again.
+    /// Reads from several shards, each of which sorts and limits; the merge limits again.
     async fn scatter(
         self,
         query: &ReadQuery,
@@ -233,10 +233,10 @@ impl Data<'_> {
         Some(cursor::encode(query, key.map(|key| key.as_str()), last?, &self.0.token_key))
     }
 
-    /// Returns the place where a read goes on, by the cursor of an earlier one.
+    /// Returns the sort keys after which a read continues, by the cursor of an earlier one.
     ///
     /// # Errors
-    /// [`CursorError`] if it is none of this cluster, or of another query.
+    /// [`CursorError`] if the cursor belongs to another cluster or to another query.
     pub fn resume(
         self,
         query: &ReadQuery,
@@ -247,7 +247,8 @@ impl Data<'_> {
     }
 }
 
-/// Requirements of a read on one shard: at least the position that the session has seen.
+/// Returns the requirements of a read on one shard, among them the position that the session has
+/// seen.
 async fn requirements(
     shard: &Shard,
     index: ShardIndex,
