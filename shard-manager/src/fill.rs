@@ -18,7 +18,7 @@ use crate::fake::{FakeRow, Plan};
 use crate::keyspace::{SLOT_COUNT, ShardKey};
 use crate::manager::{BulkRow, Manager, Wish};
 use crate::row::{Operation, RowWrite};
-use crate::shard_map::{Place, ShardMap};
+use crate::shard_map::{KeyLocation, ShardMap};
 use crate::table::Table;
 use crate::topology::ShardIndex;
 
@@ -227,7 +227,7 @@ impl<'p> Making<'p> {
 }
 
 fn row(
-    (index, place): (usize, Place),
+    (index, place): (usize, KeyLocation),
     table: &Arc<Table>,
     key: &str,
     row: FakeRow,

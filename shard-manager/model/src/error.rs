@@ -10,7 +10,7 @@ use crate::keyspace::KeyError;
 use crate::position::Position;
 use crate::reason::Reason;
 use crate::row_change::RowError;
-use crate::shard_map::Place;
+use crate::shard_map::KeyLocation;
 use crate::table::Registry;
 
 /// Why a request was not carried out.
@@ -245,7 +245,7 @@ pub struct Failure {
     /// Why.
     pub error: Error,
     /// Where it was sent; `None` if it failed before it was routed, or went to several shards.
-    pub place: Option<Place>,
+    pub place: Option<KeyLocation>,
     /// What became of it, if it was a write.
     pub outcome: Outcome,
     /// What the client has learnt of the shard all the same: a write that the rows themselves forbade tells of
@@ -255,7 +255,7 @@ pub struct Failure {
 
 impl Failure {
     /// A failure that left nothing behind.
-    pub fn rejected(error: Error, place: Option<Place>) -> Self {
+    pub fn rejected(error: Error, place: Option<KeyLocation>) -> Self {
         Self { error, place, outcome: Outcome::Rejected, seen: None }
     }
 }

@@ -12,7 +12,7 @@ use crate::topology::{ShardIndex, Topology};
 
 /// Where a key lives: the outcome of routing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct KeyLocation {
     /// The key's slot.
     pub slot: Slot,
     /// The slot's owner.
@@ -111,9 +111,9 @@ impl ShardMap {
     ///
     /// # Errors
     /// [`KeyError`] if the keyspace has no place for the key.
-    pub fn place(&self, key: ShardKey<'_>) -> Result<Place, KeyError> {
+    pub fn place(&self, key: ShardKey<'_>) -> Result<KeyLocation, KeyError> {
         let slot = self.keyspace.slot_of(key)?;
-        Ok(Place { slot, shard: self.owner(slot), epoch: self.epoch })
+        Ok(KeyLocation { slot, shard: self.owner(slot), epoch: self.epoch })
     }
 
     /// Who owns a slot.

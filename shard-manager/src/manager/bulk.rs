@@ -12,7 +12,7 @@ use crate::position::Position;
 use crate::row::{Change, Part, RowDone, RowWrite};
 use crate::sabotage::{Switch, is_on};
 use crate::shard::{Shard, WriteDone};
-use crate::shard_map::Place;
+use crate::shard_map::KeyLocation;
 use crate::token::SessionToken;
 use crate::topology::ShardIndex;
 
@@ -27,7 +27,7 @@ pub struct BulkRow {
     /// Its place in the request.
     pub index: usize,
     /// Where it goes.
-    pub place: Place,
+    pub place: KeyLocation,
     /// The change.
     pub row: RowWrite,
 }
@@ -38,7 +38,7 @@ pub struct BulkRowDone {
     /// Its place in the request.
     pub index: usize,
     /// Where it went.
-    pub place: Place,
+    pub place: KeyLocation,
     /// What became of it.
     pub outcome: Result<RowDone, (Error, Outcome)>,
 }

@@ -18,7 +18,7 @@ use crate::query::ReadQuery;
 use crate::row::RowWrite;
 use crate::rows::Rows;
 use crate::shard::{ReadDemand, ShardRows};
-use crate::shard_map::Place;
+use crate::shard_map::KeyLocation;
 use crate::table::Table;
 
 /// What a read of one key brought.
@@ -78,10 +78,13 @@ impl Manager {
     }
 
     /// What to hold while these rows are written.
-    pub(super) fn written<'r>(&self, rows: impl Iterator<Item = (Place, &'r RowWrite)>) -> Written {
+    pub(super) fn written<'r>(
+        &self,
+        rows: impl Iterator<Item = (KeyLocation, &'r RowWrite)>,
+    ) -> Written {
         let Some(cache) = &self.cache else { return Written { cache: None, keys: Vec::new() } };
         let mut keys: Vec<WrittenKey> = Vec::with_capacity(rows.size_hint().0);
-        for (Place { epoch, slot, .. }, RowWrite { table, key, .. }) in rows {
+        for (KeyLocation { epoch, slot, .. }, RowWrite { table, key, .. }) in rows {
             // Rows of one key often come together.
             let is_last = |last: &WrittenKey| last.key == *key && Arc::ptr_eq(&last.table, table);
             if !keys.last().is_some_and(is_last) {
@@ -96,7 +99,7 @@ impl Manager {
     pub(super) async fn read_key(
         &self,
         (query, key): (&ReadQuery, ShardKey<'_>),
-        place: Place,
+        place: KeyLocation,
         wish: &Wish,
         demand: &ReadDemand,
     ) -> Result<KeyAnswer, Error> {
@@ -106,7 +109,7 @@ impl Manager {
         if wish.level != Level::One || !cache.keeps(query) {
             return Ok(KeyAnswer::of(read().await?, Some(cache.bypass())));
         }
-        let Place { epoch, slot, .. } = place;
+        let KeyLocation { epoch, slot, .. } = place;
         let about = About { epoch, slot, table: query.table.name(), key: key.as_str() };
         let want = Want {
             timeline: shard.progress.life(),

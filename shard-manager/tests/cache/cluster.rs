@@ -13,7 +13,7 @@ use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{BulkRow, EmbeddedCluster, Manager, ReadDone, Wish};
 use shard_manager::query::ReadQuery;
 use shard_manager::row::{Operation, RowWrite};
-use shard_manager::shard_map::Place;
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::token::SessionToken;
 use tempfile::TempDir;
@@ -36,7 +36,7 @@ fn with(session: &SessionToken) -> Wish {
     Wish { session: session.clone(), ..wish() }
 }
 
-fn row(manager: &Manager, key: &str, n: u64) -> (Place, RowWrite) {
+fn row(manager: &Manager, key: &str, n: u64) -> (KeyLocation, RowWrite) {
     let table = manager.table("users").unwrap();
     let text = format!(r#"{{"name":"{n}","email":"a@example.com"}}"#);
     let members: std::collections::BTreeMap<String, &RawValue> =

@@ -425,7 +425,7 @@ fn record(
     rows: &Rows<'_>,
     columns: &[CsvColumn],
     record: &Record,
-) -> Result<(shard_manager::shard_map::Place, shard_manager::row::RowWrite), Unfit> {
+) -> Result<(shard_manager::shard_map::KeyLocation, shard_manager::row::RowWrite), Unfit> {
     if record.fields().len() != columns.len() {
         let (found, named) = (record.fields().len(), columns.len());
         let detail = format!("the row has {found} fields, the first line names {named}");
