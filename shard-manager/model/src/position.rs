@@ -18,12 +18,12 @@ pub struct Position {
 
 /// The timelines of a shard, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct History {
+pub struct TimelineHistory {
     /// Id, and the position that had been reached when it began.
     timelines: Vec<(u32, u64)>,
 }
 
-impl History {
+impl TimelineHistory {
     /// Timelines that are remembered. A position of an older one counts as lost.
     pub const TIMELINES_MAX: usize = 4_096;
 

@@ -11,7 +11,7 @@ use serde_json::json;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::Wish;
-use shard_manager::position::History;
+use shard_manager::position::TimelineHistory;
 use shard_manager::progress::Progress;
 use shard_manager::row::Operation::{Delete, Insert, Update, Upsert};
 use shard_manager::store::sqlite::catalog::Wanted;
@@ -121,7 +121,7 @@ async fn a_writer_takes_a_batch_of_nothing() {
     let cluster = Cluster::with_shards(1);
     let file = cluster.file(1);
     let _dir = cluster.stop();
-    let history = History::new(vec![(1, 0)]).expect("a history");
+    let history = TimelineHistory::new(vec![(1, 0)]).expect("a history");
     let progress = Arc::new(Progress::new(history, 0, 0));
     let mut writer = SqliteWriter::open("shard1", &file, &progress).expect("the file opens");
     assert_eq!(writer.apply(&[]), Ok(BatchDone { rows: vec![], position: progress.position(0) }));

@@ -19,7 +19,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::log::{self, Line};
 use super::row_hash::key_hash;
-use crate::position::History;
+use crate::position::TimelineHistory;
 use crate::table::Table;
 use crate::value::Value;
 use snapshot::{Snapshot, Sum};
@@ -46,7 +46,7 @@ pub struct CopyFile<'f> {
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'t> {
     /// The timelines of the shard.
-    pub history: &'t History,
+    pub history: &'t TimelineHistory,
     /// Ends the look.
     pub stop: &'t AtomicBool,
 }

@@ -8,7 +8,7 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
 use super::log;
-use crate::position::{History, Position};
+use crate::position::{Position, TimelineHistory};
 use crate::store::schema::{tessera_shard, tessera_timelines};
 use crate::value::format_timestamp;
 
@@ -24,7 +24,7 @@ pub(super) const VERSIONS_LEFT_OUT: i64 = 1 << 32;
 pub(super) fn begin(
     connection: &mut SqliteConnection,
     last: Option<u32>,
-) -> QueryResult<Option<History>> {
+) -> QueryResult<Option<TimelineHistory>> {
     connection.immediate_transaction(|connection| {
         let at = position(connection)?.at;
         // A primary's log keeps its last entry; a replica has none.
@@ -58,15 +58,15 @@ pub(super) fn begin(
 }
 
 /// The timelines of a file; `None` if they make no history.
-pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Option<History>> {
+pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Option<TimelineHistory>> {
     let mut rows: Vec<(i64, i64)> = tessera_timelines::table
         .select((tessera_timelines::timeline, tessera_timelines::began))
         .order(tessera_timelines::number.desc())
-        .limit(History::TIMELINES_MAX as i64)
+        .limit(TimelineHistory::TIMELINES_MAX as i64)
         .load(connection)?;
     rows.reverse();
     let timelines = rows.into_iter().map(|(id, began)| (id as u32, began as u64));
-    Ok(History::new(timelines.collect()))
+    Ok(TimelineHistory::new(timelines.collect()))
 }
 
 /// Not 0: that is what a file has before its first timeline.

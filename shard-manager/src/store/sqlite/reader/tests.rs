@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use super::{Housekeeping, READERS_MAX, Readers, Witness};
-use crate::position::History;
+use crate::position::TimelineHistory;
 use crate::progress::Progress;
 use crate::vitals::PoolVitals;
 
 #[test]
 fn a_read_that_finds_no_connection_free_is_told_as_waiting_until_it_has_one() {
     let dir = tempfile::tempdir().unwrap();
-    let progress = std::sync::Arc::new(Progress::new(History::new(vec![(1, 0)]).unwrap(), 0, 0));
+    let progress =
+        std::sync::Arc::new(Progress::new(TimelineHistory::new(vec![(1, 0)]).unwrap(), 0, 0));
     let witness = Witness::primary(&progress);
     let file = dir.path().join("shard1.db");
     // Readers open a file that is there, and make none.
