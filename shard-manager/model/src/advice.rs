@@ -32,14 +32,14 @@ pub const HOT_MAX: usize = 20;
 
 /// What is to be even.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Basis {
+pub enum BalanceBy {
     /// The requests that were observed.
     Load,
     /// The bytes that shards hold.
     Size,
 }
 
-impl Basis {
+impl BalanceBy {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::Load, Self::Size];
 
@@ -53,7 +53,7 @@ impl Basis {
 
     /// The basis of this name.
     pub fn find(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|basis| basis.name() == name)
+        Self::ALL.into_iter().find(|balance_by| balance_by.name() == name)
     }
 }
 
@@ -128,7 +128,7 @@ pub struct Observed<'o> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Advice {
     /// What was to be even.
-    pub basis: Basis,
+    pub balance_by: BalanceBy,
     /// How it is.
     pub verdict: Verdict,
     /// The verdict as a sentence.
@@ -207,18 +207,18 @@ pub struct HotSpot {
 }
 
 /// Judges what was observed, and plans what would make it even.
-pub fn advise(observed: &Observed<'_>, basis: Basis) -> Advice {
-    let scales = Scales::new(observed, basis);
-    let mut advice = scales.outlook(basis);
-    if let Some(why) = scales.too_little(observed, basis) {
+pub fn advise(observed: &Observed<'_>, balance_by: BalanceBy) -> Advice {
+    let scales = Scales::new(observed, balance_by);
+    let mut advice = scales.outlook(balance_by);
+    if let Some(why) = scales.too_little(observed, balance_by) {
         (advice.verdict, advice.because) = (Verdict::TooLittleToSay, why);
         return advice;
     }
-    if let Some(why) = scales.even_enough(advice.skew, basis) {
+    if let Some(why) = scales.even_enough(advice.skew, balance_by) {
         advice.because = why;
         return advice;
     }
-    if basis == Basis::Load {
+    if balance_by == BalanceBy::Load {
         advice.hot = scales.hot(observed);
     }
     scales.plan(&mut advice, observed);
