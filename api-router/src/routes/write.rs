@@ -9,7 +9,7 @@ use shard_manager::manager::Manager;
 use shard_manager::row::{Operation, RowError, RowWrite};
 use shard_manager::shard_map::KeyLocation;
 use shard_manager::table::Table;
-use shard_manager::value::Misfit;
+use shard_manager::value::TypeMismatch;
 use utoipa::ToSchema;
 
 use super::change::{Asked, WriteAnswer, apart, carry_out};
@@ -172,8 +172,8 @@ fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
 pub(super) fn null_key(table: &Table, data: &Members<'_>) -> Option<Problem> {
     let column = table.column(table.routing()?);
     data.get(&column.name)?;
-    let (column, misfit) = (column.name.clone(), Misfit::Null);
-    Some(Problem::from(&RowError::Misfit { column, misfit }))
+    let (column, mismatch) = (column.name.clone(), TypeMismatch::Null);
+    Some(Problem::from(&RowError::TypeMismatch { column, mismatch }))
 }
 
 /// `op` of a body; upsert when it is not given.

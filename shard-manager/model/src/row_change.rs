@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::keyspace::{ShardKey, Slot};
 use crate::table::Table;
-use crate::value::{Misfit, Value, push_json_number};
+use crate::value::{TypeMismatch, Value, push_json_number};
 
 /// Bytes of what rows become by one transaction, and so of one log entry and of the rows that are answered. Both
 /// hold whole rows, of which a small change may touch many.
@@ -213,15 +213,15 @@ impl RowWrite {
     /// `None` if the table has no such column, or the row gives no value for it.
     ///
     /// # Errors
-    /// [`RowError::Misfit`] if the value does not fit the column.
+    /// [`RowError::TypeMismatch`] if the value does not fit the column.
     pub fn routing_key(table: &Table, fields: &Fields<'_>) -> Result<Option<String>, RowError> {
         let Some(routing) = table.routing() else { return Ok(None) };
         let column = table.column(routing);
         let found = fields.iter().find(|(name, _)| *name == column.name);
         let Some((_, json)) = found else { return Ok(None) };
         let value = column.kind.read_json(json);
-        let value =
-            value.map_err(|misfit| RowError::Misfit { column: column.name.clone(), misfit })?;
+        let value = value
+            .map_err(|mismatch| RowError::TypeMismatch { column: column.name.clone(), mismatch })?;
         Ok(value.key_text().map(Cow::into_owned))
     }
 
@@ -263,10 +263,10 @@ fn parse_field(table: &Table, name: &str, json: &RawValue) -> Result<(usize, Val
     if column.nullable && json.get() == "null" {
         return Ok((index, Value::Null));
     }
-    let misfit = |misfit| RowError::Misfit { column: name.to_owned(), misfit };
-    let value = column.kind.read_json(json).map_err(misfit)?;
+    let mismatch = |mismatch| RowError::TypeMismatch { column: name.to_owned(), mismatch };
+    let value = column.kind.read_json(json).map_err(mismatch)?;
     if value == Value::Null && !column.nullable {
-        return Err(misfit(Misfit::Null));
+        return Err(mismatch(TypeMismatch::Null));
     }
     Ok((index, value))
 }
@@ -274,7 +274,8 @@ fn parse_field(table: &Table, name: &str, json: &RawValue) -> Result<(usize, Val
 fn routing_value(table: &Table, routing: usize, key: ShardKey<'_>) -> Result<Value, RowError> {
     let column = table.column(routing);
     let value = column.kind.read_text(key.as_str());
-    let value = value.map_err(|misfit| RowError::Misfit { column: column.name.clone(), misfit })?;
+    let value = value
+        .map_err(|mismatch| RowError::TypeMismatch { column: column.name.clone(), mismatch })?;
     check_routing(table, routing, &value, key)?;
     Ok(value)
 }
@@ -370,12 +371,12 @@ pub enum RowError {
         column: String,
     },
     /// Not a value of the column's type.
-    #[error("{column}: {misfit}")]
-    Misfit {
+    #[error("{column}: {mismatch}")]
+    TypeMismatch {
         /// The column.
         column: String,
         /// What is wrong.
-        misfit: Misfit,
+        mismatch: TypeMismatch,
     },
     /// The routing column says another key than the request.
     #[error("{column} contradicts the shard key")]
