@@ -4,9 +4,9 @@
 pub use cache;
 pub use model::{
     advice, consistency, csv, cursor, declaration, error, idempotency, keyspace, placement,
-    position, query, reason, sabotage, shard_map, simulation, table, token, topology, value,
+    position, query, reason, sabotage, shard_map, simulation, stats, table, token, topology, value,
 };
-pub use model::{json_members as members, result_rows as rows, row_change as row, stats as vitals};
+pub use model::{json_members as members, result_rows as rows, row_change as row};
 
 pub mod address;
 pub mod backup;

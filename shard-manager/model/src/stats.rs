@@ -28,21 +28,21 @@ pub fn batch_class_max(class: usize) -> u64 {
 
 /// One shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShardVitals {
+pub struct ShardStats {
     /// Which shard.
     pub shard: ShardIndex,
     /// The way of its writes.
-    pub lane: LaneVitals,
+    pub lane: LaneStats,
     /// Findings of comparing its copies.
-    pub compared: ComparedVitals,
+    pub compared: ComparisonStats,
     /// Its nodes, the primary first.
-    pub nodes: Vec<NodeVitals>,
+    pub nodes: Vec<NodeStats>,
 }
 
-impl ShardVitals {
+impl ShardStats {
     /// The readers of all its nodes together.
-    pub fn pool(&self) -> PoolVitals {
-        self.nodes.iter().fold(PoolVitals::default(), |sum, node| sum.with(&node.pool))
+    pub fn pool(&self) -> PoolStats {
+        self.nodes.iter().fold(PoolStats::default(), |sum, node| sum.with(&node.pool))
     }
 
     /// The lag of the replica that is furthest behind; `None` if there is no replica, or none that tells.
@@ -65,7 +65,7 @@ pub struct Footprint {
 
 /// Findings of comparing the copies of a shard since the process began; only files are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ComparedVitals {
+pub struct ComparisonStats {
     /// Number of passes over all rows of all copies.
     pub passes: u64,
     /// Rows that were found to differ, summed over the passes.
@@ -74,7 +74,7 @@ pub struct ComparedVitals {
 
 /// A lane, or several lanes of one shard together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LaneVitals {
+pub struct LaneStats {
     /// How many lanes these are the numbers of.
     pub lanes: usize,
     /// Operations that wait.
@@ -102,7 +102,7 @@ pub struct LaneVitals {
     pub batch_sizes: [u64; BATCH_CLASSES],
 }
 
-impl LaneVitals {
+impl LaneStats {
     /// This lane and another one together.
     #[must_use]
     pub fn with(mut self, other: &Self) -> Self {
@@ -126,7 +126,7 @@ impl LaneVitals {
 
 /// The readers of one node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PoolVitals {
+pub struct PoolStats {
     /// Connections that read now.
     pub in_use: usize,
     /// Connections that are open.
@@ -137,7 +137,7 @@ pub struct PoolVitals {
     pub waiting: usize,
 }
 
-impl PoolVitals {
+impl PoolStats {
     /// These readers and others together.
     #[must_use]
     pub fn with(self, other: &Self) -> Self {
@@ -152,7 +152,7 @@ impl PoolVitals {
 
 /// One node, as far as is known without asking it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeVitals {
+pub struct NodeStats {
     /// `shard1-primary`.
     pub node: String,
     /// What it is to its shard.
@@ -167,7 +167,7 @@ pub struct NodeVitals {
     /// is known of its position.
     pub behind: Option<u64>,
     /// Its readers; none while it cannot be read.
-    pub pool: PoolVitals,
+    pub pool: PoolStats,
 }
 
 #[cfg(test)]
@@ -190,7 +190,7 @@ mod tests {
         let lane = |waiting, largest_batch, first| {
             let mut batch_sizes = [0; BATCH_CLASSES];
             batch_sizes[0] = first;
-            LaneVitals { lanes: 1, waiting, largest_batch, batch_sizes, ..LaneVitals::default() }
+            LaneStats { lanes: 1, waiting, largest_batch, batch_sizes, ..LaneStats::default() }
         };
         let both = lane(3, 7, 5).with(&lane(4, 2, 6));
         assert_eq!((both.lanes, both.waiting, both.largest_batch), (2, 7, 7));

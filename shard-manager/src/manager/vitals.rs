@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use super::Manager;
 use crate::shard::Shard;
+use crate::stats::{Footprint, ShardStats};
 use crate::topology::ShardIndex;
-use crate::vitals::{Footprint, ShardVitals};
 
 impl Manager {
     /// How busy every shard is, and how its nodes are believed to be. Asks nobody: cheap enough for every second.
-    pub fn vitals(&self) -> Vec<ShardVitals> {
+    pub fn vitals(&self) -> Vec<ShardStats> {
         (0..).map(ShardIndex).zip(&self.shards).map(|(index, shard)| shard.vitals(index)).collect()
     }
 

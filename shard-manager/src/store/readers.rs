@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::keyspace::Slot;
 use crate::position::Position;
 use crate::query::ReadQuery;
-use crate::vitals::{Footprint, PoolVitals};
+use crate::stats::{Footprint, PoolStats};
 
 /// Who reads a node.
 #[derive(Clone)]
@@ -118,7 +118,7 @@ impl Readers {
     }
 
     /// How many connections there are, and how many of them read now.
-    pub fn vitals(&self) -> PoolVitals {
+    pub fn vitals(&self) -> PoolStats {
         match self {
             Self::Sqlite(readers) => readers.vitals(),
             Self::Postgres(readers) => readers.vitals(),

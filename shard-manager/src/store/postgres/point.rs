@@ -33,10 +33,10 @@ use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::{Output, ReadQuery};
 use crate::rows::Rows;
+use crate::stats::PoolStats;
 use crate::store::NodeRows;
 use crate::table::Table;
 use crate::value::{ColumnType, Value};
-use crate::vitals::PoolVitals;
 
 /// Reads that may wait for one node. More would only wait past their deadlines.
 const QUEUE_MAX: usize = 4_096;
@@ -124,8 +124,8 @@ impl Points {
     }
 
     /// How many connections there are, how many of them answer now, and how many reads wait for one.
-    pub(super) fn vitals(&self) -> PoolVitals {
-        PoolVitals {
+    pub(super) fn vitals(&self) -> PoolStats {
+        PoolStats {
             in_use: self.counts.answering.load(Ordering::Relaxed),
             open: self.counts.open.load(Ordering::Relaxed),
             max: self.connections,

@@ -18,8 +18,8 @@ use crate::keyspace::Slot;
 use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
+use crate::stats::{Footprint, PoolStats};
 use crate::store::{CitusNode, NodeRows, TableSize};
-use crate::vitals::{Footprint, PoolVitals};
 
 /// Rows of a read by key that shares a statement with others; for more they would wait too long.
 const POINT_ROWS_MAX: u32 = 100;
@@ -126,7 +126,7 @@ impl Readers {
     }
 
     /// How many connections there are, and how many of them read now.
-    pub(in crate::store) fn vitals(&self) -> PoolVitals {
+    pub(in crate::store) fn vitals(&self) -> PoolStats {
         self.points.vitals().with(&self.scans.vitals())
     }
 

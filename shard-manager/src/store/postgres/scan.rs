@@ -32,8 +32,8 @@ use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::rows::Rows;
+use crate::stats::{Footprint, PoolStats};
 use crate::store::{CitusNode, NodeRows, Scope, TableSize};
-use crate::vitals::{Footprint, PoolVitals};
 
 /// Connections of one node for such reads.
 const CONNECTIONS_MAX: usize = 2;
@@ -221,10 +221,10 @@ impl Scans {
     }
 
     /// How many connections there are, and how many of them read now.
-    pub(super) fn vitals(&self) -> PoolVitals {
+    pub(super) fn vitals(&self) -> PoolStats {
         let pool = self.pool.status();
         let in_use = pool.size.saturating_sub(pool.available);
-        PoolVitals { in_use, open: pool.size, max: pool.max_size, waiting: pool.waiting }
+        PoolStats { in_use, open: pool.size, max: pool.max_size, waiting: pool.waiting }
     }
 
     /// Runs work in a task that owns a connection.

@@ -26,10 +26,10 @@ use crate::error::Error;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::rows::Rows;
+use crate::stats::{Footprint, PoolStats};
 use crate::store::TableSize;
 use crate::store::schema::tessera_counts;
 pub use crate::store::{NodeRows, Scope};
-use crate::vitals::{Footprint, PoolVitals};
 
 /// Connections of one node for the rows of a key as they lie, and as many for reads that may look at many rows:
 /// without connections of their own the short reads would wait for those.
@@ -227,14 +227,14 @@ impl Readers {
     }
 
     /// How many connections there are, and how many of them read now.
-    pub fn vitals(&self) -> PoolVitals {
+    pub fn vitals(&self) -> PoolStats {
         let waiting = self.waiting.load(Ordering::Relaxed);
-        let start = PoolVitals { waiting, ..PoolVitals::default() };
+        let start = PoolStats { waiting, ..PoolStats::default() };
         [&self.by_key, &self.scans].into_iter().fold(start, |sum, pool| {
             let state = pool.state();
             let in_use = (state.connections - state.idle_connections) as usize;
             let (open, max) = (state.connections as usize, pool.max_size() as usize);
-            sum.with(&PoolVitals { in_use, open, max, waiting: 0 })
+            sum.with(&PoolStats { in_use, open, max, waiting: 0 })
         })
     }
 
