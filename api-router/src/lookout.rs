@@ -14,7 +14,7 @@ use analytics::{CacheNow, ClusterNow, ComparedNow, LaneNow, NodeNow, PoolNow, Sh
 use shard_manager::cache::CacheVitals;
 use shard_manager::keyspace::SLOT_COUNT;
 use shard_manager::manager::{Manager, ShardReport};
-use shard_manager::stats::{Footprint, NodeStats, ShardStats};
+use shard_manager::stats::{NodeStats, ShardStats, SizeEstimate};
 use shard_manager::topology::Role;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -40,7 +40,7 @@ pub struct Lookout {
     started: Instant,
     started_at: String,
     nodes: Arc<Latest<Vec<ShardReport>>>,
-    sizes: Arc<Latest<Vec<Option<Footprint>>>>,
+    sizes: Arc<Latest<Vec<Option<SizeEstimate>>>>,
 }
 
 /// What was found out last.
@@ -115,7 +115,7 @@ impl Lookout {
         });
         let manager = Arc::clone(&self.manager);
         self.sizes.refresh(&self.runtime, SIZES_AGE_MAX, async move {
-            manager.footprints(Instant::now() + SIZES_MAX).await
+            manager.size_estimates(Instant::now() + SIZES_MAX).await
         });
         self.nodes.settle(PATIENCE).await;
     }

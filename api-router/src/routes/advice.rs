@@ -174,7 +174,7 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
         BalanceBy::Load => Heat::of(&app.analytics()?.figures).await?,
         BalanceBy::Size => Heat::default(),
     };
-    let sizes = app.manager.footprints(Instant::now() + SIZES_MAX).await;
+    let sizes = app.manager.size_estimates(Instant::now() + SIZES_MAX).await;
     let sizes: Vec<ShardSize> = sizes
         .into_iter()
         .map(|told| {

@@ -54,7 +54,7 @@ impl ShardStats {
 
 /// About how much a shard holds, as its primary knows without looking at rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Footprint {
+pub struct SizeEstimate {
     /// Rows of its tables; `None` on Citus, where nobody counts them.
     pub rows: Option<u64>,
     /// Whether the rows are an estimate: servers count them for their own ends, files exactly.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Shard;
 use crate::error::Error;
 use crate::progress::ReplicaState;
-use crate::stats::{ComparisonStats, Footprint, NodeStats, PoolStats, ShardStats};
+use crate::stats::{ComparisonStats, NodeStats, PoolStats, ShardStats, SizeEstimate};
 use crate::store::readers::Readers;
 use crate::store::sqlite::footing::Footing;
 use crate::topology::{Role, ShardIndex};
@@ -67,7 +67,7 @@ impl Shard {
     ///
     /// # Errors
     /// As [`Shard::read_key`].
-    pub async fn footprint(&self, deadline: Instant) -> Result<Footprint, Error> {
-        self.primary.footprint(deadline).await
+    pub async fn size_estimate(&self, deadline: Instant) -> Result<SizeEstimate, Error> {
+        self.primary.size_estimate(deadline).await
     }
 }

@@ -181,14 +181,14 @@ async fn a_replica_tells_how_far_it_is_behind_and_whether_it_is_in_the_rotation(
 #[tokio::test]
 async fn how_much_shards_hold_is_told_without_looking_at_their_rows() {
     let cluster = Cluster::with(with_replicas(2, 0));
-    let empty = cluster.manager.footprints(deadline()).await;
+    let empty = cluster.manager.size_estimates(deadline()).await;
     let rows = |number: usize| {
         let json = format!(r#"{{"name":"{}","email":"e"}}"#, "n".repeat(1_000));
         cluster.prepare("users", Upsert, &format!("user_{number}"), &json)
     };
     let done = cluster.write_all((0..2_000).map(rows).collect()).await;
     assert!(done.iter().all(|row| row.outcome.is_ok()));
-    let full = cluster.manager.footprints(deadline()).await;
+    let full = cluster.manager.size_estimates(deadline()).await;
     let exact = cluster.manager.report(&[ShardIndex(0), ShardIndex(1)], deadline()).await;
     for ((before, after), exact) in empty.into_iter().zip(full).zip(exact) {
         let tables = exact.tables.expect("it answers");

@@ -97,7 +97,7 @@ fn how_much_shards_hold_is_told_without_looking_at_their_rows() {
         let databases = Databases::new(2).await;
         let address = databases.address();
         let manager = tokio::task::spawn_blocking(move || connect(&address)).await.unwrap();
-        let empty = manager.footprints(wish().deadline).await;
+        let empty = manager.size_estimates(wish().deadline).await;
         let (keys, wish) =
             ((0..300).map(|number| format!("k{number}")).collect::<Vec<_>>(), wish());
         let writes = join_all(keys.iter().map(|key| put(&manager, key, &wish))).await;
@@ -106,7 +106,7 @@ fn how_much_shards_hold_is_told_without_looking_at_their_rows() {
         for shard in 0..2 {
             databases.door(shard).await.run("ANALYZE users").await;
         }
-        let told = manager.footprints(wish.deadline).await;
+        let told = manager.size_estimates(wish.deadline).await;
         let rows: u64 = told.iter().map(|shard| shard.unwrap().rows.unwrap()).sum();
         assert!((300..=600).contains(&rows), "{told:?}");
         for (before, after) in empty.iter().zip(&told) {
@@ -117,7 +117,7 @@ fn how_much_shards_hold_is_told_without_looking_at_their_rows() {
         // A shard whose tables are locked tells as well; nobody looks at them.
         let mut door = databases.door(0).await;
         door.run("BEGIN; LOCK TABLE users IN EXCLUSIVE MODE").await;
-        let told = manager.footprints(wish.deadline).await;
+        let told = manager.size_estimates(wish.deadline).await;
         assert!(told.iter().all(Option::is_some), "{told:?}");
     });
 }

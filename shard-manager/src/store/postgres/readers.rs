@@ -18,7 +18,7 @@ use crate::keyspace::Slot;
 use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
-use crate::stats::{Footprint, PoolStats};
+use crate::stats::{PoolStats, SizeEstimate};
 use crate::store::{CitusNode, NodeRows, TableSize};
 
 /// Rows of a read by key that shares a statement with others; for more they would wait too long.
@@ -139,8 +139,11 @@ impl Readers {
     }
 
     /// About how much it holds.
-    pub(in crate::store) async fn footprint(&self, deadline: Instant) -> Result<Footprint, Error> {
-        self.scans.footprint(deadline).await
+    pub(in crate::store) async fn size_estimate(
+        &self,
+        deadline: Instant,
+    ) -> Result<SizeEstimate, Error> {
+        self.scans.size_estimate(deadline).await
     }
 
     /// Rows and bytes of each table.

@@ -26,7 +26,7 @@ use crate::error::Error;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::rows::Rows;
-use crate::stats::{Footprint, PoolStats};
+use crate::stats::{PoolStats, SizeEstimate};
 use crate::store::TableSize;
 use crate::store::schema::tessera_counts;
 pub use crate::store::{NodeRows, Scope};
@@ -221,9 +221,9 @@ impl Readers {
     ///
     /// # Errors
     /// As [`Readers::read`].
-    pub fn footprint(&self, wait: Duration) -> Result<Footprint, Error> {
+    pub fn size_estimate(&self, wait: Duration) -> Result<SizeEstimate, Error> {
         let mut reader = self.checkout(&self.by_key, wait)?;
-        self.told(reader.footprint())
+        self.told(reader.size_estimate())
     }
 
     /// How many connections there are, and how many of them read now.
@@ -391,10 +391,10 @@ impl Reader {
         counts.select((tessera_counts::name, tessera_counts::rows)).load(&mut self.connection)
     }
 
-    fn footprint(&mut self) -> QueryResult<Footprint> {
+    fn size_estimate(&mut self) -> QueryResult<SizeEstimate> {
         let rows = self.counts()?.into_iter().map(|(_, rows)| rows.max(0).cast_unsigned()).sum();
         let bytes = bytes_in_use(&mut self.connection)?;
-        Ok(Footprint { rows: Some(rows), is_estimate: false, bytes })
+        Ok(SizeEstimate { rows: Some(rows), is_estimate: false, bytes })
     }
 
     fn sizes(&mut self) -> QueryResult<Vec<TableSize>> {
