@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::fake::{FakeRow, Plan};
 use crate::keyspace::{SLOT_COUNT, ShardKey};
 use crate::manager::{BulkRow, Manager, Wish};
-use crate::row::{Operation, RowWrite};
+use crate::row_change::{Operation, RowWrite};
 use crate::shard_map::{KeyLocation, ShardMap};
 use crate::table::Table;
 use crate::topology::ShardIndex;

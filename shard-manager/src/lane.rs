@@ -27,7 +27,7 @@ use crate::brake::{Brake, Hold};
 use crate::error::{Error, Outcome};
 use crate::home::Home;
 use crate::position::Position;
-use crate::row::{Part, RowDone, RowWrite};
+use crate::row_change::{Part, RowDone, RowWrite};
 use crate::store::{AsyncWriter, Unit, Writer};
 use pulse::{Probe, Pulse};
 use schema::SchemaOperation;

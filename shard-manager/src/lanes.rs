@@ -16,7 +16,7 @@ use crate::barrier::Gate;
 use crate::brake::Brake;
 use crate::lane::{Applied, Lane, LaneFailure};
 use crate::reason::Reasons;
-use crate::row::{Part, RowWrite};
+use crate::row_change::{Part, RowWrite};
 use crate::stats::LaneStats;
 use crate::store::SchemaChange;
 use crate::store::postgres::citus::Citus;

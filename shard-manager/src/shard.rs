@@ -31,7 +31,7 @@ use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::reason::{Findings, Reason};
 use crate::replica_set::{Chosen, Demand, ReplicaSet};
-use crate::row::Part;
+use crate::row_change::Part;
 use crate::sabotage::{Switch, is_on};
 use crate::store::readers::Readers;
 use crate::store::replica::Replica;

@@ -4,7 +4,7 @@
 //! **Not here:** the codes, and the form of a problem (`problem`).
 
 use shard_manager::error::{Error, Failure};
-use shard_manager::row::RowError;
+use shard_manager::row_change::RowError;
 use shard_manager::value::TypeMismatch;
 
 use super::{Code, Problem};

@@ -10,7 +10,7 @@ use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, get, post};
 use serde::Serialize;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::row::RowWrite;
+use shard_manager::row_change::RowWrite;
 use shard_manager::shard_map::KeyLocation;
 use shard_manager::value::push_json_string;
 use utoipa::ToSchema;

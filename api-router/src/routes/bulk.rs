@@ -20,7 +20,7 @@ use actix_web::web::{Bytes, Data, Payload, block};
 use actix_web::{HttpRequest, HttpResponse, post};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{BulkDone, BulkRow, Wish};
-use shard_manager::row::Operation;
+use shard_manager::row_change::Operation;
 use shard_manager::shard_map::KeyLocation;
 use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;

@@ -10,7 +10,7 @@ use actix_web::http::header::{ETAG, HeaderValue};
 use actix_web::web::block;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use shard_manager::manager::{Wish, Written};
-use shard_manager::row::{Change, Operation, RowWrite};
+use shard_manager::row_change::{Change, Operation, RowWrite};
 use shard_manager::shard_map::KeyLocation;
 use shard_manager::value::push_json_number;
 use utoipa::ToSchema;

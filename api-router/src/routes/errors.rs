@@ -11,7 +11,7 @@ use actix_web::{HttpRequest, HttpResponse, get};
 use serde::Serialize;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Failure, Outcome};
-use shard_manager::row::RowError;
+use shard_manager::row_change::RowError;
 use shard_manager::value::TypeMismatch;
 use utoipa::ToSchema;
 

@@ -17,7 +17,7 @@ use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Manager, ReadDone};
 use shard_manager::query::{Output, ReadQuery};
-use shard_manager::row::{Fields, Operation, RowWrite};
+use shard_manager::row_change::{Fields, Operation, RowWrite};
 use shard_manager::shard_map::KeyLocation;
 use shard_manager::table::Table;
 

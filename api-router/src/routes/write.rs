@@ -6,7 +6,7 @@ use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, post};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::Manager;
-use shard_manager::row::{Operation, RowError, RowWrite};
+use shard_manager::row_change::{Operation, RowError, RowWrite};
 use shard_manager::shard_map::KeyLocation;
 use shard_manager::table::Table;
 use shard_manager::value::TypeMismatch;

@@ -33,7 +33,7 @@ const MODEL: &[&[&str]] = &[
     &["error"],
     &["idempotency"],
 ];
-/// The first line holds `cache` and the modules of `model`, by the names that `lib.rs` gives them.
+/// The first line holds `cache` and the modules of `model`.
 const SHARD_MANAGER: &[&[&str]] = &[
     &[
         "advice",
@@ -44,14 +44,14 @@ const SHARD_MANAGER: &[&[&str]] = &[
         "declaration",
         "error",
         "idempotency",
+        "json_members",
         "keyspace",
-        "members",
         "placement",
         "position",
         "query",
         "reason",
-        "row",
-        "rows",
+        "result_rows",
+        "row_change",
         "sabotage",
         "shard_map",
         "simulation",

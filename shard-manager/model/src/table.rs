@@ -4,7 +4,7 @@
 //! not exist.
 //!
 //! **Invariant:** every name matches `[a-z][a-z0-9_]{0,39}`, so it needs no quoting in SQL or JSON.
-//! **Not here:** how the declarations are read (`store`); rows (`row`).
+//! **Not here:** how the declarations are read (`store`); rows (`row_change`).
 
 use std::collections::BTreeMap;
 use std::ops::Range;

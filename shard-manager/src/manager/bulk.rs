@@ -9,7 +9,7 @@ use super::{Manager, Wish};
 use crate::error::{Error, Outcome};
 use crate::lane::LaneTimes;
 use crate::position::Position;
-use crate::row::{Change, Part, RowDone, RowWrite};
+use crate::row_change::{Change, Part, RowDone, RowWrite};
 use crate::sabotage::{Switch, is_on};
 use crate::shard::{Shard, WriteDone};
 use crate::shard_map::KeyLocation;

@@ -15,7 +15,7 @@ use crate::cursor::{self, CursorError};
 use crate::error::{Error, Failure};
 use crate::keyspace::{ShardKey, Slot};
 use crate::query::ReadQuery;
-use crate::rows::Rows;
+use crate::result_rows::Rows;
 use crate::shard::{ReadDemand, Shard, ShardRows};
 use crate::shard_map::{KeyLocation, ShardMap};
 use crate::topology::{Role, ShardIndex};

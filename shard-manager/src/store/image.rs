@@ -1,10 +1,10 @@
 //! Image: what a change makes of a row, the same for every engine.
 //!
 //! **Invariant:** an image holds a value for each answered column of its table, in their order.
-//! **Not here:** reading rows and storing them (the engines), what is checked before (`row`).
+//! **Not here:** reading rows and storing them (the engines), what is checked before (`row_change`).
 
 use crate::error::Error;
-use crate::row::{Change, Operation, Precondition, RowError, RowWrite};
+use crate::row_change::{Change, Operation, Precondition, RowError, RowWrite};
 use crate::sabotage::{Switch, is_on};
 use crate::table::Table;
 use crate::value::{ColumnType, Value, push_json};

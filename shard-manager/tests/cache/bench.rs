@@ -11,7 +11,7 @@ use shard_manager::cache::{
 use shard_manager::keyspace::Slot;
 use shard_manager::position::Position;
 use shard_manager::query::ReadQuery;
-use shard_manager::rows::Rows;
+use shard_manager::result_rows::Rows;
 use shard_manager::table::{Column, Table};
 use shard_manager::token::TokenKey;
 use shard_manager::value::ColumnType;

@@ -12,7 +12,7 @@ use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{BulkRow, EmbeddedCluster, Manager, ReadDone, Wish};
 use shard_manager::query::ReadQuery;
-use shard_manager::row::{Operation, RowWrite};
+use shard_manager::row_change::{Operation, RowWrite};
 use shard_manager::shard_map::KeyLocation;
 use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::token::SessionToken;

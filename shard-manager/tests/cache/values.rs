@@ -6,7 +6,7 @@ use redis::Commands as _;
 use shard_manager::cache::CacheUse::{Hit, Miss};
 use shard_manager::cache::{CacheAddress, CacheSettings};
 use shard_manager::query::{Condition, OrderBy, Output, ReadQuery, State, Test};
-use shard_manager::rows::Rows;
+use shard_manager::result_rows::Rows;
 use shard_manager::token::TokenKey;
 
 use crate::bench::{

@@ -15,7 +15,7 @@ use shard_manager::manager::{
     BulkRow, BulkRowDone, EmbeddedCluster, Manager, ReadDone, Wish, Written,
 };
 use shard_manager::query::ReadQuery;
-use shard_manager::row::{Operation, RowWrite};
+use shard_manager::row_change::{Operation, RowWrite};
 use shard_manager::shard_map::KeyLocation;
 use shard_manager::store::sqlite::OpenError;
 use shard_manager::store::sqlite::catalog::Wanted;

@@ -12,7 +12,7 @@ use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::lane::{Applied, Lane, LaneFailure};
 use shard_manager::position::Position;
-use shard_manager::row::{Change, Operation, Part, RowDone, RowWrite};
+use shard_manager::row_change::{Change, Operation, Part, RowDone, RowWrite};
 use shard_manager::store::{BatchDone, BatchFailure, SchemaChange, Unit, Writer};
 use shard_manager::table::{Column, Table};
 use shard_manager::value::{ColumnType, Value};

@@ -10,7 +10,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::progress::Progress;
-use shard_manager::row::{Operation, RowWrite};
+use shard_manager::row_change::{Operation, RowWrite};
 use shard_manager::store::sqlite::applier::{Applier, ApplyError};
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::store::sqlite::shard_file::{self, Identity};

@@ -7,7 +7,7 @@ use shard_manager::error::Error;
 use shard_manager::position::TimelineHistory;
 use shard_manager::progress::Progress;
 use shard_manager::query::{Comparison, Condition, ReadQuery, Test};
-use shard_manager::row::Operation::Upsert;
+use shard_manager::row_change::Operation::Upsert;
 use shard_manager::store::sqlite::reader::{Housekeeping, Readers, Scope, Witness};
 use shard_manager::value::Value;
 

@@ -13,7 +13,7 @@ use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::Wish;
 use shard_manager::position::TimelineHistory;
 use shard_manager::progress::Progress;
-use shard_manager::row::Operation::{Delete, Insert, Update, Upsert};
+use shard_manager::row_change::Operation::{Delete, Insert, Update, Upsert};
 use shard_manager::store::sqlite::catalog::Wanted;
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::store::sqlite::writer::SqliteWriter;

@@ -10,7 +10,7 @@ use serde_json::json;
 use shard_manager::error::Error;
 use shard_manager::position::TimelineHistory;
 use shard_manager::progress::Progress;
-use shard_manager::row::{Change, Operation, RowWrite};
+use shard_manager::row_change::{Change, Operation, RowWrite};
 use shard_manager::store::sqlite::writer::SqliteWriter;
 use shard_manager::store::{Unit, Writer};
 

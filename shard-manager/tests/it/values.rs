@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use serde_json::value::RawValue;
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::query::OrderBy;
-use shard_manager::row::{Operation, RowError, RowWrite};
-use shard_manager::rows::{Rows, compare};
+use shard_manager::result_rows::{Rows, compare};
+use shard_manager::row_change::{Operation, RowError, RowWrite};
 use shard_manager::table::{Column, Table, TableError};
 use shard_manager::value::{ColumnType, TypeMismatch, Value};
 

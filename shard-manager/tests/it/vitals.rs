@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use shard_manager::brake::{Gear, Hold};
-use shard_manager::row::Operation::{Insert, Upsert};
+use shard_manager::row_change::Operation::{Insert, Upsert};
 use shard_manager::stats::{BATCH_CLASSES, LaneStats, ShardStats};
 use shard_manager::topology::{Role, ShardIndex};
 

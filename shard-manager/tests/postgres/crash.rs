@@ -9,7 +9,7 @@ use shard_manager::error::Outcome;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::local::{LocalNode, Stop};
 use shard_manager::manager::Manager;
-use shard_manager::row::Operation::{Insert, Update, Upsert};
+use shard_manager::row_change::Operation::{Insert, Update, Upsert};
 use shard_manager::shard_map::KeyLocation;
 use shard_manager::topology::ShardIndex;
 

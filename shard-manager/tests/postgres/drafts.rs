@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 use shard_manager::manager::Manager;
-use shard_manager::row::{Operation, Precondition, RowWrite};
+use shard_manager::row_change::{Operation, Precondition, RowWrite};
 use shard_manager::shard_map::KeyLocation;
 use shard_manager::table::Table;
 use shard_manager::value::ColumnType::{Bigint, Boolean, Double, Json, Text, Timestamp, Uuid};

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use shard_manager::doctor::{self, Finding, Verdict};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::{Manager, Written};
-use shard_manager::row::Operation::{self, Delete, Insert, Update, Upsert};
-use shard_manager::row::RowWrite;
+use shard_manager::row_change::Operation::{self, Delete, Insert, Update, Upsert};
+use shard_manager::row_change::RowWrite;
 use shard_manager::shard_map::KeyLocation;
 
 use crate::cluster::{Databases, Door, cluster_of, connect, refused};

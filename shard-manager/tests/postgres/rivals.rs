@@ -8,8 +8,8 @@ use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Manager, Written};
 use shard_manager::query::ReadQuery;
-use shard_manager::row::Operation::{self, Delete, Insert, Update, Upsert};
-use shard_manager::row::{Precondition, RowWrite};
+use shard_manager::row_change::Operation::{self, Delete, Insert, Update, Upsert};
+use shard_manager::row_change::{Precondition, RowWrite};
 use shard_manager::shard_map::KeyLocation;
 
 use crate::cluster::{Databases, Door, connect};

@@ -10,7 +10,7 @@ use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{BulkRow, BulkRowDone, Made, Manager, Wish, Written};
 use shard_manager::query::ReadQuery;
-use shard_manager::row::{Operation, RowDone, RowWrite};
+use shard_manager::row_change::{Operation, RowDone, RowWrite};
 use shard_manager::shard_map::KeyLocation;
 use shard_manager::table::{Column, Table};
 use shard_manager::value::ColumnType;

@@ -12,7 +12,7 @@ use memchr::memchr;
 use shard_manager::csv::{Field, Kind, Record, Seek};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::BulkRow;
-use shard_manager::row::{Operation, RowError};
+use shard_manager::row_change::{Operation, RowError};
 use shard_manager::table::Table;
 use shard_manager::value::{TypeMismatch, Value};
 
@@ -425,7 +425,7 @@ fn record(
     rows: &Rows<'_>,
     columns: &[CsvColumn],
     record: &Record,
-) -> Result<(shard_manager::shard_map::KeyLocation, shard_manager::row::RowWrite), Unfit> {
+) -> Result<(shard_manager::shard_map::KeyLocation, shard_manager::row_change::RowWrite), Unfit> {
     if record.fields().len() != columns.len() {
         let (found, named) = (record.fields().len(), columns.len());
         let detail = format!("the row has {found} fields, the first line names {named}");

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::Manager;
-use shard_manager::row::{Operation, Precondition, RowError, RowWrite};
+use shard_manager::row_change::{Operation, Precondition, RowError, RowWrite};
 use shard_manager::shard_map::{KeyLocation, ShardMap};
 use shard_manager::table::Table;
 use shard_manager::value::Value;

@@ -18,7 +18,7 @@ use super::hazards::Hazards;
 use crate::error::Error;
 use crate::idempotency;
 use crate::keyspace::Slot;
-use crate::row::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
+use crate::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
 use crate::sabotage::{Switch, is_on};
 use crate::store::Unit;
 use crate::store::forgetting::recorded_at;

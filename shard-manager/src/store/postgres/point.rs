@@ -32,7 +32,7 @@ use crate::keyspace::Slot;
 use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::{Output, ReadQuery};
-use crate::rows::Rows;
+use crate::result_rows::Rows;
 use crate::stats::PoolStats;
 use crate::store::NodeRows;
 use crate::table::Table;

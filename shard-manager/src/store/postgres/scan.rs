@@ -31,7 +31,7 @@ use crate::error::Error;
 use crate::position::Position;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
-use crate::rows::Rows;
+use crate::result_rows::Rows;
 use crate::stats::{PoolStats, SizeEstimate};
 use crate::store::{CitusNode, NodeRows, Scope, TableSize};
 

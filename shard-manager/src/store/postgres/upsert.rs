@@ -24,7 +24,7 @@ use super::statement::{Bind, RowView, Statement, Step, load, pipeline, plain, st
 use super::transaction::{Broken, LaneSession, Stored, Work, ended};
 use super::trouble::Trouble;
 use crate::error::{Error, Outcome};
-use crate::row::{Change, Operation, RowDone, RowWrite};
+use crate::row_change::{Change, Operation, RowDone, RowWrite};
 use crate::sabotage::{Switch, is_on};
 use crate::store::Unit;
 use crate::table::Table;

@@ -22,7 +22,7 @@ use super::connection::{Bind, OpenError, Trouble, open};
 use super::log::{self, Entry, Line};
 use super::{ddl, shard_file, sql, timeline};
 use crate::idempotency;
-use crate::row::Change;
+use crate::row_change::Change;
 use crate::sabotage::{Switch, is_on};
 use crate::store::SchemaChange;
 use crate::table::Table;

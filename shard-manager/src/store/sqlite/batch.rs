@@ -21,7 +21,7 @@ use super::{log, sql};
 use crate::error::Error;
 use crate::idempotency;
 use crate::keyspace::Slot;
-use crate::row::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
+use crate::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
 use crate::sabotage::{Switch, is_on};
 use crate::store::Unit;
 use crate::store::forgetting::{Forgetting, recorded_at};

@@ -1,7 +1,7 @@
 //! Readers: a pool of read-only connections to the file of one node.
 //!
 //! **Invariant:** a reader cannot write (`query_only`), and each read sees one snapshot of the file.
-//! **Not here:** which thread a read runs on (`shard`), merging over shards (`rows`).
+//! **Not here:** which thread a read runs on (`shard`), merging over shards (`result_rows`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use super::watch::Watch;
 use crate::error::Error;
 use crate::progress::Progress;
 use crate::query::ReadQuery;
-use crate::rows::Rows;
+use crate::result_rows::Rows;
 use crate::stats::{PoolStats, SizeEstimate};
 use crate::store::TableSize;
 use crate::store::schema::tessera_counts;
