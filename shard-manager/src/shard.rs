@@ -32,7 +32,7 @@ use crate::query::ReadQuery;
 use crate::reason::{Findings, Reason};
 use crate::replica_set::{Chosen, Demand, ReplicaSet};
 use crate::row_change::Part;
-use crate::sabotage::{Switch, is_on};
+use crate::sabotage::{Mutation, is_on};
 use crate::store::readers::Readers;
 use crate::store::replica::Replica;
 use crate::store::{CitusNode, NodeRows, SchemaChange, TableSize};
@@ -240,7 +240,7 @@ impl Shard {
             let kept = progress.history().holds(position);
             (!kept || progress.confirmed(position.at) >= needed).then_some(kept)
         };
-        let unconfirmed = is_on(Switch::QuorumWithoutWaiting);
+        let unconfirmed = is_on(Mutation::QuorumWithoutWaiting);
         let ended =
             if unconfirmed { Some(true) } else { self.progress.until(deadline, confirmed).await };
         match ended {
@@ -259,7 +259,7 @@ impl Shard {
 
     /// What a client has seen whose write this position holds.
     pub fn seen_by_writer(&self, Position { timeline, at }: Position) -> Position {
-        let unseen = u64::from(is_on(Switch::TokenBeforeCommit));
+        let unseen = u64::from(is_on(Mutation::TokenBeforeCommit));
         Position { timeline, at: at.saturating_sub(unseen) }
     }
 
@@ -391,7 +391,7 @@ impl Shard {
     }
 
     async fn choose(&self, floor: u64, demand: &ReadDemand) -> Option<Chosen> {
-        let unbound = is_on(Switch::NoStalenessBound);
+        let unbound = is_on(Mutation::NoStalenessBound);
         let staleness = if unbound { Duration::MAX } else { demand.staleness };
         let wanted = Demand { floor, staleness };
         if let Some(chosen) = self.replicas.choose(&wanted) {

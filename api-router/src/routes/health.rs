@@ -14,7 +14,7 @@ use shard_manager::consistency::Level;
 use shard_manager::manager::ShardReport;
 use shard_manager::reason::Reason;
 #[cfg(feature = "sabotage")]
-use shard_manager::sabotage::{self, Switch};
+use shard_manager::sabotage::{self, Mutation};
 use shard_manager::shard::NodeHealth;
 use shard_manager::topology::Role;
 use utoipa::ToSchema;
@@ -258,7 +258,7 @@ fn cache(vitals: Option<CacheVitals>) -> &'static str {
 #[cfg(feature = "sabotage")]
 fn broken_promises() -> Vec<&'static str> {
     // A name that is unknown has ended the process long ago.
-    sabotage::thrown().unwrap_or_default().into_iter().map(Switch::name).collect()
+    sabotage::active_mutations().unwrap_or_default().into_iter().map(Mutation::name).collect()
 }
 
 /// Tells that the process runs.

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use model::sabotage::{Switch, is_on};
+use model::sabotage::{Mutation, is_on};
 
 /// By how much the clocks of two routers may differ. The age of what another router has stored counts as so much more, and
 /// what is further in the future than this proves nothing. It is what clocks of nodes may differ by before operators
@@ -96,7 +96,7 @@ pub struct Want {
 impl Claim {
     /// Whether it is enough, `now`.
     pub fn proves(&self, want: &Want, now: &Moment) -> bool {
-        if is_on(Switch::CacheSetWithoutVersion) {
+        if is_on(Mutation::CacheSetWithoutVersion) {
             return true;
         }
         self.timeline == want.timeline

@@ -21,7 +21,7 @@ use super::{Cache, shape};
 use model::position::Position;
 use model::query::ReadQuery;
 use model::result_rows::Rows;
-use model::sabotage::{Switch, is_on};
+use model::sabotage::{Mutation, is_on};
 
 /// What the shard answered.
 #[derive(Clone, Debug)]
@@ -358,7 +358,7 @@ impl Cache {
         landed: Arc<Landed>,
     ) {
         let Reading { name, question, mark, .. } = reading;
-        let unchecked = is_on(Switch::CacheSetWithoutVersion);
+        let unchecked = is_on(Mutation::CacheSetWithoutVersion);
         let Landed { entry, .. } = &*landed;
         let old =
             entry.claim.as_of.age(&self.clock.now()).is_none_or(|age| age > self.settings.ttl);
@@ -395,7 +395,7 @@ impl Cache {
     async fn fill(&self, name: &Name, lease: Option<Lease>, bytes: &[u8]) -> Option<bool> {
         let until = Instant::now() + super::UNWAITED_MAX;
         let ttl = self.jittered_ttl();
-        let Some(lease) = lease.filter(|_| !is_on(Switch::CacheSetWithoutVersion)) else {
+        let Some(lease) = lease.filter(|_| !is_on(Mutation::CacheSetWithoutVersion)) else {
             self.ask(&Step::set(name, bytes), until).await;
             let mut expire = redis::cmd("PEXPIRE");
             expire.arg(&name.key).arg(ttl.as_millis() as u64);

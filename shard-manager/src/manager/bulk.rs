@@ -10,7 +10,7 @@ use crate::error::{Error, Outcome};
 use crate::lane::LaneTimes;
 use crate::position::Position;
 use crate::row_change::{Change, Part, RowDone, RowWrite};
-use crate::sabotage::{Switch, is_on};
+use crate::sabotage::{Mutation, is_on};
 use crate::shard::{Shard, WriteDone};
 use crate::shard_map::KeyLocation;
 use crate::token::SessionToken;
@@ -200,7 +200,7 @@ async fn write_part(
             let told = |row: Result<RowDone, Error>| match (row, &shortfall) {
                 (Ok(_), Some(shortfall)) => Err((shortfall.clone(), Outcome::Committed)),
                 (Ok(row), None) => Ok(row),
-                (Err(_), _) if is_on(Switch::BulkReportAllOk) => {
+                (Err(_), _) if is_on(Mutation::BulkReportAllOk) => {
                     let (change, version, json) = (Change::Changed, 0, Vec::new());
                     Ok(RowDone { change, version, json, replayed: false })
                 }

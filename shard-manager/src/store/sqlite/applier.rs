@@ -23,7 +23,7 @@ use super::log::{self, Entry, Line};
 use super::{ddl, shard_file, sql, timeline};
 use crate::idempotency;
 use crate::row_change::Change;
-use crate::sabotage::{Switch, is_on};
+use crate::sabotage::{Mutation, is_on};
 use crate::store::SchemaChange;
 use crate::table::Table;
 
@@ -279,7 +279,7 @@ impl Replay<'_> {
         binds.extend([Bind::Int(i64::from(line.slot)), Bind::Text(&line.key)]);
         if line.change == Change::Removed {
             binds.extend(values.iter().map(Bind::from));
-            if !is_on(Switch::Resurrect) {
+            if !is_on(Mutation::Resurrect) {
                 run(self.connection, &replayed.remove, &binds)?;
             }
             self.version = self.version.max(line.version);
