@@ -188,8 +188,8 @@ impl Progress {
     }
 
     /// A position of the timeline that goes on.
-    pub fn position(&self, at: u64) -> Position {
-        Position { timeline: self.life(), at }
+    pub fn position(&self, sequence: u64) -> Position {
+        Position { timeline: self.life(), sequence }
     }
 
     /// Number of replicas, those that are down included.

@@ -238,7 +238,7 @@ impl Shard {
         // Another node may have become the primary, with this or without it.
         let confirmed = |progress: &Progress| {
             let kept = progress.history().holds(position);
-            (!kept || progress.confirmed(position.at) >= needed).then_some(kept)
+            (!kept || progress.confirmed(position.sequence) >= needed).then_some(kept)
         };
         let unconfirmed = is_on(Mutation::QuorumWithoutWaiting);
         let ended =
@@ -251,16 +251,16 @@ impl Shard {
             }
             None => {}
         }
-        let achieved = Level::reached(self.progress.confirmed(position.at), replicas);
+        let achieved = Level::reached(self.progress.confirmed(position.sequence), replicas);
         let shard = self.name.clone();
         let shortfall = Error::NotConfirmed { shard, requested: level, achieved };
         Ok(WriteDone { applied, shortfall: Some(shortfall) })
     }
 
     /// What a client has seen whose write this position holds.
-    pub fn seen_by_writer(&self, Position { timeline, at }: Position) -> Position {
+    pub fn seen_by_writer(&self, Position { timeline, sequence }: Position) -> Position {
         let unseen = u64::from(is_on(Mutation::TokenBeforeCommit));
-        Position { timeline, at: at.saturating_sub(unseen) }
+        Position { timeline, sequence: sequence.saturating_sub(unseen) }
     }
 
     /// Makes or drops a table on the primary; the replicas learn of it from the log, and are not read before.
@@ -333,7 +333,7 @@ impl Shard {
         }
         let read = answer?;
         if demand.level != Level::One {
-            self.progress.show(read.position.at);
+            self.progress.show(read.position.sequence);
         }
         Ok(ShardRows::new(read, Role::Primary, stamp))
     }

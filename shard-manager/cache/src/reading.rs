@@ -51,7 +51,7 @@ pub struct Answer {
 
 impl Answer {
     fn of(Entry { rows, claim }: Entry, served_by: ServedBy, cache: CacheUse) -> Self {
-        let position = Position { timeline: claim.timeline, at: claim.seen };
+        let position = Position { timeline: claim.timeline, sequence: claim.seen };
         Self { rows, position, served_by, cache }
     }
 
@@ -297,7 +297,7 @@ impl Cache {
         let Some(stamp) = fresh.stamp else { return Ok(Answer::fresh(fresh)) };
         let as_of = self.clock.moment(stamp.as_of);
         let Stamp { timeline, floor, .. } = stamp;
-        let claim = Claim { timeline, floor, seen: fresh.position.at, as_of };
+        let claim = Claim { timeline, floor, seen: fresh.position.sequence, as_of };
         let rows = fresh.rows.clone();
         let served_by = fresh.served_by;
         let landed = Arc::new(Landed { entry: Arc::new(Entry { rows, claim }), served_by });

@@ -13,7 +13,7 @@ pub struct Position {
     /// The timeline in which it was reached.
     pub timeline: u32,
     /// The number of the last batch of changes.
-    pub at: u64,
+    pub sequence: u64,
 }
 
 /// The timelines of a shard, oldest first.
@@ -41,10 +41,10 @@ impl TimelineHistory {
         self.timelines.last().map_or(0, |(id, _)| *id)
     }
 
-    /// The same, and one more timeline, which begins at `at` or where the last one began, whichever is later.
+    /// The same, and one more timeline, which begins at `sequence` or where the last one began, whichever is later.
     #[must_use]
-    pub fn followed_by(&self, timeline: u32, at: u64) -> Self {
-        let began = self.timelines.last().map_or(0, |(_, began)| *began).max(at);
+    pub fn followed_by(&self, timeline: u32, sequence: u64) -> Self {
+        let began = self.timelines.last().map_or(0, |(_, began)| *began).max(sequence);
         let timelines = self.timelines.iter().copied().chain([(timeline, began)]).collect();
         Self { timelines }
     }
@@ -59,10 +59,10 @@ impl TimelineHistory {
     pub fn holds(&self, position: Position) -> bool {
         let Some(index) = self.timelines.iter().rposition(|(id, _)| *id == position.timeline)
         else {
-            return position.at == 0;
+            return position.sequence == 0;
         };
         match self.timelines.get(index + 1) {
-            Some((_, next_began)) => position.at <= *next_began,
+            Some((_, next_began)) => position.sequence <= *next_began,
             None => true,
         }
     }

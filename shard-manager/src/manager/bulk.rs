@@ -170,7 +170,7 @@ async fn write_by_lane(
 /// The position that holds what both hold.
 fn later(seen: Option<Position>, position: Option<Position>) -> Option<Position> {
     match (seen, position) {
-        (Some(seen), Some(now)) if seen.at > now.at => Some(seen),
+        (Some(seen), Some(now)) if seen.sequence > now.sequence => Some(seen),
         (seen, None) => seen,
         (_, now) => now,
     }

@@ -113,7 +113,7 @@ impl Manager {
         let about = About { epoch, slot, table: query.table.name(), key: key.as_str() };
         let want = Want {
             timeline: shard.progress.life(),
-            seen: wish.session.seen(place.shard).map(|position| position.at),
+            seen: wish.session.seen(place.shard).map(|position| position.sequence),
             age_max: cache.age_max(wish.staleness),
         };
         let read = async || {

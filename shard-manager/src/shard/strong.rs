@@ -61,10 +61,10 @@ impl Shard {
         let _confirmations = self.progress.ask_for_confirmations();
         let confirmed = |progress: &Progress| {
             let kept = progress.life() == marked.timeline;
-            (!kept || progress.confirmed(marked.at) >= needed).then_some(kept)
+            (!kept || progress.confirmed(marked.sequence) >= needed).then_some(kept)
         };
         match self.progress.until(deadline, confirmed).await {
-            Some(true) => Ok(marked.at),
+            Some(true) => Ok(marked.sequence),
             Some(false) => Err(Error::ShardUnavailable { shard: self.name.clone() }),
             None => {
                 let found = self.replicas.following();

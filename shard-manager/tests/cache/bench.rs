@@ -44,11 +44,16 @@ impl Played {
 }
 
 /// What a shard answers that is at this change.
-pub(crate) fn fresh(at: u64) -> Fresh {
+pub(crate) fn fresh(sequence: u64) -> Fresh {
     let as_of = Instant::now();
-    let stamp = Some(Stamp { timeline: 1, floor: at, as_of });
-    let position = Position { timeline: 1, at };
-    Fresh { rows: rows(&format!("{{\"n\":{at}}}")), position, stamp, served_by: ServedBy::Primary }
+    let stamp = Some(Stamp { timeline: 1, floor: sequence, as_of });
+    let position = Position { timeline: 1, sequence };
+    Fresh {
+        rows: rows(&format!("{{\"n\":{sequence}}}")),
+        position,
+        stamp,
+        served_by: ServedBy::Primary,
+    }
 }
 
 pub(crate) fn rows(row: &str) -> Rows {

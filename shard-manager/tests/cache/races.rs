@@ -16,7 +16,11 @@ async fn what_was_read_once_is_answered_from_the_cache() {
     fill(&cache, &shard).await;
     let answer = ask(&cache, "k", &want(None), async || unreachable!()).await;
     assert_eq!((number(&answer), answer.cache, answer.served_by), (3, Hit, ServedBy::Cache));
-    assert_eq!((answer.position.timeline, answer.position.at), (1, 3), "what its client has seen");
+    assert_eq!(
+        (answer.position.timeline, answer.position.sequence),
+        (1, 3),
+        "what its client has seen"
+    );
     let CacheVitals { hits, misses, fills, errors, .. } = cache.vitals();
     assert_eq!((hits, misses, fills, errors), (1, 1, 1, 0));
     let [key] = &redis.keys()[..] else { panic!("one hash") };

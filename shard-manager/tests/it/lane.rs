@@ -69,8 +69,8 @@ impl Writer for Fake {
             Ok(RowDone { change, version, json, replayed: false })
         });
         let rows = done.collect();
-        let at = applied.len() as u64;
-        Ok(BatchDone { rows, position: Position { timeline: 1, at } })
+        let sequence = applied.len() as u64;
+        Ok(BatchDone { rows, position: Position { timeline: 1, sequence } })
     }
 
     /// Tells the table as if it were a key, so that a test sees when its turn came.

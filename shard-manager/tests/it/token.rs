@@ -10,8 +10,8 @@ fn key() -> TokenKey {
     TokenKey::new(*b"0123456789abcdef")
 }
 
-fn position(timeline: u32, at: u64) -> Position {
-    Position { timeline, at }
+fn position(timeline: u32, sequence: u64) -> Position {
+    Position { timeline, sequence }
 }
 
 fn token(seen: &[(u16, u32, u64)]) -> SessionToken {
@@ -69,7 +69,7 @@ proptest! {
         ba.merge(&of(&a), |_, _| true);
         prop_assert_eq!(&ab, &ba);
         for (shard, at) in a.iter().chain(&b) {
-            prop_assert!(ab.seen(ShardIndex(*shard)).is_some_and(|seen| seen.at >= *at));
+            prop_assert!(ab.seen(ShardIndex(*shard)).is_some_and(|seen| seen.sequence >= *at));
         }
     }
 

@@ -259,7 +259,7 @@ impl Server {
                 }
             };
             match reading.await {
-                Some(Ok((rows, at, known))) => {
+                Some(Ok((rows, sequence, known))) => {
                     let life = match self.target.life(open.term) {
                         Some(life) => life,
                         None if self.progress.life() == now => now,
@@ -269,7 +269,7 @@ impl Server {
                     // Clients choose what they select: what is prepared must not grow for ever.
                     self.open = Some(open).filter(|open| !open.prepared.is_full());
                     self.out_until = None;
-                    let position = Position { timeline: life, at };
+                    let position = Position { timeline: life, sequence };
                     return Ok(Answer { rows, position, known });
                 }
                 Some(Err(error)) => {

@@ -157,9 +157,9 @@ impl Scans {
                     session.page(&query, scope).await?
                 };
                 let seen = Statement { sql: witness.sql(), binds: &[], cached: true };
-                let at = witness::position(witness, &load(&session.connection, seen).await?)?;
+                let sequence = witness::position(witness, &load(&session.connection, seen).await?)?;
                 let timeline = target.life(session.term).unwrap_or(now);
-                Ok(Some(NodeRows { rows, position: Position { timeline, at } }))
+                Ok(Some(NodeRows { rows, position: Position { timeline, sequence } }))
             })
         });
         // What a replica has shown may belong to a life that did not go on.

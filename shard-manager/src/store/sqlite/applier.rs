@@ -109,7 +109,7 @@ impl Applier {
     /// # Errors
     /// [`ApplyError::Primary`] if its file cannot be read.
     pub fn primary_position(&mut self) -> Result<u64, ApplyError> {
-        timeline::position(&mut self.log).map(|found| found.at).map_err(ApplyError::Primary)
+        timeline::position(&mut self.log).map(|found| found.sequence).map_err(ApplyError::Primary)
     }
 
     /// Applies nothing beyond a position from now on.
@@ -211,7 +211,7 @@ impl Applier {
     fn is_behind_the_log(&mut self) -> Result<bool, ApplyError> {
         let primary = timeline::position(&mut self.log).map_err(ApplyError::Primary)?;
         let empty = log::is_empty(&mut self.log).map_err(ApplyError::Primary)?;
-        Ok(empty && primary.at > self.position)
+        Ok(empty && primary.sequence > self.position)
     }
 }
 

@@ -65,7 +65,7 @@ pub fn prepare(path: &Path, identity: &Identity<'_>, create: bool) -> Result<Pre
     check_identity(&mut connection, path, identity)?;
     let tables = read_tables(&mut connection, path)?;
     let told = |error| OpenError::file(path, error);
-    let position = timeline::position(&mut connection).map_err(told)?.at;
+    let position = timeline::position(&mut connection).map_err(told)?.sequence;
     let history = timeline::load(&mut connection).map_err(told)?;
     let history = history.ok_or_else(|| OpenError::foreign(path, CONFUSED))?;
     let made = declared::made_by_clients(&mut connection).map_err(told)?;
@@ -121,8 +121,8 @@ pub fn standing(
     }
     let found =
         timeline::position(&mut connection).map_err(|error| OpenError::file(path, error))?;
-    if history.holds(found) && found.at <= position {
-        return Ok(Some(found.at));
+    if history.holds(found) && found.sequence <= position {
+        return Ok(Some(found.sequence));
     }
     Err(OpenError::foreign(
         path,
@@ -130,7 +130,7 @@ pub fn standing(
             "it holds changes that the primary has not: it stands at {}, the primary at {position}. The primary \
              was put back from an older copy. To keep the changes, put this file, with its -wal, in the \
              primary's place; to go on without them, move both out of the folder",
-            found.at
+            found.sequence
         ),
     ))
 }
