@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use analytics::{CacheNow, ClusterNow, ComparedNow, LaneNow, NodeNow, PoolNow, ShardNow};
-use shard_manager::cache::CacheVitals;
+use shard_manager::cache::CacheStats;
 use shard_manager::keyspace::SLOT_COUNT;
 use shard_manager::manager::{Manager, ShardReport};
 use shard_manager::stats::{NodeStats, ShardStats, SizeEstimate};
@@ -194,8 +194,8 @@ fn pool(vitals: &ShardStats) -> PoolNow {
     PoolNow { in_use: pool.in_use as u64, max: pool.max as u64, waiting: pool.waiting as u64 }
 }
 
-fn cache(vitals: CacheVitals) -> CacheNow {
-    let CacheVitals {
+fn cache(vitals: CacheStats) -> CacheNow {
+    let CacheStats {
         hits,
         misses,
         stale,

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use crate::barrier::Gate;
 use crate::brake::{Brake, Gear};
-use crate::cache::Stamp;
+use crate::cache::FreshnessBound;
 use crate::consistency::Level;
 use crate::doubts::Doubts;
 use crate::error::{Error, Outcome};
@@ -95,11 +95,11 @@ pub struct ShardRows {
     /// Who answered.
     pub role: Role,
     /// From when and how far the rows surely are; `None` if another node has become the primary meanwhile.
-    pub stamp: Option<Stamp>,
+    pub stamp: Option<FreshnessBound>,
 }
 
 impl ShardRows {
-    fn new(read: NodeRows, role: Role, stamp: Stamp) -> Self {
+    fn new(read: NodeRows, role: Role, stamp: FreshnessBound) -> Self {
         let stamp = Some(stamp).filter(|stamp| stamp.timeline == read.position.timeline);
         Self { read, role, stamp }
     }
@@ -340,10 +340,10 @@ impl Shard {
 
     /// What a read of the primary that begins later surely shows. Of a server it is not known: a commit that is flushed, and
     /// so has a position, may still be invisible to a read.
-    fn stamp_of_primary(&self) -> Stamp {
+    fn stamp_of_primary(&self) -> FreshnessBound {
         let (timeline, as_of) = (self.progress.life(), Instant::now());
         let floor = if self.progress.is_asked() { 0 } else { self.progress.committed() };
-        Stamp { timeline, floor, as_of }
+        FreshnessBound { timeline, floor, as_of }
     }
 
     /// The answer of a replica; `None`, if another node has to be asked.

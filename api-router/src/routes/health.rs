@@ -9,7 +9,7 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use analytics::readiness::{self, StateAnswer};
 use serde::Serialize;
-use shard_manager::cache::{BreakerState, CacheVitals};
+use shard_manager::cache::{BreakerState, CacheStats};
 use shard_manager::consistency::Level;
 use shard_manager::manager::ShardReport;
 use shard_manager::reason::Reason;
@@ -247,7 +247,7 @@ pub(super) async fn tell(app: &App, request: &HttpRequest) -> Result<HttpRespons
 }
 
 /// One that is being tried again has not answered yet.
-fn cache(vitals: Option<CacheVitals>) -> &'static str {
+fn cache(vitals: Option<CacheStats>) -> &'static str {
     match vitals.map(|vitals| vitals.breaker) {
         None => "off",
         Some(BreakerState::Closed) => "ok",

@@ -4,7 +4,7 @@
 //! the file that `?ca=` names.
 //!
 //! **Invariant:** no `Debug`, `Display` or error shows a password.
-//! **Not here:** connecting (`link`).
+//! **Not here:** connecting (`connections`).
 
 use std::fmt;
 use std::path::{Path, PathBuf};

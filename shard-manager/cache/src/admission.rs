@@ -10,12 +10,12 @@
 //!
 //! **Invariant:** the table never grows, and nobody waits for it or allocates for an ask. What it has wrong costs a visit
 //! to Redis or saves one, and no promise rests on it.
-//! **Not here:** what is done with a question that is not admitted (`reading`), whether an entry is enough (`proof`).
+//! **Not here:** what is done with a question that is not admitted (`read_path`), whether an entry is enough (`proof`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::shape::Name;
+use super::cache_key::Name;
 
 /// Slots of one line of memory.
 const WAYS: usize = 4;

@@ -13,7 +13,7 @@
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::vitals::BreakerState;
+use super::stats::BreakerState;
 
 /// Failures in a row that open it.
 const FAILURES_MAX: u32 = 3;

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use redis::{Cmd, Script, Value};
 
-use super::proof::Oldest;
-use super::shape::Name;
+use super::cache_key::Name;
+use super::proof::CurrentSince;
 
 /// How long a lease holds.
 pub(super) const LEASE: Duration = Duration::from_secs(2);
@@ -107,12 +107,12 @@ impl Text {
 }
 
 /// A command, and what Redis must have been told before it.
-pub(super) struct Step {
+pub(super) struct RedisStep {
     pub(super) cmd: Cmd,
     code: &'static str,
 }
 
-impl Step {
+impl RedisStep {
     fn new(script: &'static Text, name: &Name) -> Self {
         let mut cmd = redis::cmd("EVALSHA");
         cmd.arg(&script.digest).arg(1).arg(&name.key).arg(&name.field);
@@ -131,7 +131,7 @@ impl Step {
         name: &Name,
         lease: Lease,
         known: Option<[u8; 16]>,
-        oldest: &Oldest,
+        oldest: &CurrentSince,
     ) -> Self {
         let mut step = Self::new(&ACQUIRE, name);
         let known: &[u8] = known.as_ref().map_or(&[], |known| known);

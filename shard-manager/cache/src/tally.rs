@@ -20,8 +20,8 @@ pub(super) enum Count {
     Fill,
     Rejected,
     Error,
-    Void,
-    NearHit,
+    Invalidation,
+    LocalHit,
     Seldom,
 }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::{Manager, Wish};
 use crate::cache::{
-    About, Answer, Cache, CacheSettings, CacheUse, CacheVitals, Fresh, ServedBy, Want,
+    About, Answer, Cache, CacheSettings, CacheStats, CacheUse, FreshnessRequirement, ServedBy,
+    ShardAnswer,
 };
 use crate::consistency::Level;
 use crate::error::Error;
@@ -59,7 +60,7 @@ impl Written {
 impl Drop for Written {
     fn drop(&mut self) {
         let Some(cache) = &self.cache else { return };
-        cache.void(self.keys.iter().map(WrittenKey::about));
+        cache.invalidate(self.keys.iter().map(WrittenKey::about));
     }
 }
 
@@ -73,8 +74,8 @@ impl Manager {
     }
 
     /// How the cache does; `None` if there is none.
-    pub fn cache_vitals(&self) -> Option<CacheVitals> {
-        self.cache.as_ref().map(|cache| cache.vitals())
+    pub fn cache_vitals(&self) -> Option<CacheStats> {
+        self.cache.as_ref().map(|cache| cache.stats())
     }
 
     /// What to hold while these rows are written.
@@ -111,7 +112,7 @@ impl Manager {
         }
         let KeyLocation { epoch, slot, .. } = place;
         let about = About { epoch, slot, table: query.table.name(), key: key.as_str() };
-        let want = Want {
+        let requirement = FreshnessRequirement {
             timeline: shard.progress.life(),
             seen: wish.session.seen(place.shard).map(|position| position.sequence),
             age_max: cache.age_max(wish.staleness),
@@ -119,9 +120,9 @@ impl Manager {
         let read = async || {
             let ShardRows { read, role, stamp } = read().await?;
             let (rows, position) = (read.rows, read.position);
-            Ok::<_, Error>(Fresh { rows, position, stamp, served_by: role.into() })
+            Ok::<_, Error>(ShardAnswer { rows, position, freshness: stamp, served_by: role.into() })
         };
-        let answer = cache.read((&about, query), (&want, wish.deadline), read).await?;
+        let answer = cache.read((&about, query), (&requirement, wish.deadline), read).await?;
         let Answer { rows, position, served_by, cache } = answer;
         Ok(KeyAnswer { rows, position, served_by, cache: Some(cache) })
     }

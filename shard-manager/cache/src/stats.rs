@@ -1,12 +1,12 @@
-//! Vitals: what the cache has done since the process began, as plain numbers.
+//! Stats: counts of what the cache has done since the process began.
 //!
 //! **Not here:** counting (`tally`), judging Redis (`breaker`).
 
 use model::topology::Role;
 
-/// How the cache does. The numbers are counts since the process began.
+/// State of the cache, and counts since the process began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CacheVitals {
+pub struct CacheStats {
     /// Reads that were answered from it, those of the first level included.
     pub hits: u64,
     /// Reads that found nothing, could not ask, or are asked too seldom for that.
@@ -27,11 +27,11 @@ pub struct CacheVitals {
     pub near_hits: u64,
     /// Reads for which Redis was left alone, because they are asked too seldom.
     pub seldom: u64,
-    /// Whether Redis is asked.
+    /// State of the breaker in front of Redis.
     pub breaker: BreakerState,
 }
 
-/// Whether Redis is asked.
+/// State of the breaker in front of Redis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BreakerState {
     /// It is.
@@ -54,7 +54,7 @@ impl BreakerState {
     }
 }
 
-/// What the cache was to a read.
+/// Part of the cache in a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheUse {
     /// It answered.
@@ -76,7 +76,7 @@ impl CacheUse {
     }
 }
 
-/// Who answered a read.
+/// Source of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServedBy {
     /// The primary of its shard, or one of several.
