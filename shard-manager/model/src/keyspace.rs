@@ -10,7 +10,7 @@ pub mod list;
 pub mod matrix;
 mod modulo;
 pub mod range;
-pub mod step;
+pub mod routing_step;
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use list::ListSpace;
 use matrix::MatrixMode;
 use range::RangeSpace;
-use step::{Explanation, Step};
+use routing_step::{Explanation, RoutingStep};
 
 /// Number of slots, for ever. A power of two, so that a hash is reduced by a mask.
 pub const SLOT_COUNT: u16 = 16_384;
@@ -224,15 +224,19 @@ impl Keyspace {
     /// As [`Keyspace::slot_of`].
     pub fn explain<'k>(&self, key: ShardKey<'k>) -> Result<Explanation<'k>, KeyError> {
         let steps = match self {
-            Self::Hash => vec![Step::Hash(hash(key.0))],
-            Self::Modulo => vec![Step::Integer(modulo::trailing_digits(key.0)?)],
+            Self::Hash => vec![RoutingStep::Hash(hash(key.0))],
+            Self::Modulo => vec![RoutingStep::Integer(modulo::trailing_digits(key.0)?)],
             Self::Range(ranges) => vec![ranges.explain(key.0)?],
-            Self::List(partitions) => vec![partitions.explain(key.0)?, Step::Hash(hash(key.0))],
+            Self::List(partitions) => {
+                vec![partitions.explain(key.0)?, RoutingStep::Hash(hash(key.0))]
+            }
             Self::Matrix(mode) => {
                 let part = mode.hashed_part(key.0)?;
                 match mode {
-                    MatrixMode::Id => vec![Step::Hash(hash(part))],
-                    MatrixMode::Server => vec![Step::Server(part), Step::Hash(hash(part))],
+                    MatrixMode::Id => vec![RoutingStep::Hash(hash(part))],
+                    MatrixMode::Server => {
+                        vec![RoutingStep::Server(part), RoutingStep::Hash(hash(part))]
+                    }
                 }
             }
         };
