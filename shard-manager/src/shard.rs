@@ -31,7 +31,7 @@ use crate::progress::Progress;
 use crate::query::ReadQuery;
 use crate::reason::{Findings, Reason};
 use crate::replica_set::{Chosen, Demand, ReplicaSet};
-use crate::row_change::Part;
+use crate::row_change::WriteRequest;
 use crate::sabotage::{Mutation, is_on};
 use crate::store::readers::Readers;
 use crate::store::replica::Replica;
@@ -199,7 +199,7 @@ impl Shard {
     /// [`LaneFailure`] if nothing is known to be stored.
     pub async fn write(
         &self,
-        rows: impl Into<Part>,
+        rows: impl Into<WriteRequest>,
         level: Level,
         deadline: Instant,
     ) -> Result<WriteDone, LaneFailure> {

@@ -117,21 +117,21 @@ pub struct RowWrite {
     pub wants_row: bool,
 }
 
-/// Changes on their way to one shard.
+/// A request to one shard to apply changes.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Part {
+pub struct WriteRequest {
     /// The changes, in the order in which they are applied.
     pub rows: Vec<RowWrite>,
-    /// The place in the request of each of them, if they are one transaction: all or nothing.
-    pub whole: Option<Vec<usize>>,
-    /// Whether it waits for room in a queue that is full, instead of being refused at once.
-    pub patient: bool,
+    /// Index of each change in the client's request, if all are one transaction: all or nothing.
+    pub atomic_rows: Option<Vec<usize>>,
+    /// True if it waits for room in a full queue, instead of being refused at once.
+    pub waits_for_room: bool,
 }
 
-impl From<Vec<RowWrite>> for Part {
+impl From<Vec<RowWrite>> for WriteRequest {
     /// Changes that stand each on its own.
     fn from(rows: Vec<RowWrite>) -> Self {
-        Self { rows, whole: None, patient: false }
+        Self { rows, atomic_rows: None, waits_for_room: false }
     }
 }
 
