@@ -3,9 +3,9 @@
 
 pub use cache;
 pub use model::{
-    advice, consistency, csv, cursor, declaration, error, idempotency, json_members, keyspace,
-    placement, position, query, reason, result_rows, row_change, sabotage, shard_map, simulation,
-    stats, table, token, topology, value,
+    advice, consistency, csv, cursor, declaration, error, finding, idempotency, json_members,
+    keyspace, placement, position, query, reason, result_rows, row_change, sabotage, shard_map,
+    simulation, stats, table, token, topology, value,
 };
 
 pub mod address;

@@ -19,6 +19,7 @@ const MODEL: &[&[&str]] = &[
     &[
         "consistency",
         "csv",
+        "finding",
         "json_members",
         "keyspace",
         "position",
@@ -43,6 +44,7 @@ const SHARD_MANAGER: &[&[&str]] = &[
         "cursor",
         "declaration",
         "error",
+        "finding",
         "idempotency",
         "json_members",
         "keyspace",
