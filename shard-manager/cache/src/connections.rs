@@ -40,7 +40,7 @@ pub(super) enum RedisError {
     /// No connection could be made.
     #[error("no connection: {0}")]
     Unreachable(String),
-    /// It refused the command.
+    /// Redis refused the command.
     #[error("{0}")]
     Refused(String),
     /// Its connection ended.
@@ -49,7 +49,7 @@ pub(super) enum RedisError {
     /// There was no time for an answer, because the connection was still being made.
     #[error("the connection is being made")]
     Connecting,
-    /// It was asked, and did not answer in time.
+    /// Redis did not answer in time.
     #[error("it does not answer in time")]
     Late,
 }

@@ -32,7 +32,7 @@ pub(super) const OVERHEAD: usize = TRAILER_LEN + TAG_LEN;
 pub struct Entry {
     /// The rows.
     pub rows: Rows,
-    /// What it says of itself.
+    /// Facts that prove how new it is.
     pub metadata: EntryMetadata,
 }
 
@@ -57,7 +57,7 @@ impl EntryKey<'_> {
 }
 
 impl Entry {
-    /// Its bytes for this spot.
+    /// Encodes the entry for this key.
     pub(super) fn encode(&self, entry_key: &EntryKey<'_>, secret: &[u8; 16]) -> Vec<u8> {
         let Self { rows, metadata: EntryMetadata { timeline, floor, seen, as_of } } = self;
         let room = rows.json().len() + 4 * rows.len() + OVERHEAD;
@@ -81,7 +81,7 @@ impl Entry {
         bytes
     }
 
-    /// The entry of these bytes; `None` if they are not one for this spot.
+    /// Decodes an entry; `None` if the bytes are not one for this key.
     pub(super) fn decode(
         mut bytes: Vec<u8>,
         entry_key: &EntryKey<'_>,
@@ -117,7 +117,7 @@ impl Entry {
     }
 }
 
-/// What tells two entries of one spot apart: the last bytes.
+/// Returns the last bytes, which distinguish two entries of one key.
 pub(super) fn tag_of(bytes: &[u8]) -> Option<[u8; TAG_LEN]> {
     bytes.split_last_chunk::<TAG_LEN>().map(|(_, tag)| *tag)
 }

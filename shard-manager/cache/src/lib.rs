@@ -110,16 +110,16 @@ pub use proof::{
 pub use read_path::{Answer, ShardAnswer};
 pub use stats::{BreakerState, CacheStats, CacheUse, ServedBy};
 
-/// Where the cache is, and how it is used.
+/// Address of the cache, and its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheSettings {
-    /// Where Redis is.
+    /// Address of Redis.
     pub address: CacheAddress,
-    /// How old an answer may be for a client that says nothing of it.
+    /// Highest age of an answer for a client that sets none.
     pub bound: Duration,
-    /// How long Redis keeps an entry.
+    /// Lifetime of an entry in Redis.
     pub ttl: Duration,
-    /// How long a read waits for Redis.
+    /// Longest wait of a read for Redis.
     pub patience: Duration,
     /// Bytes of the largest entry.
     pub entry_bytes_max: usize,
@@ -130,15 +130,15 @@ pub struct CacheSettings {
 }
 
 impl CacheSettings {
-    /// How old an answer may be where nobody says.
+    /// Default of `bound`.
     pub const BOUND_DEFAULT: Duration = Duration::from_secs(1);
     /// The loosest bound.
     pub const BOUND_MAX: Duration = Duration::from_secs(30);
-    /// How long an entry is kept where nobody says.
+    /// Default of `ttl`.
     pub const TTL_DEFAULT: Duration = Duration::from_secs(30);
     /// The longest that one is kept: it is of no use when it is older than every bound.
     pub const TTL_MAX: Duration = Duration::from_secs(30);
-    /// How long a read waits where nobody says.
+    /// Default of `patience`.
     pub const PATIENCE_DEFAULT: Duration = Duration::from_millis(20);
     /// The least patience.
     pub const PATIENCE_MIN: Duration = Duration::from_millis(1);
@@ -152,7 +152,7 @@ impl CacheSettings {
     pub const ENTRY_BYTES_MOST: usize = 1 << 20;
     /// The most that a process keeps itself.
     pub const NEAR_BYTES_MAX: usize = 1 << 30;
-    /// How often a question is to be asked where nobody says.
+    /// Default of `min_uses`.
     pub const MIN_USES_DEFAULT: usize = 2;
     /// Every answer is kept.
     pub const MIN_USES_LEAST: usize = 1;
@@ -227,7 +227,7 @@ impl Cache {
         }
     }
 
-    /// Gives up its connections.
+    /// Closes its connections.
     pub fn close(&self) {
         self.connections.close();
     }

@@ -20,7 +20,7 @@ pub struct FreshnessBound {
     pub timeline: u32,
     /// Every change up to here is in the rows; 0 if nothing is known.
     pub floor: u64,
-    /// When the node that was read had all that was acknowledged.
+    /// Moment at which the node that was read had every acknowledged change.
     pub as_of: Instant,
 }
 
@@ -78,7 +78,7 @@ pub struct EntryMetadata {
     pub floor: u64,
     /// No change after here is in it: a session that has been given it has seen so far.
     pub seen: u64,
-    /// When it was current.
+    /// Moment at which it was current.
     pub as_of: ClockReading,
 }
 
@@ -87,9 +87,9 @@ pub struct EntryMetadata {
 pub struct FreshnessRequirement {
     /// The timeline of the shard, which holds what the reader's session has seen.
     pub timeline: u32,
-    /// What the session has seen of the shard.
+    /// Position that the session has seen of the shard.
     pub seen: Option<u64>,
-    /// How old the answer may be.
+    /// Highest age of the answer.
     pub age_max: Duration,
 }
 

@@ -34,7 +34,7 @@ pub struct ShardAnswer {
     pub position: Position,
     /// Lower bound of how new they are; `None` if that is not known.
     pub freshness: Option<FreshnessBound>,
-    /// Who answered.
+    /// Source of the answer.
     pub served_by: ServedBy,
 }
 
@@ -45,9 +45,9 @@ pub struct Answer {
     pub rows: Rows,
     /// Up to where they may show changes.
     pub position: Position,
-    /// Who answered.
+    /// Source of the answer.
     pub served_by: ServedBy,
-    /// What the cache was to it.
+    /// Part of the cache in the read.
     pub cache: CacheUse,
 }
 
@@ -63,7 +63,7 @@ impl Answer {
     }
 }
 
-/// How often one who wants to fill asks for a lease: again, where what is there is of no use to it.
+/// Most requests for one lease: a second one if the entry there is of no use to the reader.
 const LEASE_VISITS_MAX: usize = 2;
 
 /// Result of the lookup in Redis.
@@ -79,7 +79,7 @@ enum Found {
 
 /// Decision for a reader that leads: fill, or use an entry that is there.
 enum FillDecision {
-    /// It reads the shard, and fills if it has a lease.
+    /// The reader reads the shard, and fills if it has a lease.
     Reader(Option<Lease>),
     /// An entry of Redis is enough.
     Served(Entry),
@@ -394,7 +394,7 @@ impl Cache {
         });
     }
 
-    /// Whether it was stored; `None` if nobody knows.
+    /// Stores an entry; returns `None` if the result is unknown.
     async fn fill(&self, name: &Name, lease: Option<Lease>, bytes: &[u8]) -> Option<bool> {
         let until = Instant::now() + super::UNWAITED_MAX;
         let ttl = self.jittered_ttl();
@@ -412,7 +412,7 @@ impl Cache {
         Some(filled)
     }
 
-    /// How long an entry is kept: not all that were made together end together.
+    /// Lifetime of an entry, varied so that entries of one moment do not expire together.
     fn jittered_ttl(&self) -> Duration {
         let chance = uuid::Uuid::new_v4().as_u64_pair().1 as u32;
         let spread = f64::from(chance) / f64::from(u32::MAX);

@@ -14,7 +14,7 @@ use redis::{Cmd, Script, Value};
 use super::cache_key::Name;
 use super::proof::CurrentSince;
 
-/// How long a lease holds.
+/// Duration of a lease.
 pub(super) const LEASE: Duration = Duration::from_secs(2);
 /// Fields of one hash: entries and leases of one key.
 const FIELDS_MAX: usize = 32;
@@ -83,10 +83,10 @@ return 1
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lease(pub(super) [u8; 16]);
 
-/// What Redis says to who wants to fill.
+/// Response of Redis to a request for a lease.
 #[derive(Debug)]
 pub(super) enum Leased {
-    /// It may.
+    /// The lease is given.
     Granted(Lease),
     /// Somebody else does.
     Refused,
@@ -155,7 +155,7 @@ impl RedisStep {
     }
 }
 
-/// What the answer to a step that acquires means.
+/// Reads the response to a request for a lease.
 pub(super) fn leased(answer: Value, lease: Lease) -> Option<Leased> {
     if let Value::BulkString(entry) = answer {
         return Some(Leased::Filled(entry));

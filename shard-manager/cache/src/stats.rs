@@ -34,17 +34,17 @@ pub struct CacheStats {
 /// State of the breaker in front of Redis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BreakerState {
-    /// It is.
+    /// Redis is used.
     #[default]
     Closed,
-    /// It is tried whether it answers again.
+    /// A trial is under way.
     HalfOpen,
-    /// It is not: it did not answer.
+    /// Redis is not used, because it did not answer.
     Open,
 }
 
 impl BreakerState {
-    /// As health says it.
+    /// Name in `GET /api/health`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -57,16 +57,16 @@ impl BreakerState {
 /// Part of the cache in a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheUse {
-    /// It answered.
+    /// The cache answered.
     Hit,
-    /// It had nothing that was good enough.
+    /// The cache had no entry that was enough.
     Miss,
-    /// It was not to be asked.
+    /// The read must not be answered from the cache.
     Bypass,
 }
 
 impl CacheUse {
-    /// As `x-cache` says it.
+    /// Name in `x-cache`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Hit => "hit",
@@ -88,7 +88,7 @@ pub enum ServedBy {
 }
 
 impl ServedBy {
-    /// As `x-served-by` says it.
+    /// Name in `x-served-by`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Primary => Role::Primary.name(),
@@ -97,7 +97,7 @@ impl ServedBy {
         }
     }
 
-    /// Which kind of node it was; `None`, if it was none.
+    /// Role of the node; `None` if it was no node.
     pub fn role(self) -> Option<Role> {
         match self {
             Self::Primary => Some(Role::Primary),

@@ -179,7 +179,7 @@ pub fn replay(change: &RowWrite, of: &str, answer: &str) -> Result<RowDone, Erro
     }
 }
 
-/// Why a write was rejected the first time.
+/// Reason why a write was rejected the first time.
 fn rejected_for(change: &RowWrite, answer: &Answer<'_>) -> Error {
     match answer {
         Answer::Exists => Error::Exists,

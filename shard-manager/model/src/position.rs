@@ -41,7 +41,8 @@ impl TimelineHistory {
         self.timelines.last().map_or(0, |(id, _)| *id)
     }
 
-    /// The same, and one more timeline, which begins at `sequence` or where the last one began, whichever is later.
+    /// Returns this history and one more timeline, which begins at `sequence` or where the last one
+    /// began, whichever is later.
     #[must_use]
     pub fn followed_by(&self, timeline: u32, sequence: u64) -> Self {
         let began = self.timelines.last().map_or(0, |(_, began)| *began).max(sequence);

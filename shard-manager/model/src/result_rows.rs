@@ -17,7 +17,7 @@ use crate::value::Value;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rows {
     json: Vec<u8>,
-    /// Where each row's JSON ends; a comma stands between two.
+    /// End of each row's JSON; a comma stands between two.
     ends: Vec<usize>,
     keys: Vec<Value>,
     key_bytes: usize,
@@ -25,7 +25,7 @@ pub struct Rows {
     pub version: Option<i64>,
     /// The keys of the last row, if more rows follow it.
     pub more_after: Option<Vec<Value>>,
-    /// How many rows there are beside those of the page, if they were counted.
+    /// Number of rows that meet the conditions, whatever the page, if they were counted.
     pub total: Option<u64>,
 }
 
@@ -39,7 +39,7 @@ impl Rows {
         Self { json: Vec::with_capacity(bytes), ..Self::default() }
     }
 
-    /// Whether the answer has passed [`Rows::BYTES_MAX`].
+    /// True if the answer has passed [`Rows::BYTES_MAX`].
     pub fn is_too_large(&self) -> bool {
         self.bytes() > Self::BYTES_MAX
     }
@@ -54,7 +54,7 @@ impl Rows {
         self.ends.len()
     }
 
-    /// Whether there are none.
+    /// True if there are no rows.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
@@ -64,7 +64,7 @@ impl Rows {
         &self.json
     }
 
-    /// Where each row's JSON ends.
+    /// End of each row's JSON.
     pub fn ends(&self) -> &[usize] {
         &self.ends
     }

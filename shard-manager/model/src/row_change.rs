@@ -18,7 +18,7 @@ use crate::value::{TypeMismatch, Value, push_json_number};
 /// hold whole rows, of which a small change may touch many.
 pub const IMAGES_BYTES_MAX: usize = 16 << 20;
 
-/// What to do with a row.
+/// Operation on a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// Change the given columns of the row, or make it.
@@ -52,7 +52,7 @@ impl Operation {
     }
 }
 
-/// What must hold for the row as it is, or the write is refused.
+/// Condition on the stored row; a write whose condition does not hold is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Precondition {
     /// `If-None-Match: *`: there is no such row.
@@ -67,7 +67,7 @@ impl Precondition {
     /// Most versions of one `If-Match`.
     pub const VERSIONS_MAX: usize = 32;
 
-    /// Whether it holds for a row of this version, or for no row.
+    /// True if the condition holds for a row of this version, or for no row.
     pub fn holds(&self, version: Option<i64>) -> bool {
         match self {
             Self::Absent => version.is_none(),
@@ -76,7 +76,7 @@ impl Precondition {
         }
     }
 
-    /// Appends what it says, for a fingerprint.
+    /// Appends the condition to the text of a fingerprint.
     pub fn spell(&self, out: &mut Vec<u8>) {
         match self {
             Self::Absent => out.extend_from_slice(b";absent"),
@@ -97,9 +97,9 @@ pub type Fields<'a> = [(Cow<'a, str>, &'a RawValue)];
 /// One change of one row, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowWrite {
-    /// Where the row belongs.
+    /// Table of the row.
     pub table: Arc<Table>,
-    /// What to do.
+    /// Operation on the row.
     pub operation: Operation,
     /// The slot of the shard key.
     pub slot: Slot,
@@ -109,11 +109,11 @@ pub struct RowWrite {
     pub id: Vec<Value>,
     /// Other columns and their new values, by ascending column index.
     pub set: Vec<(usize, Value)>,
-    /// What must hold before.
+    /// Condition on the stored row.
     pub precondition: Option<Precondition>,
-    /// Under which the answer is kept and given again: the client's key, and for a row of a bulk write its index.
+    /// Key under which the outcome is kept and repeated: the client's, and the index of a bulk row.
     pub idempotency_key: Option<String>,
-    /// Whether the answer wants the row (`false`: `Prefer: return=minimal`).
+    /// True if the response has the row (`false`: `Prefer: return=minimal`).
     pub wants_row: bool,
 }
 
@@ -153,7 +153,7 @@ impl RowWrite {
         Self::of_values(table, operation, (key, slot), values)
     }
 
-    /// The same from values that were read already: columns of the table's own, in any order.
+    /// Checks values that were read already: columns of the table's own, in any order.
     ///
     /// # Errors
     /// [`RowError`] names the column and what is wrong with it.
@@ -310,19 +310,19 @@ fn take_id(table: &Table, values: &mut Vec<(usize, Value)>) -> Result<Vec<Value>
     Ok(id)
 }
 
-/// What became of a row.
+/// Effect of a change on its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It was made.
+    /// The row was created.
     Created,
-    /// It was changed.
+    /// The row was changed.
     Changed,
-    /// It was removed.
+    /// The row was removed.
     Removed,
 }
 
 impl Change {
-    /// By how much it changes the number of rows.
+    /// Difference that the change makes to the number of rows.
     pub fn rows_added(self) -> i64 {
         match self {
             Self::Created => 1,
@@ -335,17 +335,17 @@ impl Change {
 /// A change that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowDone {
-    /// What became of the row.
+    /// Effect on the row.
     pub change: Change,
     /// The shard's counter at this change: only grows, also over a delete and a new insert.
     pub version: i64,
     /// The row as JSON, if it was wanted: as it is now, or as it was before it was removed.
     pub json: Vec<u8>,
-    /// Whether this is the answer of an earlier time, given again for an idempotency key.
+    /// True if an earlier outcome is repeated for an idempotency key.
     pub replayed: bool,
 }
 
-/// Why members are no row of a table.
+/// Reason why the members of an object are no row of a table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RowError {
     /// The table has no such column.
@@ -364,7 +364,7 @@ pub enum RowError {
         /// The column.
         column: String,
     },
-    /// The same member twice.
+    /// A member occurs twice.
     #[error("{column} is given twice")]
     Twice {
         /// The column.
@@ -375,7 +375,7 @@ pub enum RowError {
     TypeMismatch {
         /// The column.
         column: String,
-        /// What is wrong.
+        /// The fault.
         mismatch: TypeMismatch,
     },
     /// The routing column says another key than the request.

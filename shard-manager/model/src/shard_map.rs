@@ -10,14 +10,14 @@ use crate::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey, Slot};
 use crate::placement::{Placement, PlacementError};
 use crate::topology::{ShardIndex, Topology};
 
-/// Where a key lives: the outcome of routing.
+/// Slot and shard of a key: the outcome of routing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyLocation {
     /// The key's slot.
     pub slot: Slot,
     /// The slot's owner.
     pub shard: ShardIndex,
-    /// Version of the map that said so.
+    /// Version of the map that routed the key.
     pub epoch: u64,
 }
 
@@ -28,7 +28,7 @@ pub struct SlotRange {
     pub first: u16,
     /// Last slot.
     pub last: u16,
-    /// Who owns them.
+    /// Owner of the slots.
     pub shard: ShardIndex,
 }
 
@@ -107,7 +107,7 @@ impl ShardMap {
         }
     }
 
-    /// Where a key lives.
+    /// Returns slot and shard of a key.
     ///
     /// # Errors
     /// [`KeyError`] if the keyspace has no place for the key.
@@ -116,7 +116,7 @@ impl ShardMap {
         Ok(KeyLocation { slot, shard: self.owner(slot), epoch: self.epoch })
     }
 
-    /// Who owns a slot.
+    /// Returns the owner of a slot.
     pub fn owner(&self, slot: Slot) -> ShardIndex {
         self.owners[slot.index()]
     }
@@ -126,7 +126,7 @@ impl ShardMap {
         self.epoch
     }
 
-    /// How keys become slots.
+    /// Function from keys to slots.
     pub fn keyspace(&self) -> &Keyspace {
         &self.keyspace
     }
@@ -159,7 +159,7 @@ impl ShardMap {
     }
 }
 
-/// Why stored ranges are no map.
+/// Reason why stored ranges are no map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MapError {
     /// Slots without owner, or with two.
@@ -167,7 +167,7 @@ pub enum MapError {
     Gap {
         /// Next slot without an owner.
         expected: usize,
-        /// Where the next range begins.
+        /// First slot of the next range.
         found: u16,
     },
     /// An owner that is not in the topology.

@@ -29,7 +29,7 @@ pub fn batch_class_max(class: usize) -> u64 {
 /// One shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardStats {
-    /// Which shard.
+    /// Index of the shard.
     pub shard: ShardIndex,
     /// The way of its writes.
     pub lane: LaneStats,
@@ -52,12 +52,12 @@ impl ShardStats {
     }
 }
 
-/// About how much a shard holds, as its primary knows without looking at rows.
+/// Approximate size of a shard, as its primary knows it without reading rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SizeEstimate {
-    /// Rows of its tables; `None` on Citus, where nobody counts them.
+    /// Rows of its tables; `None` on Citus, which does not count them.
     pub rows: Option<u64>,
-    /// Whether the rows are an estimate: servers count them for their own ends, files exactly.
+    /// True if `rows` is an estimate of the server; files count exactly.
     pub is_estimate: bool,
     /// Bytes in use: of its tables and their indexes on servers, of the whole file where it is one, its log included.
     pub bytes: u64,
@@ -72,10 +72,10 @@ pub struct ComparisonStats {
     pub differences: u64,
 }
 
-/// A lane, or several lanes of one shard together.
+/// Numbers of a lane, or of several lanes of one shard together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LaneStats {
-    /// How many lanes these are the numbers of.
+    /// Number of lanes that these numbers sum up.
     pub lanes: usize,
     /// Operations that wait.
     pub waiting: usize,
@@ -87,7 +87,7 @@ pub struct LaneStats {
     pub waiting_max: usize,
     /// Most bytes that may wait.
     pub waiting_bytes_max: usize,
-    /// Whether there is no node to write to now, so that what waits, waits for one.
+    /// True if no node accepts writes now, so that queued writes wait for one.
     pub waits_for_node: bool,
     /// Batches that became durable since the process began: each is one transaction, but for a bulk chunk that had to be
     /// taken apart, which counts as one.
@@ -98,7 +98,7 @@ pub struct LaneStats {
     pub rows: u64,
     /// Operations of the largest batch.
     pub largest_batch: u64,
-    /// How many batches there were of each class: see [`batch_class`].
+    /// Number of batches of each class: see [`batch_class`].
     pub batch_sizes: [u64; BATCH_CLASSES],
 }
 
@@ -155,7 +155,7 @@ impl PoolStats {
 pub struct NodeStats {
     /// `shard1-primary`.
     pub node: String,
-    /// What it is to its shard.
+    /// Role of the node in its shard.
     pub role: Role,
     /// Whether it is believed to do what its role demands: a primary takes writes, a replica is in the rotation.
     pub up: bool,

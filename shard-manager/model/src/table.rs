@@ -17,9 +17,9 @@ use crate::value::ColumnType;
 pub struct Column {
     /// Its name in SQL and in JSON.
     pub name: String,
-    /// What it holds.
+    /// Type of its values.
     pub kind: ColumnType,
-    /// Whether it may hold null.
+    /// True if it may hold null.
     pub nullable: bool,
 }
 
@@ -98,7 +98,7 @@ impl Table {
         self.digest
     }
 
-    /// Whether a table or a column could be called so.
+    /// True if a table or a column may have this name.
     pub fn is_name(name: &str) -> bool {
         let mut chars = name.chars();
         chars.next().is_some_and(|c| c.is_ascii_lowercase())
@@ -156,7 +156,7 @@ impl Table {
         self.columns.iter().position(|column| column.name == name)
     }
 
-    /// What is not the same in another declaration under this name; `None` if nothing is.
+    /// Difference to another declaration under this name; `None` if there is none.
     pub fn difference(&self, other: &Self) -> Option<String> {
         let names = |table: &Self, columns: &[usize]| -> Vec<String> {
             columns.iter().map(|column| table.column(*column).name.clone()).collect()
@@ -220,7 +220,7 @@ impl Registry {
         Self { tables: named.collect() }
     }
 
-    /// The same tables, and one more.
+    /// Returns these tables and one more.
     #[must_use]
     pub fn with(&self, table: Arc<Table>) -> Self {
         let mut tables = self.tables.clone();
@@ -228,7 +228,7 @@ impl Registry {
         Self { tables }
     }
 
-    /// The same tables, but those of these names.
+    /// Returns these tables without those of these names.
     #[must_use]
     pub fn without(&self, names: &[&str]) -> Self {
         let kept = self.tables.iter().filter(|(name, _)| !names.contains(&name.as_str()));
@@ -265,7 +265,7 @@ pub fn closest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Optio
         .map(|(_, name)| name.to_owned())
 }
 
-/// Why a declaration is no table.
+/// Reason why a declaration is no table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TableError {
     /// Not `[a-z][a-z0-9_]{0,39}`.

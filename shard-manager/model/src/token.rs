@@ -52,7 +52,7 @@ impl TokenKey {
     }
 }
 
-/// What a client has seen.
+/// Positions that a client has seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionToken {
     seen: Vec<(ShardIndex, Position)>,
@@ -67,7 +67,7 @@ impl SessionToken {
         Self { seen: Vec::new() }
     }
 
-    /// What was seen of a shard.
+    /// Position that was seen of a shard.
     pub fn seen(&self, shard: ShardIndex) -> Option<Position> {
         let found = self.seen.binary_search_by_key(&shard, |(shard, _)| *shard);
         found.ok().map(|index| self.seen[index].1)
@@ -176,7 +176,7 @@ fn take_number(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Why a text is no token.
+/// Reason why a text is no token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Longer than [`SessionToken::LEN_MAX`].

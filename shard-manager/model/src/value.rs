@@ -47,7 +47,7 @@ impl ColumnType {
         }
     }
 
-    /// Whether `=`, `<` and an order make sense for it.
+    /// True if values of the type can be compared and sorted.
     pub fn is_comparable(self) -> bool {
         self != Self::Json
     }
@@ -155,7 +155,7 @@ impl Value {
     }
 }
 
-/// Why a value does not fit its column.
+/// Reason why a value does not fit its column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TypeMismatch {
     /// Another type.
@@ -163,7 +163,7 @@ pub enum TypeMismatch {
     Type {
         /// The column's type.
         expected: ColumnType,
-        /// What was given.
+        /// Kind of the given value.
         found: &'static str,
     },
     /// A whole number outside 64 bits, or with a fraction or exponent.

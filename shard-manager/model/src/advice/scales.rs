@@ -60,7 +60,7 @@ impl Scales {
         self.owners.iter().filter(|owner| **owner == shard).count()
     }
 
-    /// How it is, if nothing moves.
+    /// Returns the outlook without any move.
     pub(super) fn outlook(&self, balance_by: BalanceBy) -> Advice {
         let shards = (0..).map(ShardIndex).zip(&self.loads).map(|(shard, &carries)| {
             let slots = self.slots_of(shard.index());
@@ -89,7 +89,7 @@ impl Scales {
         }
     }
 
-    /// Why nothing can be said.
+    /// Returns the reason why there is too little to judge by, if there is.
     pub(super) fn too_little(
         &self,
         observed: &Observed<'_>,
@@ -119,7 +119,7 @@ impl Scales {
         }
     }
 
-    /// Whether some shard has more requests than chance would give it.
+    /// True if some shard has more requests than chance explains.
     fn is_beyond_chance(&self) -> bool {
         self.loads.iter().enumerate().any(|(shard, &load)| {
             let fair = self.fair_share(shard) * self.total as f64;
@@ -155,7 +155,7 @@ impl Scales {
         spots.collect()
     }
 
-    /// What should move, and how it is then.
+    /// Adds the moves, and the loads after them.
     pub(super) fn plan(&self, advice: &mut Advice, observed: &Observed<'_>) {
         let mut loads = self.loads.clone();
         for step in plan::plan(&self.weights, &self.owners, &self.costs) {
@@ -185,7 +185,7 @@ impl Scales {
         advice.skew_after = self.skew(&loads);
     }
 
-    /// Why nothing has to move, if nothing has to.
+    /// Returns the reason why nothing has to move, if nothing has to.
     pub(super) fn even_enough(&self, skew: f64, balance_by: BalanceBy) -> Option<String> {
         let fullest = format!("the fullest shard carries {skew:.2} of its fair share");
         if self.weights.len() == 1 {

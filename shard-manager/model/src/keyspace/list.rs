@@ -126,7 +126,7 @@ impl ListSpace {
     }
 }
 
-/// As configuration writes it.
+/// Writes the form of the configuration.
 impl fmt::Display for ListSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("list:")?;

@@ -280,7 +280,7 @@ fn insert<T: Ord>(sorted: &mut Vec<T>, value: T) -> Option<usize> {
     Some(index)
 }
 
-/// As configuration writes it.
+/// Writes the form of the configuration.
 impl fmt::Display for RangeSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.splits {
