@@ -32,16 +32,19 @@ pub struct Slot(u16);
 
 impl Slot {
     /// The slot of this number, if there is one.
+    #[inline]
     pub fn new(number: u16) -> Option<Self> {
         (number < SLOT_COUNT).then_some(Self(number))
     }
 
     /// The number, `0..SLOT_COUNT`.
+    #[inline]
     pub fn number(self) -> u16 {
         self.0
     }
 
     /// The number as an index into a table of [`SLOT_COUNT`] entries.
+    #[inline]
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
@@ -80,6 +83,7 @@ impl<'k> ShardKey<'k> {
     }
 
     /// The key's text.
+    #[inline]
     pub fn as_str(self) -> &'k str {
         self.0
     }

@@ -35,36 +35,43 @@ impl Rows {
     pub const BYTES_MAX: usize = 32 << 20;
 
     /// No rows, with room for this many bytes of them.
+    #[inline]
     pub fn with_capacity(bytes: usize) -> Self {
         Self { json: Vec::with_capacity(bytes), ..Self::default() }
     }
 
     /// True if the answer has passed [`Rows::BYTES_MAX`].
+    #[inline]
     pub fn is_too_large(&self) -> bool {
         self.bytes() > Self::BYTES_MAX
     }
 
     /// Bytes that the rows and their keys take.
+    #[inline]
     pub fn bytes(&self) -> usize {
         self.json.len() + self.key_bytes
     }
 
     /// Number of rows.
+    #[inline]
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
     /// True if there are no rows.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
     /// The rows as the inside of a JSON array.
+    #[inline]
     pub fn json(&self) -> &[u8] {
         &self.json
     }
 
     /// End of each row's JSON.
+    #[inline]
     pub fn ends(&self) -> &[usize] {
         &self.ends
     }

@@ -117,26 +117,31 @@ impl ShardMap {
     }
 
     /// Returns the owner of a slot.
+    #[inline]
     pub fn owner(&self, slot: Slot) -> ShardIndex {
         self.owners[slot.index()]
     }
 
     /// The version: only grows.
+    #[inline]
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
     /// Function from keys to slots.
+    #[inline]
     pub fn keyspace(&self) -> &Keyspace {
         &self.keyspace
     }
 
     /// The recipe that the cluster was made with.
+    #[inline]
     pub fn placement(&self) -> &Placement {
         &self.placement
     }
 
     /// The shards.
+    #[inline]
     pub fn topology(&self) -> &Topology {
         &self.topology
     }

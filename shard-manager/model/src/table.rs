@@ -112,41 +112,49 @@ impl Table {
     }
 
     /// The table's name.
+    #[inline]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// All columns, those of the system included, in the order of the database.
+    #[inline]
     pub fn columns(&self) -> &[Column] {
         &self.columns
     }
 
     /// The column at an index that this table gave out.
+    #[inline]
     pub fn column(&self, index: usize) -> &Column {
         &self.columns[index]
     }
 
     /// The columns that tell rows of one shard key apart.
+    #[inline]
     pub fn id(&self) -> &[usize] {
         &self.id
     }
 
     /// The column whose value is the shard key, if the table has one.
+    #[inline]
     pub fn routing(&self) -> Option<usize> {
         self.routing
     }
 
     /// The columns that clients may write.
+    #[inline]
     pub fn own(&self) -> Range<usize> {
         Self::OWN..self.columns.len() - 3
     }
 
     /// The columns of an answer without `select`: own columns, `version`, `created_at`, `updated_at`.
+    #[inline]
     pub fn answered(&self) -> Range<usize> {
         Self::OWN..self.columns.len()
     }
 
     /// Index of `version`; `created_at` and `updated_at` follow it.
+    #[inline]
     pub fn version(&self) -> usize {
         self.columns.len() - 3
     }

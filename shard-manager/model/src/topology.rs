@@ -13,6 +13,7 @@ pub struct ShardIndex(pub u16);
 
 impl ShardIndex {
     /// Index into a list of shards.
+    #[inline]
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
@@ -95,16 +96,19 @@ impl Topology {
     }
 
     /// The shards in their order.
+    #[inline]
     pub fn shards(&self) -> &[ShardSpec] {
         &self.shards
     }
 
     /// Number of shards, at least one.
+    #[inline]
     pub fn len(&self) -> usize {
         self.shards.len()
     }
 
     /// Never: a topology has a shard.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.shards.is_empty()
     }

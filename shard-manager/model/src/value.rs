@@ -198,6 +198,7 @@ pub fn format_timestamp(instant: DateTime<Utc>) -> String {
 }
 
 /// Appends a JSON string literal.
+#[inline]
 pub fn push_json_string(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("a string always serialises, and a Vec takes it");
 }
