@@ -27,7 +27,7 @@ use crate::brake::{Brake, Hold};
 use crate::error::{Error, Outcome};
 use crate::home::Home;
 use crate::position::Position;
-use crate::row::{RowDone, RowWrite, WriteRequest};
+use crate::row_change::{RowDone, RowWrite, WriteRequest};
 use crate::store::{AsyncWriter, WriteGroup, Writer};
 use pulse::{Probe, Pulse};
 use schema::SchemaOperation;

@@ -16,10 +16,10 @@ use crate::barrier::Gate;
 use crate::brake::Brake;
 use crate::lane::{Applied, Lane, LaneFailure};
 use crate::reason::Reasons;
-use crate::row::{RowWrite, WriteRequest};
+use crate::row_change::{RowWrite, WriteRequest};
+use crate::stats::LaneStats;
 use crate::store::SchemaChange;
 use crate::store::postgres::citus::Citus;
-use crate::vitals::LaneVitals;
 
 /// The lanes of one shard.
 pub struct Lanes {
@@ -118,8 +118,8 @@ impl Lanes {
     }
 
     /// How busy they are together, and what they have done.
-    pub fn vitals(&self) -> LaneVitals {
-        self.all().fold(LaneVitals::default(), |sum, lane| sum.with(&lane.vitals()))
+    pub fn vitals(&self) -> LaneStats {
+        self.all().fold(LaneStats::default(), |sum, lane| sum.with(&lane.vitals()))
     }
 
     /// Applies what is queued, and ends them. Blocks.

@@ -28,10 +28,10 @@ use crate::cache::{Cache, CacheSettings, CacheUse, ServedBy};
 use crate::consistency::Level;
 use crate::lane::LaneTimes;
 use crate::position::Position;
-use crate::row::RowDone;
-use crate::rows::Rows;
+use crate::result_rows::Rows;
+use crate::row_change::RowDone;
 use crate::shard::{NodeHealth, Shard};
-use crate::shard_map::{Place, ShardMap};
+use crate::shard_map::{KeyLocation, ShardMap};
 use crate::store::{CitusNode, TableSize};
 use crate::table::Registry;
 use crate::token::{SessionToken, TokenKey};
@@ -84,7 +84,7 @@ impl RequestOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// Slot and shard of the row, and epoch of the map.
-    pub place: Place,
+    pub place: KeyLocation,
     /// Position of the shard that holds the write.
     pub position: Position,
     /// Times in the queue and in the database.
@@ -112,7 +112,7 @@ pub struct ReadDone {
     /// Cursor of the next page, if more rows follow.
     pub next_cursor: Option<String>,
     /// Slot and shard, if the read had a key.
-    pub place: Option<Place>,
+    pub place: Option<KeyLocation>,
     /// Kind of node that answered; the primary if one of several shards was read there.
     pub served_by: ServedBy,
     /// Use of the cache; `None` if there is none.

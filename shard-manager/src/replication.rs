@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::position::History;
+use crate::position::TimelineHistory;
 use log_retention::LogRetention;
 pub use log_retention::RetainedLog;
 pub use position_waiters::{PositionWaiters, Waiting};
@@ -57,7 +57,7 @@ pub struct ReplicationState {
 impl ReplicationState {
     /// State of a shard that only this process writes. Its primary has reached `position` and has
     /// begun a timeline; all its replicas are down.
-    pub fn new(history: History, position: u64, replicas: usize) -> Self {
+    pub fn new(history: TimelineHistory, position: u64, replicas: usize) -> Self {
         Self {
             timeline: Timeline::new(history, replicas),
             primary: PrimaryPositions::new(position),
@@ -98,7 +98,7 @@ impl ReplicationState {
 
     /// Begins the timeline of a node that has become the primary, at its position. The positions of
     /// the other nodes are unknown until each is found to follow it.
-    pub fn follow(&self, history: History, position: u64, leader: usize) {
+    pub fn follow(&self, history: TimelineHistory, position: u64, leader: usize) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         self.timeline.leader.store(leader, Ordering::SeqCst);
         let PrimaryPositions { begun, committed, read_high_watermark, schema } = &self.primary;

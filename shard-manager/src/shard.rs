@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use crate::barrier::Gate;
 use crate::brake::{Brake, Gear};
-use crate::cache::Stamp;
+use crate::cache::FreshnessBound;
 use crate::consistency::Level;
 use crate::doubts::Doubts;
 use crate::error::{Error, Outcome};
@@ -31,8 +31,8 @@ use crate::query::ReadQuery;
 use crate::reason::{Findings, Reason};
 use crate::replica_set::{Chosen, ReplicaRequirements, ReplicaSet};
 use crate::replication::ReplicationState;
-use crate::row::WriteRequest;
-use crate::sabotage::{Switch, is_on};
+use crate::row_change::WriteRequest;
+use crate::sabotage::{Mutation, is_on};
 use crate::store::readers::Readers;
 use crate::store::replica::Replica;
 use crate::store::{CitusNode, NodeRows, SchemaChange, TableSize};
@@ -95,11 +95,11 @@ pub struct ShardRows {
     /// Who answered.
     pub role: Role,
     /// From when and how far the rows surely are; `None` if another node has become the primary meanwhile.
-    pub stamp: Option<Stamp>,
+    pub stamp: Option<FreshnessBound>,
 }
 
 impl ShardRows {
-    fn new(read: NodeRows, role: Role, stamp: Stamp) -> Self {
+    fn new(read: NodeRows, role: Role, stamp: FreshnessBound) -> Self {
         let stamp = Some(stamp).filter(|stamp| stamp.timeline == read.position.timeline);
         Self { read, role, stamp }
     }
@@ -238,9 +238,9 @@ impl Shard {
         // Another node may have become the primary, with this or without it.
         let confirmed = || {
             let kept = self.replication.timeline().history().holds(position);
-            (!kept || self.replication.confirmations(position.at) >= needed).then_some(kept)
+            (!kept || self.replication.confirmations(position.sequence) >= needed).then_some(kept)
         };
-        let unconfirmed = is_on(Switch::QuorumWithoutWaiting);
+        let unconfirmed = is_on(Mutation::QuorumWithoutWaiting);
         let ended = if unconfirmed {
             Some(true)
         } else {
@@ -254,16 +254,16 @@ impl Shard {
             }
             None => {}
         }
-        let achieved = Level::reached(self.replication.confirmations(position.at), replicas);
+        let achieved = Level::reached(self.replication.confirmations(position.sequence), replicas);
         let shard = self.name.clone();
         let shortfall = Error::NotConfirmed { shard, requested: level, achieved };
         Ok(WriteDone { applied, shortfall: Some(shortfall) })
     }
 
     /// What a client has seen whose write this position holds.
-    pub fn seen_by_writer(&self, Position { timeline, at }: Position) -> Position {
-        let unseen = u64::from(is_on(Switch::TokenBeforeCommit));
-        Position { timeline, at: at.saturating_sub(unseen) }
+    pub fn seen_by_writer(&self, Position { timeline, sequence }: Position) -> Position {
+        let unseen = u64::from(is_on(Mutation::TokenBeforeCommit));
+        Position { timeline, sequence: sequence.saturating_sub(unseen) }
     }
 
     /// Makes or drops a table on the primary; the replicas learn of it from the log, and are not read before.
@@ -338,21 +338,21 @@ impl Shard {
         }
         let read = answer?;
         if requirements.level != Level::One {
-            self.replication.primary().raise_read_high_watermark(read.position.at);
+            self.replication.primary().raise_read_high_watermark(read.position.sequence);
         }
         Ok(ShardRows::new(read, Role::Primary, stamp))
     }
 
     /// What a read of the primary that begins later surely shows. Of a server it is not known: a commit that is flushed, and
     /// so has a position, may still be invisible to a read.
-    fn stamp_of_primary(&self) -> Stamp {
+    fn stamp_of_primary(&self) -> FreshnessBound {
         let (timeline, as_of) = (self.replication.timeline().id(), Instant::now());
         let floor = if self.replication.has_other_writers() {
             0
         } else {
             self.replication.primary().committed()
         };
-        Stamp { timeline, floor, as_of }
+        FreshnessBound { timeline, floor, as_of }
     }
 
     /// The answer of a replica; `None`, if another node has to be asked.
@@ -404,7 +404,7 @@ impl Shard {
     }
 
     async fn choose(&self, min_position: u64, requirements: &ReadRequirements) -> Option<Chosen> {
-        let unbound = is_on(Switch::NoStalenessBound);
+        let unbound = is_on(Mutation::NoStalenessBound);
         let staleness = if unbound { Duration::MAX } else { requirements.staleness };
         let wanted = ReplicaRequirements { min_position, staleness };
         if let Some(chosen) = self.replicas.choose(&wanted) {

@@ -19,7 +19,7 @@ use crate::brake::Brake;
 use crate::error::{Error, Outcome};
 use crate::home::Home;
 use crate::position::Position;
-use crate::row::RowWrite;
+use crate::row_change::RowWrite;
 use crate::store::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, WriteGroup, Writer};
 
 /// How often it is looked whether there is a node to write to, while there is none.

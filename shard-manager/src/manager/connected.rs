@@ -24,7 +24,7 @@ use crate::home::Homes;
 use crate::lane::{Lane, LaneControls};
 use crate::lanes::Lanes;
 use crate::node_address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
-use crate::position::History;
+use crate::position::TimelineHistory;
 use crate::replication::ReplicationState;
 use crate::shard::Shard;
 use crate::store::cluster_spec::ClusterSpec;
@@ -61,7 +61,7 @@ struct Opened {
     /// The primary first.
     members: Vec<Node>,
     position: u64,
-    history: History,
+    history: TimelineHistory,
     citus: Option<Arc<Citus>>,
     hazards: Hazards,
 }

@@ -14,8 +14,8 @@ use crate::error::{Error, Failure, Outcome};
 use crate::keyspace::ShardKey;
 use crate::lane::LaneFailure;
 use crate::position::Position;
-use crate::row::{Fields, Operation, RowWrite};
-use crate::shard_map::{Place, ShardMap};
+use crate::row_change::{Fields, Operation, RowWrite};
+use crate::shard_map::{KeyLocation, ShardMap};
 use crate::table::Table;
 use crate::token::{SessionToken, TokenError};
 use crate::topology::ShardIndex;
@@ -72,7 +72,7 @@ impl Data<'_> {
         operation: Operation,
         key: ShardKey<'_>,
         fields: &Fields<'_>,
-    ) -> Result<(Place, RowWrite), Error> {
+    ) -> Result<(KeyLocation, RowWrite), Error> {
         let place = map.place(key)?;
         let row = RowWrite::parse(table, operation, (key, place.slot), fields)?;
         Ok((place, row))
@@ -84,7 +84,7 @@ impl Data<'_> {
     /// [`Failure`] names the cause, the place, and the outcome, which may be unknown.
     pub async fn write(
         self,
-        place: Place,
+        place: KeyLocation,
         row: RowWrite,
         options: &RequestOptions,
     ) -> Result<WriteReceipt, Failure> {

@@ -17,7 +17,7 @@ use super::comparing::{Compared, Comparing};
 use crate::backup::{BackupSource, Original, SavedShard};
 use crate::lane::Lane;
 use crate::replication::ReplicationState;
-use crate::sabotage::{Switch, is_on};
+use crate::sabotage::{Mutation, is_on};
 use crate::shard::{Shard, Suspect};
 use crate::store::cluster_spec::ClusterSpec;
 use crate::store::open_error::OpenError;
@@ -116,7 +116,7 @@ impl Manager {
     fn compare_copies(&self) {
         let Backing::Files(files) = &self.backing else { return };
         // A replica that is sabotaged on purpose must not be mended.
-        if is_on(Switch::Resurrect) {
+        if is_on(Mutation::Resurrect) {
             return;
         }
         let shards = self.shards.iter().map(|shard| {

@@ -8,11 +8,11 @@ use futures_util::future::{join, join_all};
 
 use super::backing::Backing;
 use super::{Manager, ShardReport};
-use crate::cache::{Cache, CacheVitals};
+use crate::cache::{Cache, CacheStats};
 use crate::shard::Shard;
+use crate::stats::{ShardStats, SizeEstimate};
 use crate::store::TableSize;
 use crate::topology::ShardIndex;
-use crate::vitals::{Footprint, ShardVitals};
 
 /// Face of a [`Manager`] for health, sizes and the cluster's composition.
 #[derive(Clone, Copy)]
@@ -70,7 +70,7 @@ impl<'m> Status<'m> {
 
     /// Returns the load of every shard and the believed state of its nodes. Sends no request to any
     /// node: cheap enough for every second.
-    pub fn vitals(self) -> Vec<ShardVitals> {
+    pub fn vitals(self) -> Vec<ShardStats> {
         let shards = (0..).map(ShardIndex).zip(&self.0.shards);
         shards.map(|(index, shard)| shard.vitals(index)).collect()
     }
@@ -90,14 +90,14 @@ impl<'m> Status<'m> {
     /// Returns an estimate of the size of every shard, in their order; `None` if the shard did not
     /// answer. One short query to each primary, whatever its size: cheap enough for every few
     /// seconds.
-    pub async fn footprints(self, deadline: Instant) -> Vec<Option<Footprint>> {
-        let footprints = self.0.shards.iter().map(|shard| shard.footprint(deadline));
-        join_all(footprints).await.into_iter().map(Result::ok).collect()
+    pub async fn size_estimates(self, deadline: Instant) -> Vec<Option<SizeEstimate>> {
+        let estimates = self.0.shards.iter().map(|shard| shard.size_estimate(deadline));
+        join_all(estimates).await.into_iter().map(Result::ok).collect()
     }
 
     /// Returns the counters of the cache; `None` if there is none.
-    pub fn cache_vitals(self) -> Option<CacheVitals> {
-        self.0.cache.as_ref().map(|cache| cache.vitals())
+    pub fn cache_vitals(self) -> Option<CacheStats> {
+        self.0.cache.as_ref().map(|cache| cache.stats())
     }
 
     /// Returns true if Citus places the rows, and not the shard map.

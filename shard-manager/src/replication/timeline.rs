@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 
-use crate::position::{History, Position};
+use crate::position::{Position, TimelineHistory};
 
 /// Timeline that a shard is on.
 #[derive(Debug)]
 pub struct Timeline {
-    pub(super) history: ArcSwap<History>,
+    pub(super) history: ArcSwap<TimelineHistory>,
     /// Index of the node that is the primary; at least `nodes` if the primary is not one of them.
     pub(super) leader: AtomicUsize,
     /// True if the primary did not answer its last probe.
@@ -24,7 +24,7 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    pub(super) fn new(history: History, nodes: usize) -> Self {
+    pub(super) fn new(history: TimelineHistory, nodes: usize) -> Self {
         Self {
             history: ArcSwap::from_pointee(history),
             leader: AtomicUsize::new(usize::MAX),
@@ -34,7 +34,7 @@ impl Timeline {
     }
 
     /// Returns the timelines of the shard.
-    pub fn history(&self) -> Arc<History> {
+    pub fn history(&self) -> Arc<TimelineHistory> {
         self.history.load_full()
     }
 
@@ -45,7 +45,7 @@ impl Timeline {
 
     /// Returns a position of the current timeline.
     pub fn position(&self, sequence: u64) -> Position {
-        Position { timeline: self.id(), at: sequence }
+        Position { timeline: self.id(), sequence }
     }
 
     /// Returns the index of the primary, if it is one of the indexed nodes.

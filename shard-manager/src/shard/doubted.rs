@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::Shard;
 use crate::doubts::Doubts;
 use crate::error::Error;
-use crate::row::WriteRequest;
+use crate::row_change::WriteRequest;
 use crate::store::replica::Replica;
 use crate::store::sqlite::replica::Replica as FileReplica;
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::{CATCH_UP_MAX, ReadRequirements, Shard};
 use crate::consistency::Level;
 use crate::error::Error;
-use crate::sabotage::{Switch, is_on};
+use crate::sabotage::{Mutation, is_on};
 
 impl Shard {
     /// What a replica must show that answers this read; `None` if none may.
@@ -17,9 +17,9 @@ impl Shard {
         requirements: &ReadRequirements,
     ) -> Result<Option<u64>, Error> {
         let min_position = match requirements.level {
-            Level::One if is_on(Switch::NoTokenWait) => 0,
+            Level::One if is_on(Mutation::NoTokenWait) => 0,
             Level::One => requirements.seen,
-            Level::Quorum if is_on(Switch::QuorumFromAny) => requirements.seen,
+            Level::Quorum if is_on(Mutation::QuorumFromAny) => requirements.seen,
             Level::Quorum | Level::All if self.replication.has_other_writers() => {
                 let needed =
                     Level::Quorum.replicas_needed(self.replication.timeline().replica_count());
@@ -66,10 +66,10 @@ impl Shard {
         let _confirmations = self.replication.waiters().request_confirmations();
         let confirmed = || {
             let kept = self.replication.timeline().id() == marked.timeline;
-            (!kept || self.replication.confirmations(marked.at) >= needed).then_some(kept)
+            (!kept || self.replication.confirmations(marked.sequence) >= needed).then_some(kept)
         };
         match self.replication.waiters().until(deadline, confirmed).await {
-            Some(true) => Ok(marked.at),
+            Some(true) => Ok(marked.sequence),
             Some(false) => Err(Error::ShardUnavailable { shard: self.name.clone() }),
             None => {
                 let found = self.replicas.following();

@@ -15,7 +15,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Data, EmbeddedCluster, Manager, RequestOptions};
-use shard_manager::row::Operation;
+use shard_manager::row_change::Operation;
 use shard_manager::store::sqlite::catalog::ClusterSpec;
 use tempfile::TempDir;
 

@@ -12,7 +12,7 @@ use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::lane::{Applied, Lane, LaneFailure};
 use shard_manager::position::Position;
-use shard_manager::row::{Change, Operation, RowDone, RowWrite, WriteRequest};
+use shard_manager::row_change::{Change, Operation, RowDone, RowWrite, WriteRequest};
 use shard_manager::store::{BatchDone, BatchFailure, SchemaChange, WriteGroup, Writer};
 use shard_manager::table::{Column, Table};
 use shard_manager::value::{ColumnType, Value};
@@ -69,8 +69,8 @@ impl Writer for Fake {
             Ok(RowDone { change, version, json, replayed: false })
         });
         let rows = done.collect();
-        let at = applied.len() as u64;
-        Ok(BatchDone { rows, position: Position { timeline: 1, at } })
+        let sequence = applied.len() as u64;
+        Ok(BatchDone { rows, position: Position { timeline: 1, sequence } })
     }
 
     /// Tells the table as if it were a key, so that a test sees when its turn came.

@@ -11,9 +11,9 @@ use serde_json::json;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::RequestOptions;
-use shard_manager::position::History;
+use shard_manager::position::TimelineHistory;
 use shard_manager::replication::ReplicationState;
-use shard_manager::row::Operation::{Delete, Insert, Update, Upsert};
+use shard_manager::row_change::Operation::{Delete, Insert, Update, Upsert};
 use shard_manager::store::sqlite::catalog::ClusterSpec;
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::store::sqlite::writer::SqliteWriter;
@@ -121,7 +121,7 @@ async fn a_writer_takes_a_batch_of_nothing() {
     let cluster = Cluster::with_shards(1);
     let file = cluster.file(1);
     let _dir = cluster.stop();
-    let history = History::new(vec![(1, 0)]).expect("a history");
+    let history = TimelineHistory::new(vec![(1, 0)]).expect("a history");
     let replication = Arc::new(ReplicationState::new(history, 0, 0));
     let mut writer = SqliteWriter::open("shard1", &file, &replication).expect("the file opens");
     assert_eq!(

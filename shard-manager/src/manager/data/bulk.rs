@@ -10,10 +10,10 @@ use super::Data;
 use crate::error::{Error, Outcome};
 use crate::lane::LaneTimes;
 use crate::position::Position;
-use crate::row::{Change, RowDone, RowWrite, WriteRequest};
-use crate::sabotage::{Switch, is_on};
+use crate::row_change::{Change, RowDone, RowWrite, WriteRequest};
+use crate::sabotage::{Mutation, is_on};
 use crate::shard::{Shard, WriteDone};
-use crate::shard_map::Place;
+use crate::shard_map::KeyLocation;
 use crate::token::SessionToken;
 use crate::topology::ShardIndex;
 
@@ -28,7 +28,7 @@ pub struct BulkRow {
     /// Index of the row in the request.
     pub index: usize,
     /// Slot and shard of the row.
-    pub place: Place,
+    pub place: KeyLocation,
     /// The change.
     pub row: RowWrite,
 }
@@ -39,7 +39,7 @@ pub struct BulkRowDone {
     /// Index of the row in the request.
     pub index: usize,
     /// Slot and shard of the row.
-    pub place: Place,
+    pub place: KeyLocation,
     /// Outcome of the row.
     pub outcome: Result<RowDone, (Error, Outcome)>,
 }
@@ -80,7 +80,7 @@ impl Data<'_> {
     pub async fn write_bulk_atomic(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
         self.write_parts(rows, options, async |shard, rows| {
             let atomic_rows = Some(rows.iter().map(|row| row.index).collect());
-            write_part(shard, rows, options, |rows| WriteRequest {
+            write_request(shard, rows, options, |rows| WriteRequest {
                 rows,
                 atomic_rows,
                 waits_for_room: false,
@@ -166,7 +166,7 @@ async fn write_by_lane(
     for row in rows {
         by_lane.entry(shard.lane_of(&row.row.key)).or_default().push(row);
     }
-    let parts = by_lane.into_values().map(|rows| write_part(shard, rows, options, &request));
+    let parts = by_lane.into_values().map(|rows| write_request(shard, rows, options, &request));
     let mut done = BulkPart::default();
     for written in futures_util::future::join_all(parts).await {
         done.rows.extend(written.rows);
@@ -186,12 +186,12 @@ fn later(
 ) -> Option<Position> {
     let (Some(seen), Some(now)) = (seen, position) else { return seen.or(position) };
     let is_lost = |one: &Position| seen.timeline != now.timeline && !holds(*one);
-    let later = if seen.at > now.at { seen } else { now };
+    let later = if seen.sequence > now.sequence { seen } else { now };
     Some([seen, now].into_iter().find(is_lost).unwrap_or(later))
 }
 
 /// Writes rows of one lane as one operation.
-async fn write_part(
+async fn write_request(
     shard: &Shard,
     rows: Vec<BulkRow>,
     options: &RequestOptions,
@@ -214,7 +214,7 @@ async fn write_part(
             let told = |row: Result<RowDone, Error>| match (row, &shortfall) {
                 (Ok(_), Some(shortfall)) => Err((shortfall.clone(), Outcome::Committed)),
                 (Ok(row), None) => Ok(row),
-                (Err(_), _) if is_on(Switch::BulkReportAllOk) => {
+                (Err(_), _) if is_on(Mutation::BulkReportAllOk) => {
                     let (change, version, json) = (Change::Changed, 0, Vec::new());
                     Ok(RowDone { change, version, json, replayed: false })
                 }
@@ -234,14 +234,14 @@ async fn write_part(
 mod tests {
     use super::*;
 
-    fn position(timeline: u32, at: u64) -> Option<Position> {
-        Some(Position { timeline, at })
+    fn position(timeline: u32, sequence: u64) -> Option<Position> {
+        Some(Position { timeline, sequence })
     }
 
     #[test]
     fn the_later_position_counts_unless_the_other_is_lost() {
         // Timeline 2 began at position 90 of timeline 1.
-        let holds = |one: Position| one.timeline == 2 || one.at <= 90;
+        let holds = |one: Position| one.timeline == 2 || one.sequence <= 90;
         assert_eq!(later(None, position(1, 5), holds), position(1, 5));
         assert_eq!(later(position(1, 5), None, holds), position(1, 5));
         assert_eq!(later(position(1, 7), position(1, 5), holds), position(1, 7));

@@ -8,16 +8,16 @@ use std::sync::Arc;
 
 use super::super::RequestOptions;
 use super::Data;
-use crate::cache::{About, Answer, Cache, CacheUse, Fresh, ServedBy, Want};
+use crate::cache::{About, Answer, Cache, CacheUse, FreshnessRequirement, ServedBy, ShardAnswer};
 use crate::consistency::Level;
 use crate::error::Error;
 use crate::keyspace::{ShardKey, Slot};
 use crate::position::Position;
 use crate::query::ReadQuery;
-use crate::row::RowWrite;
-use crate::rows::Rows;
+use crate::result_rows::Rows;
+use crate::row_change::RowWrite;
 use crate::shard::{ReadRequirements, ShardRows};
-use crate::shard_map::Place;
+use crate::shard_map::KeyLocation;
 use crate::table::Table;
 
 /// Rows of a read of one key, and the node or cache that answered.
@@ -58,7 +58,7 @@ impl PendingKeys {
 impl Drop for PendingKeys {
     fn drop(&mut self) {
         let Some(cache) = &self.cache else { return };
-        cache.void(self.keys.iter().map(PendingKey::about));
+        cache.invalidate(self.keys.iter().map(PendingKey::about));
     }
 }
 
@@ -66,13 +66,13 @@ impl Data<'_> {
     /// Returns the guard to hold while these rows are written.
     pub(super) fn pending_keys<'r>(
         self,
-        rows: impl Iterator<Item = (Place, &'r RowWrite)>,
+        rows: impl Iterator<Item = (KeyLocation, &'r RowWrite)>,
     ) -> PendingKeys {
         let Some(cache) = &self.0.cache else {
             return PendingKeys { cache: None, keys: Vec::new() };
         };
         let mut keys: Vec<PendingKey> = Vec::with_capacity(rows.size_hint().0);
-        for (Place { epoch, slot, .. }, RowWrite { table, key, .. }) in rows {
+        for (KeyLocation { epoch, slot, .. }, RowWrite { table, key, .. }) in rows {
             // Rows of one key often come together.
             let is_last = |last: &PendingKey| last.key == *key && Arc::ptr_eq(&last.table, table);
             if !keys.last().is_some_and(is_last) {
@@ -87,7 +87,7 @@ impl Data<'_> {
     pub(super) async fn read_key(
         self,
         (query, key): (&ReadQuery, ShardKey<'_>),
-        place: Place,
+        place: KeyLocation,
         options: &RequestOptions,
         requirements: &ReadRequirements,
     ) -> Result<KeyAnswer, Error> {
@@ -97,17 +97,17 @@ impl Data<'_> {
         if options.level != Level::One || !cache.keeps(query) {
             return Ok(KeyAnswer::of(read().await?, Some(cache.bypass())));
         }
-        let Place { epoch, slot, .. } = place;
+        let KeyLocation { epoch, slot, .. } = place;
         let about = About { epoch, slot, table: query.table.name(), key: key.as_str() };
-        let want = Want {
+        let want = FreshnessRequirement {
             timeline: shard.replication.timeline().id(),
-            seen: options.session.seen(place.shard).map(|position| position.at),
+            seen: options.session.seen(place.shard).map(|position| position.sequence),
             age_max: cache.age_max(options.staleness),
         };
         let read = async || {
             let ShardRows { read, role, stamp } = read().await?;
             let (rows, position) = (read.rows, read.position);
-            Ok::<_, Error>(Fresh { rows, position, stamp, served_by: role.into() })
+            Ok::<_, Error>(ShardAnswer { rows, position, freshness: stamp, served_by: role.into() })
         };
         let answer = cache.read((&about, query), (&want, options.deadline), read).await?;
         let Answer { rows, position, served_by, cache } = answer;

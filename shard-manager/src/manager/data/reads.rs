@@ -16,9 +16,9 @@ use crate::cursor::{self, CursorError};
 use crate::error::{Error, Failure};
 use crate::keyspace::{ShardKey, Slot};
 use crate::query::ReadQuery;
-use crate::rows::Rows;
+use crate::result_rows::Rows;
 use crate::shard::{ReadRequirements, Shard, ShardRows};
-use crate::shard_map::{Place, ShardMap};
+use crate::shard_map::{KeyLocation, ShardMap};
 use crate::topology::{Role, ShardIndex};
 use crate::value::Value;
 
@@ -31,7 +31,7 @@ type KeysOfShards = BTreeMap<ShardIndex, Vec<(Slot, String)>>;
 /// Shards that a read without a shard key goes to.
 enum Route {
     /// To one key.
-    Key(String, Place),
+    Key(String, KeyLocation),
     /// To several keys.
     Keys(KeysOfShards),
     /// To all shards.
@@ -113,7 +113,7 @@ impl Data<'_> {
     async fn read_named(
         self,
         (query, key): (&ReadQuery, &str),
-        place: Place,
+        place: KeyLocation,
         options: &RequestOptions,
     ) -> Result<ReadDone, Failure> {
         let within_key = query.within_key();
@@ -130,7 +130,7 @@ impl Data<'_> {
     async fn read_one(
         self,
         (query, key): (&ReadQuery, ShardKey<'_>),
-        place: Place,
+        place: KeyLocation,
         options: &RequestOptions,
         began: Instant,
     ) -> Result<ReadDone, Failure> {

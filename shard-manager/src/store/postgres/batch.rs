@@ -18,8 +18,8 @@ use super::hazards::Hazards;
 use crate::error::Error;
 use crate::idempotency;
 use crate::keyspace::Slot;
-use crate::row::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
-use crate::sabotage::{Switch, is_on};
+use crate::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
+use crate::sabotage::{Mutation, is_on};
 use crate::store::WriteGroup;
 use crate::store::forgetting::recorded_at;
 use crate::store::row_image::{self, ServerColumns, push_row};
@@ -179,7 +179,7 @@ impl Batch {
         let count: usize = groups.iter().map(|group| group.rows.len()).sum();
         let mut done = Vec::with_capacity(count);
         for group in groups {
-            match group.atomic_rows.filter(|_| !is_on(Switch::TornTransaction)) {
+            match group.atomic_rows.filter(|_| !is_on(Mutation::TornTransaction)) {
                 Some(places) => done.extend(self.apply_atomic(group.rows, places)),
                 None => done.extend(group.rows.iter().map(|change| self.apply_owned(change))),
             }
@@ -341,7 +341,7 @@ impl Batch {
         let current = self.rows[at].after.clone();
         let kind = row_image::outcome(change, current.as_deref())?;
         let drawn = self.versions.next().ok_or(Error::Internal)?;
-        let restarts = is_on(Switch::VersionFromOne) && kind == Change::Created;
+        let restarts = is_on(Mutation::VersionFromOne) && kind == Change::Created;
         let version = if restarts { 1 } else { drawn };
         let server_columns = ServerColumns { version, now: &self.now };
         let image = match (kind, current) {

@@ -29,7 +29,7 @@ use super::upsert::InsertPredictor;
 use super::{careful, sql};
 use crate::error::{Error, Outcome};
 use crate::idempotency;
-use crate::row::RowDone;
+use crate::row_change::RowDone;
 use crate::store::WriteGroup;
 use crate::table::Table;
 use crate::value::{ColumnType, Value};

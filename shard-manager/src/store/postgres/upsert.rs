@@ -24,8 +24,8 @@ use super::sql::{self, UpsertMode};
 use super::statement::{Bind, PipelineStep, RowView, Statement, load, pipeline, plain, step};
 use super::transaction::{LaneSession, Stored, TransactionError, Work, ended};
 use crate::error::{Error, Outcome};
-use crate::row::{Change, Operation, RowDone, RowWrite};
-use crate::sabotage::{Switch, is_on};
+use crate::row_change::{Change, Operation, RowDone, RowWrite};
+use crate::sabotage::{Mutation, is_on};
 use crate::store::WriteGroup;
 use crate::table::Table;
 use crate::value::{ColumnType, Value, format_timestamp};
@@ -174,7 +174,7 @@ pub(super) async fn apply(
     writes: &[WriteGroup<'_>],
 ) -> Option<Result<Stored, TransactionError>> {
     // A whole may be refused as such; and a sabotaged counter is kept where rows are read first.
-    if writes.iter().any(|write| write.atomic_rows.is_some()) || is_on(Switch::VersionFromOne) {
+    if writes.iter().any(|write| write.atomic_rows.is_some()) || is_on(Mutation::VersionFromOne) {
         return None;
     }
     let parts = session.citus.as_ref().map(|citus| citus.parts());

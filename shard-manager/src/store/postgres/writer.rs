@@ -170,9 +170,10 @@ impl PgWriter {
     }
 
     /// Told after something was stored in a term.
-    fn stored(&self, life: u32, at: u64) -> Position {
-        self.replication.update_if_current(life, |replication| replication.primary().observe(at));
-        Position { timeline: life, at }
+    fn stored(&self, life: u32, sequence: u64) -> Position {
+        self.replication
+            .update_if_current(life, |replication| replication.primary().observe(sequence));
+        Position { timeline: life, sequence }
     }
 }
 

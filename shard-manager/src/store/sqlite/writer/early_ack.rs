@@ -9,7 +9,7 @@ use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
 
 use super::{Opened, SqliteWriter};
-use crate::sabotage::{Switch, is_due, is_on};
+use crate::sabotage::{Mutation, is_due, is_on};
 use crate::store::sqlite::batch::{Applied, Batch};
 use crate::store::{BatchDone, WriteGroup};
 
@@ -28,8 +28,8 @@ impl SqliteWriter {
     /// committed first. A batch that cannot be applied is left to the regular way.
     pub(super) fn pretend(&mut self, groups: &[WriteGroup<'_>]) -> Option<BatchDone> {
         self.commit_owed_batch();
-        let lost = is_due(Switch::LostBatch, LOST_EVERY);
-        if !lost && !is_on(Switch::AckBeforeCommit) {
+        let lost = is_due(Mutation::LostBatch, LOST_EVERY);
+        if !lost && !is_on(Mutation::AckBeforeCommit) {
             return None;
         }
         let connection = &mut self.opened.as_mut()?.connection;
