@@ -19,7 +19,7 @@ use crate::headers::{
 use crate::paths::methods;
 use crate::problem::Problem;
 
-/// Route whose key stands in the query, and nowhere else.
+/// Route whose key is a parameter of the query string.
 const PLACEMENT: &str = "/api/route";
 
 /// Refuses a header that the route of a request does not honour, and a deadline that cannot be one.
@@ -58,11 +58,11 @@ pub fn refuse_surplus(request: &ServiceRequest, route: Option<DataRoute>) -> Res
 
 fn refuse_beside_rows(headers: &HeaderMap, path: &str) -> Result<(), Problem> {
     deadline(headers)?;
-    if path == PLACEMENT {
-        let hint = "for example /api/route?key=user_123";
-        refuse(headers, &X_SHARD_KEY, "the parameter key names the key", hint)?;
-    }
-    Ok(())
+    let (why, hint) = match path {
+        PLACEMENT => ("the parameter key names the key", "for example /api/route?key=user_123"),
+        _ => ("this path is not about the rows of a key", "send the request without it"),
+    };
+    refuse(headers, &X_SHARD_KEY, why, hint)
 }
 
 /// True if the path has this method.

@@ -105,6 +105,47 @@ fn a_key_is_named_to_route_by_its_parameter_alone() {
 }
 
 #[test]
+fn a_shard_key_is_refused_where_no_rows_of_a_key_are_served() {
+    let router = Router::start();
+    let key = ("x-shard-key", "b");
+    for path in [
+        "/",
+        "/live",
+        "/ready",
+        "/health",
+        "/version",
+        "/stats",
+        "/api/health",
+        "/api/shards",
+        "/api/shards/shard1",
+        "/api/shard-map",
+        "/api/distribution",
+        "/api/advice",
+        "/api/tables",
+        "/api/tables/users",
+        "/api/analytics/metrics",
+        "/api/analytics/errors",
+        "/metrics",
+        "/errors",
+        "/dashboard",
+        "/api-docs/openapi.json",
+    ] {
+        assert_refused(&router.send("GET", path, &[key], None), key.0, path);
+    }
+    let table = json!({"name": "notes", "columns": [{"name": "id", "type": "text"}], "id": ["id"]});
+    let reply = router.post("/api/tables", &[key], &table);
+    assert_refused(&reply, key.0, "a table");
+    assert_eq!(reply.json()["outcome"], "rejected");
+    assert_eq!(router.get("/api/tables/notes").status, 404, "nothing is made");
+    for path in ["/api/read?table=users", "/read?key=b", "/api/kv/b"] {
+        let reply = router.send("GET", path, &[key], None);
+        assert_ne!(reply.code(), "TSR113", "{path}: {}", reply.text());
+    }
+    // A missing path is reported first.
+    assert_eq!(router.send("GET", "/nowhere", &[key], None).status, 404);
+}
+
+#[test]
 fn a_deadline_that_cannot_be_one_is_refused_on_every_route() {
     let router = Router::start();
     for path in [
