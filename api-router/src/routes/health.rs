@@ -267,8 +267,9 @@ fn broken_promises() -> Vec<&'static str> {
     responses((status = 200, description = "The process runs", body = StateAnswer), GateRefusals)
 )]
 #[get("/live")]
-pub(crate) async fn live() -> HttpResponse {
-    readiness::live()
+pub(crate) async fn live(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    Ok(readiness::live())
 }
 
 /// Tells whether to send requests here.
@@ -281,6 +282,7 @@ pub(crate) async fn live() -> HttpResponse {
     )
 )]
 #[get("/ready")]
-pub(crate) async fn ready(app: Data<App>) -> HttpResponse {
-    readiness::ready(app.is_draining())
+pub(crate) async fn ready(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    Ok(readiness::ready(app.is_draining()))
 }

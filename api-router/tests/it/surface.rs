@@ -219,6 +219,8 @@ fn a_weight_of_zero_rules_a_media_type_out() {
 fn parameters_that_mean_nothing_are_refused() {
     let router = Router::start();
     for path in [
+        "/live",
+        "/ready",
         "/api/health",
         "/api/shards",
         "/api/shards/shard1",
