@@ -19,6 +19,7 @@ use utoipa::ToSchema;
 use crate::answer::LookupRefusals;
 use crate::app::App;
 use crate::figures::Figures;
+use crate::headers::patience;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 
@@ -170,11 +171,12 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
     let basis = Basis::find(by).ok_or_else(|| {
         Problem::new(Code::TSR100, "by must be load or size").hint("for example ?by=load")
     })?;
+    let patience = patience(request.headers(), SIZES_MAX)?;
     let heat = match basis {
         Basis::Load => Heat::of(&app.analytics()?.figures).await?,
         Basis::Size => Heat::default(),
     };
-    let sizes = app.manager.footprints(Instant::now() + SIZES_MAX).await;
+    let sizes = app.manager.footprints(Instant::now() + patience).await;
     let sizes: Vec<ShardSize> = sizes
         .into_iter()
         .map(|told| {

@@ -173,7 +173,7 @@ fn a_deadline_that_cannot_be_one_is_refused_on_every_route() {
             assert_refused(&reply, "x-deadline-ms", path);
         }
     }
-    for path in ["/api/health", "/stats", "/api/shards", "/api/distribution"] {
+    for path in ["/api/health", "/stats", "/api/shards", "/api/distribution", "/api/advice"] {
         let reply = router.send("GET", path, &[("x-deadline-ms", "60000")], None);
         assert_eq!(reply.status, 200, "{path}: {}", reply.text());
     }
