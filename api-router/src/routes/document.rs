@@ -55,6 +55,7 @@ pub fn describe(api: &mut OpenApi) {
             if (path.as_str(), &method) == (READ, &Method::GET) {
                 operation.parameters.get_or_insert_default().push(RefOr::T(filters()));
             }
+            declare_access(operation);
             forbid_nulls(operation);
             simplify_operation(operation);
             refuse_large_headers(operation);
@@ -98,6 +99,17 @@ fn filters() -> Parameter {
         .schema(Some(filters.build()))
         .example(Some(serde_json::json!({})))
         .build()
+}
+
+/// Declares the header of every response to a request with `Authorization`.
+fn declare_access(operation: &mut Operation) {
+    let about = "off: Authorization, which the request has, is accepted and means nothing yet";
+    for response in operation.responses.responses.values_mut() {
+        if let RefOr::T(response) = response {
+            let access = header(Type::String, about);
+            response.headers.insert("x-access".to_owned(), RefOr::T(access));
+        }
+    }
 }
 
 /// Declares the refusal that precedes routing, and so applies to every operation.

@@ -188,6 +188,16 @@ fn who_proves_who_it_is_learns_that_nobody_looked() {
         assert_eq!(reply.header("x-access"), Some("off"), "{path}");
         assert_eq!(router.get(path).header("x-access"), None, "{path}");
     }
+    let api = router.get("/api-docs/openapi.json").json();
+    for (path, item) in api["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                // Too large headers are refused before they are read.
+                let declared = response["headers"].get("x-access").is_some();
+                assert_eq!(declared, status != "431", "{method} {path} {status}");
+            }
+        }
+    }
 }
 
 #[test]
