@@ -16,10 +16,10 @@ use shard_manager::manager::Manager;
 use shard_manager::topology::ShardIndex;
 use tokio::runtime::Handle;
 
+use crate::body_budget::{Room, Share};
 use crate::data_route::DataRoute;
-use crate::figures::{self, Figures};
+use crate::metrics_view::{self, Figures};
 use crate::problem::{Code, Problem};
-use crate::room::{Room, Share};
 use crate::trace::Trace;
 
 /// The state of a router.
@@ -85,7 +85,7 @@ impl App {
             .collect();
         let analytics = setting.analytics.then(|| {
             let figures = Arc::new(Figures::new(&manager, runtime, setting.backend));
-            let hub = figures::hub(&figures, runtime);
+            let hub = metrics_view::hub(&figures, runtime);
             Analytics { figures, errors: Arc::default(), hub }
         });
         Self {

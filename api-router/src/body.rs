@@ -16,9 +16,9 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 use shard_manager::table::closest;
 
-use crate::inflate::{Coding, Flow, Inflow};
+use crate::body_budget::Share;
+use crate::body_decoding::{Coding, Flow, Inflow};
 use crate::problem::{Code, Problem};
-use crate::room::Share;
 
 /// Largest body of a single write: a row of the largest value (1 MiB) and its escapes.
 pub const WRITE_BYTES_MAX: usize = 2 << 20;

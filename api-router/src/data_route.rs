@@ -1,7 +1,7 @@
 //! Data routes: which requests are about rows, and whether they read or write them.
 //!
 //! **Invariant:** a route's name holds no key, so it may stand in counts and lists.
-//! **Not here:** what a route does (`routes`), counting (`gate`).
+//! **Not here:** what a route does (`routes`), counting (`middleware`).
 
 use actix_web::http::Method;
 use analytics::Operation;

@@ -17,7 +17,7 @@ use shard_manager::manager::{Manager, Wish};
 use shard_manager::row::{Operation, Precondition};
 use shard_manager::token::SessionToken;
 
-use crate::inflate::Coding;
+use crate::body_decoding::Coding;
 use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, Problem, X_SESSION_TOKEN};
 

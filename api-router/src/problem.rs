@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** one table of codes, one exhaustive mapping; no SQL, path, address or secret
 //! stands in a body.
-//! **Not here:** logging (`gate`).
+//! **Not here:** logging (`middleware`).
 
 mod domain;
 

@@ -17,8 +17,8 @@ use utoipa_actix_web::AppExt;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::app::App;
-use crate::gate::gate;
-use crate::paths::DOCUMENT;
+use crate::documented_paths::DOCUMENT;
+use crate::middleware::gate;
 use crate::routes;
 use crate::tls::{self, Identity, TlsError};
 
@@ -97,7 +97,7 @@ pub fn openapi(lab: bool) -> OpenApi {
     let surface = ActixApp::new().into_utoipa_app();
     let (_, mut api) =
         surface.configure(|surface| routes::configure(surface, lab)).split_for_parts();
-    routes::document::describe(&mut api);
+    routes::openapi::describe(&mut api);
     api
 }
 

@@ -1,7 +1,7 @@
 //! Trace: which trace of its client a request belongs to (W3C Trace Context, level 1).
 //!
 //! **Invariant:** a header that the standard calls invalid is as good as none: nobody's request is refused for it.
-//! **Not here:** who is told of a trace (`gate`, `otlp`).
+//! **Not here:** who is told of a trace (`middleware`, `otlp`).
 
 use std::fmt;
 

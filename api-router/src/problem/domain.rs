@@ -55,7 +55,7 @@ impl From<&RowError> for Problem {
                 }
             }
             RowError::KeyContradicted { column, stored } => Self::new(Code::TSR103, detail)
-                .hint(crate::hints::contradiction(column, stored.as_deref())),
+                .hint(crate::request_hints::contradiction(column, stored.as_deref())),
             RowError::MissingColumn { .. } => {
                 Self::new(Code::TSR101, detail).hint("a row that exists may be changed without it")
             }

@@ -16,12 +16,12 @@ use shard_manager::store::postgres::citus::MOVES;
 use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
-use crate::answer::LookupRefusals;
 use crate::app::App;
-use crate::figures::Figures;
 use crate::headers::patience;
+use crate::metrics_view::Figures;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
+use crate::response_headers::LookupRefusals;
 
 /// Finished minutes whose requests count, beside the running one: all that are kept.
 const MINUTES: u64 = 15;

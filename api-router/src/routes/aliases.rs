@@ -15,14 +15,14 @@ use shard_manager::shard_map::Place;
 use shard_manager::value::push_json_string;
 use utoipa::ToSchema;
 
-use super::change::{Asked, apart, carry_out};
 use super::kv::{agree, find, in_words_of_keys, put};
-use crate::answer::{LookupRefusals, ReadRefusals, WriteRefusals};
+use super::row_write::{Asked, apart, carry_out};
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::headers::{DataHeaders, check_content_encoding, idempotency_key, patience};
 use crate::problem::{Code, Problem, ProblemBody};
 use crate::query::Parameters;
+use crate::response_headers::{LookupRefusals, ReadRefusals, WriteRefusals};
 
 /// How long counting may take: one small table of each shard is read.
 const COUNTS_MAX: Duration = Duration::from_secs(2);

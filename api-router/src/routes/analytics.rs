@@ -12,12 +12,12 @@ use analytics::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::answer::{LookupRefusals, StreamRefusals};
 use crate::app::App;
 use crate::data_route::ROUTES;
-use crate::figures::MetricsAnswer;
+use crate::metrics_view::MetricsAnswer;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
+use crate::response_headers::{LookupRefusals, StreamRefusals};
 
 pub(crate) use self::frames::list_frames;
 

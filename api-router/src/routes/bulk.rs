@@ -3,13 +3,13 @@
 //! A JSON body is held as a whole, and can be one transaction a shard; NDJSON and CSV are streamed.
 //!
 //! **Invariant:** under `tx=per-shard` a shard stores its part of the request, or nothing of it.
-//! **Not here:** streaming (`stream`, `feed`), what a row is (`row`), the answer's body (`answer`).
+//! **Not here:** streaming (`stream`, `row_reader`), what a row is (`row_router`), the answer's body (`outcome`).
 
-mod answer;
-mod feed;
+mod outcome;
 mod parser;
-mod pipes;
-mod row;
+mod row_reader;
+mod row_router;
+mod shard_queues;
 pub mod stream;
 
 use std::collections::BTreeSet;
@@ -25,20 +25,20 @@ use shard_manager::shard_map::Place;
 use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
-use self::answer::{BulkAnswer, Refused, Tally};
-use self::feed::Shape;
-use self::row::{Rows, Unfit};
+use self::outcome::{BulkAnswer, Refused, Tally};
+use self::row_reader::Shape;
+use self::row_router::{Rows, Unfit};
 use self::stream::write_stream;
 use super::write::{OperationName, one_key, operation};
-use crate::answer::{PREFERENCE_APPLIED, WriteRefusals};
 use crate::app::App;
 use crate::body::{self, Members};
+use crate::body_decoding::Coding;
 use crate::headers::{BulkFormat, DataHeaders, bulk_format, idempotency_key, refuse_conditions};
-use crate::inflate::Coding;
 use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem};
 use crate::query::Parameters;
-use crate::trail;
+use crate::request_record;
+use crate::response_headers::{PREFERENCE_APPLIED, WriteRefusals};
 
 /// Most rows of one JSON body.
 const ROWS_MAX: usize = 10_000;
@@ -276,7 +276,7 @@ fn undo_with(
 fn note_key(request: &HttpRequest, rows: &[BulkRow]) {
     let Some(first) = rows.first() else { return };
     if rows.iter().all(|row| row.row.key == first.row.key) {
-        trail::note(request, |trail| {
+        request_record::note(request, |trail| {
             trail.about(&first.row.key);
             trail.slot = Some(first.place.slot);
         });

@@ -7,9 +7,9 @@ use actix_web::web::Path;
 use actix_web::{HttpRequest, HttpResponse, get};
 use analytics::served;
 
-use crate::answer::LookupRefusals;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
+use crate::response_headers::LookupRefusals;
 
 /// Shows what happens, live.
 #[utoipa::path(

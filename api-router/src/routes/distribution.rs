@@ -9,11 +9,11 @@ use shard_manager::manager::ShardReport;
 use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
-use crate::answer::LookupRefusals;
 use crate::app::App;
 use crate::headers::patience;
 use crate::problem::Problem;
 use crate::query::Parameters;
+use crate::response_headers::LookupRefusals;
 
 /// How long sizes may take: they visit every page of a shard's file.
 const SIZES_MAX: Duration = Duration::from_secs(10);

@@ -15,10 +15,10 @@ use shard_manager::row::RowError;
 use shard_manager::value::Misfit;
 use utoipa::ToSchema;
 
-use crate::answer::LookupRefusals;
 use crate::negotiation::{joined, prefers_json};
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
+use crate::response_headers::LookupRefusals;
 
 /// The request id of examples.
 const REQUEST_ID: &str = "0198c3f2-7f4e-7cc3-9b6d-7e1f5a3c2b10";

@@ -19,10 +19,10 @@ use shard_manager::shard::NodeHealth;
 use shard_manager::topology::Role;
 use utoipa::ToSchema;
 
-use crate::answer::GateRefusals;
 use crate::app::App;
 use crate::problem::Problem;
 use crate::query::Parameters;
+use crate::response_headers::GateRefusals;
 
 /// How long a node may take to answer a probe.
 const PROBE_MAX: Duration = Duration::from_secs(2);

@@ -6,9 +6,9 @@ use actix_web::{HttpRequest, HttpResponse, get};
 use utoipa::openapi::OpenApi;
 
 use crate::app::App;
-use crate::hints;
-use crate::paths::{DOCUMENT, PAGES, methods};
+use crate::documented_paths::{DOCUMENT, PAGES, methods};
 use crate::problem::{Code, Problem};
+use crate::request_hints;
 
 /// Hint for a path that the analytics service has and a router has not.
 const ALERTS: &str = "/api/analytics/alerts";
@@ -46,7 +46,7 @@ const LINKS: &str = "Tessera: one REST API in front of many databases
     responses(
         (status = 200, description = "The links", body = String, content_type = "text/plain"),
         (status = 303, description = "For browsers: /dashboard; if nothing is counted, /swagger-ui/"),
-        crate::answer::GateRefusals,
+        crate::response_headers::GateRefusals,
     )
 )]
 #[get("/")]
@@ -75,11 +75,11 @@ pub async fn nothing_here(
         let routes = api.paths.paths.keys().map(String::as_str).chain([DOCUMENT, PAGES]);
         let hint = match path.trim_end_matches('/') {
             ALERTS => OF_ALERTS.to_owned(),
-            _ => hints::no_such_path(path, routes, |name| app.manager.table(name).is_ok()),
+            _ => request_hints::no_such_path(path, routes, |name| app.manager.table(name).is_ok()),
         };
         return Err(Problem::new(Code::TSR111, "there is nothing at this path").hint(hint));
     }
     let detail = format!("this path has {}", methods.join(", "));
-    let hint = hints::no_such_method(request.method().as_str());
+    let hint = request_hints::no_such_method(request.method().as_str());
     Err(Problem::new(Code::TSR112, detail).hint(hint).allow(methods.join(", ")))
 }

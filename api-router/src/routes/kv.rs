@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** the key is the rest of the path as it was sent, decoded once: slashes belong to it, and no two
 //! spellings that differ after decoding meet. A value is answered byte for byte as it is stored.
-//! **Not here:** carrying a change out (`change`), the words of others for the same (`aliases`).
+//! **Not here:** carrying a change out (`row_write`), the words of others for the same (`aliases`).
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -21,10 +21,7 @@ use shard_manager::row::{Fields, Operation, RowWrite};
 use shard_manager::shard_map::Place;
 use shard_manager::table::Table;
 
-use super::change::{Asked, WriteAnswer, apart, carry_out};
-use crate::answer::{
-    PREFERENCE_APPLIED, ReadRefusals, Source, Timing, WriteRefusals, etag, keyed_response, refusal,
-};
+use super::row_write::{Asked, WriteAnswer, apart, carry_out};
 use crate::app::App;
 use crate::body;
 use crate::data_route::KV_PREFIX;
@@ -32,7 +29,10 @@ use crate::headers::{DataHeaders, check_content_type, has_version, idempotency_k
 use crate::prefer::Preference;
 use crate::problem::{Code, Problem, ProblemBody};
 use crate::query::Parameters;
-use crate::trail;
+use crate::request_record;
+use crate::response_headers::{
+    PREFERENCE_APPLIED, ReadRefusals, Source, Timing, WriteRefusals, etag, keyed_response, refusal,
+};
 
 /// The table of the values, and its column that holds them.
 const TABLE: &str = "kv";
@@ -243,7 +243,7 @@ pub(super) async fn find(
     began: Instant,
 ) -> Result<Found, Problem> {
     let query = value_of_a_key(&app.manager.table(TABLE)?)?;
-    trail::note(request, |trail| trail.about(key.as_str()));
+    request_record::note(request, |trail| trail.about(key.as_str()));
     let asked = Instant::now();
     let read = app.manager.read(query, Some(key), &headers.wish).await;
     let refused = |failure| refusal(app, (request, asked), failure, &headers.wish.session);

@@ -11,11 +11,11 @@ use serde::Serialize;
 use shard_manager::brake::{Brake, Gear, Hold};
 use utoipa::ToSchema;
 
-use crate::answer::LookupRefusals;
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::headers::check_content_type;
 use crate::problem::{Code, Problem};
+use crate::response_headers::LookupRefusals;
 
 /// How long the body may take to come.
 const BODY_WAIT: Duration = Duration::from_secs(5);

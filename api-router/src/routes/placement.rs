@@ -17,11 +17,11 @@ use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
 use super::health::{Node, nodes};
-use crate::answer::LookupRefusals;
 use crate::app::App;
 use crate::headers::patience;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
+use crate::response_headers::LookupRefusals;
 
 /// How long sizes may take: they visit every page of a shard's file.
 const SIZES_MAX: Duration = Duration::from_secs(10);

@@ -16,16 +16,16 @@ use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
 use super::write::one_key;
-use crate::answer::{
-    PREFERENCE_APPLIED, ReadRefusals, Source, Timing, data_response, etag, keyed_response, refusal,
-};
 use crate::app::App;
 use crate::filter::shown;
 use crate::headers::{DataHeaders, has_version};
 use crate::prefer::Preference;
 use crate::problem::{Code, Problem};
 use crate::query::{Parameters, read_query};
-use crate::trail;
+use crate::request_record;
+use crate::response_headers::{
+    PREFERENCE_APPLIED, ReadRefusals, Source, Timing, data_response, etag, keyed_response, refusal,
+};
 
 /// The rows of a read.
 #[derive(serde::Serialize, ToSchema)]
@@ -117,7 +117,7 @@ pub(crate) async fn read_rows(
     // A cursor does not contain the number of rows before it.
     let first = query.after.is_none().then_some(query.offset);
     if let Some(key) = key.or_else(|| only(&app, named.as_deref())) {
-        trail::note(&request, |trail| trail.about(key.as_str()));
+        request_record::note(&request, |trail| trail.about(key.as_str()));
     }
     let asked = Instant::now();
     let route = asked - began;
@@ -130,7 +130,7 @@ pub(crate) async fn read_rows(
         Some(place) => keyed_response(&app, place, &source, &timing),
         None => {
             let asked = read.shards.len() + read.missing.len();
-            trail::note(&request, |trail| trail.fanout = trail::fanout(asked));
+            request_record::note(&request, |trail| trail.fanout = request_record::fanout(asked));
             data_response(&app, &source, &timing)
         }
     };

@@ -6,10 +6,10 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use analytics::CONTENT_TYPE;
 
-use crate::answer::LookupRefusals;
 use crate::app::App;
 use crate::problem::Problem;
 use crate::query::Parameters;
+use crate::response_headers::LookupRefusals;
 
 /// Tells counts since the start, and how the cluster is now, to scrapers.
 ///

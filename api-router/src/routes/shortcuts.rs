@@ -1,7 +1,7 @@
 //! `/health`, `/healthz`, `/docs`, `/openapi.json`, `/version`: paths that people and probes try
 //! first.
 //!
-//! **Not here:** the targets of these paths (`health`, `document`).
+//! **Not here:** the targets of these paths (`health`, `openapi`).
 
 use actix_web::http::header::LOCATION;
 use actix_web::web::Data;
@@ -11,11 +11,11 @@ use utoipa::ToSchema;
 use utoipa::openapi::OpenApi;
 
 use super::health::{self, HealthAnswer};
-use crate::answer::GateRefusals;
 use crate::app::App;
-use crate::paths::PAGES;
+use crate::documented_paths::PAGES;
 use crate::problem::Problem;
 use crate::query::Parameters;
+use crate::response_headers::GateRefusals;
 
 /// Tells how every node is, as /api/health does.
 #[utoipa::path(

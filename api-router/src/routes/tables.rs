@@ -14,12 +14,12 @@ use shard_manager::manager::Made;
 use shard_manager::table::{Column, Table, closest};
 use utoipa::ToSchema;
 
-use crate::answer::{LookupRefusals, TableRefusals};
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::headers::{DataHeaders, check_content_type, refuse_conditions};
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
+use crate::response_headers::{LookupRefusals, TableRefusals};
 
 /// Largest body: as many columns as a table may have, several times over.
 const BODY_BYTES_MAX: usize = 256 << 10;

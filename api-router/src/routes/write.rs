@@ -12,14 +12,14 @@ use shard_manager::table::Table;
 use shard_manager::value::Misfit;
 use utoipa::ToSchema;
 
-use super::change::{Asked, WriteAnswer, apart, carry_out};
-use crate::answer::WriteRefusals;
+use super::row_write::{Asked, WriteAnswer, apart, carry_out};
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::headers::{DataHeaders, check_content_type, idempotency_key};
 use crate::prefer::Preference;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
+use crate::response_headers::WriteRefusals;
 
 /// Members of the body.
 const MEMBERS: [&str; 4] = ["table", "op", "data", "shardKey"];

@@ -1,6 +1,6 @@
 //! CSV and gzip as they come, in pieces of any size: held to a reader that is known to be right.
 
-use api_router::inflate::{BadGzip, Coding, Flow, Inflow};
+use api_router::body_decoding::{BadGzip, Coding, Flow, Inflow};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;

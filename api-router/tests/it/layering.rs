@@ -36,16 +36,16 @@ const SHARD_MANAGER: &[&[&str]] = &[
     &["command"],
 ];
 const API_ROUTER: &[&[&str]] = &[
-    &["hints"],
-    &["data_route", "inflate", "isolation", "negotiation", "problem", "tls", "trace"],
-    &["otlp", "paths", "room", "trail"],
+    &["request_hints"],
+    &["body_decoding", "browser_policy", "data_route", "negotiation", "problem", "tls", "trace"],
+    &["body_budget", "documented_paths", "otlp", "request_record"],
     &["config"],
     &["body", "compression", "filter", "prefer"],
-    &["headers", "lookout", "query"],
-    &["figures", "surplus"],
+    &["cluster_status", "headers", "query"],
+    &["metrics_view", "unsupported_headers"],
     &["app"],
-    &["answer"],
-    &["gate", "routes"],
+    &["response_headers"],
+    &["middleware", "routes"],
     &["server"],
     &["doctor"],
 ];

@@ -11,11 +11,11 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::answer::LookupRefusals;
 use crate::app::App;
-use crate::figures::Figures;
+use crate::metrics_view::Figures;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
+use crate::response_headers::LookupRefusals;
 
 /// Bytes of frames of one answer, but for the last of them.
 const FRAMES_BYTES_MAX: usize = 4 << 20;

@@ -3,13 +3,13 @@
 //!
 //! **Invariant:** a body that is parsed where it arrives is parsed in small pieces, because other
 //! requests wait meanwhile.
-//! **Not here:** parsing (`feed`), the choice of the thread (`stream`).
+//! **Not here:** parsing (`row_reader`), the choice of the thread (`stream`).
 
 use actix_web::web::Bytes;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 
-use super::feed::{Feed, PIECE_BYTES_MAX, Piece, Then};
+use super::row_reader::{Feed, PIECE_BYTES_MAX, Piece, Then};
 use super::stream::HERE_BYTES;
 use crate::problem::{Code, Problem};
 

@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** while the shards make no progress, nothing more is read from the socket; the
 //! bytes that are held are charged to the room of all bodies; a body that pauses keeps no thread.
-//! **Not here:** what a row is (`row`, `feed`), how shards store them (`pipes`).
+//! **Not here:** what a row is (`row_router`, `row_reader`), how shards store them (`shard_queues`).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -17,13 +17,13 @@ use futures_util::{FutureExt, StreamExt};
 use shard_manager::manager::Wish;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::answer::Tally;
-use super::feed::{Feed, PIECE_BYTES_MAX, Piece, Shape, Then};
+use super::outcome::Tally;
 use super::parser::Parser;
-use super::pipes::Pipes;
+use super::row_reader::{Feed, PIECE_BYTES_MAX, Piece, Shape, Then};
+use super::shard_queues::Pipes;
 use crate::app::App;
+use crate::body_budget::Share;
 use crate::problem::{Code, Problem};
-use crate::room::Share;
 
 /// How long a body may bring nothing.
 pub const STALLED_MAX: Duration = Duration::from_secs(30);

@@ -23,17 +23,17 @@ use shard_manager::keyspace::Slot;
 use shard_manager::topology::ShardIndex;
 
 use crate::app::App;
+use crate::browser_policy::{Kind, isolate};
 use crate::compression::compressed;
 use crate::data_route::{DataRoute, data_route, is_write};
+use crate::documented_paths::PAGES;
 use crate::headers::{X_REQUEST_ID, request_id};
-use crate::isolation::{Kind, isolate};
 #[cfg(feature = "otlp")]
 use crate::otlp::Traced;
-use crate::paths::PAGES;
 use crate::problem::{Code, Problem};
-use crate::surplus::refuse_surplus;
+use crate::request_record::{self, Trail};
 use crate::trace::{TRACEPARENT, Trace};
-use crate::trail::{self, Trail};
+use crate::unsupported_headers::refuse_surplus;
 
 /// Tells clients that send `Authorization` that it proves nothing here.
 const X_ACCESS: HeaderName = HeaderName::from_static("x-access");
@@ -67,7 +67,7 @@ pub async fn gate(
     // Ended also when the client goes away, and all of this is dropped.
     let _in_flight = route.and(worker.as_ref()).map(|worker| worker.begin());
     if route.is_some() && app.follows_trails() {
-        trail::lay(&request);
+        request_record::lay(&request);
     }
     let refused = match request_id(request.headers()) {
         Ok(id) => {

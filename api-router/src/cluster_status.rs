@@ -4,7 +4,7 @@
 //! shard, are looked up at most every ten; both only while somebody asks, beside whoever asks, and one at a time.
 //!
 //! **Invariant:** nothing here is done on a thread that serves requests.
-//! **Not here:** what was counted (`figures`).
+//! **Not here:** what was counted (`metrics_view`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

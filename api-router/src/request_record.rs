@@ -4,7 +4,7 @@
 //! nothing has to be allocated for it beyond that one place, but for a long key.
 //!
 //! **Invariant:** what stands here happened: a shard that nobody asked is not named, a time that nobody took is zero.
-//! **Not here:** counting (`gate`), what the client is told (`answer`).
+//! **Not here:** counting (`middleware`), what the client is told (`response_headers`).
 
 use std::time::Duration;
 

@@ -15,13 +15,13 @@ use shard_manager::shard_map::Place;
 use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
-use crate::answer::{PREFERENCE_APPLIED, Source, Timing, etag, keyed_response, refusal};
 use crate::app::App;
 use crate::headers::precondition;
-use crate::hints::NOTHING_TO_REMOVE;
 use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem};
-use crate::trail;
+use crate::request_hints::NOTHING_TO_REMOVE;
+use crate::request_record;
+use crate::response_headers::{PREFERENCE_APPLIED, Source, Timing, etag, keyed_response, refusal};
 
 /// Preferences that a write honours: of a single row `tx=per-shard` is true anyway.
 const HONOURED: [Preference; 3] =
@@ -80,7 +80,7 @@ pub(super) async fn carry_out(
     row.wants_row = wants_row;
     row.precondition = precondition(request.headers(), row.operation)?;
     row.idempotency_key = idempotency_key.map(str::to_owned);
-    trail::note(request, |trail| trail.about(&row.key));
+    request_record::note(request, |trail| trail.about(&row.key));
     let operation = row.operation;
     let asked = Instant::now();
     let written = app.manager.write(place, row, &wish).await;

@@ -8,7 +8,7 @@
 //!
 //! **Invariant:** rows of one key are stored in the order of the body; at most the window and the
 //! rows of one piece are held, and all but the rows of one piece are charged.
-//! **Not here:** where rows come from (`feed`).
+//! **Not here:** where rows come from (`row_reader`).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -21,10 +21,10 @@ use shard_manager::topology::ShardIndex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::answer::Tally;
+use super::outcome::Tally;
 use crate::app::App;
+use crate::body_budget::Share;
 use crate::problem::{Code, Problem};
-use crate::room::Share;
 
 /// Rows that a shard stores in one transaction: a single write may have to wait behind them.
 const CHUNK_ROWS_MAX: usize = 4_000;

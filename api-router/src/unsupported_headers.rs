@@ -13,10 +13,10 @@ use analytics::Operation;
 use utoipa::openapi::OpenApi;
 
 use crate::data_route::{DataRoute, is_write};
+use crate::documented_paths::methods;
 use crate::headers::{
     IDEMPOTENCY_KEY, X_DEADLINE_MS, X_MAX_STALENESS_MS, X_SHARD_KEY, deadline, refuse,
 };
-use crate::paths::methods;
 use crate::problem::Problem;
 
 /// Route whose key is a parameter of the query string.

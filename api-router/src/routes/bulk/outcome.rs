@@ -14,10 +14,10 @@ use shard_manager::token::SessionToken;
 use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
-use crate::answer::{Source, Timing, data_response};
 use crate::app::App;
 use crate::problem::{Problem, ProblemBody, Progress};
-use crate::trail;
+use crate::request_record;
+use crate::response_headers::{Source, Timing, data_response};
 
 /// Failures that are told one by one; `failed_total` counts all.
 const FAILED_MAX: usize = 1_000;
@@ -136,8 +136,8 @@ impl Tally {
         let numbered = (0..).map(ShardIndex).zip(&self.times);
         let mut shards = numbered.filter(|(_, times)| times.is_some()).map(|(shard, _)| shard);
         let only = shards.next().filter(|_| shards.next().is_none());
-        trail::note(request, |trail| {
-            trail.fanout = trail::fanout(asked().count());
+        request_record::note(request, |trail| {
+            trail.fanout = request_record::fanout(asked().count());
             (trail.shard, trail.queue, trail.database) = (only, slowest.queue, slowest.database);
             trail.served_by = (trail.fanout > 0).then_some(ServedBy::Primary);
         });

@@ -16,12 +16,12 @@ use shard_manager::row::{Operation, RowError};
 use shard_manager::table::Table;
 use shard_manager::value::{Misfit, Value};
 
-use super::answer::Refused;
-use super::row::{Rows, Unfit};
+use super::outcome::Refused;
+use super::row_router::{Rows, Unfit};
 use crate::app::App;
 use crate::body::{WRITE_BYTES_MAX, bad_gzip};
+use crate::body_decoding::{Coding, FREE_BYTES, Flow, Inflow, RATIO_MAX};
 use crate::headers::BulkFormat;
-use crate::inflate::{Coding, FREE_BYTES, Flow, Inflow, RATIO_MAX};
 use crate::problem::{Code, Problem};
 
 /// Rows of a piece: enough to share the price of another thread.

@@ -17,7 +17,7 @@ use shard_manager::value::push_json_number;
 
 use crate::app::App;
 use crate::problem::{Problem, ProblemBody, X_SESSION_TOKEN};
-use crate::trail;
+use crate::request_record;
 
 const X_SHARD: HeaderName = HeaderName::from_static("x-shard");
 const X_SHARD_SLOT: HeaderName = HeaderName::from_static("x-shard-slot");
@@ -108,7 +108,7 @@ impl<'s> Source<'s> {
 
 /// An answer about rows, ready for its body.
 pub fn data_response(app: &App, source: &Source<'_>, timing: &Timing) -> HttpResponseBuilder {
-    trail::note(source.request, |trail| {
+    request_record::note(source.request, |trail| {
         trail.served_by = Some(source.served_by);
         (trail.route, trail.queue, trail.database) = (timing.route, timing.queue, timing.database);
     });
@@ -136,7 +136,7 @@ pub fn keyed_response(
     source: &Source<'_>,
     timing: &Timing,
 ) -> HttpResponseBuilder {
-    trail::note(source.request, |trail| trail.ask(place));
+    request_record::note(source.request, |trail| trail.ask(place));
     let mut response = data_response(app, source, timing);
     response
         .insert_header((X_SHARD, app.shard_header(place.shard)))
@@ -162,7 +162,7 @@ pub fn refusal(
     session: &SessionToken,
 ) -> Problem {
     let all = || app.manager.map().topology().len();
-    trail::note(request, |trail| trail.fail(&failure, asked.elapsed(), all()));
+    request_record::note(request, |trail| trail.fail(&failure, asked.elapsed(), all()));
     let shard = failure.place.map(|place| app.manager.shard_name(place.shard).to_owned());
     let seen = failure.place.zip(failure.seen).map(|(place, position)| {
         let mut session = session.clone();

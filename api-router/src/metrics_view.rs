@@ -1,6 +1,6 @@
 //! Figures: what was counted, with the cluster as it is now, made into answers away from the threads that serve requests.
 //!
-//! **Not here:** counting (`gate`), HTTP (`routes`).
+//! **Not here:** counting (`middleware`), HTTP (`routes`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,8 +16,8 @@ use shard_manager::manager::Manager;
 use tokio::runtime::Handle;
 use utoipa::ToSchema;
 
+use crate::cluster_status::Lookout;
 use crate::data_route::ROUTES;
-use crate::lookout::Lookout;
 use crate::problem::{Code, Problem};
 
 /// After so long the second that runs now has ended.
