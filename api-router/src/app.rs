@@ -16,9 +16,9 @@ use shard_manager::manager::Manager;
 use shard_manager::topology::ShardIndex;
 use tokio::runtime::Handle;
 
-use crate::body_budget::{Room, Share};
+use crate::body_budget::{BodyBudget, BudgetShare};
 use crate::data_route::DataRoute;
-use crate::metrics_view::{self, Figures};
+use crate::metrics_view::{self, MetricsView};
 use crate::problem::{Code, Problem};
 use crate::trace::Trace;
 
@@ -43,13 +43,13 @@ pub struct App {
     pub backend: &'static str,
     shard_headers: Vec<HeaderValue>,
     draining: AtomicBool,
-    room: Arc<Room>,
+    body_budget: Arc<BodyBudget>,
 }
 
 /// What a router counts, and who watches it.
 pub struct Analytics {
     /// The figures.
-    pub figures: Arc<Figures>,
+    pub metrics: Arc<MetricsView>,
     /// The last errors.
     pub errors: Arc<ErrorLog>,
     /// Those who watch the figures live.
@@ -58,7 +58,7 @@ pub struct Analytics {
 
 /// What a router is told of itself when it is made.
 #[derive(Clone, Copy, Debug)]
-pub struct Setting {
+pub struct AppSettings {
     /// The address that it serves on.
     pub address: SocketAddr,
     /// Transport that clients use.
@@ -74,7 +74,7 @@ pub struct Setting {
 impl App {
     /// The state of a router over an open cluster. What goes on beside requests does so on `runtime`, which must not be
     /// one that serves them.
-    pub fn new(manager: Manager, setting: Setting, runtime: &Handle) -> Self {
+    pub fn new(manager: Manager, settings: AppSettings, runtime: &Handle) -> Self {
         let manager = Arc::new(manager);
         let map = manager.map();
         let shard_headers = map
@@ -83,10 +83,10 @@ impl App {
             .iter()
             .map(|shard| HeaderValue::from_str(&shard.name).expect("shard names are visible ASCII"))
             .collect();
-        let analytics = setting.analytics.then(|| {
-            let figures = Arc::new(Figures::new(&manager, runtime, setting.backend));
-            let hub = metrics_view::hub(&figures, runtime);
-            Analytics { figures, errors: Arc::default(), hub }
+        let analytics = settings.analytics.then(|| {
+            let metrics = Arc::new(MetricsView::new(&manager, runtime, settings.backend));
+            let hub = metrics_view::hub(&metrics, runtime);
+            Analytics { metrics, errors: Arc::default(), hub }
         });
         Self {
             manager,
@@ -94,17 +94,17 @@ impl App {
             #[cfg(feature = "otlp")]
             tracer: None,
             started: Instant::now(),
-            port: setting.address.port(),
+            port: settings.address.port(),
             reached: Reached {
-                loopback_only: setting.address.ip().to_canonical().is_loopback(),
-                port: setting.address.port(),
-                by: setting.transport,
+                loopback_only: settings.address.ip().to_canonical().is_loopback(),
+                port: settings.address.port(),
+                by: settings.transport,
             },
-            lab: setting.lab,
-            backend: setting.backend,
+            lab: settings.lab,
+            backend: settings.backend,
             shard_headers,
             draining: AtomicBool::new(false),
-            room: Arc::default(),
+            body_budget: Arc::default(),
         }
     }
 
@@ -113,9 +113,9 @@ impl App {
         self.shard_headers[shard.index()].clone()
     }
 
-    /// Starts the share of a request's body in the room for all bodies; it holds nothing yet.
-    pub fn share(&self, request: &HttpRequest) -> Share {
-        self.room.enter(request.peer_addr().map(|address| address.ip()))
+    /// Starts the open_share of a request's body in the body_budget for all bodies; it holds nothing yet.
+    pub fn open_share(&self, request: &HttpRequest) -> BudgetShare {
+        self.body_budget.open_share(request.peer_addr().map(|address| address.ip()))
     }
 
     /// Tells load balancers to send no more, and ends what would never end by itself.
@@ -138,7 +138,7 @@ impl App {
     }
 
     /// Whether somebody wants to know what became of a request.
-    pub fn follows_trails(&self) -> bool {
+    pub fn keeps_records(&self) -> bool {
         self.analytics.is_some() || self.is_traced()
     }
 

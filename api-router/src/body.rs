@@ -16,8 +16,8 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 use shard_manager::table::closest;
 
-use crate::body_budget::Share;
-use crate::body_decoding::{Coding, Flow, Inflow};
+use crate::body_budget::BudgetShare;
+use crate::body_decoding::{BodyDecoder, ContentCoding, DecodeStep};
 use crate::problem::{Code, Problem};
 
 /// Largest body of a single write: a row of the largest value (1 MiB) and its escapes.
@@ -34,9 +34,9 @@ const DEPTH_MAX: usize = 64;
 /// Texts up to this length are first asked whether they have enough brackets to be too deep.
 const COUNTED_BYTES_MAX: usize = 64 << 10;
 
-/// Terms on which a whole body is read.
+/// BodyLimits on which a whole body is read.
 #[derive(Clone, Copy, Debug)]
-pub struct Terms {
+pub struct BodyLimits {
     /// Length according to `Content-Length`.
     pub declared: Option<usize>,
     /// Largest body.
@@ -45,15 +45,15 @@ pub struct Terms {
     pub deadline: Instant,
 }
 
-impl Terms {
+impl BodyLimits {
     /// Returns the terms for a body with these headers.
-    pub fn of(headers: &HeaderMap, limit: usize, deadline: Instant) -> Self {
+    pub fn from_headers(headers: &HeaderMap, limit: usize, deadline: Instant) -> Self {
         let declared = || headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
         Self { declared: declared(), limit, deadline }
     }
 }
 
-/// Reads a whole body on these terms. A body that is not small takes room as it arrives, until its
+/// Reads a whole body on these limits. A body that is not small takes room as it arrives, until its
 /// share is dropped; it gives way to others only before it is complete.
 ///
 /// # Errors
@@ -61,34 +61,35 @@ impl Terms {
 /// TSR005 if it has to give way.
 pub async fn read(
     mut payload: Payload,
-    terms: Terms,
-    enter: impl Fn() -> Share,
-) -> Result<(Bytes, Option<Share>), Problem> {
-    if terms.declared.is_some_and(|length| length > terms.limit) {
-        return Err(too_large(terms.limit));
+    limits: BodyLimits,
+    enter: impl Fn() -> BudgetShare,
+) -> Result<(Bytes, Option<BudgetShare>), Problem> {
+    if limits.declared.is_some_and(|length| length > limits.limit) {
+        return Err(too_large(limits.limit));
     }
     let mut whole: Option<BytesMut> = None;
     let mut first = Bytes::new();
-    let mut share: Option<Share> = None;
+    let mut share: Option<BudgetShare> = None;
     let mut held = 0;
-    while let Some(part) = next_part(&mut payload, terms.deadline, share.as_ref()).await? {
-        let come = whole.as_ref().map_or(first.len(), BytesMut::len) + part.len();
-        if come > terms.limit {
-            return Err(too_large(terms.limit));
+    while let Some(part) = next_part(&mut payload, limits.deadline, share.as_ref()).await? {
+        let received = whole.as_ref().map_or(first.len(), BytesMut::len) + part.len();
+        if received > limits.limit {
+            return Err(too_large(limits.limit));
         }
-        if come > INLINE_BYTES_MAX {
+        if received > INLINE_BYTES_MAX {
             let share = share.get_or_insert_with(&enter);
-            share.bring(part.len());
+            share.add_received(part.len());
             // A buffer that grows without a known size is at most twice as large as its content.
-            let holds = if terms.declared.is_some() { come } else { 2 * come };
-            share.grow(holds - held, terms.deadline).await?;
+            let holds = if limits.declared.is_some() { received } else { 2 * received };
+            share.grow(holds - held, limits.deadline).await?;
             held = holds;
         }
         match &mut whole {
             // Most bodies are one part, which is then not copied.
             None if first.is_empty() => first = part,
             None => {
-                let mut joined = BytesMut::with_capacity(terms.declared.unwrap_or(0).max(come));
+                let mut joined =
+                    BytesMut::with_capacity(limits.declared.unwrap_or(0).max(received));
                 joined.extend_from_slice(&first);
                 joined.extend_from_slice(&part);
                 whole = Some(joined);
@@ -103,18 +104,18 @@ pub async fn read(
 async fn next_part(
     payload: &mut Payload,
     deadline: Instant,
-    share: Option<&Share>,
+    share: Option<&BudgetShare>,
 ) -> Result<Option<Bytes>, Problem> {
     let next = tokio::time::timeout_at(deadline.into(), payload.next());
     let next = match share {
         None => next.await,
-        Some(share) => share.unless_cut(next).await?,
+        Some(share) => share.unless_evicted(next).await?,
     };
     match next {
         Ok(Some(Ok(part))) => Ok(Some(part)),
         Ok(Some(Err(_))) => Err(Problem::new(Code::TSR101, "the body broke off")),
         Ok(None) => Ok(None),
-        Err(_elapsed) => Err(Problem::new(Code::TSR004, "the body did not come in time")),
+        Err(_elapsed) => Err(Problem::new(Code::TSR004, "the body did not arrive in time")),
     }
 }
 
@@ -131,15 +132,15 @@ fn too_large(limit: usize) -> Problem {
 pub fn unzip(body: Bytes, limit: usize) -> Result<Bytes, Problem> {
     /// Taken out at once.
     const STEP: usize = 256 << 10;
-    let mut inflow = Inflow::new(Coding::Gzip);
-    inflow.push(body);
-    inflow.end();
+    let mut decoder = BodyDecoder::new(ContentCoding::Gzip);
+    decoder.push(body);
+    decoder.end();
     let mut text = Vec::new();
     loop {
-        match inflow.fill(&mut text, STEP) {
-            Ok(Flow::Some) if text.len() > limit => return Err(too_large(limit)),
-            Ok(Flow::Some) => {}
-            Ok(Flow::Hungry | Flow::Ended) => return Ok(Bytes::from(text)),
+        match decoder.fill(&mut text, STEP) {
+            Ok(DecodeStep::Bytes) if text.len() > limit => return Err(too_large(limit)),
+            Ok(DecodeStep::Bytes) => {}
+            Ok(DecodeStep::NeedsInput | DecodeStep::Ended) => return Ok(Bytes::from(text)),
             Err(_) => return Err(bad_gzip()),
         }
     }
@@ -194,7 +195,7 @@ impl<'a> Members<'a> {
         })
     }
 
-    /// Refuses members that are none of `known`, or that come twice.
+    /// Refuses members that are none of `known`, or that are given twice.
     ///
     /// # Errors
     /// TSR102 or TSR101, naming the member.

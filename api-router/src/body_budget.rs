@@ -1,12 +1,12 @@
-//! Room: the memory that incoming bodies of all clients may take together.
+//! BodyBudget: the memory that incoming bodies of all clients may take together.
 //!
 //! A body is charged with the bytes that it holds, not with those that it may come to hold. When
-//! room runs out, the body that has brought least for the bytes that it holds gives way, among
-//! those that wait for their clients: a body that waits for its shards does not. An address that
-//! holds more than its share gives way first, but only when another address needs room: the clients
-//! behind a proxy share its address, and may use all the room that is free.
+//! budget runs out, the body that has received least for the bytes that it holds gives way, among
+//! those that set_waiting for their clients: a body that is_waiting for its shards does not. An address that
+//! holds more than its share gives way first, but only when another address needs budget: the clients
+//! behind a proxy share its address, and may use all the budget that is free.
 //!
-//! **Invariant:** at most [`Room::BYTES_MAX`] are charged; dropping a share frees the bytes that it
+//! **Invariant:** at limit [`BodyBudget::BYTES_MAX`] are charged; dropping a share frees the bytes that it
 //! held.
 //! **Not here:** the content of bodies (`body`, `routes::bulk`).
 
@@ -23,57 +23,57 @@ use crate::problem::{Code, Problem};
 
 /// Time in which the weight of a client's bytes falls to a third: a client that pauses for longer
 /// is slow.
-const PACE: Duration = Duration::from_secs(10);
-/// Bytes credited to a new client, which has had no time to bring any.
-const CREDIT: f64 = 256.0 * 1024.0;
-/// Interval at which a body that waits for room checks again which one may give way.
-const LOOK: Duration = Duration::from_millis(100);
+const DECAY: Duration = Duration::from_secs(10);
+/// Bytes credited to a new client, which has had no time to add_received any.
+const INITIAL_CREDIT: f64 = 256.0 * 1024.0;
+/// Interval at which a body that is_waiting for budget checks again which one may give way.
+const RECHECK_EVERY: Duration = Duration::from_millis(100);
 
-/// Room of a router.
+/// BodyBudget of a router.
 #[derive(Debug, Default)]
-pub struct Room {
-    ledger: Mutex<Ledger>,
+pub struct BodyBudget {
+    state: Mutex<BudgetState>,
     /// Notified when a body holds less than before.
     freed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Ledger {
+struct BudgetState {
     held: usize,
     next: u64,
-    holders: BTreeMap<u64, Holder>,
+    shares: BTreeMap<u64, ShareState>,
 }
 
 #[derive(Debug)]
-struct Holder {
+struct ShareState {
     address: Option<IpAddr>,
     bytes: usize,
-    /// Bytes that it brought lately: their weight fades with time.
-    brought: f64,
+    /// Bytes that it received lately: their weight fades with time.
+    received: f64,
     at: Instant,
-    /// True while it waits for its client or for room: it may have to give way.
-    waits: bool,
-    gives_way: bool,
-    cut: Arc<Notify>,
+    /// True while it is_waiting for its client or for budget: it may have to give way.
+    is_waiting: bool,
+    is_evicted: bool,
+    evicted: Arc<Notify>,
 }
 
-impl Holder {
-    /// Bytes that it brought lately for each byte that it holds.
-    fn worth(&self, now: Instant) -> f64 {
-        let age = now.saturating_duration_since(self.at).as_secs_f64() / PACE.as_secs_f64();
-        self.brought * (-age).exp() / self.bytes.max(1) as f64
+impl ShareState {
+    /// Bytes that it received lately for each byte that it holds.
+    fn activity(&self, now: Instant) -> f64 {
+        let age = now.saturating_duration_since(self.at).as_secs_f64() / DECAY.as_secs_f64();
+        self.received * (-age).exp() / self.bytes.max(1) as f64
     }
 }
 
-/// Share of one body in the room.
+/// BudgetShare of one body in the budget.
 #[derive(Debug)]
-pub struct Share {
-    room: Arc<Room>,
+pub struct BudgetShare {
+    budget: Arc<BodyBudget>,
     number: u64,
-    cut: Arc<Notify>,
+    evicted: Arc<Notify>,
 }
 
-impl Room {
+impl BodyBudget {
     /// Most bytes that bodies of all clients may hold at once. Parsed they are a few times as
     /// large.
     pub const BYTES_MAX: usize = 128 << 20;
@@ -81,35 +81,35 @@ impl Room {
     const SPARE_BYTES_MAX: usize = Self::BYTES_MAX / 2;
 
     /// Starts a share for the body of a client at this address; it holds nothing yet.
-    pub fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Share {
-        let cut = Arc::new(Notify::new());
-        let holder = Holder {
+    pub fn open_share(self: &Arc<Self>, address: Option<IpAddr>) -> BudgetShare {
+        let evicted = Arc::new(Notify::new());
+        let share = ShareState {
             address,
             bytes: 0,
-            brought: CREDIT,
+            received: INITIAL_CREDIT,
             at: Instant::now(),
-            waits: false,
-            gives_way: false,
-            cut: Arc::clone(&cut),
+            is_waiting: false,
+            is_evicted: false,
+            evicted: Arc::clone(&evicted),
         };
-        let mut ledger = self.ledger();
-        let number = ledger.next;
-        ledger.next += 1;
-        ledger.holders.insert(number, holder);
-        drop(ledger);
-        Share { room: Arc::clone(self), number, cut }
+        let mut state = self.state();
+        let number = state.next;
+        state.next += 1;
+        state.shares.insert(number, share);
+        drop(state);
+        BudgetShare { budget: Arc::clone(self), number, evicted }
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, BudgetState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Ledger {
-    fn try_grow(&mut self, number: u64, bytes: usize, most: usize) -> bool {
-        let fits = self.held + bytes <= most;
-        if let Some(holder) = self.holders.get_mut(&number).filter(|_| fits) {
-            holder.bytes += bytes;
+impl BudgetState {
+    fn try_grow(&mut self, number: u64, bytes: usize, limit: usize) -> bool {
+        let fits = self.held + bytes <= limit;
+        if let Some(share) = self.shares.get_mut(&number).filter(|_| fits) {
+            share.bytes += bytes;
             self.held += bytes;
         }
         fits
@@ -117,79 +117,80 @@ impl Ledger {
 
     /// Has bodies give way until so many more bytes of this one would fit. Those that do so already
     /// have not gone yet. If all the others that may go are not enough, none has to: those that do
-    /// not wait for their clients are about to make room.
-    fn make_way(&mut self, number: u64, bytes: usize) {
-        let others = self.holders.iter().filter(|(other, _)| **other != number);
-        let may_go = others.filter(|(_, one)| one.waits || one.gives_way);
-        let most: usize = may_go.map(|(_, one)| one.bytes).sum();
-        if self.held - most + bytes > Room::BYTES_MAX {
+    /// not set_waiting for their clients are about to make budget.
+    fn evict_for(&mut self, number: u64, bytes: usize) {
+        let others = self.shares.iter().filter(|(other, _)| **other != number);
+        let may_be_evicted = others.filter(|(_, one)| one.is_waiting || one.is_evicted);
+        let limit: usize = may_be_evicted.map(|(_, one)| one.bytes).sum();
+        if self.held - limit + bytes > BodyBudget::BYTES_MAX {
             return;
         }
-        let going = |ledger: &Self| -> usize {
-            ledger.holders.values().filter(|one| one.gives_way).map(|one| one.bytes).sum()
+        let going = |state: &Self| -> usize {
+            state.shares.values().filter(|one| one.is_evicted).map(|one| one.bytes).sum()
         };
-        while self.held - going(self) + bytes > Room::BYTES_MAX {
-            let Some(number) = self.least_worthy() else { return };
-            if let Some(holder) = self.holders.get_mut(&number) {
-                holder.gives_way = true;
-                holder.cut.notify_one();
+        while self.held - going(self) + bytes > BodyBudget::BYTES_MAX {
+            let Some(number) = self.least_active() else { return };
+            if let Some(share) = self.shares.get_mut(&number) {
+                share.is_evicted = true;
+                share.evicted.notify_one();
             }
         }
     }
 
-    fn least_worthy(&self) -> Option<u64> {
+    fn least_active(&self) -> Option<u64> {
         let now = Instant::now();
-        let greedy = self.greedy_address();
-        let may_go = |one: &&Holder| one.waits && !one.gives_way && one.bytes > 0;
+        let greedy = self.greediest_address();
+        let may_be_evicted = |one: &&ShareState| one.is_waiting && !one.is_evicted && one.bytes > 0;
         let least = |of: Option<Option<IpAddr>>| {
-            let holders = self.holders.iter();
-            let holders = holders
-                .filter(|(_, one)| may_go(one) && of.is_none_or(|address| address == one.address));
-            let by_worth = |(_, a): &(&u64, &Holder), (_, b): &(&u64, &Holder)| {
-                a.worth(now).total_cmp(&b.worth(now))
+            let shares = self.shares.iter();
+            let shares = shares.filter(|(_, one)| {
+                may_be_evicted(one) && of.is_none_or(|address| address == one.address)
+            });
+            let by_worth = |(_, a): &(&u64, &ShareState), (_, b): &(&u64, &ShareState)| {
+                a.activity(now).total_cmp(&b.activity(now))
             };
-            holders.min_by(by_worth).map(|(number, _)| *number)
+            shares.min_by(by_worth).map(|(number, _)| *number)
         };
         greedy.and_then(|address| least(Some(address))).or_else(|| least(None))
     }
 
-    /// Returns the address that holds most, if that is more than its share among several.
-    fn greedy_address(&self) -> Option<Option<IpAddr>> {
+    /// Returns the address that holds limit, if that is more than its share among several.
+    fn greediest_address(&self) -> Option<Option<IpAddr>> {
         let mut held: BTreeMap<Option<IpAddr>, usize> = BTreeMap::new();
-        for one in self.holders.values() {
+        for one in self.shares.values() {
             *held.entry(one.address).or_default() += one.bytes;
         }
-        let share = Room::BYTES_MAX / held.len().max(1);
+        let share = BodyBudget::BYTES_MAX / held.len().max(1);
         let (address, bytes) = held.iter().max_by_key(|(_, bytes)| **bytes)?;
         (held.len() > 1 && *bytes > share).then_some(*address)
     }
 }
 
-impl Share {
-    /// Counts bytes that the client has brought.
-    pub fn bring(&self, bytes: usize) {
+impl BudgetShare {
+    /// Counts bytes that the client has received.
+    pub fn add_received(&self, bytes: usize) {
         let now = Instant::now();
-        self.change(|holder| {
-            let age = now.saturating_duration_since(holder.at).as_secs_f64() / PACE.as_secs_f64();
-            holder.brought = holder.brought * (-age).exp() + bytes as f64;
-            holder.at = now;
+        self.change(|share| {
+            let age = now.saturating_duration_since(share.at).as_secs_f64() / DECAY.as_secs_f64();
+            share.received = share.received * (-age).exp() + bytes as f64;
+            share.at = now;
         });
     }
 
-    /// Records if the body waits for its client or for room, and so may have to give way.
-    fn wait(&self, waits: bool) {
-        self.change(|holder| holder.waits = waits);
+    /// Records if the body is_waiting for its client or for budget, and so may have to give way.
+    fn set_waiting(&self, is_waiting: bool) {
+        self.change(|share| share.is_waiting = is_waiting);
     }
 
-    fn change(&self, change: impl FnOnce(&mut Holder)) {
-        if let Some(holder) = self.room.ledger().holders.get_mut(&self.number) {
-            change(holder);
+    fn change(&self, change: impl FnOnce(&mut ShareState)) {
+        if let Some(share) = self.budget.state().shares.get_mut(&self.number) {
+            change(share);
         }
     }
 
-    /// Holds this many more bytes if there is plenty of room now: for bytes that only save time.
+    /// Holds this many more bytes if there is plenty of budget now: for bytes that only save time.
     pub fn try_grow(&self, bytes: usize) -> bool {
-        self.room.ledger().try_grow(self.number, bytes, Room::SPARE_BYTES_MAX)
+        self.budget.state().try_grow(self.number, bytes, BodyBudget::SPARE_BYTES_MAX)
     }
 
     /// Holds fewer bytes.
@@ -197,55 +198,55 @@ impl Share {
         if bytes == 0 {
             return;
         }
-        let mut ledger = self.room.ledger();
-        if let Some(holder) = ledger.holders.get_mut(&self.number) {
-            let bytes = bytes.min(holder.bytes);
-            holder.bytes -= bytes;
-            ledger.held -= bytes;
+        let mut state = self.budget.state();
+        if let Some(share) = state.shares.get_mut(&self.number) {
+            let bytes = bytes.min(share.bytes);
+            share.bytes -= bytes;
+            state.held -= bytes;
         }
-        drop(ledger);
-        self.room.freed.notify_waiters();
+        drop(state);
+        self.budget.freed.notify_waiters();
     }
 
-    /// Holds this many more bytes as soon as there is room for them; others may have to give way.
+    /// Holds this many more bytes as soon as there is budget for them; others may have to give way.
     ///
     /// # Errors
-    /// TSR005 if this body has to give way itself, or no room is free in time.
+    /// TSR005 if this body has to give way itself, or no budget is free in time.
     pub async fn grow(&self, bytes: usize, until: Instant) -> Result<(), Problem> {
-        if self.room.ledger().try_grow(self.number, bytes, Room::BYTES_MAX) {
+        if self.budget.state().try_grow(self.number, bytes, BodyBudget::BYTES_MAX) {
             return Ok(());
         }
-        self.wait(true);
-        let grown = self.grow_later(bytes, until).await;
-        self.wait(false);
+        self.set_waiting(true);
+        let grown = self.wait_and_grow(bytes, until).await;
+        self.set_waiting(false);
         grown
     }
 
     /// Returns true if it holds this many more bytes now; otherwise others must give way.
-    fn grow_or_make_way(&self, bytes: usize) -> Result<bool, Problem> {
-        let mut ledger = self.room.ledger();
-        if ledger.holders.get(&self.number).is_none_or(|one| one.gives_way) {
-            return Err(crowded());
+    fn grow_or_evict(&self, bytes: usize) -> Result<bool, Problem> {
+        let mut state = self.budget.state();
+        if state.shares.get(&self.number).is_none_or(|one| one.is_evicted) {
+            return Err(budget_exhausted());
         }
-        let grown = ledger.try_grow(self.number, bytes, Room::BYTES_MAX);
+        let grown = state.try_grow(self.number, bytes, BodyBudget::BYTES_MAX);
         if !grown {
-            ledger.make_way(self.number, bytes);
+            state.evict_for(self.number, bytes);
         }
         Ok(grown)
     }
 
-    async fn grow_later(&self, bytes: usize, until: Instant) -> Result<(), Problem> {
+    async fn wait_and_grow(&self, bytes: usize, until: Instant) -> Result<(), Problem> {
         loop {
-            let freed = self.room.freed.notified();
-            if self.grow_or_make_way(bytes)? {
+            let freed = self.budget.freed.notified();
+            if self.grow_or_evict(bytes)? {
                 return Ok(());
             }
             let now = Instant::now();
             if now >= until {
-                return Err(crowded());
+                return Err(budget_exhausted());
             }
-            // Freed room or the next check: both are handled alike.
-            let _ = timeout_at(until.min(now + LOOK).into(), freed).await;
+            // Freed budget or the next check: both are handled alike.
+            let _ = timeout_at(until.min(now + RECHECK_EVERY).into(), freed).await;
         }
     }
 
@@ -253,33 +254,33 @@ impl Share {
     ///
     /// # Errors
     /// TSR005 if it has to give way.
-    pub async fn unless_cut<T>(&self, awaited: impl Future<Output = T>) -> Result<T, Problem> {
-        self.wait(true);
+    pub async fn unless_evicted<T>(&self, awaited: impl Future<Output = T>) -> Result<T, Problem> {
+        self.set_waiting(true);
         let came = tokio::select! {
             biased;
-            () = self.cut.notified() => Err(crowded()),
+            () = self.evicted.notified() => Err(budget_exhausted()),
             came = awaited => Ok(came),
         };
-        self.wait(false);
+        self.set_waiting(false);
         came
     }
 }
 
-impl Drop for Share {
+impl Drop for BudgetShare {
     fn drop(&mut self) {
-        let mut ledger = self.room.ledger();
-        if let Some(holder) = ledger.holders.remove(&self.number) {
-            ledger.held -= holder.bytes;
+        let mut state = self.budget.state();
+        if let Some(share) = state.shares.remove(&self.number) {
+            state.held -= share.bytes;
         }
-        drop(ledger);
-        self.room.freed.notify_waiters();
+        drop(state);
+        self.budget.freed.notify_waiters();
     }
 }
 
-fn crowded() -> Problem {
-    let most = Room::BYTES_MAX >> 20;
+fn budget_exhausted() -> Problem {
+    let limit = BodyBudget::BYTES_MAX >> 20;
     let detail = format!(
-        "the bodies of all clients fill the {most} MiB that there are for them, and this one brings least for what it holds"
+        "the bodies of all clients fill the {limit} MiB that there are for them, and this one brings least for what it holds"
     );
     Problem::new(Code::TSR005, detail)
         .hint("send again after Retry-After, without pausing; if next_index is told, from there")
@@ -291,20 +292,20 @@ mod tests {
 
     #[test]
     fn none_gives_way_unless_that_makes_enough_room() {
-        let room = Arc::new(Room::default());
+        let budget = Arc::new(BodyBudget::default());
         let share = |bytes| {
-            let share = room.enter(None);
-            assert!(room.ledger().try_grow(share.number, bytes, Room::BYTES_MAX));
+            let share = budget.open_share(None);
+            assert!(budget.state().try_grow(share.number, bytes, BodyBudget::BYTES_MAX));
             share
         };
-        let _busy = share(Room::BYTES_MAX - 1_000);
+        let _busy = share(BodyBudget::BYTES_MAX - 1_000);
         let (waiting, late) = (share(500), share(100));
-        waiting.wait(true);
-        late.wait(true);
-        let gives_way = |share: &Share| room.ledger().holders[&share.number].gives_way;
-        assert!(!late.grow_or_make_way(2_000).unwrap());
-        assert!(!gives_way(&waiting) && !gives_way(&late), "all of them are not enough");
-        assert!(!late.grow_or_make_way(800).unwrap());
-        assert!(gives_way(&waiting), "without it there is room");
+        waiting.set_waiting(true);
+        late.set_waiting(true);
+        let is_evicted = |share: &BudgetShare| budget.state().shares[&share.number].is_evicted;
+        assert!(!late.grow_or_evict(2_000).unwrap());
+        assert!(!is_evicted(&waiting) && !is_evicted(&late), "all of them are not enough");
+        assert!(!late.grow_or_evict(800).unwrap());
+        assert!(is_evicted(&waiting), "without it there is budget");
     }
 }

@@ -25,7 +25,7 @@ const STEPS_END: usize = 4 << 20;
 
 /// How a body is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Coding {
+pub enum ContentCoding {
     /// As it is.
     Identity,
     /// `Content-Encoding: gzip`; several members after each other are one body (RFC 1952, 2.2).
@@ -34,7 +34,7 @@ pub enum Coding {
 
 /// Bytes on their way in.
 #[derive(Debug)]
-pub struct Inflow {
+pub struct BodyDecoder {
     source: Source,
     /// Bytes that were taken out.
     given: usize,
@@ -42,17 +42,17 @@ pub struct Inflow {
 
 #[derive(Debug)]
 enum Source {
-    Plain(Queue),
-    Gzip(Box<MultiGzDecoder<Queue>>),
+    Plain(InputQueue),
+    Gzip(Box<MultiGzDecoder<InputQueue>>),
 }
 
 /// What came of a look for more bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flow {
+pub enum DecodeStep {
     /// There were some.
-    Some,
+    Bytes,
     /// There are none before more is pushed.
-    Hungry,
+    NeedsInput,
     /// There will be none.
     Ended,
 }
@@ -61,18 +61,18 @@ pub enum Flow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadGzip;
 
-impl Inflow {
+impl BodyDecoder {
     /// An inflow of a body of this coding.
-    pub fn new(coding: Coding) -> Self {
-        let queue = Queue::default();
+    pub fn new(coding: ContentCoding) -> Self {
+        let queue = InputQueue::default();
         let source = match coding {
-            Coding::Identity => Source::Plain(queue),
-            Coding::Gzip => Source::Gzip(Box::new(MultiGzDecoder::new(queue))),
+            ContentCoding::Identity => Source::Plain(queue),
+            ContentCoding::Gzip => Source::Gzip(Box::new(MultiGzDecoder::new(queue))),
         };
         Self { source, given: 0 }
     }
 
-    fn queue(&mut self) -> &mut Queue {
+    fn queue(&mut self) -> &mut InputQueue {
         match &mut self.source {
             Source::Plain(queue) => queue,
             Source::Gzip(decoder) => decoder.get_mut(),
@@ -80,7 +80,7 @@ impl Inflow {
     }
 
     /// True if the input has inflated to more than an honest body would.
-    pub fn is_overblown(&self) -> bool {
+    pub fn exceeds_ratio(&self) -> bool {
         match &self.source {
             Source::Plain(_) => false,
             Source::Gzip(decoder) => {
@@ -94,8 +94,8 @@ impl Inflow {
     /// them.
     pub fn held(&self) -> usize {
         match &self.source {
-            Source::Plain(queue) => queue.there,
-            Source::Gzip(decoder) => decoder.get_ref().there + INFLATER_BYTES,
+            Source::Plain(queue) => queue.waiting,
+            Source::Gzip(decoder) => decoder.get_ref().waiting + INFLATER_BYTES,
         }
     }
 
@@ -103,7 +103,7 @@ impl Inflow {
     pub fn push(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
             let queue = self.queue();
-            queue.there += bytes.len();
+            queue.waiting += bytes.len();
             queue.parts.push_back(bytes);
         }
     }
@@ -117,14 +117,14 @@ impl Inflow {
     ///
     /// # Errors
     /// [`BadGzip`].
-    pub fn fill(&mut self, out: &mut Vec<u8>, room: usize) -> Result<Flow, BadGzip> {
+    pub fn fill(&mut self, out: &mut Vec<u8>, room: usize) -> Result<DecodeStep, BadGzip> {
         let begin = out.len();
         let flow = self.fill_from(out, room);
         self.given += out.len() - begin;
         flow
     }
 
-    fn fill_from(&mut self, out: &mut Vec<u8>, room: usize) -> Result<Flow, BadGzip> {
+    fn fill_from(&mut self, out: &mut Vec<u8>, room: usize) -> Result<DecodeStep, BadGzip> {
         match &mut self.source {
             Source::Plain(queue) => Ok(queue.take(out, room)),
             Source::Gzip(decoder) => {
@@ -134,9 +134,11 @@ impl Inflow {
                 let read = decoder.read(&mut out[begin..]);
                 out.truncate(begin + read.as_ref().map_or(0, |bytes| *bytes));
                 match read {
-                    Ok(0) => Ok(Flow::Ended),
-                    Ok(_) => Ok(Flow::Some),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Flow::Hungry),
+                    Ok(0) => Ok(DecodeStep::Ended),
+                    Ok(_) => Ok(DecodeStep::Bytes),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        Ok(DecodeStep::NeedsInput)
+                    }
                     Err(_) => Err(BadGzip),
                 }
             }
@@ -146,11 +148,11 @@ impl Inflow {
 
 /// What was pushed and is not taken yet.
 #[derive(Debug, Default)]
-struct Queue {
+struct InputQueue {
     parts: VecDeque<Bytes>,
     ended: bool,
     /// Bytes of the parts.
-    there: usize,
+    waiting: usize,
     /// Bytes that were taken.
     taken: usize,
 }
@@ -170,20 +172,20 @@ fn make_room(out: &mut Vec<u8>, more: usize) {
     }
 }
 
-impl Queue {
-    fn take(&mut self, out: &mut Vec<u8>, room: usize) -> Flow {
+impl InputQueue {
+    fn take(&mut self, out: &mut Vec<u8>, room: usize) -> DecodeStep {
         let Some(first) = self.parts.front_mut() else {
-            return if self.ended { Flow::Ended } else { Flow::Hungry };
+            return if self.ended { DecodeStep::Ended } else { DecodeStep::NeedsInput };
         };
         let taken = room.min(first.len());
         make_room(out, taken);
         out.extend_from_slice(&first[..taken]);
         self.consume(taken);
-        Flow::Some
+        DecodeStep::Bytes
     }
 }
 
-impl Read for Queue {
+impl Read for InputQueue {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
         let taken = self.fill_buf()?.read(out)?;
         self.consume(taken);
@@ -191,7 +193,7 @@ impl Read for Queue {
     }
 }
 
-impl BufRead for Queue {
+impl BufRead for InputQueue {
     fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
         match self.parts.front() {
             Some(first) => Ok(first),
@@ -201,7 +203,7 @@ impl BufRead for Queue {
     }
 
     fn consume(&mut self, bytes: usize) {
-        self.there -= bytes;
+        self.waiting -= bytes;
         self.taken += bytes;
         if let Some(first) = self.parts.front_mut() {
             first.advance(bytes);

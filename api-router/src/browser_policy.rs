@@ -8,9 +8,9 @@ use actix_web::http::header::{
     CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 
-/// Kind of a response, to a browser.
+/// ResponseKind of a response, to a browser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ResponseKind {
     /// Rows, which are never a page.
     Rows,
     /// A file of Swagger UI.
@@ -32,14 +32,14 @@ const DOCUMENTS: HeaderValue = HeaderValue::from_static(
 );
 
 /// Sets the headers that limit browsers.
-pub fn isolate(headers: &mut HeaderMap, kind: Kind) {
+pub fn limit_browser(headers: &mut HeaderMap, kind: ResponseKind) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     let policy = match kind {
-        Kind::Rows => return,
-        Kind::Documents => DOCUMENTS,
-        Kind::Other if headers.contains_key(CONTENT_SECURITY_POLICY) => return,
-        Kind::Other => NOTHING,
+        ResponseKind::Rows => return,
+        ResponseKind::Documents => DOCUMENTS,
+        ResponseKind::Other if headers.contains_key(CONTENT_SECURITY_POLICY) => return,
+        ResponseKind::Other => NOTHING,
     };
     headers.insert(CONTENT_SECURITY_POLICY, policy);
 }

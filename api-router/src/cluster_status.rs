@@ -1,4 +1,4 @@
-//! Lookout: the cluster as it is now, told without anybody waiting for a node.
+//! ClusterStatus: the cluster as it is now, told without anybody waiting for a node.
 //!
 //! What costs nothing is read at once. Nodes are probed at most once a second, and rows and bytes, a statement for each
 //! shard, are looked up at most every ten; both only while somebody asks, beside whoever asks, and one at a time.
@@ -27,30 +27,30 @@ const PROBE_MAX: Duration = Duration::from_secs(2);
 const PROBE_TRUSTED: Duration = Duration::from_secs(5);
 /// How old rows and bytes may be.
 const SIZES_AGE_MAX: Duration = Duration::from_secs(10);
-/// How long it may take to look them up.
+/// How long it may take to refresh them up.
 const SIZES_MAX: Duration = Duration::from_secs(10);
 /// How long figures wait for a probe that has just begun: a node that hangs holds nobody up.
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// Who looks at the cluster.
-pub struct Lookout {
+pub struct ClusterStatus {
     manager: Arc<Manager>,
     runtime: Handle,
     backend: &'static str,
     started: Instant,
     started_at: String,
-    nodes: Arc<Latest<Vec<ShardReport>>>,
-    sizes: Arc<Latest<Vec<Option<Footprint>>>>,
+    nodes: Arc<LatestValue<Vec<ShardReport>>>,
+    sizes: Arc<LatestValue<Vec<Option<Footprint>>>>,
 }
 
 /// What was found out last.
-struct Latest<T> {
+struct LatestValue<T> {
     found: watch::Sender<Option<(Instant, Arc<T>)>>,
     is_busy: AtomicBool,
     begun: Mutex<Option<Instant>>,
 }
 
-impl<T: Send + Sync + 'static> Latest<T> {
+impl<T: Send + Sync + 'static> LatestValue<T> {
     fn new() -> Arc<Self> {
         let found = watch::Sender::new(None);
         Arc::new(Self { found, is_busy: AtomicBool::new(false), begun: Mutex::new(None) })
@@ -68,11 +68,11 @@ impl<T: Send + Sync + 'static> Latest<T> {
         }
         *begun = Some(Instant::now());
         drop(begun);
-        let busy = Busy(Arc::clone(self));
+        let guard = RefreshGuard(Arc::clone(self));
         runtime.spawn(async move {
             let found = Arc::new(find.await);
-            busy.0.found.send_replace(Some((Instant::now(), found)));
-            drop(busy);
+            guard.0.found.send_replace(Some((Instant::now(), found)));
+            drop(guard);
         });
     }
 
@@ -81,7 +81,7 @@ impl<T: Send + Sync + 'static> Latest<T> {
     }
 
     /// Waits for what is being found out, but not for long.
-    async fn settle(&self, patience: Duration) {
+    async fn wait(&self, patience: Duration) {
         let mut found = self.found.subscribe();
         if self.is_busy.load(Ordering::Acquire) {
             // Too late is what was known before.
@@ -91,24 +91,24 @@ impl<T: Send + Sync + 'static> Latest<T> {
 }
 
 /// Somebody is at it, until this is dropped: also if he panics.
-struct Busy<T>(Arc<Latest<T>>);
+struct RefreshGuard<T>(Arc<LatestValue<T>>);
 
-impl<T> Drop for Busy<T> {
+impl<T> Drop for RefreshGuard<T> {
     fn drop(&mut self) {
         self.0.is_busy.store(false, Ordering::Release);
     }
 }
 
-impl Lookout {
+impl ClusterStatus {
     /// Looks at this cluster from now on; probes run on `runtime`.
     pub fn new(manager: Arc<Manager>, runtime: Handle, backend: &'static str) -> Self {
         let started_at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
-        let (nodes, sizes) = (Latest::new(), Latest::new());
+        let (nodes, sizes) = (LatestValue::new(), LatestValue::new());
         Self { manager, runtime, backend, started: Instant::now(), started_at, nodes, sizes }
     }
 
     /// Looks again at what is too old, and waits a moment for how the nodes are.
-    pub async fn look(&self) {
+    pub async fn refresh(&self) {
         let manager = Arc::clone(&self.manager);
         self.nodes.refresh(&self.runtime, PROBE_AGE_MAX, async move {
             manager.health(Instant::now() + PROBE_MAX).await
@@ -117,7 +117,7 @@ impl Lookout {
         self.sizes.refresh(&self.runtime, SIZES_AGE_MAX, async move {
             manager.footprints(Instant::now() + SIZES_MAX).await
         });
-        self.nodes.settle(PATIENCE).await;
+        self.nodes.wait(PATIENCE).await;
     }
 
     /// The cluster as it is known now.

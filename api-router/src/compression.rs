@@ -30,18 +30,18 @@ pub async fn compressed(mut answer: ServiceResponse<BoxBody>) -> ServiceResponse
     if !is_worth_it(&answer) {
         if answer.status() == StatusCode::NOT_MODIFIED {
             // The headers of the answer that it stands for, which may have been a large one.
-            tell_what_it_depends_on(answer.headers_mut());
+            vary_by_encoding(answer.headers_mut());
         }
         return answer;
     }
-    tell_what_it_depends_on(answer.headers_mut());
+    vary_by_encoding(answer.headers_mut());
     if !prefers_gzip(&joined(answer.request().headers(), &ACCEPT_ENCODING)) {
         return answer;
     }
     let (request, answer) = answer.into_parts();
     let (mut head, body) = answer.into_parts();
     let body = match body.try_into_bytes() {
-        Ok(plain) => match packed(&plain).await {
+        Ok(plain) => match compress(&plain).await {
             Some(small) => {
                 head.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
                 BoxBody::new(small)
@@ -71,12 +71,12 @@ fn is_worth_it(answer: &ServiceResponse<BoxBody>) -> bool {
 }
 
 /// For caches on the way.
-fn tell_what_it_depends_on(headers: &mut HeaderMap) {
+fn vary_by_encoding(headers: &mut HeaderMap) {
     headers.append(VARY, HeaderValue::from_static("accept-encoding"));
 }
 
 /// The bytes as gzip; `None` if they do not get fewer.
-async fn packed(plain: &Bytes) -> Option<Vec<u8>> {
+async fn compress(plain: &Bytes) -> Option<Vec<u8>> {
     let small = if plain.len() <= INLINE_BYTES_MAX {
         gzip(plain)
     } else {
@@ -89,6 +89,6 @@ async fn packed(plain: &Bytes) -> Option<Vec<u8>> {
 
 fn gzip(plain: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 4), Compression::fast());
-    let packed = encoder.write_all(plain).and_then(|()| encoder.finish());
-    packed.expect("a Vec takes whatever is written to it")
+    let compress = encoder.write_all(plain).and_then(|()| encoder.finish());
+    compress.expect("a Vec takes whatever is written to it")
 }

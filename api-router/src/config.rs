@@ -29,7 +29,7 @@ use shard_manager::topology::Topology;
 
 use crate::tls;
 
-use sources::{Sources, said};
+use sources::{Sources, name_with_origin};
 
 pub use ::analytics::settings::{ConfigError, Origin};
 
@@ -167,7 +167,7 @@ pub struct Config {
     /// Where to serve.
     pub bind: SocketAddr,
     /// The certificate to show; without one clients speak plain HTTP.
-    pub tls: Option<tls::Files>,
+    pub tls: Option<tls::TlsFiles>,
     /// True if a proxy in front of the router ends TLS.
     pub behind_tls: bool,
     /// What keeps the rows, and where.
@@ -250,7 +250,7 @@ impl Config {
 }
 
 /// Both files, or none.
-fn tls_files(settings: &mut Settings<'_>) -> Result<Option<tls::Files>, ConfigError> {
+fn tls_files(settings: &mut Settings<'_>) -> Result<Option<tls::TlsFiles>, ConfigError> {
     let mut file = |name: &'static str| {
         settings.optional(name, "none", |text| match text {
             "" => Err("a file".to_owned()),
@@ -258,14 +258,14 @@ fn tls_files(settings: &mut Settings<'_>) -> Result<Option<tls::Files>, ConfigEr
         })
     };
     match (file("tls_cert")?, file("tls_key")?) {
-        (Some(certificate), Some(key)) => Ok(Some(tls::Files { certificate, key })),
+        (Some(certificate), Some(key)) => Ok(Some(tls::TlsFiles { certificate, key })),
         (None, None) => Ok(None),
         (given, _) => {
             let (name, other) = match given {
                 Some(_) => ("tls_cert", "tls_key"),
                 None => ("tls_key", "tls_cert"),
             };
-            let given = said(settings, name).unwrap_or_default();
+            let given = name_with_origin(settings, name).unwrap_or_default();
             Err(ConfigError(format!(
                 "{given} needs {other} beside it: a certificate and its private key"
             )))

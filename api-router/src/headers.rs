@@ -17,7 +17,7 @@ use shard_manager::manager::{Manager, Wish};
 use shard_manager::row::{Operation, Precondition};
 use shard_manager::token::SessionToken;
 
-use crate::body_decoding::Coding;
+use crate::body_decoding::ContentCoding;
 use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, Problem, X_SESSION_TOKEN};
 
@@ -188,11 +188,11 @@ pub enum BulkFormat {
 ///
 /// # Errors
 /// A 415 that says what is accepted.
-pub fn bulk_format(headers: &HeaderMap) -> Result<(BulkFormat, Coding), Problem> {
+pub fn bulk_format(headers: &HeaderMap) -> Result<(BulkFormat, ContentCoding), Problem> {
     let coding = match headers.get(&CONTENT_ENCODING).map(HeaderValue::as_bytes) {
-        None => Coding::Identity,
-        Some(name) if name.eq_ignore_ascii_case(b"identity") => Coding::Identity,
-        Some(name) if name.eq_ignore_ascii_case(b"gzip") => Coding::Gzip,
+        None => ContentCoding::Identity,
+        Some(name) if name.eq_ignore_ascii_case(b"identity") => ContentCoding::Identity,
+        Some(name) if name.eq_ignore_ascii_case(b"gzip") => ContentCoding::Gzip,
         Some(_) => {
             let detail = "Content-Encoding must be gzip, or left out";
             return Err(Problem::new(Code::TSR107, detail).unsupported_media_type());
@@ -324,7 +324,7 @@ pub fn deadline(headers: &HeaderMap) -> Result<Duration, Problem> {
 ///
 /// # Errors
 /// Errors of [`deadline`].
-pub fn patience(headers: &HeaderMap, most: Duration) -> Result<Duration, Problem> {
+pub fn time_limit(headers: &HeaderMap, most: Duration) -> Result<Duration, Problem> {
     Ok(if headers.contains_key(&X_DEADLINE_MS) { deadline(headers)?.min(most) } else { most })
 }
 

@@ -13,13 +13,13 @@ use analytics::foreign::Transport;
 use analytics::log_lines;
 use analytics::probe::{No, Question};
 use analytics::store::Keeper;
-use api_router::app::{App, Setting};
+use api_router::app::{App, AppSettings};
 use api_router::config::{Config, Engine, Flags};
 use api_router::doctor;
 #[cfg(feature = "otlp")]
 use api_router::otlp::Tracer;
 use api_router::server;
-use api_router::tls::{self, Identity, Renewal};
+use api_router::tls::{self, CertificateWatcher, Identity};
 use clap::Parser;
 use shard_manager::address::{ClusterAddress, ServerEngine};
 use shard_manager::manager::{ConnectedCluster, EmbeddedCluster, Manager};
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         return if doctor::is_fit(&found) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     if let Some(question) = flags.probe {
-        return match ask(question, &config) {
+        return match probe(question, &config) {
             Ok(()) => ExitCode::SUCCESS,
             Err(no) => {
                 eprintln!("{no}");
@@ -100,10 +100,10 @@ fn warn_of_sabotage() -> Result<(), UnknownSwitch> {
 }
 
 /// Asks the router of this machine, by TLS if it serves by that.
-fn ask(question: Question, config: &Config) -> Result<(), No> {
+fn probe(question: Question, config: &Config) -> Result<(), No> {
     match config.tls {
         None => question.ask(config.bind),
-        Some(_) => question.ask_through(config.bind, tls::to_oneself),
+        Some(_) => question.ask_through(config.bind, tls::connect_to_self),
     }
 }
 
@@ -111,7 +111,7 @@ fn ask(question: Question, config: &Config) -> Result<(), No> {
 async fn run(config: &Config) -> anyhow::Result<()> {
     let identity = config.tls.clone().map(Identity::read).transpose()?.map(Arc::new);
     if let Some(identity) = &identity {
-        actix_web::rt::spawn(Renewal::of(identity.clone())?.run());
+        actix_web::rt::spawn(CertificateWatcher::new(identity.clone())?.run());
     }
     let listener = TcpListener::bind(config.bind)
         .map_err(|error| anyhow::anyhow!("cannot serve on {}: {error}", config.bind))?;
@@ -121,7 +121,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         Some(settings) => manager.with_cache(settings.clone()),
         None => manager,
     };
-    let setting = Setting {
+    let settings = AppSettings {
         address: bound,
         transport: Transport::of(identity.is_some(), config.behind_tls),
         lab: config.lab,
@@ -130,10 +130,10 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     };
     // Nobody's requests are served by this thread.
     #[cfg_attr(not(feature = "otlp"), expect(unused_mut, reason = "nothing is added to it"))]
-    let mut app = App::new(manager, setting, &Handle::current());
+    let mut app = App::new(manager, settings, &Handle::current());
     #[cfg(feature = "otlp")]
     if let Some(endpoint) = &config.otlp_endpoint {
-        app.tracer = Some(Tracer::start(endpoint, bound, config.tls.is_some(), setting.backend)?);
+        app.tracer = Some(Tracer::start(endpoint, bound, config.tls.is_some(), settings.backend)?);
     }
     let app = Data::new(app);
     let keeper = keep_history(&app, config)?;
@@ -170,7 +170,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         tracer.end();
     }
     if let (Some(analytics), Some(keeper)) = (&app.analytics, keeper) {
-        analytics.figures.finish();
+        analytics.metrics.finish();
         keeper.close();
     }
     app.manager.close();
@@ -196,7 +196,7 @@ fn keep_history(app: &App, config: &Config) -> anyhow::Result<Option<Keeper>> {
     let (Some(analytics), Some(address)) = (&app.analytics, &config.analytics_store) else {
         return Ok(None);
     };
-    let history = analytics.figures.recorder.history().clone();
+    let history = analytics.metrics.recorder.history().clone();
     Ok(Some(Keeper::start(address.clone(), "router", history)?))
 }
 

@@ -1,4 +1,4 @@
-//! Figures: what was counted, with the cluster as it is now, made into answers away from the threads that serve requests.
+//! MetricsView: what was counted, with the cluster as it is now, made into answers away from the threads that serve requests.
 //!
 //! **Not here:** counting (`middleware`), HTTP (`routes`).
 
@@ -16,7 +16,7 @@ use shard_manager::manager::Manager;
 use tokio::runtime::Handle;
 use utoipa::ToSchema;
 
-use crate::cluster_status::Lookout;
+use crate::cluster_status::ClusterStatus;
 use crate::data_route::ROUTES;
 use crate::problem::{Code, Problem};
 
@@ -24,10 +24,10 @@ use crate::problem::{Code, Problem};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The figures of a router.
-pub struct Figures {
+pub struct MetricsView {
     /// What counts.
     pub recorder: Recorder,
-    lookout: Lookout,
+    status: ClusterStatus,
 }
 
 /// The figures of a window.
@@ -39,20 +39,20 @@ pub struct MetricsAnswer {
     metrics: Metrics,
 }
 
-impl Figures {
+impl MetricsView {
     /// Counts from now on; what is made beside requests is made on `runtime`.
     pub fn new(manager: &Arc<Manager>, runtime: &Handle, backend: &'static str) -> Self {
         let map = manager.map();
         let shards = map.topology().shards().iter().map(|shard| shard.name.clone()).collect();
         let labels = Labels { routes: ROUTES.to_vec(), shards, slots: usize::from(SLOT_COUNT) };
-        let lookout = Lookout::new(Arc::clone(manager), runtime.clone(), backend);
-        Self { recorder: Recorder::new(labels), lookout }
+        let status = ClusterStatus::new(Arc::clone(manager), runtime.clone(), backend);
+        Self { recorder: Recorder::new(labels), status }
     }
 
     /// The cluster as it is now.
     pub async fn now(&self) -> ClusterNow {
-        self.lookout.look().await;
-        self.lookout.now(self.recorder.in_flight())
+        self.status.refresh().await;
+        self.status.now(self.recorder.in_flight())
     }
 
     /// The answer to a question, as JSON: of requests that were answered before it, of each exactly once.
@@ -62,7 +62,7 @@ impl Figures {
     pub async fn answer(self: &Arc<Self>, query: MetricsQuery) -> Result<Bytes, Problem> {
         let now = self.now().await;
         let own = Arc::clone(self);
-        apart(move || own.render(&query, &now)).await
+        run_blocking(move || own.render(&query, &now)).await
     }
 
     /// What scrapers are told.
@@ -72,7 +72,7 @@ impl Figures {
     pub async fn exposition(self: &Arc<Self>, errors: Arc<ErrorLog>) -> Result<String, Problem> {
         let now = self.now().await;
         let own = Arc::clone(self);
-        apart(move || openmetrics(&own.recorder, &errors, &now)).await
+        run_blocking(move || openmetrics(&own.recorder, &errors, &now)).await
     }
 
     /// Ends the running second, so that what is in it can be kept: nothing is counted any more. Longer slots go on after a
@@ -90,12 +90,14 @@ impl Figures {
 }
 
 /// Does what takes milliseconds on a thread that may take its time.
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Problem> {
     block(work).await.map_err(|_| Problem::new(Code::TSR500, "an internal error"))
 }
 
 /// Builds what viewers of the same question share. Whoever runs this may block.
-pub fn hub(figures: &Arc<Figures>, runtime: &Handle) -> Arc<Hub<MetricsQuery>> {
+pub fn hub(figures: &Arc<MetricsView>, runtime: &Handle) -> Arc<Hub<MetricsQuery>> {
     let (figures, handle) = (Arc::clone(figures), runtime.clone());
     Hub::new(runtime.clone(), move |query: &MetricsQuery| {
         let now = handle.block_on(figures.now());

@@ -23,17 +23,17 @@ use shard_manager::keyspace::Slot;
 use shard_manager::topology::ShardIndex;
 
 use crate::app::App;
-use crate::browser_policy::{Kind, isolate};
+use crate::browser_policy::{ResponseKind, limit_browser};
 use crate::compression::compressed;
 use crate::data_route::{DataRoute, data_route, is_write};
 use crate::documented_paths::PAGES;
 use crate::headers::{X_REQUEST_ID, request_id};
 #[cfg(feature = "otlp")]
-use crate::otlp::Traced;
+use crate::otlp::TracedRequest;
 use crate::problem::{Code, Problem};
-use crate::request_record::{self, Trail};
+use crate::request_record::{self, RequestRecord};
 use crate::trace::{TRACEPARENT, Trace};
-use crate::unsupported_headers::refuse_surplus;
+use crate::unsupported_headers::refuse_unsupported;
 
 /// Tells clients that send `Authorization` that it proves nothing here.
 const X_ACCESS: HeaderName = HeaderName::from_static("x-access");
@@ -42,7 +42,7 @@ const X_ACCESS: HeaderName = HeaderName::from_static("x-access");
 ///
 /// # Errors
 /// Those of the framework; a route's own become answers.
-pub async fn gate(
+pub async fn handle_request(
     mut request: ServiceRequest,
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
@@ -58,21 +58,21 @@ pub async fn gate(
     let route = data_route(path, method);
     let is_write = is_write(route, path, method);
     let kind = match route {
-        Some(_) => Kind::Rows,
-        None if path.starts_with(PAGES) => Kind::Documents,
-        None => Kind::Other,
+        Some(_) => ResponseKind::Rows,
+        None if path.starts_with(PAGES) => ResponseKind::Documents,
+        None => ResponseKind::Other,
     };
     let trace = Trace::of(request.headers()).or_else(|| app.begin_trace(route));
     let worker = request.app_data::<Rc<Worker>>().cloned();
     // Ended also when the client goes away, and all of this is dropped.
     let _in_flight = route.and(worker.as_ref()).map(|worker| worker.begin());
-    if route.is_some() && app.follows_trails() {
-        request_record::lay(&request);
+    if route.is_some() && app.keeps_records() {
+        request_record::attach(&request);
     }
     let refused = match request_id(request.headers()) {
         Ok(id) => {
             let foreign = foreign::refuse(request.headers(), app.reached).map_err(Problem::from);
-            (id, foreign.and_then(|()| refuse_surplus(&request, route)).err())
+            (id, foreign.and_then(|()| refuse_unsupported(&request, route)).err())
         }
         Err(problem) => (None, Some(problem)),
     };
@@ -94,17 +94,17 @@ pub async fn gate(
         response = response.map_body(|_, _| BoxBody::new(()));
     }
     let headers = response.headers_mut();
-    isolate(headers, kind);
+    limit_browser(headers, kind);
     if is_authorized {
         headers.insert(X_ACCESS, HeaderValue::from_static("off"));
     }
     if let Some(trace) = &trace {
         headers.insert(TRACEPARENT, trace.header());
     }
-    let told = Told { route, id: &id, trace, problem: problem.as_ref() };
-    told.log(response.request().path());
+    let context = ResponseContext { route, id: &id, trace, problem: problem.as_ref() };
+    context.log(response.request().path());
     if let Some(route) = route {
-        told.record(&app, worker.as_deref(), route, &response, began);
+        context.record(&app, worker.as_deref(), route, &response, began);
     }
     response.headers_mut().insert(X_REQUEST_ID, id);
     Ok(response)
@@ -124,9 +124,9 @@ fn problem_of(response: &ServiceResponse<BoxBody>, is_write: bool) -> Option<Pro
         None => framework_problem(response)?,
     };
     if is_write {
-        problem.of_write();
+        problem.ensure_outcome();
     } else {
-        problem.of_other();
+        problem.clear_outcome();
     }
     Some(problem)
 }
@@ -151,26 +151,26 @@ impl From<Foreign> for Problem {
     }
 }
 
-/// What is known of an answer when it is told on.
-struct Told<'a> {
+/// What is known of an answer when it is context on.
+struct ResponseContext<'a> {
     route: Option<DataRoute>,
     id: &'a HeaderValue,
     trace: Option<Trace>,
     problem: Option<&'a Problem>,
 }
 
-impl Told<'_> {
-    /// What is our fault, or our trouble, is logged under the id that the client was told.
+impl ResponseContext<'_> {
+    /// What is our fault, or our trouble, is logged under the id that the client was context.
     fn log(&self, path: &str) {
         let Some(problem) = self.problem else { return };
         let request_id = self.id.to_str().unwrap_or("");
         let trace_id = self.trace.map(tracing::field::display);
-        // The path of a data route may hold a key, which no log may tell.
+        // The path of a data route may hold a key, which no log may export.
         let path = self.route.map_or(path, |route| route.name());
         if problem.code() == Code::TSR500 {
             tracing::error!(%problem, %request_id, trace_id, path, "a request failed");
         } else if problem.code() == Code::TSR005 {
-            // Told by counts and by the list of errors: a line for each would be work when there is too much of it.
+            // ResponseContext by counts and by the list of errors: a line for each would be work when there is too much of it.
             tracing::debug!(%problem, %request_id, trace_id, path, "a request was shed");
         } else if problem.status().is_server_error() {
             tracing::warn!(%problem, %request_id, trace_id, path, "a request was not served");
@@ -187,37 +187,44 @@ impl Told<'_> {
         began: Instant,
     ) {
         let extensions = response.request().extensions();
-        let Some(trail) = extensions.get::<Trail>() else { return };
+        let Some(record) = extensions.get::<RequestRecord>() else { return };
         let named = self.problem.and_then(Problem::shard_name);
         let found = || app.manager.map().topology().find(named?);
         let now = Instant::now();
         let sample = Sample {
             route: route.index,
             operation: route.operation,
-            shard: trail.shard.or_else(found).map(|shard| shard.0),
-            slot: trail.slot.map(Slot::number),
-            role: trail.served_by.map(counted_role),
+            shard: record.shard.or_else(found).map(|shard| shard.0),
+            slot: record.slot.map(Slot::number),
+            role: record.served_by.map(counted_role),
             status: response.status().as_u16(),
-            fanout: trail.fanout,
+            fanout: record.fanout,
             elapsed: now.duration_since(began),
-            queue: trail.queue,
-            database: trail.database,
-            key: trail.key(),
+            queue: record.queue,
+            database: record.database,
+            key: record.key(),
             trace: self.trace.map(|trace| trace.id),
         };
         if let (Some(worker), Some(analytics)) = (worker, &app.analytics) {
             worker.record(&sample, now);
-            self.remember(&analytics.errors, route, named);
+            self.keep_error(&analytics.errors, route, named);
         }
         #[cfg(feature = "otlp")]
         if let (Some(tracer), Some(trace)) = (&app.tracer, self.trace) {
             let shard = sample.shard.map(|shard| app.manager.shard_name(ShardIndex(shard)));
-            let (before, method) = (trail.route, response.request().method().as_str());
-            tracer.tell(&Traced { trace, sample, before, method, route: route.name(), shard });
+            let (before, method) = (record.route, response.request().method().as_str());
+            tracer.export(&TracedRequest {
+                trace,
+                sample,
+                before,
+                method,
+                route: route.name(),
+                shard,
+            });
         }
     }
 
-    fn remember(&self, errors: &ErrorLog, route: DataRoute, shard: Option<&str>) {
+    fn keep_error(&self, errors: &ErrorLog, route: DataRoute, shard: Option<&str>) {
         let Some(problem) = self.problem else { return };
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         errors.push(ErrorEvent {

@@ -47,18 +47,18 @@ const PATH: &str = "/v1/traces";
 pub struct Tracer {
     spans: BatchSpanProcessor,
     scope: InstrumentationScope,
-    own: Own,
+    own: ServiceAttributes,
 }
 
 /// What is the same in all spans.
-struct Own {
+struct ServiceAttributes {
     scheme: &'static str,
     address: SocketAddr,
     database: &'static str,
 }
 
 /// A request about rows, beside what was counted of it.
-pub struct Traced<'r> {
+pub struct TracedRequest<'r> {
     /// Its trace.
     pub trace: Trace,
     /// What was counted.
@@ -94,7 +94,7 @@ impl Tracer {
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(with_path(endpoint))
             .with_timeout(EXPORT_MAX)
-            .with_http_client(Courier::new())
+            .with_http_client(BlockingClient::new())
             .build()
             .map_err(|error| OtlpError(error.to_string()))?;
         let config = BatchConfigBuilder::default()
@@ -113,11 +113,11 @@ impl Tracer {
         let scope = InstrumentationScope::builder("tessera").with_version(version).build();
         let scheme = if is_encrypted { "https" } else { "http" };
         let database = if backend == "sqlite" { "sqlite" } else { "postgresql" };
-        Ok(Self { spans, scope, own: Own { scheme, address, database } })
+        Ok(Self { spans, scope, own: ServiceAttributes { scheme, address, database } })
     }
 
     /// Hands on a request that has just been answered.
-    pub fn tell(&self, traced: &Traced<'_>) {
+    pub fn export(&self, traced: &TracedRequest<'_>) {
         if !traced.trace.sampled {
             return;
         }
@@ -144,8 +144,13 @@ impl Tracer {
         let _ = self.spans.shutdown_with_timeout(END_MAX);
     }
 
-    fn server_span(&self, traced: &Traced<'_>, start: SystemTime, end: SystemTime) -> SpanData {
-        let Traced { trace, sample, method, route, shard, .. } = traced;
+    fn server_span(
+        &self,
+        traced: &TracedRequest<'_>,
+        start: SystemTime,
+        end: SystemTime,
+    ) -> SpanData {
+        let TracedRequest { trace, sample, method, route, shard, .. } = traced;
         let mut attributes = vec![
             KeyValue::new("http.request.method", (*method).to_owned()),
             KeyValue::new("http.route", *route),
@@ -180,7 +185,7 @@ impl Tracer {
 
     fn part_span(
         &self,
-        Traced { trace, sample, shard, .. }: &Traced<'_>,
+        TracedRequest { trace, sample, shard, .. }: &TracedRequest<'_>,
         (name, kind): (&'static str, SpanKind),
         start: SystemTime,
         end: SystemTime,
@@ -242,9 +247,9 @@ fn with_path(endpoint: &str) -> String {
 
 /// Carries batches, on the thread of the exporter, which may wait.
 #[derive(Debug)]
-struct Courier(Agent);
+struct BlockingClient(Agent);
 
-impl Courier {
+impl BlockingClient {
     fn new() -> Self {
         let trusted = rustls_native_certs::load_native_certs().certs;
         let trusted: Vec<Certificate<'static>> =
@@ -263,7 +268,7 @@ impl Courier {
 }
 
 #[async_trait]
-impl HttpClient for Courier {
+impl HttpClient for BlockingClient {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let (head, body) = request.into_parts();
         let mut answer = self.0.run(Request::from_parts(head, &*body))?;

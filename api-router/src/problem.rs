@@ -104,12 +104,12 @@ pub struct Problem {
     hint: Option<String>,
     shard: Option<String>,
     outcome: Option<&'static str>,
-    rare: Option<Box<Rare>>,
+    rare: Option<Box<RareFields>>,
 }
 
 /// What few problems have; apart, because problems are handed on by value.
 #[derive(Clone, Debug, Default)]
-struct Rare {
+struct RareFields {
     /// Methods that the path has.
     allow: Option<String>,
     /// The level that was asked for, and the one that was reached.
@@ -242,7 +242,7 @@ impl Problem {
         self
     }
 
-    fn rare(&mut self) -> &mut Rare {
+    fn rare(&mut self) -> &mut RareFields {
         self.rare.get_or_insert_default()
     }
 
@@ -263,7 +263,7 @@ impl Problem {
 
     /// The same problem of a row that was refused only because it stood in one transaction with the row at `row`.
     #[must_use]
-    pub fn of_transaction(mut self, row: usize) -> Self {
+    pub fn undone_with_row(mut self, row: usize) -> Self {
         self.detail = format!("undone with row {row} of the same transaction: {}", self.detail);
         self.hint(format!("mend row {row}, and send all rows of the transaction again"))
     }
@@ -299,12 +299,12 @@ impl Problem {
     }
 
     /// Only a write has an outcome.
-    pub fn of_other(&mut self) {
+    pub fn clear_outcome(&mut self) {
         self.outcome = None;
     }
 
     /// Every failed write says what became of it; one that failed before it was understood was rejected.
-    pub fn of_write(&mut self) {
+    pub fn ensure_outcome(&mut self) {
         self.outcome.get_or_insert("rejected");
     }
 

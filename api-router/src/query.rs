@@ -142,7 +142,7 @@ pub fn read_query(table: &Arc<Table>, parameters: &Parameters<'_>) -> Result<Rea
 fn neither_column_nor_parameter(table: &Table, name: &str) -> Problem {
     let detail = format!("{} has no column `{}`", table.name(), shown(name));
     let problem = Problem::new(Code::TSR311, detail);
-    if let Some(hint) = request_hints::foreign_parameter(name) {
+    if let Some(hint) = request_hints::hint_for_parameter(name) {
         return problem.hint(hint);
     }
     match table.suggest(name).or_else(|| closest(name, KNOWN.into_iter())) {
@@ -170,7 +170,7 @@ fn parse_select(table: &Table, list: &str) -> Result<Vec<Output>, Problem> {
                 Some((alias, name)) => (Some(parse_alias(alias)?), name),
                 None => (None, item),
             };
-            if let Some((detail, hint)) = request_hints::foreign_output(name) {
+            if let Some((detail, hint)) = request_hints::hint_for_output(name) {
                 let detail = format!("{detail}: `{}`", shown(item));
                 return Err(Problem::new(Code::TSR311, detail).hint(hint));
             }

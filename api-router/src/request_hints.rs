@@ -95,7 +95,7 @@ pub fn no_such_method(method: &str) -> &'static str {
 }
 
 /// Parameter to send instead of one that other APIs have.
-pub fn foreign_parameter(name: &str) -> Option<&'static str> {
+pub fn hint_for_parameter(name: &str) -> Option<&'static str> {
     Some(match name.to_ascii_lowercase().as_str() {
         "page" | "after" | "before" | "next" | "page_token" | "pagetoken" => {
             "send next_cursor of the page before as cursor; limit says how many rows a page has"
@@ -122,7 +122,7 @@ pub fn foreign_parameter(name: &str) -> Option<&'static str> {
 
 /// Describes a feature of PostgREST in `select` that Tessera does not have, with an alternative;
 /// `None` for a possible column.
-pub fn foreign_output(item: &str) -> Option<(&'static str, &'static str)> {
+pub fn hint_for_output(item: &str) -> Option<(&'static str, &'static str)> {
     if item.contains("count(") {
         let hint = "send the header Prefer: count=exact, which adds total to the answer";
         return Some(("functions are not supported in select", hint));

@@ -1,4 +1,4 @@
-//! Trail: what a request about rows leaves on its way, for whoever counts it when it has been answered.
+//! RequestRecord: what a request about rows leaves on its way, for whoever counts it when it has been answered.
 //!
 //! It lies with the request itself, so that a route which refuses halfway has still told how far it came, and so that
 //! nothing has to be allocated for it beyond that one place, but for a long key.
@@ -18,7 +18,7 @@ use shard_manager::topology::ShardIndex;
 
 /// What is known of a request about rows.
 #[derive(Debug)]
-pub struct Trail {
+pub struct RequestRecord {
     /// The one shard that was asked.
     pub shard: Option<ShardIndex>,
     /// The slot of its key.
@@ -48,8 +48,8 @@ enum Key {
 const SHORT_MAX: usize = 47;
 
 /// Makes the place for a trail; without it nothing is noted.
-pub fn lay(request: &impl HttpMessage) {
-    request.extensions_mut().insert(Trail {
+pub fn attach(request: &impl HttpMessage) {
+    request.extensions_mut().insert(RequestRecord {
         shard: None,
         slot: None,
         served_by: None,
@@ -62,13 +62,13 @@ pub fn lay(request: &impl HttpMessage) {
 }
 
 /// Notes something, if somebody wants to know.
-pub fn note(request: &HttpRequest, noted: impl FnOnce(&mut Trail)) {
-    if let Some(trail) = request.extensions_mut().get_mut::<Trail>() {
-        noted(trail);
+pub fn update(request: &HttpRequest, change: impl FnOnce(&mut RequestRecord)) {
+    if let Some(record) = request.extensions_mut().get_mut::<RequestRecord>() {
+        change(record);
     }
 }
 
-impl Trail {
+impl RequestRecord {
     /// The key that the request is about.
     pub fn key(&self) -> Option<&str> {
         match &self.key {
@@ -79,7 +79,7 @@ impl Trail {
     }
 
     /// Notes the key.
-    pub fn about(&mut self, key: &str) {
+    pub fn set_key(&mut self, key: &str) {
         let mut text = [0; SHORT_MAX];
         self.key = match text.get_mut(..key.len()) {
             Some(place) => {
@@ -91,14 +91,14 @@ impl Trail {
     }
 
     /// Notes that the one shard of a key is asked.
-    pub fn ask(&mut self, place: Place) {
+    pub fn set_location(&mut self, place: Place) {
         (self.shard, self.slot, self.fanout) = (Some(place.shard), Some(place.slot), 1);
     }
 
     /// Notes what a shard, or one of `all`, did not do, after `waited`.
-    pub fn fail(&mut self, failure: &Failure, waited: Duration, all: usize) {
+    pub fn set_failure(&mut self, failure: &Failure, waited: Duration, all: usize) {
         match failure.place {
-            Some(place) => self.ask(place),
+            Some(place) => self.set_location(place),
             // A key that is none of this keyspace was sent nowhere.
             None if self.key().is_some() => return,
             None => self.fanout = fanout(all),

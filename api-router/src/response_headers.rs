@@ -80,7 +80,7 @@ fn push_milliseconds(out: &mut Vec<u8>, time: Duration) {
 
 /// What every answer about rows tells of where it comes from.
 #[derive(Clone, Copy, Debug)]
-pub struct Source<'s> {
+pub struct AnswerOrigin<'s> {
     /// What was asked.
     pub request: &'s HttpRequest,
     /// What answered.
@@ -93,7 +93,7 @@ pub struct Source<'s> {
     pub epoch: u64,
 }
 
-impl<'s> Source<'s> {
+impl<'s> AnswerOrigin<'s> {
     /// Of a write, which no cache answers.
     pub fn of_write(request: &'s HttpRequest, session: &'s SessionToken, epoch: u64) -> Self {
         Self { request, served_by: ServedBy::Primary, cache: None, session, epoch }
@@ -107,23 +107,24 @@ impl<'s> Source<'s> {
 }
 
 /// An answer about rows, ready for its body.
-pub fn data_response(app: &App, source: &Source<'_>, timing: &Timing) -> HttpResponseBuilder {
-    request_record::note(source.request, |trail| {
-        trail.served_by = Some(source.served_by);
-        (trail.route, trail.queue, trail.database) = (timing.route, timing.queue, timing.database);
+pub fn data_response(app: &App, origin: &AnswerOrigin<'_>, timing: &Timing) -> HttpResponseBuilder {
+    request_record::update(origin.request, |record| {
+        record.served_by = Some(origin.served_by);
+        (record.route, record.queue, record.database) =
+            (timing.route, timing.queue, timing.database);
     });
     let mut response = HttpResponse::Ok();
-    let token = HeaderValue::from_maybe_shared(Bytes::from(app.manager.token(source.session)))
+    let token = HeaderValue::from_maybe_shared(Bytes::from(app.manager.token(origin.session)))
         .expect("a token is visible ASCII");
     response
         .content_type("application/json")
         // What it says depends on headers, and is old in a moment.
         .insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")))
-        .insert_header((X_EPOCH, HeaderValue::from(source.epoch)))
-        .insert_header((X_SERVED_BY, HeaderValue::from_static(source.served_by.name())))
+        .insert_header((X_EPOCH, HeaderValue::from(origin.epoch)))
+        .insert_header((X_SERVED_BY, HeaderValue::from_static(origin.served_by.name())))
         .insert_header((X_SESSION_TOKEN, token))
         .insert_header((SERVER_TIMING, timing.header()));
-    if let Some(cache) = source.cache {
+    if let Some(cache) = origin.cache {
         response.insert_header((X_CACHE, HeaderValue::from_static(cache.name())));
     }
     response
@@ -133,11 +134,11 @@ pub fn data_response(app: &App, source: &Source<'_>, timing: &Timing) -> HttpRes
 pub fn keyed_response(
     app: &App,
     place: Place,
-    source: &Source<'_>,
+    origin: &AnswerOrigin<'_>,
     timing: &Timing,
 ) -> HttpResponseBuilder {
-    request_record::note(source.request, |trail| trail.ask(place));
-    let mut response = data_response(app, source, timing);
+    request_record::update(origin.request, |record| record.set_location(place));
+    let mut response = data_response(app, origin, timing);
     response
         .insert_header((X_SHARD, app.shard_header(place.shard)))
         .insert_header((X_SHARD_SLOT, HeaderValue::from(place.slot.number())));
@@ -157,12 +158,13 @@ pub fn etag(version: i64) -> HeaderValue {
 /// seen with it.
 pub fn refusal(
     app: &App,
-    (request, asked): (&HttpRequest, Instant),
+    request: &HttpRequest,
+    asked: Instant,
     failure: Failure,
     session: &SessionToken,
 ) -> Problem {
     let all = || app.manager.map().topology().len();
-    request_record::note(request, |trail| trail.fail(&failure, asked.elapsed(), all()));
+    request_record::update(request, |record| record.set_failure(&failure, asked.elapsed(), all()));
     let shard = failure.place.map(|place| app.manager.shard_name(place.shard).to_owned());
     let seen = failure.place.zip(failure.seen).map(|(place, position)| {
         let mut session = session.clone();
@@ -199,7 +201,7 @@ macro_rules! refusals {
 
 refusals! {
     /// The problems that every path may answer with.
-    GateRefusals {
+    CommonRefusals {
         400 BadRequest "A header or a parameter cannot be used: the detail names it.";
         403 Forbidden "The request comes from a foreign web page.";
     }

@@ -1,4 +1,4 @@
-//! Server: puts routes, gate and state on a listener, and ends in order.
+//! Server: puts routes, handle_request and state on a listener, and ends in order.
 //!
 //! **Not here:** configuration, what the routes do.
 
@@ -18,7 +18,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::app::App;
 use crate::documented_paths::DOCUMENT;
-use crate::middleware::gate;
+use crate::middleware::handle_request;
 use crate::routes;
 use crate::tls::{self, Identity, TlsError};
 
@@ -62,7 +62,7 @@ pub fn serve(
     let server = HttpServer::new(move || {
         // Called in each worker's thread, which drives its runtime until the server has ended.
         app.manager.offer(Handle::current());
-        let worker = app.analytics.as_ref().map(|it| Rc::new(it.figures.recorder.worker()));
+        let worker = app.analytics.as_ref().map(|it| Rc::new(it.metrics.recorder.worker()));
         let (surface, _) = ActixApp::new()
             .app_data(app.clone())
             .app_data(api.clone())
@@ -76,7 +76,7 @@ pub fn serve(
         surface
             .service(swagger_ui(&api))
             .default_service(web::to(routes::home::nothing_here))
-            .wrap(from_fn(gate))
+            .wrap(from_fn(handle_request))
     });
     let server = server
         .workers(workers)

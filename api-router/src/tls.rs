@@ -1,7 +1,7 @@
 //! TLS: the certificate that the router shows, renewed while it runs.
 //!
 //! Certificates live for weeks, routers for months: whoever renews the files (certbot, cert-manager, a person) must not
-//! have to restart anything. The files are looked at every [`LOOK_EVERY`], and at once on SIGHUP. Connections that are
+//! have to restart anything. The files are looked at every [`CHECK_EVERY`], and at once on SIGHUP. Connections that are
 //! open keep what they began with; new ones get the new certificate. A pair that cannot be used changes nothing: the
 //! old certificate stays and the log says why, once for each cause.
 //!
@@ -31,20 +31,20 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
 /// How often the files are looked at.
-pub const LOOK_EVERY: Duration = Duration::from_secs(10);
+pub const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// Longest file that is read. A chain of certificates has a few KiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Where the certificate is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Files {
+pub struct TlsFiles {
     /// The certificate of the router, then those between it and the authority, as PEM.
     pub certificate: PathBuf,
     /// Its private key, as PEM.
     pub key: PathBuf,
 }
 
-/// Why a pair of files cannot be used. No byte of them is told.
+/// Why a pair of files cannot be used. No byte of them is reported.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file that cannot be read, or holds too much.
@@ -57,13 +57,13 @@ pub enum TlsError {
     },
     /// Each file is fine by itself.
     #[error("the key in {} is not that of the certificate in {}", key.display(), certificate.display())]
-    Strangers {
+    KeyMismatch {
         /// The certificate.
         certificate: PathBuf,
         /// The key.
         key: PathBuf,
     },
-    /// This process cannot speak TLS, or cannot be told of new files.
+    /// This process cannot speak TLS, or cannot be reported of new files.
     #[error("{0}")]
     Setup(String),
 }
@@ -71,7 +71,7 @@ pub enum TlsError {
 /// The certificate that is shown now.
 #[derive(Debug)]
 pub struct Identity {
-    files: Files,
+    files: TlsFiles,
     shown: ArcSwap<CertifiedKey>,
 }
 
@@ -80,7 +80,7 @@ impl Identity {
     ///
     /// # Errors
     /// [`TlsError`] names the file and what is wrong with it.
-    pub fn read(files: Files) -> Result<Self, TlsError> {
+    pub fn read(files: TlsFiles) -> Result<Self, TlsError> {
         let shown = ArcSwap::from_pointee(pair(&files)?);
         Ok(Self { files, shown })
     }
@@ -149,27 +149,27 @@ pub fn acceptor(identity: Arc<Identity>) -> Result<ServerConfig, TlsError> {
 
 /// Whoever asks for the files to be looked at.
 #[derive(Debug)]
-pub struct Renewal {
+pub struct CertificateWatcher {
     identity: Arc<Identity>,
     asked: Signal,
 }
 
-impl Renewal {
+impl CertificateWatcher {
     /// From now on SIGHUP does not end the process: it asks for the files to be read.
     ///
     /// # Errors
     /// [`TlsError::Setup`] where signals cannot be received.
-    pub fn of(identity: Arc<Identity>) -> Result<Self, TlsError> {
+    pub fn new(identity: Arc<Identity>) -> Result<Self, TlsError> {
         let asked = signal(SignalKind::hangup()).map_err(|e| TlsError::Setup(e.to_string()))?;
         Ok(Self { identity, asked })
     }
 
     /// Follows the files for ever.
     pub async fn run(mut self) {
-        let mut told = String::new();
+        let mut reported = String::new();
         loop {
             let by_hand = tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => false,
+                () = tokio::time::sleep(CHECK_EVERY) => false,
                 _ = self.asked.recv() => true,
             };
             let identity = self.identity.clone();
@@ -177,7 +177,7 @@ impl Renewal {
             let renewed = renewed.map_err(|error| TlsError::Setup(error.to_string()));
             match renewed.and_then(|renewed| renewed) {
                 Ok(is_new) => {
-                    told.clear();
+                    reported.clear();
                     if is_new {
                         tracing::info!("the certificate is renewed: new connections get it");
                     } else if by_hand {
@@ -186,12 +186,12 @@ impl Renewal {
                 }
                 Err(error) => {
                     let cause = error.to_string();
-                    if by_hand || cause != told {
+                    if by_hand || cause != reported {
                         tracing::warn!(
                             "the certificate is not renewed, the old one stays: {cause}"
                         );
                     }
-                    told = cause;
+                    reported = cause;
                 }
             }
         }
@@ -203,13 +203,13 @@ impl Renewal {
 ///
 /// # Errors
 /// Those of the connection.
-pub fn to_oneself(address: IpAddr, stream: TcpStream) -> std::io::Result<impl Read + Write> {
+pub fn connect_to_self(address: IpAddr, stream: TcpStream) -> std::io::Result<impl Read + Write> {
     let provider = provider();
     let config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(std::io::Error::other)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Oneself(provider)))
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         .with_no_client_auth();
     let connection = ClientConnection::new(Arc::new(config), address.into());
     Ok(StreamOwned::new(connection.map_err(std::io::Error::other)?, stream))
@@ -217,9 +217,9 @@ pub fn to_oneself(address: IpAddr, stream: TcpStream) -> std::io::Result<impl Re
 
 /// Takes whatever certificate whoever listens here shows, if it has the key.
 #[derive(Debug)]
-struct Oneself(Arc<CryptoProvider>);
+struct AnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Oneself {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _certificate: &CertificateDer<'_>,
@@ -261,8 +261,8 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-fn pair(files: &Files) -> Result<CertifiedKey, TlsError> {
-    let Files { certificate, key } = files;
+fn pair(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
+    let TlsFiles { certificate, key } = files;
     let bad = |path: &Path, cause: &str| TlsError::File {
         path: path.to_owned(),
         cause: cause.to_owned(),
@@ -281,7 +281,7 @@ fn pair(files: &Files) -> Result<CertifiedKey, TlsError> {
     })?;
     CertifiedKey::from_der(chain, private, &provider()).map_err(|error| {
         if let Error::InconsistentKeys(InconsistentKeys::KeyMismatch) = error {
-            TlsError::Strangers { certificate: certificate.clone(), key: key.clone() }
+            TlsError::KeyMismatch { certificate: certificate.clone(), key: key.clone() }
         } else if let Error::InvalidCertificate(error) = error {
             bad(certificate, &error.to_string())
         } else {

@@ -26,16 +26,19 @@ const PLACEMENT: &str = "/api/route";
 ///
 /// # Errors
 /// TSR113 names the header and the remedy.
-pub fn refuse_surplus(request: &ServiceRequest, route: Option<DataRoute>) -> Result<(), Problem> {
+pub fn refuse_unsupported(
+    request: &ServiceRequest,
+    route: Option<DataRoute>,
+) -> Result<(), Problem> {
     let headers = request.headers();
     let concerns = |name: &HeaderName| headers.contains_key(name);
     let is_row_write = route.is_some_and(|route| route.operation == Operation::Write);
     // Routes about rows check their deadline themselves.
-    let may_be_surplus = concerns(&RANGE)
+    let may_be_unsupported = concerns(&RANGE)
         || (!is_row_write && concerns(&IDEMPOTENCY_KEY))
         || (route.is_none() && (concerns(&X_DEADLINE_MS) || concerns(&X_SHARD_KEY)))
         || (route.is_none() || is_row_write) && concerns(&X_MAX_STALENESS_MS);
-    if !may_be_surplus || !is_served(request) {
+    if !may_be_unsupported || !is_served(request) {
         return Ok(());
     }
     let (path, method) = (request.match_info().as_str(), request.method());

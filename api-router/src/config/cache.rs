@@ -13,7 +13,7 @@ use shard_manager::address::Password;
 use shard_manager::cache::{AddressError, CacheAddress, CacheSettings};
 
 use super::ConfigError;
-use super::sources::said;
+use super::sources::name_with_origin;
 
 const URL: &str = "redis_url";
 const PASSWORD_FILE: &str = "cache_password_file";
@@ -119,7 +119,7 @@ pub(super) fn cache(settings: &mut Settings<'_>) -> Result<Option<CacheSettings>
 fn refuse_without_address(settings: &Settings<'_>) -> Result<(), ConfigError> {
     let flags = CacheFlags::default();
     let mut names = flags.texts().into_iter().map(|(name, _)| name).filter(|name| *name != URL);
-    match names.find_map(|name| said(settings, name)) {
+    match names.find_map(|name| name_with_origin(settings, name)) {
         Some(given) => Err(ConfigError(format!(
             "{given} is about a cache, but none is named: set REDIS_URL, or url in [cache] of the file"
         ))),
@@ -130,7 +130,7 @@ fn refuse_without_address(settings: &Settings<'_>) -> Result<(), ConfigError> {
 /// Where the cache is; the password may stand in a file of its own.
 fn address(settings: &mut Settings<'_>) -> Result<Option<CacheAddress>, ConfigError> {
     let named = settings.find(URL).filter(|(_, text)| !matches!(&**text, "" | NONE));
-    let given = said(settings, URL).unwrap_or_default();
+    let given = name_with_origin(settings, URL).unwrap_or_default();
     let parse = |url: &str| -> Result<CacheAddress, ConfigError> {
         url.parse().map_err(|error: AddressError| ConfigError(format!("{given}: {error}")))
     };
@@ -158,7 +158,7 @@ fn address(settings: &mut Settings<'_>) -> Result<Option<CacheAddress>, ConfigEr
 
 fn password(settings: &Settings<'_>) -> Result<Option<Password>, ConfigError> {
     let Some((_, path)) = settings.find(PASSWORD_FILE) else { return Ok(None) };
-    let given = said(settings, PASSWORD_FILE).unwrap_or_default();
+    let given = name_with_origin(settings, PASSWORD_FILE).unwrap_or_default();
     if path.contains("://") {
         return Err(ConfigError(format!("{given} is a URL; it must be a file")));
     }

@@ -16,7 +16,7 @@ use shard_manager::topology::Topology;
 
 use super::ConfigError;
 use super::file::PostgresSection;
-use super::sources::{Sources, said};
+use super::sources::{Sources, name_with_origin};
 
 /// The variable of libpq that holds the password of all nodes that name none.
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
@@ -29,7 +29,7 @@ pub(super) fn is_meant(
     let file = sources.sections.path.display();
     let in_file = |what: &str| format!("{what} (from {file})");
     let shards = (!sources.sections.shards.is_empty()).then(|| in_file("[[shard]]"));
-    let named = said(settings, "shard_urls").or(shards);
+    let named = name_with_origin(settings, "shard_urls").or(shards);
     let engine = settings.optional(
         "engine",
         if named.is_some() { "postgres" } else { "sqlite" },
@@ -41,17 +41,18 @@ pub(super) fn is_meant(
         },
     )?;
     let section = sources.sections.postgres.is_some().then(|| in_file("[postgres]"));
-    let needs_shards =
-        said(settings, "replica_urls").or_else(|| said(settings, "maindb_url")).or(section);
+    let needs_shards = name_with_origin(settings, "replica_urls")
+        .or_else(|| name_with_origin(settings, "maindb_url"))
+        .or(section);
     match (engine, named, needs_shards) {
         (Some(None), Some(named), _) | (Some(None), None, Some(named)) => {
-            let engine = said(settings, "engine").unwrap_or_default();
+            let engine = name_with_origin(settings, "engine").unwrap_or_default();
             Err(ConfigError(format!(
                 "{engine} is sqlite, but {named} is about servers of PostgreSQL: leave one of them out"
             )))
         }
         (Some(Some(servers)), None, _) => {
-            let engine = said(settings, "engine").unwrap_or_default();
+            let engine = name_with_origin(settings, "engine").unwrap_or_default();
             let name = servers.name();
             Err(ConfigError(format!(
                 "{engine} is {name}, but no shard is named: set SHARD_URLS, or add [[shard]] to the file"
@@ -78,7 +79,7 @@ pub(super) fn cluster(
     let (defaults, timeouts) = defaults(settings, sources, section)?;
     let shards = match (settings.find("shard_urls"), sources.sections.shards.is_empty()) {
         (Some(_), false) => {
-            let given = said(settings, "shard_urls").unwrap_or_default();
+            let given = name_with_origin(settings, "shard_urls").unwrap_or_default();
             let file = sources.sections.path.display();
             return Err(ConfigError(format!(
                 "{given} and [[shard]] (from {file}) both name the shards: leave one of them out"
@@ -88,7 +89,8 @@ pub(super) fn cluster(
         (None, _) => shards_of_file(settings, sources, &defaults)?,
     };
     if shards.is_empty() || shards.len() > Topology::SHARDS_MAX {
-        let given = said(settings, "shard_urls").unwrap_or_else(|| "[[shard]]".to_owned());
+        let given =
+            name_with_origin(settings, "shard_urls").unwrap_or_else(|| "[[shard]]".to_owned());
         let (most, count) = (Topology::SHARDS_MAX, shards.len());
         return Err(ConfigError(format!("{given} names {count} shards; there may be 1 to {most}")));
     }
@@ -130,8 +132,8 @@ fn bare(primary: NodeAddress) -> ShardAddress {
 }
 
 fn refuse_what_is_about_files(settings: &Settings<'_>) -> Result<(), ConfigError> {
-    let Some(given) = said(settings, "data_dir") else { return Ok(()) };
-    let urls = said(settings, "shard_urls").unwrap_or_else(|| "[[shard]]".to_owned());
+    let Some(given) = name_with_origin(settings, "data_dir") else { return Ok(()) };
+    let urls = name_with_origin(settings, "shard_urls").unwrap_or_else(|| "[[shard]]".to_owned());
     Err(ConfigError(format!(
         "{given} is a folder of embedded shards, {urls} names servers of PostgreSQL: leave one of them out"
     )))
@@ -212,7 +214,7 @@ fn list(
         }
         return Ok(Vec::new());
     };
-    let given = said(settings, name).unwrap_or_default();
+    let given = name_with_origin(settings, name).unwrap_or_default();
     let mut addresses = Vec::new();
     for (number, url) in (1..).zip(split(&text)) {
         let address = NodeAddress::parse(url, defaults);
@@ -302,7 +304,9 @@ fn catalog(
                 path.display()
             )));
         }
-        (Some((origin, text)), _) => (origin, text, said(settings, name).unwrap_or_default()),
+        (Some((origin, text)), _) => {
+            (origin, text, name_with_origin(settings, name).unwrap_or_default())
+        }
         (None, Some(text)) => {
             let origin = Origin::File(sources.sections.path.clone());
             let what = format!("postgres.catalog.url (from {origin})");
@@ -365,7 +369,7 @@ pub(super) fn check_counts(
 ) -> Result<(), ConfigError> {
     let count = cluster.shards.len();
     let refuse = |name: &str, number: usize, found: usize, what: &str| {
-        let given = said(settings, name).unwrap_or_default();
+        let given = name_with_origin(settings, name).unwrap_or_default();
         ConfigError(format!("{given} says {number}, but {found} {what} are named: leave it out"))
     };
     if let Some(said) = shards.filter(|said| *said != count) {
@@ -388,7 +392,7 @@ pub(super) fn weights(
     if weights.clone().all(|weight| weight.is_none()) {
         return Ok(None);
     }
-    if let Some(given) = said(settings, "weights") {
+    if let Some(given) = name_with_origin(settings, "weights") {
         return Err(ConfigError(format!(
             "{given} and the weights of [[shard]] say the same thing: leave one of them out"
         )));

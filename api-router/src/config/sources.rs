@@ -118,7 +118,7 @@ pub(super) fn spelled(name: &str, origin: &Origin) -> String {
 }
 
 /// How a setting is named to whoever gave it; `None` if nobody did.
-pub(super) fn said(settings: &Settings<'_>, name: &str) -> Option<String> {
+pub(super) fn name_with_origin(settings: &Settings<'_>, name: &str) -> Option<String> {
     let (origin, _) = settings.find(name)?;
     Some(format!("{} (from {origin})", spelled(name, &origin)))
 }

@@ -82,7 +82,7 @@ impl From<Error> for Problem {
                 problem.rare().replayed = true;
                 problem
             }
-            Error::Undone { row, cause } => Self::from(*cause).of_transaction(row),
+            Error::Undone { row, cause } => Self::from(*cause).undone_with_row(row),
             Error::TransactionTooLarge => Self::new(Code::TSR108, detail)
                 .hint("send fewer rows in one request, or without tx=per-shard"),
             Error::Constraint { .. } => Self::new(Code::TSR304, detail),

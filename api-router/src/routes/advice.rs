@@ -17,8 +17,8 @@ use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::headers::patience;
-use crate::metrics_view::Figures;
+use crate::headers::time_limit;
+use crate::metrics_view::MetricsView;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::LookupRefusals;
@@ -171,12 +171,12 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
     let basis = Basis::find(by).ok_or_else(|| {
         Problem::new(Code::TSR100, "by must be load or size").hint("for example ?by=load")
     })?;
-    let patience = patience(request.headers(), SIZES_MAX)?;
+    let limit = time_limit(request.headers(), SIZES_MAX)?;
     let heat = match basis {
-        Basis::Load => Heat::of(&app.analytics()?.figures).await?,
+        Basis::Load => Heat::of(&app.analytics()?.metrics).await?,
         Basis::Size => Heat::default(),
     };
-    let sizes = app.manager.footprints(Instant::now() + patience).await;
+    let sizes = app.manager.footprints(Instant::now() + limit).await;
     let sizes: Vec<ShardSize> = sizes
         .into_iter()
         .map(|told| {
@@ -213,13 +213,13 @@ struct Heat {
 
 impl Heat {
     /// Made where it may take some milliseconds.
-    async fn of(figures: &Arc<Figures>) -> Result<Self, Problem> {
+    async fn of(figures: &Arc<MetricsView>) -> Result<Self, Problem> {
         let figures = Arc::clone(figures);
         let counted = block(move || Self::count(&figures)).await;
         counted.map_err(|_| Problem::new(Code::TSR500, "an internal error"))
     }
 
-    fn count(counted: &Figures) -> Self {
+    fn count(counted: &MetricsView) -> Self {
         let recorder = &counted.recorder;
         let load = recorder.slot_load(MINUTES).into_iter();
         let load = load.map(|slot| SlotLoad { reads: slot.reads, writes: slot.writes }).collect();

@@ -15,11 +15,11 @@ use shard_manager::shard_map::Place;
 use shard_manager::value::push_json_string;
 use utoipa::ToSchema;
 
-use super::kv::{agree, find, in_words_of_keys, put};
-use super::row_write::{Asked, apart, carry_out};
+use super::kv::{agree, find, put, with_key_hint};
+use super::row_write::{WriteContext, carry_out, run_blocking};
 use crate::app::App;
 use crate::body::{self, Members};
-use crate::headers::{DataHeaders, check_content_encoding, idempotency_key, patience};
+use crate::headers::{DataHeaders, check_content_encoding, idempotency_key, time_limit};
 use crate::problem::{Code, Problem, ProblemBody};
 use crate::query::Parameters;
 use crate::response_headers::{LookupRefusals, ReadRefusals, WriteRefusals};
@@ -89,13 +89,14 @@ pub(crate) async fn write_pair(
     let idempotency_key = idempotency_key(request.headers())?;
     check_content_encoding(request.headers())?;
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let terms = body::Terms::of(request.headers(), body::WRITE_BYTES_MAX, wish.deadline);
-    let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
+    let limits =
+        body::BodyLimits::from_headers(request.headers(), body::WRITE_BYTES_MAX, wish.deadline);
+    let (bytes, _room) = body::read(payload, limits, || app.open_share(&request)).await?;
     let change = parse_anywhere(&app, shard_key, bytes).await?;
     let place = change.0;
-    let asked = Asked { began, wish, prefer, idempotency_key, wants_row: false };
-    let done = carry_out(&app, &request, asked, change).await;
-    let mut response = done.map_err(in_words_of_keys)?.response;
+    let context = WriteContext { began, wish, prefer, idempotency_key, wants_row: false };
+    let done = carry_out(&app, &request, context, change).await;
+    let mut response = done.map_err(with_key_hint)?.response;
     let shard = app.manager.shard_name(place.shard);
     Ok(response.json(PairWritten { message: "Write successful", shard }))
 }
@@ -113,7 +114,7 @@ async fn parse_anywhere(
         let header = header.as_deref().and_then(|key| ShardKey::parse(key).ok());
         parse(&app, header, &bytes)
     };
-    apart(work).await
+    run_blocking(work).await
 }
 
 fn parse(
@@ -214,8 +215,8 @@ pub struct ShardStats<'a> {
 pub(crate) async fn stats(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let map = app.manager.map();
-    let patience = patience(request.headers(), COUNTS_MAX)?;
-    let counts = app.manager.count_rows(Instant::now() + patience).await;
+    let limit = time_limit(request.headers(), COUNTS_MAX)?;
+    let counts = app.manager.count_rows(Instant::now() + limit).await;
     let shards = counts.into_iter().map(|(shard, rows)| ShardStats {
         shard: map.topology().name(shard),
         slots: map.slots_of(shard).count(),

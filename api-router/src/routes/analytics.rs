@@ -36,7 +36,7 @@ pub(crate) async fn read_metrics(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let query = metrics_query(&app, &request)?;
-    let answer = app.analytics()?.figures.answer(query).await?;
+    let answer = app.analytics()?.metrics.answer(query).await?;
     Ok(HttpResponse::Ok().content_type("application/json").body(answer))
 }
 

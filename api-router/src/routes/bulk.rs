@@ -25,14 +25,14 @@ use shard_manager::shard_map::Place;
 use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
-use self::outcome::{BulkAnswer, Refused, Tally};
-use self::row_reader::Shape;
-use self::row_router::{Rows, Unfit};
+use self::outcome::{BulkAnswer, BulkOutcome, RefusedRow};
+use self::row_reader::StreamOptions;
+use self::row_router::{RowRejection, RowRouter};
 use self::stream::write_stream;
 use super::write::{OperationName, one_key, operation};
 use crate::app::App;
 use crate::body::{self, Members};
-use crate::body_decoding::Coding;
+use crate::body_decoding::ContentCoding;
 use crate::headers::{BulkFormat, DataHeaders, bulk_format, idempotency_key, refuse_conditions};
 use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem};
@@ -55,7 +55,7 @@ pub struct BulkRequest {
     #[schema(inline)]
     #[expect(dead_code, reason = "as above")]
     op: Option<OperationName>,
-    /// Rows with their shard keys; at most 10 000.
+    /// RowRouter with their shard keys; at most 10 000.
     #[schema(max_items = 10000, min_items = 1)]
     #[expect(dead_code, reason = "as above")]
     rows: Option<Vec<BulkRequestRow>>,
@@ -82,7 +82,7 @@ pub struct BulkRequestRow {
 
 /// Writes many rows.
 ///
-/// Each row is atomic and has its own outcome: 201 when all are stored, 207 when some are not. Rows of one
+/// Each row is atomic and has its own outcome: 201 when all are stored, 207 when some are not. RowRouter of one
 /// key are applied in the order given.
 ///
 /// **JSON** (at most 10 000 rows and 16 MiB): the body says all. Under `Prefer: tx=per-shard` each shard's part is one
@@ -93,7 +93,7 @@ pub struct BulkRequestRow {
 /// **NDJSON and CSV** are streamed, however long they are; `table` and `op` stand in the query, the deadline is that
 /// of each chunk, and 30 s without a byte end the body. A line of NDJSON is the row's columns, or
 /// `{"shard_key", "data", "if_version"}`: the latter if `data` is an object and no column of the table is called so.
-/// The first line of CSV names the columns, `shard_key` may be one of them; an empty field is null unless quoted. Rows
+/// The first line of CSV names the columns, `shard_key` may be one of them; an empty field is null unless quoted. RowRouter
 /// are counted from 0; blank lines and the first line of CSV do not count. A line that is no row is a failed row; under
 /// `Prefer: handling=strict` the first one ends the request. A body that ends so, or breaks off, is answered with a
 /// problem whose `outcome` is `partial`: rows before `next_index` were carried out, the rest can be sent again from
@@ -141,9 +141,9 @@ pub(crate) async fn write_bulk(
     match format {
         BulkFormat::Json => write_json(&app, head, &request, &parameters, payload).await,
         BulkFormat::Ndjson | BulkFormat::Csv => {
-            let shape = stream_shape(&app, &head, &parameters)?;
+            let options = stream_options(&app, &head, &parameters)?;
             let wish = &head.wish;
-            let mut response = write_stream(&app, &request, payload, shape, wish, began).await?;
+            let mut response = write_stream(&app, &request, payload, options, wish, began).await?;
             if let Some(applied) = head.prefer.applied(&[Preference::Strict]) {
                 response.headers_mut().insert(PREFERENCE_APPLIED, applied);
             }
@@ -159,12 +159,16 @@ struct Head<'r> {
     prefer: Prefer,
     idempotency_key: Option<String>,
     format: BulkFormat,
-    coding: Coding,
+    coding: ContentCoding,
     began: Instant,
 }
 
 /// What a streamed body is: the query says what JSON says in its members.
-fn stream_shape(app: &App, head: &Head<'_>, parameters: &Parameters<'_>) -> Result<Shape, Problem> {
+fn stream_options(
+    app: &App,
+    head: &Head<'_>,
+    parameters: &Parameters<'_>,
+) -> Result<StreamOptions, Problem> {
     parameters.check_names(&["table", "op", "shardKey"])?;
     let refuse = |detail| Err(Problem::new(Code::TSR113, detail).hint("or send a JSON body"));
     if head.prefer.has(Preference::PerShard) {
@@ -183,7 +187,7 @@ fn stream_shape(app: &App, head: &Head<'_>, parameters: &Parameters<'_>) -> Resu
         })?,
     };
     let key = one_key(head.shard_key, parameters.single("shardKey")?, None)?;
-    Ok(Shape {
+    Ok(StreamOptions {
         table: app.manager.table(table)?,
         operation,
         key: key.map(|key| key.as_str().to_owned()),
@@ -203,24 +207,25 @@ async fn write_json(
     parameters.check_names(&["shardKey"])?;
     let Head { wish, began, .. } = &head;
     let key = one_key(head.shard_key, parameters.single("shardKey")?, None)?;
-    let zipped = head.coding == Coding::Gzip;
-    let terms = body::Terms::of(request.headers(), body::BULK_BYTES_MAX, wish.deadline);
-    let (bytes, share) = body::read(payload, terms, || app.share(request)).await?;
-    let share = share.unwrap_or_else(|| app.share(request));
+    let zipped = head.coding == ContentCoding::Gzip;
+    let limits =
+        body::BodyLimits::from_headers(request.headers(), body::BULK_BYTES_MAX, wish.deadline);
+    let (bytes, share) = body::read(payload, limits, || app.open_share(request)).await?;
+    let share = share.unwrap_or_else(|| app.open_share(request));
     if zipped {
         share.grow(body::BULK_BYTES_MAX, wish.deadline).await?;
     }
     let Parsed { mut rows, refused } = parse_anywhere(app, key, bytes, zipped).await?;
     if let Some(key) = &head.idempotency_key {
-        // No client's own key holds a space: the row of a bulk write is never taken for a single write.
+        // No client's own key holds a space: the row of a bulk write is never received for a single write.
         let numbered = rows.iter_mut().map(|row| (row.index, &mut row.row));
         numbered.for_each(|(index, row)| row.idempotency_key = Some(format!("{key} {index}")));
     }
     let route = began.elapsed();
-    let mut tally = Tally::new(app, wish.session.clone());
+    let mut outcome = BulkOutcome::new(app, wish.session.clone());
     let whole = head.prefer.has(Preference::PerShard);
     if whole {
-        rows = undo_with(app, rows, &refused, &mut tally);
+        rows = undo_with(app, rows, &refused, &mut outcome);
     }
     let asked: BTreeSet<ShardIndex> = rows.iter().map(|row| row.place.shard).collect();
     note_key(request, &rows);
@@ -228,12 +233,12 @@ async fn write_json(
         true => app.manager.write_bulk_whole(rows, wish).await,
         false => app.manager.write_bulk(rows, wish).await,
     };
-    tally.session = session;
-    asked.into_iter().for_each(|shard| tally.spend(shard, times));
-    tally.add(app, done);
-    refused.into_iter().for_each(|(row, _)| tally.refuse(row));
-    let replayed = tally.is_replayed();
-    let (mut response, answer) = tally.respond(app, request, *began, route);
+    outcome.session = session;
+    asked.into_iter().for_each(|shard| outcome.spend(shard, times));
+    outcome.add(app, done);
+    refused.into_iter().for_each(|(row, _)| outcome.refuse(row));
+    let replayed = outcome.is_replayed();
+    let (mut response, answer) = outcome.respond(app, request, *began, route);
     if replayed {
         response.insert_header((IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true")));
     }
@@ -248,10 +253,10 @@ async fn write_json(
 fn undo_with(
     app: &App,
     rows: Vec<BulkRow>,
-    refused: &[(Refused, Option<Place>)],
-    tally: &mut Tally,
+    refused: &[(RefusedRow, Option<Place>)],
+    outcome: &mut BulkOutcome,
 ) -> Vec<BulkRow> {
-    let mut culprits: Vec<Option<&Refused>> = vec![None; app.manager.map().topology().len()];
+    let mut culprits: Vec<Option<&RefusedRow>> = vec![None; app.manager.map().topology().len()];
     for (culprit, place) in refused {
         let of = |(shard, _): &(usize, _)| place.is_none_or(|place| place.shard.index() == *shard);
         for (_, first) in culprits.iter_mut().enumerate().filter(of) {
@@ -264,8 +269,8 @@ fn undo_with(
             None => left.push(row),
             Some(culprit) => {
                 let shard = app.manager.shard_name(row.place.shard);
-                let problem = culprit.problem.clone().of_transaction(culprit.index).shard(shard);
-                tally.refuse(Refused { index: row.index, problem });
+                let problem = culprit.problem.clone().undone_with_row(culprit.index).shard(shard);
+                outcome.refuse(RefusedRow { index: row.index, problem });
             }
         }
     }
@@ -276,9 +281,9 @@ fn undo_with(
 fn note_key(request: &HttpRequest, rows: &[BulkRow]) {
     let Some(first) = rows.first() else { return };
     if rows.iter().all(|row| row.row.key == first.row.key) {
-        request_record::note(request, |trail| {
-            trail.about(&first.row.key);
-            trail.slot = Some(first.place.slot);
+        request_record::update(request, |record| {
+            record.set_key(&first.row.key);
+            record.slot = Some(first.place.slot);
         });
     }
 }
@@ -287,7 +292,7 @@ fn note_key(request: &HttpRequest, rows: &[BulkRow]) {
 struct Parsed {
     rows: Vec<BulkRow>,
     /// Those that cannot be sent, and where each would have gone.
-    refused: Vec<(Refused, Option<Place>)>,
+    refused: Vec<(RefusedRow, Option<Place>)>,
 }
 
 async fn parse_anywhere(
@@ -324,14 +329,14 @@ fn parse(app: &App, key: Option<ShardKey<'_>>, body: &[u8]) -> Result<Parsed, Pr
     if items.is_empty() {
         return Err(Problem::new(Code::TSR101, format!("{name} is empty")));
     }
-    let shared = Rows { map: app.manager.map(), table, operation, key };
+    let shared = RowRouter { map: app.manager.map(), table, operation, key };
     let wrapped = name == "rows";
     let mut parsed = Parsed { rows: Vec::with_capacity(items.len()), refused: Vec::new() };
     for (index, item) in items.into_iter().enumerate() {
         match shared.item(wrapped, item) {
             Ok((place, row)) => parsed.rows.push(BulkRow { index, place, row }),
-            Err(Unfit { problem, place }) => {
-                parsed.refused.push((Refused { index, problem: *problem }, place));
+            Err(RowRejection { problem, place }) => {
+                parsed.refused.push((RefusedRow { index, problem: *problem }, place));
             }
         }
     }

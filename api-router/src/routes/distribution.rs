@@ -10,7 +10,7 @@ use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::headers::patience;
+use crate::headers::time_limit;
 use crate::problem::Problem;
 use crate::query::Parameters;
 use crate::response_headers::LookupRefusals;
@@ -72,8 +72,8 @@ pub(crate) async fn distribution(
         None => None,
     };
     let all: Vec<ShardIndex> = app.manager.map().topology().indices().collect();
-    let patience = patience(request.headers(), SIZES_MAX)?;
-    let reports = app.manager.report(&all, Instant::now() + patience).await;
+    let limit = time_limit(request.headers(), SIZES_MAX)?;
+    let reports = app.manager.report(&all, Instant::now() + limit).await;
     let named = |report: &ShardReport| app.manager.shard_name(report.shard).to_owned();
     let sizes: Vec<(String, Option<(i64, i64)>)> =
         reports.iter().map(|report| (named(report), size(report, table.as_deref()))).collect();

@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 use crate::app::App;
 use crate::problem::Problem;
 use crate::query::Parameters;
-use crate::response_headers::GateRefusals;
+use crate::response_headers::CommonRefusals;
 
 /// How long a node may take to answer a probe.
 const PROBE_MAX: Duration = Duration::from_secs(2);
@@ -184,19 +184,19 @@ fn milliseconds(time: Duration) -> f64 {
     responses(
         (status = 200, description = "ok or degraded", body = HealthAnswer),
         (status = 503, description = "down", body = HealthAnswer),
-        GateRefusals,
+        CommonRefusals,
     )
 )]
 #[get("/api/health")]
 pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    tell(&app, &request).await
+    respond(&app, &request).await
 }
 
 /// Answers how every node is, whichever path was asked.
 ///
 /// # Errors
 /// TSR100 for any parameter.
-pub(super) async fn tell(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let reports = app.manager.health(Instant::now() + PROBE_MAX).await;
     let map = app.manager.map();
@@ -264,7 +264,7 @@ fn broken_promises() -> Vec<&'static str> {
 /// Tells that the process runs.
 #[utoipa::path(
     tag = "operations",
-    responses((status = 200, description = "The process runs", body = StateAnswer), GateRefusals)
+    responses((status = 200, description = "The process runs", body = StateAnswer), CommonRefusals)
 )]
 #[get("/live")]
 pub(crate) async fn live(request: HttpRequest) -> Result<HttpResponse, Problem> {
@@ -278,7 +278,7 @@ pub(crate) async fn live(request: HttpRequest) -> Result<HttpResponse, Problem> 
     responses(
         (status = 200, description = "Send requests", body = StateAnswer),
         (status = 503, description = "About to end: send requests elsewhere", body = StateAnswer),
-        GateRefusals,
+        CommonRefusals,
     )
 )]
 #[get("/ready")]

@@ -46,7 +46,7 @@ const LINKS: &str = "Tessera: one REST API in front of many databases
     responses(
         (status = 200, description = "The links", body = String, content_type = "text/plain"),
         (status = 303, description = "For browsers: /dashboard; if nothing is counted, /swagger-ui/"),
-        crate::response_headers::GateRefusals,
+        crate::response_headers::CommonRefusals,
     )
 )]
 #[get("/")]

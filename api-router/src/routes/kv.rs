@@ -21,7 +21,7 @@ use shard_manager::row::{Fields, Operation, RowWrite};
 use shard_manager::shard_map::Place;
 use shard_manager::table::Table;
 
-use super::row_write::{Asked, WriteAnswer, apart, carry_out};
+use super::row_write::{WriteAnswer, WriteContext, carry_out, run_blocking};
 use crate::app::App;
 use crate::body;
 use crate::data_route::KV_PREFIX;
@@ -31,7 +31,8 @@ use crate::problem::{Code, Problem, ProblemBody};
 use crate::query::Parameters;
 use crate::request_record;
 use crate::response_headers::{
-    PREFERENCE_APPLIED, ReadRefusals, Source, Timing, WriteRefusals, etag, keyed_response, refusal,
+    AnswerOrigin, PREFERENCE_APPLIED, ReadRefusals, Timing, WriteRefusals, etag, keyed_response,
+    refusal,
 };
 
 /// The table of the values, and its column that holds them.
@@ -71,13 +72,14 @@ pub(crate) async fn put_value(
     check_content_type(request.headers())?;
     let text = key_in_path(&request)?;
     let key = path_key(&text, shard_key)?;
-    let terms = body::Terms::of(request.headers(), body::VALUE_BYTES_MAX, wish.deadline);
-    let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
+    let limits =
+        body::BodyLimits::from_headers(request.headers(), body::VALUE_BYTES_MAX, wish.deadline);
+    let (bytes, _room) = body::read(payload, limits, || app.open_share(&request)).await?;
     let change = put_anywhere(&app, key, bytes).await?;
     let wants_row = prefer.has(Preference::Representation);
-    let asked = Asked { began, wish, prefer, idempotency_key, wants_row };
-    let done = carry_out(&app, &request, asked, change).await;
-    Ok(done.map_err(in_words_of_keys)?.answer(&app))
+    let context = WriteContext { began, wish, prefer, idempotency_key, wants_row };
+    let done = carry_out(&app, &request, context, change).await;
+    Ok(done.map_err(with_key_hint)?.answer(&app))
 }
 
 /// Removes the value under a key.
@@ -106,8 +108,8 @@ pub(crate) async fn delete_value(
     let text = key_in_path(&request)?;
     let change = change(&app, Operation::Delete, path_key(&text, shard_key)?, &[])?;
     let wants_row = prefer.has(Preference::Representation);
-    let asked = Asked { began, wish, prefer, idempotency_key, wants_row };
-    Ok(carry_out(&app, &request, asked, change).await?.answer(&app))
+    let context = WriteContext { began, wish, prefer, idempotency_key, wants_row };
+    Ok(carry_out(&app, &request, context, change).await?.answer(&app))
 }
 
 /// Tells the value under a key.
@@ -190,8 +192,10 @@ async fn put_anywhere(
         return put(app, key, body::value(&bytes)?);
     }
     let (app, key) = (app.clone(), key.as_str().to_owned());
-    apart(move || put(&app, ShardKey::parse(&key).map_err(Error::from)?, body::value(&bytes)?))
-        .await
+    run_blocking(move || {
+        put(&app, ShardKey::parse(&key).map_err(Error::from)?, body::value(&bytes)?)
+    })
+    .await
 }
 
 /// The change that puts a value under a key.
@@ -214,7 +218,7 @@ fn change(
 }
 
 /// What to do is said of operations on rows otherwise.
-pub(super) fn in_words_of_keys(problem: Problem) -> Problem {
+pub(super) fn with_key_hint(problem: Problem) -> Problem {
     if problem.code() == Code::TSR301 {
         return problem.hint("send it without If-None-Match to change the value");
     }
@@ -243,15 +247,15 @@ pub(super) async fn find(
     began: Instant,
 ) -> Result<Found, Problem> {
     let query = value_of_a_key(&app.manager.table(TABLE)?)?;
-    request_record::note(request, |trail| trail.about(key.as_str()));
+    request_record::update(request, |record| record.set_key(key.as_str()));
     let asked = Instant::now();
     let read = app.manager.read(query, Some(key), &headers.wish).await;
-    let refused = |failure| refusal(app, (request, asked), failure, &headers.wish.session);
+    let refused = |failure| refusal(app, request, asked, failure, &headers.wish.session);
     let read = read.map_err(refused)?;
     let internal = || Problem::new(Code::TSR500, "an internal error");
     let place = read.place.ok_or_else(internal)?;
     let timing = Timing { route: asked - began, database: read.database, ..Timing::default() };
-    let mut response = keyed_response(app, place, &Source::of_read(request, &read), &timing);
+    let mut response = keyed_response(app, place, &AnswerOrigin::of_read(request, &read), &timing);
     if read.rows.is_empty() {
         return Err(Problem::new(Code::TSR302, "there is no value under this key")
             .hint("PUT makes it")

@@ -99,8 +99,8 @@ pub(crate) async fn hold_node(
 ) -> Result<HttpResponse, Problem> {
     check_content_type(request.headers())?;
     let deadline = Instant::now() + BODY_WAIT;
-    let terms = body::Terms::of(request.headers(), BODY_BYTES_MAX, deadline);
-    let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
+    let limits = body::BodyLimits::from_headers(request.headers(), BODY_BYTES_MAX, deadline);
+    let (bytes, _room) = body::read(payload, limits, || app.open_share(&request)).await?;
     let node = node.into_inner();
     let unknown = || no_such_node(&app, &node);
     let before = app.manager.brake(&node).ok_or_else(unknown)?.hold();

@@ -24,7 +24,8 @@ use crate::problem::{Code, Problem};
 use crate::query::{Parameters, read_query};
 use crate::request_record;
 use crate::response_headers::{
-    PREFERENCE_APPLIED, ReadRefusals, Source, Timing, data_response, etag, keyed_response, refusal,
+    AnswerOrigin, PREFERENCE_APPLIED, ReadRefusals, Timing, data_response, etag, keyed_response,
+    refusal,
 };
 
 /// The rows of a read.
@@ -117,21 +118,23 @@ pub(crate) async fn read_rows(
     // A cursor does not contain the number of rows before it.
     let first = query.after.is_none().then_some(query.offset);
     if let Some(key) = key.or_else(|| only(&app, named.as_deref())) {
-        request_record::note(&request, |trail| trail.about(key.as_str()));
+        request_record::update(&request, |record| record.set_key(key.as_str()));
     }
     let asked = Instant::now();
     let route = asked - began;
     let read = app.manager.read(query, key, &headers.wish).await;
-    let refused = |failure| refusal(&app, (&request, asked), failure, &headers.wish.session);
+    let refused = |failure| refusal(&app, &request, asked, failure, &headers.wish.session);
     let read = read.map_err(refused)?;
     let timing = Timing { route, database: read.database, merge: read.merge, ..Timing::default() };
-    let source = Source::of_read(&request, &read);
+    let origin = AnswerOrigin::of_read(&request, &read);
     let mut response = match read.place {
-        Some(place) => keyed_response(&app, place, &source, &timing),
+        Some(place) => keyed_response(&app, place, &origin, &timing),
         None => {
             let asked = read.shards.len() + read.missing.len();
-            request_record::note(&request, |trail| trail.fanout = request_record::fanout(asked));
-            data_response(&app, &source, &timing)
+            request_record::update(&request, |record| {
+                record.fanout = request_record::fanout(asked)
+            });
+            data_response(&app, &origin, &timing)
         }
     };
     if let Some(applied) = headers.prefer.applied(&HONOURED) {

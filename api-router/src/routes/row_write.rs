@@ -21,7 +21,9 @@ use crate::prefer::{Prefer, Preference};
 use crate::problem::{Code, IDEMPOTENCY_REPLAYED, Problem};
 use crate::request_hints::NOTHING_TO_REMOVE;
 use crate::request_record;
-use crate::response_headers::{PREFERENCE_APPLIED, Source, Timing, etag, keyed_response, refusal};
+use crate::response_headers::{
+    AnswerOrigin, PREFERENCE_APPLIED, Timing, etag, keyed_response, refusal,
+};
 
 /// Preferences that a write honours: of a single row `tx=per-shard` is true anyway.
 const HONOURED: [Preference; 3] =
@@ -46,7 +48,7 @@ pub struct WriteAnswer {
 }
 
 /// What a client asks of the change of one row, beside the change.
-pub(super) struct Asked<'r> {
+pub(super) struct WriteContext<'r> {
     /// When its request began.
     pub(super) began: Instant,
     /// Level, session and deadline.
@@ -60,7 +62,7 @@ pub(super) struct Asked<'r> {
 }
 
 /// A change that was carried out, and the answer to it without its body.
-pub(super) struct Done {
+pub(super) struct CompletedWrite {
     pub(super) response: HttpResponseBuilder,
     written: Written,
     wants_row: bool,
@@ -73,28 +75,28 @@ pub(super) struct Done {
 pub(super) async fn carry_out(
     app: &App,
     request: &HttpRequest,
-    asked: Asked<'_>,
+    context: WriteContext<'_>,
     (place, mut row): (Place, RowWrite),
-) -> Result<Done, Problem> {
-    let Asked { began, wish, prefer, idempotency_key, wants_row } = asked;
+) -> Result<CompletedWrite, Problem> {
+    let WriteContext { began, wish, prefer, idempotency_key, wants_row } = context;
     row.wants_row = wants_row;
     row.precondition = precondition(request.headers(), row.operation)?;
     row.idempotency_key = idempotency_key.map(str::to_owned);
-    request_record::note(request, |trail| trail.about(&row.key));
+    request_record::update(request, |record| record.set_key(&row.key));
     let operation = row.operation;
     let asked = Instant::now();
     let written = app.manager.write(place, row, &wish).await;
     let refused = |failure| {
-        let problem = refusal(app, (request, asked), failure, &wish.session);
+        let problem = refusal(app, request, asked, failure, &wish.session);
         let in_vain = operation == Operation::Delete && problem.code() == Code::TSR302;
         if in_vain { problem.hint(NOTHING_TO_REMOVE) } else { problem }
     };
     let written = written.map_err(refused)?;
     let mut session = wish.session;
     app.manager.seen(&mut session, place.shard, written.receipt.position);
-    let source = Source::of_write(request, &session, place.epoch);
+    let origin = AnswerOrigin::of_write(request, &session, place.epoch);
     let timing = Timing::of_write(began, written.receipt.times);
-    let mut response = keyed_response(app, place, &source, &timing);
+    let mut response = keyed_response(app, place, &origin, &timing);
     response.insert_header((ETAG, etag(written.row.version)));
     if written.row.replayed {
         response.insert_header((IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true")));
@@ -102,10 +104,10 @@ pub(super) async fn carry_out(
     if let Some(applied) = prefer.applied(&HONOURED) {
         response.insert_header((PREFERENCE_APPLIED, applied));
     }
-    Ok(Done { response, written, wants_row })
+    Ok(CompletedWrite { response, written, wants_row })
 }
 
-impl Done {
+impl CompletedWrite {
     /// The answer: 201 when the row was made, 200 when it was changed or removed.
     pub(super) fn answer(mut self, app: &App) -> HttpResponse {
         let body = body(app, &self.written, self.wants_row);
@@ -141,7 +143,7 @@ fn body(app: &App, written: &Written, with_row: bool) -> Vec<u8> {
 }
 
 /// Does the work on a large body on a thread that may block, so that other requests do not wait for it.
-pub(super) async fn apart<T: Send + 'static>(
+pub(super) async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
     block(work).await.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?

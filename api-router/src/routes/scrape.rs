@@ -23,6 +23,6 @@ use crate::response_headers::LookupRefusals;
 pub(crate) async fn scrape(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let analytics = app.analytics()?;
-    let text = analytics.figures.exposition(Arc::clone(&analytics.errors)).await?;
+    let text = analytics.metrics.exposition(Arc::clone(&analytics.errors)).await?;
     Ok(HttpResponse::Ok().content_type(CONTENT_TYPE).body(text))
 }

@@ -15,7 +15,7 @@ use crate::app::App;
 use crate::documented_paths::PAGES;
 use crate::problem::Problem;
 use crate::query::Parameters;
-use crate::response_headers::GateRefusals;
+use crate::response_headers::CommonRefusals;
 
 /// Tells how every node is, as /api/health does.
 #[utoipa::path(
@@ -23,7 +23,7 @@ use crate::response_headers::GateRefusals;
     responses(
         (status = 200, description = "ok or degraded", body = HealthAnswer),
         (status = 503, description = "down", body = HealthAnswer),
-        GateRefusals,
+        CommonRefusals,
     )
 )]
 #[get("/health")]
@@ -31,7 +31,7 @@ pub(crate) async fn short_health(
     app: Data<App>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    health::tell(&app, &request).await
+    health::respond(&app, &request).await
 }
 
 /// Tells how every node is, as /api/health does.
@@ -40,18 +40,18 @@ pub(crate) async fn short_health(
     responses(
         (status = 200, description = "ok or degraded", body = HealthAnswer),
         (status = 503, description = "down", body = HealthAnswer),
-        GateRefusals,
+        CommonRefusals,
     )
 )]
 #[get("/healthz")]
 pub(crate) async fn healthz(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    health::tell(&app, &request).await
+    health::respond(&app, &request).await
 }
 
 /// Leads to the pages that explain every call.
 #[utoipa::path(
     tag = "aliases",
-    responses((status = 303, description = "To /swagger-ui/"), GateRefusals)
+    responses((status = 303, description = "To /swagger-ui/"), CommonRefusals)
 )]
 #[get("/docs")]
 pub(crate) async fn docs() -> HttpResponse {
@@ -61,7 +61,7 @@ pub(crate) async fn docs() -> HttpResponse {
 /// Tells the OpenAPI document, as /api-docs/openapi.json does.
 #[utoipa::path(
     tag = "aliases",
-    responses((status = 200, description = "The document", body = serde_json::Value), GateRefusals)
+    responses((status = 200, description = "The document", body = serde_json::Value), CommonRefusals)
 )]
 #[get("/openapi.json")]
 pub(crate) async fn openapi_document(api: Data<OpenApi>) -> HttpResponse {
@@ -82,7 +82,7 @@ pub struct VersionAnswer {
 /// Tells the version of the router.
 #[utoipa::path(
     tag = "operations",
-    responses((status = 200, description = "The version", body = VersionAnswer), GateRefusals)
+    responses((status = 200, description = "The version", body = VersionAnswer), CommonRefusals)
 )]
 #[get("/version")]
 pub(crate) async fn version(request: HttpRequest) -> Result<HttpResponse, Problem> {

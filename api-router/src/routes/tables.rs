@@ -196,8 +196,8 @@ pub(crate) async fn make_table(
     }
     check_content_type(request.headers())?;
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let terms = body::Terms::of(request.headers(), BODY_BYTES_MAX, wish.deadline);
-    let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
+    let limits = body::BodyLimits::from_headers(request.headers(), BODY_BYTES_MAX, wish.deadline);
+    let (bytes, _room) = body::read(payload, limits, || app.open_share(&request)).await?;
     let table = declaration(&bytes)?.check().map_err(refusal)?;
     let made = make(&app, table, wish.deadline).await?;
     let (mut response, table) = match &made {

@@ -12,7 +12,7 @@ use shard_manager::table::Table;
 use shard_manager::value::Misfit;
 use utoipa::ToSchema;
 
-use super::row_write::{Asked, WriteAnswer, apart, carry_out};
+use super::row_write::{WriteAnswer, WriteContext, carry_out, run_blocking};
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::headers::{DataHeaders, check_content_type, idempotency_key};
@@ -95,13 +95,14 @@ pub(crate) async fn write_row(
     check_content_type(request.headers())?;
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["shardKey"])?;
-    let terms = body::Terms::of(request.headers(), body::WRITE_BYTES_MAX, wish.deadline);
-    let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
+    let limits =
+        body::BodyLimits::from_headers(request.headers(), body::WRITE_BYTES_MAX, wish.deadline);
+    let (bytes, _room) = body::read(payload, limits, || app.open_share(&request)).await?;
     let keys = (shard_key, parameters.single("shardKey")?);
     let change = parse_anywhere(&app, keys, bytes).await?;
     let wants_row = !prefer.has(Preference::Minimal);
-    let asked = Asked { began, wish, prefer, idempotency_key, wants_row };
-    Ok(carry_out(&app, &request, asked, change).await?.answer(&app))
+    let context = WriteContext { began, wish, prefer, idempotency_key, wants_row };
+    Ok(carry_out(&app, &request, context, change).await?.answer(&app))
 }
 
 /// The keys of header and query.
@@ -121,7 +122,7 @@ async fn parse_anywhere(
         let header = header.as_deref().and_then(|key| ShardKey::parse(key).ok());
         parse(&app, (header, query.as_deref()), &bytes)
     };
-    apart(work).await
+    run_blocking(work).await
 }
 
 fn parse(app: &App, (header, query): Keys<'_>, body: &[u8]) -> Result<(Place, RowWrite), Problem> {

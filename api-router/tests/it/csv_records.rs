@@ -1,6 +1,6 @@
 //! CSV and gzip as they come, in pieces of any size: held to a reader that is known to be right.
 
-use api_router::body_decoding::{BadGzip, Coding, Flow, Inflow};
+use api_router::body_decoding::{BadGzip, BodyDecoder, ContentCoding, DecodeStep};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -143,14 +143,14 @@ fn gzip(text: &[u8]) -> Vec<u8> {
 }
 
 fn inflated(zipped: &[u8], piece: usize, room: usize) -> Result<Vec<u8>, BadGzip> {
-    let mut inflow = Inflow::new(Coding::Gzip);
+    let mut inflow = BodyDecoder::new(ContentCoding::Gzip);
     let (mut text, mut pieces) = (Vec::new(), zipped.chunks(piece));
     loop {
         let before = text.len();
         match inflow.fill(&mut text, room)? {
-            Flow::Some => assert!(text.len() > before && text.len() - before <= room),
-            Flow::Ended => return Ok(text),
-            Flow::Hungry => match pieces.next() {
+            DecodeStep::Bytes => assert!(text.len() > before && text.len() - before <= room),
+            DecodeStep::Ended => return Ok(text),
+            DecodeStep::NeedsInput => match pieces.next() {
                 Some(piece) => inflow.push(Bytes::copy_from_slice(piece)),
                 None => inflow.end(),
             },

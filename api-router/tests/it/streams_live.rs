@@ -68,7 +68,7 @@ fn rows_are_stored_while_the_body_still_comes() {
 fn a_body_that_stalls_is_told_where_to_go_on() {
     use actix_web::FromRequest as _;
     use actix_web::web::{Bytes, Payload};
-    use api_router::routes::bulk::stream::{Taken, intake};
+    use api_router::routes::bulk::stream::{Received, intake};
     use futures_util::{FutureExt as _, StreamExt as _};
     let told = actix_web::rt::System::new().block_on(async {
         let first = futures_util::stream::iter([Ok(Bytes::from_static(b"line\n"))]);
@@ -80,12 +80,12 @@ fn a_body_that_stalls_is_told_where_to_go_on() {
         let mut taken =
             intake(payload, std::time::Duration::from_millis(20), Rc::new(Cell::new(1 << 10)));
         let first = taken.recv().await;
-        assert!(matches!(first, Some(Taken::Bytes(_))), "{first:?}");
+        assert!(matches!(first, Some(Received::Bytes(_))), "{first:?}");
         let second = taken.recv().map(|taken| match taken {
-            Some(Taken::Trouble(problem)) => {
+            Some(Received::Failed(problem)) => {
                 Some((problem.status().as_u16(), problem.code().name()))
             }
-            Some(Taken::Bytes(_) | Taken::End) | None => None,
+            Some(Received::Bytes(_) | Received::End) | None => None,
         });
         second.await
     });

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::metrics_view::Figures;
+use crate::metrics_view::MetricsView;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::LookupRefusals;
@@ -90,8 +90,8 @@ pub(crate) async fn list_frames(
         ],
         errors: number(&parameters, "errors_after")?,
     };
-    let now = analytics.figures.now().await;
-    let (figures, errors) = (Arc::clone(&analytics.figures), Arc::clone(&analytics.errors));
+    let now = analytics.metrics.now().await;
+    let (figures, errors) = (Arc::clone(&analytics.metrics), Arc::clone(&analytics.errors));
     let router = format!("router-{}", app.port);
     let answer = block(move || answer(&figures, &errors, after, now, router)).await;
     let internal = |_| Problem::new(Code::TSR500, "an internal error");
@@ -107,7 +107,7 @@ fn number(parameters: &Parameters<'_>, name: &str) -> Result<u64, Problem> {
 }
 
 fn answer(
-    figures: &Figures,
+    figures: &MetricsView,
     log: &ErrorLog,
     after: After,
     now: ClusterNow,

@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use crate::app::App;
 use crate::problem::{Problem, ProblemBody, Progress};
 use crate::request_record;
-use crate::response_headers::{Source, Timing, data_response};
+use crate::response_headers::{AnswerOrigin, Timing, data_response};
 
 /// Failures that are told one by one; `failed_total` counts all.
 const FAILED_MAX: usize = 1_000;
@@ -27,15 +27,15 @@ const FAILED_MAX: usize = 1_000;
 pub(super) struct BulkAnswer<'a> {
     /// Whether every row is stored.
     success: bool,
-    /// Rows in the request.
+    /// RowRouter in the request.
     accepted: usize,
-    /// Rows that are durable on as many nodes as was asked for.
+    /// RowRouter that are durable on as many nodes as was asked for.
     stored: usize,
-    /// Rows that are not, or not known to be.
+    /// RowRouter that are not, or not known to be.
     failed_total: usize,
     /// The first 1 000 of them, by index.
     failed: Vec<FailedRow<'a>>,
-    /// Rows stored by each shard that stored any.
+    /// RowRouter stored by each shard that stored any.
     shards: Vec<ShardRows<'a>>,
     /// How long it took, in milliseconds.
     elapsed_ms: u64,
@@ -57,36 +57,36 @@ pub(super) struct FailedRow<'a> {
     error: ProblemBody<'a>,
 }
 
-/// Rows that a shard stored.
+/// RowRouter that a shard stored.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ShardRows<'a> {
     /// The shard.
     shard: &'a str,
-    /// Rows.
+    /// RowRouter.
     rows: usize,
 }
 
 /// A row that is not stored as was asked for.
-pub(super) struct Refused {
+pub(super) struct RefusedRow {
     pub(super) index: usize,
     pub(super) problem: Problem,
 }
 
 /// What became of the rows so far.
-pub(super) struct Tally {
+pub(super) struct BulkOutcome {
     /// By shard.
     stored: Vec<usize>,
     /// By shard that was asked: where the time went. Its parts were carried out one after the other.
     times: Vec<Option<LaneTimes>>,
     /// At least the first [`FAILED_MAX`] by index; never twice as many.
-    refused: Vec<Refused>,
+    refused: Vec<RefusedRow>,
     failed_total: usize,
-    /// Rows whose outcome is that of an earlier time.
+    /// RowRouter whose outcome is that of an earlier time.
     replayed: usize,
     pub(super) session: SessionToken,
 }
 
-impl Tally {
+impl BulkOutcome {
     pub(super) fn new(app: &App, session: SessionToken) -> Self {
         let shards = app.manager.map().topology().len();
         let (stored, times) = (vec![0; shards], vec![None; shards]);
@@ -102,14 +102,14 @@ impl Tally {
                 Err((error, outcome)) => {
                     let shard = app.manager.shard_name(row.place.shard);
                     let problem = Problem::from(error).shard(shard).outcome(outcome.name());
-                    self.refuse(Refused { index: row.index, problem });
+                    self.refuse(RefusedRow { index: row.index, problem });
                 }
             }
         }
     }
 
-    pub(super) fn refuse(&mut self, mut row: Refused) {
-        row.problem.of_write();
+    pub(super) fn refuse(&mut self, mut row: RefusedRow) {
+        row.problem.ensure_outcome();
         self.failed_total += 1;
         self.refused.push(row);
         if self.refused.len() == 2 * FAILED_MAX {
@@ -130,16 +130,16 @@ impl Tally {
     }
 
     /// Leaves with the request which shards were asked, and where the time of the slowest went.
-    pub(super) fn leave_trail(&self, request: &HttpRequest) {
+    pub(super) fn update_record(&self, request: &HttpRequest) {
         let asked = || self.times.iter().flatten();
         let slowest = asked().fold(LaneTimes::default(), |slowest, times| slowest.slower(*times));
         let numbered = (0..).map(ShardIndex).zip(&self.times);
         let mut shards = numbered.filter(|(_, times)| times.is_some()).map(|(shard, _)| shard);
         let only = shards.next().filter(|_| shards.next().is_none());
-        request_record::note(request, |trail| {
-            trail.fanout = request_record::fanout(asked().count());
-            (trail.shard, trail.queue, trail.database) = (only, slowest.queue, slowest.database);
-            trail.served_by = (trail.fanout > 0).then_some(ServedBy::Primary);
+        request_record::update(request, |record| {
+            record.fanout = request_record::fanout(asked().count());
+            (record.shard, record.queue, record.database) = (only, slowest.queue, slowest.database);
+            record.served_by = (record.fanout > 0).then_some(ServedBy::Primary);
         });
     }
 
@@ -169,9 +169,9 @@ impl Tally {
         let database = began.elapsed().saturating_sub(route);
         let timing = Timing { route, database, ..Timing::default() };
         let epoch = app.manager.map().epoch();
-        let source = Source::of_write(request, &self.session, epoch);
-        let mut response = data_response(app, &source, &timing);
-        self.leave_trail(request);
+        let origin = AnswerOrigin::of_write(request, &self.session, epoch);
+        let mut response = data_response(app, &origin, &timing);
+        self.update_record(request);
         let stored_all = self.failed_total == 0;
         response.status(if stored_all { StatusCode::CREATED } else { StatusCode::MULTI_STATUS });
         (response, self.answer(app, began))
@@ -212,7 +212,7 @@ fn is_replayed(row: &BulkRowDone) -> bool {
     }
 }
 
-fn failed_row(row: &Refused) -> FailedRow<'_> {
+fn failed_row(row: &RefusedRow) -> FailedRow<'_> {
     FailedRow {
         index: row.index,
         shard: row.problem.shard_name(),

@@ -1,7 +1,7 @@
-//! Feed: the rows of a streamed body, cut from its bytes as they come.
+//! RowReader: the rows of a streamed body, cut from its bytes as they come.
 //!
 //! **Invariant:** rows are counted from 0 in the order of the body; blank lines and the columns of CSV do not count.
-//! It holds one row that is not whole yet, what came behind it, and the rows of one piece.
+//! It holds one row that is not whole yet, what came behind it, and the rows of one batch.
 //! **Not here:** where bytes come from, and where rows go (`stream`).
 
 use std::sync::Arc;
@@ -16,19 +16,19 @@ use shard_manager::row::{Operation, RowError};
 use shard_manager::table::Table;
 use shard_manager::value::{Misfit, Value};
 
-use super::outcome::Refused;
-use super::row_router::{Rows, Unfit};
+use super::outcome::RefusedRow;
+use super::row_router::{RowRejection, RowRouter};
 use crate::app::App;
 use crate::body::{WRITE_BYTES_MAX, bad_gzip};
-use crate::body_decoding::{Coding, FREE_BYTES, Flow, Inflow, RATIO_MAX};
+use crate::body_decoding::{BodyDecoder, ContentCoding, DecodeStep, FREE_BYTES, RATIO_MAX};
 use crate::headers::BulkFormat;
 use crate::problem::{Code, Problem};
 
-/// Rows of a piece: enough to share the price of another thread.
-const PIECE_ROWS_MAX: usize = 10_000;
-/// Bytes of text of a piece.
-pub(super) const PIECE_BYTES_MAX: usize = 1 << 20;
-/// Text taken in at once.
+/// RowRouter of a batch: enough to share the price of another thread.
+const BATCH_ROWS_MAX: usize = 10_000;
+/// Bytes of text of a batch.
+pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Text received in at once.
 const STEP: usize = 128 << 10;
 /// Bytes of blank lines that a body may have beyond the bytes of its rows.
 const BLANK_BYTES_MAX: usize = 1 << 20;
@@ -40,24 +40,24 @@ const KEPT_BYTES_MAX: usize = 1 << 20;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// What the rows of a stream share.
-pub(super) struct Shape {
+pub(super) struct StreamOptions {
     pub(super) table: Arc<Table>,
     pub(super) operation: Operation,
     /// The key of rows that name none.
     pub(super) key: Option<String>,
     pub(super) format: BulkFormat,
-    pub(super) coding: Coding,
+    pub(super) coding: ContentCoding,
     /// Whether the first row that cannot be read ends the request.
     pub(super) strict: bool,
 }
 
-/// A body that is being taken apart.
-pub(super) struct Feed {
+/// A body that is being received thread.
+pub(super) struct RowReader {
     app: Data<App>,
-    shape: Shape,
-    inflow: Inflow,
+    options: StreamOptions,
+    decoder: BodyDecoder,
     text: Vec<u8>,
-    /// Up to where the text was taken apart.
+    /// Up to where the text was received thread.
     at: usize,
     /// Bytes of the unread text that are known to have no line end.
     searched: usize,
@@ -66,14 +66,14 @@ pub(super) struct Feed {
     /// Bytes of blank lines, and bytes of rows.
     blank: usize,
     filled: usize,
-    /// Time that pieces without a row took since the last row, and the most that they may take.
+    /// Time that batches without a row took since the last row, and the most that they may take.
     spent: Duration,
     patience: Duration,
     begun: bool,
     /// Of CSV: what each field is; empty before the first line.
     columns: Vec<CsvColumn>,
     record: Record,
-    /// Rows that were read.
+    /// RowRouter that were read.
     next_index: usize,
 }
 
@@ -84,22 +84,22 @@ enum CsvColumn {
 }
 
 /// Some rows.
-pub(super) struct Piece {
+pub(super) struct RowBatch {
     pub(super) rows: Vec<BulkRow>,
-    pub(super) refused: Vec<Refused>,
+    pub(super) refused: Vec<RefusedRow>,
     /// The number of the row that follows.
     pub(super) next_index: usize,
-    pub(super) then: Then,
-    /// Bytes that the feed still holds.
+    pub(super) state: ReaderState,
+    /// Bytes that the reader still holds.
     pub(super) held: usize,
 }
 
-/// What follows a piece.
-pub(super) enum Then {
-    /// Another piece.
+/// What follows a batch.
+pub(super) enum ReaderState {
+    /// Another batch.
     More,
     /// Nothing before more bytes are pushed.
-    Hungry,
+    NeedsInput,
     /// Nothing.
     Ended,
     /// The body cannot be read on.
@@ -109,21 +109,21 @@ pub(super) enum Then {
 }
 
 /// What is next in the text.
-enum Next {
-    Row(Result<BulkRow, Refused>),
+enum NextRow {
+    Row(Result<BulkRow, RefusedRow>),
     /// Something that is no row.
     Nothing,
-    Then(Then),
+    State(ReaderState),
 }
 
-impl Feed {
-    /// Starts a feed that may search for the next row for as long as `patience`.
-    pub(super) fn new(app: Data<App>, shape: Shape, patience: Duration) -> Self {
-        let inflow = Inflow::new(shape.coding);
+impl RowReader {
+    /// Starts a reader that may search for the next row for as long as `patience`.
+    pub(super) fn new(app: Data<App>, options: StreamOptions, patience: Duration) -> Self {
+        let decoder = BodyDecoder::new(options.coding);
         Self {
             app,
-            shape,
-            inflow,
+            options,
+            decoder,
             text: Vec::new(),
             at: 0,
             searched: 0,
@@ -140,75 +140,76 @@ impl Feed {
     }
 
     pub(super) fn push(&mut self, bytes: Bytes) {
-        self.inflow.push(bytes);
+        self.decoder.push(bytes);
     }
 
     pub(super) fn end(&mut self) {
-        self.inflow.end();
+        self.decoder.end();
     }
 
     /// Bytes that are held.
     fn held(&self) -> usize {
-        self.text.capacity() + self.record.held() + self.inflow.held()
+        self.text.capacity() + self.record.held() + self.decoder.held()
     }
 
     /// Returns the next rows, of about this many bytes of text.
-    pub(super) fn piece(&mut self, bytes_max: usize) -> Piece {
+    pub(super) fn batch(&mut self, bytes_max: usize) -> RowBatch {
         let began = Instant::now();
-        let key = self.shape.key.clone();
-        let rows = Rows {
+        let key = self.options.key.clone();
+        let rows = RowRouter {
             map: self.app.manager.map(),
-            table: Arc::clone(&self.shape.table),
-            operation: self.shape.operation,
+            table: Arc::clone(&self.options.table),
+            operation: self.options.operation,
             key: key.as_deref().and_then(|key| ShardKey::parse(key).ok()),
         };
-        let (rows_of, then) = (Vec::new(), Then::More);
-        let mut piece = Piece { rows: rows_of, refused: Vec::new(), next_index: 0, then, held: 0 };
+        let (rows_of, state) = (Vec::new(), ReaderState::More);
+        let mut batch =
+            RowBatch { rows: rows_of, refused: Vec::new(), next_index: 0, state, held: 0 };
         let (mut bytes, mut steps) = (0, 0);
-        while piece.rows.len() + piece.refused.len() < PIECE_ROWS_MAX && bytes < bytes_max {
+        while batch.rows.len() + batch.refused.len() < BATCH_ROWS_MAX && bytes < bytes_max {
             steps += 1;
             if steps % STEPS_UNTIMED == 0
-                && piece.is_bare()
+                && batch.is_bare()
                 && self.spent + began.elapsed() > self.patience
             {
-                piece.then = Then::Stopped(late());
+                batch.state = ReaderState::Stopped(late());
                 break;
             }
             let before = self.at;
             let next = self.next(&rows);
             bytes += self.at.saturating_sub(before);
             match next {
-                Next::Nothing => {}
-                Next::Row(Ok(row)) => piece.rows.push(row),
-                Next::Row(Err(refused)) if self.shape.strict => {
+                NextRow::Nothing => {}
+                NextRow::Row(Ok(row)) => batch.rows.push(row),
+                NextRow::Row(Err(refused)) if self.options.strict => {
                     self.next_index = refused.index;
-                    piece.then = Then::Stopped(bad_row(&refused));
+                    batch.state = ReaderState::Stopped(bad_row(&refused));
                     break;
                 }
-                Next::Row(Err(refused)) => piece.refused.push(refused),
-                Next::Then(then) => {
-                    piece.then = then;
+                NextRow::Row(Err(refused)) => batch.refused.push(refused),
+                NextRow::State(state) => {
+                    batch.state = state;
                     break;
                 }
             }
         }
-        piece.next_index = self.next_index;
-        self.spent = if piece.is_bare() { self.spent + began.elapsed() } else { Duration::ZERO };
+        batch.next_index = self.next_index;
+        self.spent = if batch.is_bare() { self.spent + began.elapsed() } else { Duration::ZERO };
         if self.text.capacity() > KEPT_BYTES_MAX && self.text.len() - self.at < STEP {
             self.text = self.text.split_off(self.at);
             self.at = 0;
         }
-        piece.held = self.held();
-        piece
+        batch.held = self.held();
+        batch
     }
 
-    fn next(&mut self, rows: &Rows<'_>) -> Next {
+    fn next(&mut self, rows: &RowRouter<'_>) -> NextRow {
         if !self.begun && self.text.len() < BYTE_ORDER_MARK.len() {
-            match self.inflow.fill(&mut self.text, STEP) {
-                Ok(Flow::Some) => return Next::Nothing,
-                Ok(Flow::Hungry) => return Next::Then(Then::Hungry),
-                Ok(Flow::Ended) => {}
-                Err(_) => return Next::Then(Then::Stopped(bad_gzip())),
+            match self.decoder.fill(&mut self.text, STEP) {
+                Ok(DecodeStep::Bytes) => return NextRow::Nothing,
+                Ok(DecodeStep::NeedsInput) => return NextRow::State(ReaderState::NeedsInput),
+                Ok(DecodeStep::Ended) => {}
+                Err(_) => return NextRow::State(ReaderState::Stopped(bad_gzip())),
             }
         }
         if !self.begun {
@@ -221,18 +222,18 @@ impl Feed {
             return next;
         }
         if self.text.len() - self.at > WRITE_BYTES_MAX {
-            return Next::Then(Then::Stopped(self.row_too_long()));
+            return NextRow::State(ReaderState::Stopped(self.row_too_long()));
         }
         self.text.drain(..self.at);
         self.at = 0;
-        if self.inflow.is_overblown() {
-            return Next::Then(Then::Stopped(overblown()));
+        if self.decoder.exceeds_ratio() {
+            return NextRow::State(ReaderState::Stopped(ratio_exceeded()));
         }
-        match self.inflow.fill(&mut self.text, STEP) {
-            Ok(Flow::Some) => Next::Nothing,
-            Ok(Flow::Hungry) => Next::Then(Then::Hungry),
-            Ok(Flow::Ended) => self.cut(rows, true).unwrap_or_else(|| self.ended()),
-            Err(_) => Next::Then(Then::Stopped(bad_gzip())),
+        match self.decoder.fill(&mut self.text, STEP) {
+            Ok(DecodeStep::Bytes) => NextRow::Nothing,
+            Ok(DecodeStep::NeedsInput) => NextRow::State(ReaderState::NeedsInput),
+            Ok(DecodeStep::Ended) => self.cut(rows, true).unwrap_or_else(|| self.ended()),
+            Err(_) => NextRow::State(ReaderState::Stopped(bad_gzip())),
         }
     }
 
@@ -242,35 +243,37 @@ impl Feed {
         Problem::new(Code::TSR108, detail).hint("look for a line end, or a quote, that is missing")
     }
 
-    fn ended(&self) -> Next {
-        if self.shape.format == BulkFormat::Csv && self.columns.is_empty() {
+    fn ended(&self) -> NextRow {
+        if self.options.format == BulkFormat::Csv && self.columns.is_empty() {
             let problem = Problem::new(Code::TSR101, "the first line must name the columns");
-            return Next::Then(Then::Refused(problem));
+            return NextRow::State(ReaderState::Refused(problem));
         }
-        Next::Then(Then::Ended)
+        NextRow::State(ReaderState::Ended)
     }
 
     /// Takes the next line or record, if it is there as a whole.
-    fn cut(&mut self, rows: &Rows<'_>, at_end: bool) -> Option<Next> {
-        let row = match self.shape.format {
+    fn cut(&mut self, rows: &RowRouter<'_>, at_end: bool) -> Option<NextRow> {
+        let row = match self.options.format {
             BulkFormat::Csv => self.cut_record(rows, at_end)?,
             BulkFormat::Json | BulkFormat::Ndjson => self.cut_line(rows, at_end)?,
         };
         if self.blank > self.filled + BLANK_BYTES_MAX {
-            return Some(Next::Then(Then::Stopped(blank())));
+            return Some(NextRow::State(ReaderState::Stopped(blank())));
         }
-        let Some(row) = row else { return Some(Next::Nothing) };
+        let Some(row) = row else { return Some(NextRow::Nothing) };
         let index = self.next_index;
         let row = match row {
             Ok(row) => Ok(row),
-            Err(Cutting::Unfit(unfit)) => Err(Refused { index, problem: *unfit.problem }),
-            Err(Cutting::Stop(then)) => return Some(Next::Then(then)),
+            Err(RowParseError::Rejected(rejection)) => {
+                Err(RefusedRow { index, problem: *rejection.problem })
+            }
+            Err(RowParseError::Stop(state)) => return Some(NextRow::State(state)),
         };
         self.next_index += 1;
-        Some(Next::Row(row))
+        Some(NextRow::Row(row))
     }
 
-    fn cut_line(&mut self, rows: &Rows<'_>, at_end: bool) -> Option<Cuttings> {
+    fn cut_line(&mut self, rows: &RowRouter<'_>, at_end: bool) -> Option<ParsedRow> {
         let text = &self.text[self.at..];
         let found = memchr(b'\n', &text[self.searched..]).map(|end| self.searched + end);
         let (line, bytes) = match found {
@@ -289,14 +292,14 @@ impl Feed {
         }
         self.filled += bytes;
         if line.len() > WRITE_BYTES_MAX {
-            return Some(Some(Err(Cutting::Stop(Then::Stopped(self.row_too_long())))));
+            return Some(Some(Err(RowParseError::Stop(ReaderState::Stopped(self.row_too_long())))));
         }
-        let routed = rows.line(line).map_err(Cutting::Unfit);
+        let routed = rows.line(line).map_err(RowParseError::Rejected);
         let index = self.next_index;
         Some(Some(routed.map(|(place, row)| BulkRow { index, place, row })))
     }
 
-    fn cut_record(&mut self, rows: &Rows<'_>, at_end: bool) -> Option<Cuttings> {
+    fn cut_record(&mut self, rows: &RowRouter<'_>, at_end: bool) -> Option<ParsedRow> {
         let text = &self.text[self.at..];
         if !at_end && self.seek.is_begun() && !self.seek.finds_end(text) {
             return None;
@@ -306,7 +309,7 @@ impl Feed {
             return None;
         };
         self.seek = Seek::default();
-        // Rows of nothing but spaces are refused, and cost as little to send as blank lines.
+        // RowRouter of nothing but spaces are refused, and cost as little to send as blank lines.
         if text[..cut.bytes].iter().all(u8::is_ascii_whitespace) {
             self.blank += cut.bytes;
         } else {
@@ -314,7 +317,7 @@ impl Feed {
         }
         self.at += cut.bytes;
         if cut.bytes > WRITE_BYTES_MAX {
-            return Some(Some(Err(Cutting::Stop(Then::Stopped(self.row_too_long())))));
+            return Some(Some(Err(RowParseError::Stop(ReaderState::Stopped(self.row_too_long())))));
         }
         let malformed = match cut.kind {
             Kind::Blank => return Some(None),
@@ -328,35 +331,35 @@ impl Feed {
         if self.columns.is_empty() {
             let columns = match malformed {
                 Some(problem) => Err(problem),
-                None => columns(&self.shape.table, &self.record),
+                None => columns(&self.options.table, &self.record),
             };
             return Some(match columns {
                 Ok(columns) => {
                     self.columns = columns;
                     None
                 }
-                Err(problem) => Some(Err(Cutting::Stop(Then::Refused(problem)))),
+                Err(problem) => Some(Err(RowParseError::Stop(ReaderState::Refused(problem)))),
             });
         }
         let routed = match malformed {
-            Some(problem) => Err(Unfit::from(problem)),
+            Some(problem) => Err(RowRejection::from(problem)),
             None => record(rows, &self.columns, &self.record),
         };
         let index = self.next_index;
         let row = routed.map(|(place, row)| BulkRow { index, place, row });
-        Some(Some(row.map_err(Cutting::Unfit)))
+        Some(Some(row.map_err(RowParseError::Rejected)))
     }
 }
 
 /// A row, or `None` if it was nothing that counts.
-type Cuttings = Option<Result<BulkRow, Cutting>>;
+type ParsedRow = Option<Result<BulkRow, RowParseError>>;
 
-enum Cutting {
-    Unfit(Unfit),
-    Stop(Then),
+enum RowParseError {
+    Rejected(RowRejection),
+    Stop(ReaderState),
 }
 
-impl Piece {
+impl RowBatch {
     fn is_bare(&self) -> bool {
         self.rows.is_empty() && self.refused.is_empty()
     }
@@ -373,7 +376,7 @@ fn blank() -> Problem {
     Problem::new(Code::TSR108, detail).hint("leave them out, and send the rest from next_index")
 }
 
-fn overblown() -> Problem {
+fn ratio_exceeded() -> Problem {
     let detail = format!(
         "the body inflates to more than {} MiB and {RATIO_MAX} times its size",
         FREE_BYTES >> 20
@@ -382,8 +385,8 @@ fn overblown() -> Problem {
 }
 
 /// Under `handling=strict` a row that cannot be read is a body that cannot be read on.
-fn bad_row(refused: &Refused) -> Problem {
-    let Refused { index, problem } = refused;
+fn bad_row(refused: &RefusedRow) -> Problem {
+    let RefusedRow { index, problem } = refused;
     let problem = Problem::new(Code::TSR101, format!("row {index}: {}", problem.detail()));
     problem.hint("mend it, and send the rest from next_index")
 }
@@ -422,10 +425,10 @@ fn text(field: Field<'_>) -> Result<&str, Problem> {
 }
 
 fn record(
-    rows: &Rows<'_>,
+    rows: &RowRouter<'_>,
     columns: &[CsvColumn],
     record: &Record,
-) -> Result<(shard_manager::shard_map::Place, shard_manager::row::RowWrite), Unfit> {
+) -> Result<(shard_manager::shard_map::Place, shard_manager::row::RowWrite), RowRejection> {
     if record.fields().len() != columns.len() {
         let (found, named) = (record.fields().len(), columns.len());
         let detail = format!("the row has {found} fields, the first line names {named}");
@@ -445,7 +448,7 @@ fn record(
     rows.fields(own_key, values)
 }
 
-fn value(rows: &Rows<'_>, index: usize, text: &str, is_null: bool) -> Result<Value, Problem> {
+fn value(rows: &RowRouter<'_>, index: usize, text: &str, is_null: bool) -> Result<Value, Problem> {
     let column = rows.table.column(index);
     let read = match (is_null, column.nullable) {
         (true, true) => Ok(Value::Null),

@@ -1,4 +1,4 @@
-//! Rows of a bulk write: read from JSON or from fields, and routed.
+//! RowRouter of a bulk write: read from JSON or from fields, and routed.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ const WRAPPED: [&str; 3] = ["shard_key", "data", "if_version"];
 
 /// What all rows of a request share.
 #[derive(Clone)]
-pub(super) struct Rows<'k> {
+pub(super) struct RowRouter<'k> {
     pub(super) map: Arc<ShardMap>,
     pub(super) table: Arc<Table>,
     pub(super) operation: Operation,
@@ -29,13 +29,13 @@ pub(super) struct Rows<'k> {
 }
 
 /// Why a row cannot be sent.
-pub(super) struct Unfit {
+pub(super) struct RowRejection {
     pub(super) problem: Box<Problem>,
     /// Where it would have gone, if that is beyond doubt.
     pub(super) place: Option<Place>,
 }
 
-impl From<Problem> for Unfit {
+impl From<Problem> for RowRejection {
     fn from(problem: Problem) -> Self {
         Self { problem: Box::new(problem), place: None }
     }
@@ -43,9 +43,9 @@ impl From<Problem> for Unfit {
 
 type Routed = (Place, RowWrite);
 
-impl Rows<'_> {
+impl RowRouter<'_> {
     /// A row of a list: `wrapped` says that its columns are in `data`.
-    pub(super) fn item(&self, wrapped: bool, item: &RawValue) -> Result<Routed, Unfit> {
+    pub(super) fn item(&self, wrapped: bool, item: &RawValue) -> Result<Routed, RowRejection> {
         if item.get().len() > body::WRITE_BYTES_MAX {
             let detail = format!("a row is larger than {} MiB", body::WRITE_BYTES_MAX >> 20);
             return Err(Problem::new(Code::TSR108, detail).into());
@@ -56,7 +56,7 @@ impl Rows<'_> {
 
     /// A line: the columns themselves, or an object that has them in `data`. It is the latter if it has a member
     /// `data` that is an object, unless the table has a column of this name: then it is always the columns.
-    pub(super) fn line(&self, line: &[u8]) -> Result<Routed, Unfit> {
+    pub(super) fn line(&self, line: &[u8]) -> Result<Routed, RowRejection> {
         let members = Members::of_text("the row", line)?;
         let has_data = members.get("data").is_some_and(|data| data.get().starts_with('{'));
         if has_data && self.table.find("data").is_none() {
@@ -66,7 +66,7 @@ impl Rows<'_> {
         }
     }
 
-    fn wrapped(&self, members: &Members<'_>) -> Result<Routed, Unfit> {
+    fn wrapped(&self, members: &Members<'_>) -> Result<Routed, RowRejection> {
         members.check_names(&WRAPPED)?;
         let data = members.get("data");
         let data = data.ok_or_else(|| Problem::new(Code::TSR101, "data is missing"))?;
@@ -76,14 +76,16 @@ impl Rows<'_> {
         let (place, mut row) = self.prepare(key.as_deref(), &data)?;
         if let Some(version) = members.get("if_version") {
             let version = self.version(version);
-            let version =
-                version.map_err(|problem| Unfit { place: Some(place), ..Unfit::from(problem) })?;
+            let version = version.map_err(|problem| RowRejection {
+                place: Some(place),
+                ..RowRejection::from(problem)
+            })?;
             row.precondition = Some(Precondition::Versions(vec![version]));
         }
         Ok((place, row))
     }
 
-    fn bare(&self, data: &Members<'_>) -> Result<Routed, Unfit> {
+    fn bare(&self, data: &Members<'_>) -> Result<Routed, RowRejection> {
         let key = self.key(None, data)?;
         self.prepare(key.as_deref(), data)
     }
@@ -101,7 +103,7 @@ impl Rows<'_> {
         Ok(derived.map_err(|error| Problem::from(&error))?.map(Into::into))
     }
 
-    fn prepare(&self, key: Option<&str>, data: &Members<'_>) -> Result<Routed, Unfit> {
+    fn prepare(&self, key: Option<&str>, data: &Members<'_>) -> Result<Routed, RowRejection> {
         let key = match key {
             Some(text) => parse_key(text)?,
             None => self.key.ok_or_else(|| no_key(&self.table, data))?,
@@ -115,7 +117,7 @@ impl Rows<'_> {
         &self,
         own: Option<&str>,
         values: Vec<(usize, Value)>,
-    ) -> Result<Routed, Unfit> {
+    ) -> Result<Routed, RowRejection> {
         let routing = self.table.routing();
         let found =
             routing.and_then(|routing| values.iter().find(|(column, _)| *column == routing));
@@ -133,7 +135,11 @@ impl Rows<'_> {
     }
 
     /// A row that contradicts its key could be of either shard: it is of none.
-    fn routed(&self, key: ShardKey<'_>, prepared: Result<Routed, Error>) -> Result<Routed, Unfit> {
+    fn routed(
+        &self,
+        key: ShardKey<'_>,
+        prepared: Result<Routed, Error>,
+    ) -> Result<Routed, RowRejection> {
         match prepared {
             Ok((place, mut row)) => {
                 row.wants_row = false;
@@ -142,7 +148,7 @@ impl Rows<'_> {
             Err(error) => {
                 let doubtful = matches!(error, Error::Row(RowError::KeyContradicted { .. }));
                 let place = self.map.place(key).ok().filter(|_| !doubtful);
-                Err(Unfit { place, ..Unfit::from(Problem::from(error)) })
+                Err(RowRejection { place, ..RowRejection::from(Problem::from(error)) })
             }
         }
     }

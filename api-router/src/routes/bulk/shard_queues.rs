@@ -1,13 +1,13 @@
-//! Pipes: the rows of a streamed body on their way to the shards.
+//! ShardQueues: the rows of a streamed body on their way to the shards.
 //!
 //! A shard takes all rows that have gathered for it while it stored the previous ones, sorts them
 //! by where they lie in the file, and stores them in chunks: so rows that share a page are written
 //! together, however they are spread over the body, and no single write waits for more than one
-//! chunk. The slower a shard is, the more rows gather, up to the window that all pipes of a stream
+//! chunk. The slower a shard is, the more rows gather, up to the window that all queues of a stream
 //! share, if there is room for them (the batching of a lane once more, a size larger).
 //!
 //! **Invariant:** rows of one key are stored in the order of the body; at most the window and the
-//! rows of one piece are held, and all but the rows of one piece are charged.
+//! rows of one batch are held, and all but the rows of one batch are charged.
 //! **Not here:** where rows come from (`row_reader`).
 
 use std::cell::{Cell, RefCell};
@@ -21,51 +21,51 @@ use shard_manager::topology::ShardIndex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::outcome::Tally;
+use super::outcome::BulkOutcome;
 use crate::app::App;
-use crate::body_budget::Share;
+use crate::body_budget::BudgetShare;
 use crate::problem::{Code, Problem};
 
-/// Rows that a shard stores in one transaction: a single write may have to wait behind them.
+/// RowRouter that a shard stores in one transaction: a single write may have to wait behind them.
 const CHUNK_ROWS_MAX: usize = 4_000;
 /// Bytes of them.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
-/// Most bytes of rows that the pipes of a stream hold: the more, the faster they are stored.
+/// Most bytes of rows that the queues of a stream hold: the more, the faster they are stored.
 const WINDOW: usize = 12 << 20;
 
 /// The ways to all shards.
-pub(super) struct Pipes {
+pub(super) struct ShardQueues {
     shared: Rc<Shared>,
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// What those who fill the pipes and those who empty them both look at.
+/// What those who fill the queues and those who empty them both look at.
 struct Shared {
     /// By shard.
     gathered: Vec<RefCell<Vec<BulkRow>>>,
     /// By shard: something was gathered, or nothing more will be.
     more: Vec<Notify>,
     ended: Cell<bool>,
-    /// A pipe has ended.
+    /// A writer has ended.
     gone: Cell<bool>,
     /// Bytes of rows that are gathered or being stored.
     held: Cell<usize>,
     /// Number of bytes that are charged.
     charged: Cell<usize>,
-    share: Rc<Share>,
+    share: Rc<BudgetShare>,
     /// Fewer bytes are held.
     room: Notify,
 }
 
-impl Pipes {
-    /// Makes pipes that hold rows while their body's share has room for them; each chunk is stored
+impl ShardQueues {
+    /// Makes queues that hold rows while their body's share has room for them; each chunk is stored
     /// within `patience`.
     pub(super) fn new(
         app: &Data<App>,
         wish: &Wish,
-        (share, patience): (Rc<Share>, Duration),
-        tally: &Rc<RefCell<Tally>>,
+        (share, patience): (Rc<BudgetShare>, Duration),
+        outcome: &Rc<RefCell<BulkOutcome>>,
     ) -> Self {
         let count = app.manager.map().topology().len();
         let shared = Rc::new(Shared {
@@ -78,18 +78,18 @@ impl Pipes {
             share,
             room: Notify::new(),
         });
-        let pipe = |shard| {
-            let pipe = Pipe {
+        let writer = |shard| {
+            let writer = QueueWriter {
                 shard,
                 app: app.clone(),
                 wish: wish.clone(),
                 patience,
                 shared: Rc::clone(&shared),
-                tally: Rc::clone(tally),
+                outcome: Rc::clone(outcome),
             };
-            rt::spawn(pipe.run())
+            rt::spawn(writer.run())
         };
-        let tasks = (0..).map(ShardIndex).take(count).map(pipe).collect();
+        let tasks = (0..).map(ShardIndex).take(count).map(writer).collect();
         Self { shared, tasks }
     }
 
@@ -121,7 +121,7 @@ impl Pipes {
 }
 
 impl Shared {
-    /// True if the pipes may hold more. Without room for the rows that they hold, those are stored
+    /// True if the queues may hold more. Without room for the rows that they hold, those are stored
     /// first.
     fn has_room(&self) -> bool {
         let held = self.held.get();
@@ -147,31 +147,31 @@ impl Shared {
 }
 
 /// If the client has gone, what was handed on is carried out all the same.
-impl Drop for Pipes {
+impl Drop for ShardQueues {
     fn drop(&mut self) {
         self.shared.end();
     }
 }
 
 /// The way to one shard.
-struct Pipe {
+struct QueueWriter {
     shard: ShardIndex,
     app: Data<App>,
     wish: Wish,
     patience: Duration,
     shared: Rc<Shared>,
-    tally: Rc<RefCell<Tally>>,
+    outcome: Rc<RefCell<BulkOutcome>>,
 }
 
-/// Whoever waits for room must see that a pipe is gone.
-impl Drop for Pipe {
+/// Whoever waits for room must see that a writer is gone.
+impl Drop for QueueWriter {
     fn drop(&mut self) {
         self.shared.gone.set(true);
         self.shared.room.notify_one();
     }
 }
 
-impl Pipe {
+impl QueueWriter {
     async fn run(mut self) {
         let shard = self.shard.index();
         loop {
@@ -197,11 +197,11 @@ impl Pipe {
             }
             self.wish.deadline = Instant::now() + self.patience;
             let done = self.app.manager.write_chunk(self.shard, chunk, &self.wish).await;
-            let mut tally = self.tally.borrow_mut();
-            tally.add(&self.app, done.rows);
-            tally.see(&self.app, self.shard, done.seen);
-            tally.spend(self.shard, done.times);
-            drop(tally);
+            let mut outcome = self.outcome.borrow_mut();
+            outcome.add(&self.app, done.rows);
+            outcome.see(&self.app, self.shard, done.seen);
+            outcome.spend(self.shard, done.times);
+            drop(outcome);
             self.shared.stored(bytes);
         }
     }
