@@ -11,8 +11,8 @@
 mod caching;
 mod counting;
 mod fanout;
-mod figures;
 mod load;
+mod metrics;
 mod servers;
 
 use load::{Load, median, wrk};
@@ -80,7 +80,7 @@ fn main() -> std::io::Result<()> {
         return serve_bare(workers.to_string_lossy().parse().unwrap_or(1));
     }
     if std::env::args().any(|argument| argument == "figures") {
-        return figures::rewrite();
+        return metrics::rewrite();
     }
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
     let (rounds, seconds) = (numbers.next().unwrap_or(3), numbers.next().unwrap_or(4));

@@ -1,4 +1,4 @@
-//! Stories of those who see less, read aloud, or have no mouse.
+//! Tests of those who see less, read aloud, or have no mouse.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Stories of the connection: how a browser gets to the page, what the page may do, and what it says when nobody answers.
+//! Tests of the connection: how a browser gets to the page, what the page may do, and what it says when nobody answers.
 
 use serde_json::json;
 

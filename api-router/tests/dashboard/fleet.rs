@@ -1,4 +1,4 @@
-//! Stories of several routers on one page: that of the service which collects from them.
+//! Tests of several routers on one page: that of the service which collects from them.
 
 use serde_json::{Value, json};
 

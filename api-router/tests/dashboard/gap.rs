@@ -1,4 +1,4 @@
-//! Stories of time in which nobody counted: it is no zero, and nothing is drawn there.
+//! Tests of time in which nobody counted: it is no zero, and nothing is drawn there.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! Stories of the dashboard: a real browser looks at a real router under real load.
+//! Tests of the dashboard: a real browser looks at a real router under real load.
 //!
 //! They need Chromium, axe-core and Redis; `./setup.sh tools` brings them. Without them they fail, for what nobody looked at is
 //! not known to work.
@@ -12,10 +12,10 @@ mod connection;
 mod documents;
 #[path = "../it/earlier.rs"]
 mod earlier;
-mod figures;
 mod fleet;
 mod gap;
 mod load;
+mod metrics;
 mod page;
 mod pictures;
 #[expect(dead_code, reason = "stories of HTTP ask more of it")]

@@ -1,4 +1,4 @@
-//! Stories of shards: where a key lives, who is down, and the figures of one alone.
+//! Tests of shards: where a key lives, who is down, and the figures of one alone.
 
 use serde_json::Value;
 

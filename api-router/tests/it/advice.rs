@@ -1,4 +1,4 @@
-//! Stories of the advice: what a router that was asked for this and that says should move.
+//! Tests of the advice: what a router that was asked for this and that says should move.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -96,7 +96,7 @@ fn is_near(told: &Value, expected: f64) -> bool {
 
 #[test]
 fn a_cluster_with_an_overloaded_shard_is_told_which_slots_would_relieve_it() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
@@ -146,7 +146,7 @@ fn a_cluster_with_an_overloaded_shard_is_told_which_slots_would_relieve_it() {
 
 #[test]
 fn a_key_that_outweighs_a_shard_is_named_and_nothing_is_planned_for_it() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let owners = Owners::of(&router);
     let others = ["shard1", "shard2", "shard3"].map(|shard| (owners.keys(shard, 100), 2));
@@ -169,7 +169,7 @@ fn a_key_that_outweighs_a_shard_is_named_and_nothing_is_planned_for_it() {
 
 #[test]
 fn an_even_cluster_is_told_that_it_is_balanced() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let owners = Owners::of(&router);
     let evenly = ["shard1", "shard2", "shard3"].map(|shard| (owners.keys(shard, 100), 4));
@@ -196,7 +196,7 @@ fn noise(letters: usize) -> String {
 
 #[test]
 fn by_size_a_fuller_shard_gives_what_the_others_lack() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start_with(&["--analytics", "off"]);
     let told = advice(&router, "?by=size");
     assert_eq!((&told["verdict"], &told["unit"]), (&json!("too_little_to_say"), &json!("bytes")));
@@ -246,7 +246,7 @@ fn a_question_that_cannot_be_meant_is_refused_with_what_can() {
 
 #[test]
 fn on_citus_it_is_told_who_moves_rows_there() {
-    if !crate::ground::is_citus() {
+    if !crate::backend::is_citus() {
         return;
     }
     let router = Router::start();

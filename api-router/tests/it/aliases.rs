@@ -1,11 +1,11 @@
-//! Stories of the words of a smaller proxy: its command lines work unchanged but for the port.
+//! Tests of the words of a smaller proxy: its command lines work unchanged but for the port.
 
 use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::client::{refusal, refused, settle};
-use crate::harness::{Reply, Router, left_out};
+use crate::harness::{Reply, Router, skip};
 
 fn write(router: &Router, headers: &[(&str, &str)], body: &str) -> Reply {
     router.send("POST", "/write", headers, Some(body.as_bytes()))
@@ -21,9 +21,9 @@ fn shell(router: &Router, line: &str) -> Value {
 
 #[test]
 fn the_command_lines_of_the_proxy_work_as_they_are_written() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     if Command::new("curl").arg("--version").output().is_err() {
-        left_out("curl is not installed");
+        skip("curl is not installed");
         return;
     }
     let router = Router::start();

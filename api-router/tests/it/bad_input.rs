@@ -1,4 +1,4 @@
-//! Stories of bad input: whatever comes, the answer is a 4xx that names the culprit, and the router lives.
+//! Tests of bad input: whatever comes, the answer is a 4xx that names the culprit, and the router lives.
 
 use serde_json::{Value, json};
 

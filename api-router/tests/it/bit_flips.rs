@@ -1,4 +1,4 @@
-//! Stories of bits that flip on the disk: SQLite keeps no checksums that would show it, so the
+//! Tests of bits that flip on the disk: SQLite keeps no checksums that would show it, so the
 //! router compares the copies of each shard while it runs.
 
 use std::fs;
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::backend::files_only;
 use crate::client::{Seen, settle, stranger, user, user_op};
-use crate::ground::files_only;
 use crate::harness::{Router, command};
 use crate::replicas::assert_replicas_equal;
 

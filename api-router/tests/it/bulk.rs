@@ -1,4 +1,4 @@
-//! Stories of `POST /api/bulk-write`: both shapes, an outcome for each row, limits, order.
+//! Tests of `POST /api/bulk-write`: both shapes, an outcome for each row, limits, order.
 
 use serde_json::{Value, json};
 
@@ -209,7 +209,7 @@ fn every_operation_works_in_bulk() {
 
 #[test]
 fn ten_thousand_rows_are_taken_and_one_more_is_not() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let mut rows = users((0..10_001).map(|n| format!("user_{n}")));
     let reply = bulk(&router, &json!({"table": "users", "records": rows}));
@@ -295,7 +295,7 @@ fn lists_and_objects_without_end_are_refused_early() {
 /// Of one shard, a bulk write counts as that shard's request; of several, as nobody's.
 #[test]
 fn a_bulk_write_to_one_shard_counts_as_that_shards_request() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let rows = |keys: &[&str]| {
         let row = |key: &&str| json!({"user_id": key, "name": "N", "email": "e"});

@@ -1,14 +1,14 @@
-//! Stories of the cache: what it answers, what it must not, and that what it answers is what the shard would have said.
+//! Tests of the cache: what it answers, what it must not, and that what it answers is what the shard would have said.
 //!
-//! Each story has a Redis of its own, whose password no answer and no log may hold (`secrets`).
+//! Each test has a Redis of its own, whose password no answer and no log may hold (`secrets`).
 
 use std::time::Instant;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::backend;
 use crate::client::{Client, Seen, set_replicas, stranger, user};
-use crate::ground;
 use crate::harness::{PATIENCE, Reply, Router};
 use crate::redis::Redis;
 
@@ -19,7 +19,7 @@ pub(crate) struct Cached {
     pub(crate) data: TempDir,
 }
 
-/// Every answer is kept, and stays good enough for as long as a story may take.
+/// Every answer is kept, and stays good enough for as long as a test may take.
 pub(crate) const LONG: [&str; 4] = ["--cache-bound-ms", "30000", "--cache-min-uses", "1"];
 
 impl Cached {
@@ -29,7 +29,7 @@ impl Cached {
 
     pub(crate) fn start_on(redis: Redis, flags: &[&str]) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let mut command = ground::command(&data.path().join("data"), flags);
+        let mut command = backend::command(&data.path().join("data"), flags);
         command.env("REDIS_URL", redis.url());
         let router = Router::start_command(command);
         Self { router, redis, data }
@@ -37,7 +37,7 @@ impl Cached {
 
     /// Another router, where there can be one: on the same shards.
     pub(crate) fn another(&self, flags: &[&str]) -> Router {
-        let mut command = ground::command(&self.data.path().join("data"), flags);
+        let mut command = backend::command(&self.data.path().join("data"), flags);
         command.env("REDIS_URL", self.redis.url());
         Router::start_command(command)
     }
@@ -93,7 +93,7 @@ fn what_was_read_before_is_answered_from_the_cache_as_the_shard_would() {
     let Cached { router, .. } = &Cached::start(&LONG);
     stranger(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
     let first = plain_read(router, "k");
-    let reader = if ground::is_citus() { "primary" } else { "replica" };
+    let reader = if backend::is_citus() { "primary" } else { "replica" };
     assert_eq!((told(&first), &first.json()["cached"]), (("miss", reader), &json!(false)));
     let hit = until_hit(|| plain_read(router, "k"));
     assert_eq!(told(&hit), ("hit", "cache"));
@@ -339,7 +339,7 @@ fn without_a_word_of_the_client_the_bound_holds() {
 
 #[test]
 fn late_replicas_make_no_answer_younger_than_it_is() {
-    ground::not_on_citus!("it has no replicas to hold up");
+    backend::not_on_citus!("it has no replicas to hold up");
     let Cached { router, .. } = &Cached::start(&["--lab", "--cache-bound-ms", "300"]);
     stranger(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
     until_hit(|| plain_read(router, "k"));

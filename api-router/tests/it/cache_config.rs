@@ -1,4 +1,4 @@
-//! Stories of naming a cache: where it may be named, what is shown of it, what is refused, and that its password is never
+//! Tests of naming a cache: where it may be named, what is shown of it, what is refused, and that its password is never
 //! told. No Redis is asked.
 
 use std::os::unix::fs::PermissionsExt;

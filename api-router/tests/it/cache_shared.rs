@@ -1,15 +1,15 @@
-//! Stories of a Redis that several share: two routers of one cluster help each other, two clusters never meet.
+//! Tests of a Redis that several share: two routers of one cluster help each other, two clusters never meet.
 
+use crate::backend;
 use crate::cache::{Cached, LONG, plain_read, told, until_hit, until_seen};
 use crate::client::{Client, Seen, stranger};
-use crate::ground;
 
 #[test]
 fn two_clusters_on_one_redis_never_meet() {
     let one = Cached::start(&LONG);
     let other = {
         let data = tempfile::tempdir().unwrap();
-        let mut command = ground::command(&data.path().join("data"), &LONG);
+        let mut command = backend::command(&data.path().join("data"), &LONG);
         command.env("REDIS_URL", one.redis.url());
         (crate::harness::Router::start_command(command), data)
     };
@@ -34,7 +34,7 @@ fn two_clusters_on_one_redis_never_meet() {
 
 #[test]
 fn what_one_router_of_a_cluster_reads_the_others_need_not() {
-    if !ground::is_servers() {
+    if !backend::is_servers() {
         return; // Files have one router.
     }
     let cached = Cached::start(&LONG);
@@ -73,7 +73,7 @@ fn a_router_that_starts_again_finds_what_was_kept() {
     until_hit(|| plain_read(&cached.router, "k"));
     let Cached { mut router, redis, data } = cached;
     router.end();
-    let mut command = ground::command(&data.path().join("data"), &LONG);
+    let mut command = backend::command(&data.path().join("data"), &LONG);
     command.env("REDIS_URL", redis.url());
     let router = crate::harness::Router::start_command(command);
     assert_eq!(Seen::of(&until_hit(|| plain_read(&router, "k"))).names, ["Ada"]);

@@ -1,5 +1,5 @@
-//! Stories that only a real cluster of Citus can tell: where rows lie, what it moves, and what it is told apart from.
-//! They need `TESSERA_CITUS_URL`; all other stories run on it as well then.
+//! Tests that only a real cluster of Citus can tell: where rows lie, what it moves, and what it is told apart from.
+//! They need `TESSERA_CITUS_URL`; all other tests run on it as well then.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -8,19 +8,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::backend::{self, CITUS, ask_primary};
 use crate::citus_databases::CitusServer;
-use crate::ground::{self, CITUS, ask_primary};
 use crate::harness::{Router, bare_command, refused_start};
 
-/// Leaves a story out where there is no cluster, and says so: not through `eprintln!`, which nobody sees of a story that
+/// Leaves a test out where there is no cluster, and says so: not through `eprintln!`, which nobody sees of a test that
 /// ends well.
 fn cluster() -> Option<&'static CitusServer> {
     let cluster = CITUS.as_ref();
     if cluster.is_none() {
         let thread = std::thread::current();
-        let story = thread.name().unwrap_or("a story of Citus");
+        let test = thread.name().unwrap_or("a test of Citus");
         let _ =
-            writeln!(std::io::stderr(), "SKIPPED: {story}: TESSERA_CITUS_URL names no coordinator");
+            writeln!(std::io::stderr(), "SKIPPED: {test}: TESSERA_CITUS_URL names no coordinator");
     }
     cluster
 }
@@ -200,7 +200,7 @@ fn the_doctor_looks_at_workers_through_their_coordinator() {
     let data = folder.path().join("data");
     drop(Router::start_in(&data, &[]));
     ask_primary(&data, 0, "SELECT citus_add_inactive_node('127.0.0.1', 1)");
-    let output = ground::command(&data, &["--doctor"]).output().unwrap();
+    let output = backend::command(&data, &["--doctor"]).output().unwrap();
     ask_primary(&data, 0, "SELECT citus_remove_node('127.0.0.1', 1)");
     let said = String::from_utf8(output.stdout).unwrap();
     let line = said.lines().find(|line| line.contains("127.0.0.1:1 ")).unwrap_or(&said);
@@ -210,7 +210,7 @@ fn the_doctor_looks_at_workers_through_their_coordinator() {
 
 #[test]
 fn a_coordinator_is_named_alone() {
-    if !ground::is_citus() && ground::is_servers() {
+    if !backend::is_citus() && backend::is_servers() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();

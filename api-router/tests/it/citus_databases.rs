@@ -1,7 +1,7 @@
-//! Databases for stories on a real cluster of Citus: `TESSERA_CITUS_URL` is a database of its coordinator that knows the
-//! workers, of a user who may make databases. Every story has a database of its own, on all nodes.
+//! Databases for tests on a real cluster of Citus: `TESSERA_CITUS_URL` is a database of its coordinator that knows the
+//! workers, of a user who may make databases. Every test has a database of its own, on all nodes.
 //!
-//! **Invariant:** a database that a story gets has no rows, and no tables but those that come with Tessera.
+//! **Invariant:** a database that a test gets has no rows, and no tables but those that come with Tessera.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -143,10 +143,10 @@ impl CitusServer {
         name
     }
 
-    /// Takes a database back, for the next story.
+    /// Takes a database back, for the next test.
     pub(crate) fn take_back(&self, name: String) {
         let url = self.url(&name);
-        // A story may have ended before the router made the schema, or have changed more than a client can.
+        // A test may have ended before the router made the schema, or have changed more than a client can.
         let made = query(&url, "SELECT to_regclass('tessera.tessera_tables') IS NOT NULL");
         if made == ["t"] {
             query(&url, EMPTY);

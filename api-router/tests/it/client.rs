@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::ground::{LAB, is_servers};
+use crate::backend::{LAB, is_servers};
 use crate::harness::{PATIENCE, Reply, Router};
 
 /// A client that sends the token of its last answer with its next request.

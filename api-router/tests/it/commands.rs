@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use crate::ground::files_only;
+use crate::backend::files_only;
 use crate::harness::{Router, sightless};
 
 /// The program of the command line, which is another package's: cargo makes it before a test of the whole workspace

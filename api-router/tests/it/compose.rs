@@ -1,4 +1,4 @@
-//! Stories of docker-compose.yml and its kin: what services and pods are told is run for real, on loopback ports and
+//! Tests of docker-compose.yml and its kin: what services and pods are told is run for real, on loopback ports and
 //! without an engine.
 
 use std::collections::BTreeMap;
@@ -14,9 +14,9 @@ use saphyr::{LoadableYamlNode, Yaml};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
+use crate::backend::files_only;
 use crate::cache::{plain_read, until_hit};
 use crate::commands::{PROGRAM, program};
-use crate::ground::files_only;
 use crate::harness::{PATIENCE, Router, bare_command, sightless};
 use crate::redis::Redis;
 

@@ -1,4 +1,4 @@
-//! Stories of compression: who gets it, who does not, and that it changes nothing else; and of the pages about
+//! Tests of compression: who gets it, who does not, and that it changes nothing else; and of the pages about
 //! error codes.
 
 use std::io::Read;

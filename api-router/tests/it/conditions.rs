@@ -1,4 +1,4 @@
-//! Stories of conditions: the version of a row as its `ETag`, writes that depend on it, reads that need not be
+//! Tests of conditions: the version of a row as its `ETag`, writes that depend on it, reads that need not be
 //! sent again.
 
 use std::thread;
@@ -318,7 +318,7 @@ fn a_row_that_the_client_has_is_not_sent_again() {
 /// A replica that still has the version that the client knows must not say that it is the newest.
 #[test]
 fn not_modified_is_said_only_by_a_node_that_has_what_the_client_has_seen() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     let old = tag_of(&router, "insert", "k", "old");
     settle(&router);

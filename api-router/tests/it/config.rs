@@ -1,4 +1,4 @@
-//! Stories of configuration: which source wins, what is shown, and what is refused.
+//! Tests of configuration: which source wins, what is shown, and what is refused.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -29,7 +29,7 @@ const SETTINGS: [(&str, &str, &str); 14] = [
 /// Those that are true when their flag is given, and have no value there.
 const SWITCHES: [&str; 3] = ["behind_tls", "insecure", "lab"];
 
-/// Those about servers, certificates, traces and the cache; they have stories of their own.
+/// Those about servers, certificates, traces and the cache; they have tests of their own.
 const ELSEWHERE: [&str; 15] = [
     "engine",
     "shard_urls",
@@ -391,11 +391,10 @@ fn the_example_of_dot_env_documents_every_setting() {
 /// Weights exclude an even placement, and the file is one that there is not: all else can be in force at once.
 #[test]
 fn the_example_of_dot_env_is_accepted_with_every_line_in_force() {
-    for left_out in ["weights", "placement"] {
+    for skip in ["weights", "placement"] {
         let folder = folder();
         write(folder.path(), "tessera.toml", "");
-        let out =
-            |name: &str| name == left_out || ELSEWHERE.contains(&name) || name == "pgpassword";
+        let out = |name: &str| name == skip || ELSEWHERE.contains(&name) || name == "pgpassword";
         let kept = documented().into_iter().filter(|(name, _)| !out(name));
         let lines: String =
             kept.map(|(name, value)| format!("{}={value}\n", variable(&name))).collect();

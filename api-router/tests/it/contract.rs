@@ -3,11 +3,11 @@
 
 use std::process::Command;
 
-use crate::ground::is_servers;
-use crate::harness::{Router, left_out};
+use crate::backend::is_servers;
+use crate::harness::{Router, skip};
 use crate::python::{SCHEMATHESIS, program, text};
 
-/// The one path of which the answer has no end: it has stories of its own (`figures_live`).
+/// The one path of which the answer has no end: it has tests of its own (`metrics_live`).
 const ENDLESS: &str = "/api/analytics/stream";
 
 /// How it is to write bodies of lines, which it does not know by itself.
@@ -30,7 +30,7 @@ fn every_answer_is_one_that_the_document_declares() {
     let program = match program("schemathesis") {
         Ok(program) => program,
         Err(why) => {
-            return left_out(&format!("schemathesis {SCHEMATHESIS} is not to be had: {why}"));
+            return skip(&format!("schemathesis {SCHEMATHESIS} is not to be had: {why}"));
         }
     };
     let router = Router::start();

@@ -1,9 +1,9 @@
-//! Databases for stories: made from a template that has the schema, and emptied for the next story when one is over.
+//! Databases for tests: made from a template that has the schema, and emptied for the next test when one is over.
 //!
-//! Making one takes many times as long as emptying one. One thread of each server does both, so that a story which ends,
+//! Making one takes many times as long as emptying one. One thread of each server does both, so that a test which ends,
 //! however it ends, need not wait for it.
 //!
-//! **Invariant:** a database that a story gets has the tables of the template and none of their rows, or is a new copy.
+//! **Invariant:** a database that a test gets has the tables of the template and none of their rows, or is a new copy.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,7 +28,7 @@ pub(crate) struct Server {
 }
 
 /// Query for a hash of a database's shape: every column of its tables, indexes and sequences, and
-/// other properties that a story may have changed.
+/// other properties that a test may have changed.
 pub(crate) const SHAPE: &str = "SELECT md5(string_agg(line, ' ' ORDER BY line)) FROM (
     SELECT format('%s %s %s %s %s %s %s %s', c.oid::regclass, c.relkind, a.attname, a.atttypid::regtype, a.attnotnull,
         c.relpersistence, c.relhasrules,
@@ -149,7 +149,7 @@ impl Maker {
             }
             Work::GiveBack(name) => match self.runtime.block_on(empty(&self.node.url(&name))) {
                 Ok(shape) if shape == self.shape => self.empty.push(name),
-                // A story has changed more than a client can.
+                // A test has changed more than a client can.
                 Ok(_) | Err(_) => self.drop(&name),
             },
         }
@@ -195,7 +195,7 @@ async fn empty(url: &str) -> Result<Vec<String>, tokio_postgres::Error> {
 
 /// What a database answers: the first column of each row.
 pub(crate) fn query(url: &str, sql: &str) -> Vec<String> {
-    // On a thread of its own: a story that ends asks when what this thread keeps for itself is gone already.
+    // On a thread of its own: a test that ends asks when what this thread keeps for itself is gone already.
     let asked = std::thread::scope(|scope| {
         let ask = || {
             let runtime = runtime();

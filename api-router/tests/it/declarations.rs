@@ -1,4 +1,4 @@
-//! Stories of declarations that are none: each is refused by its member, and nothing is made.
+//! Tests of declarations that are none: each is refused by its member, and nothing is made.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Stories of `--doctor`: it tells what a start would meet and what may hurt later, and changes nothing.
+//! Tests of `--doctor`: it tells what a start would meet and what may hurt later, and changes nothing.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use chrono::Datelike;
 
-use crate::ground::{self, files_only, is_servers};
+use crate::backend::{self, files_only, is_servers};
 use crate::harness::{Router, bare_command, command};
 
 /// How it ended, and the lines that it told.
@@ -143,17 +143,17 @@ fn every_server_is_asked_also_when_one_is_gone() {
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
     router.end();
-    let (code, lines) = examined(ground::command(&data, &[]));
+    let (code, lines) = examined(backend::command(&data, &[]));
     assert_eq!(code, Some(0), "{lines:#?}");
     assert!(told(&lines, "good", "each has one primary"), "{lines:#?}");
     let nodes = lines.iter().filter(|line| line.contains(" on timeline ")).count();
     // Citus is asked at its coordinator.
-    assert!(nodes >= if ground::is_citus() { 1 } else { 2 }, "{lines:#?}");
-    if ground::is_citus() {
+    assert!(nodes >= if backend::is_citus() { 1 } else { 2 }, "{lines:#?}");
+    if backend::is_citus() {
         assert!(told(&lines, "good", "worker(s), and all reach each other"), "{lines:#?}");
     }
-    ground::not_on_citus!("its coordinator is the only server that is named");
-    let mut broken = ground::command(&data, &[]);
+    backend::not_on_citus!("its coordinator is the only server that is named");
+    let mut broken = backend::command(&data, &[]);
     let urls = |broken: &Command| {
         let mut all = broken.get_envs();
         let (_, urls) = all.find(|(name, _)| *name == "SHARD_URLS").unwrap();

@@ -1,4 +1,4 @@
-//! Stories of durability: what was acknowledged is there after the process is killed, and was synced before.
+//! Tests of durability: what was acknowledged is there after the process is killed, and was synced before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,9 +9,9 @@ use std::thread;
 use serde_json::{Value, json};
 use shard_manager::store::sqlite::digest::digest;
 
+use crate::backend::{files_only, is_servers};
 use crate::client::settle;
-use crate::ground::{files_only, is_servers};
-use crate::harness::{PATIENCE, Router, command, left_out, sightless};
+use crate::harness::{PATIENCE, Router, command, sightless, skip};
 use crate::replicas::assert_replicas_equal;
 
 /// Clients that write at the same time.
@@ -215,7 +215,7 @@ fn kills() -> usize {
 
 #[test]
 fn what_was_acknowledged_survives_kill_9_once_and_versions_go_on() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut ledger = Ledger::new();
@@ -258,7 +258,7 @@ fn can_trace(folder: &Path) -> bool {
 fn start_traced() -> Option<(tempfile::TempDir, PathBuf, Router)> {
     let folder = tempfile::tempdir().unwrap();
     if !can_trace(folder.path()) {
-        left_out("strace is not installed (./setup.sh tools), or it may not trace processes here");
+        skip("strace is not installed (./setup.sh tools), or it may not trace processes here");
         return None;
     }
     let log = folder.path().join("syncs");

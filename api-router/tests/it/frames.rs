@@ -1,11 +1,11 @@
-//! Stories of what a router hands on to services that collect from it.
+//! Tests of what a router hands on to services that collect from it.
 
 use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::figures::some_requests;
 use crate::harness::{PATIENCE, Router};
+use crate::metrics::some_requests;
 
 fn frames(router: &Router, query: &str) -> Value {
     let reply = router.get(&format!("/api/analytics/frames{query}"));
@@ -63,7 +63,7 @@ fn errors_are_numbered_so_that_none_is_told_twice() {
 
 #[test]
 fn a_service_learns_whose_figures_these_are_and_how_the_cluster_is() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let answer = frames(&router, "");
     let port = router.address().port();

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::{Router, left_out};
+use crate::harness::{Router, skip};
 use crate::python::{GENERATORS, program_of, text};
 
 /// The calls, and the files needed to check and run them.
@@ -39,9 +39,7 @@ fn a_python_client_is_generated_typed_and_works() {
         match (tool("openapi-python-client"), tool("mypy"), tool("python")) {
             (Ok(generator), Ok(mypy), Ok(python)) => (generator, mypy, python),
             (Err(why), _, _) | (_, Err(why), _) | (_, _, Err(why)) => {
-                return left_out(&format!(
-                    "the generator of Python clients is not to be had: {why}"
-                ));
+                return skip(&format!("the generator of Python clients is not to be had: {why}"));
             }
         };
     let router = Router::start();
@@ -70,7 +68,7 @@ fn node_modules() -> PathBuf {
 fn a_typescript_client_is_generated_typed_and_works() {
     let modules = node_modules();
     if !modules.join(".bin/openapi-typescript").exists() {
-        return left_out(&format!(
+        return skip(&format!(
             "there is no openapi-typescript in {}: ./setup.sh tools fetches it",
             modules.display()
         ));

@@ -1,5 +1,5 @@
 //! Harness: a real router process on a free loopback port, with a data directory of its own, or databases that stand for
-//! it (`ground`).
+//! it (`backend`).
 //!
 //! The process is ended by its own id when the [`Router`] is dropped, the directory removed with it.
 //!
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::ground;
+use crate::backend;
 use crate::secrets::Secrets;
 
 /// How long anything that must happen may take before a test says that it does not.
@@ -94,7 +94,7 @@ pub(crate) fn sightless(mut command: Command, folder: &Path) -> Command {
 
 /// A command that starts the router over this directory on a free port.
 pub(crate) fn command(data_dir: &Path) -> Command {
-    ground::command(data_dir, &[])
+    backend::command(data_dir, &[])
 }
 
 impl Router {
@@ -113,8 +113,8 @@ impl Router {
 
     /// A router over a directory that outlives it. Its client has seen what is there already.
     pub(crate) fn start_in(data_dir: &Path, flags: &[&str]) -> Self {
-        let is_used = ground::is_used(data_dir);
-        let router = Self::start_command(ground::command(data_dir, flags));
+        let is_used = backend::is_used(data_dir);
+        let router = Self::start_command(backend::command(data_dir, flags));
         if is_used {
             let level = [("x-consistency", "all")];
             let seen = router.send("GET", "/api/read?table=users&limit=1", &level, None);
@@ -355,7 +355,7 @@ pub(crate) fn refused_start(mut command: Command) -> (Option<i32>, String) {
 
 /// For a test that needs what this machine lacks: where all must run (CI) it fails, elsewhere it is left out,
 /// and says so.
-pub(crate) fn left_out(why: &str) {
+pub(crate) fn skip(why: &str) {
     let strict = std::env::var("CI").is_ok_and(|ci| !matches!(&*ci, "" | "0" | "false"));
     assert!(!strict, "{why}");
     eprintln!("SKIPPED: {why}");

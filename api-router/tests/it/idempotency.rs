@@ -1,4 +1,4 @@
-//! Stories of idempotency keys: a request that is sent again has one effect and one answer, whatever happened
+//! Tests of idempotency keys: a request that is sent again has one effect and one answer, whatever happened
 //! in between.
 
 use std::collections::BTreeMap;
@@ -197,7 +197,7 @@ fn a_refusal_of_the_shard_is_kept_and_told_again() {
 
 #[test]
 fn a_request_that_never_came_to_its_shard_leaves_its_key_free() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&["--shards", "1"]);
     let bad = [
         json!({"table": "users", "data": {"user_id": "k", "name": 5}}),
@@ -226,7 +226,7 @@ fn a_request_that_never_came_to_its_shard_leaves_its_key_free() {
 /// It was stored, and only its confirmation was missing: sent again, it waits for that and nothing else.
 #[test]
 fn a_write_that_was_not_confirmed_may_be_sent_again() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     settle(&router);
     set_replicas(&router, "paused");
@@ -255,7 +255,7 @@ fn a_write_that_was_not_confirmed_may_be_sent_again() {
 /// Who asks again, perhaps from another machine, reads what was written.
 #[test]
 fn an_answer_that_is_told_again_brings_a_token_that_covers_the_write() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     settle(&router);
     set_replicas(&router, "paused");
@@ -371,7 +371,7 @@ fn failures(reply: &Reply) -> Vec<(u64, u64, String)> {
 
 #[test]
 fn a_bulk_write_that_is_sent_again_stores_nothing_twice() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let keys = keys_on(&router, "shard1", 2);
     let others = keys_on(&router, "shard3", 2);

@@ -1,12 +1,12 @@
-//! Stories of values under keys: what a key is, what a value is, and what both are to other routes.
+//! Tests of values under keys: what a key is, what a value is, and what both are to other routes.
 
 use std::process::Stdio;
 use std::sync::Barrier;
 
 use serde_json::{Value, json};
 
+use crate::backend;
 use crate::client::{Client, lab, refusal, refused, set, set_replicas, settle, stranger};
-use crate::ground;
 use crate::harness::{Reply, Router};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -333,7 +333,7 @@ fn of_clients_that_change_the_same_version_exactly_one_wins() {
 
 #[test]
 fn a_client_with_a_token_reads_what_it_put_though_replicas_stand_still() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&[]);
     let mut writer = stranger(&router);
     writer.send("PUT", "/api/kv/k", &[], Some(&json!("old")));
@@ -356,7 +356,7 @@ fn a_client_with_a_token_reads_what_it_put_though_replicas_stand_still() {
 
 #[test]
 fn a_put_waits_for_as_many_nodes_as_it_asks_for() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&[]);
     assert_eq!(put(&router, "k", &[("x-consistency", "all")], b"1").status, 201);
     set_replicas(&router, "paused");
@@ -470,7 +470,7 @@ fn head_is_get_without_a_body_and_other_methods_are_told_which_there_are() {
 fn values_count_as_reads_and_writes_and_their_keys_are_told_nowhere() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
-    let command = ground::command(&folder.path().join("data"), &["--lab", "--log", "trace"]);
+    let command = backend::command(&folder.path().join("data"), &["--lab", "--log", "trace"]);
     let file = std::fs::File::create(&log).unwrap();
     let mut router = Router::start_logging(command, Stdio::from(file));
     put(&router, "canary", &[], b"1");

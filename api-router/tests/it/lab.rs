@@ -1,4 +1,4 @@
-//! Stories of the laboratory: how nodes are held up, and what a shard does whose primary is.
+//! Tests of the laboratory: how nodes are held up, and what a shard does whose primary is.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;
@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::backend::{files_only, is_servers};
 use crate::client::{
     Seen, delay, keys_on, lab, put_node, refusal, refused, set, settle, stranger, three_keys, user,
     user_op,
 };
-use crate::ground::{files_only, is_servers};
 use crate::harness::{PATIENCE, Reply, Router};
 
 /// Every node with its state and delay.
@@ -47,7 +47,7 @@ const NOT_OURS: &str = "servers are not the router's to hold up, but for its own
 /// What the laboratory of servers says instead.
 #[test]
 fn a_replica_that_is_a_server_is_not_the_routers_to_hold_up() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     if !is_servers() {
         return;
     }
@@ -174,7 +174,7 @@ fn the_laboratory_is_behind_the_same_gate_as_all_else() {
 /// When a pause is answered the applier is at rest: nothing that is written from then on comes through.
 #[test]
 fn a_paused_replica_stands_still_from_the_moment_of_the_answer() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     // So that the pause comes while the applier is about to apply something.
     delay(&router, "shard1-replica1", 5);
@@ -197,7 +197,7 @@ fn a_paused_replica_stands_still_from_the_moment_of_the_answer() {
 
 #[test]
 fn a_delayed_replica_comes_after_all() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     delay(&router, "shard1-replica1", 30);
     let began = Instant::now();
@@ -229,7 +229,7 @@ fn send_write<'scope, 'env>(
 /// Whatever the queue cannot take is refused at once, and what it took is answered when the lane goes on.
 #[test]
 fn a_full_lane_refuses_at_once_while_the_other_shards_go_on() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     // 64 MiB may wait for a shard, and a batch be in its hands already: more than six of these are too many.
     const LARGE: usize = 44;
     const TOO_MANY: usize = 6;
@@ -303,7 +303,7 @@ impl Drop for Resume<'_> {
 
 #[test]
 fn writes_that_wait_for_a_paused_primary_are_answered_when_it_goes_on() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&[]);
     let keys = keys_on(&router, "shard2", 20);
     set(&router, "shard2-primary", "paused");
@@ -355,7 +355,7 @@ fn a_write_whose_deadline_passes_in_the_queue_is_rejected_and_never_stored() {
 
 #[test]
 fn a_delayed_primary_takes_its_time_and_tells_the_truth_about_deadlines() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     const DELAY_MS: u64 = 250;
     let router = lab(&[]);
     let [slow, quick, _] = three_keys(&router);
@@ -380,7 +380,7 @@ fn a_delayed_primary_takes_its_time_and_tells_the_truth_about_deadlines() {
 /// What the laboratory does is of the process, not of the data.
 #[test]
 fn a_new_start_finds_every_node_running() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &["--lab"]);

@@ -1,13 +1,13 @@
-//! Stories of the consistency levels: what an answer at `one`, `quorum` and `all` proves, and what is said when
+//! Tests of the consistency levels: what an answer at `one`, `quorum` and `all` proves, and what is said when
 //! too few nodes can give it.
 
 use serde_json::{Value, json};
 
+use crate::backend::is_servers;
 use crate::client::{
     Client, Seen, delay, keys_on, lab, refusal, refused, set, set_replicas, settle, stranger,
     three_keys, user, user_op,
 };
-use crate::ground::is_servers;
 use crate::harness::{Reply, Router};
 
 /// The headers of a write that gives up soon, though not before a busy machine has stored it.
@@ -63,7 +63,7 @@ fn every_level_works_with_any_number_of_replicas() {
 
 #[test]
 fn a_write_at_all_is_on_every_replica_when_it_is_answered() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1", "--replicas", "3"]);
     settle(&router);
     for replica in ["shard1-replica1", "shard1-replica2", "shard1-replica3"] {
@@ -85,7 +85,7 @@ fn a_write_at_all_is_on_every_replica_when_it_is_answered() {
 
 #[test]
 fn a_write_at_quorum_is_on_a_majority_when_it_is_answered() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1", "--replicas", "2"]);
     assert_eq!(write_at(&router, "all", "k", "old").status, 201);
     set(&router, "shard1-replica2", "paused");
@@ -102,7 +102,7 @@ fn a_write_at_quorum_is_on_a_majority_when_it_is_answered() {
 
 #[test]
 fn a_write_that_is_not_confirmed_in_time_says_what_it_has() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--replicas", "2"]);
     let [key, other, _] = three_keys(&router);
     assert_eq!(write_at(&router, "all", &key, "old").status, 201);
@@ -138,7 +138,7 @@ fn a_write_that_is_not_confirmed_in_time_says_what_it_has() {
 /// What the primary itself refuses needs no confirmation.
 #[test]
 fn a_write_that_its_primary_refuses_is_rejected_at_every_level() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     assert_eq!(write_at(&router, "all", "k", "N").status, 201);
     set_replicas(&router, "paused");
@@ -153,7 +153,7 @@ fn a_write_that_its_primary_refuses_is_rejected_at_every_level() {
 
 #[test]
 fn with_too_few_replicas_connected_a_write_is_refused_before_it_is_stored() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     assert_eq!(write_at(&router, "all", "k", "old").status, 201);
     let before = stranger(&router).read_with(Some("k"), &[], "table=users").json();
@@ -180,7 +180,7 @@ fn with_too_few_replicas_connected_a_write_is_refused_before_it_is_stored() {
 
 #[test]
 fn a_majority_is_enough_for_quorum_and_not_for_all() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1", "--replicas", "2"]);
     set(&router, "shard1-replica1", "cut");
     assert_eq!(write_at(&router, "quorum", "k", "at quorum").status, 201);
@@ -209,7 +209,7 @@ fn assert_primary_alone(router: &Router, key: &str, level: &str, names: &[&str])
 /// Other clients' writes count as well, and nobody hands on a token.
 #[test]
 fn a_read_at_quorum_sees_all_that_was_acknowledged_before_it_began() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&[]);
     let [key, ..] = three_keys(&router);
     stranger(&router).write_users(&[&key], "old", "all");
@@ -240,7 +240,7 @@ fn a_read_at_quorum_sees_all_that_was_acknowledged_before_it_began() {
 /// The token of a strong read is as good as its rows.
 #[test]
 fn what_was_read_at_a_higher_level_stays_seen_at_level_one() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     assert_eq!(write_at(&router, "all", "k", "old").status, 201);
     set_replicas(&router, "behind");
@@ -288,7 +288,7 @@ fn failed(code: &str, outcome: &str) -> Vec<(u64, String, String, String)> {
 
 #[test]
 fn rows_of_a_bulk_write_are_refused_where_too_few_replicas_are_connected() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&[]);
     set(&router, "shard2-replica1", "cut");
     let (reply, ill) = half_confirmed(&router, &[("x-consistency", "quorum")]);
@@ -303,7 +303,7 @@ fn rows_of_a_bulk_write_are_refused_where_too_few_replicas_are_connected() {
 
 #[test]
 fn rows_of_a_bulk_write_that_are_not_confirmed_in_time_say_that_they_are_stored() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&[]);
     set(&router, "shard2-replica1", "paused");
     // Longer than elsewhere: the other shard has to make it.

@@ -1,4 +1,4 @@
-//! Stories of data directories whose files are removed under a router that has them open: no write
+//! Tests of data directories whose files are removed under a router that has them open: no write
 //! is acknowledged that only this process could ever read, and every client learns why.
 
 use std::fs;
@@ -8,8 +8,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::backend::files_only;
 use crate::client::user;
-use crate::ground::files_only;
 use crate::harness::{PATIENCE, Reply, Router, command, refused_start};
 
 const ONE_SHARD: [&str; 4] = ["--shards", "1", "--replicas", "0"];

@@ -1,4 +1,4 @@
-//! Stories of operations: how a router starts, refuses to start, ends, and what it says meanwhile.
+//! Tests of operations: how a router starts, refuses to start, ends, and what it says meanwhile.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -13,9 +13,9 @@ use std::time::Instant;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::backend::{self, ask_primary, files_only, is_servers};
 use crate::client::settle;
-use crate::ground::{self, ask_primary, files_only, is_servers};
-use crate::harness::{PATIENCE, Router, bare_command, command, left_out, refused_start};
+use crate::harness::{PATIENCE, Router, bare_command, command, refused_start, skip};
 
 /// A folder with a data directory in which a router has left one row.
 fn used_directory(flags: &[&str]) -> (TempDir, PathBuf) {
@@ -42,7 +42,7 @@ fn refusal(command: Command) -> String {
 }
 
 fn with_flags(data: &Path, flags: &[&str]) -> Command {
-    ground::command(data, flags)
+    backend::command(data, flags)
 }
 
 /// The bytes of every database in a folder; of one on a server what the catalog says.
@@ -217,7 +217,7 @@ fn the_lock_file_of_a_killed_router_stops_nobody() {
 
 #[test]
 fn a_start_that_asks_for_another_cluster_is_refused_and_touches_nothing() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (_folder, data) = used_directory(&["--weights", "50,25,25"]);
     let before = databases(&data);
     let files = if is_servers() { 1 } else { 8 };
@@ -341,7 +341,7 @@ fn a_catalog_that_is_damaged_or_missing_is_refused_by_name() {
 
 #[test]
 fn a_router_that_serves_is_live_ready_and_well() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = Router::start();
     assert_eq!(router.get("/live").json(), json!({"success": true, "status": "live"}));
     assert_eq!(router.get("/ready").json(), json!({"success": true, "status": "ready"}));
@@ -363,7 +363,7 @@ fn a_router_that_serves_is_live_ready_and_well() {
 fn the_commands_of_the_banner_work_as_they_are_printed() {
     let router = Router::start();
     if Command::new("curl").arg("--version").output().is_err() {
-        left_out("curl is not installed");
+        skip("curl is not installed");
         return;
     }
     let banner = router.banner().replace("\\\n", " ");

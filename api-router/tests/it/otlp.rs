@@ -1,4 +1,4 @@
-//! Stories of traces that are sent: to a collector of the test's own, which takes what comes apart by the wire format of
+//! Tests of traces that are sent: to a collector of the test's own, which takes what comes apart by the wire format of
 //! protocol buffers. Only with the feature `otlp`.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! Stories of pages: filters over HTTP, walks by cursor while others write, totals, and answers of those shards
+//! Tests of pages: filters over HTTP, walks by cursor while others write, totals, and answers of those shards
 //! that can.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -264,7 +264,7 @@ fn count_exact_tells_how_many_rows_meet_the_filters_whatever_the_page() {
 
 #[test]
 fn a_shard_that_cannot_answer_is_an_error_unless_a_part_is_welcome() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&[]);
     with_orders(&router, 40);
     let whole = ids(&read(&router, "order=order_id"));
@@ -307,7 +307,7 @@ fn a_shard_that_cannot_answer_is_an_error_unless_a_part_is_welcome() {
 
 #[test]
 fn a_primary_that_is_cut_off_takes_no_writes_and_health_says_so() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&["--shards", "1"]);
     router.write_user("ada", "Ada");
     settle(&router);

@@ -1,4 +1,4 @@
-//! Stories of problems: every code that a client can cause, its whole body, and what no body may tell.
+//! Tests of problems: every code that a client can cause, its whole body, and what no body may tell.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -101,7 +101,7 @@ fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
     ]
 }
 
-/// What no single client can cause: `faults` (and `lab`, of a full lane; TSR202 the stories of servers) produces each.
+/// What no single client can cause: `faults` (and `lab`, of a full lane; TSR202 the tests of servers) produces each.
 const NEED_A_FAULT: [&str; 11] = [
     "TSR003", "TSR005", "TSR201", "TSR202", "TSR203", "TSR204", "TSR205", "TSR304", "TSR305",
     "TSR306", "TSR500",
@@ -358,7 +358,7 @@ fn the_body_of_a_refused_write() {
 
 #[test]
 fn the_body_of_a_write_that_a_shard_refused() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     router.write_user("u", "Ada");
     insta::assert_json_snapshot!(redacted(&write(

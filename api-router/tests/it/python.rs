@@ -47,7 +47,7 @@ pub(crate) fn program(name: &str) -> Result<PathBuf, String> {
 /// The package or tool that could not be installed.
 pub(crate) fn program_of(environment: &Environment, name: &str) -> Result<PathBuf, String> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    // Two stories, perhaps of two processes, must not make it at the same time.
+    // Two tests, perhaps of two processes, must not make it at the same time.
     let lock = File::create(folder.join("python.lock")).and_then(|file| file.lock().map(|()| file));
     let _lock = lock.map_err(|error| format!("python.lock: {error}"))?;
     let packages = environment.packages;

@@ -1,4 +1,4 @@
-//! Stories of `GET /api/read`: one key, all shards in one order, columns and filters.
+//! Tests of `GET /api/read`: one key, all shards in one order, columns and filters.
 
 use std::cmp::Ordering;
 
@@ -138,7 +138,7 @@ fn a_read_without_a_limit_gives_a_hundred_rows() {
 
 #[test]
 fn a_read_by_key_asks_one_shard_and_says_which() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = with_orders(&[]);
     let reply = router.read("user_3", "table=orders&order=order_id&select=order_id,user_id");
     let (answer, route) = (reply.json(), router.get("/api/route?key=user_3").json());
@@ -162,7 +162,7 @@ fn a_read_by_key_asks_one_shard_and_says_which() {
 
 #[test]
 fn a_read_of_all_shards_names_them_and_no_single_one() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = with_orders(&[]);
     let reply = router.get("/api/read?table=orders&limit=1");
     assert_eq!(reply.json()["shards"], json!(["shard1", "shard2", "shard3"]));

@@ -1,4 +1,4 @@
-//! Stories of replicas: who serves a read, what happens when they are late, gone, more or fewer, and that they
+//! Tests of replicas: who serves a read, what happens when they are late, gone, more or fewer, and that they
 //! hold what their primary holds.
 
 use std::collections::BTreeSet;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::backend::{files_only, is_servers};
 use crate::client::{
     Seen, keys_on, lab, replicas, set, set_replicas, settle, stranger, three_keys, user, user_op,
 };
-use crate::ground::{files_only, is_servers};
 use crate::harness::{PATIENCE, Reply, Router};
 
 /// Tables that come with it.
@@ -121,7 +121,7 @@ fn is_current(node: &Value) -> bool {
 
 #[test]
 fn reads_are_served_by_a_replica_and_writes_by_the_primary() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = Router::start();
     let [a, b, c] = three_keys(&router);
     let mut client = stranger(&router);
@@ -142,7 +142,7 @@ fn reads_are_served_by_a_replica_and_writes_by_the_primary() {
 
 #[test]
 fn a_replica_holds_what_its_primary_holds_to_the_byte() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--replicas", "2"]);
     write_all_kinds(&router, "a");
     for out in ["replica1", "replica2"] {
@@ -193,7 +193,7 @@ fn served(reads: &[(&str, &str)]) -> BTreeSet<(String, String)> {
 
 #[test]
 fn reads_take_turns_over_the_replicas_that_are_connected() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = three_at_different_rows();
     let all = [("replica", "row 1"), ("replica", "row 2"), ("replica", "row 3")];
     assert_eq!(many_reads(&router), served(&all));
@@ -220,7 +220,7 @@ fn await_served_by(router: &Router, key: &str, role: &str) {
 
 #[test]
 fn without_a_replica_that_is_connected_the_primary_serves() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&[]);
     let [a, b, c] = three_keys(&router);
     stranger(&router).write_users(&[&a, &b, &c], "N", "all");
@@ -261,7 +261,7 @@ fn without_replicas_everything_is_the_primary() {
 
 #[test]
 fn health_tells_every_node_and_how_late_it_is() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "2"]);
     settle(&router);
     let key = keys_on(&router, "shard1", 1).remove(0);
@@ -312,7 +312,7 @@ fn bounded(router: &Router, key: &str, bound_ms: &str) -> Seen {
 
 #[test]
 fn a_read_may_say_how_stale_it_may_be() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     let level = [("x-consistency", "all")];
     let write = |name: &str, headers: &[(&str, &str)]| -> Reply {
@@ -361,7 +361,7 @@ fn assert_each_replica_equal(router: &Router) {
 
 #[test]
 fn the_number_of_replicas_is_kept_and_may_change_at_each_start() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let starts: [(&[&str], usize); 7] = [
@@ -453,7 +453,7 @@ fn a_replica_that_was_restored_from_an_old_copy_holds_all_again() {
 
 #[test]
 fn a_replica_that_was_behind_when_the_router_was_killed_catches_up() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     for round in 0..3 {

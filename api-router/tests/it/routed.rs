@@ -1,4 +1,4 @@
-//! Stories of filters that name the shard key: such reads ask the shards of their keys only, and
+//! Tests of filters that name the shard key: such reads ask the shards of their keys only, and
 //! return the same rows as a scatter read.
 
 use std::collections::BTreeSet;
@@ -65,7 +65,7 @@ fn walk(router: &Router, query: &str, shards: Option<&Value>) -> Vec<Value> {
 
 #[test]
 fn a_filter_that_says_the_shard_key_asks_its_shard_only() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = with_orders();
     let by_key = router.read("user_7", "table=orders").json();
     for query in [
@@ -97,7 +97,7 @@ fn a_filter_that_says_the_shard_key_asks_its_shard_only() {
 
 #[test]
 fn a_filter_that_names_several_shard_keys_asks_their_shards_and_tells_the_same_rows() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = with_orders();
     let keys = ["user_2", "user_5", "user_11", "nobody"];
     let shards = shards_of(&router, &keys);
@@ -124,7 +124,7 @@ fn a_filter_that_names_several_shard_keys_asks_their_shards_and_tells_the_same_r
 
 #[test]
 fn a_filter_that_leaves_other_shard_keys_open_asks_all_shards() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = with_orders();
     let all = json!(["shard1", "shard2", "shard3"]);
     for query in [

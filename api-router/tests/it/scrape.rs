@@ -1,4 +1,4 @@
-//! Stories of `/metrics`: the parser of those who made the format reads it, its counts are those of the requests made, and
+//! Tests of `/metrics`: the parser of those who made the format reads it, its counts are those of the requests made, and
 //! no key stands in it.
 
 use std::io::Write;
@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::figures::some_requests;
-use crate::harness::{Router, left_out};
+use crate::harness::{Router, skip};
+use crate::metrics::some_requests;
 use crate::python::{program, text};
 
 /// Reads the text on its standard input with the parser of OpenMetrics, and prints what it found as JSON.
@@ -28,7 +28,7 @@ fn scrape(router: &Router) -> Option<Vec<Value>> {
     let python = match program("python") {
         Ok(python) => python,
         Err(why) => {
-            left_out(&format!("the parser of OpenMetrics is not to be had: {why}"));
+            skip(&format!("the parser of OpenMetrics is not to be had: {why}"));
             return None;
         }
     };
@@ -63,7 +63,7 @@ fn sum(found: &[Value], name: &str, labels: &[(&str, &str)]) -> f64 {
 
 #[test]
 fn the_parser_of_others_finds_the_requests_that_were_made() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     some_requests(&router);
     let Some(found) = scrape(&router) else { return };

@@ -1,5 +1,5 @@
 //! Secrets: the passwords that a router is given, and that nothing it says may hold: no answer, no header, no line of its
-//! log, in no story of the whole suite.
+//! log, in no test of the whole suite.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStderr, Command};
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use memchr::memmem;
 
-use crate::ground::{self, is_servers};
+use crate::backend::{self, is_servers};
 use crate::harness::Router;
 
 /// The passwords of one router.
@@ -84,10 +84,10 @@ fn what_is_in_force_and_what_is_found_are_told_without_passwords() {
         router.get(path); // Looked at by the harness.
     }
     for flag in ["--print-config", "--doctor"] {
-        let mut command = ground::command(&data, &[flag]);
+        let mut command = backend::command(&data, &[flag]);
         let secrets = Secrets::of(&command);
         // Those that a test makes do; whoever names a coordinator may have one that does not.
-        let has_password = !secrets.passwords.is_empty() || ground::is_citus();
+        let has_password = !secrets.passwords.is_empty() || backend::is_citus();
         assert!(has_password, "the servers ask for a password");
         let output = command.output().unwrap();
         secrets.look(&output.stdout);

@@ -1,4 +1,4 @@
-//! Stories of the dashboard's files as they are served: browsers are led there, may run nothing else, and ask for a file
+//! Tests of the dashboard's files as they are served: browsers are led there, may run nothing else, and ask for a file
 //! again only when it is another.
 
 use crate::harness::Router;

@@ -1,4 +1,4 @@
-//! Stories of naming servers of PostgreSQL: where they may be named, what is shown, what is refused, and that a
+//! Tests of naming servers of PostgreSQL: where they may be named, what is shown, what is refused, and that a
 //! password is never told. No server is asked.
 
 use std::collections::BTreeMap;

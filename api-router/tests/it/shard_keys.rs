@@ -1,4 +1,4 @@
-//! Stories of shard keys that need not be sent twice: writes take them from the routing column of
+//! Tests of shard keys that need not be sent twice: writes take them from the routing column of
 //! the row.
 
 use serde_json::{Value, json};

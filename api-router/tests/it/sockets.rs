@@ -1,4 +1,4 @@
-//! Stories of connections: bodies too large, garbage, clients that leave.
+//! Tests of connections: bodies too large, garbage, clients that leave.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;

@@ -1,4 +1,4 @@
-//! Stories of streamed bodies: NDJSON and CSV of any length, zipped or not, whole or broken off.
+//! Tests of streamed bodies: NDJSON and CSV of any length, zipped or not, whole or broken off.
 
 use std::io::Write as _;
 

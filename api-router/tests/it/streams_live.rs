@@ -1,4 +1,4 @@
-//! Stories of streamed bodies while they come: what is stored meanwhile, who waits for whom, how much is held.
+//! Tests of streamed bodies while they come: what is stored meanwhile, who waits for whom, how much is held.
 
 use std::cell::Cell;
 use std::io::{Read as _, Write as _};
@@ -94,7 +94,7 @@ fn a_body_that_stalls_is_told_where_to_go_on() {
 
 #[test]
 fn a_shard_that_stands_still_fails_its_rows_alone() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&[]);
     let dead = keys_on(&router, "shard2", 5);
     let alive = [keys_on(&router, "shard1", 5), keys_on(&router, "shard3", 5)].concat();

@@ -1,4 +1,4 @@
-//! Stories of the surface: paths, methods, media types, parameters, and pages of other origins.
+//! Tests of the surface: paths, methods, media types, parameters, and pages of other origins.
 
 use serde_json::json;
 

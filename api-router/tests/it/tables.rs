@@ -1,4 +1,4 @@
-//! Stories of tables that clients make: on every shard or on none, usable at once, whatever dies in between.
+//! Tests of tables that clients make: on every shard or on none, usable at once, whatever dies in between.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,10 +8,10 @@ use std::thread;
 use serde_json::{Value, json};
 use shard_manager::store::sqlite::digest::digest;
 
+use crate::backend::{ask_primary, is_servers};
 use crate::client::{
     Seen, delay, keys_on, lab, refusal, refused, set, set_replicas, settle, stranger,
 };
-use crate::ground::{ask_primary, is_servers};
 use crate::harness::{PATIENCE, Reply, Router};
 
 pub(crate) fn students(name: &str) -> Value {
@@ -76,7 +76,7 @@ fn assert_shards_agree(data: &Path) {
 
 #[test]
 fn a_table_is_made_on_every_shard_and_used_at_once() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
@@ -179,7 +179,7 @@ fn of_many_who_make_a_table_at_once_one_makes_it() {
 
 #[test]
 fn rows_are_written_and_read_while_tables_are_made() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
@@ -256,7 +256,7 @@ fn a_table_may_have_a_composite_id_and_every_type_and_no_routing_column() {
 
 #[test]
 fn when_a_shard_does_not_come_the_table_is_made_nowhere_and_later_it_can_be() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&[]);
     set(&router, "shard2-primary", "paused");
     let soon = [("x-deadline-ms", "150")];
@@ -278,7 +278,7 @@ fn first_shard_has(data: &Path, table: &str) -> bool {
 
 #[test]
 fn a_router_that_is_killed_while_it_makes_a_table_finishes_it_when_it_starts() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &["--lab"]);
@@ -328,7 +328,7 @@ fn make_many(router: &Router, tag: &str, told: &mpsc::Sender<()>) -> Vec<String>
 
 #[test]
 fn after_each_kill_a_table_is_on_all_shards_or_on_none_and_those_acknowledged_are_there() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut expected = built_in();
@@ -368,7 +368,7 @@ fn after_each_kill_a_table_is_on_all_shards_or_on_none_and_those_acknowledged_ar
 
 #[test]
 fn a_new_table_is_read_at_once_though_its_replicas_stand_still_or_come_late() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &["--lab"]);

@@ -1,4 +1,4 @@
-//! Stories of session tokens: a client reads what it wrote and never sees less than before, however far its
+//! Tests of session tokens: a client reads what it wrote and never sees less than before, however far its
 //! replicas are behind; and a token that is none is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,7 +56,7 @@ fn every_answer_about_rows_carries_a_token() {
 
 #[test]
 fn a_client_reads_what_it_wrote_however_late_its_replica_is() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let (router, [a, b, c]) = frozen();
     let mut client = stranger(&router);
     client.write_user(&a, "new");
@@ -88,7 +88,7 @@ fn a_client_reads_what_it_wrote_however_late_its_replica_is() {
 
 #[test]
 fn a_row_that_was_refused_is_not_waited_for() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (router, [a, ..]) = frozen();
     let mut client = stranger(&router);
     assert_eq!(client.user(&a), Seen::by("replica", &["old"]));
@@ -98,7 +98,7 @@ fn a_row_that_was_refused_is_not_waited_for() {
 
 #[test]
 fn what_was_seen_once_stays_seen() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (router, [a, b, _]) = frozen();
     stranger(&router).write_user(&a, "new");
     stranger(&router).write(&b, &user_op("delete", &b, ""));
@@ -123,7 +123,7 @@ fn what_was_seen_once_stays_seen() {
 /// One replica stands still, the other goes on: who has met the second never goes back to the first.
 #[test]
 fn a_reader_never_goes_back_from_one_replica_to_another() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1", "--replicas", "2"]);
     stranger(&router).write_users(&["k"], "000", "all");
     set(&router, "shard1-replica1", "paused");
@@ -174,7 +174,7 @@ fn count_and_look(router: &Router, key: &str) {
 
 #[test]
 fn under_load_nobody_ever_sees_less_than_before() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&["--replicas", "2"]);
     for (n, replica) in replicas(&router).iter().enumerate() {
         delay(&router, replica, [1, 7][n % 2]);
@@ -191,7 +191,7 @@ fn under_load_nobody_ever_sees_less_than_before() {
 /// The wait for a replica is short, and worth it if the replica comes in that time.
 #[test]
 fn a_replica_that_is_a_little_late_is_waited_for_and_one_that_is_very_late_is_not() {
-    crate::ground::not_on_citus!("nothing is read from replicas there");
+    crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     settle(&router);
     delay(&router, "shard1-replica1", 5);
@@ -223,7 +223,7 @@ fn a_replica_that_is_a_little_late_is_waited_for_and_one_that_is_very_late_is_no
 
 #[test]
 fn a_token_can_be_handed_on() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (router, [a, ..]) = frozen();
     let mut writer = stranger(&router);
     writer.write_user(&a, "new");
@@ -235,7 +235,7 @@ fn a_token_can_be_handed_on() {
 
 #[test]
 fn a_token_covers_every_shard_that_its_client_has_met() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (router, [a, b, c]) = frozen();
     let mut client = stranger(&router);
     client.write_user(&a, "new");
@@ -259,7 +259,7 @@ fn token_of_write(router: &Router, key: &str, name: &str) -> String {
 
 #[test]
 fn several_tokens_count_together_in_any_order_and_become_one() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (router, [a, b, c]) = frozen();
     let first = token_of_write(&router, &a, "new");
     let second = token_of_write(&router, &b, "new");
@@ -325,7 +325,7 @@ fn forged(token: &str, at: usize) -> String {
 
 #[test]
 fn a_token_that_was_tampered_with_is_refused() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let [a, b, _] = three_keys(&router);
     let mut client = stranger(&router);
@@ -391,7 +391,7 @@ fn tokens_of_more_than_four_kibibytes_are_refused() {
 /// The replicas are far behind when the router is killed, and may still be when it serves again.
 #[test]
 fn a_token_outlives_the_process_and_a_change_of_replicas() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &["--lab"]);

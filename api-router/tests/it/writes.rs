@@ -1,4 +1,4 @@
-//! Stories of `POST /api/write`: operations, what a row keeps, keys that must agree, values that come back.
+//! Tests of `POST /api/write`: operations, what a row keeps, keys that must agree, values that come back.
 
 use serde_json::{Value, json};
 

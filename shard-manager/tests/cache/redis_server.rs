@@ -51,7 +51,7 @@ impl Server {
     /// One with these options; `None`, said aloud, if there is no such program.
     pub(crate) fn start(options: &[&str]) -> Option<Self> {
         if Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_err() {
-            eprintln!("PASSED OVER: there is no redis-server on this machine");
+            eprintln!("SKIPPED: there is no redis-server on this machine");
             return None;
         }
         let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();

@@ -1,4 +1,4 @@
-//! Stories of the room for bodies: a slow client locks no other out, and no small request takes
+//! Tests of the room for bodies: a slow client locks no other out, and no small request takes
 //! much memory.
 
 use std::io::{Read as _, Write as _};

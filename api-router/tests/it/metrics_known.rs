@@ -1,12 +1,12 @@
-//! Stories of a known load: each figure is recomputed from the requests that were made, and from nothing else.
+//! Tests of a known load: each figure is recomputed from the requests that were made, and from nothing else.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::figures::metrics;
 use crate::harness::{Reply, Router};
+use crate::metrics::metrics;
 
 /// What a client knows of a request that it made.
 struct Made {
@@ -163,7 +163,7 @@ fn with_errors(load: &mut Load<'_>) {
 
 #[test]
 fn counts_by_route_operation_shard_and_outcome_are_those_of_the_load() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let load = load(&router);
     let told = metrics(&router, "");
@@ -219,7 +219,7 @@ fn counts_by_route_operation_shard_and_outcome_are_those_of_the_load() {
 
 #[test]
 fn who_answered_how_many_were_asked_and_for_which_keys_is_told() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let load = load(&router);
     let told = metrics(&router, "");
@@ -273,7 +273,7 @@ fn latencies_lie_within_what_the_client_saw_and_their_parts_add_up() {
 
 #[test]
 fn a_filter_leaves_what_it_names() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let load = load(&router);
     let shard = shard_of(&router, "hot");

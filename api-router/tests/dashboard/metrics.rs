@@ -1,4 +1,4 @@
-//! Stories of numbers: they move with the load, and are those that programs get.
+//! Tests of numbers: they move with the load, and are those that programs get.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! Stories of the stream of figures: it tells what the JSON tells, is built once for all who watch, and ends in order.
+//! Tests of the stream of figures: it tells what the JSON tells, is built once for all who watch, and ends in order.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::time::Instant;
@@ -6,8 +6,8 @@ use std::time::Instant;
 use serde_json::Value;
 use ureq::BodyReader;
 
-use crate::figures::{metrics, some_requests};
 use crate::harness::{PATIENCE, Router};
+use crate::metrics::{metrics, some_requests};
 
 /// Most who watch at once.
 const VIEWERS_MAX: usize = 32;
@@ -188,7 +188,7 @@ fn a_question_that_means_nothing_is_refused_before_the_stream_begins() {
 
 #[test]
 fn a_request_is_in_flight_until_it_is_answered_or_its_client_has_gone() {
-    crate::ground::files_only!("the story holds up a node of files");
+    crate::backend::files_only!("the test holds up a node of files");
     let router = Router::start_with(&["--lab", "--shards", "1", "--replicas", "0"]);
     let set = |state: &str| {
         let body = format!("{{\"state\":\"{state}\"}}");

@@ -7,7 +7,7 @@ use shard_manager::backup::{Step, Watch};
 use shard_manager::control::client::{ControlError, ask};
 use shard_manager::control::{Request, SOCKET};
 
-use crate::ground::files_only;
+use crate::backend::files_only;
 use crate::harness::Router;
 
 /// Nobody looks, nobody cancels.

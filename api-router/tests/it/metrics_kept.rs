@@ -1,4 +1,4 @@
-//! Stories of figures that are kept: over a restart, where the settings say, and without a secret in what is shown.
+//! Tests of figures that are kept: over a restart, where the settings say, and without a secret in what is shown.
 
 use std::time::Instant;
 
@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use crate::config::{folder, refusal, said, shown, write};
 use crate::earlier::served;
-use crate::figures::{metrics, some_requests};
 use crate::harness::{PATIENCE, Router, bare_command};
+use crate::metrics::{metrics, some_requests};
 
 #[test]
 fn figures_survive_the_end_of_their_router() {
-    crate::ground::files_only!("routers on servers leave it to a service to keep their figures");
+    crate::backend::files_only!("routers on servers leave it to a service to keep their figures");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);
@@ -37,7 +37,7 @@ fn figures_survive_the_end_of_their_router() {
 
 #[test]
 fn a_router_that_keeps_nothing_makes_no_file() {
-    crate::ground::files_only!("routers on servers keep nothing by themselves");
+    crate::backend::files_only!("routers on servers keep nothing by themselves");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     for flags in [["--analytics-store", "none"], ["--analytics", "off"]] {

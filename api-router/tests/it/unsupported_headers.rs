@@ -1,4 +1,4 @@
-//! Stories of headers that a route does not honour: they are refused, or their effect is reported.
+//! Tests of headers that a route does not honour: they are refused, or their effect is reported.
 
 use serde_json::json;
 

@@ -1,13 +1,13 @@
-//! Stories of a Redis in trouble: killed, frozen, emptied, full, lying, or never there. Answers stay right, no error
+//! Tests of a Redis in trouble: killed, frozen, emptied, full, lying, or never there. Answers stay right, no error
 //! reaches a client, and when it is back it is used again.
 
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::backend;
 use crate::cache::{Cached, LONG, plain_read, told, until_hit, until_seen};
 use crate::client::{Client, Seen, stranger};
-use crate::ground;
 use crate::harness::{PATIENCE, Router};
 use crate::redis::{PASSWORD, Redis};
 
@@ -210,7 +210,7 @@ fn a_redis_that_is_not_there_or_refuses_the_password_stops_nobody() {
     let foreign = "redis://:canary-x@cache.invalid:6379".to_owned();
     for url in [nobody, wrong, unnamed, foreign] {
         let data = tempfile::tempdir().unwrap();
-        let mut command = ground::command(&data.path().join("data"), &["--log", "debug"]);
+        let mut command = backend::command(&data.path().join("data"), &["--log", "debug"]);
         command.env("REDIS_URL", &url);
         let router = Router::start_command(command);
         work(&router, 4, |_| ());
@@ -231,7 +231,7 @@ fn a_redis_that_is_not_there_or_refuses_the_password_stops_nobody() {
 fn the_doctor_tells_how_redis_is() {
     let examine = |redis_url: &str| {
         let data = tempfile::tempdir().unwrap();
-        let mut command = ground::command(&data.path().join("data"), &["--doctor"]);
+        let mut command = backend::command(&data.path().join("data"), &["--doctor"]);
         command.env("REDIS_URL", redis_url);
         let output = command.output().unwrap();
         let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();

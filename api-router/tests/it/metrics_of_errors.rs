@@ -1,9 +1,9 @@
-//! Stories of the errors that analytics keeps: listed newest first, chosen, and counted in groups.
+//! Tests of the errors that analytics keeps: listed newest first, chosen, and counted in groups.
 
 use serde_json::{Value, json};
 
-use crate::figures::some_requests;
 use crate::harness::Router;
+use crate::metrics::some_requests;
 
 fn errors(router: &Router, query: &str) -> Vec<Value> {
     let reply = router.get(&format!("/api/analytics/errors{query}"));

@@ -1,4 +1,4 @@
-//! Stories of remedies: the response to a request that is nearly right says what to send instead,
+//! Tests of remedies: the response to a request that is nearly right says what to send instead,
 //! and suggests nothing far-fetched.
 
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Stories of the first analytics: the figures are those of the requests that were made.
+//! Tests of the first analytics: the figures are those of the requests that were made.
 
 use serde_json::{Value, json};
 
@@ -68,7 +68,7 @@ fn assert_finite(value: &Value, at: &str) {
 
 #[test]
 fn before_the_first_request_every_figure_is_a_number() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let metrics = metrics(&router, "");
     assert_finite(&metrics, "metrics");
@@ -80,7 +80,7 @@ fn before_the_first_request_every_figure_is_a_number() {
 
 #[test]
 fn the_counts_are_those_of_the_requests_made() {
-    crate::ground::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     some_requests(&router);
     let metrics = metrics(&router, "");

@@ -1,13 +1,13 @@
-//! Ground: what the shards of a story stand on. Files, or servers of PostgreSQL if the environment names local ones.
+//! Ground: what the shards of a test stand on. Files, or servers of PostgreSQL if the environment names local ones.
 //!
 //! `TESSERA_TEST_POSTGRES` is a folder with two local clusters (`shard-manager cluster up`): in `plain` one primary with
-//! a replica, on which every story has databases of its own; in `lab` three primaries with three replicas each, for one
-//! story at a time that holds replicas up (`lab_servers`). A story knows neither: it names a data directory, as on files, and its
+//! a replica, on which every test has databases of its own; in `lab` three primaries with three replicas each, for one
+//! test at a time that holds replicas up (`lab_servers`). A test knows neither: it names a data directory, as on files, and its
 //! databases are found by that.
 //!
 //! `TESSERA_CITUS_URL` is the coordinator of a real cluster of Citus instead, which is one shard (`citus_databases`).
 //!
-//! **Invariant:** what a story has used is given back when its thread ends.
+//! **Invariant:** what a test has used is given back when its thread ends.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -28,16 +28,17 @@ static FOLDER: LazyLock<Option<PathBuf>> =
 static PLAIN: LazyLock<Server> = LazyLock::new(|| servers("plain").remove(0));
 pub(crate) static LAB: LazyLock<Lab> = LazyLock::new(|| Lab::new(servers("lab")));
 
-/// The cluster of Citus, if the environment names one: then all stories stand on it.
+/// The cluster of Citus, if the environment names one: then all tests stand on it.
 pub(crate) static CITUS: LazyLock<Option<CitusServer>> =
     LazyLock::new(|| std::env::var("TESSERA_CITUS_URL").ok().map(|url| CitusServer::new(&url)));
 
-/// Whether a story has the laboratory.
+/// Whether a test has the laboratory.
 static TAKEN: Mutex<bool> = Mutex::new(false);
 static GIVEN_BACK: Condvar = Condvar::new();
 
 thread_local! {
-    static STORY: RefCell<Story> = const { RefCell::new(Story { places: Vec::new(), has_lab: false }) };
+    static RESOURCES: RefCell<TestResources> =
+        const { RefCell::new(TestResources { clusters: Vec::new(), has_lab: false }) };
 }
 
 /// Whether shards are databases of servers.
@@ -59,51 +60,51 @@ fn servers(name: &str) -> Vec<Server> {
     primaries.collect()
 }
 
-/// Leaves a story out that needs what Citus does not have: several shards of Tessera's own, or replicas that it reads.
+/// Leaves a test out that needs what Citus does not have: several shards of Tessera's own, or replicas that it reads.
 macro_rules! not_on_citus {
     ($why:expr) => {
-        if crate::ground::is_citus() {
-            crate::ground::leave_out($why);
+        if crate::backend::is_citus() {
+            crate::backend::skip($why);
             return;
         }
     };
 }
 pub(crate) use not_on_citus;
 
-/// Leaves a story out that can only be told of files, and says so.
+/// Leaves a test out that can only be told of files, and says so.
 macro_rules! files_only {
     ($why:expr) => {
-        if crate::ground::is_servers() {
-            crate::ground::leave_out($why);
+        if crate::backend::is_servers() {
+            crate::backend::skip($why);
             return;
         }
     };
 }
 pub(crate) use files_only;
 
-/// Not through `eprintln!`, which nobody sees of a story that ends well.
-pub(crate) fn leave_out(why: &str) {
+/// Not through `eprintln!`, which nobody sees of a test that ends well.
+pub(crate) fn skip(why: &str) {
     let thread = std::thread::current();
-    let story = thread.name().unwrap_or("a story");
+    let test = thread.name().unwrap_or("a test");
     let engine = if is_citus() { "Citus" } else { "PostgreSQL" };
-    let _ = writeln!(std::io::stderr(), "LEFT OUT on {engine}: {story}: {why}");
+    let _ = writeln!(std::io::stderr(), "SKIPPED on {engine}: {test}: {why}");
 }
 
-/// What one story uses.
-struct Story {
-    places: Vec<Place>,
+/// What one test uses.
+struct TestResources {
+    clusters: Vec<TestCluster>,
     has_lab: bool,
 }
 
 /// The databases that stand for a data directory.
-struct Place {
+struct TestCluster {
     data_dir: PathBuf,
     databases: Vec<String>,
     replicas: usize,
     is_lab: bool,
 }
 
-impl Place {
+impl TestCluster {
     fn server(&self, shard: usize) -> &'static Server {
         if self.is_lab { &LAB.servers[shard] } else { &PLAIN }
     }
@@ -124,18 +125,18 @@ impl Place {
     }
 }
 
-impl Story {
-    /// Gives back what belongs to folders that are gone: of an earlier story on this thread, or of an earlier part.
+impl TestResources {
+    /// Gives back what belongs to folders that are gone: of an earlier test on this thread, or of an earlier part.
     fn tidy(&mut self) {
-        let gone = |place: &mut Place| !place.data_dir.parent().is_some_and(Path::exists);
-        self.places.extract_if(.., gone).for_each(Place::give_back);
-        if self.has_lab && !self.places.iter().any(|place| place.is_lab) {
+        let gone = |cluster: &mut TestCluster| !cluster.data_dir.parent().is_some_and(Path::exists);
+        self.clusters.extract_if(.., gone).for_each(TestCluster::give_back);
+        if self.has_lab && !self.clusters.iter().any(|cluster| cluster.is_lab) {
             self.leave_lab();
         }
     }
 
-    fn known(&self, data_dir: &Path) -> &Place {
-        self.places.iter().find(|place| place.data_dir == data_dir).unwrap()
+    fn known(&self, data_dir: &Path) -> &TestCluster {
+        self.clusters.iter().find(|cluster| cluster.data_dir == data_dir).unwrap()
     }
 
     fn enter_lab(&mut self) {
@@ -155,38 +156,38 @@ impl Story {
         GIVEN_BACK.notify_one();
     }
 
-    fn place(&mut self, data_dir: &Path, wish: &Wish) -> &mut Place {
+    fn cluster(&mut self, data_dir: &Path, options: &StartOptions) -> &mut TestCluster {
         self.tidy();
-        let known = self.places.iter().position(|place| place.data_dir == data_dir);
+        let known = self.clusters.iter().position(|cluster| cluster.data_dir == data_dir);
         let index = known.unwrap_or_else(|| {
-            let replicas = if is_citus() { 0 } else { wish.replicas.unwrap_or(1) };
-            let is_lab = !is_citus() && wish.is_lab && replicas > 0 || replicas > 1;
+            let replicas = if is_citus() { 0 } else { options.replicas.unwrap_or(1) };
+            let is_lab = !is_citus() && options.is_lab && replicas > 0 || replicas > 1;
             if is_lab {
                 self.enter_lab();
             }
             let (data_dir, databases) = (data_dir.to_owned(), Vec::new());
-            let mut place = Place { data_dir, databases, replicas, is_lab };
+            let mut cluster = TestCluster { data_dir, databases, replicas, is_lab };
             if let Some(citus) = &*CITUS {
-                place.databases.push(citus.make());
+                cluster.databases.push(citus.make());
             } else {
-                for shard in 0..wish.shards.unwrap_or(3) {
-                    place.databases.push(place.server(shard).make());
+                for shard in 0..options.shards.unwrap_or(3) {
+                    cluster.databases.push(cluster.server(shard).make());
                 }
             }
-            self.places.push(place);
-            self.places.len() - 1
+            self.clusters.push(cluster);
+            self.clusters.len() - 1
         });
-        let place = &mut self.places[index];
+        let cluster = &mut self.clusters[index];
         if !is_citus() {
-            place.replicas = wish.replicas.unwrap_or(place.replicas);
+            cluster.replicas = options.replicas.unwrap_or(cluster.replicas);
         }
-        place
+        cluster
     }
 }
 
-impl Drop for Story {
+impl Drop for TestResources {
     fn drop(&mut self) {
-        self.places.drain(..).for_each(Place::give_back);
+        self.clusters.drain(..).for_each(TestCluster::give_back);
         if self.has_lab {
             self.leave_lab();
         }
@@ -195,35 +196,36 @@ impl Drop for Story {
 
 /// What the flags of a start say of the ground.
 #[derive(Default)]
-struct Wish {
+struct StartOptions {
     shards: Option<usize>,
     replicas: Option<usize>,
     is_lab: bool,
 }
 
-impl Wish {
+impl StartOptions {
     /// On servers their addresses say how many they are; the other flags are left.
     fn take<'f>(flags: &[&'f str]) -> (Self, Vec<&'f str>) {
-        let (mut wish, mut left) = (Self::default(), Vec::new());
+        let (mut options, mut left) = (Self::default(), Vec::new());
         let mut flags = flags.iter().copied();
         while let Some(flag) = flags.next() {
             match flag {
-                "--shards" => wish.shards = Some(flags.next().unwrap().parse().unwrap()),
-                "--replicas" => wish.replicas = Some(flags.next().unwrap().parse().unwrap()),
+                "--shards" => options.shards = Some(flags.next().unwrap().parse().unwrap()),
+                "--replicas" => options.replicas = Some(flags.next().unwrap().parse().unwrap()),
                 other => {
-                    wish.is_lab |= other == "--lab";
+                    options.is_lab |= other == "--lab";
                     left.push(other);
                 }
             }
         }
-        (wish, left)
+        (options, left)
     }
 }
 
 /// Whether a router has been there.
 pub(crate) fn is_used(data_dir: &Path) -> bool {
-    let known = |story: &Story| story.places.iter().any(|place| place.data_dir == data_dir);
-    data_dir.join("catalog.db").exists() || STORY.with_borrow(known)
+    let known =
+        |test: &TestResources| test.clusters.iter().any(|cluster| cluster.data_dir == data_dir);
+    data_dir.join("catalog.db").exists() || RESOURCES.with_borrow(known)
 }
 
 /// A command that starts a router over this directory, or what stands for it, on a free port.
@@ -234,19 +236,21 @@ pub(crate) fn command(data_dir: &Path, flags: &[&str]) -> Command {
         command.arg("--data-dir").arg(data_dir).args(flags);
         return command;
     }
-    let (wish, left) = Wish::take(flags);
-    let (primaries, replicas) = STORY.with_borrow_mut(|story| {
-        let place = story.place(data_dir, &wish);
-        if place.is_lab {
+    let (options, left) = StartOptions::take(flags);
+    let (primaries, replicas) = RESOURCES.with_borrow_mut(|test| {
+        let cluster = test.cluster(data_dir, &options);
+        if cluster.is_lab {
             // As on files: what held nodes up ends with the router that did.
             LAB.release();
         }
         if is_citus() {
             command.env("TESSERA_ENGINE", "citus");
-        } else if let Some(shards) = wish.shards.filter(|shards| *shards != place.databases.len()) {
+        } else if let Some(shards) =
+            options.shards.filter(|shards| *shards != cluster.databases.len())
+        {
             command.args(["--shards", &shards.to_string()]);
         }
-        urls(place)
+        urls(cluster)
     });
     command.args(left).env("SHARD_URLS", primaries);
     if !replicas.is_empty() {
@@ -255,18 +259,18 @@ pub(crate) fn command(data_dir: &Path, flags: &[&str]) -> Command {
     command
 }
 
-fn urls(place: &Place) -> (String, String) {
-    let shards = || place.databases.iter().enumerate();
-    let primaries = shards().map(|(shard, _)| place.url(shard));
+fn urls(cluster: &TestCluster) -> (String, String) {
+    let shards = || cluster.databases.iter().enumerate();
+    let primaries = shards().map(|(shard, _)| cluster.url(shard));
     let joined = |urls: Vec<String>| urls.join(",");
     if is_citus() {
         return (joined(primaries.collect()), String::new());
     }
     let replicas = shards().flat_map(|(shard, name)| {
-        let server = place.server(shard);
-        assert!(place.replicas <= server.replicas.len(), "there are not so many replicas");
-        let replicas = server.replicas[..place.replicas].iter();
-        replicas.map(move |node| if place.is_lab { LAB.url(node, name) } else { node.url(name) })
+        let server = cluster.server(shard);
+        assert!(cluster.replicas <= server.replicas.len(), "there are not so many replicas");
+        let replicas = server.replicas[..cluster.replicas].iter();
+        replicas.map(move |node| if cluster.is_lab { LAB.url(node, name) } else { node.url(name) })
     });
     (joined(primaries.collect()), joined(replicas.collect()))
 }
@@ -278,10 +282,10 @@ pub(crate) fn ask_primary(data_dir: &Path, shard: usize, sql: &str) -> Vec<Strin
 
 /// What a COPY to the client tells on the primary of each shard.
 pub(crate) fn copy_primaries(data_dir: &Path, sql: &str) -> Vec<String> {
-    let shards = STORY.with_borrow(|story| story.known(data_dir).databases.len());
+    let shards = RESOURCES.with_borrow(|test| test.known(data_dir).databases.len());
     (0..shards).map(|shard| copied(&url_of(data_dir, shard), sql)).collect()
 }
 
 fn url_of(data_dir: &Path, shard: usize) -> String {
-    STORY.with_borrow(|story| story.known(data_dir).url(shard))
+    RESOURCES.with_borrow(|test| test.known(data_dir).url(shard))
 }

@@ -1,6 +1,6 @@
-//! Wires: ways to a server that lead through this process, so that a story can hold them up.
+//! ReplicaConnections: ways to a server that lead through this process, so that a test can mode them up.
 //!
-//! **Invariant:** when a change of a wire returns, nothing is on its way any more that would not have been sent after it.
+//! **Invariant:** when a change of a proxy returns, nothing is on its way any more that would not have been sent after it.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -8,15 +8,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-/// What holds a wire up.
+/// What holds a proxy up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Hold {
+pub(crate) enum ProxyMode {
     /// Nothing.
     #[default]
     Open,
     /// What the server says waits so long.
     Late(Duration),
-    /// What the server says waits until the wire is open again.
+    /// What the server says waits until the proxy is open again.
     Stopped,
     /// Nobody gets through, and who was through is thrown out.
     Cut,
@@ -24,14 +24,14 @@ pub(crate) enum Hold {
 
 #[derive(Default)]
 struct State {
-    hold: Hold,
+    mode: ProxyMode,
     /// Grows with every change, which ends a delay early.
     changes: u64,
     connections: Vec<TcpStream>,
 }
 
 /// A way to a server.
-pub(crate) struct Wire {
+pub(crate) struct ProxiedServer {
     /// Where it begins, on loopback.
     pub(crate) port: u16,
     shared: Arc<Shared>,
@@ -43,28 +43,28 @@ struct Shared {
     changed: Condvar,
 }
 
-impl Wire {
-    /// A wire to this port.
+impl ProxiedServer {
+    /// A proxy to this port.
     pub(crate) fn to(port: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let shared = Arc::new(Shared::default());
-        let wire = Self { port: listener.local_addr().unwrap().port(), shared };
-        let shared = Arc::clone(&wire.shared);
+        let proxy = Self { port: listener.local_addr().unwrap().port(), shared };
+        let shared = Arc::clone(&proxy.shared);
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { continue };
                 shared.connect(&client, &server);
             }
         });
-        wire
+        proxy
     }
 
     /// Holds it up, or lets it go.
-    pub(crate) fn set(&self, hold: Hold) {
+    pub(crate) fn set(&self, mode: ProxyMode) {
         let mut state = self.shared.lock();
-        state.hold = hold;
+        state.mode = mode;
         state.changes += 1;
-        if hold == Hold::Cut {
+        if mode == ProxyMode::Cut {
             for connection in state.connections.drain(..) {
                 let _ = connection.shutdown(Shutdown::Both);
             }
@@ -81,7 +81,7 @@ impl Shared {
     fn connect(self: &Arc<Self>, client: &TcpStream, server: &TcpStream) {
         let copy = |stream: &TcpStream| stream.try_clone().unwrap();
         let mut state = self.lock();
-        if state.hold == Hold::Cut {
+        if state.mode == ProxyMode::Cut {
             return;
         }
         for stream in [client, server] {
@@ -117,15 +117,15 @@ impl Shared {
         let mut delayed = false;
         loop {
             let before = state.changes;
-            match state.hold {
-                Hold::Open | Hold::Cut => return state,
-                Hold::Late(_) if delayed => return state,
-                Hold::Late(delay) => {
+            match state.mode {
+                ProxyMode::Open | ProxyMode::Cut => return state,
+                ProxyMode::Late(_) if delayed => return state,
+                ProxyMode::Late(delay) => {
                     let unchanged = |state: &mut State| state.changes == before;
                     state = self.changed.wait_timeout_while(state, delay, unchanged).unwrap().0;
                     delayed = true;
                 }
-                Hold::Stopped => state = self.changed.wait(state).unwrap(),
+                ProxyMode::Stopped => state = self.changed.wait(state).unwrap(),
             }
         }
     }

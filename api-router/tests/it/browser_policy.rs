@@ -1,4 +1,4 @@
-//! Stories of isolation: limits on a browser's use of answers, and which pages may ask behind a
+//! Tests of isolation: limits on a browser's use of answers, and which pages may ask behind a
 //! proxy.
 
 use crate::harness::{Reply, Router};
