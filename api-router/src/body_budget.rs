@@ -1,13 +1,14 @@
-//! BodyBudget: the memory that incoming bodies of all clients may take together.
+//! Body budget: the memory that incoming bodies of all clients may take together.
 //!
 //! A body is charged with the bytes that it holds, not with those that it may come to hold. When
-//! budget runs out, the body that has received least for the bytes that it holds gives way, among
-//! those that set_waiting for their clients: a body that is_waiting for its shards does not. An address that
-//! holds more than its share gives way first, but only when another address needs budget: the clients
-//! behind a proxy share its address, and may use all the budget that is free.
+//! the budget is exhausted, a body is evicted: the one that has received least for the bytes that
+//! it holds, among those that wait for their clients. A body that waits for its shards is not
+//! evicted. An address that holds more than its share is evicted first, but only when another
+//! address needs memory: the clients behind a proxy share its address, and may use all the memory
+//! that is free.
 //!
-//! **Invariant:** at limit [`BodyBudget::BYTES_MAX`] are charged; dropping a share frees the bytes that it
-//! held.
+//! **Invariant:** at most [`BodyBudget::BYTES_MAX`] are charged; dropping a share frees the bytes
+//! that it held.
 //! **Not here:** the content of bodies (`body`, `routes::bulk`).
 
 use std::collections::BTreeMap;
@@ -24,12 +25,12 @@ use crate::problem::{Code, Problem};
 /// Time in which the weight of a client's bytes falls to a third: a client that pauses for longer
 /// is slow.
 const DECAY: Duration = Duration::from_secs(10);
-/// Bytes credited to a new client, which has had no time to add_received any.
+/// Bytes credited to a new client, which has had no time to send any.
 const INITIAL_CREDIT: f64 = 256.0 * 1024.0;
-/// Interval at which a body that is_waiting for budget checks again which one may give way.
+/// Interval at which a body that waits for memory checks again which one may be evicted.
 const RECHECK_EVERY: Duration = Duration::from_millis(100);
 
-/// BodyBudget of a router.
+/// Memory budget for the bodies of all clients of a router.
 #[derive(Debug, Default)]
 pub struct BodyBudget {
     state: Mutex<BudgetState>,
@@ -48,24 +49,24 @@ struct BudgetState {
 struct ShareState {
     address: Option<IpAddr>,
     bytes: usize,
-    /// Bytes that it received lately: their weight fades with time.
+    /// Bytes that were received lately: their weight fades with time.
     received: f64,
     at: Instant,
-    /// True while it is_waiting for its client or for budget: it may have to give way.
+    /// True while the body waits for its client or for memory: it may be evicted.
     is_waiting: bool,
     is_evicted: bool,
     evicted: Arc<Notify>,
 }
 
 impl ShareState {
-    /// Bytes that it received lately for each byte that it holds.
+    /// Returns the bytes that were received lately for each byte that is held.
     fn activity(&self, now: Instant) -> f64 {
         let age = now.saturating_duration_since(self.at).as_secs_f64() / DECAY.as_secs_f64();
         self.received * (-age).exp() / self.bytes.max(1) as f64
     }
 }
 
-/// BudgetShare of one body in the budget.
+/// Share of one body in the budget.
 #[derive(Debug)]
 pub struct BudgetShare {
     budget: Arc<BodyBudget>,
@@ -115,9 +116,9 @@ impl BudgetState {
         fits
     }
 
-    /// Has bodies give way until so many more bytes of this one would fit. Those that do so already
-    /// have not gone yet. If all the others that may go are not enough, none has to: those that do
-    /// not set_waiting for their clients are about to make budget.
+    /// Evicts bodies until so many more bytes of this one would fit. Evicted bodies may still hold
+    /// their bytes. If all bodies that may be evicted are not enough, none is: those that do not
+    /// wait for their clients are about to free memory.
     fn evict_for(&mut self, number: u64, bytes: usize) {
         let others = self.shares.iter().filter(|(other, _)| **other != number);
         let may_be_evicted = others.filter(|(_, one)| one.is_waiting || one.is_evicted);
@@ -167,7 +168,7 @@ impl BudgetState {
 }
 
 impl BudgetShare {
-    /// Counts bytes that the client has received.
+    /// Adds bytes that the client has sent.
     pub fn add_received(&self, bytes: usize) {
         let now = Instant::now();
         self.change(|share| {
@@ -177,7 +178,7 @@ impl BudgetShare {
         });
     }
 
-    /// Records if the body is_waiting for its client or for budget, and so may have to give way.
+    /// Records if the body waits for its client or for memory, and so may be evicted.
     fn set_waiting(&self, is_waiting: bool) {
         self.change(|share| share.is_waiting = is_waiting);
     }
@@ -188,7 +189,7 @@ impl BudgetShare {
         }
     }
 
-    /// Holds this many more bytes if there is plenty of budget now: for bytes that only save time.
+    /// Holds this many more bytes if there is plenty of memory now: for bytes that only save time.
     pub fn try_grow(&self, bytes: usize) -> bool {
         self.budget.state().try_grow(self.number, bytes, BodyBudget::SPARE_BYTES_MAX)
     }
@@ -208,10 +209,10 @@ impl BudgetShare {
         self.budget.freed.notify_waiters();
     }
 
-    /// Holds this many more bytes as soon as there is budget for them; others may have to give way.
+    /// Holds this many more bytes as soon as there is memory for them; others may be evicted.
     ///
     /// # Errors
-    /// TSR005 if this body has to give way itself, or no budget is free in time.
+    /// TSR005 if this body is evicted itself, or no memory is free in time.
     pub async fn grow(&self, bytes: usize, until: Instant) -> Result<(), Problem> {
         if self.budget.state().try_grow(self.number, bytes, BodyBudget::BYTES_MAX) {
             return Ok(());
@@ -245,15 +246,15 @@ impl BudgetShare {
             if now >= until {
                 return Err(budget_exhausted());
             }
-            // Freed budget or the next check: both are handled alike.
+            // Freed memory and the next check are handled alike.
             let _ = timeout_at(until.min(now + RECHECK_EVERY).into(), freed).await;
         }
     }
 
-    /// Waits for the client until this body has to give way.
+    /// Waits for the client until this body is evicted.
     ///
     /// # Errors
-    /// TSR005 if it has to give way.
+    /// TSR005 if it is evicted.
     pub async fn unless_evicted<T>(&self, awaited: impl Future<Output = T>) -> Result<T, Problem> {
         self.set_waiting(true);
         let came = tokio::select! {
@@ -280,10 +281,11 @@ impl Drop for BudgetShare {
 fn budget_exhausted() -> Problem {
     let limit = BodyBudget::BYTES_MAX >> 20;
     let detail = format!(
-        "the bodies of all clients fill the {limit} MiB that there are for them, and this one brings least for what it holds"
+        "the bodies of all clients fill the {limit} MiB of memory for them, and this one has received least for the bytes that it holds"
     );
-    Problem::new(Code::TSR005, detail)
-        .hint("send again after Retry-After, without pausing; if next_index is told, from there")
+    Problem::new(Code::TSR005, detail).hint(
+        "send again after Retry-After, without pausing; if the response has next_index, from there",
+    )
 }
 
 #[cfg(test)]

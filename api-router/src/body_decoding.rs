@@ -1,7 +1,8 @@
-//! Inflate: the bytes of a body as they were before their encoding, as they come and no more than is asked for.
+//! Body decoding: inflates a body as it arrives, and no more of it than is requested.
 //!
-//! **Invariant:** however much a body would inflate to, at most the room that is given is filled at once.
-//! **Not here:** where bytes come from, and where they go.
+//! **Invariant:** however large a body would inflate to, at most the given number of bytes is
+//! filled at once.
+//! **Not here:** the source and the destination of the bytes.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, ErrorKind, Read};
@@ -23,16 +24,16 @@ const LARGE_STEP: usize = 256 << 10;
 /// Text that is larger grows to twice its size.
 const STEPS_END: usize = 4 << 20;
 
-/// How a body is encoded.
+/// Content coding of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentCoding {
-    /// As it is.
+    /// No coding.
     Identity,
     /// `Content-Encoding: gzip`; several members after each other are one body (RFC 1952, 2.2).
     Gzip,
 }
 
-/// Bytes on their way in.
+/// Decoder of a body that arrives in parts.
 #[derive(Debug)]
 pub struct BodyDecoder {
     source: Source,
@@ -46,23 +47,23 @@ enum Source {
     Gzip(Box<MultiGzDecoder<InputQueue>>),
 }
 
-/// What came of a look for more bytes.
+/// Result of a request for more bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeStep {
-    /// There were some.
+    /// Some bytes were returned.
     Bytes,
-    /// There are none before more is pushed.
+    /// There are none before more input is pushed.
     NeedsInput,
-    /// There will be none.
+    /// The body has ended.
     Ended,
 }
 
-/// The body is no gzip, or ends within it.
+/// Error of a body that is no gzip, or ends within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadGzip;
 
 impl BodyDecoder {
-    /// An inflow of a body of this coding.
+    /// Creates a decoder for a body of this coding.
     pub fn new(coding: ContentCoding) -> Self {
         let queue = InputQueue::default();
         let source = match coding {
@@ -79,7 +80,7 @@ impl BodyDecoder {
         }
     }
 
-    /// True if the input has inflated to more than an honest body would.
+    /// Returns true if the input has inflated to more than an honest body would.
     pub fn exceeds_ratio(&self) -> bool {
         match &self.source {
             Source::Plain(_) => false,
@@ -90,8 +91,8 @@ impl BodyDecoder {
         }
     }
 
-    /// Bytes that are held: those that were pushed and not taken yet, and the memory for inflating
-    /// them.
+    /// Returns the bytes that are held: those that were pushed and not taken yet, and the memory
+    /// for inflating them.
     pub fn held(&self) -> usize {
         match &self.source {
             Source::Plain(queue) => queue.waiting,
@@ -99,7 +100,7 @@ impl BodyDecoder {
         }
     }
 
-    /// The next bytes of the body.
+    /// Adds the next bytes of the body.
     pub fn push(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
             let queue = self.queue();
@@ -108,7 +109,7 @@ impl BodyDecoder {
         }
     }
 
-    /// The body ends here.
+    /// Marks the end of the body.
     pub fn end(&mut self) {
         self.queue().ended = true;
     }
@@ -146,7 +147,7 @@ impl BodyDecoder {
     }
 }
 
-/// What was pushed and is not taken yet.
+/// Bytes that were pushed and are not taken yet.
 #[derive(Debug, Default)]
 struct InputQueue {
     parts: VecDeque<Bytes>,

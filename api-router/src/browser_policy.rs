@@ -1,14 +1,14 @@
-//! Isolation: limits on the use that a browser may make of a response.
+//! Browser policy: limits on the use that a browser may make of a response.
 //!
-//! **Invariant:** no response may be shown within another page; one that is no page may load or run
-//! nothing.
-//! **Not here:** which pages may ask (`analytics::foreign`).
+//! **Invariant:** no response may be shown within another page; a response that is no page may load
+//! or run nothing.
+//! **Not here:** which pages may send requests (`analytics::foreign`).
 
 use actix_web::http::header::{
     CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 
-/// ResponseKind of a response, to a browser.
+/// Kind of a response, to a browser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseKind {
     /// Rows, which are never a page.

@@ -1,10 +1,11 @@
-//! ClusterStatus: the cluster as it is now, told without anybody waiting for a node.
+//! Cluster status: the latest known state of the cluster, without waiting for a node.
 //!
-//! What costs nothing is read at once. Nodes are probed at most once a second, and rows and bytes, a statement for each
-//! shard, are looked up at most every ten; both only while somebody asks, beside whoever asks, and one at a time.
+//! States that are in memory are read at once. Nodes are probed at most once a second, and rows and
+//! bytes, one statement for each shard, are looked up at most every ten seconds. Both happen only
+//! while clients request the status, in the background, and one at a time.
 //!
 //! **Invariant:** nothing here is done on a thread that serves requests.
-//! **Not here:** what was counted (`metrics_view`).
+//! **Not here:** the recorded requests (`metrics_view`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,20 +20,21 @@ use shard_manager::vitals::{Footprint, NodeVitals, ShardVitals};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// How old a probe of the nodes may be.
+/// Largest age of a probe of the nodes before a new one starts.
 const PROBE_AGE_MAX: Duration = Duration::from_secs(1);
-/// How long a node may take to answer one.
+/// Longest time for a node to answer a probe.
 const PROBE_MAX: Duration = Duration::from_secs(2);
-/// A probe that is older says nothing any more.
+/// Age at which the result of a probe is no longer used.
 const PROBE_TRUSTED: Duration = Duration::from_secs(5);
-/// How old rows and bytes may be.
+/// Largest age of rows and bytes before they are looked up again.
 const SIZES_AGE_MAX: Duration = Duration::from_secs(10);
-/// How long it may take to refresh them up.
+/// Longest time to look up rows and bytes.
 const SIZES_MAX: Duration = Duration::from_secs(10);
-/// How long figures wait for a probe that has just begun: a node that hangs holds nobody up.
+/// Longest wait of a request for a probe that has just begun: a node that hangs delays no request
+/// for longer.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// Who looks at the cluster.
+/// Latest known state of a cluster.
 pub struct ClusterStatus {
     manager: Arc<Manager>,
     runtime: Handle,
@@ -43,7 +45,7 @@ pub struct ClusterStatus {
     sizes: Arc<LatestValue<Vec<Option<Footprint>>>>,
 }
 
-/// What was found out last.
+/// Latest value of something that is found in the background.
 struct LatestValue<T> {
     found: watch::Sender<Option<(Instant, Arc<T>)>>,
     is_busy: AtomicBool,
@@ -56,7 +58,7 @@ impl<T: Send + Sync + 'static> LatestValue<T> {
         Arc::new(Self { found, is_busy: AtomicBool::new(false), begun: Mutex::new(None) })
     }
 
-    /// Finds it out anew, beside the caller, unless somebody did so a moment ago or is at it.
+    /// Finds the value again in the background, unless it is fresh or being found already.
     fn refresh<F>(self: &Arc<Self>, runtime: &Handle, age_max: Duration, find: F)
     where
         F: Future<Output = T> + Send + 'static,
@@ -80,17 +82,17 @@ impl<T: Send + Sync + 'static> LatestValue<T> {
         self.found.borrow().clone()
     }
 
-    /// Waits for what is being found out, but not for long.
+    /// Waits for a running search for the value, but not for long.
     async fn wait(&self, patience: Duration) {
         let mut found = self.found.subscribe();
         if self.is_busy.load(Ordering::Acquire) {
-            // Too late is what was known before.
+            // After that time the value before it is used.
             let _ = tokio::time::timeout(patience, found.changed()).await;
         }
     }
 }
 
-/// Somebody is at it, until this is dropped: also if he panics.
+/// Marks a value as being found until this is dropped, also by a panic.
 struct RefreshGuard<T>(Arc<LatestValue<T>>);
 
 impl<T> Drop for RefreshGuard<T> {
@@ -100,14 +102,14 @@ impl<T> Drop for RefreshGuard<T> {
 }
 
 impl ClusterStatus {
-    /// Looks at this cluster from now on; probes run on `runtime`.
+    /// Creates the status of this cluster; probes run on `runtime`.
     pub fn new(manager: Arc<Manager>, runtime: Handle, backend: &'static str) -> Self {
         let started_at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
         let (nodes, sizes) = (LatestValue::new(), LatestValue::new());
         Self { manager, runtime, backend, started: Instant::now(), started_at, nodes, sizes }
     }
 
-    /// Looks again at what is too old, and waits a moment for how the nodes are.
+    /// Refreshes values that are too old, and waits a moment for the probes of the nodes.
     pub async fn refresh(&self) {
         let manager = Arc::clone(&self.manager);
         self.nodes.refresh(&self.runtime, PROBE_AGE_MAX, async move {
@@ -120,7 +122,7 @@ impl ClusterStatus {
         self.nodes.wait(PATIENCE).await;
     }
 
-    /// The cluster as it is known now.
+    /// Returns the cluster as it is known now.
     pub fn now(&self, in_flight: u64) -> ClusterNow {
         let map = self.manager.map();
         let topology = map.topology();
@@ -168,7 +170,7 @@ impl ClusterStatus {
     }
 }
 
-/// The nodes as they are believed to be, or better as they have just been found.
+/// Returns the nodes as they were probed just now, or else as they are believed to be.
 fn nodes(vitals: &ShardVitals, probed: Option<&ShardReport>) -> Vec<NodeNow> {
     let milliseconds = |time: Duration| time.as_micros() as f64 / 1e3;
     let node = |node: &NodeVitals| {

@@ -1,6 +1,6 @@
-//! Paths: the paths and methods of the OpenAPI document.
+//! Documented paths: the paths and methods of the OpenAPI document.
 //!
-//! **Not here:** the work of a route (`routes`), which routes are about rows (`data_route`).
+//! **Not here:** the work of a route (`routes`), the routes about rows (`data_route`).
 
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::path::Operation;

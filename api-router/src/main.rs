@@ -32,11 +32,12 @@ use tokio::signal::unix::{SignalKind, signal};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How long `/ready` tells that the router is about to end before it stops listening: longer than the second
-/// at which probes commonly come. A second signal, or Ctrl-C instead of SIGTERM, does not wait for it.
+/// Time for which `/ready` reports that the router is about to end before it stops listening:
+/// longer than the usual second between two probes. A second signal, or Ctrl-C instead of SIGTERM,
+/// ends it.
 const DRAIN: Duration = Duration::from_millis(1_500);
 
-/// The exit code of a start that the operator has to change something for.
+/// Exit code of a start that needs the operator to change something.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -63,7 +64,7 @@ fn main() -> ExitCode {
     }
     if flags.doctor {
         let found = actix_web::rt::System::new().block_on(doctor::examine(&config));
-        // A reader that went away changes nothing about the verdict.
+        // A reader that has gone away does not change the verdict.
         let _ = std::io::stdout().write_all(doctor::report(&found).as_bytes());
         return if doctor::is_fit(&found) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
@@ -86,7 +87,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Nobody may take a router that breaks promises for one that keeps them.
+/// Warns that this router breaks promises on purpose, so that it is not taken for one that keeps
+/// them.
 #[cfg(feature = "sabotage")]
 fn warn_of_sabotage() -> Result<(), UnknownSwitch> {
     let broken = sabotage::thrown()?;
@@ -99,7 +101,7 @@ fn warn_of_sabotage() -> Result<(), UnknownSwitch> {
     Ok(())
 }
 
-/// Asks the router of this machine, by TLS if it serves by that.
+/// Probes the router of this machine, by TLS if it serves by TLS.
 fn probe(question: Question, config: &Config) -> Result<(), No> {
     match config.tls {
         None => question.ask(config.bind),
@@ -107,7 +109,7 @@ fn probe(question: Question, config: &Config) -> Result<(), No> {
     }
 }
 
-/// Binds first: a port that is taken is found out before any file is touched.
+/// Runs the router. It binds first, so that a port in use is reported before any file is touched.
 async fn run(config: &Config) -> anyhow::Result<()> {
     let identity = config.tls.clone().map(Identity::read).transpose()?.map(Arc::new);
     if let Some(identity) = &identity {
@@ -128,7 +130,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         analytics: config.analytics,
         backend: backend(&config.engine),
     };
-    // Nobody's requests are served by this thread.
+    // This thread serves no requests.
     #[cfg_attr(not(feature = "otlp"), expect(unused_mut, reason = "nothing is added to it"))]
     let mut app = App::new(manager, settings, &Handle::current());
     #[cfg(feature = "otlp")]
@@ -145,7 +147,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     print_banner(&app, config, bound);
     tokio::select! {
         _ = terminate.recv() => {
-            // Whoever sends requests here gets the time to see it on /ready and to stop.
+            // Load balancers get the time to see it on /ready and to stop.
             app.drain();
             tokio::select! {
                 () = tokio::time::sleep(DRAIN) => {}
@@ -166,7 +168,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     serving.await??;
     #[cfg(feature = "otlp")]
     if let Some(tracer) = &app.tracer {
-        // Nobody is served any more: the last spans may be waited for.
+        // All requests are served: the router may wait for the last spans.
         tracer.end();
     }
     if let (Some(analytics), Some(keeper)) = (&app.analytics, keeper) {
@@ -190,8 +192,8 @@ fn open(config: &Config) -> anyhow::Result<Manager> {
     }
 }
 
-/// Has the figures of earlier times given back, and those of now kept, until what this returns is dropped. Nobody waits
-/// for it, and a store that cannot be used is tried again.
+/// Restores the metrics of earlier runs, and stores those of this run until the returned keeper is
+/// dropped. It runs in the background, and a store that cannot be used is tried again.
 fn keep_history(app: &App, config: &Config) -> anyhow::Result<Option<Keeper>> {
     let (Some(analytics), Some(address)) = (&app.analytics, &config.analytics_store) else {
         return Ok(None);
@@ -200,7 +202,7 @@ fn keep_history(app: &App, config: &Config) -> anyhow::Result<Option<Keeper>> {
     Ok(Some(Keeper::start(address.clone(), "router", history)?))
 }
 
-/// What keeps the rows, as figures name it.
+/// Returns the name of the storage engine, as in metrics.
 fn backend(engine: &Engine) -> &'static str {
     match engine {
         Engine::Embedded { .. } => "sqlite",

@@ -1,6 +1,7 @@
-//! MetricsView: what was counted, with the cluster as it is now, made into answers away from the threads that serve requests.
+//! Metrics view: responses made of the recorded requests and the state of the cluster, away from
+//! the threads that serve requests.
 //!
-//! **Not here:** counting (`middleware`), HTTP (`routes`).
+//! **Not here:** recording (`middleware`), HTTP (`routes`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,27 +21,27 @@ use crate::cluster_status::ClusterStatus;
 use crate::data_route::ROUTES;
 use crate::problem::{Code, Problem};
 
-/// After so long the second that runs now has ended.
+/// Time after which the running second has ended.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The figures of a router.
+/// Recorder of a router, with the state of its cluster.
 pub struct MetricsView {
-    /// What counts.
+    /// Recorder of requests.
     pub recorder: Recorder,
     status: ClusterStatus,
 }
 
-/// The figures of a window.
+/// Metrics of a window.
 #[derive(Serialize, ToSchema)]
 pub struct MetricsAnswer {
     /// Always true.
     success: bool,
-    /// The figures.
+    /// The metrics.
     metrics: Metrics,
 }
 
 impl MetricsView {
-    /// Counts from now on; what is made beside requests is made on `runtime`.
+    /// Starts to record; background work runs on `runtime`.
     pub fn new(manager: &Arc<Manager>, runtime: &Handle, backend: &'static str) -> Self {
         let map = manager.map();
         let shards = map.topology().shards().iter().map(|shard| shard.name.clone()).collect();
@@ -49,13 +50,14 @@ impl MetricsView {
         Self { recorder: Recorder::new(labels), status }
     }
 
-    /// The cluster as it is now.
+    /// Returns the state of the cluster.
     pub async fn now(&self) -> ClusterNow {
         self.status.refresh().await;
         self.status.now(self.recorder.in_flight())
     }
 
-    /// The answer to a question, as JSON: of requests that were answered before it, of each exactly once.
+    /// Returns the metrics that a query selects, as JSON: each request that was answered before it
+    /// is counted exactly once.
     ///
     /// # Errors
     /// TSR500 if there is no thread to make it.
@@ -65,7 +67,7 @@ impl MetricsView {
         run_blocking(move || own.render(&query, &now)).await
     }
 
-    /// What scrapers are told.
+    /// Returns the exposition for scrapers.
     ///
     /// # Errors
     /// TSR500 if there is no thread to make it.
@@ -75,8 +77,8 @@ impl MetricsView {
         run_blocking(move || openmetrics(&own.recorder, &errors, &now)).await
     }
 
-    /// Ends the running second, so that what is in it can be kept: nothing is counted any more. Longer slots go on after a
-    /// restart.
+    /// Ends the running second, so that its requests can be kept: none is recorded after this.
+    /// Longer slots go on after a restart.
     pub fn finish(&self) {
         self.recorder.settle_at(Instant::now() + SECOND);
     }
@@ -89,14 +91,14 @@ impl MetricsView {
     }
 }
 
-/// Does what takes milliseconds on a thread that may take its time.
+/// Runs work of some milliseconds on a thread that may block.
 async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Problem> {
     block(work).await.map_err(|_| Problem::new(Code::TSR500, "an internal error"))
 }
 
-/// Builds what viewers of the same question share. Whoever runs this may block.
+/// Builds the hub that shares one event among all viewers of the same query. The closure may block.
 pub fn hub(figures: &Arc<MetricsView>, runtime: &Handle) -> Arc<Hub<MetricsQuery>> {
     let (figures, handle) = (Arc::clone(figures), runtime.clone());
     Hub::new(runtime.clone(), move |query: &MetricsQuery| {

@@ -1,9 +1,9 @@
-//! Gate: around every route. Gives the request its id, refuses foreign web pages, turns problems into
-//! answers, compresses them, and records what happened.
+//! Middleware: handles every request before and after its route. Sets the request id, refuses
+//! foreign web pages, renders problems, compresses responses, and records the request.
 //!
-//! **Invariant:** every answer of a route has `x-request-id`; every refusal is a problem (what health and
-//! readiness say is an answer, not a refusal). Bytes that are no HTTP never come here.
-//! **Not here:** what a route does.
+//! **Invariant:** every response of a route has `x-request-id`; every refusal is a problem (reports
+//! of health and readiness are responses, not refusals). Bytes that are no HTTP do not reach it.
+//! **Not here:** the work of a route.
 
 use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -35,13 +35,13 @@ use crate::request_record::{self, RequestRecord};
 use crate::trace::{TRACEPARENT, Trace};
 use crate::unsupported_headers::refuse_unsupported;
 
-/// Tells clients that send `Authorization` that it proves nothing here.
+/// Header of responses to requests with `Authorization`, which is not checked.
 const X_ACCESS: HeaderName = HeaderName::from_static("x-access");
 
-/// Handles a request on its way in and its answer on the way out.
+/// Handles a request before its route and the response after it.
 ///
 /// # Errors
-/// Those of the framework; a route's own become answers.
+/// Errors of the framework; those of a route become responses.
 pub async fn handle_request(
     mut request: ServiceRequest,
     next: Next<BoxBody>,
@@ -50,10 +50,11 @@ pub async fn handle_request(
     let app = request.app_data::<Data<App>>().cloned().expect("serve() registers the app");
     let is_head = request.method() == Method::HEAD;
     if is_head {
-        // As GET; what sends the answer knows that the client wants no body.
+        // HEAD is routed as GET; the server leaves the body out.
         request.head_mut().method = Method::GET;
     }
-    // The path as it is routed, for it may be spelled with escapes: also of a request that is refused before.
+    // Use the path as routing decodes it, because a client may spell it with escapes, and also for
+    // a request that is refused before routing.
     let (path, method) = (request.match_info().as_str(), request.method());
     let route = data_route(path, method);
     let is_write = is_write(route, path, method);
@@ -64,7 +65,7 @@ pub async fn handle_request(
     };
     let trace = Trace::of(request.headers()).or_else(|| app.begin_trace(route));
     let worker = request.app_data::<Rc<Worker>>().cloned();
-    // Ended also when the client goes away, and all of this is dropped.
+    // Dropped also when the client disconnects.
     let _in_flight = route.and(worker.as_ref()).map(|worker| worker.begin());
     if route.is_some() && app.keeps_records() {
         request_record::attach(&request);
@@ -90,7 +91,7 @@ pub async fn handle_request(
     }
     response = compressed(response).await;
     if is_head && response.response().body().size() == BodySize::Stream {
-        // What sends the answer would wait for the end of a body that it leaves out.
+        // The server would wait for the end of a body that it leaves out.
         response = response.map_body(|_, _| BoxBody::new(()));
     }
     let headers = response.headers_mut();
@@ -116,7 +117,7 @@ fn new_request_id() -> HeaderValue {
     HeaderValue::from_str(text).expect("a UUID is visible ASCII")
 }
 
-/// The problem behind an answer. What the framework itself refused becomes one of ours.
+/// Returns the problem of a response. A refusal of the framework is converted into a problem.
 fn problem_of(response: &ServiceResponse<BoxBody>, is_write: bool) -> Option<Problem> {
     let error = response.response().error();
     let mut problem = match error.and_then(|error| error.as_error::<Problem>()) {
@@ -131,7 +132,7 @@ fn problem_of(response: &ServiceResponse<BoxBody>, is_write: bool) -> Option<Pro
     Some(problem)
 }
 
-/// What the framework, or a page of the documentation, refused by itself.
+/// Returns the problem for a request that the framework, or a page of the documentation, refused.
 fn framework_problem(response: &ServiceResponse<BoxBody>) -> Option<Problem> {
     let status = response.status();
     if status == StatusCode::NOT_FOUND {
@@ -151,7 +152,7 @@ impl From<Foreign> for Problem {
     }
 }
 
-/// What is known of an answer when it is context on.
+/// Properties of a response for the log and the recorder.
 struct ResponseContext<'a> {
     route: Option<DataRoute>,
     id: &'a HeaderValue,
@@ -160,24 +161,25 @@ struct ResponseContext<'a> {
 }
 
 impl ResponseContext<'_> {
-    /// What is our fault, or our trouble, is logged under the id that the client was context.
+    /// Logs a failure of the router or the cluster under the request id that the client receives.
     fn log(&self, path: &str) {
         let Some(problem) = self.problem else { return };
         let request_id = self.id.to_str().unwrap_or("");
         let trace_id = self.trace.map(tracing::field::display);
-        // The path of a data route may hold a key, which no log may export.
+        // The path of a data route may hold a key, which must not be logged.
         let path = self.route.map_or(path, |route| route.name());
         if problem.code() == Code::TSR500 {
             tracing::error!(%problem, %request_id, trace_id, path, "a request failed");
         } else if problem.code() == Code::TSR005 {
-            // ResponseContext by counts and by the list of errors: a line for each would be work when there is too much of it.
+            // The recorder and the list of errors have it: a line for each would add work under
+            // overload.
             tracing::debug!(%problem, %request_id, trace_id, path, "a request was shed");
         } else if problem.status().is_server_error() {
             tracing::warn!(%problem, %request_id, trace_id, path, "a request was not served");
         }
     }
 
-    /// Counts a data request, and keeps what went wrong.
+    /// Records a data request, and keeps its error.
     fn record(
         &self,
         app: &App,

@@ -1,5 +1,5 @@
-//! Hints: remedies for requests that are nearly right, such as another spelling of a shard key, a
-//! path that does not exist, a word of another API.
+//! Request hints: remedies for requests that are nearly right, such as another spelling of a shard
+//! key, a path that does not exist, a word of another API.
 //!
 //! **Invariant:** a hint names only things that exist; a path or a word that is merely similar gets
 //! none.

@@ -1,10 +1,12 @@
-//! RequestRecord: what a request about rows leaves on its way, for whoever counts it when it has been answered.
+//! Request record: properties of a request about rows, collected on its way and recorded after its
+//! response.
 //!
-//! It lies with the request itself, so that a route which refuses halfway has still told how far it came, and so that
-//! nothing has to be allocated for it beyond that one place, but for a long key.
+//! The record is stored in the request, so that a route that refuses halfway still leaves what it
+//! did, and so that nothing else is allocated but for a long key.
 //!
-//! **Invariant:** what stands here happened: a shard that nobody asked is not named, a time that nobody took is zero.
-//! **Not here:** counting (`middleware`), what the client is told (`response_headers`).
+//! **Invariant:** the record names only events that happened: no shard that received nothing, no
+//! time that was not spent.
+//! **Not here:** recording (`middleware`), the response (`response_headers`).
 
 use std::time::Duration;
 
@@ -16,18 +18,18 @@ use shard_manager::keyspace::Slot;
 use shard_manager::shard_map::Place;
 use shard_manager::topology::ShardIndex;
 
-/// What is known of a request about rows.
+/// Known properties of a request about rows.
 #[derive(Debug)]
 pub struct RequestRecord {
-    /// The one shard that was asked.
+    /// The shard, if the request went to exactly one.
     pub shard: Option<ShardIndex>,
     /// The slot of its key.
     pub slot: Option<Slot>,
-    /// What answered.
+    /// Node or cache that answered.
     pub served_by: Option<ServedBy>,
-    /// How many shards were asked.
+    /// Number of shards that received the request.
     pub fanout: u16,
-    /// Reading, checking and routing: until the first shard was asked.
+    /// Reading, checking and routing: until the first shard received the request.
     pub route: Duration,
     /// Waiting for the shard; of several the slowest.
     pub queue: Duration,
@@ -36,7 +38,7 @@ pub struct RequestRecord {
     key: Key,
 }
 
-/// The key that a request is about. Most are short and lie here.
+/// Key of a request. Most keys are short and stored inline.
 #[derive(Debug)]
 enum Key {
     None,
@@ -47,7 +49,7 @@ enum Key {
 /// Longest key, in bytes, that takes no memory of its own: one like a UUID, and some more.
 const SHORT_MAX: usize = 47;
 
-/// Makes the place for a trail; without it nothing is noted.
+/// Attaches an empty record to a request; without it nothing is recorded.
 pub fn attach(request: &impl HttpMessage) {
     request.extensions_mut().insert(RequestRecord {
         shard: None,
@@ -61,7 +63,7 @@ pub fn attach(request: &impl HttpMessage) {
     });
 }
 
-/// Notes something, if somebody wants to know.
+/// Changes the record of a request, if it has one.
 pub fn update(request: &HttpRequest, change: impl FnOnce(&mut RequestRecord)) {
     if let Some(record) = request.extensions_mut().get_mut::<RequestRecord>() {
         change(record);
@@ -69,7 +71,7 @@ pub fn update(request: &HttpRequest, change: impl FnOnce(&mut RequestRecord)) {
 }
 
 impl RequestRecord {
-    /// The key that the request is about.
+    /// Returns the key of the request.
     pub fn key(&self) -> Option<&str> {
         match &self.key {
             Key::None => None,
@@ -78,7 +80,7 @@ impl RequestRecord {
         }
     }
 
-    /// Notes the key.
+    /// Sets the key of the request.
     pub fn set_key(&mut self, key: &str) {
         let mut text = [0; SHORT_MAX];
         self.key = match text.get_mut(..key.len()) {
@@ -90,20 +92,20 @@ impl RequestRecord {
         };
     }
 
-    /// Notes that the one shard of a key is asked.
+    /// Sets the one shard and slot of a key.
     pub fn set_location(&mut self, place: Place) {
         (self.shard, self.slot, self.fanout) = (Some(place.shard), Some(place.slot), 1);
     }
 
-    /// Notes what a shard, or one of `all`, did not do, after `waited`.
+    /// Sets the result of a failed request to one shard, or to `all`, after `waited`.
     pub fn set_failure(&mut self, failure: &Failure, waited: Duration, all: usize) {
         match failure.place {
             Some(place) => self.set_location(place),
-            // A key that is none of this keyspace was sent nowhere.
+            // A key outside the keyspace was sent to no shard.
             None if self.key().is_some() => return,
             None => self.fanout = fanout(all),
         }
-        // Of a write that was refused by its rows as they are, or by the replicas: the primary has looked.
+        // A write that its rows or the replicas refused: the primary has checked it.
         self.served_by = failure.seen.map(|_| ServedBy::Primary);
         if is_in_queue(failure) {
             self.queue = waited;
@@ -113,16 +115,16 @@ impl RequestRecord {
     }
 }
 
-/// A number of shards, of which there are never so many.
+/// Converts a number of shards, which is always small enough.
 pub fn fanout(shards: usize) -> u16 {
     u16::try_from(shards).unwrap_or(u16::MAX)
 }
 
-/// Whether a request got no further than to wait for its turn.
+/// Returns true if a request failed while it waited for its turn.
 fn is_in_queue(failure: &Failure) -> bool {
     match failure.error {
         Error::QueueFull { .. } | Error::PoolExhausted { .. } => true,
-        // A write that nobody began to carry out.
+        // A write that was not started.
         Error::DeadlinePassed | Error::WritesStalled { .. } => failure.outcome == Outcome::Rejected,
         Error::NoSuchTable { .. }
         | Error::Row(_)

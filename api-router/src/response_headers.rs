@@ -1,6 +1,7 @@
-//! Answers: the headers that every data answer carries, and the problems that every operation may have.
+//! Response headers: the headers of every response about rows, and the problems that every
+//! operation may have.
 //!
-//! **Not here:** bodies (each route writes its own), problems' bodies (`problem`).
+//! **Not here:** bodies (each route writes its own), bodies of problems (`problem`).
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,7 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// The preferences that were honoured.
 pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// Where a request's time went, for `Server-Timing`.
+/// Parts of the time of a request, for `Server-Timing`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timing {
     /// Reading, checking and routing.
@@ -42,13 +43,14 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// The times of a write that began at `began` and is answered now.
+    /// Returns the times of a write that began at `began` and is answered now.
     pub fn of_write(began: Instant, times: LaneTimes) -> Self {
         let route = began.elapsed().saturating_sub(times.queue + times.database);
         Self { route, queue: times.queue, database: times.database, merge: Duration::ZERO }
     }
 
-    /// `route;dur=0.021, queue;dur=0.050, db;dur=0.412, merge;dur=0.000`, in milliseconds.
+    /// Formats the header in milliseconds: `route;dur=0.021, queue;dur=0.050, db;dur=0.412,
+    /// merge;dur=0.000`.
     fn header(&self) -> HeaderValue {
         let mut text = Vec::with_capacity(80);
         let parts = [
@@ -66,8 +68,8 @@ impl Timing {
     }
 }
 
-/// Milliseconds with three decimals, by hand: on the way of every request `format!` costs more than the rest
-/// of its headers.
+/// Appends milliseconds with three decimals. `format!` would cost more than all other headers of a
+/// response.
 fn push_milliseconds(out: &mut Vec<u8>, time: Duration) {
     let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     push_json_number(out, micros / 1_000);
@@ -78,35 +80,35 @@ fn push_milliseconds(out: &mut Vec<u8>, time: Duration) {
     }
 }
 
-/// What every answer about rows tells of where it comes from.
+/// Origin of a response about rows.
 #[derive(Clone, Copy, Debug)]
 pub struct AnswerOrigin<'s> {
-    /// What was asked.
+    /// The request.
     pub request: &'s HttpRequest,
-    /// What answered.
+    /// Node or cache that answered.
     pub served_by: ServedBy,
-    /// What the cache had to do with it, if there is one.
+    /// Use of the cache, if there is one.
     pub cache: Option<CacheUse>,
-    /// What the client has seen with it.
+    /// Positions that the client has seen with this response.
     pub session: &'s SessionToken,
     /// The version of the map.
     pub epoch: u64,
 }
 
 impl<'s> AnswerOrigin<'s> {
-    /// Of a write, which no cache answers.
+    /// Returns the origin of the response to a write, which no cache answers.
     pub fn of_write(request: &'s HttpRequest, session: &'s SessionToken, epoch: u64) -> Self {
         Self { request, served_by: ServedBy::Primary, cache: None, session, epoch }
     }
 
-    /// Of a read.
+    /// Returns the origin of the response to a read.
     pub fn of_read(request: &'s HttpRequest, read: &'s ReadDone) -> Self {
         let (served_by, cache, epoch) = (read.served_by, read.cache, read.epoch);
         Self { request, served_by, cache, session: &read.session, epoch }
     }
 }
 
-/// An answer about rows, ready for its body.
+/// Starts a response about rows, ready for its body.
 pub fn data_response(app: &App, origin: &AnswerOrigin<'_>, timing: &Timing) -> HttpResponseBuilder {
     request_record::update(origin.request, |record| {
         record.served_by = Some(origin.served_by);
@@ -118,7 +120,7 @@ pub fn data_response(app: &App, origin: &AnswerOrigin<'_>, timing: &Timing) -> H
         .expect("a token is visible ASCII");
     response
         .content_type("application/json")
-        // What it says depends on headers, and is old in a moment.
+        // The response depends on headers, and is old in a moment.
         .insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")))
         .insert_header((X_EPOCH, HeaderValue::from(origin.epoch)))
         .insert_header((X_SERVED_BY, HeaderValue::from_static(origin.served_by.name())))
@@ -130,7 +132,7 @@ pub fn data_response(app: &App, origin: &AnswerOrigin<'_>, timing: &Timing) -> H
     response
 }
 
-/// An answer about rows of one key.
+/// Starts a response about the rows of one key.
 pub fn keyed_response(
     app: &App,
     place: Place,
@@ -145,7 +147,7 @@ pub fn keyed_response(
     response
 }
 
-/// The tag of a row of this version.
+/// Returns the tag of a row of this version.
 pub fn etag(version: i64) -> HeaderValue {
     let mut text = Vec::with_capacity(16);
     text.push(b'"');
@@ -154,8 +156,8 @@ pub fn etag(version: i64) -> HeaderValue {
     HeaderValue::from_maybe_shared(Bytes::from(text)).expect("digits in quotes are a header value")
 }
 
-/// A failure, of what was asked of the shards at `asked`, as a problem that names its shard, and tells what the client has
-/// seen with it.
+/// Converts a failure of a request that was sent to the shards at `asked` into a problem with its
+/// shard and a session token.
 pub fn refusal(
     app: &App,
     request: &HttpRequest,
@@ -182,7 +184,7 @@ pub fn refusal(
     }
 }
 
-/// Declares, for the OpenAPI document, which problems a kind of operation may answer with.
+/// Declares the problems of a kind of operation, for the OpenAPI document.
 macro_rules! refusals {
     ($(#[doc = $kind:literal] $name:ident { $($status:literal $variant:ident $about:literal;)* })*) => {
         $(
@@ -205,7 +207,7 @@ refusals! {
         400 BadRequest "A header or a parameter cannot be used: the detail names it.";
         403 Forbidden "The request comes from a foreign web page.";
     }
-    /// The problems that a look at the cluster may answer with.
+    /// The problems that a request for the state of the cluster may answer with.
     LookupRefusals {
         400 BadRequest "A header or a parameter cannot be used: the detail names it.";
         403 Forbidden "The request comes from a foreign web page.";

@@ -1,4 +1,5 @@
-//! Routes: the whole HTTP surface, as one list. The OpenAPI document is collected from the same list.
+//! Routes: the whole HTTP surface, as one list. The OpenAPI document is collected from the same
+//! list.
 
 pub mod advice;
 pub mod aliases;
@@ -22,7 +23,7 @@ pub mod write;
 
 use utoipa_actix_web::service_config::ServiceConfig;
 
-/// Registers every route. Those that are asked for most stand first: they are found first.
+/// Registers every route. The most frequent ones come first, because routes are searched in order.
 pub fn configure(surface: &mut ServiceConfig<'_>, lab: bool) {
     surface
         .service(write::write_row)

@@ -1,5 +1,5 @@
-//! Surplus: headers that a route would have to ignore. They are refused before the route runs, so
-//! that no client takes silence for consent.
+//! Unsupported headers: headers that a route would have to ignore. They are refused before the
+//! route runs, so that no client relies on a header without effect.
 //!
 //! **Invariant:** a path or a method that does not exist is not refused here: it gets the response
 //! that says so.

@@ -1,7 +1,9 @@
 //! PostgreSQL: the addresses of a cluster, from variables, flags and the sections of the file.
 //!
-//! **Invariant:** no server is two nodes, no two shards have one name, and nothing that is shown has a password.
-//! **Not here:** how one address is spelled (`address` of the shard manager), the file (`config/file`).
+//! **Invariant:** no server is two nodes, no two shards have one name, and no value that is shown
+//! has a password.
+//! **Not here:** the syntax of an address (`address` of the shard manager), the file
+//! (`config/file`).
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -21,7 +23,7 @@ use super::sources::{Sources, name_with_origin};
 /// The variable of libpq that holds the password of all nodes that name none.
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
 
-/// What servers are, if they are named and are what is to be used.
+/// Returns the engine of the servers, or `None` if the configuration does not choose servers.
 pub(super) fn is_meant(
     settings: &mut Settings<'_>,
     sources: &Sources,
@@ -68,7 +70,7 @@ pub(super) fn is_meant(
     }
 }
 
-/// The cluster that the sources name, each line of it shown.
+/// Returns the cluster that the sources name, and shows each of its lines.
 pub(super) fn cluster(
     engine: ServerEngine,
     settings: &mut Settings<'_>,
@@ -103,7 +105,7 @@ pub(super) fn cluster(
     Ok(cluster)
 }
 
-/// Citus is one address: its coordinator, which knows all other nodes.
+/// Checks that Citus is one address: its coordinator, which knows all other nodes.
 fn check_coordinator(cluster: &ClusterAddress) -> Result<(), ConfigError> {
     if cluster.engine != ServerEngine::Citus {
         return Ok(());
@@ -139,7 +141,8 @@ fn refuse_what_is_about_files(settings: &Settings<'_>) -> Result<(), ConfigError
     )))
 }
 
-/// What holds for all nodes, from `[postgres]`, and the password from a file or a variable.
+/// Returns the settings of all nodes, from `[postgres]`, and the password from a file or a
+/// variable.
 fn defaults(
     settings: &mut Settings<'_>,
     sources: &Sources,
@@ -202,7 +205,7 @@ fn defaults(
     Ok((NodeDefaults { user: text("user"), password, tls, root_certificates }, timeouts))
 }
 
-/// The addresses of a list; the hosts of one address are separated by commas too.
+/// Parses the addresses of a list; the hosts of one address are separated by commas too.
 fn list(
     settings: &mut Settings<'_>,
     name: &'static str,
@@ -334,8 +337,8 @@ fn check_names(cluster: &ClusterAddress) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// A replica may be among the hosts of its primary, of which only one is the primary at a time. Else no server may be
-/// named twice.
+/// Refuses a server that is named twice. Only a replica may be among the hosts of its primary, of
+/// which one is the primary at a time.
 fn check_nodes(cluster: &ClusterAddress) -> Result<(), ConfigError> {
     let mut nodes: Vec<(Option<usize>, bool, &NodeAddress)> = Vec::new();
     for (index, shard) in cluster.shards.iter().enumerate() {
@@ -383,7 +386,7 @@ pub(super) fn check_counts(
     }
 }
 
-/// The weights that stand with the shards; one that has none beside others that do carries 1.
+/// Returns the weights of the shards; a shard without one beside others with one has weight 1.
 pub(super) fn weights(
     settings: &Settings<'_>,
     cluster: &ClusterAddress,

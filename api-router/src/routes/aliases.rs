@@ -1,8 +1,9 @@
-//! `POST /write`, `GET /read`, `GET /stats`: keys and values in the words of a smaller proxy, whose clients and
-//! command lines work here unchanged.
+//! `POST /write`, `GET /read`, `GET /stats`: keys and values in the words of a smaller proxy, whose
+//! clients and command lines work here unchanged.
 //!
-//! **Invariant:** a pair is the row that `/api/kv/{key}` has under the same key, whichever way it came.
-//! **Not here:** what they do with values (`kv`).
+//! **Invariant:** a pair is the row that `/api/kv/{key}` has under the same key, through either
+//! path.
+//! **Not here:** operations on values (`kv`).
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ use crate::problem::{Code, Problem, ProblemBody};
 use crate::query::Parameters;
 use crate::response_headers::{LookupRefusals, ReadRefusals, WriteRefusals};
 
-/// How long counting may take: one small table of each shard is read.
+/// Longest time for counting: one small table of each shard is read.
 const COUNTS_MAX: Duration = Duration::from_secs(2);
 
 /// A key and its value.
@@ -62,7 +63,8 @@ pub struct PairAnswer {
 
 /// Puts a value under a key.
 ///
-/// As PUT /api/kv/{key}, but 200 also when there was none. The body is taken for JSON whatever Content-Type says.
+/// Like PUT /api/kv/{key}, but 200 also for a new value. The body is parsed as JSON whatever
+/// Content-Type says.
 #[utoipa::path(
     tag = "aliases",
     params(
@@ -136,7 +138,7 @@ fn parse(
     put(app, agree(key, header)?, value)
 }
 
-/// Tells the value under a key.
+/// Returns the value under a key.
 #[utoipa::path(
     tag = "aliases",
     params(
@@ -184,29 +186,29 @@ pub(crate) async fn read_pair(
     })
 }
 
-/// How the rows are spread.
+/// Distribution of the rows.
 #[derive(Serialize, ToSchema)]
 pub struct StatsAnswer<'a> {
     /// The shards in their order.
     shards: Vec<ShardStats<'a>>,
-    /// Rows of all shards; null if one of them could not be asked.
+    /// Rows of all shards; null if one of them did not answer.
     #[schema(required)]
     total_rows: Option<i64>,
 }
 
-/// What a shard has.
+/// Slots and rows of a shard.
 #[derive(Serialize, ToSchema)]
 pub struct ShardStats<'a> {
     /// Its name.
     shard: &'a str,
-    /// How many slots it owns.
+    /// Number of its slots.
     slots: usize,
-    /// Rows of all its tables, exact; null if it could not be asked.
+    /// Rows of all its tables, exact; null if it did not answer.
     #[schema(required)]
     rows: Option<i64>,
 }
 
-/// Tells how many slots and rows each shard has.
+/// Returns the number of slots and rows of each shard.
 #[utoipa::path(
     tag = "aliases",
     responses((status = 200, description = "Slots and rows of each shard", body = StatsAnswer), LookupRefusals)

@@ -3,7 +3,8 @@
 //! A JSON body is held as a whole, and can be one transaction a shard; NDJSON and CSV are streamed.
 //!
 //! **Invariant:** under `tx=per-shard` a shard stores its part of the request, or nothing of it.
-//! **Not here:** streaming (`stream`, `row_reader`), what a row is (`row_router`), the answer's body (`outcome`).
+//! **Not here:** streaming (`stream`, `row_reader`), parsing and routing of a row (`row_router`),
+//! the body of the response (`outcome`).
 
 mod outcome;
 mod parser;
@@ -51,11 +52,11 @@ pub struct BulkRequest {
     /// The table of all rows.
     #[expect(dead_code, reason = "describes the body; the members are read without building it")]
     table: String,
-    /// What to do with each row; `upsert` when it is not given.
+    /// Operation on each row; `upsert` when it is not given.
     #[schema(inline)]
     #[expect(dead_code, reason = "as above")]
     op: Option<OperationName>,
-    /// RowRouter with their shard keys; at most 10 000.
+    /// Rows with their shard keys; at most 10 000.
     #[schema(max_items = 10000, min_items = 1)]
     #[expect(dead_code, reason = "as above")]
     rows: Option<Vec<BulkRequestRow>>,
@@ -82,24 +83,27 @@ pub struct BulkRequestRow {
 
 /// Writes many rows.
 ///
-/// Each row is atomic and has its own outcome: 201 when all are stored, 207 when some are not. RowRouter of one
-/// key are applied in the order given.
+/// Each row is atomic and has its own outcome: 201 when all are stored, 207 when some are not. Rows
+/// of one key are applied in the order given.
 ///
-/// **JSON** (at most 10 000 rows and 16 MiB): the body says all. Under `Prefer: tx=per-shard` each shard's part is one
-/// transaction: if one of its rows is refused, all of them are, with the code of that row. A row that names no shard
-/// key, or contradicts it, could be of any part: then nothing is stored at all. A part whose rows would be more than
-/// 16 MiB in the log is refused (TSR108).
+/// **JSON** (at most 10 000 rows and 16 MiB): the body has all parameters. Under `Prefer:
+/// tx=per-shard` each shard's part is one transaction: if one of its rows is refused, all of them
+/// are, with the code of that row. A row without a shard key, or with one that contradicts its
+/// columns, could belong to any part: then nothing is stored at all. A part whose rows would be
+/// more than 16 MiB in the log is refused (TSR108).
 ///
-/// **NDJSON and CSV** are streamed, however long they are; `table` and `op` stand in the query, the deadline is that
-/// of each chunk, and 30 s without a byte end the body. A line of NDJSON is the row's columns, or
-/// `{"shard_key", "data", "if_version"}`: the latter if `data` is an object and no column of the table is called so.
-/// The first line of CSV names the columns, `shard_key` may be one of them; an empty field is null unless quoted. RowRouter
-/// are counted from 0; blank lines and the first line of CSV do not count. A line that is no row is a failed row; under
-/// `Prefer: handling=strict` the first one ends the request. A body that ends so, or breaks off, is answered with a
-/// problem whose `outcome` is `partial`: rows before `next_index` were carried out, the rest can be sent again from
-/// there. A row of more than 2 MiB ends the body in the same way (TSR108).
+/// **NDJSON and CSV** are streamed, however long they are; `table` and `op` are parameters of the
+/// query, the deadline is that of each chunk, and 30 s without a byte end the body. A line of
+/// NDJSON has the columns of the row, or is `{"shard_key", "data", "if_version"}`: the latter if
+/// `data` is an object and the table has no column of this name. The first line of CSV names the
+/// columns, `shard_key` may be one of them; an empty field is null unless quoted. Rows are counted
+/// from 0; blank lines and the first line of CSV do not count. A line that is no row is a failed
+/// row; under `Prefer: handling=strict` the first one ends the request. The response to a body that
+/// ends so, or breaks off, is a problem whose `outcome` is `partial`: rows before `next_index` were
+/// carried out, the rest can be sent again from there. A row of more than 2 MiB ends the body in
+/// the same way (TSR108).
 ///
-/// All of them may come in gzip.
+/// All formats may be compressed with gzip.
 #[utoipa::path(
     tag = "data",
     params(
@@ -152,7 +156,7 @@ pub(crate) async fn write_bulk(
     }
 }
 
-/// What is known of a bulk write before its body.
+/// Parsed head of a bulk write.
 struct Head<'r> {
     shard_key: Option<ShardKey<'r>>,
     wish: Wish,
@@ -163,7 +167,8 @@ struct Head<'r> {
     began: Instant,
 }
 
-/// What a streamed body is: the query says what JSON says in its members.
+/// Returns the options of a streamed body: they are parameters of the query instead of members of
+/// JSON.
 fn stream_options(
     app: &App,
     head: &Head<'_>,
@@ -217,7 +222,8 @@ async fn write_json(
     }
     let Parsed { mut rows, refused } = parse_anywhere(app, key, bytes, zipped).await?;
     if let Some(key) = &head.idempotency_key {
-        // No client's own key holds a space: the row of a bulk write is never received for a single write.
+        // A client's own key has no space, so that a row of a bulk write is never taken for a
+        // single write.
         let numbered = rows.iter_mut().map(|row| (row.index, &mut row.row));
         numbered.for_each(|(index, row)| row.idempotency_key = Some(format!("{key} {index}")));
     }
@@ -248,8 +254,8 @@ async fn write_json(
     Ok(response.json(answer))
 }
 
-/// Leaves out the rows that stand in one transaction with one that was refused already. Of a row that could not be
-/// routed nobody knows whose transaction it was part of: then all are left out.
+/// Leaves out the rows of every transaction that has a refused row. The transaction of a row that
+/// could not be routed is unknown: then all rows are left out.
 fn undo_with(
     app: &App,
     rows: Vec<BulkRow>,
@@ -277,7 +283,7 @@ fn undo_with(
     left
 }
 
-/// Leaves the key with the request, if all rows have the same: whose request this then counts as.
+/// Sets the key of the request in its record, if all rows have the same.
 fn note_key(request: &HttpRequest, rows: &[BulkRow]) {
     let Some(first) = rows.first() else { return };
     if rows.iter().all(|row| row.row.key == first.row.key) {
@@ -291,7 +297,7 @@ fn note_key(request: &HttpRequest, rows: &[BulkRow]) {
 /// The rows of a JSON body.
 struct Parsed {
     rows: Vec<BulkRow>,
-    /// Those that cannot be sent, and where each would have gone.
+    /// Rows that cannot be sent, each with its location if it is known.
     refused: Vec<(RefusedRow, Option<Place>)>,
 }
 

@@ -1,4 +1,4 @@
-//! `/`, and what answers at every other path.
+//! `/`, and the responses at all other paths.
 
 use actix_web::http::header::{ACCEPT, LOCATION};
 use actix_web::web::Data;
@@ -40,7 +40,7 @@ const LINKS: &str = "Tessera: one REST API in front of many databases
        /errors                  the codes of problems
 ";
 
-/// Leads browsers to the dashboard and tells others the links.
+/// Redirects browsers to the dashboard, and lists the links for other clients.
 #[utoipa::path(
     tag = "operations",
     responses(
@@ -59,13 +59,13 @@ pub(crate) async fn home(app: Data<App>, request: HttpRequest) -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(LINKS)
 }
 
-/// Anything else: the path is unknown, or it is known and the method is not.
+/// Responds to any other request: the path is unknown, or it is known and the method is not.
 pub async fn nothing_here(
     app: Data<App>,
     request: HttpRequest,
     api: Data<OpenApi>,
 ) -> Result<HttpResponse, Problem> {
-    // As routing sees it.
+    // The path as routing sees it.
     let path = request.match_info().as_str();
     if path == PAGES.trim_end_matches('/') {
         return Ok(HttpResponse::SeeOther().insert_header((LOCATION, PAGES)).finish());

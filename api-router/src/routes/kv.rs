@@ -1,8 +1,9 @@
 //! `/api/kv/{key}`: a JSON value under a key, kept as a row of the built-in table `kv`.
 //!
-//! **Invariant:** the key is the rest of the path as it was sent, decoded once: slashes belong to it, and no two
-//! spellings that differ after decoding meet. A value is answered byte for byte as it is stored.
-//! **Not here:** carrying a change out (`row_write`), the words of others for the same (`aliases`).
+//! **Invariant:** the key is the rest of the path as it was sent, decoded once: slashes belong to
+//! it, and no two spellings that differ after decoding are the same key. A value is returned byte
+//! for byte as it is stored.
+//! **Not here:** the write itself (`row_write`), the aliases of other products (`aliases`).
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -41,8 +42,9 @@ const VALUE: &str = "value";
 
 /// Puts a value under a key.
 ///
-/// The body is any JSON value, null included. The answer is sent when it is durable on its shard's primary (and
-/// on replicas, if x-consistency asks for it): 201 when there was none under the key, 200 when it was changed.
+/// The body is any JSON value, null included. The response is sent when it is durable on its
+/// shard's primary (and on replicas, if x-consistency requires it): 201 for a new value, 200 for a
+/// changed one.
 #[utoipa::path(
     tag = "keys and values",
     params(
@@ -112,7 +114,7 @@ pub(crate) async fn delete_value(
     Ok(carry_out(&app, &request, context, change).await?.answer(&app))
 }
 
-/// Tells the value under a key.
+/// Returns the value under a key.
 ///
 /// The body is the JSON value itself, as it was put but for white space.
 #[utoipa::path(
@@ -144,8 +146,8 @@ pub(crate) async fn get_value(
     found.answer(&app, request.headers(), <[u8]>::to_vec)
 }
 
-/// The key that the path of a request names, decoded. Routing has decoded parts of the path already, so this
-/// begins with what was sent.
+/// Returns the key in the path of a request, decoded. Routing has decoded parts of the path
+/// already, so this uses the path as it was sent.
 fn key_in_path(request: &HttpRequest) -> Result<Cow<'_, str>, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     // After `/api/kv/`, each of whose words may have been spelled with escapes.
@@ -171,7 +173,7 @@ fn path_key<'k>(text: &'k str, header: Option<ShardKey<'_>>) -> Result<ShardKey<
     agree(key, header)
 }
 
-/// The key, unless the header `x-shard-key` says another.
+/// Returns the key, unless the header `x-shard-key` names another.
 pub(super) fn agree<'k>(
     key: ShardKey<'k>,
     header: Option<ShardKey<'_>>,
@@ -198,7 +200,7 @@ async fn put_anywhere(
     .await
 }
 
-/// The change that puts a value under a key.
+/// Returns the change that puts a value under a key.
 pub(super) fn put(
     app: &App,
     key: ShardKey<'_>,
@@ -217,7 +219,7 @@ fn change(
     Ok(Manager::prepare(&app.manager.map(), &table, operation, key, fields)?)
 }
 
-/// What to do is said of operations on rows otherwise.
+/// Replaces the hints for rows by hints for keys and values.
 pub(super) fn with_key_hint(problem: Problem) -> Problem {
     if problem.code() == Code::TSR301 {
         return problem.hint("send it without If-None-Match to change the value");
@@ -228,7 +230,7 @@ pub(super) fn with_key_hint(problem: Problem) -> Problem {
     problem
 }
 
-/// A value that was found, and the answer that tells it without its body.
+/// Value that was found, and its response without a body.
 pub(super) struct Found {
     response: HttpResponseBuilder,
     read: ReadDone,
@@ -264,7 +266,7 @@ pub(super) async fn find(
     }
     let version = read.version().ok_or_else(internal)?;
     response.insert_header((ETAG, etag(version)));
-    // A read of one key asks one shard, whatever was preferred.
+    // A read of one key goes to one shard, whatever was preferred.
     if let Some(applied) = headers.prefer.applied(&[Preference::DenyFanout]) {
         response.insert_header((PREFERENCE_APPLIED, applied));
     }
@@ -279,18 +281,19 @@ fn value_of_a_key(table: &std::sync::Arc<Table>) -> Result<ReadQuery, Problem> {
 }
 
 impl Found {
-    /// The JSON of the value: the only member of the only row.
+    /// Returns the JSON of the value: the only member of the only row.
     fn value(&self) -> &[u8] {
         let row = self.read.rows.row(0);
         &row[const { "{\"\":".len() + VALUE.len() }..row.len() - 1]
     }
 
-    /// The shard that it is on.
+    /// Returns the shard of the value.
     pub(super) fn shard<'a>(&self, app: &'a App) -> &'a str {
         self.read.place.map_or("", |place| app.manager.shard_name(place.shard))
     }
 
-    /// The answer, with a body made of the value; without one if the client has this version already.
+    /// Returns the response, with a body made of the value; without one if the client has this
+    /// version already.
     ///
     /// # Errors
     /// TSR303 if `If-Match` names other versions; TSR113 if a condition is malformed.
@@ -301,7 +304,7 @@ impl Found {
         body: impl FnOnce(&[u8]) -> Vec<u8>,
     ) -> Result<HttpResponse, Problem> {
         if headers.contains_key(IF_MATCH) {
-            // As an update would ask: there is a row, and it is of this version.
+            // The condition of an update: there is a row, and it is of this version.
             let wanted = precondition(headers, Operation::Update)?;
             if wanted.is_some_and(|wanted| !wanted.holds(Some(self.version))) {
                 return Err(Problem::from(Error::VersionDiffers)

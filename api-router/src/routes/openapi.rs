@@ -1,10 +1,10 @@
-//! Document: what the OpenAPI document says of itself, and once for all operations about rows: the headers that every
-//! read or every write takes, and those that every answer carries.
+//! OpenAPI: completes the document that is collected from the routes: its title and groups, and the
+//! headers that all operations about rows have in common.
 //!
-//! Groups stand in the order in which a newcomer needs them, schemas in the form that generators of
-//! clients understand.
+//! Groups are listed in the order in which a newcomer needs them, schemas in the form that
+//! generators of clients understand.
 //!
-//! **Not here:** what one operation alone takes or answers (its own attributes).
+//! **Not here:** the properties of one operation (its own attributes).
 
 mod schemas;
 
@@ -133,7 +133,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operati
     all.into_iter().filter_map(|(method, operation)| Some((method, operation?)))
 }
 
-/// Headers of every request about rows.
+/// Declares the headers of every request about rows.
 fn take_headers(operation: &mut Operation, kind: Kind) {
     let deadline = ObjectBuilder::new()
         .schema_type(Type::Integer)
@@ -159,7 +159,7 @@ fn take_headers(operation: &mut Operation, kind: Kind) {
             ));
             common.push(parameter(
                 "x-session-token",
-                "What the client has seen: the token of its last answer",
+                "Positions that the client has seen: the token of its last response",
                 token,
             ));
             let key = ObjectBuilder::new()
@@ -181,7 +181,7 @@ fn take_headers(operation: &mut Operation, kind: Kind) {
             ));
             common.push(parameter(
                 "x-session-token",
-                "What the client has seen, and so must see again: the token of its last answer",
+                "Positions that the client has seen, and so must see again: the token of its last response",
                 token,
             ));
             let age = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).build();
@@ -204,19 +204,19 @@ fn parameter(name: &str, description: &str, schema: impl Into<RefOr<Schema>>) ->
         .build()
 }
 
-/// Headers of every answer about rows that is no problem.
+/// Declares the headers of every response about rows that is no problem.
 fn carry_headers(operation: &mut Operation, kind: Kind, keyed: bool) {
     let text = |about: &str| header(Type::String, about);
     let mut headers = BTreeMap::from([
-        ("x-session-token", text("What the client has seen, with this")),
+        ("x-session-token", text("Positions that the client has seen, with this response")),
         ("x-epoch", header(Type::Integer, "The version of the shard map")),
-        ("x-served-by", text("What answered: primary, replica or cache")),
+        ("x-served-by", text("Node or cache that answered: primary, replica or cache")),
         ("x-request-id", text("The id under which the request is logged")),
         ("Server-Timing", text("route, queue, db, merge, in milliseconds")),
         ("Preference-Applied", text("The preferences that were honoured, if any")),
     ]);
     if kind == Kind::Read {
-        let about = "If there is a cache: hit (it answered), miss (it had nothing new enough) or bypass (it was not asked)";
+        let about = "If there is a cache: hit (it answered), miss (it had nothing new enough) or bypass (it was not used)";
         headers.insert("x-cache", text(about));
     }
     if keyed {
@@ -240,7 +240,8 @@ fn header(kind: Type, description: &str) -> Header {
     HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build()
 }
 
-/// HEAD, which every path with GET answers and one promises: the same without bodies.
+/// Returns the operation of HEAD, which every path with GET answers and one promises: the same
+/// without bodies.
 fn head_of(get: &Operation) -> Operation {
     let mut head = get.clone();
     head.operation_id = head.operation_id.map(|name| format!("{name}_head"));
@@ -254,7 +255,8 @@ fn head_of(get: &Operation) -> Operation {
     head
 }
 
-/// A header or a parameter may be absent, but it cannot be null: `Option` says the one and means the other.
+/// Removes null from the types of parameters: a header or a parameter may be absent, but `Option`
+/// declares that it may be null.
 fn forbid_nulls(operation: &mut Operation) {
     for parameter in operation.parameters.iter_mut().flatten() {
         let RefOr::T(parameter) = parameter else { continue };

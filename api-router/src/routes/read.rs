@@ -38,7 +38,7 @@ pub struct ReadAnswer {
     data: Vec<serde_json::Value>,
     /// Number of rows.
     count: usize,
-    /// With `Prefer: count=exact`: how many rows there are that meet the filters.
+    /// With `Prefer: count=exact`: number of rows that meet the filters.
     #[serde(skip_serializing_if = "Option::is_none")]
     total: Option<u64>,
     /// The shards that answered.
@@ -46,11 +46,12 @@ pub struct ReadAnswer {
     /// With status 206: the shards that could not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     missing: Option<Vec<String>>,
-    /// What answered: primary, replica or cache.
+    /// Node or cache that answered: primary, replica or cache.
     served_by: String,
-    /// Whether a cache answered.
+    /// True if a cache answered.
     cached: bool,
-    /// Where the next page begins, as the parameter `cursor` of the same request; null after the last row.
+    /// Start of the next page, as the parameter `cursor` of the same request; null after the last
+    /// row.
     next_cursor: Option<String>,
 }
 
@@ -60,14 +61,16 @@ const HONOURED: [Preference; 3] =
 
 /// Reads rows.
 ///
-/// With a shard key the rows of that key, without one those of all shards, merged. `eq` or `in` on the table's routing
-/// column says the shard key as well: such a read asks the shards of these keys only. Any other parameter is a
-/// filter on a column: `name=eq.John`, `user_id=in.(a,b)`, `amount=gte.100`, `note=not.is.null`,
-/// `name=ilike.jo*`. `or=(status.eq.open,and(amount.gt.100,note.is.null))` joins them. Without `order`, rows come in
+/// With a shard key the rows of that key, without one those of all shards, merged. `eq` or `in` on
+/// the table's routing column names the shard key as well: such a read goes to the shards of these
+/// keys only. Any other parameter is a filter on a column: `name=eq.John`, `user_id=in.(a,b)`,
+/// `amount=gte.100`, `note=not.is.null`, `name=ilike.jo*`.
+/// `or=(status.eq.open,and(amount.gt.100,note.is.null))` joins them. Without `order`, rows come in
 /// the order in which they are kept: by slot, shard key and id.
 ///
-/// A page that is not the last one has a `next_cursor`: the same request with it as `cursor` brings the next page.
-/// Rows that are there all the time are met exactly once, whatever is written meanwhile.
+/// A page that is not the last one has a `next_cursor`: the same request with it as `cursor`
+/// returns the next page. Rows that exist all the time are returned exactly once, whatever is
+/// written meanwhile.
 #[utoipa::path(
     tag = "data",
     params(
@@ -193,7 +196,8 @@ fn only<'k>(app: &App, named: Option<&'k [String]>) -> Option<ShardKey<'k>> {
     app.manager.map().place(key).ok().map(|_| key)
 }
 
-/// Place of a page's rows among all, in PostgREST's form. A response to HEAD has it as well.
+/// Formats the range of a page's rows among all, in PostgREST's form. A response to HEAD has it as
+/// well.
 fn content_range(first: Option<u32>, rows: usize, total: impl std::fmt::Display) -> String {
     match first.filter(|_| rows > 0) {
         Some(first) => format!("{first}-{}/{total}", first as usize + rows - 1),
@@ -203,7 +207,7 @@ fn content_range(first: Option<u32>, rows: usize, total: impl std::fmt::Display)
 
 fn bad_cursor(error: CursorError) -> Problem {
     Problem::new(Code::TSR106, format!("cursor: {error}")).hint(match error {
-        CursorError::Foreign => "send next_cursor as it came, or none to begin anew",
+        CursorError::Foreign => "send next_cursor as it came, or none to begin again",
         CursorError::OtherQuery => {
             "table, shard key, filters and order must be those of the page before; select and limit may change"
         }

@@ -1,7 +1,7 @@
-//! Change: one checked change of one row, carried out and answered alike whichever route it came by.
+//! Row write: carries out a checked change of one row and answers it alike for every route.
 //!
-//! **Invariant:** an answer is a success only when the row is as durable as the client asked for.
-//! **Not here:** reading the request (the routes).
+//! **Invariant:** a response is a success only when the row is as durable as the client requested.
+//! **Not here:** parsing of the request (the routes).
 
 use std::time::Instant;
 
@@ -43,13 +43,14 @@ pub struct WriteAnswer {
     slot: u16,
     /// The version of the shard map.
     epoch: u64,
-    /// The shard's counter at this change: only grows for one row, also over a delete and a new insert.
+    /// The shard's counter at this change: only grows for one row, also over a delete and a new
+    /// insert.
     version: i64,
 }
 
-/// What a client asks of the change of one row, beside the change.
+/// Options of a client for the change of one row.
 pub(super) struct WriteContext<'r> {
-    /// When its request began.
+    /// Start of the request.
     pub(super) began: Instant,
     /// Level, session and deadline.
     pub(super) wish: Wish,
@@ -57,21 +58,21 @@ pub(super) struct WriteContext<'r> {
     pub(super) prefer: Prefer,
     /// `Idempotency-Key`.
     pub(super) idempotency_key: Option<&'r str>,
-    /// Whether it wants to see the row: the answer of some routes has no place for it.
+    /// True if the response has the row: that of some routes has no member for it.
     pub(super) wants_row: bool,
 }
 
-/// A change that was carried out, and the answer to it without its body.
+/// A change that was carried out, and its response without a body.
 pub(super) struct CompletedWrite {
     pub(super) response: HttpResponseBuilder,
     written: Written,
     wants_row: bool,
 }
 
-/// Carries out a change that was checked, under the conditions that the headers make.
+/// Carries out a checked change, under the conditions in the headers.
 ///
 /// # Errors
-/// TSR113 if a condition is malformed; those of the shard.
+/// TSR113 if a condition is malformed; errors of the shard.
 pub(super) async fn carry_out(
     app: &App,
     request: &HttpRequest,
@@ -108,7 +109,7 @@ pub(super) async fn carry_out(
 }
 
 impl CompletedWrite {
-    /// The answer: 201 when the row was made, 200 when it was changed or removed.
+    /// Returns the response: 201 when the row was made, 200 when it was changed or removed.
     pub(super) fn answer(mut self, app: &App) -> HttpResponse {
         let body = body(app, &self.written, self.wants_row);
         self.response.status(status(&self.written)).body(body)
@@ -142,7 +143,8 @@ fn body(app: &App, written: &Written, with_row: bool) -> Vec<u8> {
     body
 }
 
-/// Does the work on a large body on a thread that may block, so that other requests do not wait for it.
+/// Runs the work on a large body on a thread that may block, so that other requests do not wait for
+/// it.
 pub(super) async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {

@@ -17,7 +17,7 @@ use crate::problem::Problem;
 use crate::query::Parameters;
 use crate::response_headers::CommonRefusals;
 
-/// Tells how every node is, as /api/health does.
+/// Returns the state of every node, like /api/health.
 #[utoipa::path(
     tag = "aliases",
     responses(
@@ -34,7 +34,7 @@ pub(crate) async fn short_health(
     health::respond(&app, &request).await
 }
 
-/// Tells how every node is, as /api/health does.
+/// Returns the state of every node, like /api/health.
 #[utoipa::path(
     tag = "aliases",
     responses(
@@ -48,7 +48,7 @@ pub(crate) async fn healthz(app: Data<App>, request: HttpRequest) -> Result<Http
     health::respond(&app, &request).await
 }
 
-/// Leads to the pages that explain every call.
+/// Redirects to the pages that explain every call.
 #[utoipa::path(
     tag = "aliases",
     responses((status = 303, description = "To /swagger-ui/"), CommonRefusals)
@@ -58,7 +58,7 @@ pub(crate) async fn docs() -> HttpResponse {
     HttpResponse::SeeOther().insert_header((LOCATION, PAGES)).finish()
 }
 
-/// Tells the OpenAPI document, as /api-docs/openapi.json does.
+/// Returns the OpenAPI document, like /api-docs/openapi.json.
 #[utoipa::path(
     tag = "aliases",
     responses((status = 200, description = "The document", body = serde_json::Value), CommonRefusals)
@@ -79,7 +79,7 @@ pub struct VersionAnswer {
     version: &'static str,
 }
 
-/// Tells the version of the router.
+/// Returns the version of the router.
 #[utoipa::path(
     tag = "operations",
     responses((status = 200, description = "The version", body = VersionAnswer), CommonRefusals)

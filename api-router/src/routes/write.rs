@@ -32,7 +32,7 @@ pub struct WriteRequest {
     /// The table: `users`, `orders`, `products`, `transactions`, `kv`.
     #[expect(dead_code, reason = "describes the body; the members are read without building it")]
     table: String,
-    /// What to do; `upsert` when it is not given.
+    /// Operation; `upsert` when it is not given.
     #[schema(inline)]
     #[expect(dead_code, reason = "as above")]
     op: Option<OperationName>,
@@ -48,7 +48,7 @@ pub struct WriteRequest {
     shard_key: Option<String>,
 }
 
-/// What to do with a row.
+/// Operation on a row.
 #[derive(serde::Serialize, serde::Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OperationName {
@@ -64,8 +64,8 @@ pub enum OperationName {
 
 /// Writes one row.
 ///
-/// The answer is sent when the row is durable on its shard's primary (and on replicas, if x-consistency asks
-/// for it): 201 when it was made, 200 when it was changed or removed.
+/// The response is sent when the row is durable on its shard's primary (and on replicas, if
+/// x-consistency requires it): 201 for a new row, 200 for a changed or removed one.
 #[utoipa::path(
     tag = "data",
     params(
@@ -147,7 +147,7 @@ fn parse(app: &App, (header, query): Keys<'_>, body: &[u8]) -> Result<(Place, Ro
     Ok(Manager::prepare(&app.manager.map(), &table, operation, key, &data.0)?)
 }
 
-/// Finds the shard key of a row that is sent without one: its routing column has it.
+/// Returns the shard key of a row that is sent without one: the value of its routing column.
 fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
     let derived = RowWrite::routing_key(table, &data.0);
     if let Some(key) = derived.map_err(|error| Problem::from(&error))? {
@@ -165,7 +165,7 @@ fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
     Err(null_key(table, data).unwrap_or_else(missing))
 }
 
-/// Refuses a row whose routing column is null, which is no shard key.
+/// Returns the problem of a row whose routing column is null, which is no shard key.
 pub(super) fn null_key(table: &Table, data: &Members<'_>) -> Option<Problem> {
     let column = table.column(table.routing()?);
     data.get(&column.name)?;
@@ -173,14 +173,14 @@ pub(super) fn null_key(table: &Table, data: &Members<'_>) -> Option<Problem> {
     Some(Problem::from(&RowError::Misfit { column, misfit }))
 }
 
-/// `op` of a body; upsert when it is not given.
+/// Returns `op` of a body; upsert when it is not given.
 pub(super) fn operation(members: &Members<'_>) -> Result<Operation, Problem> {
     let Some(name) = members.text("op")? else { return Ok(Operation::default()) };
     Operation::find(&name)
         .ok_or_else(|| Problem::new(Code::TSR101, "op must be upsert, insert, update or delete"))
 }
 
-/// The shard key that header, query and body agree on.
+/// Returns the shard key that header, query and body agree on.
 pub(super) fn one_key<'k>(
     header: Option<ShardKey<'k>>,
     query: Option<&'k str>,

@@ -1,4 +1,4 @@
-//! The answer of a bulk write: what became of its rows, told one by one if they failed, and counted.
+//! Outcome of a bulk write: counts its rows, and lists those that failed.
 
 use std::time::{Duration, Instant};
 
@@ -19,69 +19,70 @@ use crate::problem::{Problem, ProblemBody, Progress};
 use crate::request_record;
 use crate::response_headers::{AnswerOrigin, Timing, data_response};
 
-/// Failures that are told one by one; `failed_total` counts all.
+/// Most failures that are listed one by one; `failed_total` counts all.
 const FAILED_MAX: usize = 1_000;
 
-/// What became of the rows.
+/// Outcome of the rows.
 #[derive(Serialize, ToSchema)]
 pub(super) struct BulkAnswer<'a> {
-    /// Whether every row is stored.
+    /// True if every row is stored.
     success: bool,
-    /// RowRouter in the request.
+    /// Rows in the request.
     accepted: usize,
-    /// RowRouter that are durable on as many nodes as was asked for.
+    /// Rows that are durable at the requested level.
     stored: usize,
-    /// RowRouter that are not, or not known to be.
+    /// Rows that are not, or not known to be.
     failed_total: usize,
     /// The first 1 000 of them, by index.
     failed: Vec<FailedRow<'a>>,
-    /// RowRouter stored by each shard that stored any.
+    /// Rows stored by each shard that stored any.
     shards: Vec<ShardRows<'a>>,
-    /// How long it took, in milliseconds.
+    /// Time that it took, in milliseconds.
     elapsed_ms: u64,
 }
 
-/// A row that is not stored as was asked for.
+/// A row that is not stored at the requested level.
 #[derive(Serialize, ToSchema)]
 pub(super) struct FailedRow<'a> {
-    /// Its place among the rows of the request, from 0. Blank lines and the columns of CSV are no rows.
+    /// Its place among the rows of the request, from 0. Blank lines and the columns of CSV are no
+    /// rows.
     index: usize,
-    /// Where it was sent, if it could be routed.
+    /// Shard that it was sent to, if it could be routed.
     shard: Option<&'a str>,
-    /// `rejected`: it is not stored; `committed`: it is on the primary, but not confirmed by as many nodes as was
-    /// asked for; `unknown`: it may be stored.
+    /// `rejected`: it is not stored; `committed`: it is on the primary, but not confirmed at the
+    /// requested level; `unknown`: it may be stored.
     outcome: &'a str,
-    /// Whether the same row may succeed later.
+    /// True if the same row may succeed later.
     retryable: bool,
-    /// Why.
+    /// Problem of the row.
     error: ProblemBody<'a>,
 }
 
-/// RowRouter that a shard stored.
+/// Rows that a shard stored.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ShardRows<'a> {
     /// The shard.
     shard: &'a str,
-    /// RowRouter.
+    /// Rows.
     rows: usize,
 }
 
-/// A row that is not stored as was asked for.
+/// A row that is not stored at the requested level.
 pub(super) struct RefusedRow {
     pub(super) index: usize,
     pub(super) problem: Problem,
 }
 
-/// What became of the rows so far.
+/// Outcome of the rows so far.
 pub(super) struct BulkOutcome {
-    /// By shard.
+    /// Stored rows, by shard.
     stored: Vec<usize>,
-    /// By shard that was asked: where the time went. Its parts were carried out one after the other.
+    /// Times of each shard that received rows. Its parts were carried out one after the other.
     times: Vec<Option<LaneTimes>>,
     /// At least the first [`FAILED_MAX`] by index; never twice as many.
     refused: Vec<RefusedRow>,
     failed_total: usize,
-    /// RowRouter whose outcome is that of an earlier time.
+    /// Rows whose outcome is repeated from an earlier request.
     replayed: usize,
     pub(super) session: SessionToken,
 }
@@ -123,13 +124,13 @@ impl BulkOutcome {
         }
     }
 
-    /// Counts a shard among those that were asked, and what it took.
+    /// Adds the times of a part to the shard that carried it out.
     pub(super) fn spend(&mut self, shard: ShardIndex, times: LaneTimes) {
         let spent = self.times[shard.index()].get_or_insert_default();
         *spent = spent.and_then(times);
     }
 
-    /// Leaves with the request which shards were asked, and where the time of the slowest went.
+    /// Updates the record of the request with its shards and the times of the slowest.
     pub(super) fn update_record(&self, request: &HttpRequest) {
         let asked = || self.times.iter().flatten();
         let slowest = asked().fold(LaneTimes::default(), |slowest, times| slowest.slower(*times));
@@ -152,12 +153,13 @@ impl BulkOutcome {
         self.stored.iter().sum()
     }
 
-    /// Whether the whole answer is one of an earlier time.
+    /// Returns true if the whole response repeats that of an earlier request.
     pub(super) fn is_replayed(&self) -> bool {
         self.replayed > 0 && self.replayed == self.stored() + self.failed_total
     }
 
-    /// The answer to a request of which all was carried out; the caller sends its body.
+    /// Returns the response to a request that was carried out completely; the caller sends its
+    /// body.
     pub(super) fn respond<'a>(
         &'a mut self,
         app: &'a App,
@@ -192,7 +194,7 @@ impl BulkOutcome {
         }
     }
 
-    /// The problem that ended a body of which the rows before `next_index` were carried out.
+    /// Returns the problem that ended a body whose rows before `next_index` were carried out.
     pub(super) fn partial(&mut self, app: &App, problem: Problem, next_index: usize) -> Problem {
         self.keep_first();
         let failed = self.refused.iter().map(failed_row).collect::<Vec<_>>();
@@ -204,7 +206,7 @@ impl BulkOutcome {
     }
 }
 
-/// Whether a row's outcome is that of an earlier time.
+/// Returns true if the outcome of a row is repeated from an earlier request.
 fn is_replayed(row: &BulkRowDone) -> bool {
     match &row.outcome {
         Ok(done) => done.replayed,

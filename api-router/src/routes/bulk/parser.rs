@@ -13,11 +13,11 @@ use super::row_reader::{BATCH_BYTES_MAX, ReaderState, RowBatch, RowReader};
 use super::stream::INLINE_BYTES;
 use crate::problem::{Code, Problem};
 
-/// Parser of one body.
+/// Parser of one body, on one of two threads.
 pub(super) enum Parser {
     Inline(Box<RowReader>),
     Threaded(ParserThread),
-    /// Moving from one to the other.
+    /// Moving between the two.
     Moving,
 }
 
@@ -34,7 +34,7 @@ impl Parser {
         Self::Inline(Box::new(reader))
     }
 
-    /// True if it has a thread of its own.
+    /// Returns true if it has a thread of its own.
     pub(super) fn has_thread(&self) -> bool {
         matches!(self, Self::Threaded(_))
     }
@@ -92,7 +92,7 @@ impl ParserThread {
     }
 }
 
-/// Makes batches until there is no more text; returns a waiting reader that is given nothing more.
+/// Makes batches until there is no more text; returns a waiting reader that gets no more.
 fn parse_on_thread(
     mut reader: Box<RowReader>,
     mut needs_input: bool,

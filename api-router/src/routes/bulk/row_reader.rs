@@ -1,8 +1,9 @@
-//! RowReader: the rows of a streamed body, cut from its bytes as they come.
+//! Row reader: splits the bytes of a streamed body into rows as they arrive.
 //!
-//! **Invariant:** rows are counted from 0 in the order of the body; blank lines and the columns of CSV do not count.
-//! It holds one row that is not whole yet, what came behind it, and the rows of one batch.
-//! **Not here:** where bytes come from, and where rows go (`stream`).
+//! **Invariant:** rows are counted from 0 in the order of the body; blank lines and the columns of
+//! CSV do not count. It holds one row that is not complete yet, the bytes after it, and the rows of
+//! one batch.
+//! **Not here:** the source of bytes, and the destination of rows (`stream`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,11 +25,11 @@ use crate::body_decoding::{BodyDecoder, ContentCoding, DecodeStep, FREE_BYTES, R
 use crate::headers::BulkFormat;
 use crate::problem::{Code, Problem};
 
-/// RowRouter of a batch: enough to share the price of another thread.
+/// Most rows of a batch: enough to share the price of another thread.
 const BATCH_ROWS_MAX: usize = 10_000;
 /// Bytes of text of a batch.
 pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;
-/// Text received in at once.
+/// Text that is inflated at once.
 const STEP: usize = 128 << 10;
 /// Bytes of blank lines that a body may have beyond the bytes of its rows.
 const BLANK_BYTES_MAX: usize = 1 << 20;
@@ -36,10 +37,10 @@ const BLANK_BYTES_MAX: usize = 1 << 20;
 const STEPS_UNTIMED: usize = 1_024;
 /// Size up to which a buffer is kept although little of it is in use.
 const KEPT_BYTES_MAX: usize = 1 << 20;
-/// What a text may begin with though it means nothing.
+/// Bytes at the start of a text that have no meaning.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// What the rows of a stream share.
+/// Options that the rows of a stream share.
 pub(super) struct StreamOptions {
     pub(super) table: Arc<Table>,
     pub(super) operation: Operation,
@@ -47,17 +48,17 @@ pub(super) struct StreamOptions {
     pub(super) key: Option<String>,
     pub(super) format: BulkFormat,
     pub(super) coding: ContentCoding,
-    /// Whether the first row that cannot be read ends the request.
+    /// True if the first row that cannot be read ends the request.
     pub(super) strict: bool,
 }
 
-/// A body that is being received thread.
+/// Reader of one body.
 pub(super) struct RowReader {
     app: Data<App>,
     options: StreamOptions,
     decoder: BodyDecoder,
     text: Vec<u8>,
-    /// Up to where the text was received thread.
+    /// Offset of the text that is not parsed yet.
     at: usize,
     /// Bytes of the unread text that are known to have no line end.
     searched: usize,
@@ -70,10 +71,10 @@ pub(super) struct RowReader {
     spent: Duration,
     patience: Duration,
     begun: bool,
-    /// Of CSV: what each field is; empty before the first line.
+    /// Columns of the fields of CSV; empty before the first line.
     columns: Vec<CsvColumn>,
     record: Record,
-    /// RowRouter that were read.
+    /// Number of rows that were read.
     next_index: usize,
 }
 
@@ -83,32 +84,32 @@ enum CsvColumn {
     Own(usize),
 }
 
-/// Some rows.
+/// Batch of rows.
 pub(super) struct RowBatch {
     pub(super) rows: Vec<BulkRow>,
     pub(super) refused: Vec<RefusedRow>,
-    /// The number of the row that follows.
+    /// Number of the row that follows.
     pub(super) next_index: usize,
     pub(super) state: ReaderState,
     /// Bytes that the reader still holds.
     pub(super) held: usize,
 }
 
-/// What follows a batch.
+/// State of a reader after a batch.
 pub(super) enum ReaderState {
-    /// Another batch.
+    /// Another batch follows.
     More,
-    /// Nothing before more bytes are pushed.
+    /// No batch follows before more bytes are pushed.
     NeedsInput,
-    /// Nothing.
+    /// The body has ended.
     Ended,
-    /// The body cannot be read on.
+    /// The rest of the body cannot be read.
     Stopped(Problem),
     /// The body cannot be read at all.
     Refused(Problem),
 }
 
-/// What is next in the text.
+/// Next part of the text.
 enum NextRow {
     Row(Result<BulkRow, RefusedRow>),
     /// Something that is no row.
@@ -147,7 +148,7 @@ impl RowReader {
         self.decoder.end();
     }
 
-    /// Bytes that are held.
+    /// Returns the bytes that are held.
     fn held(&self) -> usize {
         self.text.capacity() + self.record.held() + self.decoder.held()
     }
@@ -251,7 +252,7 @@ impl RowReader {
         NextRow::State(ReaderState::Ended)
     }
 
-    /// Takes the next line or record, if it is there as a whole.
+    /// Takes the next line or record, if it is complete.
     fn cut(&mut self, rows: &RowRouter<'_>, at_end: bool) -> Option<NextRow> {
         let row = match self.options.format {
             BulkFormat::Csv => self.cut_record(rows, at_end)?,
@@ -309,7 +310,7 @@ impl RowReader {
             return None;
         };
         self.seek = Seek::default();
-        // RowRouter of nothing but spaces are refused, and cost as little to send as blank lines.
+        // A row of nothing but spaces is refused, and costs as little to send as a blank line.
         if text[..cut.bytes].iter().all(u8::is_ascii_whitespace) {
             self.blank += cut.bytes;
         } else {
@@ -351,7 +352,7 @@ impl RowReader {
     }
 }
 
-/// A row, or `None` if it was nothing that counts.
+/// A row, or `None` for text that does not count.
 type ParsedRow = Option<Result<BulkRow, RowParseError>>;
 
 enum RowParseError {
@@ -384,14 +385,14 @@ fn ratio_exceeded() -> Problem {
     Problem::new(Code::TSR108, detail).hint("send the rest from next_index without gzip")
 }
 
-/// Under `handling=strict` a row that cannot be read is a body that cannot be read on.
+/// Returns the problem that ends a body under `handling=strict`: its first row that cannot be read.
 fn bad_row(refused: &RefusedRow) -> Problem {
     let RefusedRow { index, problem } = refused;
     let problem = Problem::new(Code::TSR101, format!("row {index}: {}", problem.detail()));
-    problem.hint("mend it, and send the rest from next_index")
+    problem.hint("correct it, and send the rest from next_index")
 }
 
-/// What the first record names.
+/// Returns the columns that the first record names.
 fn columns(table: &Table, record: &Record) -> Result<Vec<CsvColumn>, Problem> {
     let mut columns = Vec::with_capacity(record.fields().len());
     for field in record.fields() {

@@ -1,4 +1,4 @@
-//! RowRouter of a bulk write: read from JSON or from fields, and routed.
+//! Row router: parses the rows of a bulk write, from JSON or from fields, and routes them.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::routes::write::null_key;
 /// Members of a row that has its columns in `data`.
 const WRAPPED: [&str; 3] = ["shard_key", "data", "if_version"];
 
-/// What all rows of a request share.
+/// Context that all rows of a request share.
 #[derive(Clone)]
 pub(super) struct RowRouter<'k> {
     pub(super) map: Arc<ShardMap>,
@@ -28,10 +28,10 @@ pub(super) struct RowRouter<'k> {
     pub(super) key: Option<ShardKey<'k>>,
 }
 
-/// Why a row cannot be sent.
+/// Reason for which a row cannot be sent.
 pub(super) struct RowRejection {
     pub(super) problem: Box<Problem>,
-    /// Where it would have gone, if that is beyond doubt.
+    /// Shard that it would have gone to, if that is certain.
     pub(super) place: Option<Place>,
 }
 
@@ -44,7 +44,7 @@ impl From<Problem> for RowRejection {
 type Routed = (Place, RowWrite);
 
 impl RowRouter<'_> {
-    /// A row of a list: `wrapped` says that its columns are in `data`.
+    /// Parses a row of a list: `wrapped` says that its columns are in `data`.
     pub(super) fn item(&self, wrapped: bool, item: &RawValue) -> Result<Routed, RowRejection> {
         if item.get().len() > body::WRITE_BYTES_MAX {
             let detail = format!("a row is larger than {} MiB", body::WRITE_BYTES_MAX >> 20);
@@ -54,8 +54,9 @@ impl RowRouter<'_> {
         if wrapped { self.wrapped(&members) } else { self.bare(&members) }
     }
 
-    /// A line: the columns themselves, or an object that has them in `data`. It is the latter if it has a member
-    /// `data` that is an object, unless the table has a column of this name: then it is always the columns.
+    /// Parses a line: the columns themselves, or an object that has them in `data`. It is the
+    /// latter if it has a member `data` that is an object, unless the table has a column of this
+    /// name: then it is always the columns.
     pub(super) fn line(&self, line: &[u8]) -> Result<Routed, RowRejection> {
         let members = Members::of_text("the row", line)?;
         let has_data = members.get("data").is_some_and(|data| data.get().starts_with('{'));
@@ -112,7 +113,7 @@ impl RowRouter<'_> {
         self.routed(key, prepared)
     }
 
-    /// A row of fields: its own key if it names one, and the values of columns.
+    /// Routes a row of fields: its own key if it names one, and the values of columns.
     pub(super) fn fields(
         &self,
         own: Option<&str>,
@@ -134,7 +135,8 @@ impl RowRouter<'_> {
         self.routed(key, prepared)
     }
 
-    /// A row that contradicts its key could be of either shard: it is of none.
+    /// Returns the routed row. A row that contradicts its key could belong to either shard: it gets
+    /// no location.
     fn routed(
         &self,
         key: ShardKey<'_>,
@@ -171,7 +173,7 @@ fn parse_key(text: &str) -> Result<ShardKey<'_>, Problem> {
         .map_err(|error| Problem::new(Code::TSR101, format!("the row's shard key: {error}")))
 }
 
-/// Explains why a row names no shard key: its routing column is null, or missing.
+/// Returns the problem of a row without a shard key: its routing column is null, or missing.
 fn no_key(table: &Table, data: &Members<'_>) -> Problem {
     null_key(table, data).unwrap_or_else(names_no_key)
 }

@@ -1,14 +1,14 @@
-//! ShardQueues: the rows of a streamed body on their way to the shards.
+//! Shard queues: the rows of a streamed body on their way to the shards.
 //!
 //! A shard takes all rows that have gathered for it while it stored the previous ones, sorts them
-//! by where they lie in the file, and stores them in chunks: so rows that share a page are written
+//! by their place in the file, and stores them in chunks: so rows that share a page are written
 //! together, however they are spread over the body, and no single write waits for more than one
 //! chunk. The slower a shard is, the more rows gather, up to the window that all queues of a stream
-//! share, if there is room for them (the batching of a lane once more, a size larger).
+//! share, if the body budget allows it (the batching of a lane again, on a larger scale).
 //!
 //! **Invariant:** rows of one key are stored in the order of the body; at most the window and the
 //! rows of one batch are held, and all but the rows of one batch are charged.
-//! **Not here:** where rows come from (`row_reader`).
+//! **Not here:** the source of the rows (`row_reader`).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -26,40 +26,40 @@ use crate::app::App;
 use crate::body_budget::BudgetShare;
 use crate::problem::{Code, Problem};
 
-/// RowRouter that a shard stores in one transaction: a single write may have to wait behind them.
+/// Most rows that a shard stores in one transaction: a single write may have to wait for them.
 const CHUNK_ROWS_MAX: usize = 4_000;
-/// Bytes of them.
+/// Most bytes that a shard stores in one transaction.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
 /// Most bytes of rows that the queues of a stream hold: the more, the faster they are stored.
 const WINDOW: usize = 12 << 20;
 
-/// The ways to all shards.
+/// Queues of rows for all shards.
 pub(super) struct ShardQueues {
     shared: Rc<Shared>,
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// What those who fill the queues and those who empty them both look at.
+/// State that the sender and the writers share.
 struct Shared {
-    /// By shard.
+    /// Rows that wait, by shard.
     gathered: Vec<RefCell<Vec<BulkRow>>>,
-    /// By shard: something was gathered, or nothing more will be.
+    /// Notified, by shard, when rows were gathered or no more will be.
     more: Vec<Notify>,
     ended: Cell<bool>,
-    /// A writer has ended.
+    /// True if a writer has ended.
     gone: Cell<bool>,
     /// Bytes of rows that are gathered or being stored.
     held: Cell<usize>,
     /// Number of bytes that are charged.
     charged: Cell<usize>,
     share: Rc<BudgetShare>,
-    /// Fewer bytes are held.
+    /// Notified when fewer bytes are held.
     room: Notify,
 }
 
 impl ShardQueues {
-    /// Makes queues that hold rows while their body's share has room for them; each chunk is stored
+    /// Creates queues that hold rows while the share of their body allows it; each chunk is stored
     /// within `patience`.
     pub(super) fn new(
         app: &Data<App>,
@@ -93,7 +93,7 @@ impl ShardQueues {
         Self { shared, tasks }
     }
 
-    /// Hands rows on, and waits until there is room for more.
+    /// Queues rows, and waits until there is room for more.
     pub(super) async fn send(&self, rows: Vec<BulkRow>) {
         let shared = &self.shared;
         let bytes: usize = rows.iter().map(|row| row.row.bytes()).sum();
@@ -102,13 +102,13 @@ impl ShardQueues {
             shared.gathered[row.place.shard.index()].borrow_mut().push(row);
         }
         shared.more.iter().for_each(Notify::notify_one);
-        // None ends before it is told to, but by a panic: `finish` tells of that.
+        // A writer ends early only by a panic, which `finish` reports.
         while !shared.has_room() && !shared.gone.get() {
             shared.room.notified().await;
         }
     }
 
-    /// Waits until all that was handed on is carried out.
+    /// Waits until all queued rows are carried out.
     pub(super) async fn finish(mut self) -> Result<(), Problem> {
         self.shared.end();
         let tasks = std::mem::take(&mut self.tasks);
@@ -121,8 +121,8 @@ impl ShardQueues {
 }
 
 impl Shared {
-    /// True if the queues may hold more. Without room for the rows that they hold, those are stored
-    /// first.
+    /// Returns true if the queues may hold more. Without memory for the rows that they hold, those
+    /// are stored first.
     fn has_room(&self) -> bool {
         let held = self.held.get();
         let more = held.saturating_sub(self.charged.get());
@@ -146,14 +146,14 @@ impl Shared {
     }
 }
 
-/// If the client has gone, what was handed on is carried out all the same.
+/// Ends the queues: if the client has disconnected, queued rows are carried out all the same.
 impl Drop for ShardQueues {
     fn drop(&mut self) {
         self.shared.end();
     }
 }
 
-/// The way to one shard.
+/// Task that stores the rows of one shard.
 struct QueueWriter {
     shard: ShardIndex,
     app: Data<App>,
@@ -163,7 +163,7 @@ struct QueueWriter {
     outcome: Rc<RefCell<BulkOutcome>>,
 }
 
-/// Whoever waits for room must see that a writer is gone.
+/// Wakes the sender, which may wait for room, so that it notices the end of the writer.
 impl Drop for QueueWriter {
     fn drop(&mut self) {
         self.shared.gone.set(true);
@@ -207,7 +207,7 @@ impl QueueWriter {
     }
 }
 
-/// Neighbours in the file stand together; rows of one key keep their order.
+/// Sorts rows by their place in the file; rows of one key keep their order.
 async fn sorted(mut rows: Vec<BulkRow>) -> Vec<BulkRow> {
     let sort = |rows: &mut Vec<BulkRow>| {
         rows.sort_by(|a, b| (a.row.slot, &a.row.key).cmp(&(b.row.slot, &b.row.key)));

@@ -1,11 +1,12 @@
 //! Streamed bodies of bulk writes: NDJSON and CSV of any length, in bounded memory.
 //!
-//! Three things go on at once, and each waits for the next when that is slower: bytes are received from the socket, a
-//! batch of them is received apart, and each shard stores its rows of the batches before.
+//! Three stages run at once, and each waits for the next when that is slower: bytes are received
+//! from the socket, a batch of them is parsed, and each shard stores its rows of the batches
+//! before.
 //!
 //! **Invariant:** while the shards make no progress, nothing more is read from the socket; the
-//! bytes that are held are charged to the room of all bodies; a body that pauses keeps no thread.
-//! **Not here:** what a row is (`row_router`, `row_reader`), how shards store them (`shard_queues`).
+//! bytes that are held are charged to the budget of all bodies; a body that pauses keeps no thread.
+//! **Not here:** parsing of a row (`row_router`, `row_reader`), storing of rows (`shard_queues`).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -25,7 +26,7 @@ use crate::app::App;
 use crate::body_budget::BudgetShare;
 use crate::problem::{Code, Problem};
 
-/// How long a body may add_received nothing.
+/// Longest time for which a body may bring nothing.
 pub const STALLED_MAX: Duration = Duration::from_secs(30);
 /// Time without a byte of the body after which its thread is given back.
 const REST: Duration = Duration::from_secs(1);
@@ -65,7 +66,7 @@ pub(super) async fn write_stream(
             ReaderState::More => body.continue_reading(held).await,
             ReaderState::NeedsInput => body.wait_for_input(held).await,
             ReaderState::Ended => break (None, next_index),
-            // Nothing was handed on before the columns were known.
+            // No row was queued before the columns were known.
             ReaderState::Refused(problem) => return Err(problem),
             ReaderState::Stopped(problem) => break (Some(problem), next_index),
         };
@@ -137,7 +138,8 @@ impl Body {
         Ok(())
     }
 
-    /// True if there is room for the batches that a thread of its own makes ahead.
+    /// Reserves memory for the batches that a thread of its own makes ahead; returns true if there
+    /// is some.
     fn reserve_ahead(&mut self) -> bool {
         if self.ahead == 0 && self.share.try_grow(AHEAD_BYTES) {
             self.ahead = AHEAD_BYTES;
@@ -150,7 +152,7 @@ impl Body {
         self.parser.move_inline().await
     }
 
-    /// All text is parsed: waits for the client to add_received more.
+    /// Waits for the client to send more, when all text is parsed.
     async fn wait_for_input(&mut self, held: usize) -> Result<(), Problem> {
         self.share.shrink(std::mem::take(&mut self.ahead));
         self.charge(held).await?;
@@ -168,7 +170,7 @@ impl Body {
         Ok(())
     }
 
-    /// Moves the parser to a thread of its own if much has arrived, and there is room for that.
+    /// Moves the parser to a thread of its own if much has arrived, and the budget allows it.
     async fn choose_thread(&mut self, bytes: usize) -> Result<(), Problem> {
         let has_thread = self.parser.has_thread();
         let needs_thread = (has_thread || bytes >= INLINE_BYTES) && self.reserve_ahead();
@@ -195,7 +197,7 @@ impl Body {
         received.ok_or_else(broke_off)
     }
 
-    /// Stops reading; rows that were handed on are still stored.
+    /// Stops reading; queued rows are still stored.
     fn release(self) {
         let Self { intake, parser, share, text, ahead, .. } = self;
         drop((intake, parser));
@@ -207,20 +209,20 @@ fn broke_off() -> Problem {
     Problem::new(Code::TSR101, "the body broke off").hint("send the rest from next_index")
 }
 
-/// What was received from a body.
+/// Part of a body that was received.
 #[derive(Debug)]
 pub enum Received {
-    /// Some of it.
+    /// Some bytes.
     Bytes(Vec<Bytes>),
     /// Its end.
     End,
-    /// It breaks off here.
+    /// Error that ends the body.
     Failed(Problem),
 }
 
 /// Reads a body from its socket, up to `most` bytes at once and a little ahead of its reader; a
-/// body that brings nothing for `stalled_max` breaks off. Without a reader the server discards the
-/// rest.
+/// body without a byte for `stalled_max` ends with an error. Without a reader the server discards
+/// the rest.
 pub fn intake(
     payload: Payload,
     stalled_max: Duration,
@@ -252,14 +254,15 @@ async fn take_all(
     }
 }
 
-/// Waits for bytes, and takes with them what is there already. Tells what comes after them, if it came with them.
+/// Waits for bytes, and takes those that have arrived already. Returns the end of the body, or its
+/// error, if it came with them.
 async fn take(
     payload: &mut Payload,
     (stalled_max, most): (Duration, usize),
     parts: &mut Parts,
 ) -> Option<Received> {
     let Ok(mut next) = tokio::time::timeout(stalled_max, payload.next()).await else {
-        let detail = format!("the body brought nothing for {} s", stalled_max.as_secs());
+        let detail = format!("the body had no new bytes for {} s", stalled_max.as_secs());
         let problem = Problem::new(Code::TSR004, detail);
         return Some(Received::Failed(problem.hint("send the rest from next_index")));
     };
