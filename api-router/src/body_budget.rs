@@ -281,7 +281,8 @@ impl Drop for BudgetShare {
 fn budget_exhausted() -> Problem {
     let limit = BodyBudget::BYTES_MAX >> 20;
     let detail = format!(
-        "the bodies of all clients fill the {limit} MiB of memory for them, and this one has received least for the bytes that it holds"
+        "the bodies of all clients fill the {limit} MiB of memory for them, and this one has \
+         received least for the bytes that it holds"
     );
     Problem::new(Code::TSR005, detail).hint(
         "send again after Retry-After, without pausing; if the response has next_index, from there",

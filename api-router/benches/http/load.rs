@@ -12,7 +12,7 @@ pub(crate) struct Load<'l> {
     pub(crate) seconds: u32,
 }
 
-/// What a run found.
+/// Result of a run.
 pub(crate) struct Found {
     /// Requests a second.
     pub(crate) rate: f64,

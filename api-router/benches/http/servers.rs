@@ -30,7 +30,8 @@ impl Router {
         Self::start_with(dir, flags, &[])
     }
 
-    /// The same with these variables, and without those that name servers or a cache otherwise.
+    /// Starts a router with these variables, and without those that name servers or a cache
+    /// otherwise.
     pub(crate) fn start_with(
         dir: &Path,
         flags: &[&str],

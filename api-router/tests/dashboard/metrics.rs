@@ -6,14 +6,15 @@ use crate::load::Load;
 use crate::page::{DESK, Page};
 use crate::router::Router;
 
-/// What stands in one tile of the row of numbers.
+/// Returns the texts of one tile of the row of numbers.
 fn tile(page: &mut Page, figure: &str) -> (String, String) {
     let part =
         |page: &mut Page, class: &str| page.text(&format!("[data-figure={figure}] .{class}"));
     (part(page, "value"), part(page, "unit"))
 }
 
-/// Whether a number as it is written for people is this one: equal but for the digits that are not written.
+/// Returns true if a number as it is written for people is this one, up to the digits that are not
+/// written.
 fn shows(text: &str, real: f64) -> bool {
     let plain: String = text.chars().filter(|c| c.is_ascii_digit() || *c == '.').collect();
     let shown: f64 = plain.parse().unwrap_or_else(|_| panic!("no number: {text:?}"));
@@ -21,7 +22,7 @@ fn shows(text: &str, real: f64) -> bool {
     (shown - real).abs() <= 0.5 * 10_f64.powi(-i32::try_from(decimals).unwrap()) + 1e-9
 }
 
-/// The same of a time in ms, which may be written in another unit.
+/// Returns true if a time, which may be written in another unit, is this one in ms.
 fn shows_time(text: &str, unit: &str, ms: f64) -> bool {
     match unit {
         "ms" => shows(text, ms),

@@ -32,7 +32,7 @@ impl Page {
         Self::open_at(&router.url(""), screen)
     }
 
-    /// The same of an origin such as `http://127.0.0.1:3001`.
+    /// Opens the page of an origin such as `http://127.0.0.1:3001`.
     pub(crate) fn open_at(origin: &str, screen: Screen) -> Self {
         let mut page = Self::visit(origin, "/dashboard", screen);
         page.until("it is live", "document.documentElement.dataset.connection === 'live'");
@@ -167,7 +167,7 @@ impl Page {
         heard(&event).unwrap()
     }
 
-    /// What a reader of the browser's console would frown at, and requests to elsewhere.
+    /// Returns errors and warnings of the browser's console, and requests to other hosts.
     pub(crate) fn faults(&self) -> Vec<String> {
         let told = self.browser.events.iter().filter_map(|event| {
             let params = &event["params"];

@@ -1,6 +1,8 @@
-//! Router: a real router process on a loopback port, over embedded shards in a directory of its own.
+//! Router: a real router process on a loopback port, over embedded shards in a directory of its
+//! own.
 //!
-//! The process is ended by its own id when the [`Router`] is dropped, the directory removed with it.
+//! The process is ended by its own id when the [`Router`] is dropped, the directory removed with
+//! it.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -11,7 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long anything that must happen may take before a test says that it does not.
+/// Longest time for anything that must happen before a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running router.

@@ -17,7 +17,7 @@ fn places(page: &mut Page) -> (f64, f64, f64) {
     (at(0), at(1), at(2))
 }
 
-/// Whether the pin stands within a range of slots of this shard.
+/// Returns true if the pin is within a range of slots of this shard.
 fn stands_in(page: &mut Page, map: &Value, shard: &str) -> bool {
     let (left, width, pin) = places(page);
     let slot = (pin - left) / width * map["slots"].as_f64().unwrap();

@@ -34,7 +34,7 @@ impl Owners {
             .collect()
     }
 
-    /// What each shard carries of these requests.
+    /// Returns the share of each shard in these requests.
     fn shares(&self, requests: &HashMap<usize, u64>) -> HashMap<String, f64> {
         let total: u64 = requests.values().sum();
         let mut shares = HashMap::new();
@@ -95,7 +95,7 @@ fn is_near(told: &Value, expected: f64) -> bool {
 }
 
 #[test]
-fn a_cluster_with_an_overloaded_shard_is_told_which_slots_would_relieve_it() {
+fn a_cluster_with_an_overloaded_shard_gets_the_slots_that_would_relieve_it() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
@@ -168,7 +168,7 @@ fn a_key_that_outweighs_a_shard_is_named_and_nothing_is_planned_for_it() {
 }
 
 #[test]
-fn an_even_cluster_is_told_that_it_is_balanced() {
+fn an_even_cluster_is_balanced() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let owners = Owners::of(&router);
@@ -195,13 +195,13 @@ fn noise(letters: usize) -> String {
 }
 
 #[test]
-fn by_size_a_fuller_shard_gives_what_the_others_lack() {
+fn by_size_a_fuller_shard_gives_slots_to_the_others() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start_with(&["--analytics", "off"]);
     let told = advice(&router, "?by=size");
     assert_eq!((&told["verdict"], &told["unit"]), (&json!("too_little_to_say"), &json!("bytes")));
     assert_eq!(told["window_s"], Value::Null);
-    // Nobody has counted.
+    // Without analytics nothing is recorded.
     let refused = router.get("/api/advice");
     assert_eq!((refused.status, &*refused.code()), (404, "TSR111"), "{}", refused.text());
 
@@ -234,7 +234,7 @@ fn by_size_a_fuller_shard_gives_what_the_others_lack() {
 }
 
 #[test]
-fn a_question_that_cannot_be_meant_is_refused_with_what_can() {
+fn an_unknown_basis_is_refused_with_the_known_ones() {
     let router = Router::start();
     for query in ["?by=rows", "?by=", "?by=load&by=size", "?bye=load", "?by=LOAD"] {
         let refused = router.get(&format!("/api/advice{query}"));
@@ -245,7 +245,7 @@ fn a_question_that_cannot_be_meant_is_refused_with_what_can() {
 }
 
 #[test]
-fn on_citus_it_is_told_who_moves_rows_there() {
+fn on_citus_the_advice_names_the_way_to_move_rows() {
     if !crate::backend::is_citus() {
         return;
     }

@@ -1,4 +1,5 @@
-//! Tests of doing what the advice says: each thing that it names is there, and does what it is named for.
+//! Tests of following the advice: each thing that it names exists, and has the effect that it is
+//! named for.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,8 @@ fn commands(text: &str) -> Vec<Vec<&str>> {
     text.split('`').skip(1).step_by(2).map(|words| words.split(' ').collect()).collect()
 }
 
-/// A cluster whose first shard carries more than the others, in its folder, and the requests that made it so.
+/// Returns a cluster whose first shard has more load than the others, in its folder, and the
+/// requests of that load.
 fn lopsided(data: &Path) -> (Router, Vec<(Vec<String>, usize)>) {
     let router = Router::start_in(data, &[]);
     for number in 0..USERS {

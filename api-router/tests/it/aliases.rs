@@ -108,7 +108,7 @@ fn a_pair_keeps_the_conditions_and_levels_of_other_writes() {
 }
 
 #[test]
-fn what_is_no_pair_is_refused_and_names_what_is_wrong() {
+fn a_malformed_pair_is_refused_with_its_member() {
     let router = Router::start();
     let large = format!(r#"{{"key":"k","value":"{}"}}"#, "v".repeat(1 << 20));
     let long = format!(r#"{{"key":"{}","value":1}}"#, "k".repeat(257));

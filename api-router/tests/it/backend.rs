@@ -1,13 +1,15 @@
-//! Ground: what the shards of a test stand on. Files, or servers of PostgreSQL if the environment names local ones.
+//! Backend: the shards of a test. They are files, or servers of PostgreSQL if the environment names
+//! local ones.
 //!
-//! `TESSERA_TEST_POSTGRES` is a folder with two local clusters (`shard-manager cluster up`): in `plain` one primary with
-//! a replica, on which every test has databases of its own; in `lab` three primaries with three replicas each, for one
-//! test at a time that holds replicas up (`lab_servers`). A test knows neither: it names a data directory, as on files, and its
-//! databases are found by that.
+//! `TESSERA_TEST_POSTGRES` is a folder with two local clusters (`shard-manager cluster up`): in
+//! `plain` one primary with a replica, on which every test has databases of its own; in `lab` three
+//! primaries with three replicas each, for one test at a time that pauses replicas (`lab_servers`).
+//! A test uses a data directory in both cases, and its databases are found by that.
 //!
-//! `TESSERA_CITUS_URL` is the coordinator of a real cluster of Citus instead, which is one shard (`citus_databases`).
+//! `TESSERA_CITUS_URL` is the coordinator of a real cluster of Citus instead, which is one shard
+//! (`citus_databases`).
 //!
-//! **Invariant:** what a test has used is given back when its thread ends.
+//! **Invariant:** everything that a test has used is given back when its thread ends.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -32,7 +34,7 @@ pub(crate) static LAB: LazyLock<Lab> = LazyLock::new(|| Lab::new(servers("lab"))
 pub(crate) static CITUS: LazyLock<Option<CitusServer>> =
     LazyLock::new(|| std::env::var("TESSERA_CITUS_URL").ok().map(|url| CitusServer::new(&url)));
 
-/// Whether a test has the laboratory.
+/// True if a test has the laboratory.
 static TAKEN: Mutex<bool> = Mutex::new(false);
 static GIVEN_BACK: Condvar = Condvar::new();
 
@@ -41,12 +43,12 @@ thread_local! {
         const { RefCell::new(TestResources { clusters: Vec::new(), has_lab: false }) };
 }
 
-/// Whether shards are databases of servers.
+/// Returns true if shards are databases of servers.
 pub(crate) fn is_servers() -> bool {
     FOLDER.is_some() || is_citus()
 }
 
-/// Whether the only shard is a cluster of Citus.
+/// Returns true if the only shard is a cluster of Citus.
 pub(crate) fn is_citus() -> bool {
     CITUS.is_some()
 }
@@ -60,7 +62,8 @@ fn servers(name: &str) -> Vec<Server> {
     primaries.collect()
 }
 
-/// Leaves a test out that needs what Citus does not have: several shards of Tessera's own, or replicas that it reads.
+/// Skips a test that needs several shards of Tessera's own, or replicas that it reads: Citus has
+/// neither.
 macro_rules! not_on_citus {
     ($why:expr) => {
         if crate::backend::is_citus() {
@@ -82,7 +85,8 @@ macro_rules! files_only {
 }
 pub(crate) use files_only;
 
-/// Not through `eprintln!`, which nobody sees of a test that ends well.
+/// Reports a skipped test. It does not use `eprintln!`, whose output is hidden for a test that
+/// succeeds.
 pub(crate) fn skip(why: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
@@ -90,7 +94,7 @@ pub(crate) fn skip(why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED on {engine}: {test}: {why}");
 }
 
-/// What one test uses.
+/// Resources that one test uses.
 struct TestResources {
     clusters: Vec<TestCluster>,
     has_lab: bool,
@@ -126,7 +130,8 @@ impl TestCluster {
 }
 
 impl TestResources {
-    /// Gives back what belongs to folders that are gone: of an earlier test on this thread, or of an earlier part.
+    /// Gives back the resources of folders that are gone: of an earlier test on this thread, or of
+    /// an earlier part.
     fn tidy(&mut self) {
         let gone = |cluster: &mut TestCluster| !cluster.data_dir.parent().is_some_and(Path::exists);
         self.clusters.extract_if(.., gone).for_each(TestCluster::give_back);
@@ -194,7 +199,7 @@ impl Drop for TestResources {
     }
 }
 
-/// What the flags of a start say of the ground.
+/// Flags of a start that determine the backend.
 #[derive(Default)]
 struct StartOptions {
     shards: Option<usize>,
@@ -221,7 +226,7 @@ impl StartOptions {
     }
 }
 
-/// Whether a router has been there.
+/// Returns true if a router has used this directory.
 pub(crate) fn is_used(data_dir: &Path) -> bool {
     let known =
         |test: &TestResources| test.clusters.iter().any(|cluster| cluster.data_dir == data_dir);
@@ -275,12 +280,13 @@ fn urls(cluster: &TestCluster) -> (String, String) {
     (joined(primaries.collect()), joined(replicas.collect()))
 }
 
-/// Runs SQL on the primary of a shard (counted from 0) behind the back of the router; the first column that it tells.
+/// Runs SQL on the primary of a shard (counted from 0) without the router; returns the first
+/// column.
 pub(crate) fn ask_primary(data_dir: &Path, shard: usize, sql: &str) -> Vec<String> {
     query(&url_of(data_dir, shard), sql)
 }
 
-/// What a COPY to the client tells on the primary of each shard.
+/// Returns the output of a COPY on the primary of each shard.
 pub(crate) fn copy_primaries(data_dir: &Path, sql: &str) -> Vec<String> {
     let shards = RESOURCES.with_borrow(|test| test.known(data_dir).databases.len());
     (0..shards).map(|shard| copied(&url_of(data_dir, shard), sql)).collect()

@@ -10,7 +10,7 @@ use shard_manager::control::{Request, SOCKET};
 use crate::backend::files_only;
 use crate::harness::Router;
 
-/// Nobody looks, nobody cancels.
+/// Runs without an observer and is never cancelled.
 const ALONE: Watch<'_> = Watch { step: &|_| {}, cancelled: &|| false };
 
 struct Ends<'e>(&'e AtomicBool);

@@ -11,7 +11,7 @@ fn policy(reply: &Reply) -> &str {
 }
 
 #[test]
-fn every_answer_is_told_to_stay_out_of_frames_and_to_be_what_it_says() {
+fn every_response_forbids_frames_and_content_sniffing() {
     let router = Router::start();
     for path in [
         "/",

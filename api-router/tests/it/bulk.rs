@@ -72,7 +72,7 @@ fn rows_of_both_shapes_are_stored_where_their_keys_belong() {
 }
 
 #[test]
-fn every_failed_row_is_told_by_its_index() {
+fn every_failed_row_is_listed_by_its_index() {
     let router = Router::start();
     router.write_user("there", "Ada");
     let rows = json!([
@@ -230,7 +230,7 @@ fn ten_thousand_rows_are_taken_and_one_more_is_not() {
 }
 
 #[test]
-fn the_first_thousand_failures_are_told_and_all_are_counted() {
+fn the_first_thousand_failures_are_listed_and_all_are_counted() {
     let router = Router::start();
     let rows: Vec<Value> =
         (0..1_500).map(|n| json!({"user_id": format!("u{n}"), "name": n})).collect();
@@ -292,7 +292,8 @@ fn lists_and_objects_without_end_are_refused_early() {
     assert_eq!((reply.status, &*reply.code()), (400, "TSR101"), "{}", reply.text());
 }
 
-/// Of one shard, a bulk write counts as that shard's request; of several, as nobody's.
+/// A bulk write to one shard is recorded as a request of that shard; one to several shards has no
+/// shard.
 #[test]
 fn a_bulk_write_to_one_shard_counts_as_that_shards_request() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");

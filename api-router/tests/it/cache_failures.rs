@@ -1,5 +1,5 @@
-//! Tests of a Redis in trouble: killed, frozen, emptied, full, lying, or never there. Answers stay right, no error
-//! reaches a client, and when it is back it is used again.
+//! Tests of a failing Redis: killed, frozen, emptied, full, lying, or never there. Responses stay
+//! right, no error reaches a client, and when it is back it is used again.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,8 @@ use crate::client::{Client, Seen, stranger};
 use crate::harness::{PATIENCE, Router};
 use crate::redis::{PASSWORD, Redis};
 
-/// What an answer may cost at most while nobody asks Redis, in ms of the median: room for a machine that does much else.
+/// Longest median of a response in ms while Redis is not used: generous, because the machine may do
+/// much else.
 const AWAY_MS_MAX: u128 = 50;
 
 /// Puts something else into every field of a hash; how many there are.
@@ -19,8 +20,8 @@ const SPOIL: &str = "local fields = redis.call('HKEYS', KEYS[1])
     for _, field in ipairs(fields) do redis.call('HSET', KEYS[1], field, ARGV[1]) end
     return #fields";
 
-/// Writes and reads for a while: a client that sends its token sees what it wrote, everybody else what somebody wrote.
-/// `trouble` is made now and then.
+/// Writes and reads for a while: a client that sends its token sees its own writes, all others see
+/// a write of some client. `trouble` is called now and then.
 fn work(router: &Router, rounds: u32, mut trouble: impl FnMut(u32)) {
     let mut writer = stranger(router);
     for round in 0..rounds {
@@ -122,7 +123,7 @@ fn an_emptied_redis_is_filled_again() {
 }
 
 #[test]
-fn what_somebody_else_wrote_into_redis_is_never_told() {
+fn a_foreign_value_in_redis_is_never_returned() {
     let cached = Cached::start(&[&LONG[..], &["--replicas", "0"]].concat());
     let (router, redis) = (&cached.router, &cached.redis);
     let mut writer = stranger(router);
@@ -157,7 +158,7 @@ fn what_somebody_else_wrote_into_redis_is_never_told() {
 }
 
 #[test]
-fn a_redis_that_is_full_makes_room_or_refuses_and_nobody_notices() {
+fn a_full_redis_evicts_or_refuses_without_effect_on_clients() {
     for policy in ["allkeys-lfu", "noeviction"] {
         let redis = Redis::start_with(&["--maxmemory", "3mb", "--maxmemory-policy", policy]);
         let cached = Cached::start_on(redis, &LONG);
@@ -202,7 +203,7 @@ fn an_old_dump_brings_nothing_back_that_a_client_knows_better() {
 }
 
 #[test]
-fn a_redis_that_is_not_there_or_refuses_the_password_stops_nobody() {
+fn a_redis_that_is_missing_or_refuses_the_password_stops_no_request() {
     let redis = Redis::start();
     let nobody = "redis://:canary-of-nobody@127.0.0.1:1".to_owned();
     let wrong = redis.url().replace(PASSWORD, "canary-wrong");
@@ -228,7 +229,7 @@ fn a_redis_that_is_not_there_or_refuses_the_password_stops_nobody() {
 }
 
 #[test]
-fn the_doctor_tells_how_redis_is() {
+fn the_doctor_reports_the_state_of_redis() {
     let examine = |redis_url: &str| {
         let data = tempfile::tempdir().unwrap();
         let mut command = backend::command(&data.path().join("data"), &["--doctor"]);

@@ -1,4 +1,5 @@
-//! Tests of a Redis that several share: two routers of one cluster help each other, two clusters never meet.
+//! Tests of a Redis that several use: two routers of one cluster share entries, two clusters do
+//! not.
 
 use crate::backend;
 use crate::cache::{Cached, LONG, plain_read, told, until_hit, until_seen};
@@ -45,7 +46,8 @@ fn what_one_router_of_a_cluster_reads_the_others_need_not() {
         &crate::client::user("k", "Ada"),
     );
     until_hit(|| plain_read(&cached.router, "k"));
-    // Its first question may be too early for its connection; it is answered then, but fills nothing.
+    // Its first read may come before its connection to Redis; it is answered then, but fills
+    // nothing.
     until_hit(|| plain_read(&other, "k"));
     let counted = other.get("/api/analytics/metrics").json()["metrics"]["cache"].clone();
     assert_eq!(counted["fills"], 0, "{counted}");
@@ -63,7 +65,7 @@ fn what_one_router_of_a_cluster_reads_the_others_need_not() {
 }
 
 #[test]
-fn a_router_that_starts_again_finds_what_was_kept() {
+fn a_restarted_router_finds_the_kept_entries() {
     let cached = Cached::start(&LONG);
     stranger(&cached.router).write_with(
         "k",

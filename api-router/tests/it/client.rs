@@ -1,5 +1,5 @@
-//! Clients: one that keeps a session token of its own, strangers that have none; and the switches of the
-//! laboratory that make their replicas late.
+//! Clients: one that keeps a session token of its own, strangers that have none; and functions that
+//! make their replicas late.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ impl<'r> Client<'r> {
         Self { router, token: Some(token.to_owned()) }
     }
 
-    /// What it would send next.
+    /// Returns the token that it would send next.
     pub(crate) fn token(&self) -> &str {
         self.token.as_deref().expect("a client that was answered has a token")
     }
@@ -106,12 +106,12 @@ impl<'r> Client<'r> {
         self.send("GET", &format!("/api/read?{query}"), &all, None)
     }
 
-    /// What it reads of a user at this level.
+    /// Reads a user at this level.
     pub(crate) fn user_at(&mut self, key: &str, level: &str) -> Seen {
         Seen::of(&self.read_with(Some(key), &[("x-consistency", level)], "table=users"))
     }
 
-    /// What it reads of a user when it does not say at which level.
+    /// Reads a user without naming a level.
     pub(crate) fn user(&mut self, key: &str) -> Seen {
         Seen::of(&self.read_with(Some(key), &[], "table=users"))
     }
@@ -123,7 +123,7 @@ impl<'r> Client<'r> {
     }
 }
 
-/// What a read of users saw.
+/// Result of a read of users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) names: Vec<String>,
@@ -155,7 +155,7 @@ pub(crate) fn user(key: &str, name: &str) -> Value {
     json!({"table": "users", "data": {"user_id": key, "name": name, "email": "e"}})
 }
 
-/// The same with another operation; a delete has the id alone.
+/// Returns the body of an operation on a user; a delete has the id alone.
 pub(crate) fn user_op(op: &str, key: &str, name: &str) -> Value {
     let mut body = user(key, name);
     if op == "delete" {
@@ -179,13 +179,13 @@ pub(crate) fn put_node(router: &Router, node: &str, wish: &Value) -> Reply {
     router.send("PUT", &path, &headers, Some(wish.to_string().as_bytes()))
 }
 
-/// Whether a node is held up on the way to it, because it is not the router's own.
+/// Returns true if a node is reached through a proxy, because it is not the router's own.
 fn is_on_a_wire(node: &str) -> bool {
     is_servers() && node.contains("-replica")
 }
 
-/// Sets the state of a node. It is in force when this returns. A replica that is `behind` shows nothing new, but confirms
-/// what it gets where that is not the same: on files it is.
+/// Sets the state of a node. It is in force when this returns. A replica that is `behind` shows
+/// nothing new, but confirms received changes where that is not the same: on files it is.
 pub(crate) fn set(router: &Router, node: &str, state: &str) {
     if is_on_a_wire(node) {
         LAB.set(node, state);
@@ -248,8 +248,8 @@ pub(crate) fn three_keys(router: &Router) -> [String; 3] {
     ["shard1", "shard2", "shard3"].map(|shard| keys_on(router, shard, 1).remove(0))
 }
 
-/// Waits until every replica shows all that was acknowledged before: a write at level `all` on each shard, which
-/// is answered when they have it, and refused as long as one of them is not connected.
+/// Waits until every replica shows all that was acknowledged before: a write at level `all` on each
+/// shard, which is answered when they have it, and refused as long as one of them is not connected.
 pub(crate) fn settle(router: &Router) {
     let shards = router.get("/api/shards").json()["shards"].as_array().unwrap().clone();
     for shard in shards {
@@ -269,8 +269,8 @@ pub(crate) fn settle(router: &Router) {
     }
 }
 
-/// Waits until every replica of a key's shard shows what a client has written at level `all`: on a server that may be on
-/// the disk before it is shown.
+/// Waits until every replica of a key's shard shows the writes of a client at level `all`: on a
+/// server they may be on the disk before they are shown.
 fn await_shown(router: &Router, client: &mut Client<'_>, key: &str) {
     if !is_servers() {
         return;
@@ -305,7 +305,7 @@ pub(crate) fn refusal(reply: &Reply) -> (u16, String, String) {
     (reply.status, reply.code(), outcome)
 }
 
-/// The same as it should be.
+/// Returns the expected status and code of a refusal.
 pub(crate) fn refused(status: u16, code: &str) -> (u16, String, String) {
     (status, code.to_owned(), "rejected".to_owned())
 }

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use shard_manager::csv::{Kind, Record};
 use std::io::Write as _;
 
-/// The fields of each record, as text and whether they were quoted, from a text that comes in pieces of this size.
+/// Returns the fields of each record, as text and if they were quoted, from a text that comes in
+/// pieces of this size.
 fn records(text: &[u8], piece: usize) -> Vec<Vec<(String, bool)>> {
     let (mut record, mut found) = (Record::default(), Vec::new());
     let (mut at, mut there) = (0, 0);
@@ -33,7 +34,7 @@ fn records(text: &[u8], piece: usize) -> Vec<Vec<(String, bool)>> {
     }
 }
 
-/// What the reader that everybody uses makes of it.
+/// Returns the records that the common CSV reader finds.
 fn oracle(text: &[u8]) -> Vec<Vec<String>> {
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text);
     let records = reader.records().map(|record| record.unwrap());

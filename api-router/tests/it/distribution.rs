@@ -7,7 +7,7 @@ use crate::harness::Router;
 use crate::tables::{made, write};
 
 #[test]
-fn the_distribution_tells_rows_bytes_and_skew() {
+fn the_distribution_has_rows_bytes_and_skew() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let empty = router.get("/api/distribution?table=users").json();

@@ -1,4 +1,5 @@
-//! Tests of `--doctor`: it tells what a start would meet and what may hurt later, and changes nothing.
+//! Tests of `--doctor`: it reports what a start would meet and possible later problems, and changes
+//! nothing.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +10,7 @@ use chrono::Datelike;
 use crate::backend::{self, files_only, is_servers};
 use crate::harness::{Router, bare_command, command};
 
-/// How it ended, and the lines that it told.
+/// Returns the exit code and the lines of the output.
 fn examined(mut command: Command) -> (Option<i32>, Vec<String>) {
     let output = command.arg("--doctor").output().unwrap();
     let (told, said) = (String::from_utf8(output.stdout).unwrap(), output.stderr);
@@ -17,7 +18,7 @@ fn examined(mut command: Command) -> (Option<i32>, Vec<String>) {
     (output.status.code(), told.lines().map(str::to_owned).collect())
 }
 
-/// Whether a line has this verdict and these words.
+/// Returns true if a line has this verdict and these words.
 fn told(lines: &[String], verdict: &str, words: &str) -> bool {
     lines.iter().any(|line| line.starts_with(verdict) && line.contains(words))
 }
@@ -98,7 +99,8 @@ fn what_others_could_reach_and_a_broken_certificate_are_told() {
     assert!(told(&lines, "fault", "there is no certificate in it"), "{lines:#?}");
 }
 
-/// What the doctor says of a certificate that is valid from so many days before today to so many after.
+/// Returns the findings about a certificate that is valid from so many days before today to so many
+/// after.
 fn of_certificate(begins: i64, ends: i64) -> (Option<i32>, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
     let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));

@@ -1,4 +1,4 @@
-//! Earlier: the figures that a router kept which served some minutes ago, in the store that the next one is given.
+//! Earlier metrics: those of a router that served some minutes ago, in a store for the next one.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -6,14 +6,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use analytics::store::{Keeper, StoreAddress};
 use analytics::{Labels, Operation, Recorder, Role, Sample};
 
-/// When it began, seconds ago: long enough that the last five minutes are read from slots of a second.
+/// Start of that router, seconds ago: long enough that the last five minutes are read from slots of
+/// a second.
 const AGO_S: u64 = 600;
 /// For so many seconds it answered one read in each,
 const BUSY_S: u64 = 400;
 /// and so many seconds after its begin it was down.
 const SERVED_S: u64 = 450;
 
-/// A router served and was down for the last two and a half minutes. When it began, in s since 1970.
+/// Simulates a router that was down for the last two and a half minutes; returns its start, in s
+/// since 1970.
 pub(crate) fn served(store: &Path) -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let began = now - AGO_S;

@@ -1,5 +1,5 @@
-//! Tests of problems that no client causes alone: each is produced for real, over HTTP, and told as the contract
-//! says, without a word of the inside.
+//! Tests of problems that no client causes alone: each is produced for real, over HTTP, and
+//! reported as in the contract, without internal details.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,7 +15,7 @@ use crate::backend::{ask_primary, files_only, is_servers};
 use crate::client::{lab, set, stranger, user};
 use crate::harness::{PATIENCE, Reply, Router, command, refused_start, sightless, skip};
 
-/// Runs SQL on a shard's primary, behind the back of whoever has it open.
+/// Runs SQL on a shard's primary, without its router.
 fn meddle(data: &Path, sql: &str) {
     if is_servers() {
         return drop(ask_primary(data, 0, &format!("SET search_path = tessera, public; {sql}")));
@@ -64,8 +64,8 @@ fn tsr003_when_every_connection_is_busy_until_the_deadline() {
         let body = json!({"table": "users", "records": rows});
         assert_eq!(router.post("/api/bulk-write", &[], &body).status, 201);
     }
-    // Each tries patterns at every place of every row, as much as is allowed: more work than fits into the deadline on
-    // any machine. Together they are more than there are connections.
+    // Each tries patterns at every place of every row, as much as is allowed: more work than fits
+    // into the deadline on any machine. Together they are more than there are connections.
     let pattern = format!("name.like.*{}x*", "n".repeat(45));
     let tests = vec![pattern; 4].join(",");
     let path = format!("/api/read?table=users&limit=1&or=({tests})");

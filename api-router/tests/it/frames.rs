@@ -22,7 +22,7 @@ fn total(frames: &Value) -> u64 {
 }
 
 #[test]
-fn a_service_that_asks_again_and_again_gets_each_request_once() {
+fn a_service_that_polls_gets_each_request_once() {
     let router = Router::start();
     some_requests(&router);
     let (mut after, mut counted) = (0, 0);
@@ -42,7 +42,7 @@ fn a_service_that_asks_again_and_again_gets_each_request_once() {
 }
 
 #[test]
-fn errors_are_numbered_so_that_none_is_told_twice() {
+fn errors_are_numbered_so_that_none_is_sent_twice() {
     let router = Router::start();
     let first = frames(&router, "");
     assert_eq!((&first["errors_seq"], first["errors"].as_array().unwrap().len()), (&0.into(), 0));
@@ -62,7 +62,7 @@ fn errors_are_numbered_so_that_none_is_told_twice() {
 }
 
 #[test]
-fn a_service_learns_whose_figures_these_are_and_how_the_cluster_is() {
+fn a_service_gets_the_name_of_the_router_and_the_state_of_the_cluster() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let answer = frames(&router, "");

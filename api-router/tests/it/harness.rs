@@ -1,10 +1,12 @@
-//! Harness: a real router process on a free loopback port, with a data directory of its own, or databases that stand for
-//! it (`backend`).
+//! Harness: a real router process on a free loopback port, with a data directory of its own, or
+//! databases instead (`backend`).
 //!
-//! The process is ended by its own id when the [`Router`] is dropped, the directory removed with it.
+//! The process is ended by its own id when the [`Router`] is dropped, the directory removed with
+//! it.
 //!
-//! A [`Router`] is asked as one client would ask it that keeps its session token: it reads what it wrote, though
-//! its reads come from replicas. Clients without a token, and with one of their own, are in `client`.
+//! A [`Router`] sends requests like one client that keeps its session token: it reads its own
+//! writes, though its reads come from replicas. Clients without a token, and with one of their own,
+//! are in `client`.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -19,15 +21,15 @@ use tempfile::TempDir;
 use crate::backend;
 use crate::secrets::Secrets;
 
-/// How long anything that must happen may take before a test says that it does not.
+/// Longest time for anything that must happen before a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes of session tokens that a router takes.
 pub(crate) const TOKEN_LEN_MAX: usize = 4_096;
-/// The paths whose answers are about rows, and carry a session token; beside them those of values under keys.
+/// Paths of responses about rows, which have a session token; those of values under keys are added.
 const DATA_PATHS: [&str; 5] = ["/api/read", "/api/write", "/api/bulk-write", "/read", "/write"];
 
-/// Whether the answers of a path are about rows.
+/// Returns true if the responses of a path are about rows.
 fn is_about_rows(path: &str) -> bool {
     let path = path.split('?').next().unwrap_or(path);
     DATA_PATHS.contains(&path) || path.starts_with("/api/kv/")
@@ -40,12 +42,13 @@ pub(crate) struct Router {
     banner: String,
     agent: ureq::Agent,
     data: Option<TempDir>,
-    /// The tokens of answers that no later answer has taken in yet: threads get theirs at the same time.
+    /// Tokens of responses that no later response has merged yet: threads get theirs at the same
+    /// time.
     session: Mutex<Vec<String>>,
     secrets: Secrets,
 }
 
-/// What the router answered.
+/// Response of the router.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -74,7 +77,8 @@ impl Reply {
     }
 }
 
-/// The router's program without any flag, blind to the settings of whoever runs the tests.
+/// Returns the command of the router without any flag, which ignores the settings of the user who
+/// runs the tests.
 pub(crate) fn bare_command(folder: &Path) -> Command {
     sightless(Command::new(env!("CARGO_BIN_EXE_api-router")), folder)
 }
@@ -103,7 +107,7 @@ impl Router {
         Self::start_with(&[])
     }
 
-    /// The same with more flags.
+    /// Starts a router with more flags.
     pub(crate) fn start_with(flags: &[&str]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let mut router = Self::start_in(&data.path().join("data"), flags);
@@ -123,7 +127,8 @@ impl Router {
         router
     }
 
-    /// A router from a command made by hand; waits until its banner tells the address. Its log is shown, and watched.
+    /// Starts a router with this command; waits until its banner has the address. Its log is shown,
+    /// and watched.
     pub(crate) fn start_command(command: Command) -> Self {
         let mut router = Self::start_logging(command, Stdio::piped());
         let log = BufReader::new(router.child.stderr.take().unwrap());
@@ -131,7 +136,7 @@ impl Router {
         router
     }
 
-    /// The same, with its log where the test wants it.
+    /// Starts a router with its log at the given place.
     pub(crate) fn start_logging(mut command: Command, log: Stdio) -> Self {
         let secrets = Secrets::of(&command);
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
@@ -162,7 +167,7 @@ impl Router {
         Self { child, address, banner, agent: agent.into(), data: None, session, secrets }
     }
 
-    /// What it printed when it was ready.
+    /// Returns the banner.
     pub(crate) fn banner(&self) -> &str {
         &self.banner
     }
@@ -190,7 +195,7 @@ impl Router {
         self.try_send(method, path, headers, body).unwrap()
     }
 
-    /// The same, when the connection may break.
+    /// Sends a request whose connection may break.
     pub(crate) fn try_send(
         &self,
         method: &str,
@@ -218,7 +223,8 @@ impl Router {
         Ok(reply)
     }
 
-    /// As many tokens of this client as a request may carry, which is all of them but under many threads.
+    /// Returns as many tokens of this client as a request may have, which is all of them unless
+    /// there are many threads.
     fn session_tokens(&self) -> Vec<String> {
         let session = self.session.lock().unwrap();
         let mut room = TOKEN_LEN_MAX;
@@ -230,7 +236,8 @@ impl Router {
         session.iter().filter(fits).cloned().collect()
     }
 
-    /// Sends a request as it is: without the token of this router's client, and without keeping the answer's.
+    /// Sends a request unchanged: without the token of this router's client, and without keeping
+    /// that of the response.
     pub(crate) fn exchange(
         &self,
         method: &str,
@@ -339,8 +346,8 @@ impl Drop for Router {
     }
 }
 
-/// Runs a router that should refuse to start; its exit code and what it said. One that starts after all is
-/// ended as soon as it prints its banner, and has no exit code.
+/// Runs a router that should refuse to start; returns its exit code and output. One that starts all
+/// the same is ended as soon as it prints its banner, and has no exit code.
 pub(crate) fn refused_start(mut command: Command) -> (Option<i32>, String) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut banner = String::new();
@@ -353,8 +360,8 @@ pub(crate) fn refused_start(mut command: Command) -> (Option<i32>, String) {
     (output.status.code(), format!("{banner}{said}"))
 }
 
-/// For a test that needs what this machine lacks: where all must run (CI) it fails, elsewhere it is left out,
-/// and says so.
+/// Skips a test that needs something that this machine lacks; where all tests must run (CI) it
+/// fails.
 pub(crate) fn skip(why: &str) {
     let strict = std::env::var("CI").is_ok_and(|ci| !matches!(&*ci, "" | "0" | "false"));
     assert!(!strict, "{why}");

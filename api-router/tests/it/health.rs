@@ -37,7 +37,7 @@ fn until_scraped(router: &Router, shard: &str, up: &str) {
 }
 
 #[test]
-fn a_primary_that_takes_no_writes_is_told_as_such_with_its_reason_until_it_does() {
+fn a_primary_that_takes_no_writes_is_reported_with_its_reason_until_it_does() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&["--shards", "2"]);
     settle(&router);
@@ -89,7 +89,7 @@ fn a_primary_that_takes_no_writes_is_told_as_such_with_its_reason_until_it_does(
 }
 
 #[test]
-fn a_replica_too_far_behind_to_be_read_is_told_as_down_with_its_lag() {
+fn a_replica_too_far_behind_to_be_read_is_reported_as_down_with_its_lag() {
     files_only!("a server that is a replica is not the router's to hold up");
     let router = lab(&["--shards", "1"]);
     settle(&router);

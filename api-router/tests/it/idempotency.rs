@@ -1,5 +1,5 @@
-//! Tests of idempotency keys: a request that is sent again has one effect and one answer, whatever happened
-//! in between.
+//! Tests of idempotency keys: a request that is sent again has one effect and one response,
+//! whatever happened in between.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc;
@@ -163,9 +163,10 @@ fn a_key_that_cannot_be_one_is_refused() {
     }
 }
 
-/// What was refused once because of the rows that there were is not done when they are others.
+/// A request that was refused once because of the existing rows is not carried out when they have
+/// changed.
 #[test]
-fn a_refusal_of_the_shard_is_kept_and_told_again() {
+fn a_refusal_of_the_shard_is_stored_and_repeated() {
     let router = Router::start();
     let mut client = stranger(&router);
     client.write_user("there", "N");
@@ -223,7 +224,8 @@ fn a_request_that_never_came_to_its_shard_leaves_its_key_free() {
     assert_replayed(&first, &write(&router, "k", "free", &user("k", "N")));
 }
 
-/// It was stored, and only its confirmation was missing: sent again, it waits for that and nothing else.
+/// The row was stored, and only its confirmation was missing: sent again, the request waits for
+/// that and nothing else.
 #[test]
 fn a_write_that_was_not_confirmed_may_be_sent_again() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
@@ -252,9 +254,9 @@ fn a_write_that_was_not_confirmed_may_be_sent_again() {
     assert_eq!(row(&router, "k"), stored);
 }
 
-/// Who asks again, perhaps from another machine, reads what was written.
+/// A client that repeats a request, perhaps from another machine, reads the row.
 #[test]
-fn an_answer_that_is_told_again_brings_a_token_that_covers_the_write() {
+fn a_repeated_answer_has_a_token_that_covers_the_write() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     settle(&router);
@@ -392,9 +394,10 @@ fn a_bulk_write_that_is_sent_again_stores_nothing_twice() {
     assert_eq!(stored(&keys[1]), Value::Null);
 }
 
-/// The key of a row is the request's and its index: a request that differs in some rows differs in these alone.
+/// The key of a row is the request's and its index: a request that differs in some rows differs in
+/// these alone.
 #[test]
-fn each_row_of_a_bulk_write_is_told_again_for_itself() {
+fn each_row_of_a_bulk_write_is_repeated_for_itself() {
     let router = Router::start();
     let first = bulk(&router, "upsert", &[("a", "1"), ("b", "1"), ("u", "1")]);
     assert_eq!(first.status, 201, "{}", first.text());
@@ -408,7 +411,7 @@ fn each_row_of_a_bulk_write_is_told_again_for_itself() {
     assert_eq!(row(&router, "v")["name"], "1");
 }
 
-/// What a client knows of its inserts: their keys, and the versions that were acknowledged.
+/// Inserts of a client: their keys, and the versions that were acknowledged.
 type Ledger = BTreeMap<String, Option<Value>>;
 
 /// Inserts rows until the router is gone.
@@ -432,7 +435,8 @@ fn insert_until_gone(router: &Router, client: usize, acknowledged: &mpsc::Sender
     ledger
 }
 
-/// A client that does not know what became of its last insert sends it again, and never meets its own row.
+/// A client that does not know the outcome of its last insert sends it again, and never meets its
+/// own row.
 #[test]
 fn after_a_crash_every_insert_may_be_sent_again() {
     let folder = tempfile::tempdir().unwrap();

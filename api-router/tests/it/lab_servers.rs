@@ -1,8 +1,8 @@
-//! The laboratory of tests on servers: every replica of it is reached, and follows its primary, through connections that can
-//! be held up.
+//! Laboratory of tests on servers: every replica is reached, and follows its primary, through
+//! proxies that can be paused.
 //!
-//! On files the router itself can mode a replica up (`/api/lab/nodes`). A server of PostgreSQL is not the router's, so
-//! that what happens to it has to happen on the way there.
+//! On files the router itself can pause a replica (`/api/lab/nodes`). A server of PostgreSQL is not
+//! the router's, so the proxies pause its connections instead.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -44,7 +44,7 @@ impl Lab {
         Self { servers, connections, paused: Mutex::default() }
     }
 
-    /// How a router reaches a database of this replica.
+    /// Returns the URL of a database of this replica for a router.
     pub(crate) fn url(&self, replica: &LocalNode, database: &str) -> String {
         let proxy = self.connections[&replica.name].asked.port;
         let (own, proxy) = (format!(":{}/", replica.port), format!(":{proxy}/"));
@@ -71,7 +71,7 @@ impl Lab {
         }
     }
 
-    /// How the tests themselves reach a replica, whatever holds it up.
+    /// Returns the URL of a replica for the tests themselves, without its proxy.
     fn url_of(&self, replica: &str) -> String {
         let mut replicas = self.servers.iter().flat_map(|server| &server.replicas);
         replicas.find(|node| node.name == replica).unwrap().url("postgres")

@@ -1,4 +1,5 @@
-//! The house rules that a compiler does not keep: layers look down, files stay short and say what they are.
+//! Layering: rules that a compiler does not check. Layers import only lower ones, files stay short
+//! and begin with their purpose.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -131,7 +132,8 @@ fn module_of(src: &Path, file: &Path) -> String {
     first.trim_end_matches(".rs").to_owned()
 }
 
-/// The modules of its own package that a file names after `crate::`, or after the name that its programs use.
+/// Returns the modules of its own package that a file names after `crate::`, or after the name that
+/// its programs use.
 fn imports(package: &str, text: &str) -> Vec<String> {
     let mut modules = Vec::new();
     let own = format!("{}::", package.replace('-', "_"));

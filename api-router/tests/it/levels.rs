@@ -1,5 +1,5 @@
-//! Tests of the consistency levels: what an answer at `one`, `quorum` and `all` proves, and what is said when
-//! too few nodes can give it.
+//! Tests of the consistency levels: the guarantees of a response at `one`, `quorum` and `all`, and
+//! the problem when too few nodes can give them.
 
 use serde_json::{Value, json};
 
@@ -101,7 +101,7 @@ fn a_write_at_quorum_is_on_a_majority_when_it_is_answered() {
 }
 
 #[test]
-fn a_write_that_is_not_confirmed_in_time_says_what_it_has() {
+fn a_write_that_is_not_confirmed_in_time_reports_its_level() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--replicas", "2"]);
     let [key, other, _] = three_keys(&router);
@@ -135,7 +135,7 @@ fn a_write_that_is_not_confirmed_in_time_says_what_it_has() {
     }
 }
 
-/// What the primary itself refuses needs no confirmation.
+/// A write that the primary refuses needs no confirmation.
 #[test]
 fn a_write_that_its_primary_refuses_is_rejected_at_every_level() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
@@ -195,7 +195,8 @@ fn a_majority_is_enough_for_quorum_and_not_for_all() {
     assert_primary_alone(&router, "k", "quorum", &["at quorum"]);
 }
 
-/// What a strong read says when no replica is reached: a file's writer is its own proof, a server that is alone has none.
+/// Checks a strong read when no replica can be reached: a file's writer is its own proof, a server
+/// that is alone has none.
 fn assert_primary_alone(router: &Router, key: &str, level: &str, names: &[&str]) {
     if is_servers() {
         let headers = [("x-consistency", level), ("x-deadline-ms", "1000")];
@@ -206,7 +207,7 @@ fn assert_primary_alone(router: &Router, key: &str, level: &str, names: &[&str])
     }
 }
 
-/// Other clients' writes count as well, and nobody hands on a token.
+/// Writes of other clients count as well, without a token.
 #[test]
 fn a_read_at_quorum_sees_all_that_was_acknowledged_before_it_began() {
     crate::backend::not_on_citus!("nothing is read from replicas there");

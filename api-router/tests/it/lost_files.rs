@@ -91,7 +91,7 @@ fn a_second_router_is_refused_though_the_lock_file_was_removed() {
 }
 
 #[test]
-fn a_router_whose_lock_file_was_removed_refuses_writes_and_says_why() {
+fn a_router_whose_lock_file_was_removed_refuses_writes_with_the_reason() {
     files_only!("the lock is one of the data directory");
     let (_folder, data) = folder();
     let mut router = used(&data, &ONE_SHARD);
@@ -159,7 +159,7 @@ fn a_file_that_takes_the_place_of_another_is_never_written() {
 }
 
 #[test]
-fn a_catalog_that_is_removed_is_told_while_writes_go_on() {
+fn a_removed_catalog_is_reported_while_writes_go_on() {
     files_only!("a file is removed");
     let (_folder, data) = folder();
     let router = used(&data, &ONE_SHARD);

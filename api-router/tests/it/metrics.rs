@@ -42,7 +42,7 @@ pub(crate) fn some_requests(router: &Router) -> Vec<(String, String)> {
     refused.iter().rev().map(told).collect()
 }
 
-/// What may not be known of a shard, a node or a key.
+/// Members of a shard, a node or a key that may be unknown.
 const UNKNOWN: [&str; 6] = [
     "metrics.shards.rows",
     "metrics.shards.bytes",

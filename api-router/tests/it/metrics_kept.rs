@@ -1,4 +1,5 @@
-//! Tests of figures that are kept: over a restart, where the settings say, and without a secret in what is shown.
+//! Tests of metrics that are kept: over a restart, in the store of the settings, and without a
+//! secret in the output.
 
 use std::time::Instant;
 
@@ -48,7 +49,7 @@ fn a_router_that_keeps_nothing_makes_no_file() {
     }
 }
 
-/// It is tried again; nobody's request waits for it.
+/// The store is tried again; no request waits for it.
 #[test]
 fn a_store_that_cannot_be_used_keeps_no_router_from_serving() {
     let folder = tempfile::tempdir().unwrap();
@@ -98,7 +99,7 @@ fn the_file_may_say_it_in_a_section() {
     }
 }
 
-/// Without the feature there is nobody to send them.
+/// Without the feature traces cannot be sent.
 #[test]
 fn where_traces_go_is_a_url_of_a_router_that_sends_them() {
     let folder = folder();
@@ -133,7 +134,7 @@ fn rate(series: &Value, second: u64) -> Option<f64> {
 }
 
 #[test]
-fn curves_show_what_was_before_a_restart_and_after_it_and_nothing_between() {
+fn curves_show_requests_before_and_after_a_restart_and_a_gap_between() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("figures.db");
     let began = served(&store);

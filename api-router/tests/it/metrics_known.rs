@@ -1,4 +1,5 @@
-//! Tests of a known load: each figure is recomputed from the requests that were made, and from nothing else.
+//! Tests of a known load: each metric is recomputed from the requests that were made, and from
+//! nothing else.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use crate::harness::{Reply, Router};
 use crate::metrics::metrics;
 
-/// What a client knows of a request that it made.
+/// A request and its response, as the client knows them.
 struct Made {
     route: &'static str,
     operation: &'static str,
@@ -16,9 +17,9 @@ struct Made {
     shard: Option<String>,
     key: Option<&'static str>,
     status: u16,
-    /// How many shards were asked.
+    /// Number of shards that received it.
     fanout: u64,
-    /// Who answered a read.
+    /// Node that answered a read.
     role: Option<String>,
     took: Duration,
 }
@@ -152,7 +153,7 @@ fn with_errors(load: &mut Load<'_>) {
         load.asked(Some(&cold), 1);
     }
     for _ in 0..4 {
-        // Nobody is asked, so whose key it is is of no account.
+        // No shard receives it, so its key does not matter.
         let read = |router: &Router| router.read("hot", "table=nowhere");
         assert_eq!(load.note("/api/read", "read", None, read), 404);
     }
@@ -218,7 +219,7 @@ fn counts_by_route_operation_shard_and_outcome_are_those_of_the_load() {
 }
 
 #[test]
-fn who_answered_how_many_were_asked_and_for_which_keys_is_told() {
+fn roles_fanout_and_keys_are_recorded() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let load = load(&router);
@@ -251,7 +252,7 @@ fn who_answered_how_many_were_asked_and_for_which_keys_is_told() {
 }
 
 #[test]
-fn latencies_lie_within_what_the_client_saw_and_their_parts_add_up() {
+fn latencies_lie_within_those_of_the_client_and_their_parts_add_up() {
     let router = Router::start();
     let load = load(&router);
     let told = metrics(&router, "");

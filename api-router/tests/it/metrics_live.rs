@@ -1,4 +1,5 @@
-//! Tests of the stream of figures: it tells what the JSON tells, is built once for all who watch, and ends in order.
+//! Tests of the stream of metrics: it has the content of the JSON, is built once for all viewers,
+//! and ends in order.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::time::Instant;
@@ -60,7 +61,7 @@ impl Viewer {
     }
 }
 
-/// What does not change while nobody asks for rows.
+/// Returns the members that do not change while there are no requests about rows.
 fn lasting(metrics: &Value) -> Value {
     let rates = ["ops_per_s", "up", "rows", "bytes", "pool", "lane", "nodes", "lag_ms"];
     let without = |list: &Value| -> Vec<Value> {
@@ -82,7 +83,7 @@ fn lasting(metrics: &Value) -> Value {
 }
 
 #[test]
-fn an_event_tells_what_the_json_tells() {
+fn an_event_has_the_content_of_the_json() {
     let router = Router::start();
     some_requests(&router);
     for query in ["", "?window=1m&operation=write", "?route=/api/read&shard=shard1"] {
@@ -110,7 +111,7 @@ fn whoever_watches_sees_the_next_requests() {
 }
 
 #[test]
-fn all_who_ask_the_same_share_one_event() {
+fn viewers_of_the_same_query_share_one_event() {
     let router = Router::start();
     let mut viewers: Vec<Viewer> = (0..3).map(|_| Viewer::of(&router, "?window=1m")).collect();
     let events: Vec<Vec<String>> = viewers
@@ -127,7 +128,7 @@ fn all_who_ask_the_same_share_one_event() {
 }
 
 #[test]
-fn a_thirty_third_viewer_is_told_to_come_back() {
+fn a_thirty_third_viewer_is_refused_until_later() {
     let router = Router::start();
     let mut viewers: Vec<Viewer> = (0..VIEWERS_MAX).map(|_| Viewer::of(&router, "")).collect();
     for viewer in &mut viewers {
@@ -137,7 +138,7 @@ fn a_thirty_third_viewer_is_told_to_come_back() {
     let refused = router.get("/api/analytics/stream");
     assert_eq!((refused.status, &*refused.code()), (503, "TSR005"), "{}", refused.text());
     assert!(refused.header("retry-after").is_some() && refused.text().contains("32"));
-    // Whoever goes makes room, as soon as it is noticed that he has gone.
+    // A viewer that disconnects makes room, as soon as that is noticed.
     drop(viewers.pop());
     let began = Instant::now();
     let mut newcomer = Viewer::of(&router, "");

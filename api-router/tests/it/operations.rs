@@ -33,7 +33,7 @@ fn end(router: &mut Router) {
     assert_eq!(router.wait().code(), Some(0), "an end in good order");
 }
 
-/// What a start says that is refused.
+/// Returns the error of a start that is refused.
 fn refusal(command: Command) -> String {
     let (code, said) = refused_start(command);
     assert_eq!(code, Some(2), "{said}");
@@ -74,7 +74,7 @@ fn begin_write(router: &Router, key: &str) -> (TcpStream, String) {
     (stream, body)
 }
 
-/// Waits until nobody listens any more.
+/// Waits until the port is closed.
 fn await_closed_port(router: &Router) {
     let began = Instant::now();
     while TcpStream::connect(router.address()).is_ok() {
@@ -143,7 +143,7 @@ fn what_was_acknowledged_while_the_router_ended_is_there() {
     }
 }
 
-/// What `/ready` says between SIGTERM and the end: the first answer that is not 200, if one came.
+/// Returns the first response of `/ready` that is not 200 between SIGTERM and the end, if one came.
 fn last_words(router: &Router) -> Option<(u16, String)> {
     router.signal("TERM");
     loop {
@@ -175,7 +175,7 @@ fn interrupting_ends_the_router_as_well() {
 }
 
 #[test]
-fn a_second_router_on_the_same_directory_is_refused_and_told_who_is_there() {
+fn a_second_router_on_the_same_directory_is_refused_with_the_first_one() {
     files_only!(
         "the lock is a file of the data directory; any number of routers serve the same servers"
     );
@@ -201,7 +201,7 @@ fn a_port_that_is_taken_is_found_out_before_any_file_is_touched() {
 }
 
 #[test]
-fn the_lock_file_of_a_killed_router_stops_nobody() {
+fn the_lock_file_of_a_killed_router_stops_no_start() {
     files_only!(
         "the lock is a file of the data directory; any number of routers serve the same servers"
     );
@@ -216,7 +216,7 @@ fn the_lock_file_of_a_killed_router_stops_nobody() {
 }
 
 #[test]
-fn a_start_that_asks_for_another_cluster_is_refused_and_touches_nothing() {
+fn a_start_with_settings_of_another_cluster_is_refused_and_touches_nothing() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (_folder, data) = used_directory(&["--weights", "50,25,25"]);
     let before = databases(&data);
@@ -246,7 +246,7 @@ fn a_start_that_asks_for_another_cluster_is_refused_and_touches_nothing() {
 }
 
 #[test]
-fn serving_others_without_authentication_has_to_be_asked_for() {
+fn serving_others_without_authentication_needs_a_flag() {
     let folder = tempfile::tempdir().unwrap();
     let open = |address: &str| {
         let mut command = bare_command(folder.path());
@@ -317,7 +317,7 @@ fn a_file_that_is_damaged_missing_or_anothers_is_refused_by_name() {
     }
 }
 
-/// Without its catalog nobody knows where rows are: a new one would hide them.
+/// Without its catalog the location of rows is unknown: a new catalog would hide them.
 #[test]
 fn a_catalog_that_is_damaged_or_missing_is_refused_by_name() {
     files_only!("files are damaged");
@@ -373,7 +373,8 @@ fn the_commands_of_the_banner_work_as_they_are_printed() {
             let output = Command::new("sh").args(["-c", command]).env("NO_PROXY", "*").output();
             let output = output.unwrap();
             assert!(output.status.success(), "{command}");
-            // curl keeps no session token: the replica that the next command reads has to have it all.
+            // curl keeps no session token: the replica that the next command reads must have all
+            // rows.
             settle(&router);
             serde_json::from_slice(&output.stdout).unwrap()
         })
@@ -391,7 +392,7 @@ fn logging(folder: &Path, level: &str) -> (Router, PathBuf) {
 }
 
 #[test]
-fn the_log_tells_no_key_and_no_value() {
+fn the_log_has_no_key_and_no_value() {
     for level in ["info", "trace"] {
         let folder = tempfile::tempdir().unwrap();
         let (mut router, log) = logging(folder.path(), level);

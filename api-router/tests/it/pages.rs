@@ -1,5 +1,5 @@
-//! Tests of pages: filters over HTTP, walks by cursor while others write, totals, and answers of those shards
-//! that can.
+//! Tests of pages: filters over HTTP, walks by cursor while others write, totals, and answers of
+//! those shards that can.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use crate::client::{lab, set, settle};
 use crate::harness::{Reply, Router};
 
-/// Orders of a few users over all shards: `o000` … with an amount, a status that may be null, and a note.
+/// Stores orders of a few users over all shards: `o000` … with an amount, a status that may be
+/// null, and a note.
 fn with_orders(router: &Router, count: usize) {
     let statuses = [json!("open"), json!("paid"), Value::Null, json!("Paid")];
     let order = |n: usize| {

@@ -117,7 +117,7 @@ fn a_shard_map_that_is_known_is_not_sent_again() {
 }
 
 #[test]
-fn shards_tell_their_nodes_slots_and_rows() {
+fn shards_list_their_nodes_slots_and_rows() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::start();
     let records: Vec<Value> = (0..50)

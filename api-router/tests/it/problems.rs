@@ -1,4 +1,5 @@
-//! Tests of problems: every code that a client can cause, its whole body, and what no body may tell.
+//! Tests of problems: every code that a client can cause, its whole body, and secrets that no body
+//! may contain.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -101,7 +102,8 @@ fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
     ]
 }
 
-/// What no single client can cause: `faults` (and `lab`, of a full lane; TSR202 the tests of servers) produces each.
+/// Codes that no single client can cause: `faults` (and `lab`, for a full lane; TSR202 the tests of
+/// servers) produces each.
 const NEED_A_FAULT: [&str; 11] = [
     "TSR003", "TSR005", "TSR201", "TSR202", "TSR203", "TSR204", "TSR205", "TSR304", "TSR305",
     "TSR306", "TSR500",
@@ -187,7 +189,7 @@ fn every_problem_has_the_members_of_the_contract() {
 }
 
 #[test]
-fn no_body_tells_sql_a_path_or_an_address() {
+fn no_body_has_sql_a_path_or_an_address() {
     let router = Router::start();
     let mut bodies: Vec<String> =
         problems(&router).iter().map(|(_, _, reply)| reply.text()).collect();
@@ -243,7 +245,7 @@ fn no_body_tells_sql_a_path_or_an_address() {
 }
 
 #[test]
-fn only_failed_writes_say_what_became_of_them() {
+fn only_failed_writes_have_an_outcome() {
     let router = Router::start();
     for (code, _, reply) in problems(&router) {
         let body = reply.json();
@@ -270,9 +272,10 @@ fn only_failed_writes_say_what_became_of_them() {
     }
 }
 
-/// One line for each problem: what differs from one code to the next. The whole body is checked above.
+/// One line for each problem, with the parts that differ from one code to the next. The whole body
+/// is checked above.
 #[test]
-fn each_problem_says_what_is_wrong_and_what_to_do() {
+fn each_problem_has_a_detail_and_a_remedy() {
     let router = Router::start();
     let told: Vec<String> = problems(&router)
         .iter()

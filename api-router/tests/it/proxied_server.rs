@@ -1,6 +1,7 @@
-//! ReplicaConnections: ways to a server that lead through this process, so that a test can mode them up.
+//! Proxied server: a connection to a server through this process, so that a test can pause it.
 //!
-//! **Invariant:** when a change of a proxy returns, nothing is on its way any more that would not have been sent after it.
+//! **Invariant:** when a change of the mode returns, no bytes are on their way that would not have
+//! been sent after it.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -8,17 +9,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-/// What holds a proxy up.
+/// Mode of a proxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ProxyMode {
     /// Nothing.
     #[default]
     Open,
-    /// What the server says waits so long.
+    /// Bytes of the server wait so long.
     Late(Duration),
-    /// What the server says waits until the proxy is open again.
+    /// Bytes of the server wait until the proxy is open again.
     Stopped,
-    /// Nobody gets through, and who was through is thrown out.
+    /// New connections fail, and existing ones are ended.
     Cut,
 }
 
@@ -32,7 +33,7 @@ struct State {
 
 /// A way to a server.
 pub(crate) struct ProxiedServer {
-    /// Where it begins, on loopback.
+    /// Port of the proxy, on loopback.
     pub(crate) port: u16,
     shared: Arc<Shared>,
 }

@@ -28,7 +28,7 @@ pub(crate) const GENERATORS: Environment = Environment {
     packages: &[("openapi-python-client", "0.29.1"), ("mypy", "2.4.1")],
 };
 
-/// What a program said, on both its outputs.
+/// Returns both outputs of a program.
 pub(crate) fn text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
 }
@@ -71,7 +71,7 @@ pub(crate) fn program_of(environment: &Environment, name: &str) -> Result<PathBu
     Ok(folder.join("bin").join(name))
 }
 
-/// Whether all is there, in these versions.
+/// Returns true if all packages are there, in these versions.
 fn is_whole(folder: &Path, packages: &[(&str, &str)]) -> bool {
     const VERSIONS: &str =
         "import sys\nfrom importlib.metadata import version\nprint(*map(version, sys.argv[1:]))";

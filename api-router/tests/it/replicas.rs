@@ -1,5 +1,5 @@
-//! Tests of replicas: who serves a read, what happens when they are late, gone, more or fewer, and that they
-//! hold what their primary holds.
+//! Tests of replicas: the node that serves a read, late, missing, more and fewer replicas, and that
+//! they hold the rows of their primary.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -113,7 +113,8 @@ fn await_health(router: &Router, what: &str, is_so: impl Fn(&Value) -> bool) {
     }
 }
 
-/// Whether a node lacks nothing, as far as is told. A server is asked now and then, and told is when it had all.
+/// Returns true if a node has all changes, as far as is known. A server is probed now and then, and
+/// reports the time when it had all.
 fn is_current(node: &Value) -> bool {
     let lag = node["lag"].as_f64();
     if is_servers() && node["role"] == "replica" { lag.is_some() } else { lag == Some(0.0) }
@@ -181,7 +182,7 @@ fn three_at_different_rows() -> Router {
     router
 }
 
-/// What many strangers read, one after the other.
+/// Returns the results of reads by many strangers, one after the other.
 fn many_reads(router: &Router) -> BTreeSet<(String, String)> {
     let reads = (0..120).map(|_| stranger(router).user("k"));
     reads.map(|mut seen| (seen.served_by.clone(), seen.names.remove(0))).collect()
@@ -260,7 +261,7 @@ fn without_replicas_everything_is_the_primary() {
 }
 
 #[test]
-fn health_tells_every_node_and_how_late_it_is() {
+fn health_reports_every_node_with_its_lag() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "2"]);
     settle(&router);
@@ -311,7 +312,7 @@ fn bounded(router: &Router, key: &str, bound_ms: &str) -> Seen {
 }
 
 #[test]
-fn a_read_may_say_how_stale_it_may_be() {
+fn a_read_may_limit_its_staleness() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     let level = [("x-consistency", "all")];

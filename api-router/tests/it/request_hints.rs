@@ -85,7 +85,7 @@ fn what_is_not_supported_says_so_and_names_the_way_out() {
 }
 
 #[test]
-fn parameters_of_other_apis_are_told_what_they_are_called_here() {
+fn parameters_of_other_apis_get_the_names_of_this_one() {
     let router = Router::start();
     router.write_user("a", "Ada");
     for (query, meant) in [
@@ -108,7 +108,7 @@ fn parameters_of_other_apis_are_told_what_they_are_called_here() {
 }
 
 #[test]
-fn removing_what_is_not_there_does_not_say_how_to_make_it() {
+fn a_delete_of_no_row_does_not_suggest_an_insert() {
     let router = Router::start();
     let delete = json!({"table": "users", "op": "delete", "data": {"user_id": "nobody"}});
     for reply in

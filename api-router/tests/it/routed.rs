@@ -64,7 +64,7 @@ fn walk(router: &Router, query: &str, shards: Option<&Value>) -> Vec<Value> {
 }
 
 #[test]
-fn a_filter_that_says_the_shard_key_asks_its_shard_only() {
+fn a_filter_with_the_shard_key_reads_its_shard_only() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = with_orders();
     let by_key = router.read("user_7", "table=orders").json();
@@ -96,7 +96,7 @@ fn a_filter_that_says_the_shard_key_asks_its_shard_only() {
 }
 
 #[test]
-fn a_filter_that_names_several_shard_keys_asks_their_shards_and_tells_the_same_rows() {
+fn a_filter_with_several_shard_keys_reads_their_shards_and_returns_the_same_rows() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = with_orders();
     let keys = ["user_2", "user_5", "user_11", "nobody"];
@@ -123,7 +123,7 @@ fn a_filter_that_names_several_shard_keys_asks_their_shards_and_tells_the_same_r
 }
 
 #[test]
-fn a_filter_that_leaves_other_shard_keys_open_asks_all_shards() {
+fn a_filter_that_allows_other_shard_keys_reads_all_shards() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = with_orders();
     let all = json!(["shard1", "shard2", "shard3"]);

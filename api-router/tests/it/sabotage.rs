@@ -1,5 +1,5 @@
-//! The default program cannot break promises on purpose: nothing of the feature `sabotage` is in it, and nobody enables
-//! it in passing.
+//! Sabotage: the default program cannot break promises on purpose. Nothing of the feature
+//! `sabotage` is in it, and no other feature enables it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -42,7 +42,8 @@ fn the_default_program_knows_no_switch() {
 fn the_default_program_does_not_start_when_a_promise_is_to_be_broken() {
     let folder = tempfile::tempdir().unwrap();
     let mut router: Command = command(&folder.path().join("data"));
-    // Better than not to hear it: nobody believes that a router is sabotaged which is not.
+    // A router that is not sabotaged must refuse the variable, so that it is not taken for one that
+    // is.
     let ended = router.env(VARIABLE, "lost_batch").stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(2), "{said}");

@@ -1,5 +1,5 @@
-//! Tests of `/metrics`: the parser of those who made the format reads it, its counts are those of the requests made, and
-//! no key stands in it.
+//! Tests of `/metrics`: the reference parser of the format reads it, its counts are those of the
+//! requests made, and no key is in it.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -10,7 +10,8 @@ use crate::harness::{Router, skip};
 use crate::metrics::some_requests;
 use crate::python::{program, text};
 
-/// Reads the text on its standard input with the parser of OpenMetrics, and prints what it found as JSON.
+/// Reads the text on its standard input with the parser of OpenMetrics, and prints the result as
+/// JSON.
 const READ: &str = r#"
 import json, sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -23,7 +24,7 @@ for family in text_string_to_metric_families(sys.stdin.read()):
 json.dump(found, sys.stdout)
 "#;
 
-/// What a scrape finds; `None` if there is no parser to be had.
+/// Returns the metrics of a scrape; `None` if there is no parser.
 fn scrape(router: &Router) -> Option<Vec<Value>> {
     let python = match program("python") {
         Ok(python) => python,
@@ -114,7 +115,7 @@ fn a_bucket_names_the_trace_of_a_request_that_fell_into_it() {
 }
 
 #[test]
-fn counts_never_go_back_and_no_key_is_told() {
+fn counts_never_go_back_and_have_no_key() {
     let router = Router::start();
     let key = "canary-key-7291";
     let mut last = 0.0;

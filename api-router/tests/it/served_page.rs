@@ -1,5 +1,5 @@
-//! Tests of the dashboard's files as they are served: browsers are led there, may run nothing else, and ask for a file
-//! again only when it is another.
+//! Tests of the dashboard's files as they are served: browsers are redirected there, may run
+//! nothing else, and request a file again only when it has changed.
 
 use crate::harness::Router;
 

@@ -93,7 +93,7 @@ fn a_shard_key_that_is_spelled_otherwise_than_it_is_stored_is_refused_with_the_s
 }
 
 #[test]
-fn a_write_whose_shard_key_cannot_be_known_is_refused_and_told_how_to_say_it() {
+fn a_write_without_a_shard_key_is_refused_with_the_ways_to_send_it() {
     let router = Router::start();
     let columns = json!([{"name": "id", "type": "text"}]);
     let table = json!({"name": "anywhere", "columns": columns, "id": ["id"]});

@@ -148,7 +148,7 @@ fn a_key_without_a_place_is_refused_with_a_sentence_and_leaves_nothing_behind() 
 }
 
 #[test]
-fn a_route_tells_what_decided() {
+fn a_route_explains_its_steps() {
     let told = |keyspace: &str, key: &str| {
         let router = Router::start_with(&["--keyspace", keyspace, "--replicas", "0"]);
         let mut route = route(&router, key).json();
@@ -179,7 +179,7 @@ fn a_route_tells_what_decided() {
 }
 
 #[test]
-fn users_of_a_server_stay_together_when_asked_to() {
+fn users_of_a_server_stay_together_under_matrix_server() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let shards = |mode: &str| -> BTreeSet<String> {
         let router = Router::start_with(&["--keyspace", mode, "--replicas", "0"]);

@@ -40,7 +40,7 @@ fn ids(router: &Router) -> Vec<String> {
     rows.map(|row| row["user_id"].as_str().unwrap().to_owned()).collect()
 }
 
-/// How many rows a table has on all primaries.
+/// Returns the number of rows that a table has on all primaries.
 pub(crate) fn count(router: &Router, table: &str) -> u64 {
     let shards = router.get("/api/shards").json()["shards"].as_array().unwrap().clone();
     let rows = shards.iter().flat_map(|shard| shard["tables"].as_array().unwrap().clone());
@@ -204,7 +204,7 @@ fn strict_handling_ends_at_the_first_bad_line_and_the_rest_can_be_sent_again() {
     assert_eq!(ids(&router), (0..600).map(|n| format!("u{n:06}")).collect::<Vec<_>>());
 }
 
-/// What shards refuse is no bad line: it is told, and the stream goes on.
+/// A row that a shard refuses is no bad line: it is reported, and the stream goes on.
 #[test]
 fn a_row_that_its_shard_refuses_is_told_also_under_strict_handling() {
     let router = Router::start();

@@ -64,7 +64,7 @@ fn fill(held: &mut Vec<Held>, mut begin: impl FnMut() -> TcpStream) -> Value {
 }
 
 #[test]
-fn streams_that_trickle_lock_nobody_out() {
+fn streams_that_trickle_lock_no_client_out() {
     let router = Router::start();
     let trickling: Vec<TcpStream> = (0..40).map(|_| begin(&router, LONG, b"{")).collect();
     let reply = stream(&router, &[NDJSON], lines(0..2_000).as_bytes());

@@ -1,4 +1,5 @@
-//! Tests of streamed bodies while they come: what is stored meanwhile, who waits for whom, how much is held.
+//! Tests of streamed bodies while they arrive: rows that are stored meanwhile, stages that wait for
+//! others, bytes that are held.
 
 use std::cell::Cell;
 use std::io::{Read as _, Write as _};
@@ -65,7 +66,7 @@ fn rows_are_stored_while_the_body_still_comes() {
 }
 
 #[test]
-fn a_body_that_stalls_is_told_where_to_go_on() {
+fn a_body_that_stalls_gets_the_next_index() {
     use actix_web::FromRequest as _;
     use actix_web::web::{Bytes, Payload};
     use api_router::routes::bulk::stream::{Received, intake};

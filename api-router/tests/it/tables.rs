@@ -1,4 +1,5 @@
-//! Tests of tables that clients make: on every shard or on none, usable at once, whatever dies in between.
+//! Tests of tables that clients make: on every shard or on none, usable at once, whatever fails in
+//! between.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -52,14 +53,14 @@ fn rows(router: &Router, query: &str) -> Vec<Value> {
     reply.json()["data"].as_array().unwrap().clone()
 }
 
-/// What the primary of a shard knows of its tables.
+/// Returns the tables that the primary of a shard knows.
 fn declared(data: &Path, shard: usize) -> Vec<String> {
     let sql = "SELECT name || column_list || id || coalesce(routing, '') FROM tessera.tessera_tables ORDER BY name";
     ask_primary(data, shard, sql)
 }
 
-/// The same tables on every shard; on files also with the same rows in those of every primary and of its replica, when
-/// nobody has them open.
+/// Checks that every shard has the same tables; on files also that the primary and its replica have
+/// the same rows, when no process has them open.
 fn assert_shards_agree(data: &Path) {
     if is_servers() {
         assert_eq!(declared(data, 1), declared(data, 0));
@@ -155,7 +156,7 @@ fn a_table_that_is_not_there_is_not_found() {
 }
 
 #[test]
-fn of_many_who_make_a_table_at_once_one_makes_it() {
+fn exactly_one_of_many_concurrent_requests_makes_a_table() {
     let router = Router::start();
     for differ in [false, true] {
         let name = if differ { "differ" } else { "same" };
@@ -384,7 +385,7 @@ fn a_new_table_is_read_at_once_though_its_replicas_stand_still_or_come_late() {
     write(&router, "students", "ada", &json!({"grade": "A"}));
     assert_eq!(read(&router), (1, "primary".into()));
     router.kill();
-    // Its replicas have not seen the table when they start: until they have, nobody asks them.
+    // Its replicas have not seen the table when they start: until they have, they serve no reads.
     let mut router = Router::start_in(&data, &["--lab"]);
     assert_eq!(read(&router).0, 1);
     settle(&router);

@@ -13,7 +13,8 @@ use tempfile::TempDir;
 use crate::commands::PROGRAM;
 use crate::harness::{PATIENCE, Router, bare_command, command, refused_start, sightless};
 
-/// A folder with a certificate and its key; whoever trusts exactly it can be sure of the router.
+/// A folder with a certificate and its key; a client that trusts exactly it can be sure of the
+/// router.
 struct Papers {
     folder: TempDir,
 }
@@ -47,7 +48,7 @@ impl Papers {
         command
     }
 
-    /// What curl gets that trusts this certificate alone.
+    /// Returns the response to a curl that trusts this certificate alone.
     fn curl(&self, trusted: &str, router: &Router, path: &str, more: &[&str]) -> Output {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--max-time", "20", "--cacert"]);

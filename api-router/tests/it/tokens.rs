@@ -1,5 +1,5 @@
-//! Tests of session tokens: a client reads what it wrote and never sees less than before, however far its
-//! replicas are behind; and a token that is none is refused.
+//! Tests of session tokens: a client reads its own writes and never sees less than before, however
+//! far its replicas are behind; and an invalid token is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
@@ -22,7 +22,7 @@ fn frozen() -> (Router, [String; 3]) {
     (router, keys)
 }
 
-/// That nobody sees anything but "old" without a token: the replicas do stand still.
+/// Checks that every read without a token returns "old": the replicas do stand still.
 fn assert_stale(router: &Router, key: &str) {
     assert_eq!(stranger(router).user(key), Seen::by("replica", &["old"]));
 }
@@ -55,7 +55,7 @@ fn every_answer_about_rows_carries_a_token() {
 }
 
 #[test]
-fn a_client_reads_what_it_wrote_however_late_its_replica_is() {
+fn a_client_reads_its_own_writes_however_late_its_replica_is() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
     let (router, [a, b, c]) = frozen();
     let mut client = stranger(&router);
@@ -120,7 +120,8 @@ fn what_was_seen_once_stays_seen() {
     assert_stale(&router, &b);
 }
 
-/// One replica stands still, the other goes on: who has met the second never goes back to the first.
+/// One replica stands still, the other goes on: a client that has read from the second never goes
+/// back to the first.
 #[test]
 fn a_reader_never_goes_back_from_one_replica_to_another() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
@@ -147,7 +148,7 @@ fn a_reader_never_goes_back_from_one_replica_to_another() {
     assert!(strangers.contains(&vec!["000".to_owned()]), "{strangers:?}");
 }
 
-/// What a client has seen of each user: its name is a number that only grows.
+/// Users that a client has seen: the name of each is a number that only grows.
 type Counts = BTreeMap<String, u32>;
 
 /// Counts its own user up, and looks at all users after each step.
@@ -173,7 +174,7 @@ fn count_and_look(router: &Router, key: &str) {
 }
 
 #[test]
-fn under_load_nobody_ever_sees_less_than_before() {
+fn under_load_no_client_ever_sees_less_than_before() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&["--replicas", "2"]);
     for (n, replica) in replicas(&router).iter().enumerate() {
@@ -289,7 +290,7 @@ fn several_tokens_count_together_in_any_order_and_become_one() {
     }
 }
 
-/// What is refused for its token, on every path that takes one; and nothing is stored.
+/// Checks that a token is refused on every path that takes one, and that nothing is stored.
 fn assert_bad(router: &Router, token: &str) {
     let headers = [("x-session-token", token), ("x-shard-key", "bad")];
     let body = user("bad", "N");
@@ -314,7 +315,8 @@ fn assert_bad(router: &Router, token: &str) {
     assert_eq!(stranger(router).user_at("bad", "all").names, Vec::<String>::new());
 }
 
-/// The same text with one character made another: its highest bit of six turned over, if it is of base64.
+/// Returns the text with one character changed: the highest of its six bits is inverted, if it is
+/// base64.
 fn forged(token: &str, at: usize) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut bytes = token.as_bytes().to_vec();

@@ -1,4 +1,5 @@
-//! Tests of traces: whose they are, what the answer says of them, and who remembers them (W3C Trace Context).
+//! Tests of traces: the trace of a request, the headers of its response, and the records with its
+//! id (W3C Trace Context).
 
 use std::process::Stdio;
 
@@ -8,7 +9,7 @@ use crate::harness::Router;
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
-/// What the answer to a request says of its trace.
+/// Returns the trace in the response to a request.
 fn returned(router: &Router, path: &str, headers: &[(&str, &str)]) -> Option<String> {
     let reply = router.send("GET", path, headers, None);
     reply.header("traceparent").map(str::to_owned)

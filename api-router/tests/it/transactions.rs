@@ -1,5 +1,5 @@
-//! Tests of transactions: a bulk write of which each shard stores all of its part or nothing, and rows that are
-//! changed only if they are of a version.
+//! Tests of transactions: a bulk write of which each shard stores all of its part or nothing, and
+//! rows that are changed only if they are of a version.
 
 use std::thread;
 
@@ -345,7 +345,7 @@ fn a_kill_in_the_middle_leaves_no_half_of_a_transaction() {
     }
 }
 
-/// The same while the router may be killed.
+/// Reads the balances while the router may be killed.
 fn balances_or_none(router: &Router) -> Option<Vec<(i64, i64)>> {
     let path = "/api/read?table=transactions&order=tx_id&select=amount,version";
     let level = [("x-shard-key", "bank"), ("x-consistency", "all")];

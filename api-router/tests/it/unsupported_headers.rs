@@ -48,7 +48,7 @@ fn a_range_is_refused_wherever_none_is_served() {
 }
 
 #[test]
-fn an_idempotency_key_is_refused_where_nothing_is_remembered() {
+fn an_idempotency_key_is_refused_where_none_is_stored() {
     let router = Router::start();
     let key = ("idempotency-key", "k");
     for path in [
@@ -180,7 +180,7 @@ fn a_deadline_that_cannot_be_one_is_refused_on_every_route() {
 }
 
 #[test]
-fn who_proves_who_it_is_learns_that_nobody_looked() {
+fn a_request_with_authorization_learns_that_access_control_is_off() {
     let router = Router::start();
     let proof = ("authorization", "Bearer secret");
     for path in ["/", "/api/health", "/api/read?table=users", "/api/read?table=nope", "/nowhere"] {
@@ -212,7 +212,7 @@ fn a_single_write_is_a_transaction_of_its_shard_and_says_so() {
 }
 
 #[test]
-fn how_many_rows_there_are_can_be_asked_without_their_bodies() {
+fn the_number_of_rows_can_be_requested_without_a_body() {
     let router = Router::start();
     (0..5).for_each(|n| drop(router.write_user(&format!("u{n}"), "N")));
     let count = [("prefer", "count=exact")];

@@ -1,4 +1,5 @@
-//! Tests of `POST /api/write`: operations, what a row keeps, keys that must agree, values that come back.
+//! Tests of `POST /api/write`: operations, kept columns, keys that must agree, values that come
+//! back.
 
 use serde_json::{Value, json};
 
@@ -41,7 +42,7 @@ fn a_write_can_be_read_back_at_once() {
 }
 
 #[test]
-fn the_headers_of_a_write_tell_where_and_how() {
+fn the_headers_of_a_write_name_shard_slot_and_times() {
     let router = Router::start();
     let written = router.write_user("user_123", "John");
     let (answer, route) = (written.json(), router.get("/api/route?key=user_123").json());

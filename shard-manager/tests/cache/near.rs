@@ -3,7 +3,7 @@
 use shard_manager::cache::CacheUse::{Hit, Miss};
 use shard_manager::cache::{BreakerState, CacheSettings, Want};
 
-use crate::bench::{Played, about, ask, fill, fresh, number, router, rows, told, until, want};
+use crate::bench::{FakeShard, about, ask, fill, fresh, number, router, rows, told, until, want};
 use crate::redis_server::{Server, nowhere};
 
 fn keeping(settings: CacheSettings, near_bytes: usize) -> CacheSettings {
@@ -15,7 +15,7 @@ async fn what_was_read_once_is_answered_without_asking_redis() {
     let Some(redis) = Server::start(&[]) else { return };
     let settings = keeping(redis.settings(), 1 << 20);
     let (one, other) = (router(&settings), router(&settings));
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     fill(&one, &shard).await;
     assert_eq!(told(&other, &shard, Some(1)).await, (1, Hit), "this one had to ask");
     assert_eq!(other.vitals().near_hits, 0);
@@ -29,7 +29,7 @@ async fn what_was_read_once_is_answered_without_asking_redis() {
 #[tokio::test]
 async fn what_is_kept_near_proves_itself_as_well() {
     let cache = router(&keeping(nowhere(), 1 << 20));
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     assert_eq!(told(&cache, &shard, None).await, (1, Miss));
     assert_eq!(told(&cache, &shard, None).await, (1, Hit));
     // Another router writes.
@@ -43,7 +43,7 @@ async fn what_is_kept_near_proves_itself_as_well() {
 #[tokio::test]
 async fn a_write_voids_what_is_kept_near_and_what_is_being_read() {
     let cache = router(&keeping(nowhere(), 1 << 20));
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     told(&cache, &shard, None).await;
     shard.write();
     cache.void([about("k")]);

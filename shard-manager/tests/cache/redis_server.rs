@@ -42,7 +42,7 @@ fn settings(port: u16, password: Option<&str>) -> CacheSettings {
     let mut settings = CacheSettings::at(address.parse::<CacheAddress>().unwrap());
     // The machine may be busy; who tests patience sets its own.
     settings.patience = CacheSettings::PATIENCE_MAX;
-    // Stories of what is kept ask twice and want a hit.
+    // Tests of what is kept ask twice and want a hit.
     settings.min_uses = CacheSettings::MIN_USES_LEAST;
     settings
 }

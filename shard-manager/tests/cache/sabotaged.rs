@@ -1,4 +1,4 @@
-//! What the stories of the cache are worth: some run once more in a process of its own where entries need not prove
+//! What the tests of the cache are worth: some run once more in a process of its own where entries need not prove
 //! themselves, and must find that out.
 
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Stories of nodes by themselves, as containers run them: made, waited for, killed, started again, kept apart.
+//! Tests of nodes by themselves, as containers run them: made, waited for, killed, started again, kept apart.
 
 use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt;

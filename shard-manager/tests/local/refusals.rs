@@ -1,4 +1,4 @@
-//! Stories of what is refused, and how the command line ends.
+//! Tests of what is refused, and how the command line ends.
 
 use std::fs::{self, File, Permissions};
 use std::net::TcpListener;

@@ -9,9 +9,9 @@ use shard_manager::topology::Role;
 use shard_manager::vitals::{NodeVitals, PoolVitals};
 
 use crate::cluster::{Databases, connect};
+use crate::read_write_steps::{get, put, until_replicas};
 use crate::rows::wish;
 use crate::server::runtime;
-use crate::visits::{get, put, until_replicas};
 
 fn only(manager: &Manager) -> shard_manager::vitals::ShardVitals {
     manager.vitals().remove(0)

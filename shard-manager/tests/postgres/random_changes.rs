@@ -35,7 +35,7 @@ pub(crate) fn pairs() -> Table {
     table("pairs", &columns, 3, &["number", "at", "who"], None)
 }
 
-/// Shard keys; a story puts something before them.
+/// Shard keys; a test puts something before them.
 pub(crate) const KEYS: [&str; 4] = ["a", "ключ", "🦀 'x", "B"];
 
 const WORDS: &[&str] = &[
@@ -230,7 +230,7 @@ impl Draft {
         if self.of_things { "things" } else { "pairs" }
     }
 
-    /// The shard key, with what the story puts before.
+    /// The shard key, with what the test puts before.
     pub(crate) fn key(&self, prefix: &str) -> String {
         format!("{prefix}{}", KEYS[self.key])
     }

@@ -10,9 +10,9 @@ use shard_manager::value::ColumnType::{Bigint, Text};
 
 use crate::cluster::{Databases, Door, Trio, address, connect};
 use crate::log;
+use crate::read_write_steps::{at, get, put, within};
 use crate::rows::{make, table};
 use crate::server::runtime;
-use crate::visits::{at, get, put, within};
 
 const CHANGES: &str = "SELECT last_value::text AS value FROM tessera_tables_changed";
 

@@ -206,7 +206,7 @@ fn a_full_disk_rejects_writes_keeps_what_was_stored_and_recovers() {
         dir.path().display()
     );
     let wrap = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &mount, "sh"];
-    let run = child("trouble::inside_a_folder_of_20_mib", dir.path(), &wrap);
+    let run = child("failures::inside_a_folder_of_20_mib", dir.path(), &wrap);
     let Ok(output) = run else {
         return eprintln!("skipped: there is no unshare(1) here, so no small disk can be made");
     };
@@ -294,7 +294,7 @@ fn each_acknowledged_write_was_synced_to_the_disk() {
     let trace = dir.path().join("trace");
     let path = trace.to_string_lossy().into_owned();
     let wrap = ["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-o", &path];
-    let run = child("trouble::inside_a_traced_process", dir.path(), &wrap);
+    let run = child("failures::inside_a_traced_process", dir.path(), &wrap);
     let Ok(output) = run else {
         return eprintln!("skipped: there is no strace(1) here, so nobody sees the syncs");
     };

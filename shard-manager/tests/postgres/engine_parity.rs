@@ -13,8 +13,8 @@ use shard_manager::store::cluster::Wanted;
 use shard_manager::value::Value;
 
 use crate::cluster::{Databases, connect};
-use crate::drafts::{Draft, How, KEYS, Step, pairs, plain, steps, things};
-use crate::questions::{Question, question};
+use crate::random_changes::{Draft, How, KEYS, Step, pairs, plain, steps, things};
+use crate::random_reads::{Question, question};
 use crate::rows::{RowOutcome, make, wish, write_all};
 use crate::server::runtime;
 
