@@ -47,8 +47,8 @@ pub fn is_fit(found: &[Finding]) -> bool {
 pub fn report(found: &[Finding]) -> String {
     let width = found.iter().map(|finding| finding.about.len()).max().unwrap_or(0);
     let mut text = String::new();
-    for Finding { verdict, about, text: told } in found {
-        let _ = writeln!(text, "{:<7}  {about:<width$}  {told}", verdict.name());
+    for Finding { verdict, about, text: sentence } in found {
+        let _ = writeln!(text, "{:<7}  {about:<width$}  {sentence}", verdict.name());
     }
     let count = |wanted| found.iter().filter(|finding| finding.verdict == wanted).count();
     let (faults, warnings) = (count(Verdict::Fault), count(Verdict::Warning));
@@ -110,11 +110,11 @@ fn lifetime(about: String, validity: Option<Validity>, now: SystemTime) -> Findi
         return Finding::warning(about, format!("{fits}; how long it is valid cannot be read"));
     };
     if now < begins {
-        let told = format!(
+        let sentence = format!(
             "is valid from {} on: no client accepts it before; or is the clock of this machine wrong?",
             at(begins)
         );
-        return Finding::warning(about, told);
+        return Finding::warning(about, sentence);
     }
     match ends.duration_since(now) {
         Err(_over) => {

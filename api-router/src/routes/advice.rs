@@ -29,12 +29,12 @@ const MINUTES: u64 = 15;
 /// Longest time for shards to report their sizes.
 const SIZES_MAX: Duration = Duration::from_secs(5);
 /// Instructions for embedded shards.
-const HOW: &str = "this is advice: nothing moves by itself, and slots of a running cluster cannot be moved yet. \
+const NEXT_STEPS: &str = "this is advice: nothing moves by itself, and slots of a running cluster cannot be moved yet. \
     A new cluster takes them as --placement manual:FIRST-LAST=SHARD,… and the rows by \
     `shard-manager export` and `shard-manager import`";
 /// Instructions for servers, whose rows are exported there: Tessera's own columns cannot be
 /// imported, and only the key says where a row of a table without a routing column belongs.
-const HOW_OF_SERVERS: &str = "this is advice: nothing moves by itself, and slots of a running cluster cannot be moved yet. \
+const NEXT_STEPS_ON_SERVERS: &str = "this is advice: nothing moves by itself, and slots of a running cluster cannot be moved yet. \
     A new cluster takes them as --placement manual:FIRST-LAST=SHARD,… and the rows by COPY TABLE (shard_key, COLUMN, …) \
     TO STDOUT WITH (FORMAT csv, HEADER) of each shard, with the columns that the table was made with, without slot, version, \
     created_at and updated_at, and `shard-manager import` of that as CSV";
@@ -173,28 +173,29 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
     let basis = Basis::find(by).ok_or_else(|| {
         Problem::new(Code::TSR100, "by must be load or size").hint("for example ?by=load")
     })?;
-    let limit = time_limit(request.headers(), SIZES_MAX)?;
-    let heat = match basis {
-        Basis::Load => Heat::of(&app.analytics()?.metrics).await?,
-        Basis::Size => Heat::default(),
+    let patience = time_limit(request.headers(), SIZES_MAX)?;
+    let recorded = match basis {
+        Basis::Load => RecordedLoad::read(&app.analytics()?.metrics).await?,
+        Basis::Size => RecordedLoad::default(),
     };
-    let sizes = app.manager.footprints(Instant::now() + limit).await;
+    let sizes = app.manager.footprints(Instant::now() + patience).await;
     let sizes: Vec<ShardSize> = sizes
         .into_iter()
-        .map(|told| {
-            told.map_or_else(ShardSize::default, |told| ShardSize {
-                rows: told.rows,
-                bytes: Some(told.bytes),
+        .map(|size| {
+            size.map_or_else(ShardSize::default, |size| ShardSize {
+                rows: size.rows,
+                bytes: Some(size.bytes),
             })
         })
         .collect();
     let map = app.manager.map();
     let is_citus = app.manager.is_citus();
-    let how = if app.backend == EMBEDDED { HOW } else { HOW_OF_SERVERS };
+    let how = if app.backend == EMBEDDED { NEXT_STEPS } else { NEXT_STEPS_ON_SERVERS };
     let answer = block(move || {
-        let observed = Observed { map: &map, load: &heat.load, sizes: &sizes, keys: &heat.keys };
+        let observed =
+            Observed { map: &map, load: &recorded.load, sizes: &sizes, keys: &recorded.keys };
         let advice = advice::advise(&observed, basis);
-        let mut answer = AdviceAnswer::new(advice, &map, &sizes, (heat.window, how));
+        let mut answer = AdviceAnswer::new(advice, &map, &sizes, (recorded.window, how));
         if is_citus {
             answer.leave_to_citus();
         }
@@ -206,18 +207,18 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
 
 /// Requests of the last minutes.
 #[derive(Default)]
-struct Heat {
+struct RecordedLoad {
     load: Vec<SlotLoad>,
     keys: Vec<KeyLoad>,
     /// Length of the window in which they were counted.
     window: Option<Duration>,
 }
 
-impl Heat {
+impl RecordedLoad {
     /// Collects them on a thread that may block for some milliseconds.
-    async fn of(figures: &Arc<MetricsView>) -> Result<Self, Problem> {
-        let figures = Arc::clone(figures);
-        let counted = block(move || Self::count(&figures)).await;
+    async fn read(metrics: &Arc<MetricsView>) -> Result<Self, Problem> {
+        let metrics = Arc::clone(metrics);
+        let counted = block(move || Self::count(&metrics)).await;
         counted.map_err(|_| Problem::new(Code::TSR500, "an internal error"))
     }
 

@@ -217,8 +217,8 @@ pub struct ShardStats<'a> {
 pub(crate) async fn stats(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let map = app.manager.map();
-    let limit = time_limit(request.headers(), COUNTS_MAX)?;
-    let counts = app.manager.count_rows(Instant::now() + limit).await;
+    let patience = time_limit(request.headers(), COUNTS_MAX)?;
+    let counts = app.manager.count_rows(Instant::now() + patience).await;
     let shards = counts.into_iter().map(|(shard, rows)| ShardStats {
         shard: map.topology().name(shard),
         slots: map.slots_of(shard).count(),

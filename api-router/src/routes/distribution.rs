@@ -73,8 +73,8 @@ pub(crate) async fn distribution(
         None => None,
     };
     let all: Vec<ShardIndex> = app.manager.map().topology().indices().collect();
-    let limit = time_limit(request.headers(), SIZES_MAX)?;
-    let reports = app.manager.report(&all, Instant::now() + limit).await;
+    let patience = time_limit(request.headers(), SIZES_MAX)?;
+    let reports = app.manager.report(&all, Instant::now() + patience).await;
     let named = |report: &ShardReport| app.manager.shard_name(report.shard).to_owned();
     let sizes: Vec<(String, Option<(i64, i64)>)> =
         reports.iter().map(|report| (named(report), size(report, table.as_deref()))).collect();

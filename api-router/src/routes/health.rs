@@ -160,8 +160,8 @@ pub(super) fn nodes(report: &ShardReport) -> Vec<Node> {
 }
 
 fn reasons(node: &NodeHealth) -> Vec<NodeReason> {
-    let told = |reason: Reason| NodeReason { name: reason.name(), detail: reason.sentence() };
-    node.reasons.iter().map(told).collect()
+    let view = |reason: Reason| NodeReason { name: reason.name(), detail: reason.sentence() };
+    node.reasons.iter().map(view).collect()
 }
 
 /// Returns the reasons for a degraded cluster.

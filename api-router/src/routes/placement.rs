@@ -321,8 +321,8 @@ pub(crate) async fn list_shards(
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let map = app.manager.map();
     let all: Vec<ShardIndex> = map.topology().indices().collect();
-    let limit = time_limit(request.headers(), SIZES_MAX)?;
-    let reports = app.manager.report(&all, Instant::now() + limit).await;
+    let patience = time_limit(request.headers(), SIZES_MAX)?;
+    let reports = app.manager.report(&all, Instant::now() + patience).await;
     let shards = reports.iter().map(|report| view(&map, report)).collect();
     let (epoch, bytes_are) = (map.epoch(), BYTES_ARE);
     Ok(HttpResponse::Ok().json(ShardsAnswer { success: true, epoch, bytes_are, shards }))
@@ -346,8 +346,8 @@ pub(crate) async fn find_shard(
         return Err(Problem::new(Code::TSR111, "there is no shard of this name")
             .hint("/api/shards lists the shards"));
     };
-    let limit = time_limit(request.headers(), SIZES_MAX)?;
-    let reports = app.manager.report(&[index], Instant::now() + limit).await;
+    let patience = time_limit(request.headers(), SIZES_MAX)?;
+    let reports = app.manager.report(&[index], Instant::now() + patience).await;
     let view = reports.first().map(|report| view(&map, report));
     Ok(HttpResponse::Ok().json(view))
 }

@@ -10,7 +10,7 @@ use crate::harness::{Reply, Router};
 use crate::metrics::metrics;
 
 /// A request and its response, as the client knows them.
-struct Made {
+struct SentRequest {
     route: &'static str,
     operation: &'static str,
     /// The one shard that was asked.
@@ -27,7 +27,7 @@ struct Made {
 /// A client that keeps a list.
 struct Load<'r> {
     router: &'r Router,
-    made: Vec<Made>,
+    requests: Vec<SentRequest>,
 }
 
 impl Load<'_> {
@@ -45,7 +45,7 @@ impl Load<'_> {
         let role = reply.header("x-served-by").map(str::to_owned);
         let role = role.filter(|_| operation == "read");
         let fanout = u64::from(shard.is_some());
-        self.made.push(Made {
+        self.requests.push(SentRequest {
             route,
             operation,
             shard,
@@ -60,12 +60,12 @@ impl Load<'_> {
 
     /// The last request asked more than its answer's headers tell.
     fn asked(&mut self, shard: Option<&str>, fanout: u64) {
-        let last = self.made.last_mut().unwrap();
+        let last = self.requests.last_mut().unwrap();
         (last.shard, last.fanout) = (shard.map(str::to_owned), fanout);
     }
 
-    fn count(&self, is_meant: impl Fn(&Made) -> bool) -> u64 {
-        self.made.iter().filter(|made| is_meant(made)).count() as u64
+    fn count(&self, is_meant: impl Fn(&SentRequest) -> bool) -> u64 {
+        self.requests.iter().filter(|request| is_meant(request)).count() as u64
     }
 }
 
@@ -75,7 +75,7 @@ fn shard_of(router: &Router, key: &str) -> String {
 
 /// Each way to ask for rows, well and badly, in numbers that differ.
 fn load(router: &Router) -> Load<'_> {
-    let mut load = Load { router, made: Vec::new() };
+    let mut load = Load { router, requests: Vec::new() };
     for (key, times) in [("hot", 20), ("warm", 9), ("cold", 1)] {
         for n in 0..times {
             let status = if n == 0 { 201 } else { 200 };
@@ -168,25 +168,25 @@ fn counts_by_route_operation_shard_and_outcome_are_those_of_the_load() {
     let router = Router::start();
     let load = load(&router);
     let told = metrics(&router, "");
-    let is_read = |made: &Made| made.operation == "read";
+    let is_read = |request: &SentRequest| request.operation == "read";
     let wanted = [
         ("total", load.count(|_| true)),
         ("reads", load.count(is_read)),
-        ("writes", load.count(|made| !is_read(made))),
-        ("errors", load.count(|made| made.status >= 400)),
-        ("errors_client", load.count(|made| made.status >= 400)),
+        ("writes", load.count(|request| !is_read(request))),
+        ("errors", load.count(|request| request.status >= 400)),
+        ("errors_client", load.count(|request| request.status >= 400)),
         ("errors_server", 0),
-        ("unassigned", load.count(|made| made.shard.is_none())),
+        ("unassigned", load.count(|request| request.shard.is_none())),
         ("in_flight", 0),
     ];
     for (name, count) in wanted {
         assert_eq!(told[name], count, "{name}");
     }
     let mut routes: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
-    for made in &load.made {
-        let (total, errors) = routes.entry((made.route, made.operation)).or_default();
+    for request in &load.requests {
+        let (total, errors) = routes.entry((request.route, request.operation)).or_default();
         *total += 1;
-        *errors += u64::from(made.status >= 400);
+        *errors += u64::from(request.status >= 400);
     }
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let found: BTreeMap<(String, String), (u64, u64)> = told["routes"]
@@ -203,15 +203,27 @@ fn counts_by_route_operation_shard_and_outcome_are_those_of_the_load() {
         .map(|((route, operation), counts)| ((route.to_owned(), operation.to_owned()), counts))
         .collect();
     assert_eq!(found, routes);
-    let assigned = load.count(|made| made.shard.is_some());
+    let assigned = load.count(|request| request.shard.is_some());
     for shard in told["shards"].as_array().unwrap() {
         let name = shard["shard"].as_str().unwrap();
-        let here = |made: &Made| made.shard.as_deref() == Some(name);
+        let here = |request: &SentRequest| request.shard.as_deref() == Some(name);
         let total = load.count(here);
         assert_eq!(told["shardDistribution"][name], total, "{name}");
-        assert_eq!(shard["reads"], load.count(|made| here(made) && is_read(made)), "{name}");
-        assert_eq!(shard["writes"], load.count(|made| here(made) && !is_read(made)), "{name}");
-        assert_eq!(shard["errors"], load.count(|made| here(made) && made.status >= 400), "{name}");
+        assert_eq!(
+            shard["reads"],
+            load.count(|request| here(request) && is_read(request)),
+            "{name}"
+        );
+        assert_eq!(
+            shard["writes"],
+            load.count(|request| here(request) && !is_read(request)),
+            "{name}"
+        );
+        assert_eq!(
+            shard["errors"],
+            load.count(|request| here(request) && request.status >= 400),
+            "{name}"
+        );
         let share = total as f64 / assigned as f64;
         let told = shard["share"].as_f64().unwrap();
         assert!((told - share).abs() < 0.001, "{name}: {told}, not {share}");
@@ -225,21 +237,21 @@ fn roles_fanout_and_keys_are_recorded() {
     let load = load(&router);
     let told = metrics(&router, "");
     for role in ["primary", "replica"] {
-        let by = |made: &Made| made.role.as_deref() == Some(role);
+        let by = |request: &SentRequest| request.role.as_deref() == Some(role);
         // The value that was not there was looked for by one of them.
         let count = load.count(by);
         let found = told["read_from"][role].as_u64().unwrap();
         assert!((count..=count + 1).contains(&found), "{role}: {found}, not {count}");
     }
     let asked: Vec<u64> =
-        load.made.iter().map(|made| made.fanout).filter(|asked| *asked > 0).collect();
+        load.requests.iter().map(|request| request.fanout).filter(|asked| *asked > 0).collect();
     let fanout = &told["fanout"];
     assert_eq!((&fanout["requests"], &fanout["max"]), (&json!(asked.len()), &json!(3)));
     let mean = asked.iter().sum::<u64>() as f64 / asked.len() as f64;
     assert!((fanout["mean"].as_f64().unwrap() - mean).abs() < 0.001, "{fanout}, not {mean}");
 
     for key in ["hot", "warm", "cold", "a/b c", "pair"] {
-        let of = |made: &Made| made.key == Some(key);
+        let of = |request: &SentRequest| request.key == Some(key);
         let (total, reads) = (load.count(of), load.count(|m| of(m) && m.operation == "read"));
         let keys = told["hot_keys"].as_array().unwrap();
         let found = keys.iter().find(|entry| entry["key"] == key);
@@ -257,8 +269,9 @@ fn latencies_lie_within_those_of_the_client_and_their_parts_add_up() {
     let load = load(&router);
     let told = metrics(&router, "");
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let slowest = load.made.iter().map(|made| ms(made.took)).fold(0.0, f64::max);
-    let mean = load.made.iter().map(|made| ms(made.took)).sum::<f64>() / load.made.len() as f64;
+    let slowest = load.requests.iter().map(|request| ms(request.took)).fold(0.0, f64::max);
+    let mean = load.requests.iter().map(|request| ms(request.took)).sum::<f64>()
+        / load.requests.len() as f64;
     let latency = &told["latency_ms"];
     // Three digits are kept.
     assert!(latency["max"].as_f64().unwrap() <= slowest * 1.001, "{latency}, not {slowest}");
@@ -278,15 +291,15 @@ fn a_filter_leaves_what_it_names() {
     let router = Router::start();
     let load = load(&router);
     let shard = shard_of(&router, "hot");
-    let here = |made: &Made| made.shard.as_deref() == Some(&*shard);
+    let here = |request: &SentRequest| request.shard.as_deref() == Some(&*shard);
     for (query, count) in [
         (format!("shard={shard}"), load.count(here)),
-        ("operation=read".to_owned(), load.count(|made| made.operation == "read")),
-        ("route=/api/write".to_owned(), load.count(|made| made.route == "/api/write")),
+        ("operation=read".to_owned(), load.count(|request| request.operation == "read")),
+        ("route=/api/write".to_owned(), load.count(|request| request.route == "/api/write")),
         ("route=/api/kv/{key}".to_owned(), 4),
         (
             format!("route=/api/write&operation=write&shard={shard}&window=1h"),
-            load.count(|made| here(made) && made.route == "/api/write"),
+            load.count(|request| here(request) && request.route == "/api/write"),
         ),
         ("route=/api/write&operation=read".to_owned(), 0),
     ] {

@@ -290,7 +290,7 @@ fn each_problem_has_a_detail_and_a_remedy() {
         })
         .collect();
     insta::assert_snapshot!(told.join("\n"), @r#"
-    TSR004 504 Deadline passed: the body did not come in time (-)
+    TSR004 504 Deadline passed: the body did not arrive in time (-)
     TSR100 400 Bad query string: user_id: a filter needs an operator: eq, neq, gt, gte, lt, lte, like, ilike, in, is, not (user_id=eq.value)
     TSR101 400 Bad body: the body is not JSON: EOF while parsing an object at line 1 column 1 (-)
     TSR102 400 Unknown member: `dta` means nothing here (did you mean `data`?)
@@ -393,8 +393,8 @@ fn the_body_of_a_write_that_came_too_late() {
     insta::assert_json_snapshot!(redacted(&late(&router)), @r#"
     {
       "code": "TSR004",
-      "detail": "the body did not come in time",
-      "details": "the body did not come in time",
+      "detail": "the body did not arrive in time",
+      "details": "the body did not arrive in time",
       "error": "Deadline passed",
       "hint": null,
       "message": "Deadline passed",

@@ -16,7 +16,7 @@ use crate::server::runtime;
 
 const CHANGES: &str = "SELECT last_value::text AS value FROM tessera_tables_changed";
 
-fn notes(name: &str) -> Table {
+fn notes_table(name: &str) -> Table {
     table(name, &[("id", Text), ("n", Bigint)], 1, &["id"], None)
 }
 
@@ -63,7 +63,7 @@ fn a_catalog_that_goes_on_alone_is_left() {
         let (old, new) = ("shard1-primary", "shard1-replica1");
         let catalog = Some(listed(&trio, [old, new]));
         let manager = router(ClusterAddress { catalog, ..databases.address() }).await;
-        make(&manager, &notes("first")).await;
+        make(&manager, &notes_table("first")).await;
         until_copied(&trio).await;
         let mut promoted = Door::open(trio.node(new), "shard1").await;
         let mut deposed = Door::open(trio.node(old), "shard1").await;
@@ -75,7 +75,7 @@ fn a_catalog_that_goes_on_alone_is_left() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let before = deposed.text(CHANGES).await;
-        make(&manager, &notes("second")).await;
+        make(&manager, &notes_table("second")).await;
         assert_eq!(deposed.text(CHANGES).await, before);
         assert_ne!(promoted.text(CHANGES).await, before);
         end(manager).await;
@@ -93,7 +93,7 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
         };
         let (old, new) = ("shard1-primary", "shard1-replica1");
         let (one, other) = (router(of([new, old])).await, router(of([old, new])).await);
-        make(&one, &notes("first")).await;
+        make(&one, &notes_table("first")).await;
         until_known(&other, "first").await;
         until_copied(&trio).await;
 
@@ -101,7 +101,7 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
         trio.cluster.freeze_node(old).unwrap();
         put(&one, "k", &within(5_000, Level::One)).await.unwrap();
         let late = Instant::now() + Duration::from_millis(700);
-        one.make_table(notes("never"), late).await.unwrap_err();
+        one.make_table(notes_table("never"), late).await.unwrap_err();
         let promoting = tokio::task::spawn_blocking(move || {
             trio.cluster.promote_best("shard1").unwrap();
             trio
@@ -112,7 +112,7 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
         }
         let mut trio = promoting.await.unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
-        while let Err(failure) = one.make_table(notes("second"), deadline).await {
+        while let Err(failure) = one.make_table(notes_table("second"), deadline).await {
             assert!(Instant::now() < deadline, "{failure:?}");
         }
         until_known(&other, "second").await;
@@ -121,7 +121,7 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
         trio.cluster.thaw_node(old).unwrap();
         let mut deposed = Door::open(trio.node(old), "shard1").await;
         let before = deposed.text(CHANGES).await;
-        make(&other, &notes("third")).await;
+        make(&other, &notes_table("third")).await;
         until_known(&one, "third").await;
         assert_eq!(deposed.text(CHANGES).await, before);
 
@@ -132,7 +132,7 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
         };
         let late = router(of_both([old, new])).await;
         assert!(late.table("third").is_ok());
-        make(&late, &notes("fourth")).await;
+        make(&late, &notes_table("fourth")).await;
         until_known(&one, "fourth").await;
         assert_eq!(deposed.text(CHANGES).await, before);
         for manager in [one, other, late] {
