@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::earlier::served;
+use crate::earlier_metrics::served;
 use crate::page::{DESK, Page};
 use crate::router::Router;
 use crate::service::Service;

@@ -10,8 +10,8 @@ mod browser;
 mod cache;
 mod connection;
 mod documents;
-#[path = "../it/earlier.rs"]
-mod earlier;
+#[path = "../it/earlier_metrics.rs"]
+mod earlier_metrics;
 mod fleet;
 mod gap;
 mod load;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::config::{folder, refusal, said, shown, write};
-use crate::earlier::served;
+use crate::earlier_metrics::served;
 use crate::harness::{PATIENCE, Router, bare_command};
 use crate::metrics::{metrics, some_requests};
 
