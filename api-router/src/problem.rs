@@ -37,7 +37,7 @@ macro_rules! codes {
                 match self { $(Self::$code => stringify!($code),)* }
             }
 
-            /// The HTTP status.
+            /// Returns the HTTP status.
             pub fn status(self) -> StatusCode {
                 let status: u16 = match self { $(Self::$code => $status,)* };
                 StatusCode::from_u16(status).expect("the table holds statuses of HTTP")
@@ -48,7 +48,7 @@ macro_rules! codes {
                 match self { $(Self::$code => $retryable,)* }
             }
 
-            /// A few words, the same for every occurrence.
+            /// Returns a few words, the same for every occurrence.
             pub fn title(self) -> &'static str {
                 match self { $(Self::$code => $title,)* }
             }
@@ -271,12 +271,12 @@ impl Problem {
         self.hint(format!("correct row {row}, and send all rows of the transaction again"))
     }
 
-    /// The code.
+    /// Returns the code.
     pub fn code(&self) -> Code {
         self.code
     }
 
-    /// The status.
+    /// Returns the status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
@@ -291,7 +291,7 @@ impl Problem {
         self.hint.as_deref()
     }
 
-    /// The shard that it is about.
+    /// Returns the shard that it is about.
     pub fn shard_name(&self) -> Option<&str> {
         self.shard.as_deref()
     }

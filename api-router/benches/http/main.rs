@@ -34,7 +34,7 @@ struct Case {
 
 const BARE_HANDLER: &str = "bare handler";
 
-/// The cases; `token` has seen every shard.
+/// Returns the cases; `token` has seen every shard.
 fn cases(token: &str) -> Vec<Case> {
     let case = |name, beside, script, goal| Case { name, beside, script, goal };
     let session = format!(r#", ["x-session-token"] = "{token}""#);

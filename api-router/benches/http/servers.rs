@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Users that are there to be read.
 const KEYS: usize = 10_000;
 
-/// The bare handler, and its URL.
+/// Returns the bare handler, and its URL.
 pub(crate) fn start_bare(dir: &Path, workers: &str) -> std::io::Result<(Child, String)> {
     let mut command = Command::new(std::env::current_exe()?);
     command.current_dir(dir).env("BARE_HANDLER", workers).stdout(Stdio::piped());

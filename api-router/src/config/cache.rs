@@ -54,7 +54,7 @@ pub(super) struct CacheFlags {
 }
 
 impl CacheFlags {
-    /// The settings, by their names.
+    /// Returns the settings, by their names.
     pub(super) fn texts(&self) -> [(&'static str, &Option<String>); 8] {
         [
             (URL, &self.redis_url),

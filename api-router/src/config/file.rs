@@ -78,7 +78,7 @@ pub(super) struct ShardSection {
     pub(super) replicas: Vec<String>,
 }
 
-/// The settings and the sections of a file.
+/// Returns the settings and the sections of a file.
 pub(super) fn read(path: &Path) -> Result<(BTreeMap<String, String>, Sections), ConfigError> {
     let (file, table) = ConfigFile::read(path)?;
     let file = File(file);

@@ -124,7 +124,7 @@ pub(super) fn name_with_origin(settings: &Settings<'_>, name: &str) -> Option<St
     Some(format!("{} (from {origin})", spelled(name, &origin)))
 }
 
-/// The variables that may be settings.
+/// Returns the variables that may be settings.
 fn read_environment() -> Result<BTreeMap<String, String>, ConfigError> {
     let mut environment = BTreeMap::new();
     for (name, value) in std::env::vars_os() {

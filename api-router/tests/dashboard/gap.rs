@@ -41,7 +41,7 @@ fn time_in_which_a_router_was_down_is_a_gap_in_what_is_drawn() {
     let gap = after[1].as_f64().unwrap() - before[2].as_f64().unwrap();
     // It was down for half of what is shown.
     assert!((0.3..0.6).contains(&(gap / width.as_f64().unwrap())), "{areas:?} of {width}");
-    // Who does not see it is told.
+    // The label says it to readers who do not see the curve.
     let label = "document.querySelector('#throughput canvas').getAttribute('aria-label')";
     page.until(
         "it is in the summary",

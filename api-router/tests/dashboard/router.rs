@@ -26,7 +26,7 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    /// A router with three shards, and with these flags.
+    /// Returns a router with three shards, and with these flags.
     pub(crate) fn start(flags: &[&str]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
@@ -113,7 +113,7 @@ fn launch(data: &Path, bind: &str, flags: &[String]) -> (Child, SocketAddr) {
     serving(command)
 }
 
-/// A program that hears of no settings but those of its test.
+/// Returns the command of a program, with no settings but those of its test.
 pub(crate) fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
@@ -125,7 +125,7 @@ pub(crate) fn command(program: &Path) -> Command {
     command
 }
 
-/// Starts a program; waits until its banner tells the address.
+/// Starts a program; waits until its banner has the address.
 pub(crate) fn serving(mut command: Command) -> (Child, SocketAddr) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

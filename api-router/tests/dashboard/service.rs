@@ -52,7 +52,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// A service that collects from these routers, with this in its file beside.
+    /// Returns a service that collects from these routers, with this in its file beside.
     pub(crate) fn start(routers: &[(&str, &Router)], file: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("analytics.toml");

@@ -6,7 +6,7 @@ use crate::load::Load;
 use crate::page::{DESK, PHONE, Page, Screen};
 use crate::router::Router;
 
-/// The bar and the pin on the screen: left edge and width of the bar, middle of the pin.
+/// Returns the bar and the pin on the screen: left edge and width of the bar, middle of the pin.
 fn places(page: &mut Page) -> (f64, f64, f64) {
     let boxes = page.value(
         "(() => { const bar = document.getElementById('bar-canvas').getBoundingClientRect();

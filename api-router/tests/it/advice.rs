@@ -1,4 +1,4 @@
-//! Tests of the advice: what a router that was asked for this and that says should move.
+//! Tests of the advice: the moves that a router proposes after known requests.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use crate::harness::Router;
 /// Requests that are sent at once over one connection.
 const AT_ONCE: usize = 50;
 
-/// The map of a router, as it tells it: the shard of each slot.
+/// The shard map of a router: the shard of each slot.
 pub(crate) struct Owners(pub(crate) Vec<String>);
 
 impl Owners {
@@ -138,7 +138,7 @@ fn a_cluster_with_an_overloaded_shard_gets_the_slots_that_would_relieve_it() {
     let skew = after.values().fold(0.0_f64, |most, share| most.max(share * 3.0));
     assert!(is_near(&told["skew_after"], skew) && skew < 1.05, "{told}");
 
-    // What was asked for is forgotten with the process.
+    // Recorded requests end with the process.
     router.end();
     let told = advice(&Router::start_in(&data, &[]), "?by=load");
     assert_eq!((&told["verdict"], &told["moves"]), (&json!("too_little_to_say"), &json!([])));
@@ -183,7 +183,7 @@ fn an_even_cluster_is_balanced() {
     assert!(is_near(&told["skew"], 1.0) && is_near(&told["skew_after"], 1.0), "{told}");
 }
 
-/// So many letters without a pattern that anybody could press together.
+/// So many letters without a pattern that could be compressed.
 fn noise(letters: usize) -> String {
     let mut state = 7_u64;
     let letter = |_| {

@@ -14,7 +14,7 @@ use crate::harness::{Router, sightless};
 /// Rows of the cluster that is to be relieved.
 const USERS: usize = 40;
 
-/// The commands that a text names, between backticks.
+/// Returns the commands that a text names, between backticks.
 fn commands(text: &str) -> Vec<Vec<&str>> {
     text.split('`').skip(1).step_by(2).map(|words| words.split(' ').collect()).collect()
 }
@@ -51,7 +51,7 @@ fn manual(owners: &Owners) -> String {
     spelled
 }
 
-/// The rows of users as the advice says that they are got, in files of their own.
+/// Exports the rows of users as the advice says, into files of their own.
 fn export(data: &Path, how: &str, folder: &Path) -> Vec<PathBuf> {
     let file = |name: &str| folder.join(name);
     if crate::backend::is_servers() {

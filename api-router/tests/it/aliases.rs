@@ -171,7 +171,7 @@ fn the_distribution_counts_the_rows_of_all_tables_and_none_of_our_own() {
         shards.map(|shard| shard[member].as_i64().unwrap()).sum::<i64>()
     };
     assert_eq!((sum("rows"), sum("slots")), (59, 16_384), "{full}");
-    // The same as the longer way to ask.
+    // The longer path has the same numbers.
     let shards = router.get("/api/shards").json()["shards"].as_array().unwrap().clone();
     for (short, long) in full["shards"].as_array().unwrap().iter().zip(&shards) {
         let tables = long["tables"].as_array().unwrap().iter();

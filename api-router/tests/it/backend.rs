@@ -74,7 +74,7 @@ macro_rules! not_on_citus {
 }
 pub(crate) use not_on_citus;
 
-/// Leaves a test out that can only be told of files, and says so.
+/// Skips a test that is possible only on files.
 macro_rules! files_only {
     ($why:expr) => {
         if crate::backend::is_servers() {
@@ -145,7 +145,7 @@ impl TestResources {
     }
 
     fn enter_lab(&mut self) {
-        // Before it is anybody's: what is not there cannot be given back.
+        // Before the laboratory is taken: if it cannot be built, it must not be given back.
         LazyLock::force(&LAB);
         if !self.has_lab {
             let taken = GIVEN_BACK.wait_while(TAKEN.lock().unwrap(), |taken| *taken);
@@ -233,7 +233,7 @@ pub(crate) fn is_used(data_dir: &Path) -> bool {
     data_dir.join("catalog.db").exists() || RESOURCES.with_borrow(known)
 }
 
-/// A command that starts a router over this directory, or what stands for it, on a free port.
+/// Returns the command of a router over this directory, or its databases, on a free port.
 pub(crate) fn command(data_dir: &Path, flags: &[&str]) -> Command {
     let mut command = bare_command(data_dir.parent().unwrap_or(data_dir));
     command.args(["--bind", "127.0.0.1:0"]);

@@ -22,7 +22,8 @@ fn assert_nothing_stored(router: &Router) {
     }
 }
 
-/// A user's row with one member replaced or added, as text, so that it may be no JSON at all.
+/// Returns a user's row with one member replaced or added, as text, so that it may be no JSON at
+/// all.
 fn with(member: &str, json: &str) -> String {
     let mut members = vec![("user_id", r#""u""#), ("name", r#""N""#), ("email", r#""e""#)];
     members.retain(|(name, _)| *name != member);

@@ -1,5 +1,5 @@
-//! Tests of isolation: limits on a browser's use of answers, and which pages may ask behind a
-//! proxy.
+//! Tests of the browser policy: limits on a browser's use of responses, and the pages that may send
+//! requests behind a proxy.
 
 use crate::harness::{Reply, Router};
 

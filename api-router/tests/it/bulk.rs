@@ -178,7 +178,7 @@ fn rows_of_one_key_are_applied_in_the_order_given() {
         let read = router.read(key, "table=users").json();
         assert_eq!((&read["count"], &read["data"][0]["name"]), (&json!(1), &json!(last)));
     }
-    // The first insert of an id wins, the others are told.
+    // The first insert of an id wins, the others fail.
     let rows: Vec<Value> =
         (0..5).map(|n| json!({"user_id": "x", "name": format!("{n}"), "email": "e"})).collect();
     let answer = bulk(&router, &json!({"table": "users", "op": "insert", "records": rows})).json();

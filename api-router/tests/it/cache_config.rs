@@ -176,7 +176,7 @@ fn a_password_may_be_in_a_file_and_is_never_shown() {
     let told = refusal(with(dir.path(), &missing, &[]));
     assert!(told.contains("cache_password_file (from environment)"), "{told}");
 
-    // Whatever is wrong with an address, no part of it is told.
+    // An error about an address contains no part of it.
     for url in [
         "redis://me:canary@127.0.0.1:1/2",
         "redis://me:canary@127.0.0.1:1/x",

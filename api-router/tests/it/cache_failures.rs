@@ -37,7 +37,7 @@ fn work(router: &Router, rounds: u32, mut trouble: impl FnMut(u32)) {
     }
 }
 
-/// Reads until health says this of the cache: it is asked only for reads.
+/// Reads until health reports this state of the cache, which changes only by reads.
 fn until_state(cached: &Cached, state: &str) {
     let began = Instant::now();
     while cached.state() != state {

@@ -84,7 +84,7 @@ impl CitusServer {
         server
     }
 
-    /// A database of the coordinator alone, which is no cluster of Citus.
+    /// Returns a database of the coordinator alone, which is no cluster of Citus.
     pub(crate) fn make_plain(&self) -> String {
         let _making = self.making.lock().unwrap();
         let name = format!("{PREFIX}{}_plain", std::process::id());
@@ -106,7 +106,7 @@ impl CitusServer {
         format!("{start}/{name}{options}")
     }
 
-    /// A database that is empty.
+    /// Returns a database that is empty.
     pub(crate) fn make(&self) -> String {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         if let Some(name) = self.free.lock().unwrap().pop() {

@@ -14,13 +14,13 @@ pub(crate) struct Client<'r> {
     token: Option<String>,
 }
 
-/// A client that has seen nothing yet.
+/// Returns a client that has seen nothing yet.
 pub(crate) fn stranger(router: &Router) -> Client<'_> {
     Client { router, token: None }
 }
 
 impl<'r> Client<'r> {
-    /// A client that was given a token, or several.
+    /// Returns a client that was given a token, or several.
     pub(crate) fn with(router: &'r Router, token: &str) -> Self {
         Self { router, token: Some(token.to_owned()) }
     }
@@ -116,7 +116,7 @@ impl<'r> Client<'r> {
         Seen::of(&self.read_with(Some(key), &[], "table=users"))
     }
 
-    /// The names of all users over all shards, in the order of their ids.
+    /// Returns the names of all users over all shards, in the order of their ids.
     pub(crate) fn all_names(&mut self) -> Vec<String> {
         let reply = self.read_with(None, &[], "table=users&order=user_id&limit=1000");
         Seen::of(&reply).names
@@ -150,7 +150,7 @@ impl Seen {
     }
 }
 
-/// The body of a write of a user whose id is the key.
+/// Returns the body of a write of a user whose id is the key.
 pub(crate) fn user(key: &str, name: &str) -> Value {
     json!({"table": "users", "data": {"user_id": key, "name": name, "email": "e"}})
 }
@@ -165,7 +165,7 @@ pub(crate) fn user_op(op: &str, key: &str, name: &str) -> Value {
     body
 }
 
-/// A router with a laboratory.
+/// Returns a router with a laboratory.
 pub(crate) fn lab(flags: &[&str]) -> Router {
     let mut all = vec!["--lab"];
     all.extend_from_slice(flags);
@@ -199,7 +199,7 @@ pub(crate) fn set(router: &Router, node: &str, state: &str) {
     assert_eq!((reply.status, &reply.json()["state"]), (200, &json!(state)), "{}", reply.text());
 }
 
-/// Waits until the router knows that it cannot reach a replica: it has asked.
+/// Waits until the router has tried a replica and knows that it cannot reach it.
 fn await_loss(router: &Router, node: &str) {
     let shard = format!("/api/shards/{}", node.split('-').next().unwrap());
     let is_lost = |told: &Value| told["node"] == node && told["up"] == false;
@@ -218,7 +218,7 @@ pub(crate) fn delay(router: &Router, node: &str, delay_ms: u64) {
     assert_eq!((reply.status, &reply.json()["delay_ms"]), (200, &json!(delay_ms)));
 }
 
-/// The names of all replicas, of all shards.
+/// Returns the names of all replicas, of all shards.
 pub(crate) fn replicas(router: &Router) -> Vec<String> {
     let shards = router.get("/api/health").json()["shards"].as_array().unwrap().clone();
     let nodes = shards.iter().flat_map(|shard| shard["nodes"].as_array().unwrap());
@@ -243,7 +243,7 @@ pub(crate) fn keys_on(router: &Router, shard: &str, count: usize) -> Vec<String>
     (0..).map(|n| format!("key{n}")).filter(lives_there).take(count).collect()
 }
 
-/// A key of each of three shards.
+/// Returns a key of each of three shards.
 pub(crate) fn three_keys(router: &Router) -> [String; 3] {
     ["shard1", "shard2", "shard3"].map(|shard| keys_on(router, shard, 1).remove(0))
 }
@@ -299,7 +299,7 @@ fn await_shown(router: &Router, client: &mut Client<'_>, key: &str) {
     }
 }
 
-/// A problem's status, code and what became of the write.
+/// Returns a problem's status and code, and the outcome of the write.
 pub(crate) fn refusal(reply: &Reply) -> (u16, String, String) {
     let outcome = reply.json()["outcome"].as_str().unwrap_or("-").to_owned();
     (reply.status, reply.code(), outcome)

@@ -15,7 +15,7 @@ use crate::harness::{Router, sightless};
 /// the whole workspace.
 pub(crate) static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| program("shard-manager"));
 
-/// The program of a package that has its name.
+/// Returns the program of a package that has its name.
 pub(crate) fn program(name: &str) -> PathBuf {
     let router = Path::new(env!("CARGO_BIN_EXE_api-router"));
     let folder = router.parent().unwrap();

@@ -30,12 +30,12 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The services of docker-compose.yml.
+/// Returns the services of docker-compose.yml.
 fn services() -> Map<String, Value> {
     read("docker-compose.yml")["services"].as_object().unwrap().clone()
 }
 
-/// The first document of a file.
+/// Returns the first document of a file.
 fn read(path: &str) -> Value {
     let text = fs::read_to_string(root().join(path)).unwrap();
     plain(&Yaml::load_from_str(&text).unwrap()[0])
@@ -91,7 +91,7 @@ struct Told {
     health: Vec<String>,
 }
 
-/// Nodes that a file tells of, as processes of this machine.
+/// Nodes of a file, as processes of this machine.
 struct Nodes {
     folder: TempDir,
     told: BTreeMap<String, Told>,
@@ -143,7 +143,7 @@ impl Nodes {
         self.folder.path().join(name).display().to_string()
     }
 
-    /// The program of the image.
+    /// Returns the program of the image.
     fn program(&self, words: &[String]) -> Command {
         assert_eq!(words[0], "shard-manager");
         let mut command = sightless(Command::new(&*PROGRAM), self.folder.path());
@@ -191,7 +191,7 @@ impl Nodes {
         processes.map(|mut process| process.wait().unwrap().code()).collect()
     }
 
-    /// A router that is told of these nodes; its password is theirs.
+    /// Returns a router over these nodes; its password is theirs.
     fn router(&self, told: &BTreeMap<&str, String>) -> Router {
         let mut command = bare_command(self.folder.path());
         command.envs(told.iter().map(|(variable, value)| (variable, self.here(value))));
@@ -292,7 +292,7 @@ fn the_commands_of_services_make_nodes_that_replicate_and_routers_that_serve() {
     assert_eq!(nodes.stop(), [Some(0); 6]);
 }
 
-/// A Redis that is told what this service is; it must be one that makes room.
+/// Returns a Redis with the command of this service; it must be one that evicts entries.
 fn cache(service: &Value) -> Redis {
     let command = words(&service["command"]);
     assert_eq!(command[0], "redis-server");

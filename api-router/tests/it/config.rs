@@ -74,7 +74,7 @@ fn flag(name: &str, value: &str) -> Vec<String> {
     if SWITCHES.contains(&name) { vec![flag] } else { vec![flag, value.to_owned()] }
 }
 
-/// A line of a TOML file: numbers and truths are spelled as such.
+/// Returns a line of a TOML file: numbers and truths are spelled as such.
 fn toml(name: &str, value: &str) -> String {
     match name {
         "shards" | "replicas" | "workers" | "behind_tls" | "insecure" | "lab" => {
@@ -85,7 +85,7 @@ fn toml(name: &str, value: &str) -> String {
     }
 }
 
-/// The folder of a test, as its working directory.
+/// Returns the folder of a test, as its working directory.
 pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
@@ -94,7 +94,7 @@ pub(crate) fn write(folder: &Path, name: &str, text: &str) {
     std::fs::write(folder.join(name), text).unwrap();
 }
 
-/// The one line that a refused configuration prints.
+/// Returns the one line that a refused configuration prints.
 pub(crate) fn refusal(command: Command) -> String {
     let (code, said) = refused_start(command);
     assert_eq!(code, Some(2), "{said}");

@@ -129,7 +129,7 @@ proptest! {
         prop_assert_eq!(inflated(&zipped, piece, room), Ok(text));
         for cut in 1..zipped.len().min(30) {
             let end = zipped.len() - cut;
-            // What ends between two members is whole, as far as it can tell.
+            // A body that ends between two members looks complete.
             if members == 1 {
                 prop_assert_eq!(inflated(&zipped[..end], piece, room), Err(BadGzip));
             }

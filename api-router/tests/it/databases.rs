@@ -38,7 +38,7 @@ pub(crate) const SHAPE: &str = "SELECT md5(string_agg(line, ' ' ORDER BY line)) 
     FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     WHERE c.relnamespace IN ('public'::regnamespace, 'tessera'::regnamespace)) AS lines";
 
-/// Throws everybody out of a database.
+/// Ends all other sessions of a database.
 const ALONE: &str = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()";
 

@@ -6,7 +6,7 @@ use crate::client::{refusal, refused};
 use crate::harness::{Reply, Router};
 use crate::tables::{built_in, made, names, students};
 
-/// The declaration of a table with one member replaced or added, as text.
+/// Returns the declaration of a table with one member replaced or added, as text.
 fn with(member: &str, json: &str) -> String {
     let mut members = vec![
         ("name", r#""t""#),
@@ -40,7 +40,7 @@ fn assert_refused(router: &Router, cases: &[Case]) {
     made(router, &students("t"));
 }
 
-/// The columns `id` and one more.
+/// Returns the columns `id` and one more.
 fn two(name: &str, kind: &str) -> String {
     format!(r#"[{{"name":"id","type":"text"}},{{"name":"{name}","type":"{kind}"}}]"#)
 }

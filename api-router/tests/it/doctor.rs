@@ -149,7 +149,7 @@ fn every_server_is_asked_also_when_one_is_gone() {
     assert_eq!(code, Some(0), "{lines:#?}");
     assert!(told(&lines, "good", "each has one primary"), "{lines:#?}");
     let nodes = lines.iter().filter(|line| line.contains(" on timeline ")).count();
-    // Citus is asked at its coordinator.
+    // Citus is checked at its coordinator.
     assert!(nodes >= if backend::is_citus() { 1 } else { 2 }, "{lines:#?}");
     if backend::is_citus() {
         assert!(told(&lines, "good", "worker(s), and all reach each other"), "{lines:#?}");

@@ -21,7 +21,7 @@ const CLIENTS: usize = 6;
 /// Knowledge of the clients about one user.
 #[derive(Debug, Default)]
 struct Known {
-    /// The newest name that was acknowledged, and its version if the answer told it.
+    /// The newest name that was acknowledged, and its version if the response has it.
     acknowledged: Option<(String, Option<i64>)>,
     /// Every name that was ever sent.
     sent: BTreeSet<String>,
@@ -33,7 +33,7 @@ fn user(id: &str, name: &str, round: usize) -> Value {
     json!({"user_id": id, "name": name, "email": "e", "partition_key": round.to_string()})
 }
 
-/// Writes until the router is gone, and tells `acknowledged` of every answer.
+/// Writes until the router is gone, and passes every response to `acknowledged`.
 fn client(router: &Router, round: usize, number: usize, acknowledged: &mpsc::Sender<()>) -> Ledger {
     let mut ledger = Ledger::new();
     for turn in 0.. {

@@ -10,7 +10,7 @@ use crate::python::{GENERATORS, program_of, text};
 /// The calls, and the files needed to check and run them.
 const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 
-/// A folder with the document of a router and the files of a client.
+/// Returns a folder with the document of a router and the files of a client.
 fn folder_with(router: &Router, files: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let document = router.get("/api-docs/openapi.json");
@@ -58,7 +58,7 @@ fn a_python_client_is_generated_typed_and_works() {
     succeed(run(&python).arg("calls.py").arg(router.url("")));
 }
 
-/// The folder that `./setup.sh tools` puts beside what cargo builds.
+/// Returns the folder that `./setup.sh tools` puts beside what cargo builds.
 fn node_modules() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     target.join("openapi-clients/node_modules")

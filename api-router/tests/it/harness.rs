@@ -57,7 +57,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// The body as JSON.
+    /// Returns the body as JSON.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("no JSON ({error}): {}", self.text()))
@@ -71,7 +71,7 @@ impl Reply {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
-    /// The code of a problem.
+    /// Returns the code of a problem.
     pub(crate) fn code(&self) -> String {
         self.json()["code"].as_str().unwrap_or("no code").to_owned()
     }
@@ -83,7 +83,7 @@ pub(crate) fn bare_command(folder: &Path) -> Command {
     sightless(Command::new(env!("CARGO_BIN_EXE_api-router")), folder)
 }
 
-/// A command that knows none of our variables and runs in this folder.
+/// Returns a command that knows none of our variables and runs in this folder.
 pub(crate) fn sightless(mut command: Command, folder: &Path) -> Command {
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
@@ -96,13 +96,13 @@ pub(crate) fn sightless(mut command: Command, folder: &Path) -> Command {
     command
 }
 
-/// A command that starts the router over this directory on a free port.
+/// Returns a command that starts the router over this directory on a free port.
 pub(crate) fn command(data_dir: &Path) -> Command {
     backend::command(data_dir, &[])
 }
 
 impl Router {
-    /// A router with three shards in a new directory.
+    /// Returns a router with three shards in a new directory.
     pub(crate) fn start() -> Self {
         Self::start_with(&[])
     }
@@ -115,7 +115,8 @@ impl Router {
         router
     }
 
-    /// A router over a directory that outlives it. Its client has seen what is there already.
+    /// Returns a router over a directory that outlives it. Its client has seen what is there
+    /// already.
     pub(crate) fn start_in(data_dir: &Path, flags: &[&str]) -> Self {
         let is_used = backend::is_used(data_dir);
         let router = Self::start_command(backend::command(data_dir, flags));
@@ -143,7 +144,7 @@ impl Router {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut banner = String::new();
         let mut address = None;
-        // Its last line tells how to end the router.
+        // The last line of the banner says how to end the router.
         while !banner.lines().last().is_some_and(|line| line.trim().starts_with("end ")) {
             let line = lines.next().expect("the router ended before it served").unwrap();
             if let Some(rest) = line.trim().strip_prefix("API") {
@@ -287,7 +288,7 @@ impl Router {
         self.send("GET", &format!("/api/read?{query}"), &[("x-shard-key", key)], None)
     }
 
-    /// A bare connection, for what no HTTP client would send.
+    /// Returns a bare connection, for bytes that no HTTP client would send.
     pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -27,7 +27,7 @@ fn is_replayed(reply: &Reply) -> bool {
     }
 }
 
-/// The body without what is of the request, not of its effect.
+/// Returns the members of the body that depend on the effect, not on the request.
 fn lasting(reply: &Reply) -> Value {
     let mut body = reply.json();
     let members = body.as_object_mut().unwrap();
@@ -73,7 +73,7 @@ fn the_same_request_again_has_the_same_answer_and_no_effect() {
             assert_eq!(row(&router, "k"), stored, "{op} was done again");
         }
     }
-    // Replayed long after, it still tells what was, and changes nothing.
+    // Repeated long after, the response is the same, and changes nothing.
     let again = write(&router, "k", "key-0", &user_op("insert", "k", "insert"));
     assert_eq!((again.status, is_replayed(&again)), (201, true));
     assert_eq!(row(&router, "k"), Value::Null);

@@ -14,7 +14,7 @@ use crate::client::{
 };
 use crate::harness::{PATIENCE, Reply, Router};
 
-/// Every node with its state and delay.
+/// Returns every node with its state and delay.
 fn nodes(router: &Router) -> BTreeSet<(String, String, u64)> {
     let reply = router.get("/api/lab/nodes");
     assert_eq!(reply.status, 200, "{}", reply.text());

@@ -111,7 +111,7 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// Every source file below a folder.
+/// Returns every source file below a folder.
 pub(crate) fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -125,7 +125,7 @@ pub(crate) fn sources(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The first module below `src/` that a file belongs to.
+/// Returns the first module below `src/` that a file belongs to.
 fn module_of(src: &Path, file: &Path) -> String {
     let inside = file.strip_prefix(src).unwrap();
     let first = inside.components().next().unwrap().as_os_str().to_string_lossy();

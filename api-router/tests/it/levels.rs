@@ -10,7 +10,8 @@ use crate::client::{
 };
 use crate::harness::{Reply, Router};
 
-/// The headers of a write that gives up soon, though not before a busy machine has stored it.
+/// Returns the headers of a write that gives up soon, though not before a busy machine has stored
+/// it.
 fn soon(level: &str) -> [(&str, &str); 2] {
     [("x-consistency", level), ("x-deadline-ms", "1500")]
 }
@@ -19,7 +20,8 @@ fn write_at(router: &Router, level: &str, key: &str, name: &str) -> Reply {
     stranger(router).write_with(key, &[("x-consistency", level)], &user(key, name))
 }
 
-/// Stored, but not where it was asked for: the body says so, and the answer has a token.
+/// Checks a row that is stored, but not at the requested level: the body says so, and the response
+/// has a token.
 fn assert_unconfirmed(reply: &Reply, requested: &str, achieved: &str) {
     assert_eq!((reply.status, &*reply.code()), (504, "TSR205"), "{}", reply.text());
     assert_eq!(reply.header("content-type"), Some("application/problem+json"));
@@ -253,7 +255,8 @@ fn what_was_read_at_a_higher_level_stays_seen_at_level_one() {
     }
 }
 
-/// A bulk write of two rows each on two shards, of which the second has no replica that helps.
+/// Returns a bulk write of two rows each on two shards, of which the second has no replica that
+/// helps.
 fn half_confirmed(router: &Router, headers: &[(&str, &str)]) -> (Reply, Vec<String>) {
     let (well, ill) = (keys_on(router, "shard1", 2), keys_on(router, "shard2", 2));
     let rows: Vec<Value> =

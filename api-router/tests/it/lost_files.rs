@@ -21,7 +21,7 @@ fn folder() -> (TempDir, PathBuf) {
     (folder, data)
 }
 
-/// A router whose shard holds a row.
+/// Returns a router whose shard holds a row.
 fn used(data: &Path, flags: &[&str]) -> Router {
     let router = Router::start_in(data, flags);
     assert_eq!(router.write_user("ada", "Ada").status, 201);

@@ -1,4 +1,4 @@
-//! Tests told through the real router over HTTP, one binary for all.
+//! Tests of the real router over HTTP, one binary for all.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 

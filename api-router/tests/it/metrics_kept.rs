@@ -125,7 +125,7 @@ fn where_traces_go_is_a_url_of_a_router_that_sends_them() {
     }
 }
 
-/// The requests a second of the point in which a second since 1970 lies, if there is one.
+/// Returns the requests a second of the point in which a second since 1970 lies, if there is one.
 fn rate(series: &Value, second: u64) -> Option<f64> {
     let step = series["step_s"].as_u64().unwrap();
     let holds = |t: &Value| (t.as_u64().unwrap()..t.as_u64().unwrap() + step).contains(&second);

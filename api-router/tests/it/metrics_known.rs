@@ -13,7 +13,7 @@ use crate::metrics::metrics;
 struct SentRequest {
     route: &'static str,
     operation: &'static str,
-    /// The one shard that was asked.
+    /// The shard, if the request went to exactly one.
     shard: Option<String>,
     key: Option<&'static str>,
     status: u16,
@@ -58,7 +58,8 @@ impl Load<'_> {
         reply.status
     }
 
-    /// The last request asked more than its answer's headers tell.
+    /// Sets shard and fan-out of the last request, where the headers of its response do not have
+    /// them.
     fn asked(&mut self, shard: Option<&str>, fanout: u64) {
         let last = self.requests.last_mut().unwrap();
         (last.shard, last.fanout) = (shard.map(str::to_owned), fanout);
@@ -73,7 +74,7 @@ fn shard_of(router: &Router, key: &str) -> String {
     router.get(&format!("/api/route?key={key}")).json()["shard"].as_str().unwrap().to_owned()
 }
 
-/// Each way to ask for rows, well and badly, in numbers that differ.
+/// Sends each kind of request about rows, good and bad ones, in different numbers.
 fn load(router: &Router) -> Load<'_> {
     let mut load = Load { router, requests: Vec::new() };
     for (key, times) in [("hot", 20), ("warm", 9), ("cold", 1)] {

@@ -30,7 +30,7 @@ impl Viewer {
         Self { status, head, lines: BufReader::new(response.into_body().into_reader()) }
     }
 
-    /// The data of the next event; `None` when the stream has ended.
+    /// Returns the data of the next event; `None` when the stream has ended.
     fn event(&mut self) -> Option<String> {
         let (mut name, mut data) = (String::new(), None);
         loop {
@@ -118,7 +118,8 @@ fn viewers_of_the_same_query_share_one_event() {
         .iter_mut()
         .map(|viewer| (0..3).map(|_| viewer.event().expect("an event")).collect())
         .collect();
-    // Built anew for each of them, no two would be alike: each tells when it was built.
+    // If each viewer had an event of its own, no two would be alike: an event has the time of its
+    // making.
     let shared = |event: &&String| events.iter().all(|seen| seen.contains(event));
     assert!(events[0].iter().filter(shared).count() >= 2, "{events:?}");
     let at =

@@ -17,7 +17,7 @@ use crate::backend::{self, ask_primary, files_only, is_servers};
 use crate::client::settle;
 use crate::harness::{PATIENCE, Router, bare_command, command, refused_start, skip};
 
-/// A folder with a data directory in which a router has left one row.
+/// Returns a folder with a data directory in which a router has left one row.
 fn used_directory(flags: &[&str]) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
@@ -45,7 +45,7 @@ fn with_flags(data: &Path, flags: &[&str]) -> Command {
     backend::command(data, flags)
 }
 
-/// The bytes of every database in a folder; of one on a server what the catalog says.
+/// Returns the bytes of every database in a folder; of one on a server what the catalog says.
 fn databases(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     if is_servers() {
         let said = "SELECT to_json(c)::text FROM tessera.tessera_cluster AS c";
@@ -57,7 +57,7 @@ fn databases(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     databases.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
 }
 
-/// A request whose body is on its way: the router has its head, and waits.
+/// Returns a request whose body is on its way: the router has its head, and waits.
 fn begin_write(router: &Router, key: &str) -> (TcpStream, String) {
     let body = json!({"table": "users", "data": {"user_id": key, "name": "N", "email": "e"}});
     let body = body.to_string();
@@ -223,7 +223,7 @@ fn a_start_with_settings_of_another_cluster_is_refused_and_touches_nothing() {
     let files = if is_servers() { 1 } else { 8 };
     assert_eq!(before.len(), files, "three shards with a replica each, catalog and figures");
     for (flags, asked, made) in [
-        // Servers are counted by their addresses before anybody looks at the cluster.
+        // Servers are counted by their addresses before the cluster is opened.
         (["--shards", "5"], if is_servers() { "says 5" } else { "the number of shards 5" }, "3"),
         (["--placement", "even"], "placement even", "weighted"),
         (["--weights", "25,50,25"], "weights [25, 50, 25]", "[50, 25, 25]"),
@@ -384,7 +384,7 @@ fn the_commands_of_the_banner_work_as_they_are_printed() {
     assert_eq!(answers[1]["data"][0]["user_id"], answers[0]["data"]["user_id"]);
 }
 
-/// A router whose log goes to a file, and that file.
+/// Returns a router whose log goes to a file, and that file.
 fn logging(folder: &Path, level: &str) -> (Router, PathBuf) {
     let log = folder.join("log");
     let command = with_flags(&folder.join("data"), &["--log", level]);
@@ -440,7 +440,7 @@ fn a_log_that_goes_to_a_file_has_no_colours() {
     assert!(!text.contains('\u{1b}'), "{text:?}");
 }
 
-/// The `number`th order of these columns.
+/// Returns the `number`th order of these columns.
 fn permuted(columns: &[&str], mut number: usize) -> String {
     let mut left = columns.to_vec();
     let mut order = Vec::new();

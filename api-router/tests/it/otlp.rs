@@ -19,7 +19,7 @@ enum Field<'b> {
     Bytes(&'b [u8]),
 }
 
-/// The fields of a message, with their numbers.
+/// Returns the fields of a message, with their numbers.
 fn fields(mut rest: &[u8]) -> Vec<(u64, Field<'_>)> {
     fn varint(rest: &mut &[u8]) -> u64 {
         let mut number = 0;
@@ -53,7 +53,7 @@ fn fields(mut rest: &[u8]) -> Vec<(u64, Field<'_>)> {
     found
 }
 
-/// The messages and texts of this number.
+/// Returns the messages and texts of this number.
 fn all(message: &[u8], number: u64) -> Vec<&[u8]> {
     let meant = |(found, field)| match field {
         Field::Bytes(bytes) if found == number => Some(bytes),

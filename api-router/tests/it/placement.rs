@@ -23,7 +23,7 @@ fn encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
-/// The owner of a slot according to `/api/shard-map`.
+/// Returns the owner of a slot according to `/api/shard-map`.
 fn owner(map: &Value, slot: u64) -> Value {
     let holds =
         |range: &&Value| (range[0].as_u64().unwrap()..=range[1].as_u64().unwrap()).contains(&slot);

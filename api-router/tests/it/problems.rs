@@ -10,7 +10,7 @@ use crate::harness::{Reply, Router};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
-/// The body with the one member that differs each time made the same.
+/// Returns the body with the one member that differs each time made the same.
 fn redacted(reply: &Reply) -> Value {
     assert_eq!(reply.header("content-type"), Some("application/problem+json"));
     let mut body = reply.json();
@@ -33,7 +33,7 @@ fn read(router: &Router, headers: &[(&str, &str)], query: &str) -> Reply {
     router.send("GET", &format!("/api/read?{query}"), headers, None)
 }
 
-/// A write whose body never comes; the deadline is the router's, nothing sleeps here.
+/// Returns a write whose body never comes; the deadline is the router's, nothing sleeps here.
 fn late(router: &Router) -> Reply {
     let mut stream = router.connect();
     stream

@@ -45,7 +45,7 @@ struct Shared {
 }
 
 impl ProxiedServer {
-    /// A proxy to this port.
+    /// Returns a proxy to this port.
     pub(crate) fn to(port: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let shared = Arc::new(Shared::default());
@@ -112,7 +112,7 @@ impl Shared {
         let _ = to.shutdown(Shutdown::Both);
     }
 
-    /// The right to carry something: no change is made while it is held.
+    /// Returns the right to carry something: no change is made while it is held.
     fn await_open(&self) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         let mut delayed = false;

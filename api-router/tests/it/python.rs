@@ -33,15 +33,15 @@ pub(crate) fn text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
 }
 
-/// A program of the tools that judge the API, `python` among them.
+/// Returns a program of the tools that judge the API, `python` among them.
 ///
 /// # Errors
-/// What could not be had.
+/// The package or tool that could not be installed.
 pub(crate) fn program(name: &str) -> Result<PathBuf, String> {
     program_of(&JUDGES, name)
 }
 
-/// A program of an environment, `python` among them.
+/// Returns a program of an environment, `python` among them.
 ///
 /// # Errors
 /// The package or tool that could not be installed.

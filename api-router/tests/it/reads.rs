@@ -35,7 +35,7 @@ fn with_orders(flags: &[&str]) -> Router {
     router
 }
 
-/// The rows of a read that must succeed.
+/// Returns the rows of a read that must succeed.
 fn rows(router: &Router, query: &str) -> Vec<Value> {
     let reply = router.get(&format!("/api/read?table=orders&{query}"));
     assert_eq!(reply.status, 200, "{query}: {}", reply.text());

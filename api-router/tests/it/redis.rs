@@ -104,7 +104,7 @@ impl Redis {
         Ok(answer)
     }
 
-    /// The keys that it holds.
+    /// Returns the keys that it holds.
     pub(crate) fn keys(&self) -> Vec<String> {
         self.ask(&["KEYS", "*"])
     }

@@ -17,7 +17,7 @@ use crate::harness::{PATIENCE, Reply, Router};
 /// Tables that come with it.
 const TABLES: [&str; 5] = ["users", "orders", "products", "transactions", "kv"];
 
-/// The rows of a table over all shards, as text, and who served them.
+/// Returns the rows of a table over all shards, as text, and who served them.
 fn rows(router: &Router, table: &str, level: &str) -> (String, String) {
     let query = format!("table={table}&select=*,slot,shard_key&limit=1000");
     let reply = stranger(router).read_with(None, &[("x-consistency", level)], &query);
@@ -92,7 +92,7 @@ fn remove(data: &Path, name: &str) {
     }
 }
 
-/// A member of the health of a node.
+/// Returns a member of the health of a node.
 fn node_health(router: &Router, name: &str) -> Value {
     let health = router.get("/api/health").json();
     let shards = health["shards"].as_array().unwrap().clone();
@@ -159,7 +159,7 @@ fn a_replica_holds_what_its_primary_holds_to_the_byte() {
     }
 }
 
-/// Three replicas that stand at three different rows, so that a reader can tell them apart.
+/// Three replicas that stand at three different rows, so that a reader can distinguish them.
 fn three_at_different_rows() -> Router {
     let router = lab(&["--shards", "1", "--replicas", "3"]);
     let write = |n: u32, level: &str| {
@@ -305,7 +305,7 @@ fn health_reports_every_node_with_its_lag() {
     assert!(is_current(&node_health(&router, "shard1-replica1")));
 }
 
-/// A read that bounds its staleness.
+/// Returns a read that bounds its staleness.
 fn bounded(router: &Router, key: &str, bound_ms: &str) -> Seen {
     let bound = [("x-max-staleness-ms", bound_ms)];
     Seen::of(&stranger(router).read_with(Some(key), &bound, "table=users"))
@@ -395,7 +395,7 @@ fn the_number_of_replicas_is_kept_and_may_change_at_each_start() {
     }
 }
 
-/// A directory whose router has ended in good order, with rows on every shard.
+/// Returns a directory whose router has ended in good order, with rows on every shard.
 fn used_directory() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut router = Router::start_in(&folder.path().join("data"), &[]);

@@ -119,7 +119,7 @@ fn a_delete_of_no_row_does_not_suggest_an_insert() {
     }
 }
 
-/// An object of this many members.
+/// Returns an object of this many members.
 fn object(members: usize) -> Value {
     (0..members).map(|n| (format!("m{n}"), json!(n))).collect::<serde_json::Map<_, _>>().into()
 }

@@ -18,7 +18,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// The names of all switches, from the table that describes them.
+/// Returns the names of all switches, from the table that describes them.
 fn switches() -> Vec<String> {
     let table = fs::read_to_string(root().join("shard-manager/src/sabotage.rs")).unwrap();
     let lines = table.lines().filter_map(|line| line.strip_prefix("//! | `"));
@@ -51,7 +51,8 @@ fn the_default_program_does_not_start_when_a_promise_is_to_be_broken() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
-/// Every feature list of a manifest, with its name, and every list of features of a dependency.
+/// Returns every feature list of a manifest, with its name, and every list of features of a
+/// dependency.
 fn feature_lists(manifest: &toml::Table) -> Vec<(String, Vec<String>)> {
     let mut lists = Vec::new();
     for (name, value) in manifest {

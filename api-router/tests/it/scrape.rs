@@ -50,12 +50,12 @@ fn scrape(router: &Router) -> Option<Vec<Value>> {
     Some(serde_json::from_slice(&output.stdout).unwrap())
 }
 
-/// The samples of this name.
+/// Returns the samples of this name.
 fn named<'f>(found: &'f [Value], name: &str) -> Vec<&'f Value> {
     found.iter().filter(|sample| sample["name"] == name).collect()
 }
 
-/// The sum of the samples of this name whose labels are these.
+/// Returns the sum of the samples of this name whose labels are these.
 fn sum(found: &[Value], name: &str, labels: &[(&str, &str)]) -> f64 {
     let is_meant =
         |sample: &&&Value| labels.iter().all(|(label, value)| sample["labels"][label] == *value);
@@ -139,7 +139,7 @@ fn counts_never_go_back_and_have_no_key() {
         assert!(now > last);
         last = now;
     }
-    // It is one of the hottest keys, and told as such where it may be told.
+    // It is one of the hottest keys, and listed as such in the metrics as JSON.
     let figures = router.get("/api/analytics/metrics").json();
     assert_eq!(figures["metrics"]["hot_keys"][0]["key"], key, "{figures}");
 }

@@ -1,4 +1,4 @@
-//! Tests of filters that name the shard key: such reads ask the shards of their keys only, and
+//! Tests of filters that name the shard key: such reads go to the shards of their keys only, and
 //! return the same rows as a scatter read.
 
 use std::collections::BTreeSet;
@@ -47,7 +47,7 @@ fn shards_of(router: &Router, keys: &[&str]) -> Value {
     json!(shards)
 }
 
-/// Reads all pages, row by row; every page must ask these shards.
+/// Reads all pages, row by row; every page must come from these shards.
 fn walk(router: &Router, query: &str, shards: Option<&Value>) -> Vec<Value> {
     let (mut rows, mut cursor) = (Vec::new(), String::new());
     loop {

@@ -21,7 +21,7 @@ fn hint(reply: &Reply) -> String {
     reply.json()["hint"].as_str().unwrap_or("no hint").to_owned()
 }
 
-/// Each type of a routing column: a value, another spelling of it, and how it is stored.
+/// Returns each type of a routing column: a value, another spelling of it, and how it is stored.
 fn spellings() -> [(&'static str, Value, Value, &'static str); 5] {
     let uuid = "0198c3f2-7f4e-7cc3-9b6d-7e1f5a3c2b10";
     let instant = "2026-11-21T10:00:00.000000Z";

@@ -1,5 +1,5 @@
-//! Tests of the room for bodies: a slow client locks no other out, and no small request takes
-//! much memory.
+//! Tests of the body budget: a slow client locks no other out, and no small request takes much
+//! memory.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -17,7 +17,7 @@ use crate::streams_live::{begin, peak_kib};
 /// The head of a body that announces its length, and then takes its time.
 const LONG: &str = "content-length: 100000000\r\nx-deadline-ms: 60000\r\n";
 
-/// The beginning of a row that is not whole.
+/// Returns the beginning of a row that is not whole.
 fn unfinished(bytes: usize) -> String {
     format!("{{\"user_id\":\"u\",\"email\":\"e\",\"name\":\"{}", "n".repeat(bytes))
 }
@@ -29,7 +29,7 @@ struct Held {
 }
 
 impl Held {
-    /// The problem in its response, if there is one.
+    /// Returns the problem in its response, if there is one.
     fn problem(&mut self) -> Option<Value> {
         self.stream.set_nonblocking(true).unwrap();
         // The router closes after its response; a client that is still sending may not receive it.
@@ -199,7 +199,7 @@ fn a_row_that_comes_in_many_small_parts_is_whole() {
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.contains("\"stored\":2"), "{answer}");
     }
-    // The connections told this client nothing of what they wrote: replicas may not have it yet.
+    // This client has no token of the other connections' writes: replicas may not have them yet.
     let read = |key: &str| {
         let headers = [("x-shard-key", key), ("x-consistency", "all")];
         router.send("GET", "/api/read?table=users", &headers, None).json()["data"][0].clone()

@@ -160,7 +160,7 @@ fn large_lines(count: usize) -> String {
     (0..count).map(line).collect()
 }
 
-/// The most memory that the router has ever held.
+/// Returns the most memory that the router has ever held.
 pub(crate) fn peak_kib(router: &Router) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", router.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

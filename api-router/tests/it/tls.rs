@@ -40,7 +40,7 @@ impl Papers {
         fs::write(self.path("key.pem"), key).unwrap();
     }
 
-    /// A command that starts a router with them.
+    /// Returns a command that starts a router with them.
     fn router(&self) -> Command {
         let mut command = command(&self.path("data"));
         command.arg("--tls-cert").arg(self.path("cert.pem"));
@@ -61,7 +61,7 @@ impl Papers {
     }
 }
 
-/// A certificate for this machine that is its own authority, and its key.
+/// Returns a certificate for this machine that is its own authority, and its key.
 fn fresh() -> (String, String) {
     let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
     let key = KeyPair::generate().unwrap();

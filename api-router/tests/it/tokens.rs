@@ -13,7 +13,7 @@ use crate::client::{
 };
 use crate::harness::{PATIENCE, Reply, Router, TOKEN_LEN_MAX};
 
-/// A router whose replicas all stand still at "old" users, one on each shard.
+/// Returns a router whose replicas all stand still at "old" users, one on each shard.
 fn frozen() -> (Router, [String; 3]) {
     let router = lab(&[]);
     let keys = three_keys(&router);
@@ -251,7 +251,7 @@ fn a_token_covers_every_shard_that_its_client_has_met() {
     assert_eq!(scatter.all_names().iter().filter(|name| *name == "new").count(), 2);
 }
 
-/// The token of one write by a client that has seen nothing before.
+/// Returns the token of one write by a client that has seen nothing before.
 fn token_of_write(router: &Router, key: &str, name: &str) -> String {
     let mut writer = stranger(router);
     writer.write_user(key, name);

@@ -22,7 +22,7 @@ fn users(rows: &[Value]) -> Value {
     json!({"table": "users", "rows": rows})
 }
 
-/// The names of all users by id.
+/// Returns the names of all users by id.
 fn names(router: &Router) -> Vec<(String, String)> {
     let read = router.get("/api/read?table=users&order=user_id&limit=1000").json();
     let text = |row: &Value, column: &str| row[column].as_str().unwrap().to_owned();
@@ -244,7 +244,7 @@ fn a_transaction_of_all_shards_and_conditions_in_headers_are_refused() {
     assert_eq!(names(&router), []);
 }
 
-/// The balance of each account, by its row's id, with the row's version.
+/// Returns the balance of each account, by its row's id, with the row's version.
 fn balances(router: &Router, bank: &str) -> Vec<(i64, i64)> {
     let query = "table=transactions&order=tx_id&select=amount,version";
     let level = [("x-shard-key", bank), ("x-consistency", "all")];

@@ -10,7 +10,7 @@ fn assert_problem(reply: &Reply, status: u16, code: &str) {
     assert_eq!(reply.json()["outcome"], "rejected", "{}", reply.text());
 }
 
-/// The only row of a key.
+/// Returns the only row of a key.
 fn only_row(router: &Router, table: &str, key: &str) -> Value {
     let reply = router.read(key, &format!("table={table}"));
     assert_eq!(reply.status, 200, "{}", reply.text());
