@@ -12,14 +12,14 @@ use shard_manager::table::Table;
 use shard_manager::value::TypeMismatch;
 use utoipa::ToSchema;
 
-use super::change::{Asked, WriteAnswer, apart, carry_out};
-use crate::answer::WriteRefusals;
+use super::row_write::{WriteAnswer, WriteContext, carry_out, run_blocking};
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::headers::{DataHeaders, check_content_type, idempotency_key};
 use crate::prefer::Preference;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
+use crate::response_headers::WriteRefusals;
 
 /// Members of the body.
 const MEMBERS: [&str; 4] = ["table", "op", "data", "shardKey"];
@@ -32,7 +32,7 @@ pub struct WriteRequest {
     /// The table: `users`, `orders`, `products`, `transactions`, `kv`.
     #[expect(dead_code, reason = "describes the body; the members are read without building it")]
     table: String,
-    /// What to do; `upsert` when it is not given.
+    /// Operation; `upsert` when it is not given.
     #[schema(inline)]
     #[expect(dead_code, reason = "as above")]
     op: Option<OperationName>,
@@ -48,7 +48,7 @@ pub struct WriteRequest {
     shard_key: Option<String>,
 }
 
-/// What to do with a row.
+/// Operation on a row.
 #[derive(serde::Serialize, serde::Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OperationName {
@@ -64,8 +64,8 @@ pub enum OperationName {
 
 /// Writes one row.
 ///
-/// The answer is sent when the row is durable on its shard's primary (and on replicas, if x-consistency asks
-/// for it): 201 when it was made, 200 when it was changed or removed.
+/// The response is sent when the row is durable on its shard's primary (and on replicas, if
+/// x-consistency requires it): 201 for a new row, 200 for a changed or removed one.
 #[utoipa::path(
     tag = "data",
     params(
@@ -95,13 +95,14 @@ pub(crate) async fn write_row(
     check_content_type(request.headers())?;
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["shardKey"])?;
-    let terms = body::Terms::of(request.headers(), body::WRITE_BYTES_MAX, options.deadline);
-    let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
+    let limits =
+        body::BodyLimits::from_headers(request.headers(), body::WRITE_BYTES_MAX, options.deadline);
+    let (bytes, _room) = body::read(payload, limits, || app.open_share(&request)).await?;
     let keys = (shard_key, parameters.single("shardKey")?);
     let change = parse_anywhere(&app, keys, bytes).await?;
     let wants_row = !prefer.has(Preference::Minimal);
-    let asked = Asked { began, options, prefer, idempotency_key, wants_row };
-    Ok(carry_out(&app, &request, asked, change).await?.answer(&app))
+    let context = WriteContext { began, options, prefer, idempotency_key, wants_row };
+    Ok(carry_out(&app, &request, context, change).await?.answer(&app))
 }
 
 /// The keys of header and query.
@@ -121,7 +122,7 @@ async fn parse_anywhere(
         let header = header.as_deref().and_then(|key| ShardKey::parse(key).ok());
         parse(&app, (header, query.as_deref()), &bytes)
     };
-    apart(work).await
+    run_blocking(work).await
 }
 
 fn parse(
@@ -150,7 +151,7 @@ fn parse(
     Ok(manager::Data::prepare(&app.manager.map(), &table, operation, key, &data.0)?)
 }
 
-/// Finds the shard key of a row that is sent without one: its routing column has it.
+/// Returns the shard key of a row that is sent without one: the value of its routing column.
 fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
     let derived = RowWrite::routing_key(table, &data.0);
     if let Some(key) = derived.map_err(|error| Problem::from(&error))? {
@@ -168,7 +169,7 @@ fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
     Err(null_key(table, data).unwrap_or_else(missing))
 }
 
-/// Refuses a row whose routing column is null, which is no shard key.
+/// Returns the problem of a row whose routing column is null, which is no shard key.
 pub(super) fn null_key(table: &Table, data: &Members<'_>) -> Option<Problem> {
     let column = table.column(table.routing()?);
     data.get(&column.name)?;
@@ -176,14 +177,14 @@ pub(super) fn null_key(table: &Table, data: &Members<'_>) -> Option<Problem> {
     Some(Problem::from(&RowError::TypeMismatch { column, mismatch }))
 }
 
-/// `op` of a body; upsert when it is not given.
+/// Returns `op` of a body; upsert when it is not given.
 pub(super) fn operation(members: &Members<'_>) -> Result<Operation, Problem> {
     let Some(name) = members.text("op")? else { return Ok(Operation::default()) };
     Operation::find(&name)
         .ok_or_else(|| Problem::new(Code::TSR101, "op must be upsert, insert, update or delete"))
 }
 
-/// The shard key that header, query and body agree on.
+/// Returns the shard key that header, query and body agree on.
 pub(super) fn one_key<'k>(
     header: Option<ShardKey<'k>>,
     query: Option<&'k str>,

@@ -1,5 +1,5 @@
-//! The default program cannot break promises on purpose: nothing of the feature `sabotage` is in it, and nobody enables
-//! it in passing.
+//! Sabotage: the default program cannot break promises on purpose. Nothing of the feature
+//! `sabotage` is in it, and no other feature enables it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,7 +20,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// The names of all mutations, from the table that describes them.
+/// Returns the names of all mutations, from the table that describes them.
 fn mutations() -> Vec<String> {
     let table = fs::read_to_string(root().join("shard-manager/model/src/sabotage.rs")).unwrap();
     let lines = table.lines().filter_map(|line| line.strip_prefix("//! | `"));
@@ -44,7 +44,8 @@ fn the_default_program_knows_no_mutation() {
 fn the_default_program_does_not_start_when_a_promise_is_to_be_broken() {
     let folder = tempfile::tempdir().unwrap();
     let mut router: Command = command(&folder.path().join("data"));
-    // Better than not to hear it: nobody believes that a router is sabotaged which is not.
+    // A router that is not sabotaged must refuse the variable, so that it is not taken for one that
+    // is.
     let ended = router.env(VARIABLE, "lost_batch").stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(2), "{said}");
@@ -52,7 +53,8 @@ fn the_default_program_does_not_start_when_a_promise_is_to_be_broken() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
-/// Every feature list of a manifest, with its name, and every list of features of a dependency.
+/// Returns every feature list of a manifest, with its name, and every list of features of a
+/// dependency.
 fn feature_lists(manifest: &toml::Table) -> Vec<(String, Vec<String>)> {
     let mut lists = Vec::new();
     for (name, value) in manifest {

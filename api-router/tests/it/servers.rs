@@ -1,5 +1,5 @@
-//! Stories of naming servers of PostgreSQL: where they may be named, what is shown, what is refused, and that a
-//! password is never told. No server is asked.
+//! Tests of the addresses of PostgreSQL servers: their sources, their output, refusals, and that a
+//! password is never shown. No server is used.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -23,12 +23,12 @@ fn both() -> String {
     format!("{ONE},{TWO}")
 }
 
-/// As it is shown: with what was not said.
+/// Returns the URL as it is shown: with the defaults.
 fn full(url: &str) -> String {
     format!("{url}?sslmode=prefer")
 }
 
-/// What is in force by this `tessera.toml`.
+/// Returns the settings in force by this `tessera.toml`.
 fn of_file(text: &str) -> BTreeMap<String, (String, String)> {
     let folder = folder();
     write(folder.path(), "tessera.toml", text);

@@ -7,7 +7,7 @@ use redis::Commands as _;
 use shard_manager::cache::CacheUse::{Hit, Miss};
 use shard_manager::cache::{CacheSettings, FreshnessRequirement};
 
-use crate::bench::{Played, ask, fill, fresh, number, requirement, router, told, until};
+use crate::bench::{FakeShard, ask, fill, fresh, number, requirement, router, told, until};
 use crate::redis_server::{Server, nowhere};
 
 fn twice(settings: CacheSettings) -> CacheSettings {
@@ -25,7 +25,7 @@ fn calls(redis: &Server, command: &str) -> u64 {
 #[tokio::test]
 async fn what_is_asked_once_leaves_redis_alone_and_what_is_asked_again_is_kept() {
     let Some(redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&twice(redis.settings())), Played::new(1));
+    let (cache, shard) = (router(&twice(redis.settings())), FakeShard::new(1));
     for key in 0..100_u64 {
         let answer = ask(&cache, &format!("k{key}"), &requirement(None), async || fresh(key)).await;
         assert_eq!((number(&answer), answer.cache), (key, Miss));
@@ -53,7 +53,7 @@ async fn who_allows_no_age_is_never_worth_it() {
 async fn a_write_voids_also_what_another_has_kept_and_this_one_would_not() {
     let Some(redis) = Server::start(&[]) else { return };
     let (seldom, often) = (router(&twice(redis.settings())), router(&redis.settings()));
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     fill(&often, &shard).await;
     assert_eq!(told(&seldom, &shard, None).await, (1, Miss), "it does not look");
     shard.write();
@@ -64,7 +64,7 @@ async fn a_write_voids_also_what_another_has_kept_and_this_one_would_not() {
 #[tokio::test]
 async fn a_thousand_who_ask_for_the_first_time_make_one_query() {
     let cache = router(&twice(nowhere()));
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     let readers = (0..1_000).map(|_| async {
         let read = async || {
             let answer = shard.read();
@@ -81,7 +81,7 @@ async fn a_thousand_who_ask_for_the_first_time_make_one_query() {
 #[tokio::test]
 async fn what_is_known_to_be_too_old_is_visited_once_before_it_is_read() {
     let Some(redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
     assert_eq!(told(&cache, &shard, None).await, (1, Hit));
     let () = redis::cmd("CONFIG").arg("RESETSTAT").query(&mut redis.door()).unwrap();
@@ -99,7 +99,7 @@ async fn what_is_known_to_be_too_old_is_visited_once_before_it_is_read() {
 async fn a_first_visit_finds_what_another_router_has_kept() {
     let Some(redis) = Server::start(&[]) else { return };
     let (one, other) = (router(&redis.settings()), router(&redis.settings()));
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     fill(&one, &shard).await;
     assert_eq!(told(&other, &shard, None).await, (1, Hit));
     let fields: usize = redis.door().hlen(redis.keys().remove(0)).unwrap();
@@ -110,7 +110,7 @@ async fn a_first_visit_finds_what_another_router_has_kept() {
 async fn what_another_router_has_kept_is_replaced_if_it_lacks_what_was_seen() {
     let Some(redis) = Server::start(&[]) else { return };
     let (one, other) = (router(&redis.settings()), router(&redis.settings()));
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     fill(&one, &shard).await;
     let seen = shard.write();
     assert_eq!(told(&other, &shard, Some(seen)).await, (2, Miss));

@@ -19,12 +19,12 @@ use shard_manager::value::ColumnType;
 
 /// A shard of one row, which holds the number of its last change.
 #[derive(Default)]
-pub(crate) struct Played {
+pub(crate) struct FakeShard {
     pub(crate) at: AtomicU64,
     pub(crate) queries: AtomicUsize,
 }
 
-impl Played {
+impl FakeShard {
     pub(crate) fn new(at: u64) -> Self {
         Self { at: AtomicU64::new(at), queries: AtomicUsize::new(0) }
     }
@@ -110,7 +110,11 @@ pub(crate) async fn ask(
 }
 
 /// Asks, and tells what was answered, and what the cache was to it.
-pub(crate) async fn told(cache: &Arc<Cache>, shard: &Played, seen: Option<u64>) -> (u64, CacheUse) {
+pub(crate) async fn told(
+    cache: &Arc<Cache>,
+    shard: &FakeShard,
+    seen: Option<u64>,
+) -> (u64, CacheUse) {
     let answer = ask(cache, "k", &requirement(seen), async || shard.read()).await;
     (number(&answer), answer.cache)
 }
@@ -125,7 +129,7 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// Asks, and waits until the answer is stored.
-pub(crate) async fn fill(cache: &Arc<Cache>, shard: &Played) -> u64 {
+pub(crate) async fn fill(cache: &Arc<Cache>, shard: &FakeShard) -> u64 {
     let before = cache.stats().fills;
     let (number, used) = told(cache, shard, None).await;
     assert_eq!(used, CacheUse::Miss);

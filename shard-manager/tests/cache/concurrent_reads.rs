@@ -12,20 +12,20 @@ use shard_manager::query::ReadQuery;
 use tokio::sync::{Notify, oneshot};
 
 use crate::bench::{
-    Played, about, ask, deadline, fill, fresh, number, requirement, router, table, told, until,
+    FakeShard, about, ask, deadline, fill, fresh, number, requirement, router, table, told, until,
 };
 use crate::redis_server::{Server, nowhere};
 
 async fn a_crowd(settings: CacheSettings) -> (usize, Arc<Cache>) {
     let cache = router(&settings);
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     let readers = (0..1_000).map(|_| ask_slowly(&cache, &shard));
     let numbers = join_all(readers).await;
     assert!(numbers.iter().all(|number| *number == 1));
     (shard.queries(), cache)
 }
 
-async fn ask_slowly(cache: &Arc<Cache>, shard: &Played) -> u64 {
+async fn ask_slowly(cache: &Arc<Cache>, shard: &FakeShard) -> u64 {
     let read = async || {
         let answer = shard.read();
         // Long enough for all to come.
@@ -57,7 +57,7 @@ async fn readers_on_all_threads_make_one_query() {
     let runtime = runtime.worker_threads(4).enable_all().build().unwrap();
     let crowd = std::thread::spawn(move || {
         let cache = router(&settings);
-        let shard = Arc::new(Played::new(1));
+        let shard = Arc::new(FakeShard::new(1));
         let queries = runtime.block_on(async {
             let readers = (0..200).map(|_| {
                 let (cache, shard) = (Arc::clone(&cache), Arc::clone(&shard));
@@ -123,7 +123,7 @@ async fn without_redis() -> Arc<Cache> {
 #[tokio::test]
 async fn if_the_one_who_reads_goes_away_the_next_one_reads() {
     let cache = without_redis().await;
-    let shard = Arc::new(Played::new(1));
+    let shard = Arc::new(FakeShard::new(1));
     let begun = Arc::new(Notify::new());
     let leader = tokio::spawn({
         let (cache, shard, begun) = (Arc::clone(&cache), Arc::clone(&shard), Arc::clone(&begun));
@@ -239,7 +239,7 @@ async fn what_another_has_read_of_a_replica_that_lags_serves_nobody_who_wants_ne
 #[tokio::test]
 async fn a_read_after_a_write_does_not_join_an_older_read() {
     let Some(redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     let old = ask(&cache, "k", &requirement(None), async || {
         let old = shard.read();
         shard.write();
@@ -258,7 +258,7 @@ async fn a_read_after_a_write_does_not_join_an_older_read() {
 async fn readers_for_whom_what_is_there_is_not_enough_make_one_query() {
     let Some(redis) = Server::start(&[]) else { return };
     let (other, cache) = (router(&redis.settings()), router(&redis.settings()));
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     fill(&other, &shard).await;
     let (seen, before) = (shard.write(), shard.queries());
     // A primary whose position proves nothing.

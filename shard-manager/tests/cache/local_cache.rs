@@ -4,7 +4,7 @@ use shard_manager::cache::CacheUse::{Hit, Miss};
 use shard_manager::cache::{BreakerState, CacheSettings, FreshnessRequirement};
 
 use crate::bench::{
-    Played, about, ask, fill, fresh, number, requirement, router, rows, told, until,
+    FakeShard, about, ask, fill, fresh, number, requirement, router, rows, told, until,
 };
 use crate::redis_server::{Server, nowhere};
 
@@ -17,7 +17,7 @@ async fn what_was_read_once_is_answered_without_asking_redis() {
     let Some(redis) = Server::start(&[]) else { return };
     let settings = keeping(redis.settings(), 1 << 20);
     let (one, other) = (router(&settings), router(&settings));
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     fill(&one, &shard).await;
     assert_eq!(told(&other, &shard, Some(1)).await, (1, Hit), "this one had to ask");
     assert_eq!(other.stats().near_hits, 0);
@@ -31,7 +31,7 @@ async fn what_was_read_once_is_answered_without_asking_redis() {
 #[tokio::test]
 async fn what_is_kept_near_proves_itself_as_well() {
     let cache = router(&keeping(nowhere(), 1 << 20));
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     assert_eq!(told(&cache, &shard, None).await, (1, Miss));
     assert_eq!(told(&cache, &shard, None).await, (1, Hit));
     // Another router writes.
@@ -45,7 +45,7 @@ async fn what_is_kept_near_proves_itself_as_well() {
 #[tokio::test]
 async fn a_write_voids_what_is_kept_near_and_what_is_being_read() {
     let cache = router(&keeping(nowhere(), 1 << 20));
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     told(&cache, &shard, None).await;
     shard.write();
     cache.invalidate([about("k")]);

@@ -1,7 +1,7 @@
-//! Stories of the cache, each on a Redis of its own: what it may answer, what it must not, and what becomes of those who
+//! Tests of the cache, each on a Redis of its own: what it may answer, what it must not, and what becomes of those who
 //! ask when Redis is not what it should be.
 //!
-//! Where there is no `redis-server`, every story says so and is passed over.
+//! Where there is no `redis-server`, every test says so and is passed over.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 

@@ -6,13 +6,13 @@ use redis::Commands as _;
 use shard_manager::cache::CacheUse::{Hit, Miss};
 use shard_manager::cache::{About, CacheStats, FreshnessBound, FreshnessRequirement, ServedBy};
 
-use crate::bench::{Played, about, ask, fill, fresh, number, requirement, router, told, until};
+use crate::bench::{FakeShard, about, ask, fill, fresh, number, requirement, router, told, until};
 use crate::redis_server::Server;
 
 #[tokio::test]
 async fn what_was_read_once_is_answered_from_the_cache() {
     let Some(redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(3));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(3));
     fill(&cache, &shard).await;
     let answer = ask(&cache, "k", &requirement(None), async || unreachable!()).await;
     assert_eq!((number(&answer), answer.cache, answer.served_by), (3, Hit, ServedBy::Cache));
@@ -30,7 +30,7 @@ async fn what_was_read_once_is_answered_from_the_cache() {
 #[tokio::test]
 async fn a_fill_that_a_write_overtakes_is_refused() {
     let Some(redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     let old = ask(&cache, "k", &requirement(None), async || {
         let old = shard.read();
         // Here another writes: it is committed, and what it voids is the lease.
@@ -50,7 +50,7 @@ async fn a_fill_that_a_write_overtakes_is_refused() {
 async fn a_fill_that_a_write_of_another_router_overtakes_is_refused() {
     let Some(redis) = Server::start(&[]) else { return };
     let (one, other) = (router(&redis.settings()), router(&redis.settings()));
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     ask(&one, "k", &requirement(None), async || {
         let old = shard.read();
         shard.write();
@@ -66,7 +66,7 @@ async fn a_fill_that_a_write_of_another_router_overtakes_is_refused() {
 #[tokio::test]
 async fn an_entry_whose_void_was_lost_serves_nobody_who_has_seen_the_write() {
     let Some(redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
     let seen = shard.write();
     assert_eq!(told(&cache, &shard, Some(seen)).await, (2, Miss), "who wrote reads the write");
@@ -78,7 +78,7 @@ async fn an_entry_whose_void_was_lost_serves_nobody_who_has_seen_the_write() {
 #[tokio::test]
 async fn an_entry_whose_void_was_lost_serves_others_no_longer_than_they_allow() {
     let Some(redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     let aged = Instant::now() - Duration::from_secs(5);
     ask(&cache, "k", &requirement(None), async || {
         let mut old = shard.read();
@@ -97,7 +97,7 @@ async fn an_entry_whose_void_was_lost_serves_others_no_longer_than_they_allow() 
 #[tokio::test]
 async fn a_lease_that_was_evicted_stores_nothing() {
     let Some(redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     ask(&cache, "k", &requirement(None), async || {
         let () = redis.door().del(redis.keys()).unwrap();
         shard.read()
@@ -111,7 +111,7 @@ async fn a_lease_that_was_evicted_stores_nothing() {
 async fn who_holds_no_lease_reads_and_stores_nothing() {
     let Some(redis) = Server::start(&[]) else { return };
     let (one, other) = (router(&redis.settings()), router(&redis.settings()));
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     ask(&one, "k", &requirement(None), async || {
         assert_eq!(told(&other, &shard, None).await, (1, Miss), "it does not wait for the other");
         shard.read()
@@ -140,7 +140,7 @@ fn end_leases(redis: &Server) {
 async fn who_comes_back_after_its_lease_does_not_overwrite_the_next_one() {
     let Some(redis) = Server::start(&[]) else { return };
     let (slow, next) = (router(&redis.settings()), router(&redis.settings()));
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     ask(&slow, "k", &requirement(None), async || {
         let old = shard.read();
         shard.write();
@@ -157,7 +157,7 @@ async fn who_comes_back_after_its_lease_does_not_overwrite_the_next_one() {
 async fn a_lease_ends_by_itself() {
     let Some(redis) = Server::start(&[]) else { return };
     let (dead, next) = (router(&redis.settings()), router(&redis.settings()));
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     let wants = requirement(None);
     let asked = ask(&dead, "k", &wants, async || std::future::pending().await);
     let has_lease = until("it has its lease", || !redis.keys().is_empty());
@@ -176,7 +176,7 @@ async fn a_lease_ends_by_itself() {
 async fn a_fill_does_not_replace_what_is_better_in_every_way() {
     let Some(redis) = Server::start(&[]) else { return };
     let (one, other) = (router(&redis.settings()), router(&redis.settings()));
-    let shard = Played::new(9);
+    let shard = FakeShard::new(9);
     let began = Instant::now();
     fill(&other, &shard).await;
     let mut door = redis.door();
@@ -197,7 +197,7 @@ async fn a_fill_does_not_replace_what_is_better_in_every_way() {
 #[tokio::test]
 async fn an_entry_of_another_timeline_serves_nobody() {
     let Some(redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(5));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(5));
     fill(&cache, &shard).await;
     // Another node leads, and has not all that the one before it had.
     let now = FreshnessRequirement { timeline: 2, ..requirement(None) };
@@ -218,7 +218,7 @@ async fn an_entry_of_another_timeline_serves_nobody() {
 #[tokio::test]
 async fn what_was_read_while_another_node_took_over_is_not_kept() {
     let Some(redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(5));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(5));
     ask(&cache, "k", &requirement(None), async || {
         let mut answer = shard.read();
         answer.freshness = None;
@@ -232,7 +232,7 @@ async fn what_was_read_while_another_node_took_over_is_not_kept() {
 #[tokio::test]
 async fn a_slot_that_moved_leaves_its_entries_behind() {
     let Some(redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
     let moved = About { epoch: 2, ..about("k") };
     let query = shard_manager::query::ReadQuery::all(&crate::bench::table());
@@ -262,7 +262,7 @@ async fn what_a_server_that_leads_has_shown_serves_no_session() {
 #[tokio::test]
 async fn what_a_replica_that_lags_has_shown_is_as_old_as_the_replica() {
     let Some(redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(4));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(4));
     let lagging = async || {
         let mut answer = fresh(3);
         let as_of = Instant::now() - Duration::from_secs(3);

@@ -7,12 +7,12 @@ use rustix::process::Signal;
 use shard_manager::cache::CacheUse::{Hit, Miss};
 use shard_manager::cache::{BreakerState, Cache, CacheSettings, FreshnessRequirement};
 
-use crate::bench::{Played, about, ask, fill, fresh, number, requirement, router, told, until};
+use crate::bench::{FakeShard, about, ask, fill, fresh, number, requirement, router, told, until};
 use crate::proxy::Proxy;
 use crate::redis_server::{Server, nowhere};
 
 /// Asks until Redis answers again.
-async fn recovers(cache: &std::sync::Arc<Cache>, shard: &Played) {
+async fn recovers(cache: &std::sync::Arc<Cache>, shard: &FakeShard) {
     let deadline = crate::bench::deadline();
     while told(cache, shard, None).await.1 != Hit {
         assert!(Instant::now() < deadline, "it does not recover");
@@ -23,7 +23,7 @@ async fn recovers(cache: &std::sync::Arc<Cache>, shard: &Played) {
 
 #[tokio::test]
 async fn without_redis_everything_is_answered_and_soon_nobody_asks_for_it() {
-    let (cache, shard) = (router(&nowhere()), Played::new(1));
+    let (cache, shard) = (router(&nowhere()), FakeShard::new(1));
     for _ in 0..3 {
         assert_eq!(told(&cache, &shard, None).await, (1, Miss));
     }
@@ -40,7 +40,7 @@ async fn without_redis_everything_is_answered_and_soon_nobody_asks_for_it() {
 #[tokio::test]
 async fn it_is_killed_and_comes_back_empty() {
     let Some(mut redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
     assert_eq!(told(&cache, &shard, None).await, (1, Hit));
     redis.kill();
@@ -57,7 +57,7 @@ async fn it_is_killed_and_comes_back_empty() {
 #[tokio::test]
 async fn where_nobody_reads_whoever_asks_how_it_is_finds_it_back() {
     let Some(mut redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     redis.kill();
     for _ in 0..3 {
         assert_eq!(told(&cache, &shard, None).await, (1, Miss));
@@ -74,7 +74,7 @@ async fn where_nobody_reads_whoever_asks_how_it_is_finds_it_back() {
 #[tokio::test]
 async fn one_that_was_started_again_is_found_without_a_miss_too_many() {
     let Some(mut redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
     redis.kill();
     redis.restart();
@@ -87,7 +87,7 @@ async fn while_it_hangs_reads_are_answered_and_writes_do_not_wait() {
     let Some(redis) = Server::start(&[]) else { return };
     let mut settings = redis.settings();
     settings.patience = Duration::from_millis(100);
-    let (cache, shard) = (router(&settings), Played::new(1));
+    let (cache, shard) = (router(&settings), FakeShard::new(1));
     fill(&cache, &shard).await;
     redis.signal(Signal::STOP);
     for _ in 0..1_000 {
@@ -114,7 +114,7 @@ async fn one_that_is_slow_is_left_alone_for_a_while() {
     let Some(redis) = Server::start(&[]) else { return };
     let mut settings = redis.settings();
     settings.patience = CacheSettings::PATIENCE_MIN;
-    let (cache, shard) = (router(&settings), Played::new(1));
+    let (cache, shard) = (router(&settings), FakeShard::new(1));
     let mut door = redis.door();
     let () = redis::cmd("CLIENT").arg(&["PAUSE", "60000", "ALL"]).query(&mut door).unwrap();
     let deadline = crate::bench::deadline();
@@ -127,7 +127,7 @@ async fn one_that_is_slow_is_left_alone_for_a_while() {
 #[tokio::test]
 async fn it_is_flushed() {
     let Some(redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
     let () = redis::cmd("FLUSHALL").query(&mut redis.door()).unwrap();
     shard.write();
@@ -146,7 +146,7 @@ async fn it_is_flushed() {
 #[tokio::test]
 async fn it_comes_back_with_what_it_had_before_a_write() {
     let Some(mut redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
     let () = redis::cmd("SAVE").query(&mut redis.door()).unwrap();
     assert!(redis.dir().join("dump.rdb").exists());
@@ -192,7 +192,7 @@ async fn it_is_full_and_evicts() {
 async fn it_is_full_and_takes_nothing() {
     let options = ["--maxmemory", "1", "--maxmemory-policy", "noeviction"];
     let Some(redis) = Server::start(&options) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     for _ in 0..20 {
         assert_eq!(told(&cache, &shard, None).await, (1, Miss));
     }
@@ -204,7 +204,7 @@ async fn it_is_full_and_takes_nothing() {
 #[tokio::test]
 async fn it_lets_only_those_in_who_know_its_password() {
     let Some(redis) = Server::start(&["--requirepass", "open-sesame"]) else { return };
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     let cache = router(&redis.settings());
     fill(&cache, &shard).await;
     assert_eq!(told(&cache, &shard, None).await, (1, Hit));
@@ -218,7 +218,7 @@ async fn it_lets_only_those_in_who_know_its_password() {
 #[tokio::test]
 async fn one_that_refuses_everything_is_left_alone_also_if_nobody_writes() {
     let Some(redis) = Server::start(&["--requirepass", "open-sesame"]) else { return };
-    let (nobody, shard) = (router(&redis.settings_of_nobody()), Played::new(1));
+    let (nobody, shard) = (router(&redis.settings_of_nobody()), FakeShard::new(1));
     for number in 0..3 {
         assert_eq!(nobody.stats().errors, number);
         assert_eq!(told(&nobody, &shard, None).await, (1, Miss));
@@ -232,7 +232,7 @@ async fn one_that_refuses_everything_is_left_alone_also_if_nobody_writes() {
 async fn one_router_is_cut_off_from_it_and_the_other_is_not() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cut, other) = (router(&nowhere()), router(&redis.settings()));
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     fill(&other, &shard).await;
     // Its void goes nowhere.
     let seen = shard.write();
@@ -249,7 +249,7 @@ async fn connections_that_died_without_a_word_are_made_anew() {
     let proxy = Proxy::to(&redis);
     let mut settings = proxy.settings(&redis);
     settings.patience = Duration::from_millis(100);
-    let (cache, shard) = (router(&settings), Played::new(1));
+    let (cache, shard) = (router(&settings), FakeShard::new(1));
     fill(&cache, &shard).await;
     proxy.lose_all();
     assert_eq!(told(&cache, &shard, None).await, (1, Miss));
@@ -262,7 +262,7 @@ async fn one_connection_that_died_without_a_word_among_others_is_made_anew() {
     let proxy = Proxy::to(&redis);
     let mut settings = proxy.settings(&redis);
     settings.patience = Duration::from_millis(200);
-    let (cache, shard) = (router(&settings), std::sync::Arc::new(Played::new(1)));
+    let (cache, shard) = (router(&settings), std::sync::Arc::new(FakeShard::new(1)));
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let others = runtime.worker_threads(1).enable_all().build().unwrap();
     let other = || {
@@ -286,7 +286,7 @@ async fn a_void_that_is_held_on_its_way_lets_nobody_read_older_who_has_seen_the_
     let Some(redis) = Server::start(&[]) else { return };
     let proxy = Proxy::to(&redis);
     let (far, near) = (router(&proxy.settings(&redis)), router(&redis.settings()));
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     fill(&far, &shard).await;
     proxy.hold(true);
     let seen = shard.write();
@@ -304,7 +304,7 @@ async fn a_fill_that_is_held_on_its_way_is_refused_once_somebody_has_written() {
     let Some(redis) = Server::start(&[]) else { return };
     let proxy = Proxy::to(&redis);
     let (far, near) = (router(&proxy.settings(&redis)), router(&redis.settings()));
-    let shard = Played::new(1);
+    let shard = FakeShard::new(1);
     ask(&far, "k", &requirement(None), async || {
         proxy.hold(true);
         shard.read()

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use shard_manager::cache::CacheUse::{Hit, Miss};
 use shard_manager::cache::{BreakerState, Cache, CacheSettings};
 
-use crate::bench::{Played, deadline, fill, router, told};
+use crate::bench::{FakeShard, deadline, fill, router, told};
 use crate::proxy::Proxy;
 use crate::redis_server::Server;
 
@@ -17,7 +17,7 @@ async fn one_that_answers_late_but_in_time_is_used_and_left_alone_if_that_goes_o
     let proxy = Proxy::to(&redis);
     let settings = proxy.settings(&redis);
     let patience = settings.patience;
-    let (cache, shard) = (router(&settings), Played::new(1));
+    let (cache, shard) = (router(&settings), FakeShard::new(1));
     fill(&cache, &shard).await;
     proxy.delay(patience / 2 + Duration::from_millis(50));
     assert_eq!(told(&cache, &shard, None).await, (1, Hit), "it is waited for");
@@ -46,12 +46,12 @@ const PASSWORD: [&str; 2] = ["--requirepass", "open-sesame"];
 const USER: &str = ":open-sesame@";
 
 /// A router whose connections do not come about until the proxy lets go.
-fn far_away(redis: &Server) -> (Proxy, Arc<Cache>, Played) {
+fn far_away(redis: &Server) -> (Proxy, Arc<Cache>, FakeShard) {
     let proxy = Proxy::to(redis);
     let mut settings = proxy.settings_as(USER, redis);
     settings.patience = CacheSettings::PATIENCE_DEFAULT;
     proxy.hold(true);
-    (proxy, router(&settings), Played::new(1))
+    (proxy, router(&settings), FakeShard::new(1))
 }
 
 #[tokio::test]

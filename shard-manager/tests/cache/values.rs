@@ -10,7 +10,7 @@ use shard_manager::result_rows::Rows;
 use shard_manager::token::TokenKey;
 
 use crate::bench::{
-    Played, about, ask, deadline, fill, fresh, number, requirement, router, rows, table, told,
+    FakeShard, about, ask, deadline, fill, fresh, number, requirement, router, rows, table, told,
     until,
 };
 use crate::redis_server::Server;
@@ -33,7 +33,7 @@ async fn that_there_is_nothing_is_an_answer_too() {
 #[tokio::test]
 async fn what_is_no_entry_of_the_cache_is_passed_over_and_removed() {
     let Some(redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
     let mut door = redis.door();
     let key = redis.keys().remove(0);
@@ -59,7 +59,7 @@ async fn what_is_no_entry_of_the_cache_is_passed_over_and_removed() {
 #[tokio::test]
 async fn a_lease_that_ends_later_than_any_keeps_nobody_from_filling() {
     let Some(redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
     let mut door = redis.door();
     let key = redis.keys().remove(0);
@@ -78,7 +78,7 @@ async fn a_lease_that_ends_later_than_any_keeps_nobody_from_filling() {
 #[tokio::test]
 async fn what_is_of_another_kind_is_replaced() {
     let Some(redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
     let mut door = redis.door();
     let key = redis.keys().remove(0);
@@ -91,7 +91,7 @@ async fn what_is_of_another_kind_is_replaced() {
 #[tokio::test]
 async fn an_entry_put_in_the_place_of_another_is_no_entry() {
     let Some(redis) = Server::start(&[]) else { return };
-    let (cache, shard) = (router(&redis.settings()), Played::new(1));
+    let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
     let mut door = redis.door();
     let key = redis.keys().remove(0);
@@ -107,8 +107,8 @@ async fn two_clusters_on_one_redis_never_meet() {
     let one = router(&redis.settings());
     let key = TokenKey::new([1; 16]);
     let other = std::sync::Arc::new(shard_manager::cache::Cache::new(redis.settings(), &key));
-    fill(&one, &Played::new(1)).await;
-    assert_eq!(told(&other, &Played::new(2), None).await, (2, Miss));
+    fill(&one, &FakeShard::new(1)).await;
+    assert_eq!(told(&other, &FakeShard::new(2), None).await, (2, Miss));
     until("both are stored", || redis.keys().len() == 2).await;
 }
 

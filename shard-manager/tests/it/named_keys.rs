@@ -1,4 +1,4 @@
-//! Stories of reads whose filters name the shard key: their cursors are those of scatter reads.
+//! Tests of reads whose filters name the shard key: their cursors are those of scatter reads.
 
 use shard_manager::keyspace::ShardKey;
 use shard_manager::query::{Comparison, Condition, OrderBy, ReadQuery, Test};

@@ -1,4 +1,4 @@
-//! Stories of reads that look at many rows.
+//! Tests of reads that look at many rows.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

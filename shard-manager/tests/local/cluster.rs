@@ -1,4 +1,4 @@
-//! Stories of clusters that are made, stopped, killed, and started again.
+//! Tests of clusters that are made, stopped, killed, and started again.
 
 use std::collections::BTreeMap;
 use std::fs;

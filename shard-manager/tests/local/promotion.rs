@@ -1,4 +1,4 @@
-//! Stories of single nodes: stopped, frozen, promoted in place of another, and taken back.
+//! Tests of single nodes: stopped, frozen, promoted in place of another, and taken back.
 
 use std::fs;
 use std::process::{Command, Stdio};

@@ -1,4 +1,4 @@
-//! Stories of addresses: how they are spelled, what is refused, and that no password is ever shown.
+//! Tests of addresses: how they are spelled, what is refused, and that no password is ever shown.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -10,9 +10,9 @@ use shard_manager::manager::{Manager, ReadDone, RequestOptions};
 use shard_manager::token::SessionToken;
 
 use crate::cluster::{Trio, connect};
+use crate::read_write_steps::{at, get, put, seen};
 use crate::redis_server::Server as Redis;
 use crate::server::runtime;
-use crate::visits::{at, get, put, seen};
 
 /// Whoever has seen this, and bears what a busy machine adds to the age of an entry.
 fn with(session: &SessionToken) -> RequestOptions {

@@ -11,8 +11,8 @@ use shard_manager::store::postgres::session::{self, NodeRole};
 use crate::certificates::Authority;
 use crate::cluster::{cluster_of, connect};
 use crate::log;
+use crate::read_write_steps::{at, get, put, until_replicas, within};
 use crate::server::{ADMIN, Server, patient, runtime};
-use crate::visits::{at, get, put, until_replicas, within};
 
 /// Nobody comes in without TLS but from the machine itself, and replicas.
 const RULES: &str = "local all all trust\nhostssl all all 127.0.0.1/32 trust\n\

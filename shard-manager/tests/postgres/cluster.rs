@@ -1,6 +1,6 @@
-//! Harness: one local cluster for all stories of this process, databases of a story's own, and a second door to them.
+//! Harness: one local cluster for all tests of this process, databases of a test's own, and a second door to them.
 //!
-//! A shard is a database, so that three shards are three databases of one server, which costs a story a moment and no
+//! A shard is a database, so that three shards are three databases of one server, which costs a test a moment and no
 //! server. The servers end when this process does, however it ends: somebody beside it waits for its end.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -61,18 +61,18 @@ fn watch(parent: &Path) -> Child {
     let mut command = Command::new("sh");
     command.args(["-c", WATCH, env!("CARGO_BIN_EXE_shard-manager")]).arg(parent);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    // Whoever interrupts the stories does not interrupt their end.
+    // Whoever interrupts the tests does not interrupt their end.
     command.process_group(0).spawn().unwrap()
 }
 
-/// The cluster of most stories: a primary and its replica, which do not wait for the disk.
+/// The cluster of most tests: a primary and its replica, which do not wait for the disk.
 pub(crate) fn shared() -> &'static LocalCluster {
     static SHARED: OnceLock<Watched> = OnceLock::new();
     let settings = [("fsync", "off"), ("max_connections", "400"), ("max_wal_size", "256MB")];
     &SHARED.get_or_init(|| Watched::start(1, 1, &settings)).cluster
 }
 
-/// Three primaries that may be stopped and killed, by one story at a time.
+/// Three primaries that may be stopped and killed, by one test at a time.
 pub(crate) fn mortal() -> MutexGuard<'static, LocalCluster> {
     static MORTAL: OnceLock<(Mutex<LocalCluster>, Child)> = OnceLock::new();
     let make = || {
@@ -82,7 +82,7 @@ pub(crate) fn mortal() -> MutexGuard<'static, LocalCluster> {
     MORTAL.get_or_init(make).0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A shard of three nodes, or as many as are wanted, that one story may break as it likes.
+/// A shard of three nodes, or as many as are wanted, that one test may break as it likes.
 pub(crate) struct Trio {
     pub(crate) cluster: LocalCluster,
     _watcher: Child,
@@ -126,7 +126,7 @@ impl Trio {
     }
 }
 
-/// Empty databases of a story's own, each on its node.
+/// Empty databases of a test's own, each on its node.
 pub(crate) struct Databases {
     pub(crate) nodes: Vec<LocalNode>,
     pub(crate) names: Vec<String>,

@@ -1,4 +1,4 @@
-//! Stories of connecting: who a node is, what a session is like, and what each failure says.
+//! Tests of connecting: who a node is, what a session is like, and what each failure says.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;

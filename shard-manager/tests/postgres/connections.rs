@@ -13,9 +13,9 @@ use shard_manager::node_address::ServerEngine;
 use shard_manager::value::ColumnType::{Bigint, Text};
 
 use crate::cluster::{Door, Trio, connect};
+use crate::read_write_steps::{at, get, put, until_replicas};
 use crate::rows::{make, rows, table};
 use crate::server::runtime;
-use crate::visits::{at, get, put, until_replicas};
 
 const COUNT: &str = "SELECT count(*)::text AS value FROM pg_stat_activity \
                      WHERE application_name LIKE 'tessera %'";
@@ -95,7 +95,7 @@ fn a_node_sees_no_more_connections_of_a_router_than_promised_however_many_client
             trio
         });
         let over = AtomicBool::new(false);
-        // What is on its way just then may fail; how that is told, other stories know.
+        // What is on its way just then may fail; how that is told, other tests know.
         let clients = (0..40).map(async |client| {
             let key = format!("k{client}");
             while !over.load(Ordering::SeqCst) {

@@ -10,8 +10,8 @@ use shard_manager::manager::Manager;
 use shard_manager::shard::NodeHealth;
 
 use crate::cluster::{Door, Trio, connect};
+use crate::read_write_steps::{at, get, put, until_read, until_replicas, within};
 use crate::server::runtime;
-use crate::visits::{at, get, put, until_read, until_replicas, within};
 
 /// Sessions of others with a node, as many as it takes.
 struct Crowd {

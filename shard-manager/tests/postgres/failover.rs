@@ -10,8 +10,8 @@ use shard_manager::manager::RequestOptions;
 
 use crate::cluster::{Door, Trio, connect, try_connect};
 use crate::log;
+use crate::read_write_steps::{at, get, put, seen, until_read, until_replicas, within};
 use crate::server::runtime;
-use crate::visits::{at, get, put, seen, until_read, until_replicas, within};
 
 #[test]
 fn writes_go_on_at_a_promoted_replica_and_what_was_acknowledged_is_there() {

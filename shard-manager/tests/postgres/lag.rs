@@ -7,9 +7,9 @@ use shard_manager::consistency::Level;
 use shard_manager::manager::RequestOptions;
 
 use crate::cluster::{Door, Trio, connect};
+use crate::read_write_steps::{at, get, put, seen};
 use crate::rows::options;
 use crate::server::runtime;
-use crate::visits::{at, get, put, seen};
 
 #[test]
 fn a_client_never_sees_less_than_it_has_written_however_far_replicas_are_behind() {

@@ -11,8 +11,8 @@ use shard_manager::node_address::{ClusterAddress, NodeAddress};
 
 use crate::cluster::{Trio, address, cluster_of, connect};
 use crate::proxy::Proxy;
+use crate::read_write_steps::{at, get, put, seen, until_read, until_replicas, within};
 use crate::server::runtime;
-use crate::visits::{at, get, put, seen, until_read, until_replicas, within};
 
 /// A shard each of whose nodes is behind a proxy.
 fn proxied(trio: &Trio) -> (ClusterAddress, Vec<Proxy>) {

@@ -1,4 +1,4 @@
-//! Stories of the check at the start: what is refused, what is only warned of, and what each sentence says.
+//! Tests of the check at the start: what is refused, what is only warned of, and what each sentence says.
 
 use std::time::Duration;
 

@@ -20,7 +20,7 @@ use shard_manager::value::ColumnType;
 /// What becomes of one row of several.
 pub(crate) type RowOutcome = Result<RowDone, (Error, Outcome)>;
 
-/// No story waits that long; one that does has found a defect.
+/// No test waits that long; one that does has found a defect.
 pub(crate) fn deadline() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }

@@ -1,4 +1,4 @@
-//! Servers for the stories: each one of its own in a folder of its own, gone afterwards.
+//! Servers for the tests: each one of its own in a folder of its own, gone afterwards.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -109,7 +109,7 @@ impl Server {
         self.own(&path);
     }
 
-    /// Servers refuse to be root's: to root's stories they are those of the user `postgres`.
+    /// Servers refuse to be root's: to root's tests they are those of the user `postgres`.
     fn own(&self, path: &Path) {
         if is_root() {
             assert!(Command::new("chown").arg("postgres:").arg(path).status().unwrap().success());

@@ -1,4 +1,4 @@
-//! Stories of TLS: what each mode accepts, what it refuses, and what the refusal says.
+//! Tests of TLS: what each mode accepts, what it refuses, and what the refusal says.
 
 use diesel::QueryableByName;
 use diesel::sql_types::Bool;

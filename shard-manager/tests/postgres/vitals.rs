@@ -9,9 +9,9 @@ use shard_manager::stats::{NodeStats, PoolStats};
 use shard_manager::topology::Role;
 
 use crate::cluster::{Databases, connect};
+use crate::read_write_steps::{get, put, until_replicas};
 use crate::rows::options;
 use crate::server::runtime;
-use crate::visits::{get, put, until_replicas};
 
 fn only(manager: &Manager) -> shard_manager::stats::ShardStats {
     manager.status().vitals().remove(0)
