@@ -24,7 +24,8 @@ pub struct CacheAddress {
     shown: String,
 }
 
-/// Why a text is no address of a cache. No part of the text is repeated: it may be of a password.
+/// Reason why a text is no address of a cache. It never repeats the text, which may hold a
+/// password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// Another scheme.

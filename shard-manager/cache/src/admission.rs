@@ -74,9 +74,9 @@ pub(super) enum Expected {
 /// One question. Each word begins with its tag.
 #[derive(Default)]
 struct Slot {
-    /// When it was last asked, and the gap between asks: none if that is 0.
+    /// Time of the last request, and the gap between requests: 0 if there was one only.
     asks: AtomicU64,
-    /// When the entry was current that was last seen of it.
+    /// Time at which the entry last seen in Redis was current.
     seen: AtomicU64,
 }
 
@@ -84,7 +84,7 @@ struct Slot {
 #[repr(align(64))]
 struct Line([Slot; WAYS]);
 
-/// How often questions are asked. All times are microseconds of one clock.
+/// Table of how often questions are asked. All times are microseconds of one clock.
 pub(super) struct Admission {
     lines: Box<[Line]>,
     min_uses: u64,
@@ -112,7 +112,8 @@ impl Admission {
         Self { lines: (0..SETS).map(|_| Line::default()).collect(), min_uses: min_uses as u64 }
     }
 
-    /// Told of an ask; tells whether it is one of so many that its answer is worth to be looked for and kept.
+    /// Notes a request; returns true if the question is asked often enough to look for its answer
+    /// in Redis and keep it there.
     pub(super) fn asked(&self, question: Question, now: u64, age_max: Duration) -> bool {
         let gap = self.gap(question, (now >> TICK_SHIFT) & LAST_MASK);
         let within = age_max.as_micros() as u64;

@@ -36,7 +36,7 @@ pub struct Entry {
     pub metadata: EntryMetadata,
 }
 
-/// Where an entry is kept: the name of the key, and the field. An entry is good in its place only.
+/// Key of an entry: the name of the Redis key, and the field. An entry is valid under its key only.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EntryKey<'s> {
     /// The key.

@@ -21,7 +21,7 @@ pub struct CacheServer {
     pub version: String,
     /// Bytes of memory that it may use; none if it may use all.
     pub memory_max: Option<u64>,
-    /// What makes room when they are used: `allkeys-lfu`, `noeviction`, …
+    /// Eviction policy: `allkeys-lfu`, `noeviction`, …
     pub policy: String,
 }
 

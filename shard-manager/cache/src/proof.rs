@@ -36,7 +36,7 @@ pub struct ClockReading {
 }
 
 impl ClockReading {
-    /// How long before `now` it surely was not earlier than; `None` if it is in the future.
+    /// Highest possible age at `now`; `None` if the moment is in the future.
     pub fn age(&self, now: &Self) -> Option<Duration> {
         if self.process == now.process {
             let age = now.own.checked_sub(self.own)?;

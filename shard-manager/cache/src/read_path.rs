@@ -93,7 +93,7 @@ struct Reading<'r> {
     began: Instant,
     /// Until when it waits for Redis.
     patient_until: Instant,
-    /// What the first level is to be told with what it is to keep.
+    /// Mark of the in-process cache for the entry that may be kept.
     mark: Option<Mark>,
 }
 

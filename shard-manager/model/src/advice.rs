@@ -1,8 +1,9 @@
 //! Advice: whether shards carry what their weights say, and which slots should move if they do not.
 //!
-//! It judges by what was observed: requests of each slot, or bytes of each shard. What is within [`SKEW_TOLERATED`], or
-//! within what chance makes of so few requests, is left alone; what is planned then aims well below, so that the same
-//! cluster is not told to move again in a moment. Nothing is moved here.
+//! The judgement rests on observations: requests of each slot, or bytes of each shard. A skew
+//! within [`SKEW_TOLERATED`], or within what chance makes of so few requests, is left alone; a plan
+//! then aims well below it, so that the same cluster gets no further advice in a moment. Nothing is
+//! moved here.
 //!
 //! **Invariant:** the moves never make a fullest shard fuller, a slot moves at most once, and the same observations give
 //! the same advice.
@@ -118,7 +119,7 @@ pub struct Observed<'o> {
     pub map: &'o ShardMap,
     /// Requests of each slot, in order; those that are missing had none.
     pub load: &'o [SlotLoad],
-    /// What each shard holds, in the order of the topology; of those that are missing nothing is known.
+    /// Sizes of the shards, in the order of the topology; missing ones are unknown.
     pub sizes: &'o [ShardSize],
     /// The keys that were asked for most.
     pub keys: &'o [KeyLoad],

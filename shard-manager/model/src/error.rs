@@ -50,7 +50,7 @@ pub enum Error {
     Undone {
         /// The place of that row in the request.
         row: usize,
-        /// Why it was refused.
+        /// Reason why it was refused.
         cause: Box<Error>,
     },
     /// The rows of one transaction are more than one entry of the log carries.
@@ -248,8 +248,8 @@ pub struct Failure {
     pub place: Option<KeyLocation>,
     /// Outcome, if it was a write.
     pub outcome: Outcome,
-    /// What the client has learnt of the shard all the same: a write that the rows themselves forbade tells of
-    /// these rows.
+    /// Position that the client has learnt all the same: the refusal of a write by a constraint
+    /// depends on stored rows.
     pub seen: Option<Position>,
 }
 

@@ -109,7 +109,8 @@ fn answer(outcome: &Result<RowDone, Error>) -> Option<Answer<'_>> {
     })
 }
 
-/// What the rows decided is kept; what the shard's state at that moment decided is not.
+/// A rejection that depends on rows is kept; one that depends on the state of the shard at that
+/// moment is not.
 fn rejection(error: &Error) -> Option<Answer<'static>> {
     match error {
         Error::Exists => Some(Answer::Exists),
@@ -198,8 +199,8 @@ fn rejected_for(change: &RowWrite, answer: &Answer<'_>) -> Error {
     }
 }
 
-/// What a write asks for, as 32 hex digits (XXH3-128). It is no defence: whoever knows a shard key and an
-/// idempotency key may write to that shard key anyway.
+/// Fingerprint of a write as 32 hex digits (XXH3-128). It is no defence: a client that knows a
+/// shard key and an idempotency key may write to that shard key anyway.
 fn fingerprint(change: &RowWrite) -> String {
     let mut text = Vec::with_capacity(128);
     text.extend_from_slice(change.operation.name().as_bytes());

@@ -89,8 +89,8 @@ impl<'k> ShardKey<'k> {
     }
 }
 
-/// Whether there is a U+0000..U+001F, U+007F or U+0080..U+009F. Most keys are ASCII, and those are looked at many bytes
-/// at a time: that is why no byte ends the loop.
+/// True if the text has a U+0000..U+001F, U+007F or U+0080..U+009F. Most keys are ASCII, and the
+/// loop examines many bytes at a time because no byte ends it.
 fn has_control_characters(text: &str) -> bool {
     if !text.is_ascii() {
         return text.chars().any(char::is_control);

@@ -197,7 +197,7 @@ pub enum PlacementError {
         /// The fault, as half a sentence.
         cause: String,
     },
-    /// It gives slots to a shard that is not there.
+    /// The placement assigns slots to a shard that does not exist.
     #[error("the placement names {shard}, which is none of the {count} shards of the cluster")]
     NoSuchShard {
         /// The name.

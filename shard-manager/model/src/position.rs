@@ -55,8 +55,8 @@ impl TimelineHistory {
         self.timelines.iter().any(|(id, _)| *id == timeline)
     }
 
-    /// Whether everything up to this position is part of this history. Of the timeline that goes on everything
-    /// is: nobody is told a position that was not reached.
+    /// True if everything up to this position is part of this history. Every position of the
+    /// current timeline is: only reached positions are reported.
     pub fn holds(&self, position: Position) -> bool {
         let Some(index) = self.timelines.iter().rposition(|(id, _)| *id == position.timeline)
         else {

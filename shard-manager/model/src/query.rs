@@ -152,7 +152,7 @@ impl ReadQuery {
         any(&self.conditions)
     }
 
-    /// Whether one index range answers it without looking at rows in vain: no conditions, and the
+    /// True if one index range answers it without reading rows in vain: no conditions, and the
     /// order in which rows are kept.
     pub fn is_point_read(&self) -> bool {
         self.conditions.is_empty() && self.order.is_empty() && self.offset == 0 && !self.counts
@@ -193,7 +193,8 @@ pub struct Output {
     pub alias: Option<String>,
 }
 
-/// What a row must be like. As in SQL a test of null is neither true nor false, and such a row does not pass.
+/// Condition on a row. As in SQL a test of null is neither true nor false, and such a row does not
+/// pass.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Condition {
     /// A column must pass a test.
@@ -215,9 +216,9 @@ pub enum Test {
     In(Vec<Value>),
     /// The text matches this pattern.
     Like(Pattern),
-    /// It looks like this, upper and lower case of ASCII being the same.
+    /// The text matches this pattern, upper and lower case of ASCII being equal.
     ILike(Pattern),
-    /// It is this. Also of null this is true or false.
+    /// The value has this state. For null, too, the test is true or false.
     Is(State),
 }
 

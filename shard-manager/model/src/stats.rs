@@ -1,8 +1,9 @@
 //! Vitals: how busy a shard is now, how well its writes have shared transactions and how much it holds, as plain
 //! numbers.
 //!
-//! Whoever counts does so once for each batch, never for each request; whoever asks waits for nobody. Each number is
-//! right by itself; taken while a batch ends, two of them may tell of a moment before and after it.
+//! Counters are updated once for each batch, never for each request, and reading them waits for
+//! nothing. Each number is right by itself; two that are read while a batch ends may belong to
+//! moments before and after it.
 //!
 //! **Not here:** asking nodes (`shard`, `store`), what is done with the numbers.
 
@@ -157,14 +158,16 @@ pub struct NodeStats {
     pub node: String,
     /// Role of the node in its shard.
     pub role: Role,
-    /// Whether it is believed to do what its role demands: a primary takes writes, a replica is in the rotation.
+    /// True if it is believed to do what its role demands: a primary takes writes, a replica is in
+    /// the rotation.
     pub up: bool,
     /// Reasons why it does not; empty if it does.
     pub reasons: Reasons,
-    /// How long ago it had all that the primary has; `None` if it has not had it since this process began.
+    /// Time since it had all that the primary has; `None` if it has not had it since this process
+    /// began.
     pub lag: Option<Duration>,
-    /// How far its position is behind the primary's: bytes of the log on servers, batches in files. `None` if nothing
-    /// is known of its position.
+    /// Distance of its position to the primary's: bytes of the log on servers, batches in files.
+    /// `None` if its position is unknown.
     pub behind: Option<u64>,
     /// Its readers; none while it cannot be read.
     pub pool: PoolStats,

@@ -52,7 +52,7 @@ impl Topology {
         Self::new(named(weights))
     }
 
-    /// The same to try placements out on, of up to [`Topology::SIMULATED_SHARDS_MAX`] shards.
+    /// Creates a topology for simulations, of up to [`Topology::SIMULATED_SHARDS_MAX`] shards.
     ///
     /// # Errors
     /// As [`Topology::with_weights`].

@@ -287,8 +287,8 @@ fn json_text(raw: &str) -> Result<Value, TypeMismatch> {
     Ok(Value::Text(compact(raw).into_owned()))
 }
 
-/// Whether JSON that parses holds U+0000, which can stand there as an escape only. Looked for in the text:
-/// of a member given twice a parsed value keeps one.
+/// True if JSON that parses holds U+0000, which can occur as an escape only. The search is in the
+/// text, because a parsed value keeps one of two members of a name.
 fn has_nul(raw: &str) -> bool {
     let mut rest = raw;
     while let Some(at) = rest.find('\\') {

@@ -17,13 +17,13 @@ use std::cmp::{Ordering, Reverse};
 
 /// Most moves of a plan: more than somebody can look through is no advice.
 pub const MOVES_MAX: usize = 32;
-/// Who carries more of its share, in percent, gives some of it; who does not is left alone. The same as
-/// [`super::SKEW_TOLERATED`].
+/// Percentage of its share above which a shard gives slots away, as [`super::SKEW_TOLERATED`].
 const TOLERATED: u64 = 110;
 /// A slot that weighs more than this part of what is to move is moved by itself; there are at most as many of these.
 const HEAVY_PARTS: u64 = 16;
-/// How full a shard is left at most, and filled at most, in percent of its share: as even as can be; and where that takes
-/// too many moves, because all others are nearly full, a little less even.
+/// Percentages of its share that a shard keeps and is filled up to, at most. The first aim is as
+/// even as possible; the second is less even, where the first takes too many moves because all
+/// other shards are nearly full.
 const AIMS: [Aim; 2] = [Aim { leave: 102, fill: 100 }, Aim { leave: 105, fill: 105 }];
 
 #[derive(Clone, Copy)]
@@ -53,7 +53,7 @@ pub(super) fn plan(weights: &[u64], owners: &[usize], costs: &[u64]) -> Vec<Plan
     if compare(loose, even) == Ordering::Less { second } else { first }
 }
 
-/// What a shard carries for its weight: a fraction.
+/// Load of a shard in proportion to its weight: a fraction.
 type Fullness = (u64, u64);
 
 fn compare((load, weight): Fullness, (other_load, other_weight): Fullness) -> Ordering {
@@ -75,7 +75,7 @@ struct Shards {
     loads: Vec<u64>,
     /// The slots that each may still give, in order, with their costs; what costs nothing stays where it is.
     slots: Vec<Vec<(u16, u64)>>,
-    /// How much each should carry.
+    /// Load that each shard should have.
     targets: Vec<u64>,
     /// The slot of each that outweighs what any should carry: it stays, because it would be too much anywhere.
     pinned: Vec<Option<u16>>,
@@ -210,7 +210,7 @@ impl Shards {
         Some(PlannedMove { from, to: chosen.to, slots })
     }
 
-    /// How much a shard may still get.
+    /// Load that a shard may still receive.
     fn lack(&self, shard: usize) -> u64 {
         // A shard with a pinned slot carries more than its part already: it gets no slack.
         let fill = if self.pinned[shard].is_some() { 100 } else { self.aim.fill };

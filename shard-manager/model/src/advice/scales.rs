@@ -232,7 +232,7 @@ fn requests(load: &[SlotLoad]) -> Vec<u64> {
     slots.chain(std::iter::repeat(0)).take(usize::from(SLOT_COUNT)).collect()
 }
 
-/// What each shard holds, dealt out to its slots alike: where rows lie within a shard, nobody counts.
+/// Bytes of each slot: those of its shard in equal parts, because rows are not counted by slot.
 fn mean_bytes(owners: &[usize], sizes: &[ShardSize]) -> Vec<u64> {
     let shards = owners.iter().max().map_or(0, |most| most + 1);
     let mut slots = vec![0_u64; shards];

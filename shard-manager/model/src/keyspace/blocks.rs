@@ -45,7 +45,8 @@ pub fn parse_weight(text: &str) -> Result<(Box<str>, u32), String> {
     Ok((name.into(), weight))
 }
 
-/// Whether blocks of these names and weights can be: each has a name of its own and at least one slot.
+/// Checks that blocks of these names and weights are possible: each has a name of its own and at
+/// least one slot.
 ///
 /// # Errors
 /// Half a sentence that says what is wrong.

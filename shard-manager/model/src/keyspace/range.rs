@@ -133,8 +133,8 @@ impl RangeSpace {
         serde_json::to_string(&parameters).expect("texts and numbers always serialise")
     }
 
-    /// The same ranges with one more split point: keys of its range from `at` on get the lowest slot that no range
-    /// has, all other keys keep theirs.
+    /// Returns these ranges with one more split point: keys of its range from `at` on get the
+    /// lowest slot that no range has, all other keys keep theirs.
     ///
     /// # Errors
     /// Half a sentence: it is a split point already or none can be, or every slot is taken.
@@ -206,7 +206,7 @@ impl Splits {
         }
     }
 
-    /// Which range a key lies in: as many split points are not above it.
+    /// Returns the range of a key: the number of split points that are not above it.
     fn range_of(&self, key: &str) -> Result<usize, KeyError> {
         match self {
             Self::Short(splits) => {
