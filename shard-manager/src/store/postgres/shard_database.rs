@@ -19,7 +19,7 @@ use super::statement::{Bind, Prepared, Statement, load, run};
 use super::statement_cache::StatementCache;
 use super::transaction::LaneSession;
 use super::upsert::InsertPredictor;
-use super::{ddl, declared, sql};
+use super::{ddl, declarations, sql};
 use crate::store::SchemaChange;
 use crate::store::open_error::OpenError;
 use crate::table::{Registry, Table};
@@ -100,9 +100,9 @@ impl ShardDatabase {
             }
             Some(_) => {}
         }
-        let (tables, made) = declared::load(connection).await.map_err(told)?;
+        let (tables, made) = declarations::load(connection).await.map_err(told)?;
         let tables = Registry::new(tables);
-        if let Some(difference) = declared::drift(connection, &tables).await.map_err(told)? {
+        if let Some(difference) = declarations::drift(connection, &tables).await.map_err(told)? {
             return Err(OpenError::node(
                 &self.name,
                 format!(
@@ -175,7 +175,7 @@ impl ShardDatabase {
 
 /// The tables that a database declares now, and a position at which a replica knows them.
 pub(super) async fn tables(connection: &AsyncPgConnection) -> QueryResult<(Registry, u64)> {
-    let (tables, _) = declared::load(connection).await?;
+    let (tables, _) = declarations::load(connection).await?;
     Ok((Registry::new(tables), position(connection).await?))
 }
 

@@ -23,12 +23,12 @@ use diesel::sqlite::SqliteConnection;
 
 use super::batch::{Counters, run};
 use super::connection::{Bind, OpenError, open};
-use super::declared::{self, unreadable};
+use super::declarations::{self, unreadable};
 use super::sql::{self, declared_type};
 use super::timeline;
 use crate::store::SchemaChange;
 use crate::store::system_tables::tessera_counts;
-use crate::store::table_declaration::Declared;
+use crate::store::table_declaration::TableDeclaration;
 use crate::table::{Column, Table};
 use crate::value::{ColumnType, format_timestamp};
 
@@ -39,7 +39,7 @@ const LINE_START: &[u8] = b"{\"schema\":";
 #[derive(serde::Deserialize, serde::Serialize)]
 struct Line {
     schema: Verb,
-    table: Declared,
+    table: TableDeclaration,
 }
 
 #[derive(serde::Deserialize, serde::Serialize)]
@@ -83,7 +83,8 @@ pub(super) fn apply(
     position: i64,
 ) -> QueryResult<bool> {
     let table = change.table();
-    let known = declared::find(connection, table.name())?.map(Declared::into_table).transpose();
+    let known =
+        declarations::find(connection, table.name())?.map(TableDeclaration::into_table).transpose();
     let known = known.map_err(|cause| unreadable(&cause))?;
     if known.as_ref().is_some_and(|known| known != &**table) {
         return Err(unreadable(&"the table is there with another shape"));
@@ -98,7 +99,7 @@ pub(super) fn apply(
 
 fn make(connection: &mut SqliteConnection, table: &Table, position: i64) -> QueryResult<()> {
     connection.batch_execute(&create(table))?;
-    declared::store(connection, &Declared::of(table), position)?;
+    declarations::store(connection, &TableDeclaration::of(table), position)?;
     diesel::insert_into(tessera_counts::table)
         .values((tessera_counts::name.eq(table.name()), tessera_counts::rows.eq(0)))
         .execute(connection)
@@ -112,7 +113,7 @@ fn drop_empty(connection: &mut SqliteConnection, table: &Table) -> QueryResult<(
         return Err(unreadable(&"the table holds rows"));
     }
     connection.batch_execute(&format!("DROP TABLE {}", table.name()))?;
-    declared::remove(connection, table.name())?;
+    declarations::remove(connection, table.name())?;
     diesel::delete(count()).execute(connection).map(drop)
 }
 
@@ -146,7 +147,7 @@ fn line(change: &SchemaChange) -> String {
         SchemaChange::Make(_) => Verb::Make,
         SchemaChange::Drop(_) => Verb::Drop,
     };
-    let line = Line { schema, table: Declared::of(change.table()) };
+    let line = Line { schema, table: TableDeclaration::of(change.table()) };
     serde_json::to_string(&line).expect("names always serialise") + "\n"
 }
 

@@ -10,11 +10,11 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
 use super::connection::{DbErrorKind, OpenError, open};
-use super::declared::unreadable;
+use super::declarations::unreadable;
 use crate::error::Error;
 pub use crate::store::schema_intent::{Intent, State};
 use crate::store::system_tables::tessera_intents::{self, dsl};
-use crate::store::table_declaration::Declared;
+use crate::store::table_declaration::TableDeclaration;
 use crate::table::Table;
 use crate::value::format_timestamp;
 
@@ -54,7 +54,7 @@ impl Intents {
         let noted = diesel::insert_into(dsl::tessera_intents).values((
             tessera_intents::name.eq(table.name()),
             tessera_intents::state.eq(State::Make.name()),
-            tessera_intents::declaration.eq(Declared::of(table).json()),
+            tessera_intents::declaration.eq(TableDeclaration::of(table).json()),
             tessera_intents::at.eq(format_timestamp(Utc::now())),
         ));
         noted.execute(&mut self.0).map(drop).map_err(|error| told(&error))

@@ -15,7 +15,7 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use super::OpenError;
 use super::connection::{Bind, Statement, for_each_row, open};
 use super::sql::declared_type;
-use super::{connection, declared, timeline};
+use super::{connection, declarations, timeline};
 use crate::position::History;
 use crate::store::system_tables::tessera_shard;
 use crate::table::{Registry, Table};
@@ -68,7 +68,7 @@ pub fn prepare(path: &Path, identity: &Identity<'_>, create: bool) -> Result<Pre
     let position = timeline::position(&mut connection).map_err(told)?.at;
     let history = timeline::load(&mut connection).map_err(told)?;
     let history = history.ok_or_else(|| OpenError::foreign(path, CONFUSED))?;
-    let made = declared::made_by_clients(&mut connection).map_err(told)?;
+    let made = declarations::made_by_clients(&mut connection).map_err(told)?;
     Ok(Prepared { tables, made, history, position })
 }
 
@@ -192,7 +192,7 @@ pub(super) fn read_tables(
     connection: &mut SqliteConnection,
     path: &Path,
 ) -> Result<Registry, OpenError> {
-    let rows = declared::load(connection).map_err(|error| OpenError::file(path, error))?;
+    let rows = declarations::load(connection).map_err(|error| OpenError::file(path, error))?;
     let mut tables = Vec::with_capacity(rows.len());
     for declared in rows {
         let name = declared.name.clone();

@@ -21,7 +21,7 @@ use diesel::sqlite::SqliteConnection;
 use super::batch::{Applied, Batch, Counters};
 use super::connection::{DbErrorKind, OpenError, PreparedShapes, open};
 use super::footing::{Footing, Grip};
-use super::{declared, log};
+use super::{declarations, log};
 use crate::error::{Error, Outcome};
 use crate::progress::Progress;
 use crate::reason::Reason;
@@ -96,7 +96,7 @@ impl SqliteWriter {
         let unfit = || OpenError::foreign(path, "its change log does not fit its position");
         let trimmed = trimmed.ok_or_else(unfit)?;
         progress.settle(position);
-        progress.schema_changed(declared::last_made_at(&mut connection).map_err(told)?);
+        progress.schema_changed(declarations::last_made_at(&mut connection).map_err(told)?);
         let grip = footing.grip();
         Ok(Self {
             shard: shard.to_owned(),

@@ -9,16 +9,19 @@ use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 
 use crate::store::system_tables::tessera_tables;
-use crate::store::table_declaration::{Declared, Row};
+use crate::store::table_declaration::{Row, TableDeclaration};
 
 /// What the file declares, by name.
-pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Vec<Declared>> {
+pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Vec<TableDeclaration>> {
     let rows: Vec<Row> = columns().order(tessera_tables::name).load(connection)?;
     rows.into_iter().map(read).collect()
 }
 
 /// What the file declares under this name.
-pub(super) fn find(connection: &mut SqliteConnection, name: &str) -> QueryResult<Option<Declared>> {
+pub(super) fn find(
+    connection: &mut SqliteConnection,
+    name: &str,
+) -> QueryResult<Option<TableDeclaration>> {
     let row: Option<Row> =
         columns().filter(tessera_tables::name.eq(name)).first(connection).optional()?;
     row.map(read).transpose()
@@ -27,7 +30,7 @@ pub(super) fn find(connection: &mut SqliteConnection, name: &str) -> QueryResult
 /// Declares a table that is made at this position of the log.
 pub(super) fn store(
     connection: &mut SqliteConnection,
-    declared: &Declared,
+    declared: &TableDeclaration,
     made_at: i64,
 ) -> QueryResult<()> {
     let (name, columns, id, routing) = declared.row();
@@ -74,8 +77,8 @@ fn columns() -> _ {
     ))
 }
 
-fn read(row: Row) -> QueryResult<Declared> {
-    Declared::of_row(row).map_err(|error| unreadable(&error))
+fn read(row: Row) -> QueryResult<TableDeclaration> {
+    TableDeclaration::of_row(row).map_err(|error| unreadable(&error))
 }
 
 /// A file says what no table is.
