@@ -121,13 +121,13 @@ pub(super) fn counted(table: &Table, statement: &str) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct UpsertMode {
     /// True if it returns the rows as stored, else only their versions.
-    pub(super) shown: bool,
+    pub(super) returns_rows: bool,
     /// True if the rows are expected to be new: an existing row fails the statement. This halves
     /// the cost.
-    pub(super) new: bool,
+    pub(super) expects_new: bool,
     /// True if there is one row, whose values are sent as they are and not as arrays. This halves
     /// the cost too.
-    pub(super) lone: bool,
+    pub(super) single_row: bool,
 }
 
 /// Updates the columns `set` of rows, or inserts the rows, except those whose slots may not be
@@ -143,7 +143,7 @@ pub(super) fn upsert(table: &Table, set: &[usize], mode: UpsertMode) -> String {
     let version = table.version();
     let stamps = [version, version + 1, version + 2];
     let mut sql = String::new();
-    if !mode.lone {
+    if !mode.single_row {
         sql.push_str(
             "WITH own AS MATERIALIZED (SELECT tessera_enter($2,false) AS strange,\
             nextval('tessera_version') AS version) ",
@@ -152,7 +152,7 @@ pub(super) fn upsert(table: &Table, set: &[usize], mode: UpsertMode) -> String {
     let _ = write!(sql, "INSERT INTO {} AS r (", table.name());
     push_names(&mut sql, "", table, given.iter().copied().chain(stamps));
     sql.push_str(") SELECT ");
-    if mode.lone {
+    if mode.single_row {
         push_list(&mut sql, given.iter().zip(2..), |sql, (column, number)| {
             let _ = write!(sql, "${number}::{}", column_type(table, *column));
         });
@@ -166,7 +166,7 @@ pub(super) fn upsert(table: &Table, set: &[usize], mode: UpsertMode) -> String {
         push_numbered_rows(&mut sql, table, &given, 2);
         sql.push_str(" WHERE k.slot<>ALL(own.strange)");
     }
-    if !mode.new {
+    if !mode.expects_new {
         sql.push_str(" ON CONFLICT (slot,shard_key");
         for column in table.id() {
             let _ = write!(sql, ",{}", table.column(*column).name);
@@ -181,7 +181,7 @@ pub(super) fn upsert(table: &Table, set: &[usize], mode: UpsertMode) -> String {
         );
     }
     sql.push_str(" RETURNING (r.xmax=0),");
-    let told = if mode.shown { table.answered() } else { version..version + 1 };
+    let told = if mode.returns_rows { table.answered() } else { version..version + 1 };
     push_names(&mut sql, "r.", table, place(table).into_iter().chain(told));
     sql
 }

@@ -247,8 +247,11 @@ async fn store(
         }
         let columns = group.rows[0].1.set.iter().map(|(column, _)| *column);
         let lone = count == 1;
-        let sql =
-            statements.upsert(group.table, columns, UpsertMode { shown: group.shown, new, lone });
+        let sql = statements.upsert(
+            group.table,
+            columns,
+            UpsertMode { returns_rows: group.shown, expects_new: new, single_row: lone },
+        );
         stored.push(vec![work.len()]);
         let binds = if lone { lone_binds(group, &now) } else { binds(group, &now) };
         work.push((Cow::Owned(sql.to_string()), binds));
