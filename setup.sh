@@ -89,7 +89,7 @@ compiles_c() {
     printf '#include <stdlib.h>\n' | cc -fsyntax-only -x c - 2>/dev/null
 }
 
-# Folders that may have the programs of PostgreSQL: where shard-manager looks (`local/programs.rs`).
+# Folders that may have the programs of PostgreSQL: where shard-manager looks (`local-postgres/src/programs.rs`).
 postgres_folders() {
     if [[ -n ${TESSERA_PG_BIN-} ]]; then
         printf '%s\n' "$TESSERA_PG_BIN"

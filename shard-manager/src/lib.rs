@@ -1,58 +1,28 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
-pub mod barrier;
-pub mod brake;
-pub mod consistency;
-pub mod csv;
-pub mod home;
-pub mod keyspace;
-pub mod members;
-pub mod position;
-pub mod reason;
-pub mod sabotage;
-pub mod topology;
-
-pub mod doubts;
-pub mod local;
-pub mod placement;
-pub mod progress;
-pub mod shard_map;
-pub mod simulation;
-pub mod token;
-pub mod value;
-pub mod vitals;
-
-pub mod table;
-
-pub mod advice;
-pub mod declaration;
-pub mod fake;
-pub mod node_address;
-pub mod query;
-pub mod row;
-
-pub mod cursor;
-pub mod rows;
-
-pub mod error;
-
-pub mod cache;
-pub mod idempotency;
-pub mod store;
-
-pub mod lane;
-pub mod lanes;
-
-pub mod replica_set;
+pub use cache;
+pub use local_postgres as local;
+pub use model::{
+    advice, consistency, csv, cursor, declaration, error, idempotency, keyspace, placement,
+    position, query, reason, sabotage, shard_map, simulation, table, token, topology, value,
+};
+pub use model::{json_members as members, result_rows as rows, row_change as row, stats as vitals};
 
 pub mod backup;
-pub mod shard;
-
+pub mod barrier;
+pub mod brake;
 pub mod control;
-
-pub mod manager;
-
 pub mod doctor;
-
+pub mod doubts;
+pub mod fake;
 pub mod fill;
+pub mod home;
+pub mod lane;
+pub mod lanes;
+pub mod manager;
+pub mod node_address;
+pub mod progress;
+pub mod replica_set;
+pub mod shard;
+pub mod store;

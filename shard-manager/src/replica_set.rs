@@ -139,11 +139,8 @@ impl ReplicaSet {
         if count == 0 {
             return None;
         }
-        // Two different ones in turn, so that each pair comes as often; those that may not are passed over.
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let mut fit =
-            (0..count).map(|step| (turn + step) % count).filter(|&index| self.meets(index, demand));
-        let (first, second) = (fit.next()?, fit.next());
+        let (first, second) = pair(turn, count, |index| self.meets(index, demand))?;
         let busy = |index: usize| self.members[index].in_flight.load(Ordering::Relaxed);
         let better = second.filter(|&second| busy(second) < busy(first)).unwrap_or(first);
         let member = Arc::clone(&self.members[better]);
@@ -264,8 +261,52 @@ impl Chosen {
     }
 }
 
+/// Returns two different indices that fit, or the only one. The distance between the two changes
+/// after each round, so that each pair comes as often.
+fn pair(turn: usize, count: usize, fits: impl Fn(usize) -> bool) -> Option<(usize, Option<usize>)> {
+    let find = |start: usize, fits: &dyn Fn(usize) -> bool| {
+        (0..count).map(|step| start.wrapping_add(step) % count).find(|&index| fits(index))
+    };
+    let first = find(turn, &fits)?;
+    let distance = 1 + turn / count % (count - 1).max(1);
+    Some((first, find(first + distance, &|index| index != first && fits(index))))
+}
+
 impl Drop for Chosen {
     fn drop(&mut self) {
         self.member.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn each_pair_of_replicas_is_compared_equally_often() {
+        let mut pairs = BTreeMap::new();
+        for turn in 0..5 * 4 {
+            let (first, second) = pair(turn, 5, |_| true).unwrap();
+            let second = second.unwrap();
+            *pairs.entry((first.min(second), first.max(second))).or_insert(0) += 1;
+        }
+        assert_eq!(pairs.len(), 10, "{pairs:?}");
+        assert!(pairs.values().all(|times| *times == 2), "{pairs:?}");
+    }
+
+    #[test]
+    fn a_replica_that_does_not_fit_is_skipped() {
+        let mut seen = BTreeMap::new();
+        for turn in 0..5 * 4 {
+            let (first, second) = pair(turn, 5, |index| index % 2 == 0).unwrap();
+            seen.insert(first, second.unwrap());
+            assert!(first % 2 == 0 && second.unwrap() % 2 == 0 && second != Some(first));
+        }
+        assert_eq!(seen.len(), 3);
+        assert_eq!(pair(7, 3, |index| index == 0), Some((0, None)));
+        assert_eq!(pair(7, 1, |_| true), Some((0, None)));
+        assert_eq!(pair(7, 3, |_| false), None);
     }
 }

@@ -1,6 +1,6 @@
-//! Rewrites the README's figures: `cargo bench -p api-router --bench http -- figures`.
+//! Rewrites the figures of RESULTS.md: `cargo bench -p api-router --bench http -- figures`.
 //!
-//! Every console block of the README whose command is this benchmark is run again, with the
+//! Every console block of `benches/RESULTS.md` whose command is this benchmark is run again, with the
 //! arguments given there, and its output replaces the old one. Figures that are copied by hand age
 //! one by one; these are all measured in one go, on one machine. A block with lines about
 //! PostgreSQL needs servers: `shard-manager cluster up` starts them and writes `SHARD_URLS` and
@@ -16,17 +16,17 @@ const FENCE: &str = "```";
 /// Beginning of lines that are measured on servers.
 const OF_SERVERS: &str = "PostgreSQL hits";
 
-/// Measures each block of the README and writes the file when all of them have succeeded.
+/// Measures each block of the file and writes it when all of them have succeeded.
 pub(crate) fn rewrite() -> std::io::Result<()> {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    let old = std::fs::read_to_string(&readme)?;
+    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/RESULTS.md");
+    let old = std::fs::read_to_string(&results)?;
     let names_servers = old.lines().any(|line| line.starts_with(OF_SERVERS));
     if names_servers && std::env::var_os("SHARD_URLS").is_none() {
         let remedy = "set SHARD_URLS and REPLICA_URLS, as `shard-manager cluster up` writes them";
-        return Err(Error::other(format!("the README has figures of PostgreSQL: {remedy}")));
+        return Err(Error::other(format!("RESULTS.md has figures of PostgreSQL: {remedy}")));
     }
     let new = with_new_output(&old, &measure)?;
-    std::fs::write(&readme, new)
+    std::fs::write(&results, new)
 }
 
 /// Output of this benchmark with the arguments of a block.
@@ -46,7 +46,7 @@ fn measure(arguments: &str) -> std::io::Result<String> {
 /// `measure`.
 ///
 /// # Errors
-/// Fails if no block is found or one has no end: then the README no longer looks as this expects.
+/// Fails if no block is found or one has no end: then RESULTS.md no longer looks as this expects.
 fn with_new_output(
     text: &str,
     measure: &dyn Fn(&str) -> std::io::Result<String>,
@@ -66,7 +66,7 @@ fn with_new_output(
         new.push('\n');
     }
     match blocks {
-        0 => Err(Error::other("the README has no block that this benchmark wrote")),
+        0 => Err(Error::other("RESULTS.md has no block that this benchmark wrote")),
         _ => Ok(new),
     }
 }

@@ -5,8 +5,8 @@
 //! thread), in interleaved rounds; what counts is the ratio of the medians. It needs `wrk`. Rounds,
 //! seconds and workers can be given: `-- 5 4 1` is five rounds of four seconds with one worker; without,
 //! there are as many workers as the router takes by itself. `-- fanout` measures what many shards cost,
-//! `-- counting` what analytics costs, `-- cache` what a cache brings. `-- figures` runs what the README
-//! shows once more and writes the new output there.
+//! `-- counting` measures the cost of analytics, `-- cache` the effect of a cache. `-- figures` runs the blocks of
+//! `benches/RESULTS.md` again and writes their output there.
 
 mod caching;
 mod counting;

@@ -48,6 +48,7 @@ mod lab_servers;
 mod language;
 mod layering;
 mod levels;
+mod links;
 mod lost_files;
 mod operations;
 #[cfg(feature = "otlp")]

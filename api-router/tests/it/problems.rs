@@ -129,7 +129,7 @@ fn every_code_is_produced_or_needs_a_fault() {
 
 #[test]
 fn an_operator_finds_every_code_in_the_guide() {
-    let guide = include_str!("../../../shard-manager/docs/operations.md");
+    let guide = include_str!("../../docs/src/errors.md");
     let rows = guide.lines().filter(|line| line.starts_with("| TSR"));
     let told: String = rows.map(|row| row.split('|').nth(1).unwrap()).collect();
     for code in api_router::problem::Code::ALL {

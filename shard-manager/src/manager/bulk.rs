@@ -140,7 +140,7 @@ async fn write_chunks(shard: &Shard, rows: Vec<BulkRow>, wish: &Wish) -> BulkPar
         }
         let written = write_by_lane(shard, chunk, wish, Part::from).await;
         done.rows.extend(written.rows);
-        done.seen = later(done.seen, written.seen);
+        done.seen = later(done.seen, written.seen, |one| shard.progress.history().holds(one));
         done.times = done.times.and_then(written.times);
     }
     done
@@ -161,19 +161,23 @@ async fn write_by_lane(
     let mut done = BulkPart::default();
     for written in futures_util::future::join_all(parts).await {
         done.rows.extend(written.rows);
-        done.seen = later(done.seen, written.seen);
+        done.seen = later(done.seen, written.seen, |one| shard.progress.history().holds(one));
         done.times = done.times.slower(written.times);
     }
     done
 }
 
-/// The position that holds what both hold.
-fn later(seen: Option<Position>, position: Option<Position>) -> Option<Position> {
-    match (seen, position) {
-        (Some(seen), Some(now)) if seen.at > now.at => Some(seen),
-        (seen, None) => seen,
-        (_, now) => now,
-    }
+/// Returns the position that holds both. Between positions of different timelines, one that the
+/// shard's history has lost is returned: a later position must not hide the loss.
+fn later(
+    seen: Option<Position>,
+    position: Option<Position>,
+    holds: impl Fn(Position) -> bool,
+) -> Option<Position> {
+    let (Some(seen), Some(now)) = (seen, position) else { return seen.or(position) };
+    let is_lost = |one: &Position| seen.timeline != now.timeline && !holds(*one);
+    let later = if seen.at > now.at { seen } else { now };
+    Some([seen, now].into_iter().find(is_lost).unwrap_or(later))
 }
 
 /// Rows that go to a lane as one operation.
@@ -214,4 +218,27 @@ async fn write_part(
     let done = rows.map(|((index, place), outcome)| BulkRowDone { index, place, outcome });
     part_done.rows = done.collect();
     part_done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn position(timeline: u32, at: u64) -> Option<Position> {
+        Some(Position { timeline, at })
+    }
+
+    #[test]
+    fn the_later_position_counts_unless_the_other_is_lost() {
+        // Timeline 2 began at position 90 of timeline 1.
+        let holds = |one: Position| one.timeline == 2 || one.at <= 90;
+        assert_eq!(later(None, position(1, 5), holds), position(1, 5));
+        assert_eq!(later(position(1, 5), None, holds), position(1, 5));
+        assert_eq!(later(position(1, 7), position(1, 5), holds), position(1, 7));
+        assert_eq!(later(position(1, 80), position(2, 95), holds), position(2, 95));
+        for lost in [91, 95, 100] {
+            assert_eq!(later(position(1, lost), position(2, 95), holds), position(1, lost));
+            assert_eq!(later(position(2, 95), position(1, lost), holds), position(1, lost));
+        }
+    }
 }

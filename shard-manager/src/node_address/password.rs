@@ -112,7 +112,11 @@ fn read_secret(path: &Path) -> Result<String, PasswordError> {
         return Err(PasswordError::Open { path: path.to_owned(), mode });
     }
     let mut text = String::new();
-    file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
+    // A byte more than may be read: a passfile cut off in the middle would lack lines silently.
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(PasswordError::TooLong { path: path.to_owned() });
+    }
     Ok(text)
 }
 
@@ -143,6 +147,12 @@ pub enum PasswordError {
         path: PathBuf,
         /// Its permissions.
         mode: u32,
+    },
+    /// The file is longer than any passfile should be.
+    #[error("the password file {} is longer than {FILE_BYTES_MAX} bytes: shorten it", path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
     },
     /// Its first line is empty.
     #[error("the password file {} has nothing in its first line", path.display())]

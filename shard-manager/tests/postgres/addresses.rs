@@ -157,6 +157,11 @@ fn a_password_may_come_from_a_file_that_only_we_may_read() {
     let passfile = file(&folder, "passfile", lines, 0o600);
     assert_eq!(secret(&with("passfile", &passfile)), "a:b:c");
 
+    let long = "other:5:d:u:canary\n".repeat(4096) + "h:5:d:u:last\n";
+    let long = file(&folder, "long", &long, 0o600);
+    let said = refused(&with("passfile", &long));
+    assert!(said.contains("longer than 65536 bytes") && !said.contains("canary"), "{said}");
+
     let open = file(&folder, "open", "canary\n", 0o644);
     let said = refused(&with("password_file", &open));
     assert!(said.contains("(its mode is 0644)") && said.contains("chmod 600"), "{said}");

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use diesel::QueryableByName;
 use diesel::sql_types::{Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use shard_manager::local::{LocalCluster, LocalNode, Wanted as WantedServers};
+use shard_manager::local::{LocalCluster, LocalNode, LocalSpec};
 use shard_manager::manager::{ConnectedCluster, Manager};
 use shard_manager::node_address::{ClusterAddress, NodeAddress, ServerEngine, ShardAddress};
 use shard_manager::store::cluster_spec::ClusterSpec;
@@ -46,11 +46,11 @@ impl Watched {
         std::fs::set_permissions(&parent, std::fs::Permissions::from_mode(0o755)).unwrap();
         let watcher = watch(&parent);
         let settings = settings.iter().map(|(name, value)| ((*name).into(), (*value).into()));
-        let wanted = WantedServers {
+        let wanted = LocalSpec {
             shards,
             replicas,
             settings: settings.collect(),
-            ..WantedServers::new(parent.join("cluster"))
+            ..LocalSpec::new(parent.join("cluster"))
         };
         let cluster = LocalCluster::up(&wanted).unwrap_or_else(|error| panic!("{error}"));
         Self { cluster, _watcher: watcher }
@@ -216,7 +216,7 @@ pub(crate) fn refused(address: &ClusterAddress) -> String {
 
 /// A session beside the engine's.
 pub(crate) struct Door {
-    connection: AsyncPgConnection,
+    pub(crate) connection: AsyncPgConnection,
 }
 
 #[derive(QueryableByName)]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::manager::{Made, Manager};
 use shard_manager::row::Operation::Insert;
+use shard_manager::store::postgres::catalog::Catalog;
 use shard_manager::table::Table;
 use shard_manager::value::ColumnType::{Bigint, Boolean, Double, Json, Text, Timestamp, Uuid};
 
@@ -93,6 +94,17 @@ async fn a_table_that_one_router_makes_the_others_come_to_know() {
     let other = table("notes", &[("id", Text)], 1, &["id"], None);
     let refused = managers[1].make_table(other, deadline()).await.unwrap_err();
     assert!(matches!(refused.error, Error::TableDiffers { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_removal_that_fails_leaves_its_session_usable() {
+    let databases = Databases::new(1).await;
+    let _manager = connect(&databases.address());
+    let mut door = databases.door(0).await;
+    door.run("ALTER SEQUENCE tessera_tables_changed RENAME TO hidden").await;
+    let catalog = Catalog::on(databases.door(0).await.connection);
+    assert!(catalog.remove("notes").await.is_err());
+    assert_eq!(catalog.intents().await.unwrap().len(), 0);
 }
 
 /// Also a router that has not heard of it yet.

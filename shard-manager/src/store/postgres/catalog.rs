@@ -256,7 +256,12 @@ impl Catalog {
             run(connection, "SELECT nextval('tessera_tables_changed'); NOTIFY tessera").await?;
             run(connection, "COMMIT").await
         };
-        done.await.map_err(|error| told(&error))
+        if let Err(error) = done.await {
+            // Else every later statement of this session would fail; if the session is lost, so is this.
+            let _ = run(&self.connection, "ROLLBACK").await;
+            return Err(told(&error));
+        }
+        Ok(())
     }
 
     /// Subscribes the session to notifications of changed tables.
