@@ -11,7 +11,7 @@ use shard_manager::cache::{CacheUse, ServedBy};
 use shard_manager::error::Failure;
 use shard_manager::lane::LaneTimes;
 use shard_manager::manager::ReadDone;
-use shard_manager::shard_map::Place;
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::token::SessionToken;
 use shard_manager::value::push_json_number;
 
@@ -113,8 +113,9 @@ pub fn data_response(app: &App, source: &Source<'_>, timing: &Timing) -> HttpRes
         (trail.route, trail.queue, trail.database) = (timing.route, timing.queue, timing.database);
     });
     let mut response = HttpResponse::Ok();
-    let token = HeaderValue::from_maybe_shared(Bytes::from(app.manager.token(source.session)))
-        .expect("a token is visible ASCII");
+    let token =
+        HeaderValue::from_maybe_shared(Bytes::from(app.manager.data().token(source.session)))
+            .expect("a token is visible ASCII");
     response
         .content_type("application/json")
         // What it says depends on headers, and is old in a moment.
@@ -132,7 +133,7 @@ pub fn data_response(app: &App, source: &Source<'_>, timing: &Timing) -> HttpRes
 /// An answer about rows of one key.
 pub fn keyed_response(
     app: &App,
-    place: Place,
+    place: KeyLocation,
     source: &Source<'_>,
     timing: &Timing,
 ) -> HttpResponseBuilder {
@@ -166,8 +167,8 @@ pub fn refusal(
     let shard = failure.place.map(|place| app.manager.shard_name(place.shard).to_owned());
     let seen = failure.place.zip(failure.seen).map(|(place, position)| {
         let mut session = session.clone();
-        app.manager.seen(&mut session, place.shard, position);
-        app.manager.token(&session)
+        app.manager.data().extend_session(&mut session, place.shard, position);
+        app.manager.data().token(&session)
     });
     let problem = Problem::from(failure);
     let problem = match seen {

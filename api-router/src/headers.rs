@@ -13,8 +13,8 @@ use actix_web::http::header::{
 };
 use shard_manager::consistency::Level;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{Manager, Wish};
-use shard_manager::row::{Operation, Precondition};
+use shard_manager::manager::{Manager, RequestOptions};
+use shard_manager::row_change::{Operation, Precondition};
 use shard_manager::token::SessionToken;
 
 use crate::inflate::Coding;
@@ -49,7 +49,7 @@ pub struct DataHeaders<'r> {
     /// `x-shard-key`.
     pub shard_key: Option<ShardKey<'r>>,
     /// Level, session, staleness and deadline.
-    pub wish: Wish,
+    pub options: RequestOptions,
     /// `Prefer`.
     pub prefer: Prefer,
 }
@@ -73,8 +73,8 @@ impl<'r> DataHeaders<'r> {
         let deadline = began + deadline(headers)?;
         let prefer = Prefer::parse(headers)?;
         let partial = prefer.has(Preference::AllowPartial);
-        let wish = Wish { level, session, staleness, partial, deadline };
-        Ok(Self { shard_key, wish, prefer })
+        let options = RequestOptions { level, session, staleness, partial, deadline };
+        Ok(Self { shard_key, options, prefer })
     }
 }
 
@@ -272,7 +272,7 @@ fn session(manager: &Manager, headers: &HeaderMap) -> Result<SessionToken, Probl
     let texts: Result<Vec<&str>, _> = values.map(HeaderValue::to_str).collect();
     let texts = texts.map_err(|_| bad(&X_SESSION_TOKEN, "visible ASCII"))?;
     let tokens = texts.iter().flat_map(|text| text.split(',')).map(str::trim);
-    manager.session(tokens).map_err(|error| {
+    manager.data().session(tokens).map_err(|error| {
         Problem::new(Code::TSR113, format!("x-session-token: {error}"))
             .hint("send the token of an earlier answer as it came, or none to begin anew")
     })

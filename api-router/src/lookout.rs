@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use analytics::{CacheNow, ClusterNow, ComparedNow, LaneNow, NodeNow, PoolNow, ShardNow};
-use shard_manager::cache::CacheVitals;
+use shard_manager::cache::CacheStats;
 use shard_manager::keyspace::SLOT_COUNT;
 use shard_manager::manager::{Manager, ShardReport};
+use shard_manager::stats::{NodeStats, ShardStats, SizeEstimate};
 use shard_manager::topology::Role;
-use shard_manager::vitals::{Footprint, NodeVitals, ShardVitals};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -40,7 +40,7 @@ pub struct Lookout {
     started: Instant,
     started_at: String,
     nodes: Arc<Latest<Vec<ShardReport>>>,
-    sizes: Arc<Latest<Vec<Option<Footprint>>>>,
+    sizes: Arc<Latest<Vec<Option<SizeEstimate>>>>,
 }
 
 /// What was found out last.
@@ -111,11 +111,11 @@ impl Lookout {
     pub async fn look(&self) {
         let manager = Arc::clone(&self.manager);
         self.nodes.refresh(&self.runtime, PROBE_AGE_MAX, async move {
-            manager.health(Instant::now() + PROBE_MAX).await
+            manager.status().health(Instant::now() + PROBE_MAX).await
         });
         let manager = Arc::clone(&self.manager);
         self.sizes.refresh(&self.runtime, SIZES_AGE_MAX, async move {
-            manager.footprints(Instant::now() + SIZES_MAX).await
+            manager.status().size_estimates(Instant::now() + SIZES_MAX).await
         });
         self.nodes.settle(PATIENCE).await;
     }
@@ -129,7 +129,7 @@ impl Lookout {
             ranges.map(|range| (range.first, range.last, topology.name(range.shard).to_owned()));
         let probes = self.nodes.get().filter(|(at, _)| at.elapsed() <= PROBE_TRUSTED);
         let sizes = self.sizes.get();
-        let shards = self.manager.vitals().into_iter().map(|vitals| {
+        let shards = self.manager.status().vitals().into_iter().map(|vitals| {
             let shard = vitals.shard;
             let weight = topology.shards().get(shard.index()).map_or(0, |spec| spec.weight);
             let slots = map.slots_of(shard).count() as u32;
@@ -162,16 +162,16 @@ impl Lookout {
             ranges: ranges.collect(),
             slots: u32::from(SLOT_COUNT),
             shards: shards.collect(),
-            cache: self.manager.cache_vitals().map_or_else(CacheNow::default, cache),
+            cache: self.manager.status().cache_vitals().map_or_else(CacheNow::default, cache),
             moves: Vec::new(),
         }
     }
 }
 
 /// The nodes as they are believed to be, or better as they have just been found.
-fn nodes(vitals: &ShardVitals, probed: Option<&ShardReport>) -> Vec<NodeNow> {
+fn nodes(vitals: &ShardStats, probed: Option<&ShardReport>) -> Vec<NodeNow> {
     let milliseconds = |time: Duration| time.as_micros() as f64 / 1e3;
-    let node = |node: &NodeVitals| {
+    let node = |node: &NodeStats| {
         let probe = probed.and_then(|report| report.nodes.iter().find(|it| it.node == node.node));
         let is_replica = node.role == Role::Replica;
         let lag = probe.map_or(node.lag, |probe| probe.lag).filter(|_| is_replica);
@@ -189,13 +189,13 @@ fn nodes(vitals: &ShardVitals, probed: Option<&ShardReport>) -> Vec<NodeNow> {
     vitals.nodes.iter().map(node).collect()
 }
 
-fn pool(vitals: &ShardVitals) -> PoolNow {
+fn pool(vitals: &ShardStats) -> PoolNow {
     let pool = vitals.pool();
     PoolNow { in_use: pool.in_use as u64, max: pool.max as u64, waiting: pool.waiting as u64 }
 }
 
-fn cache(vitals: CacheVitals) -> CacheNow {
-    let CacheVitals {
+fn cache(vitals: CacheStats) -> CacheNow {
+    let CacheStats {
         hits,
         misses,
         stale,
@@ -224,7 +224,7 @@ fn cache(vitals: CacheVitals) -> CacheNow {
     }
 }
 
-fn lane(vitals: &ShardVitals) -> LaneNow {
+fn lane(vitals: &ShardStats) -> LaneNow {
     let lane = &vitals.lane;
     LaneNow {
         waiting: lane.waiting as u64,

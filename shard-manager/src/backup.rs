@@ -37,7 +37,7 @@ use chrono::Utc;
 use serde::{Deserialize, Serialize};
 
 use crate::barrier::{Closed, Gate};
-use crate::progress::Progress;
+use crate::replication::ReplicationState;
 use crate::store::sqlite::copy::{CatalogCopy, ShardCopy};
 use crate::store::sqlite::footing::Footing;
 use crate::value::format_timestamp;
@@ -83,7 +83,7 @@ pub struct SavedShard {
     /// Gate that its writes pass.
     pub gate: Arc<Gate>,
     /// Positions of the shard.
-    pub progress: Arc<Progress>,
+    pub replication: Arc<ReplicationState>,
 }
 
 /// Progress of a backup or a restore.
@@ -176,9 +176,10 @@ impl BackupSource {
         let originals = self.originals();
         let unfinished = Unfinished::begin(&originals.place(to)?, true)?;
         let folder = unfinished.path();
-        let _kept: Vec<_> = self.shards.iter().map(|shard| shard.progress.keep_log()).collect();
+        let _kept: Vec<_> =
+            self.shards.iter().map(|shard| shard.replication.retain_log()).collect();
         let mut copies = originals.copy(folder, watch, |index, path| {
-            let timeline = self.shards[index].progress.history().current();
+            let timeline = self.shards[index].replication.timeline().history().current();
             ShardCopy::make(&self.shards[index].original.primary, path, timeline)
         })?;
         self.bring_near(&mut copies, watch)?;
@@ -205,15 +206,16 @@ impl BackupSource {
     fn bring_near(&self, copies: &mut [ShardCopy], watch: &Watch<'_>) -> Result<(), SaveError> {
         for _ in 0..ROUNDS_MAX {
             let lacks = self.shards.iter().zip(&*copies);
-            let lacks = lacks
-                .map(|(shard, copy)| shard.progress.committed().saturating_sub(copy.position()));
+            let lacks = lacks.map(|(shard, copy)| {
+                shard.replication.primary().committed().saturating_sub(copy.position())
+            });
             let behind = lacks.max().unwrap_or(0);
             watch.tell(&Step::Following { behind })?;
             if behind <= NEAR {
                 break;
             }
             let now: Vec<u64> =
-                self.shards.iter().map(|shard| shard.progress.committed()).collect();
+                self.shards.iter().map(|shard| shard.replication.primary().committed()).collect();
             self.follow(copies, |index| now[index], watch)?;
         }
         Ok(())

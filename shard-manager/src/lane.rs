@@ -27,8 +27,8 @@ use crate::brake::{Brake, Hold};
 use crate::error::{Error, Outcome};
 use crate::home::Home;
 use crate::position::Position;
-use crate::row::{Part, RowDone, RowWrite};
-use crate::store::{AsyncWriter, Unit, Writer};
+use crate::row_change::{RowDone, RowWrite, WriteRequest};
+use crate::store::{AsyncWriter, WriteGroup, Writer};
 use pulse::{Probe, Pulse};
 use schema::SchemaOperation;
 use tally::Tally;
@@ -52,7 +52,7 @@ const ROOM_LOOK: Duration = Duration::from_millis(5);
 pub struct Lane {
     shard: String,
     /// What holds it back.
-    holds: Holds,
+    controls: LaneControls,
     queue: mpsc::Sender<Message>,
     queued_bytes: Arc<AtomicUsize>,
     state: Arc<State>,
@@ -75,7 +75,7 @@ struct State {
 
 /// What holds a lane back between two batches.
 #[derive(Clone, Debug, Default)]
-pub struct Holds {
+pub struct LaneControls {
     /// For a test, or to teach.
     pub brake: Arc<Brake>,
     /// For an instant, to look at the files of all shards at once; a task has none to look at.
@@ -100,7 +100,7 @@ enum Message {
 
 /// One client's write, or one chunk of a bulk write.
 struct Operation {
-    part: Part,
+    request: WriteRequest,
     bytes: usize,
     queued_at: Instant,
     deadline: Instant,
@@ -109,8 +109,8 @@ struct Operation {
 }
 
 impl Operation {
-    fn unit(&self) -> Unit<'_> {
-        Unit { rows: &self.part.rows, whole: self.part.whole.as_deref() }
+    fn group(&self) -> WriteGroup<'_> {
+        WriteGroup { rows: &self.request.rows, atomic_rows: self.request.atomic_rows.as_deref() }
     }
 }
 
@@ -194,35 +194,40 @@ impl Lane {
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let state = Arc::new(State { shard: shard.to_owned(), ..State::default() });
         let worker = Worker::of_thread(writer, waiting, (&queued_bytes, &state));
-        let holds = Holds::default();
-        let obeyed = holds.clone();
+        let controls = LaneControls::default();
+        let obeyed = controls.clone();
         let thread = std::thread::Builder::new().name(format!("lane-{shard}"));
         let thread = thread.spawn(move || worker.run(&obeyed))?;
         let end = Mutex::new(Some(End::Thread(thread)));
         let shard = shard.to_owned();
-        Ok(Self { shard, holds, queue, queued_bytes, state, end })
+        Ok(Self { shard, controls, queue, queued_bytes, state, end })
     }
 
     /// Starts the task of a lane over this writer: where it is at home.
     pub fn spawn(shard: &str, writer: impl AsyncWriter, home: Home) -> Self {
-        Self::spawn_held(shard, writer, home, Holds::default())
+        Self::spawn_held(shard, writer, home, LaneControls::default())
     }
 
     /// The same, held back together with others.
-    pub fn spawn_held(shard: &str, writer: impl AsyncWriter, home: Home, holds: Holds) -> Self {
+    pub fn spawn_held(
+        shard: &str,
+        writer: impl AsyncWriter,
+        home: Home,
+        controls: LaneControls,
+    ) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let state = Arc::new(State { shard: shard.to_owned(), ..State::default() });
         let (lives, ended) = std::sync::mpsc::channel();
         let worker = Worker::of_task(writer, waiting, (&queued_bytes, &state), lives);
-        worker.settle(Arc::clone(&holds.brake), home);
+        worker.settle(Arc::clone(&controls.brake), home);
         let end = Mutex::new(Some(End::Task(ended)));
-        Self { shard: shard.to_owned(), holds, queue, queued_bytes, state, end }
+        Self { shard: shard.to_owned(), controls, queue, queued_bytes, state, end }
     }
 
     /// What holds it back.
-    pub fn holds(&self) -> &Holds {
-        &self.holds
+    pub fn controls(&self) -> &LaneControls {
+        &self.controls
     }
 
     /// Applies rows as one operation and waits for the durable outcome, at most until `deadline`.
@@ -233,16 +238,16 @@ impl Lane {
     /// [`LaneFailure`]; its outcome is unknown only if the transaction had begun.
     pub async fn apply(
         &self,
-        part: impl Into<Part>,
+        request: impl Into<WriteRequest>,
         deadline: Instant,
     ) -> Result<Applied, LaneFailure> {
-        let part = part.into();
-        let bytes = part.rows.iter().map(RowWrite::bytes).sum();
+        let request = request.into();
+        let bytes = request.rows.iter().map(RowWrite::bytes).sum();
         let (reply, answer) = oneshot::channel();
         let claim = Arc::new(Claim::default());
         let queued_at = Instant::now();
         let operation =
-            Operation { part, bytes, queued_at, deadline, claim: Arc::clone(&claim), reply };
+            Operation { request, bytes, queued_at, deadline, claim: Arc::clone(&claim), reply };
         self.enqueue(operation).await?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(outcome)) => outcome,
@@ -273,7 +278,7 @@ impl Lane {
     async fn enqueue(&self, mut operation: Operation) -> Result<(), LaneFailure> {
         loop {
             let Some((back, error)) = self.try_enqueue(operation) else { return Ok(()) };
-            let waits = back.part.patient
+            let waits = back.request.waits_for_room
                 && matches!(error, Error::QueueFull { .. })
                 && Instant::now() + ROOM_LOOK < back.deadline;
             if !waits {
@@ -316,7 +321,7 @@ impl Lane {
     /// Applies what is queued, closes the writer and ends the loop. Blocks.
     pub fn stop(&self) {
         let Some(end) = self.end.lock().ok().and_then(|mut end| end.take()) else { return };
-        self.holds.brake.set(Hold::default());
+        self.controls.brake.set(Hold::default());
         self.state.stops.store(true, Ordering::SeqCst);
         while let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Stop) {
             std::thread::sleep(ROOM_LOOK);

@@ -4,10 +4,10 @@
 pub use cache;
 pub use local_postgres as local;
 pub use model::{
-    advice, consistency, csv, cursor, declaration, error, idempotency, keyspace, placement,
-    position, query, reason, sabotage, shard_map, simulation, table, token, topology, value,
+    advice, consistency, csv, cursor, declaration, error, finding, idempotency, json_members,
+    keyspace, placement, position, query, reason, result_rows, row_change, sabotage, shard_map,
+    simulation, stats, table, token, topology, value,
 };
-pub use model::{json_members as members, result_rows as rows, row_change as row, stats as vitals};
 
 pub mod backup;
 pub mod barrier;
@@ -22,7 +22,7 @@ pub mod lane;
 pub mod lanes;
 pub mod manager;
 pub mod node_address;
-pub mod progress;
 pub mod replica_set;
+pub mod replication;
 pub mod shard;
 pub mod store;

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::cache::Stamp;
+use crate::cache::FreshnessBound;
 use crate::error::Error;
-use crate::progress::{Progress, ReplicaState};
 use crate::reason::Findings;
+use crate::replication::{ReplicaState, ReplicationState};
 use crate::store::readers::Readers;
 use crate::store::replica::Replica;
 
@@ -32,7 +32,7 @@ const PROBE_WAIT: Duration = Duration::from_secs(1);
 /// The replicas of one shard.
 pub struct ReplicaSet {
     members: Vec<Arc<Member>>,
-    progress: Arc<Progress>,
+    replication: Arc<ReplicationState>,
     turn: AtomicUsize,
 }
 
@@ -48,29 +48,29 @@ struct Member {
     out_until: AtomicU64,
 }
 
-/// What a read must not miss, and how old it may be.
+/// Requirements of a read on a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Demand {
-    /// The position that it must hold.
-    pub floor: u64,
-    /// How long ago the node may have been current.
+pub struct ReplicaRequirements {
+    /// Position that the replica must have applied.
+    pub min_position: u64,
+    /// Time since the replica may have been current.
     pub staleness: Duration,
 }
 
 /// A replica that answers a read; counted as in flight while it lives.
 pub struct Chosen {
     member: Arc<Member>,
-    /// Its place in the progress.
+    /// Its index among the replicas.
     pub index: usize,
     /// What it had before it is read.
-    pub stamp: Stamp,
+    pub stamp: FreshnessBound,
     /// Its connections.
     pub readers: Readers,
 }
 
 impl ReplicaSet {
-    /// A set of these replicas, in the order of the progress.
-    pub fn new(replicas: Vec<Replica>, progress: &Arc<Progress>) -> Self {
+    /// Returns the set of these replicas, each at the index of its positions.
+    pub fn new(replicas: Vec<Replica>, replication: &Arc<ReplicationState>) -> Self {
         let member = |replica| Member {
             replica,
             findings: Arc::default(),
@@ -80,7 +80,7 @@ impl ReplicaSet {
             out_until: AtomicU64::new(0),
         };
         let members = replicas.into_iter().map(|replica| Arc::new(member(replica))).collect();
-        Self { members, progress: Arc::clone(progress), turn: AtomicUsize::new(0) }
+        Self { members, replication: Arc::clone(replication), turn: AtomicUsize::new(0) }
     }
 
     /// The replicas, in order.
@@ -91,7 +91,7 @@ impl ReplicaSet {
     /// How many take part in writes now.
     pub fn following(&self) -> usize {
         let follows = |(index, member): &(usize, &Arc<Member>)| {
-            self.progress.state(*index) == ReplicaState::Following
+            self.replication.replicas().state(*index) == ReplicaState::Following
                 && member.replica.is_reachable()
                 && member.replica.is_streaming()
         };
@@ -101,8 +101,10 @@ impl ReplicaSet {
     /// Whether nothing is known yet of one of them.
     pub fn awaits_any(&self) -> bool {
         let is_open = |(index, member): (usize, &Arc<Member>)| {
-            let follows = self.progress.state(index) == ReplicaState::Following;
-            !follows && self.progress.leading() != Some(index) && member.replica.is_reachable()
+            let follows = self.replication.replicas().state(index) == ReplicaState::Following;
+            !follows
+                && self.replication.timeline().leader() != Some(index)
+                && member.replica.is_reachable()
         };
         self.members.iter().enumerate().any(is_open)
     }
@@ -130,17 +132,17 @@ impl ReplicaSet {
 
     /// True if a replica lags too much for any read.
     pub fn is_behind(&self, index: usize) -> bool {
-        self.progress.staleness(index) > self.staleness_max()
+        self.replication.staleness(index) > self.staleness_max()
     }
 
-    /// The better of two replicas that meet the demand.
-    pub fn choose(&self, demand: &Demand) -> Option<Chosen> {
+    /// The better of two replicas that meet the requirements.
+    pub fn choose(&self, requirements: &ReplicaRequirements) -> Option<Chosen> {
         let count = self.members.len();
         if count == 0 {
             return None;
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let (first, second) = pair(turn, count, |index| self.meets(index, demand))?;
+        let (first, second) = pair(turn, count, |index| self.meets(index, requirements))?;
         let busy = |index: usize| self.members[index].in_flight.load(Ordering::Relaxed);
         let better = second.filter(|&second| busy(second) < busy(first)).unwrap_or(first);
         let member = Arc::clone(&self.members[better]);
@@ -152,42 +154,43 @@ impl ReplicaSet {
     }
 
     /// What a read of a replica that begins later surely shows.
-    fn stamp(&self, index: usize) -> Stamp {
+    fn stamp(&self, index: usize) -> FreshnessBound {
         // In this order: what is told between is more than what is claimed.
-        let (timeline, now) = (self.progress.life(), Instant::now());
-        let floor = self.progress.applied_by(index);
-        let staleness = self.progress.staleness(index);
-        Stamp { timeline, floor, as_of: now.checked_sub(staleness).unwrap_or(now) }
+        let (timeline, now) = (self.replication.timeline().id(), Instant::now());
+        let floor = self.replication.replicas().applied(index);
+        let staleness = self.replication.staleness(index);
+        FreshnessBound { timeline, floor, as_of: now.checked_sub(staleness).unwrap_or(now) }
     }
 
     /// Without a primary the lag of a replica is unknown: an old answer is better than none, unless
     /// the client has limited its age.
     fn staleness_max(&self) -> Duration {
-        if self.progress.is_silent() { Duration::MAX } else { STALENESS_MAX }
+        if self.replication.timeline().is_silent() { Duration::MAX } else { STALENESS_MAX }
     }
 
-    fn meets(&self, index: usize, demand: &Demand) -> bool {
+    fn meets(&self, index: usize, requirements: &ReplicaRequirements) -> bool {
         self.is_in(index)
-            && self.progress.applied_by(index) >= demand.floor
-            && self.progress.staleness(index) <= demand.staleness.min(self.staleness_max())
+            && self.replication.replicas().applied(index) >= requirements.min_position
+            && self.replication.staleness(index) <= requirements.staleness.min(self.staleness_max())
     }
 
     /// Whether a replica may soon have what it lacks: it is worth a short wait.
-    pub fn is_near(&self, demand: &Demand, wait: Duration) -> bool {
+    pub fn is_near(&self, requirements: &ReplicaRequirements, wait: Duration) -> bool {
         // One that is asked now and then may have come further since.
-        let asked = if self.progress.is_asked() { ASKED_EVERY } else { Duration::ZERO };
-        let near = |index| self.progress.staleness(index) <= demand.staleness.min(wait) + asked;
+        let asked = if self.replication.has_other_writers() { ASKED_EVERY } else { Duration::ZERO };
+        let near =
+            |index| self.replication.staleness(index) <= requirements.staleness.min(wait) + asked;
         (0..self.members.len()).any(|index| self.is_in(index) && near(index))
     }
 
     /// Whether some replica has what the read must not miss.
-    pub fn has(&self, demand: &Demand) -> bool {
-        (0..self.members.len()).any(|index| self.meets(index, demand))
+    pub fn has(&self, requirements: &ReplicaRequirements) -> bool {
+        (0..self.members.len()).any(|index| self.meets(index, requirements))
     }
 
     fn is_in(&self, index: usize) -> bool {
         let member = &self.members[index];
-        self.progress.state(index) == ReplicaState::Following
+        self.replication.replicas().state(index) == ReplicaState::Following
             && member.replica.is_reachable()
             && !member.is_out()
     }

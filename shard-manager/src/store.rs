@@ -25,8 +25,8 @@ use std::sync::Arc;
 use crate::error::{Error, Outcome};
 use crate::keyspace::Slot;
 use crate::position::Position;
-use crate::row::{RowDone, RowWrite};
-use crate::rows::Rows;
+use crate::result_rows::Rows;
+use crate::row_change::{RowDone, RowWrite};
 use crate::table::Table;
 
 /// The writing half of one node, where it holds the thread that it is called on until it is done.
@@ -40,7 +40,7 @@ pub trait Writer: Send + 'static {
     /// # Errors
     /// [`BatchFailure`] if the transaction as a whole failed; then no change was applied unless its
     /// outcome is [`Outcome::Unknown`].
-    fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure>;
+    fn apply(&mut self, groups: &[WriteGroup<'_>]) -> Result<BatchDone, BatchFailure>;
 
     /// Makes or drops a table in one durable transaction, and tells the shard's position after it. What is so
     /// already stays as it is.
@@ -70,7 +70,7 @@ pub trait AsyncWriter: Send + 'static {
     /// As there.
     fn apply(
         &mut self,
-        units: &[Unit<'_>],
+        groups: &[WriteGroup<'_>],
     ) -> impl Future<Output = Result<BatchDone, BatchFailure>> + Send;
 
     /// As [`Writer::change_schema`].
@@ -110,11 +110,11 @@ impl SchemaChange {
 
 /// Changes that came together.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Unit<'u> {
+pub struct WriteGroup<'u> {
     /// In the order in which they are applied.
     pub rows: &'u [RowWrite],
     /// The place in the request of each of them, if they are applied all or not at all.
-    pub whole: Option<&'u [usize]>,
+    pub atomic_rows: Option<&'u [usize]>,
 }
 
 /// A transaction that is durable.

@@ -10,8 +10,8 @@ use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, get, post};
 use serde::Serialize;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::row::RowWrite;
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::RowWrite;
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::value::push_json_string;
 use utoipa::ToSchema;
 
@@ -84,16 +84,16 @@ pub(crate) async fn write_pair(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let began = Instant::now();
-    let DataHeaders { shard_key, wish, prefer } =
+    let DataHeaders { shard_key, options, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
     let idempotency_key = idempotency_key(request.headers())?;
     check_content_encoding(request.headers())?;
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let terms = body::Terms::of(request.headers(), body::WRITE_BYTES_MAX, wish.deadline);
+    let terms = body::Terms::of(request.headers(), body::WRITE_BYTES_MAX, options.deadline);
     let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
     let change = parse_anywhere(&app, shard_key, bytes).await?;
     let place = change.0;
-    let asked = Asked { began, wish, prefer, idempotency_key, wants_row: false };
+    let asked = Asked { began, options, prefer, idempotency_key, wants_row: false };
     let done = carry_out(&app, &request, asked, change).await;
     let mut response = done.map_err(in_words_of_keys)?.response;
     let shard = app.manager.shard_name(place.shard);
@@ -104,7 +104,7 @@ async fn parse_anywhere(
     app: &Data<App>,
     header: Option<ShardKey<'_>>,
     bytes: Bytes,
-) -> Result<(Place, RowWrite), Problem> {
+) -> Result<(KeyLocation, RowWrite), Problem> {
     if bytes.len() <= body::INLINE_BYTES_MAX {
         return parse(app, header, &bytes);
     }
@@ -120,7 +120,7 @@ fn parse(
     app: &App,
     header: Option<ShardKey<'_>>,
     bytes: &[u8],
-) -> Result<(Place, RowWrite), Problem> {
+) -> Result<(KeyLocation, RowWrite), Problem> {
     let members = Members::of_body(bytes)?;
     members.check_names(&["key", "value"])?;
     let key = members.required_text("key")?;
@@ -215,7 +215,7 @@ pub(crate) async fn stats(app: Data<App>, request: HttpRequest) -> Result<HttpRe
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let map = app.manager.map();
     let patience = patience(request.headers(), COUNTS_MAX)?;
-    let counts = app.manager.count_rows(Instant::now() + patience).await;
+    let counts = app.manager.status().count_rows(Instant::now() + patience).await;
     let shards = counts.into_iter().map(|(shard, rows)| ShardStats {
         shard: map.topology().name(shard),
         slots: map.slots_of(shard).count(),

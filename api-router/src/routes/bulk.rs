@@ -19,9 +19,9 @@ use actix_web::http::header::HeaderValue;
 use actix_web::web::{Bytes, Data, Payload, block};
 use actix_web::{HttpRequest, HttpResponse, post};
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{BulkDone, BulkRow, Wish};
-use shard_manager::row::Operation;
-use shard_manager::shard_map::Place;
+use shard_manager::manager::{BulkDone, BulkRow, RequestOptions};
+use shard_manager::row_change::Operation;
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::topology::ShardIndex;
 use utoipa::ToSchema;
 
@@ -131,19 +131,19 @@ pub(crate) async fn write_bulk(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let began = Instant::now();
-    let DataHeaders { shard_key, wish, prefer } =
+    let DataHeaders { shard_key, options, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
     refuse_conditions(request.headers())?;
     let idempotency_key = idempotency_key(request.headers())?.map(str::to_owned);
     let (format, coding) = bulk_format(request.headers())?;
     let parameters = Parameters::parse(request.query_string())?;
-    let head = Head { shard_key, wish, prefer, idempotency_key, format, coding, began };
+    let head = Head { shard_key, options, prefer, idempotency_key, format, coding, began };
     match format {
         BulkFormat::Json => write_json(&app, head, &request, &parameters, payload).await,
         BulkFormat::Ndjson | BulkFormat::Csv => {
             let shape = stream_shape(&app, &head, &parameters)?;
-            let wish = &head.wish;
-            let mut response = write_stream(&app, &request, payload, shape, wish, began).await?;
+            let options = &head.options;
+            let mut response = write_stream(&app, &request, payload, shape, options, began).await?;
             if let Some(applied) = head.prefer.applied(&[Preference::Strict]) {
                 response.headers_mut().insert(PREFERENCE_APPLIED, applied);
             }
@@ -155,7 +155,7 @@ pub(crate) async fn write_bulk(
 /// What is known of a bulk write before its body.
 struct Head<'r> {
     shard_key: Option<ShardKey<'r>>,
-    wish: Wish,
+    options: RequestOptions,
     prefer: Prefer,
     idempotency_key: Option<String>,
     format: BulkFormat,
@@ -184,7 +184,7 @@ fn stream_shape(app: &App, head: &Head<'_>, parameters: &Parameters<'_>) -> Resu
     };
     let key = one_key(head.shard_key, parameters.single("shardKey")?, None)?;
     Ok(Shape {
-        table: app.manager.table(table)?,
+        table: app.manager.schema().table(table)?,
         operation,
         key: key.map(|key| key.as_str().to_owned()),
         format: head.format,
@@ -201,14 +201,14 @@ async fn write_json(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     parameters.check_names(&["shardKey"])?;
-    let Head { wish, began, .. } = &head;
+    let Head { options, began, .. } = &head;
     let key = one_key(head.shard_key, parameters.single("shardKey")?, None)?;
     let zipped = head.coding == Coding::Gzip;
-    let terms = body::Terms::of(request.headers(), body::BULK_BYTES_MAX, wish.deadline);
+    let terms = body::Terms::of(request.headers(), body::BULK_BYTES_MAX, options.deadline);
     let (bytes, share) = body::read(payload, terms, || app.share(request)).await?;
     let share = share.unwrap_or_else(|| app.share(request));
     if zipped {
-        share.grow(body::BULK_BYTES_MAX, wish.deadline).await?;
+        share.grow(body::BULK_BYTES_MAX, options.deadline).await?;
     }
     let Parsed { mut rows, refused } = parse_anywhere(app, key, bytes, zipped).await?;
     if let Some(key) = &head.idempotency_key {
@@ -217,7 +217,7 @@ async fn write_json(
         numbered.for_each(|(index, row)| row.idempotency_key = Some(format!("{key} {index}")));
     }
     let route = began.elapsed();
-    let mut tally = Tally::new(app, wish.session.clone());
+    let mut tally = Tally::new(app, options.session.clone());
     let whole = head.prefer.has(Preference::PerShard);
     if whole {
         rows = undo_with(app, rows, &refused, &mut tally);
@@ -225,8 +225,8 @@ async fn write_json(
     let asked: BTreeSet<ShardIndex> = rows.iter().map(|row| row.place.shard).collect();
     note_key(request, &rows);
     let BulkDone { rows: done, session, times } = match whole {
-        true => app.manager.write_bulk_whole(rows, wish).await,
-        false => app.manager.write_bulk(rows, wish).await,
+        true => app.manager.data().write_bulk_atomic(rows, options).await,
+        false => app.manager.data().write_bulk(rows, options).await,
     };
     tally.session = session;
     asked.into_iter().for_each(|shard| tally.spend(shard, times));
@@ -248,7 +248,7 @@ async fn write_json(
 fn undo_with(
     app: &App,
     rows: Vec<BulkRow>,
-    refused: &[(Refused, Option<Place>)],
+    refused: &[(Refused, Option<KeyLocation>)],
     tally: &mut Tally,
 ) -> Vec<BulkRow> {
     let mut culprits: Vec<Option<&Refused>> = vec![None; app.manager.map().topology().len()];
@@ -287,7 +287,7 @@ fn note_key(request: &HttpRequest, rows: &[BulkRow]) {
 struct Parsed {
     rows: Vec<BulkRow>,
     /// Those that cannot be sent, and where each would have gone.
-    refused: Vec<(Refused, Option<Place>)>,
+    refused: Vec<(Refused, Option<KeyLocation>)>,
 }
 
 async fn parse_anywhere(
@@ -311,7 +311,7 @@ async fn parse_anywhere(
 fn parse(app: &App, key: Option<ShardKey<'_>>, body: &[u8]) -> Result<Parsed, Problem> {
     let members = Members::of_body(body)?;
     members.check_names(&["table", "op", "rows", "records", "data"])?;
-    let table = app.manager.table(&members.required_text("table")?)?;
+    let table = app.manager.schema().table(&members.required_text("table")?)?;
     let operation = operation(&members)?;
     let mut lists = ["rows", "records", "data"]
         .into_iter()

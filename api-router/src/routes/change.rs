@@ -9,9 +9,9 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{ETAG, HeaderValue};
 use actix_web::web::block;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
-use shard_manager::manager::{Wish, Written};
-use shard_manager::row::{Change, Operation, RowWrite};
-use shard_manager::shard_map::Place;
+use shard_manager::manager::{RequestOptions, WriteReceipt};
+use shard_manager::row_change::{Change, Operation, RowWrite};
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
 
@@ -50,7 +50,7 @@ pub(super) struct Asked<'r> {
     /// When its request began.
     pub(super) began: Instant,
     /// Level, session and deadline.
-    pub(super) wish: Wish,
+    pub(super) options: RequestOptions,
     /// `Prefer`.
     pub(super) prefer: Prefer,
     /// `Idempotency-Key`.
@@ -62,7 +62,7 @@ pub(super) struct Asked<'r> {
 /// A change that was carried out, and the answer to it without its body.
 pub(super) struct Done {
     pub(super) response: HttpResponseBuilder,
-    written: Written,
+    written: WriteReceipt,
     wants_row: bool,
 }
 
@@ -74,24 +74,24 @@ pub(super) async fn carry_out(
     app: &App,
     request: &HttpRequest,
     asked: Asked<'_>,
-    (place, mut row): (Place, RowWrite),
+    (place, mut row): (KeyLocation, RowWrite),
 ) -> Result<Done, Problem> {
-    let Asked { began, wish, prefer, idempotency_key, wants_row } = asked;
+    let Asked { began, options, prefer, idempotency_key, wants_row } = asked;
     row.wants_row = wants_row;
     row.precondition = precondition(request.headers(), row.operation)?;
     row.idempotency_key = idempotency_key.map(str::to_owned);
     trail::note(request, |trail| trail.about(&row.key));
     let operation = row.operation;
     let asked = Instant::now();
-    let written = app.manager.write(place, row, &wish).await;
+    let written = app.manager.data().write(place, row, &options).await;
     let refused = |failure| {
-        let problem = refusal(app, (request, asked), failure, &wish.session);
+        let problem = refusal(app, (request, asked), failure, &options.session);
         let in_vain = operation == Operation::Delete && problem.code() == Code::TSR302;
         if in_vain { problem.hint(NOTHING_TO_REMOVE) } else { problem }
     };
     let written = written.map_err(refused)?;
-    let mut session = wish.session;
-    app.manager.seen(&mut session, place.shard, written.receipt.position);
+    let mut session = options.session;
+    app.manager.data().extend_session(&mut session, place.shard, written.receipt.position);
     let source = Source::of_write(request, &session, place.epoch);
     let timing = Timing::of_write(began, written.receipt.times);
     let mut response = keyed_response(app, place, &source, &timing);
@@ -113,14 +113,14 @@ impl Done {
     }
 }
 
-fn status(written: &Written) -> StatusCode {
+fn status(written: &WriteReceipt) -> StatusCode {
     match written.row.change {
         Change::Created => StatusCode::CREATED,
         Change::Changed | Change::Removed => StatusCode::OK,
     }
 }
 
-fn body(app: &App, written: &Written, with_row: bool) -> Vec<u8> {
+fn body(app: &App, written: &WriteReceipt, with_row: bool) -> Vec<u8> {
     let place = written.receipt.place;
     let mut body = Vec::with_capacity(written.row.json.len() + 128);
     body.extend_from_slice(b"{\"success\":true");

@@ -68,12 +68,12 @@ pub(crate) async fn distribution(
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["table"])?;
     let table = match parameters.single("table")? {
-        Some(name) => Some(app.manager.table(name)?.name().to_owned()),
+        Some(name) => Some(app.manager.schema().table(name)?.name().to_owned()),
         None => None,
     };
     let all: Vec<ShardIndex> = app.manager.map().topology().indices().collect();
     let patience = patience(request.headers(), SIZES_MAX)?;
-    let reports = app.manager.report(&all, Instant::now() + patience).await;
+    let reports = app.manager.status().report(&all, Instant::now() + patience).await;
     let named = |report: &ShardReport| app.manager.shard_name(report.shard).to_owned();
     let sizes: Vec<(String, Option<(i64, i64)>)> =
         reports.iter().map(|report| (named(report), size(report, table.as_deref()))).collect();

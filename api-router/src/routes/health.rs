@@ -9,12 +9,12 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use analytics::readiness::{self, StateAnswer};
 use serde::Serialize;
-use shard_manager::cache::{BreakerState, CacheVitals};
+use shard_manager::cache::{BreakerState, CacheStats};
 use shard_manager::consistency::Level;
 use shard_manager::manager::ShardReport;
 use shard_manager::reason::Reason;
 #[cfg(feature = "sabotage")]
-use shard_manager::sabotage::{self, Switch};
+use shard_manager::sabotage::{self, Mutation};
 use shard_manager::shard::NodeHealth;
 use shard_manager::topology::Role;
 use utoipa::ToSchema;
@@ -198,7 +198,7 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
 /// TSR100 for any parameter.
 pub(super) async fn tell(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let reports = app.manager.health(Instant::now() + PROBE_MAX).await;
+    let reports = app.manager.status().health(Instant::now() + PROBE_MAX).await;
     let map = app.manager.map();
     let is_up = |report: &ShardReport, role| {
         let mut nodes = report.nodes.iter().filter(|node| node.role == role).peekable();
@@ -206,7 +206,7 @@ pub(super) async fn tell(app: &App, request: &HttpRequest) -> Result<HttpRespons
         Some(nodes.any(|node| node.up))
     };
     let primaries = reports.iter().filter(|report| is_up(report, Role::Primary) == Some(true));
-    let unlogged = app.manager.unlogged();
+    let unlogged = app.manager.status().unlogged();
     let whole =
         reports.iter().all(|report| report.nodes.iter().all(|node| node.reasons.is_empty()));
     let (status, code) = match primaries.count() {
@@ -232,10 +232,10 @@ pub(super) async fn tell(app: &App, request: &HttpRequest) -> Result<HttpRespons
             })
             .collect(),
         epoch: map.epoch(),
-        cache: cache(app.manager.cache_vitals()),
+        cache: cache(app.manager.status().cache_vitals()),
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: app.started.elapsed().as_secs(),
-        levels: levels(app.manager.is_embedded(), app.manager.replicas()),
+        levels: levels(app.manager.status().is_embedded(), app.manager.status().replicas()),
         #[cfg(feature = "sabotage")]
         sabotage: broken_promises(),
     };
@@ -247,7 +247,7 @@ pub(super) async fn tell(app: &App, request: &HttpRequest) -> Result<HttpRespons
 }
 
 /// One that is being tried again has not answered yet.
-fn cache(vitals: Option<CacheVitals>) -> &'static str {
+fn cache(vitals: Option<CacheStats>) -> &'static str {
     match vitals.map(|vitals| vitals.breaker) {
         None => "off",
         Some(BreakerState::Closed) => "ok",
@@ -258,7 +258,7 @@ fn cache(vitals: Option<CacheVitals>) -> &'static str {
 #[cfg(feature = "sabotage")]
 fn broken_promises() -> Vec<&'static str> {
     // A name that is unknown has ended the process long ago.
-    sabotage::thrown().unwrap_or_default().into_iter().map(Switch::name).collect()
+    sabotage::active_mutations().unwrap_or_default().into_iter().map(Mutation::name).collect()
 }
 
 /// Tells that the process runs.

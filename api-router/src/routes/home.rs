@@ -75,7 +75,7 @@ pub async fn nothing_here(
         let routes = api.paths.paths.keys().map(String::as_str).chain([DOCUMENT, PAGES]);
         let hint = match path.trim_end_matches('/') {
             ALERTS => OF_ALERTS.to_owned(),
-            _ => hints::no_such_path(path, routes, |name| app.manager.table(name).is_ok()),
+            _ => hints::no_such_path(path, routes, |name| app.manager.schema().table(name).is_ok()),
         };
         return Err(Problem::new(Code::TSR111, "there is nothing at this path").hint(hint));
     }

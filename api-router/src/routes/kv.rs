@@ -15,10 +15,10 @@ use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{Manager, ReadDone};
+use shard_manager::manager::{self, ReadDone};
 use shard_manager::query::{Output, ReadQuery};
-use shard_manager::row::{Fields, Operation, RowWrite};
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::{Fields, Operation, RowWrite};
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::table::Table;
 
 use super::change::{Asked, WriteAnswer, apart, carry_out};
@@ -65,17 +65,17 @@ pub(crate) async fn put_value(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let began = Instant::now();
-    let DataHeaders { shard_key, wish, prefer } =
+    let DataHeaders { shard_key, options, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
     let idempotency_key = idempotency_key(request.headers())?;
     check_content_type(request.headers())?;
     let text = key_in_path(&request)?;
     let key = path_key(&text, shard_key)?;
-    let terms = body::Terms::of(request.headers(), body::VALUE_BYTES_MAX, wish.deadline);
+    let terms = body::Terms::of(request.headers(), body::VALUE_BYTES_MAX, options.deadline);
     let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
     let change = put_anywhere(&app, key, bytes).await?;
     let wants_row = prefer.has(Preference::Representation);
-    let asked = Asked { began, wish, prefer, idempotency_key, wants_row };
+    let asked = Asked { began, options, prefer, idempotency_key, wants_row };
     let done = carry_out(&app, &request, asked, change).await;
     Ok(done.map_err(in_words_of_keys)?.answer(&app))
 }
@@ -100,13 +100,13 @@ pub(crate) async fn delete_value(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let began = Instant::now();
-    let DataHeaders { shard_key, wish, prefer } =
+    let DataHeaders { shard_key, options, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
     let idempotency_key = idempotency_key(request.headers())?;
     let text = key_in_path(&request)?;
     let change = change(&app, Operation::Delete, path_key(&text, shard_key)?, &[])?;
     let wants_row = prefer.has(Preference::Representation);
-    let asked = Asked { began, wish, prefer, idempotency_key, wants_row };
+    let asked = Asked { began, options, prefer, idempotency_key, wants_row };
     Ok(carry_out(&app, &request, asked, change).await?.answer(&app))
 }
 
@@ -185,7 +185,7 @@ async fn put_anywhere(
     app: &Data<App>,
     key: ShardKey<'_>,
     bytes: Bytes,
-) -> Result<(Place, RowWrite), Problem> {
+) -> Result<(KeyLocation, RowWrite), Problem> {
     if bytes.len() <= body::INLINE_BYTES_MAX {
         return put(app, key, body::value(&bytes)?);
     }
@@ -199,7 +199,7 @@ pub(super) fn put(
     app: &App,
     key: ShardKey<'_>,
     value: &RawValue,
-) -> Result<(Place, RowWrite), Problem> {
+) -> Result<(KeyLocation, RowWrite), Problem> {
     change(app, Operation::Upsert, key, &[(Cow::Borrowed(VALUE), value)])
 }
 
@@ -208,9 +208,9 @@ fn change(
     operation: Operation,
     key: ShardKey<'_>,
     fields: &Fields<'_>,
-) -> Result<(Place, RowWrite), Problem> {
-    let table = app.manager.table(TABLE)?;
-    Ok(Manager::prepare(&app.manager.map(), &table, operation, key, fields)?)
+) -> Result<(KeyLocation, RowWrite), Problem> {
+    let table = app.manager.schema().table(TABLE)?;
+    Ok(manager::Data::prepare(&app.manager.map(), &table, operation, key, fields)?)
 }
 
 /// What to do is said of operations on rows otherwise.
@@ -242,11 +242,11 @@ pub(super) async fn find(
     headers: &DataHeaders<'_>,
     began: Instant,
 ) -> Result<Found, Problem> {
-    let query = value_of_a_key(&app.manager.table(TABLE)?)?;
+    let query = value_of_a_key(&app.manager.schema().table(TABLE)?)?;
     trail::note(request, |trail| trail.about(key.as_str()));
     let asked = Instant::now();
-    let read = app.manager.read(query, Some(key), &headers.wish).await;
-    let refused = |failure| refusal(app, (request, asked), failure, &headers.wish.session);
+    let read = app.manager.data().read(query, Some(key), &headers.options).await;
+    let refused = |failure| refusal(app, (request, asked), failure, &headers.options.session);
     let read = read.map_err(refused)?;
     let internal = || Problem::new(Code::TSR500, "an internal error");
     let place = read.place.ok_or_else(internal)?;
@@ -256,7 +256,7 @@ pub(super) async fn find(
         return Err(Problem::new(Code::TSR302, "there is no value under this key")
             .hint("PUT makes it")
             .shard(app.manager.shard_name(place.shard))
-            .session(app.manager.token(&read.session)));
+            .session(app.manager.data().token(&read.session)));
     }
     let version = read.version().ok_or_else(internal)?;
     response.insert_header((ETAG, etag(version)));
@@ -302,7 +302,7 @@ impl Found {
             if wanted.is_some_and(|wanted| !wanted.holds(Some(self.version))) {
                 return Err(Problem::from(Error::VersionDiffers)
                     .shard(self.shard(app))
-                    .session(app.manager.token(&self.read.session)));
+                    .session(app.manager.data().token(&self.read.session)));
             }
         }
         if has_version(headers, self.version)? {

@@ -76,7 +76,7 @@ fn held(node: String, hold: Hold) -> HeldNode {
 )]
 #[get("/api/lab/nodes")]
 pub(crate) async fn list_holds(app: Data<App>) -> HttpResponse {
-    let nodes = app.manager.holds().into_iter().map(|(node, hold)| held(node, hold));
+    let nodes = app.manager.faults().all().into_iter().map(|(node, hold)| held(node, hold));
     HttpResponse::Ok().json(HeldNodes { success: true, nodes: nodes.collect() })
 }
 
@@ -103,12 +103,13 @@ pub(crate) async fn hold_node(
     let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
     let node = node.into_inner();
     let unknown = || no_such_node(&app, &node);
-    let before = app.manager.brake(&node).ok_or_else(unknown)?.hold();
+    let before = app.manager.faults().node(&node).ok_or_else(unknown)?.hold();
     let hold = requested(&bytes, before)?;
     let name = node.clone();
     // It waits until the node is at rest.
     let held_up = app.clone();
-    let set = block(move || held_up.manager.brake(&name).map(|brake| brake.set(hold))).await;
+    let set =
+        block(move || held_up.manager.faults().node(&name).map(|brake| brake.set(hold))).await;
     set.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?.ok_or_else(unknown)?;
     Ok(HttpResponse::Ok().json(HeldNodeAnswer { success: true, node: held(node, hold) }))
 }
@@ -116,7 +117,8 @@ pub(crate) async fn hold_node(
 /// A server of PostgreSQL is not the router's to hold up; only its own writes to it are.
 fn no_such_node(app: &App, node: &str) -> Problem {
     let map = app.manager.map();
-    let is_replica = |shard| app.manager.nodes(shard).1.iter().any(|replica| replica == node);
+    let is_replica =
+        |shard| app.manager.status().nodes(shard).1.iter().any(|replica| replica == node);
     if !map.topology().indices().any(is_replica) {
         return Problem::new(Code::TSR111, "there is no such node");
     }

@@ -7,7 +7,7 @@ use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse, get};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use shard_manager::keyspace::step::Step;
+use shard_manager::keyspace::routing_step::RoutingStep;
 use shard_manager::keyspace::{KeyError, SLOT_COUNT, ShardKey};
 use shard_manager::manager::ShardReport;
 use shard_manager::shard_map::ShardMap;
@@ -85,17 +85,17 @@ pub struct PartitionView {
 
 impl<'a> RouteAnswer<'a> {
     /// Shows what the keyspace found about the key.
-    fn explain(&mut self, steps: Vec<Step<'a>>) {
+    fn explain(&mut self, steps: Vec<RoutingStep<'a>>) {
         for step in steps {
             match step {
-                Step::Integer(digits) => self.integer = Some(digits),
-                Step::Range { from, below } => self.range = Some(KeyRange { from, below }),
-                Step::Partition { name, first, last } => {
+                RoutingStep::Integer(digits) => self.integer = Some(digits),
+                RoutingStep::Range { from, below } => self.range = Some(KeyRange { from, below }),
+                RoutingStep::Partition { name, first, last } => {
                     let slots = (first.number(), last.number());
                     self.partition = Some(PartitionView { name, slots });
                 }
-                Step::Server(part) => self.server = Some(part),
-                Step::Hash(hash) => self.hash = Some(format!("{hash:#018x}")),
+                RoutingStep::Server(part) => self.server = Some(part),
+                RoutingStep::Hash(hash) => self.hash = Some(format!("{hash:#018x}")),
             }
         }
     }
@@ -124,7 +124,7 @@ pub(crate) async fn route_key(
     let place = map.place(key).map_err(bad)?;
     let explanation = map.keyspace().explain(key).map_err(bad)?;
     let shard = map.topology().name(place.shard);
-    let (primary, replicas) = app.manager.nodes(place.shard);
+    let (primary, replicas) = app.manager.status().nodes(place.shard);
     let mut answer = RouteAnswer {
         key: text,
         keyspace: map.keyspace().name(),
@@ -321,7 +321,7 @@ pub(crate) async fn list_shards(
     let map = app.manager.map();
     let all: Vec<ShardIndex> = map.topology().indices().collect();
     let patience = patience(request.headers(), SIZES_MAX)?;
-    let reports = app.manager.report(&all, Instant::now() + patience).await;
+    let reports = app.manager.status().report(&all, Instant::now() + patience).await;
     let shards = reports.iter().map(|report| view(&map, report)).collect();
     let (epoch, bytes_are) = (map.epoch(), BYTES_ARE);
     Ok(HttpResponse::Ok().json(ShardsAnswer { success: true, epoch, bytes_are, shards }))
@@ -346,7 +346,7 @@ pub(crate) async fn find_shard(
             .hint("/api/shards lists the shards"));
     };
     let patience = patience(request.headers(), SIZES_MAX)?;
-    let reports = app.manager.report(&[index], Instant::now() + patience).await;
+    let reports = app.manager.status().report(&[index], Instant::now() + patience).await;
     let view = reports.first().map(|report| view(&map, report));
     Ok(HttpResponse::Ok().json(view))
 }

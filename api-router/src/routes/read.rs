@@ -102,7 +102,7 @@ pub(crate) async fn read_rows(
     let table = table.ok_or_else(|| {
         Problem::new(Code::TSR100, "table is missing").hint("for example ?table=users")
     })?;
-    let mut query = read_query(&app.manager.table(table)?, &parameters)?;
+    let mut query = read_query(&app.manager.schema().table(table)?, &parameters)?;
     let named = query.keys_named();
     if let Some(key) = key {
         check_agrees(&query, named.as_deref(), key)?;
@@ -111,7 +111,7 @@ pub(crate) async fn read_rows(
     }
     query.counts = headers.prefer.has(Preference::CountExact);
     if let Some(cursor) = parameters.single("cursor")? {
-        query.after = Some(app.manager.resume(&query, key, cursor).map_err(bad_cursor)?);
+        query.after = Some(app.manager.data().resume(&query, key, cursor).map_err(bad_cursor)?);
     }
     let is_first_page = query.after.is_none() && query.offset == 0;
     // A cursor does not contain the number of rows before it.
@@ -121,8 +121,8 @@ pub(crate) async fn read_rows(
     }
     let asked = Instant::now();
     let route = asked - began;
-    let read = app.manager.read(query, key, &headers.wish).await;
-    let refused = |failure| refusal(&app, (&request, asked), failure, &headers.wish.session);
+    let read = app.manager.data().read(query, key, &headers.options).await;
+    let refused = |failure| refusal(&app, (&request, asked), failure, &headers.options.session);
     let read = read.map_err(refused)?;
     let timing = Timing { route, database: read.database, merge: read.merge, ..Timing::default() };
     let source = Source::of_read(&request, &read);
@@ -172,7 +172,7 @@ fn check_agrees(
 }
 
 fn refuse_fanout(app: &App, query: &ReadQuery) -> Result<(), Problem> {
-    if !app.manager.asks_all_shards(query) {
+    if !app.manager.data().asks_all_shards(query) {
         return Ok(());
     }
     let detail = "without a shard key this reads all shards, which Prefer: fanout=deny refuses";

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use shard_manager::consistency::Level;
 use shard_manager::declaration::{Declaration, DeclarationError, Fault};
 use shard_manager::error::Error;
-use shard_manager::manager::Made;
+use shard_manager::manager::TableCreated;
 use shard_manager::table::{Column, Table, closest};
 use utoipa::ToSchema;
 
@@ -145,7 +145,7 @@ pub(crate) async fn list_tables(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let registry = app.manager.tables();
+    let registry = app.manager.schema().tables();
     let tables = registry.tables().map(|table| shape(table)).collect();
     Ok(HttpResponse::Ok().json(TablesAnswer { success: true, tables }))
 }
@@ -163,7 +163,7 @@ pub(crate) async fn find_table(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let table = shape(&*app.manager.table(&name)?);
+    let table = shape(&*app.manager.schema().table(&name)?);
     Ok(HttpResponse::Ok().json(TableAnswer { success: true, table }))
 }
 
@@ -187,38 +187,39 @@ pub(crate) async fn make_table(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    let DataHeaders { wish, .. } = DataHeaders::parse(&app.manager, &request, Instant::now())?;
+    let DataHeaders { options, .. } = DataHeaders::parse(&app.manager, &request, Instant::now())?;
     refuse_conditions(request.headers())?;
-    if wish.level != Level::One {
+    if options.level != Level::One {
         let detail = "x-consistency must be one: a table is made on every primary, and replicas learn of it \
                       before they are asked for its rows";
         return Err(Problem::new(Code::TSR113, detail).hint("send the request without it"));
     }
     check_content_type(request.headers())?;
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let terms = body::Terms::of(request.headers(), BODY_BYTES_MAX, wish.deadline);
+    let terms = body::Terms::of(request.headers(), BODY_BYTES_MAX, options.deadline);
     let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
     let table = declaration(&bytes)?.check().map_err(refusal)?;
-    let made = make(&app, table, wish.deadline).await?;
+    let made = make(&app, table, options.deadline).await?;
     let (mut response, table) = match &made {
-        Made::New(table) => (HttpResponse::Created(), table),
-        Made::Known(table) => (HttpResponse::Ok(), table),
+        TableCreated::New(table) => (HttpResponse::Created(), table),
+        TableCreated::Known(table) => (HttpResponse::Ok(), table),
     };
     Ok(response.json(TableAnswer { success: true, table: shape(table) }))
 }
 
 /// Makes the table in a task of its own: a client that leaves in the middle must not leave it half made.
-async fn make(app: &Data<App>, table: Table, deadline: Instant) -> Result<Made, Problem> {
+async fn make(app: &Data<App>, table: Table, deadline: Instant) -> Result<TableCreated, Problem> {
     let (sender, answer) = tokio::sync::oneshot::channel();
     let app = app.clone();
     rt::spawn(async move {
-        let made = app.manager.make_table(table, deadline).await;
+        let made = app.manager.schema().create_table(table, deadline).await;
         let may_be_left = made.as_ref().is_err_and(|failure| {
             !matches!(failure.error, Error::TableDiffers { .. } | Error::TooManyTables)
         });
         // The client may have left; then nobody needs to know.
         let _ = sender.send(made);
-        if may_be_left && let Err(error) = app.manager.undo_tables(Instant::now() + UNDO_MAX).await
+        if may_be_left
+            && let Err(error) = app.manager.schema().undo_tables(Instant::now() + UNDO_MAX).await
         {
             tracing::warn!(%error, "a table that was not made is still on some shards; the next start drops it");
         }

@@ -5,11 +5,11 @@ use std::time::Instant;
 use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, post};
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::Manager;
-use shard_manager::row::{Operation, RowError, RowWrite};
-use shard_manager::shard_map::Place;
+use shard_manager::manager;
+use shard_manager::row_change::{Operation, RowError, RowWrite};
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::table::Table;
-use shard_manager::value::Misfit;
+use shard_manager::value::TypeMismatch;
 use utoipa::ToSchema;
 
 use super::change::{Asked, WriteAnswer, apart, carry_out};
@@ -89,18 +89,18 @@ pub(crate) async fn write_row(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let began = Instant::now();
-    let DataHeaders { shard_key, wish, prefer } =
+    let DataHeaders { shard_key, options, prefer } =
         DataHeaders::parse(&app.manager, &request, began)?;
     let idempotency_key = idempotency_key(request.headers())?;
     check_content_type(request.headers())?;
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["shardKey"])?;
-    let terms = body::Terms::of(request.headers(), body::WRITE_BYTES_MAX, wish.deadline);
+    let terms = body::Terms::of(request.headers(), body::WRITE_BYTES_MAX, options.deadline);
     let (bytes, _room) = body::read(payload, terms, || app.share(&request)).await?;
     let keys = (shard_key, parameters.single("shardKey")?);
     let change = parse_anywhere(&app, keys, bytes).await?;
     let wants_row = !prefer.has(Preference::Minimal);
-    let asked = Asked { began, wish, prefer, idempotency_key, wants_row };
+    let asked = Asked { began, options, prefer, idempotency_key, wants_row };
     Ok(carry_out(&app, &request, asked, change).await?.answer(&app))
 }
 
@@ -111,7 +111,7 @@ async fn parse_anywhere(
     app: &Data<App>,
     (header, query): Keys<'_>,
     bytes: Bytes,
-) -> Result<(Place, RowWrite), Problem> {
+) -> Result<(KeyLocation, RowWrite), Problem> {
     if bytes.len() <= body::INLINE_BYTES_MAX {
         return parse(app, (header, query), &bytes);
     }
@@ -124,12 +124,16 @@ async fn parse_anywhere(
     apart(work).await
 }
 
-fn parse(app: &App, (header, query): Keys<'_>, body: &[u8]) -> Result<(Place, RowWrite), Problem> {
+fn parse(
+    app: &App,
+    (header, query): Keys<'_>,
+    body: &[u8],
+) -> Result<(KeyLocation, RowWrite), Problem> {
     let members = Members::of_body(body)?;
     members.check_names(&MEMBERS)?;
     let in_body = members.text("shardKey")?;
     let key = one_key(header, query, in_body.as_deref())?;
-    let table = app.manager.table(&members.required_text("table")?)?;
+    let table = app.manager.schema().table(&members.required_text("table")?)?;
     let operation = operation(&members)?;
     let data = members.get("data");
     let data = data.ok_or_else(|| Problem::new(Code::TSR101, "data is missing"))?;
@@ -143,7 +147,7 @@ fn parse(app: &App, (header, query): Keys<'_>, body: &[u8]) -> Result<(Place, Ro
                 .map_err(|error| Problem::new(Code::TSR101, format!("the shard key: {error}")))?
         }
     };
-    Ok(Manager::prepare(&app.manager.map(), &table, operation, key, &data.0)?)
+    Ok(manager::Data::prepare(&app.manager.map(), &table, operation, key, &data.0)?)
 }
 
 /// Finds the shard key of a row that is sent without one: its routing column has it.
@@ -168,8 +172,8 @@ fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
 pub(super) fn null_key(table: &Table, data: &Members<'_>) -> Option<Problem> {
     let column = table.column(table.routing()?);
     data.get(&column.name)?;
-    let (column, misfit) = (column.name.clone(), Misfit::Null);
-    Some(Problem::from(&RowError::Misfit { column, misfit }))
+    let (column, mismatch) = (column.name.clone(), TypeMismatch::Null);
+    Some(Problem::from(&RowError::TypeMismatch { column, mismatch }))
 }
 
 /// `op` of a body; upsert when it is not given.

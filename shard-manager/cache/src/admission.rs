@@ -10,12 +10,12 @@
 //!
 //! **Invariant:** the table never grows, and nobody waits for it or allocates for an ask. What it has wrong costs a visit
 //! to Redis or saves one, and no promise rests on it.
-//! **Not here:** what is done with a question that is not admitted (`reading`), whether an entry is enough (`proof`).
+//! **Not here:** what is done with a question that is not admitted (`read_path`), whether an entry is enough (`proof`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::shape::Name;
+use super::cache_key::Name;
 
 /// Slots of one line of memory.
 const WAYS: usize = 4;
@@ -60,7 +60,7 @@ impl Question {
     }
 }
 
-/// What is known of the entry of a question in Redis.
+/// Expectation about the entry of a question in Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expected {
     /// One that is new enough.
@@ -151,7 +151,7 @@ impl Admission {
         (gap != 0).then_some(gap)
     }
 
-    /// What is to be found in Redis by a reader who allows this age.
+    /// Returns the expectation of a reader who allows this age.
     pub(super) fn expects(&self, question: Question, now: u64, age_max: Duration) -> Expected {
         let tag = question.tag();
         let word = find(&self.line(question).0, tag).map(|it| it.seen.load(Ordering::Relaxed));
@@ -160,7 +160,7 @@ impl Admission {
         if age <= age_max.as_micros() as u64 { Expected::Enough } else { Expected::TooOld }
     }
 
-    /// Told of an entry that is in Redis, and when it was current.
+    /// Notes an entry in Redis, and the time at which it was current.
     pub(super) fn saw(&self, question: Question, as_of: u64) {
         let tag = question.tag();
         let Some(slot) = find(&self.line(question).0, tag) else { return };
@@ -171,7 +171,7 @@ impl Admission {
         slot.seen.store(tag << (LAST_BITS + GAP_BITS) | as_of.min(SEEN_MASK), Ordering::Relaxed);
     }
 
-    /// Told that there is none.
+    /// Notes that there is no entry.
     pub(super) fn forget(&self, question: Question) {
         if let Some(slot) = find(&self.line(question).0, question.tag()) {
             slot.seen.store(0, Ordering::Relaxed);

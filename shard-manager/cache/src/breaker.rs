@@ -13,11 +13,11 @@
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::vitals::BreakerState;
+use super::stats::BreakerState;
 
 /// Failures in a row that open it.
 const FAILURES_MAX: u32 = 3;
-/// How many more spans with a slow answer than others open it.
+/// Excess of spans with a slow answer over others that opens the breaker.
 const SLOW_MAX: u32 = 32;
 /// Of each span of so much time one answer is judged, the first: what one pause makes late counts once.
 const SPAN: Duration = Duration::from_millis(10);
@@ -25,12 +25,12 @@ const SPAN: Duration = Duration::from_millis(10);
 const LATE_FROM: Duration = Duration::from_millis(5);
 /// A read of a shard moves what they take by one of so many parts.
 const WEIGHT: u64 = 8;
-/// How long it is open first.
+/// First pause of an open breaker.
 const OPEN_FIRST: Duration = Duration::from_secs(1);
 /// The longest time that it is open until Redis is tried again.
 const OPEN_MAX: Duration = Duration::from_secs(10);
 
-/// How long a trial may take.
+/// Longest duration of a trial.
 pub(super) const TRIAL_MAX: Duration = Duration::from_secs(2);
 /// When another begins if nobody tells how one has ended; by then it has.
 const TRIAL_LOST: Duration = Duration::from_secs(3);
@@ -58,14 +58,14 @@ pub(super) struct Breaker {
     slow_from: Duration,
 }
 
-/// What to do.
+/// Instruction of the breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Advice {
     /// Redis may be asked.
     Ask,
-    /// It may not.
+    /// Redis must not be used.
     Leave,
-    /// It may not, but the caller is to have it tried, and to tell how that ended.
+    /// Redis must not be used; the caller begins a trial and reports its end.
     Try,
 }
 
@@ -85,7 +85,7 @@ impl Breaker {
         }
     }
 
-    /// Whether Redis is asked.
+    /// State of the breaker.
     pub(super) fn state(&self) -> BreakerState {
         match self.state.load(Ordering::Acquire) {
             CLOSED => BreakerState::Closed,
@@ -94,12 +94,12 @@ impl Breaker {
         }
     }
 
-    /// Whether Redis is asked, without a part in trying it.
+    /// True if Redis is used; begins no trial.
     pub(super) fn is_closed(&self) -> bool {
         self.state.load(Ordering::Acquire) == CLOSED
     }
 
-    /// What to do now.
+    /// Returns the instruction for now.
     pub(super) fn advice(&self) -> Advice {
         if self.is_closed() {
             return Advice::Ask;
@@ -166,13 +166,13 @@ impl Breaker {
         self.slow.fetch_add(1, Ordering::Relaxed) + 1 >= SLOW_MAX && self.open_from(CLOSED)
     }
 
-    /// Told of a failure; tells whether the breaker opens for it.
+    /// Counts a failure; returns true if the breaker opens for it.
     pub(super) fn failed(&self) -> bool {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
         failures >= FAILURES_MAX && self.open_from(CLOSED)
     }
 
-    /// Told how a trial ended.
+    /// Ends a trial.
     pub(super) fn tried(&self, is_well: bool) {
         if is_well {
             self.failures.store(0, Ordering::Relaxed);

@@ -92,17 +92,17 @@ impl Declaration {
     }
 }
 
-/// Why a declaration is refused.
+/// Reason why a declaration is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{member} {fault}")]
 pub struct DeclarationError {
-    /// Which member, such as `columns[3].name`.
+    /// The member, such as `columns[3].name`.
     pub member: String,
-    /// What is wrong with it.
+    /// Fault of the member.
     pub fault: Fault,
 }
 
-/// What is wrong with a member.
+/// Fault of a member.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// Not `[a-z][a-z0-9_]{0,39}`.
@@ -141,7 +141,7 @@ pub enum Fault {
     /// A key that may be absent.
     #[error("is a column that may be null")]
     Nullable,
-    /// What no other check has found.
+    /// A fault that no other check has found.
     #[error("cannot be: {0}")]
     Unsound(TableError),
 }

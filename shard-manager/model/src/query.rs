@@ -20,15 +20,15 @@ pub struct ReadQuery {
     pub outputs: Vec<Output>,
     /// All must hold.
     pub conditions: Vec<Condition>,
-    /// What the client asked to sort by; ties are broken by [`ReadQuery::sort_keys`].
+    /// Sort order of the client; ties are broken by [`ReadQuery::sort_keys`].
     pub order: Vec<OrderBy>,
     /// Most rows of the answer, 0..=[`ReadQuery::LIMIT_MAX`].
     pub limit: u32,
     /// Rows that are passed over, 0..=[`ReadQuery::OFFSET_MAX`].
     pub offset: u32,
-    /// Where to go on: the last row's values of [`ReadQuery::sort_keys`].
+    /// Row to continue after: its values of [`ReadQuery::sort_keys`].
     pub after: Option<Vec<Value>>,
-    /// Whether to count the rows that meet the conditions, whatever the page.
+    /// True to count the rows that meet the conditions, whatever the page.
     pub counts: bool,
     /// Shard keys of one shard that the conditions name, with their slots: every row that meets the
     /// conditions has one of these. Empty where the conditions name no key, or a single one, which
@@ -119,7 +119,7 @@ impl ReadQuery {
         values.collect()
     }
 
-    /// The full order: what was asked for, then the tie breakers. Without a wish rows come in the order
+    /// The full order: what was asked for, then the tie breakers. Without a options rows come in the order
     /// in which they are kept (slot, shard key, id), which costs no sorting; with one, ties are broken
     /// by shard key and id. Among the rows of one key (`keyed`) slot and shard key tell nothing apart.
     pub fn sort_keys(&self, keyed: bool) -> Vec<OrderBy> {
@@ -139,7 +139,7 @@ impl ReadQuery {
         keys
     }
 
-    /// Whether a row may cost much more than another, because its texts are matched with patterns.
+    /// True if a row may cost much more than another, because patterns are matched with its texts.
     pub fn has_patterns(&self) -> bool {
         fn any(conditions: &[Condition]) -> bool {
             conditions.iter().any(|condition| match condition {
@@ -187,7 +187,7 @@ fn narrow<'q>(condition: &'q Condition, routing: usize, named: &mut Option<Vec<C
 /// A column of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
-    /// Which column.
+    /// Index of the column.
     pub column: usize,
     /// The member's name, when not the column's.
     pub alias: Option<String>,
@@ -202,18 +202,18 @@ pub enum Condition {
     All(Vec<Self>),
     /// One must hold.
     Any(Vec<Self>),
-    /// It must be false.
+    /// The condition must be false.
     Not(Box<Self>),
 }
 
-/// What must hold for a value.
+/// Test of a value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Test {
-    /// It compares so to this.
+    /// The value compares so to this one.
     Compare(Comparison, Value),
-    /// It is equal to one of these.
+    /// The value is equal to one of these.
     In(Vec<Value>),
-    /// It looks like this.
+    /// The text matches this pattern.
     Like(Pattern),
     /// It looks like this, upper and lower case of ASCII being the same.
     ILike(Pattern),
@@ -221,7 +221,7 @@ pub enum Test {
     Is(State),
 }
 
-/// How two values compare. Text by bytes.
+/// Comparison of two values; text is compared by bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Comparison {
     /// `=`
@@ -238,7 +238,7 @@ pub enum Comparison {
     LessOrEqual,
 }
 
-/// What a value can be found to be.
+/// State of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Null.
@@ -251,7 +251,7 @@ pub enum State {
     False,
 }
 
-/// What a text must look like as a whole.
+/// Pattern that a text must match as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pattern(pub Vec<Piece>);
 
@@ -300,7 +300,7 @@ impl Pattern {
 /// One column of an order. Null is last when ascending and first when descending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrderBy {
-    /// Which column.
+    /// Index of the column.
     pub column: usize,
     /// From high to low.
     pub descending: bool,

@@ -10,7 +10,7 @@ use serde_json::json;
 use shard_manager::fill::fill;
 use shard_manager::fill::reading::{Format, ReadError, Reading};
 use shard_manager::manager::{EmbeddedCluster, Manager};
-use shard_manager::row::Operation;
+use shard_manager::row_change::Operation;
 use shard_manager::store::sqlite::catalog::ClusterSpec;
 
 use super::format::FormatName;
@@ -104,7 +104,7 @@ fn straight(
     input: Input,
     bars: &Bars<'_>,
 ) -> Result<Stored, Trouble> {
-    let table = manager.table(&options.table);
+    let table = manager.schema().table(&options.table);
     let table = table.map_err(|error| Trouble::Refused(error.to_string()))?;
     let format = match options.format() {
         FormatName::Ndjson => Format::Ndjson,

@@ -12,15 +12,15 @@ use tokio::sync::mpsc::Receiver;
 
 use super::schema::SchemaOperation;
 use super::{
-    Applied, BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, Holds, LaneFailure, LaneTimes, Message,
+    Applied, BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, LaneControls, LaneFailure, LaneTimes, Message,
     Operation, State, TAKEN,
 };
 use crate::brake::Brake;
 use crate::error::{Error, Outcome};
 use crate::home::Home;
 use crate::position::Position;
-use crate::row::RowWrite;
-use crate::store::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, Unit, Writer};
+use crate::row_change::RowWrite;
+use crate::store::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, WriteGroup, Writer};
 
 /// How often it is looked whether there is a node to write to, while there is none.
 const READY_LOOK: Duration = Duration::from_millis(25);
@@ -72,8 +72,8 @@ impl<W: Writer> AsyncWriter for Held<W> {
         true
     }
 
-    async fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
-        self.0.apply(units)
+    async fn apply(&mut self, groups: &[WriteGroup<'_>]) -> Result<BatchDone, BatchFailure> {
+        self.0.apply(groups)
     }
 
     async fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
@@ -102,7 +102,7 @@ impl<W: Writer> Worker<Held<W>> {
     }
 
     /// Works until it is told to stop.
-    pub(super) fn run(mut self, Holds { brake, gate }: &Holds) {
+    pub(super) fn run(mut self, LaneControls { brake, gate }: &LaneControls) {
         while let Some(first) = self.waiting.blocking_recv() {
             self.state.take_up();
             // Before anything is taken: what waits here can still be given up.
@@ -273,9 +273,9 @@ impl<W: AsyncWriter> Worker<W> {
             if batch.is_empty() {
                 continue;
             }
-            let units: Vec<Unit<'_>> = batch.iter().map(Operation::unit).collect();
+            let groups: Vec<WriteGroup<'_>> = batch.iter().map(Operation::group).collect();
             let began = Instant::now();
-            match self.writer.apply(&units).await {
+            match self.writer.apply(&groups).await {
                 Ok(done) => {
                     self.state.wait_for_node(false);
                     self.state.pulse.succeeded();
@@ -288,9 +288,9 @@ impl<W: AsyncWriter> Worker<W> {
                 }
                 // What is one whole is not applied in parts.
                 Err(BatchFailure { retry_split: true, .. })
-                    if units[0].whole.is_none() && units[0].rows.len() > 1 =>
+                    if groups[0].atomic_rows.is_none() && groups[0].rows.len() > 1 =>
                 {
-                    match self.apply_parted(units[0].rows).await {
+                    match self.apply_parted(groups[0].rows).await {
                         Ok(done) => {
                             self.state.pulse.succeeded();
                             self.answer_all(batch, done, began);
@@ -352,7 +352,7 @@ impl<W: AsyncWriter> Worker<W> {
         self.state.tally.add(batch.len(), done.rows.len());
         let mut results = done.rows.into_iter();
         for operation in batch {
-            let rows = results.by_ref().take(operation.part.rows.len()).collect();
+            let rows = results.by_ref().take(operation.request.rows.len()).collect();
             let queue = began.duration_since(operation.queued_at);
             let times = LaneTimes { queue, database };
             let _ = operation.reply.send(Ok(Applied { rows, position, times }));
@@ -369,7 +369,7 @@ impl<W: AsyncWriter> Worker<W> {
         while let Some(part) = parts.pop() {
             // Each part is a step forward: many small ones together are no standstill.
             self.state.pulse.begin();
-            match self.writer.apply(&[Unit { rows: part, whole: None }]).await {
+            match self.writer.apply(&[WriteGroup { rows: part, atomic_rows: None }]).await {
                 Ok(applied) => {
                     done.position = applied.position;
                     done.rows.extend(applied.rows);

@@ -108,24 +108,11 @@ impl Manager {
         }
     }
 
-    /// Whether the shards are files of this process; else they are databases of servers.
-    pub fn is_embedded(&self) -> bool {
-        matches!(self.backing, Backing::Files(_))
-    }
-
     /// The cluster, as a backup copies it; `None` if its files are not this process's.
     pub fn saved(&self) -> Option<&Arc<BackupSource>> {
         match &self.backing {
             Backing::Files(files) => Some(&files.saved),
             Backing::Servers(_) => None,
-        }
-    }
-
-    /// Whether a process before ended in bad order, and not every file has been found well since.
-    pub fn is_unclean(&self) -> bool {
-        match &self.backing {
-            Backing::Files(files) => files.data_dir.is_unclean(),
-            Backing::Servers(_) => false,
         }
     }
 

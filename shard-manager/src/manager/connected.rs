@@ -21,11 +21,11 @@ use super::backing::{Backing, Servers};
 use super::following::Following;
 use super::members::{self, Members};
 use crate::home::Homes;
-use crate::lane::{Holds, Lane};
+use crate::lane::{Lane, LaneControls};
 use crate::lanes::Lanes;
 use crate::node_address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
-use crate::position::History;
-use crate::progress::Progress;
+use crate::position::TimelineHistory;
+use crate::replication::ReplicationState;
 use crate::shard::Shard;
 use crate::store::cluster_spec::ClusterSpec;
 use crate::store::open_error::OpenError;
@@ -61,7 +61,7 @@ struct Opened {
     /// The primary first.
     members: Vec<Node>,
     position: u64,
-    history: History,
+    history: TimelineHistory,
     citus: Option<Arc<Citus>>,
     hazards: Hazards,
 }
@@ -257,13 +257,13 @@ fn check_names(found: &Cluster, names: &[String]) -> Result<(), OpenError> {
 fn lanes(
     (name, leader): (&str, &Arc<PrimaryTracker>),
     timeouts: Timeouts,
-    progress: &Arc<Progress>,
+    replication: &Arc<ReplicationState>,
     homes: &Homes,
 ) -> Lanes {
-    let holds = Holds::default();
+    let controls = LaneControls::default();
     let lane = || {
-        let writer = PgWriter::new(name, leader, timeouts, progress);
-        Lane::spawn_held(name, writer, homes.another(), holds.clone())
+        let writer = PgWriter::new(name, leader, timeouts, replication);
+        Lane::spawn_held(name, writer, homes.another(), controls.clone())
     };
     let Some(citus) = leader.citus() else { return lane().into() };
     tokio::spawn(watch::watch(Arc::clone(leader)));
@@ -288,19 +288,24 @@ fn assemble(
         let name = found.map.topology().name(index);
         let Opened { members, position, history, citus, hazards } = opened;
         let (identity, timeouts) = (members[0].identity.clone(), members[0].timeouts);
-        let progress = Arc::new(Progress::new(history, position, members.len()).asked());
-        progress.schema_changed(position);
-        let leader = PrimaryTracker::new(members, &identity, Some(&progress), citus);
+        let replication =
+            Arc::new(ReplicationState::new(history, position, members.len()).with_shared_writers());
+        replication.primary().record_schema_change(position);
+        let leader = PrimaryTracker::new(members, &identity, Some(&replication), citus);
         leader.set_hazards(hazards);
-        let lanes = lanes((name, &leader), timeouts, &progress, &homes);
+        let lanes = lanes((name, &leader), timeouts, &replication, &homes);
         let target = Target::Primary(Arc::clone(&leader));
-        let readers = Arc::new(NodeReaders::start(&target, name, &progress, &homes));
+        let readers = Arc::new(NodeReaders::start(&target, name, &replication, &homes));
         let watched = (0..leader.members().len()).map(|index| {
-            Replica::Postgres(StreamingReplica::start(&leader, (index, &progress), (name, &homes)))
+            Replica::Postgres(StreamingReplica::start(
+                &leader,
+                (index, &replication),
+                (name, &homes),
+            ))
         });
         let (watched, readers) = (watched.collect(), Readers::Postgres(readers));
-        shards.push(Shard::new(name, Arc::clone(&progress), lanes, readers, watched));
-        followed.push((leader, progress));
+        shards.push(Shard::new(name, Arc::clone(&replication), lanes, readers, watched));
+        followed.push((leader, replication));
     }
     let catalog = match catalog {
         Some(nodes) => {

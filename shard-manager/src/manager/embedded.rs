@@ -16,8 +16,8 @@ use super::backing::{Backing, Files};
 use super::comparing::{Compared, Comparing};
 use crate::backup::{BackupSource, Original, SavedShard};
 use crate::lane::Lane;
-use crate::progress::Progress;
-use crate::sabotage::{Switch, is_on};
+use crate::replication::ReplicationState;
+use crate::sabotage::{Mutation, is_on};
 use crate::shard::{Shard, Suspect};
 use crate::store::cluster_spec::ClusterSpec;
 use crate::store::open_error::OpenError;
@@ -86,7 +86,9 @@ impl Manager {
             removed.map_err(|error| OpenError::file(&data_dir.catalog(), error))?;
         }
         drop(intents);
-        let current = |shard: &Shard| (shard.name().to_owned(), shard.progress.history().current());
+        let current = |shard: &Shard| {
+            (shard.name().to_owned(), shard.replication.timeline().history().current())
+        };
         catalog.set_ready(&data_dir.catalog(), shards.iter().map(current).collect())?;
         let saved = Arc::new(saved(&data_dir, &shards));
         let footings = shards.iter().filter_map(|shard| shard.footing().cloned()).collect();
@@ -114,7 +116,7 @@ impl Manager {
     fn compare_copies(&self) {
         let Backing::Files(files) = &self.backing else { return };
         // A replica that is sabotaged on purpose must not be mended.
-        if is_on(Switch::Resurrect) {
+        if is_on(Mutation::Resurrect) {
             return;
         }
         let shards = self.shards.iter().map(|shard| {
@@ -123,7 +125,7 @@ impl Manager {
             Compared {
                 name: shard.name().to_owned(),
                 doubts: Arc::clone(shard.doubts()),
-                progress: Arc::clone(&shard.progress),
+                replication: Arc::clone(&shard.replication),
                 findings: std::iter::once(shard.findings())
                     .chain((0..).map_while(|index| shard.findings_of_replica(index)))
                     .map(Arc::clone)
@@ -142,7 +144,8 @@ impl Manager {
     /// A router that serves should have its replicas; one that takes long to be made is not waited for.
     fn wait_for_replicas(&self) {
         let deadline = Instant::now() + REPLICAS_WAIT;
-        let ready = |shard: &Shard| shard.following() == shard.progress.replicas();
+        let ready =
+            |shard: &Shard| shard.following() == shard.replication.timeline().replica_count();
         while !self.shards.iter().all(ready) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_micros(200));
         }
@@ -203,7 +206,7 @@ fn saved(data_dir: &DataDir, shards: &[Shard]) -> BackupSource {
         },
         footing: shard.footing().cloned(),
         gate: Arc::clone(shard.gate()),
-        progress: Arc::clone(&shard.progress),
+        replication: Arc::clone(&shard.replication),
     });
     BackupSource::new(data_dir.path(), data_dir.catalog(), shards.collect())
 }
@@ -250,8 +253,8 @@ fn open_shards(
     let housekeeping = Housekeeping::start();
     let mut shards = Vec::with_capacity(begun.len());
     for (Found { name, primary, replicas, .. }, history, position) in begun {
-        let progress = Progress::new(history, position, replicas.len());
-        shards.push(open_shard(name, &primary, replicas, progress, &housekeeping)?);
+        let replication = ReplicationState::new(history, position, replicas.len());
+        shards.push(open_shard(name, &primary, replicas, replication, &housekeeping)?);
     }
     Ok((registry, shards))
 }
@@ -262,16 +265,16 @@ fn open_shard(
     name: &str,
     primary: &Path,
     replicas: Vec<(PathBuf, bool)>,
-    progress: Progress,
+    replication: ReplicationState,
     housekeeping: &Housekeeping,
 ) -> Result<Shard, OpenError> {
-    let progress = Arc::new(progress);
+    let replication = Arc::new(replication);
     let no_thread =
         |error: std::io::Error| OpenError::Io { path: name.to_owned(), cause: error.to_string() };
-    let writer = SqliteWriter::open(name, primary, &progress)?;
+    let writer = SqliteWriter::open(name, primary, &replication)?;
     let footing = Arc::clone(writer.footing());
     let lane = Lane::start(name, writer).map_err(no_thread)?;
-    let visible_bound = VisibleBound::primary(&progress);
+    let visible_bound = VisibleBound::primary(&replication);
     let readers =
         FileReaders::open_on(Some(&footing), (name, primary), visible_bound, housekeeping)?;
     let readers = Arc::new(readers);
@@ -280,7 +283,7 @@ fn open_shard(
         let (node, shard) = (format!("{name}-replica{}", index + 1), name.to_owned());
         let (primary, footing) = (primary.to_owned(), Arc::clone(&footing));
         let spec = ReplicaSpec { node, shard, primary, footing, file, usable, index };
-        match FileReplica::start(spec, &progress, housekeeping) {
+        match FileReplica::start(spec, &replication, housekeeping) {
             Ok(replica) => started.push(Replica::Sqlite(replica)),
             Err(error) => {
                 started.iter().for_each(Replica::stop);
@@ -288,7 +291,7 @@ fn open_shard(
             }
         }
     }
-    Ok(Shard::new(name, progress, lane, Readers::Sqlite(readers), started))
+    Ok(Shard::new(name, replication, lane, Readers::Sqlite(readers), started))
 }
 
 /// What a process that died was doing with the tables.

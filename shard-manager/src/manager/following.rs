@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use futures_util::future::{join_all, select};
 use tokio::sync::Mutex;
 
-use crate::progress::Progress;
+use crate::replication::ReplicationState;
 use crate::shard_map::ShardMap;
 use crate::store::postgres::catalog::{Catalog, CatalogVersion};
 use crate::store::postgres::primary_tracker::{PrimarySession, PrimaryTracker, Term};
@@ -45,7 +45,7 @@ pub(super) struct Following {
     /// Where the catalog is.
     pub(super) catalog: Arc<PrimaryTracker>,
     /// The primaries, and how far the nodes of each shard have come.
-    pub(super) shards: Vec<(Arc<PrimaryTracker>, Arc<Progress>)>,
+    pub(super) shards: Vec<(Arc<PrimaryTracker>, Arc<ReplicationState>)>,
     pub(super) map: Arc<ArcSwap<ShardMap>>,
     pub(super) registry: Arc<ArcSwap<Registry>>,
     pub(super) closed: AtomicBool,
@@ -148,8 +148,8 @@ impl Following {
             tables.map(|table| Arc::clone(same(table).unwrap_or(table))).collect();
         if tables.iter().any(|table| known.find(table.name()).is_none()) {
             // A replica is not asked for a table before it knows it.
-            for ((_, progress), (_, position)) in self.shards.iter().zip(&shards) {
-                progress.schema_changed(*position);
+            for ((_, replication), (_, position)) in self.shards.iter().zip(&shards) {
+                replication.primary().record_schema_change(*position);
             }
         }
         let registry = tables.into_iter().fold(Registry::default(), |all, table| all.with(table));

@@ -1,11 +1,11 @@
 //! Row image: the values of a row after a change, the same for every engine.
 //!
 //! **Invariant:** an image has a value for each answered column of its table, in their order.
-//! **Not here:** reading and storing rows (the engines), the checks of a request (`row`).
+//! **Not here:** reading and storing rows (the engines), the checks of a request (`row_change`).
 
 use crate::error::Error;
-use crate::row::{Change, Operation, Precondition, RowError, RowWrite};
-use crate::sabotage::{Switch, is_on};
+use crate::row_change::{Change, Operation, Precondition, RowError, RowWrite};
+use crate::sabotage::{Mutation, is_on};
 use crate::table::Table;
 use crate::value::{ColumnType, Value, push_json};
 
@@ -19,7 +19,8 @@ pub(super) struct ServerColumns<'n> {
 /// Returns the effect of a change on a row, or the reason to refuse it.
 pub(super) fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Change, Error> {
     let precondition = &change.precondition;
-    if let Some(precondition) = precondition.as_ref().filter(|_| !is_on(Switch::IgnoreIfVersion)) {
+    if let Some(precondition) = precondition.as_ref().filter(|_| !is_on(Mutation::IgnoreIfVersion))
+    {
         let at = change.table.version() - change.table.answered().start;
         let version = current.and_then(|row| match &row[at] {
             Value::Int(version) => Some(*version),
@@ -72,7 +73,7 @@ pub(super) fn made(change: &RowWrite, server_columns: &ServerColumns<'_>) -> Vec
     }
     row[table.version() + 1 - table.answered().start] = Value::Text(server_columns.now.to_owned());
     let mut row = changed(change, row, server_columns);
-    if is_on(Switch::VersionFromOne) {
+    if is_on(Mutation::VersionFromOne) {
         row[table.version() - table.answered().start] = Value::Int(1);
     }
     row

@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use super::Scope;
 use crate::keyspace::Slot;
 use crate::query::{Comparison, Condition, OrderBy, Pattern, Piece, ReadQuery, State, Test};
-use crate::sabotage::{Switch, is_due, is_on};
+use crate::sabotage::{Mutation, is_due, is_on};
 use crate::table::Table;
 use crate::value::{ColumnType, Value};
 
@@ -160,7 +160,7 @@ impl<'q, D: Dialect> Select<'q, D> {
         }
         if let Scope::Key(slot, key) = scope {
             self.push(connective.next());
-            let wrong = is_due(Switch::WrongRow, 128);
+            let wrong = is_due(Mutation::WrongRow, 128);
             self.push(if wrong { "slot>=" } else { "slot=" });
             self.bind(D::slot(slot));
             self.push(if wrong { " AND shard_key<>" } else { " AND shard_key=" });
@@ -236,7 +236,7 @@ impl<'q, D: Dialect> Select<'q, D> {
             // One range of the index, if the order is that of the primary key.
             self.push("(");
             self.push_list(order, |select, by| select.push(&table.column(by.column).name));
-            let again = is_on(Switch::DuplicatePages);
+            let again = is_on(Mutation::DuplicatePages);
             self.push(if order[0].descending { ")<" } else { ")>" });
             self.push(if again { "=(" } else { "(" });
             self.push_list(order.iter().zip(after), |select, (by, value)| {

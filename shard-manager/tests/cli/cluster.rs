@@ -14,8 +14,8 @@ use diesel::sqlite::SqliteConnection;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{EmbeddedCluster, Manager, Wish};
-use shard_manager::row::Operation;
+use shard_manager::manager::{Data, EmbeddedCluster, Manager, RequestOptions};
+use shard_manager::row_change::Operation;
 use shard_manager::store::sqlite::catalog::ClusterSpec;
 use tempfile::TempDir;
 
@@ -140,16 +140,16 @@ pub(crate) fn write_users(manager: &Manager, numbers: std::ops::Range<usize>) {
 
 /// Writes rows by their keys, all at once, and waits for the replicas.
 pub(crate) fn write(manager: &Manager, table: &str, rows: impl Iterator<Item = (String, String)>) {
-    let table = manager.table(table).expect("the table is there");
+    let table = manager.schema().table(table).expect("the table is there");
     let map = manager.map();
-    let wish = Wish::by(Instant::now() + Duration::from_secs(600));
+    let options = RequestOptions::by(Instant::now() + Duration::from_secs(600));
     let writes = rows.map(|(key, row)| {
         let members: BTreeMap<String, &RawValue> = serde_json::from_str(&row).expect("an object");
         let fields: Vec<_> = members.into_iter().map(|(k, v)| (Cow::Owned(k), v)).collect();
         let key = ShardKey::parse(&key).expect("a good key");
-        let (place, row) = Manager::prepare(&map, &table, Operation::Upsert, key, &fields)
+        let (place, row) = Data::prepare(&map, &table, Operation::Upsert, key, &fields)
             .expect("a row of the table");
-        manager.write(place, row, &wish)
+        manager.data().write(place, row, &options)
     });
     for written in block_on(futures_util::future::join_all(writes)) {
         written.expect("the row is stored");

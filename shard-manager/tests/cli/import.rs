@@ -29,7 +29,7 @@ fn with_notes(shards: usize) -> Cluster {
     };
     let table = declared.check().expect("a good table");
     let deadline = Instant::now() + Duration::from_secs(600);
-    block_on(cluster.manager.make_table(table, deadline)).expect("the table is made");
+    block_on(cluster.manager.schema().create_table(table, deadline)).expect("the table is made");
     cluster
 }
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use shard_manager::keyspace::Keyspace;
 use shard_manager::placement::Placement;
-use shard_manager::row::Operation::Upsert;
+use shard_manager::row_change::Operation::Upsert;
 use shard_manager::store::sqlite::catalog::ClusterSpec;
 use shard_manager::store::sqlite::data_dir::DataDir;
 use shard_manager::store::sqlite::offline_view::{Holder, holder};

@@ -12,11 +12,11 @@ use serde_json::value::RawValue;
 use shard_manager::error::Failure;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{
-    BulkRow, BulkRowDone, EmbeddedCluster, Manager, ReadDone, Wish, Written,
+    BulkRow, BulkRowDone, Data, EmbeddedCluster, Manager, ReadDone, RequestOptions, WriteReceipt,
 };
 use shard_manager::query::ReadQuery;
-use shard_manager::row::{Operation, RowWrite};
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::{Operation, RowWrite};
+use shard_manager::shard_map::KeyLocation;
 use shard_manager::store::sqlite::OpenError;
 use shard_manager::store::sqlite::catalog::ClusterSpec;
 use tempfile::TempDir;
@@ -32,8 +32,8 @@ pub(crate) fn deadline() -> Instant {
     Instant::now() + Duration::from_secs(30)
 }
 
-pub(crate) fn wish() -> Wish {
-    Wish::by(deadline())
+pub(crate) fn options() -> RequestOptions {
+    RequestOptions::by(deadline())
 }
 
 /// Shards without replicas: what is read is what the primary has.
@@ -93,13 +93,13 @@ impl Cluster {
         operation: Operation,
         key: &str,
         json: &str,
-    ) -> (Place, RowWrite) {
-        let table = self.manager.table(table).expect("the table is there");
+    ) -> (KeyLocation, RowWrite) {
+        let table = self.manager.schema().table(table).expect("the table is there");
         let key = ShardKey::parse(key).expect("a good key");
         let members: std::collections::BTreeMap<String, &RawValue> =
             serde_json::from_str(json).expect("an object");
         let fields: Vec<_> = members.into_iter().map(|(k, v)| (Cow::Owned(k), v)).collect();
-        Manager::prepare(&self.manager.map(), &table, operation, key, &fields)
+        Data::prepare(&self.manager.map(), &table, operation, key, &fields)
             .expect("a row of the table")
     }
 
@@ -109,15 +109,15 @@ impl Cluster {
         operation: Operation,
         key: &str,
         json: &str,
-    ) -> Result<Written, Failure> {
+    ) -> Result<WriteReceipt, Failure> {
         let (place, row) = self.prepare(table, operation, key, json);
-        self.manager.write(place, row, &wish()).await
+        self.manager.data().write(place, row, &options()).await
     }
 
-    pub(crate) async fn write_all(&self, rows: Vec<(Place, RowWrite)>) -> Vec<BulkRowDone> {
+    pub(crate) async fn write_all(&self, rows: Vec<(KeyLocation, RowWrite)>) -> Vec<BulkRowDone> {
         let numbered = rows.into_iter().enumerate();
         let rows = numbered.map(|(index, (place, row))| BulkRow { index, place, row }).collect();
-        self.manager.write_bulk(rows, &wish()).await.rows
+        self.manager.data().write_bulk(rows, &options()).await.rows
     }
 
     pub(crate) async fn read(&self, query: ReadQuery, key: Option<&str>) -> Vec<serde_json::Value> {
@@ -132,12 +132,12 @@ impl Cluster {
         key: Option<&str>,
     ) -> Result<ReadDone, Failure> {
         let key = key.map(|key| ShardKey::parse(key).expect("a good key"));
-        self.manager.read(query, key, &wish()).await
+        self.manager.data().read(query, key, &options()).await
     }
 
     /// The rows of a table, up to a thousand of them.
     pub(crate) async fn rows(&self, table: &str, key: Option<&str>) -> Vec<serde_json::Value> {
-        let table = self.manager.table(table).expect("the table is there");
+        let table = self.manager.schema().table(table).expect("the table is there");
         let query = ReadQuery { limit: ReadQuery::LIMIT_MAX, ..ReadQuery::all(&table) };
         self.read(query, key).await
     }

@@ -10,16 +10,16 @@ use futures_util::future::join_all;
 use serde_json::json;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Outcome};
-use shard_manager::manager::Wish;
-use shard_manager::position::History;
-use shard_manager::progress::Progress;
-use shard_manager::row::Operation::{Delete, Insert, Update, Upsert};
+use shard_manager::manager::RequestOptions;
+use shard_manager::position::TimelineHistory;
+use shard_manager::replication::ReplicationState;
+use shard_manager::row_change::Operation::{Delete, Insert, Update, Upsert};
 use shard_manager::store::sqlite::catalog::ClusterSpec;
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::store::sqlite::writer::SqliteWriter;
 use shard_manager::store::{BatchDone, Writer};
 
-use crate::cluster::{Cluster, connect, execute, ints, log, open, wish, with_replicas};
+use crate::cluster::{Cluster, connect, execute, ints, log, open, options, with_replicas};
 
 fn user(name: &str, email: &str) -> String {
     json!({"name": name, "email": email}).to_string()
@@ -121,10 +121,13 @@ async fn a_writer_takes_a_batch_of_nothing() {
     let cluster = Cluster::with_shards(1);
     let file = cluster.file(1);
     let _dir = cluster.stop();
-    let history = History::new(vec![(1, 0)]).expect("a history");
-    let progress = Arc::new(Progress::new(history, 0, 0));
-    let mut writer = SqliteWriter::open("shard1", &file, &progress).expect("the file opens");
-    assert_eq!(writer.apply(&[]), Ok(BatchDone { rows: vec![], position: progress.position(0) }));
+    let history = TimelineHistory::new(vec![(1, 0)]).expect("a history");
+    let replication = Arc::new(ReplicationState::new(history, 0, 0));
+    let mut writer = SqliteWriter::open("shard1", &file, &replication).expect("the file opens");
+    assert_eq!(
+        writer.apply(&[]),
+        Ok(BatchDone { rows: vec![], position: replication.timeline().position(0) })
+    );
 }
 
 #[tokio::test]
@@ -251,8 +254,8 @@ async fn inside_a_folder_of_20_mib() {
     cluster.write("kv", Insert, "later", r#"{"value":1}"#).await.expect("works again");
     cluster.write("kv", Delete, &stored[0], "{}").await.expect("works again");
     let (place, row) = cluster.prepare("kv", Delete, &stored[1], "{}");
-    let all = Wish { level: Level::All, ..wish() };
-    while cluster.manager.write(place, row.clone(), &all).await.is_err_and(|failure| {
+    let all = RequestOptions { level: Level::All, ..options() };
+    while cluster.manager.data().write(place, row.clone(), &all).await.is_err_and(|failure| {
         // The replica tries again less and less often, and so takes part a little later.
         matches!(failure.error, Error::TooFewReplicas { .. })
     }) {
@@ -270,13 +273,13 @@ async fn inside_a_folder_of_20_mib() {
 }
 
 async fn keys(cluster: &Cluster) -> Vec<String> {
-    let kv = cluster.manager.table("kv").expect("a table");
+    let kv = cluster.manager.schema().table("kv").expect("a table");
     let column = kv.find("key").expect("a column");
     let outputs = vec![shard_manager::query::Output { column, alias: None }];
     let query =
         shard_manager::query::ReadQuery { outputs, ..shard_manager::query::ReadQuery::all(&kv) };
-    let all = Wish { level: Level::All, ..wish() };
-    let read = cluster.manager.read(query, None, &all).await.expect("reads go on");
+    let all = RequestOptions { level: Level::All, ..options() };
+    let read = cluster.manager.data().read(query, None, &all).await.expect("reads go on");
     let rows = format!("[{}]", std::str::from_utf8(read.rows.json()).expect("UTF-8"));
     let rows: Vec<serde_json::Value> = serde_json::from_str(&rows).expect("rows");
     let mut keys: Vec<String> =

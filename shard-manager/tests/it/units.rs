@@ -8,11 +8,11 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use serde_json::json;
 use shard_manager::error::Error;
-use shard_manager::position::History;
-use shard_manager::progress::Progress;
-use shard_manager::row::{Change, Operation, RowWrite};
+use shard_manager::position::TimelineHistory;
+use shard_manager::replication::ReplicationState;
+use shard_manager::row_change::{Change, Operation, RowWrite};
 use shard_manager::store::sqlite::writer::SqliteWriter;
-use shard_manager::store::{Unit, Writer};
+use shard_manager::store::{WriteGroup, Writer};
 
 use crate::cases;
 use crate::cluster::{Cluster, ints};
@@ -24,8 +24,8 @@ type Batch = Vec<(bool, Vec<(Operation, u8)>)>;
 fn batches() -> impl Strategy<Value = Vec<Batch>> {
     let operation = prop::sample::select(Operation::ALL.to_vec());
     let change = (operation, 0..8_u8);
-    let unit = (any::<bool>(), prop::collection::vec(change, 1..5));
-    prop::collection::vec(prop::collection::vec(unit, 1..5), 1..6)
+    let group = (any::<bool>(), prop::collection::vec(change, 1..5));
+    prop::collection::vec(prop::collection::vec(group, 1..5), 1..6)
 }
 
 /// What becomes of a change where rows are there or not.
@@ -90,25 +90,28 @@ async fn wholes_are_stored_or_undone_and_hurt_no_neighbour() {
         let prepared: Vec<Vec<(bool, Vec<RowWrite>)>> = batches
             .iter()
             .map(|batch| {
-                let unit = |(whole, changes): &(bool, Vec<(Operation, u8)>)| {
+                let group = |(whole, changes): &(bool, Vec<(Operation, u8)>)| {
                     (*whole, changes.iter().map(|(op, key)| change(*op, *key)).collect())
                 };
-                batch.iter().map(unit).collect()
+                batch.iter().map(group).collect()
             })
             .collect();
         let file = cluster.file(1);
         let _dir = cluster.stop();
-        let history = History::new(vec![(1, 0)]).expect("a history");
-        let progress = Arc::new(Progress::new(history, 0, 0));
-        let mut writer = SqliteWriter::open("shard1", &file, &progress).expect("the file opens");
+        let history = TimelineHistory::new(vec![(1, 0)]).expect("a history");
+        let replication = Arc::new(ReplicationState::new(history, 0, 0));
+        let mut writer = SqliteWriter::open("shard1", &file, &replication).expect("the file opens");
         let mut rows = BTreeMap::new();
         let places: Vec<usize> = (100..110).collect();
         for (batch, prepared) in batches.iter().zip(&prepared) {
-            let units: Vec<Unit<'_>> = prepared
+            let groups: Vec<WriteGroup<'_>> = prepared
                 .iter()
-                .map(|(whole, rows)| Unit { rows, whole: whole.then_some(&places[..rows.len()]) })
+                .map(|(whole, rows)| WriteGroup {
+                    rows,
+                    atomic_rows: whole.then_some(&places[..rows.len()]),
+                })
                 .collect();
-            let done = writer.apply(&units).expect("the batch is stored").rows;
+            let done = writer.apply(&groups).expect("the batch is stored").rows;
             let told: Vec<_> = done.into_iter().map(|row| row.map(|done| done.change)).collect();
             assert_eq!(told, model(&mut rows, batch), "{batch:?}");
         }

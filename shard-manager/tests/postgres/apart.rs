@@ -29,7 +29,7 @@ fn listed(trio: &Trio, names: [&str; 2]) -> NodeAddress {
 
 async fn until_known(manager: &Manager, name: &str) {
     let deadline = Instant::now() + Duration::from_secs(60);
-    while manager.table(name).is_err() {
+    while manager.schema().table(name).is_err() {
         assert!(Instant::now() < deadline, "{name} is never seen");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -101,7 +101,7 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
         trio.cluster.freeze_node(old).unwrap();
         put(&one, "k", &within(5_000, Level::One)).await.unwrap();
         let late = Instant::now() + Duration::from_millis(700);
-        one.make_table(notes("never"), late).await.unwrap_err();
+        one.schema().create_table(notes("never"), late).await.unwrap_err();
         let promoting = tokio::task::spawn_blocking(move || {
             trio.cluster.promote_best("shard1").unwrap();
             trio
@@ -112,7 +112,7 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
         }
         let mut trio = promoting.await.unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
-        while let Err(failure) = one.make_table(notes("second"), deadline).await {
+        while let Err(failure) = one.schema().create_table(notes("second"), deadline).await {
             assert!(Instant::now() < deadline, "{failure:?}");
         }
         until_known(&other, "second").await;
@@ -131,7 +131,7 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
             ClusterAddress { catalog, ..databases.address() }
         };
         let late = router(of_both([old, new])).await;
-        assert!(late.table("third").is_ok());
+        assert!(late.schema().table("third").is_ok());
         make(&late, &notes("fourth")).await;
         until_known(&one, "fourth").await;
         assert_eq!(deposed.text(CHANGES).await, before);

@@ -81,7 +81,7 @@ impl Proven {
 }
 
 async fn primary_is_up(manager: &Manager) -> bool {
-    manager.health(Instant::now() + Duration::from_millis(500)).await.remove(0).nodes[0].up
+    manager.status().health(Instant::now() + Duration::from_millis(500)).await.remove(0).nodes[0].up
 }
 
 #[test]

@@ -65,7 +65,7 @@ async fn load(manager: &Manager, name: &str) {
             get(manager, &key, &at(level)).await.unwrap();
             rows(manager, "users", None).await;
         });
-        let health = manager.health(Instant::now() + Duration::from_secs(5));
+        let health = manager.status().health(Instant::now() + Duration::from_secs(5));
         tokio::join!(tables, join_all(clients), health);
     }
 }

@@ -8,14 +8,14 @@ use serde_json::value::RawValue;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{EmbeddedCluster, Manager};
 use shard_manager::query::ReadQuery;
-use shard_manager::row::RowDone;
+use shard_manager::row_change::RowDone;
 use shard_manager::store::cluster_spec::ClusterSpec;
 use shard_manager::value::Value;
 
 use crate::cluster::{Databases, connect};
 use crate::drafts::{Draft, How, KEYS, Step, pairs, plain, steps, things};
 use crate::questions::{Question, question};
-use crate::rows::{RowOutcome, make, wish, write_all};
+use crate::rows::{RowOutcome, make, options, write_all};
 use crate::server::runtime;
 
 /// So many cases, the same ones each time.
@@ -65,17 +65,17 @@ impl Side {
 
     /// The answer to a question: how many rows there are, and the pages of them.
     async fn ask(&self, table: &str, question: &Question, keys: &[String]) -> Vec<String> {
-        let table = self.manager.table(table).unwrap();
+        let table = self.manager.schema().table(table).unwrap();
         let values = keys.iter().map(|key| Value::Text(key.clone())).collect();
         let mut query = question.query(&table, values);
         let key = || question.key.map(|key| ShardKey::parse(&keys[key]).unwrap());
         let mut told = Vec::new();
         for _ in 0..4 {
-            let read = self.manager.read(query.clone(), key(), &wish()).await.unwrap();
+            let read = self.manager.data().read(query.clone(), key(), &options()).await.unwrap();
             let rows = String::from_utf8(read.rows.json().to_vec()).unwrap();
             told.push(format!("{:?} [{rows}] {:?}", read.rows.total, read.shards));
             let Some(cursor) = read.next_cursor else { break };
-            query.after = Some(self.manager.resume(&query, key(), &cursor).unwrap());
+            query.after = Some(self.manager.data().resume(&query, key(), &cursor).unwrap());
             (query.offset, query.counts) = (0, false);
         }
         told
@@ -166,15 +166,15 @@ async fn compare_all(one: &Manager, other: &Manager) {
     for name in ["things", "pairs"] {
         let mut told = Vec::new();
         for manager in [one, other] {
-            let table = manager.table(name).unwrap();
+            let table = manager.schema().table(name).unwrap();
             let mut query = ReadQuery { limit: 37, ..ReadQuery::all(&table) };
             query.outputs.retain(|output| table.own().any(|column| column == output.column));
             let mut rows = Vec::new();
             loop {
-                let read = manager.read(query.clone(), None, &wish()).await.unwrap();
+                let read = manager.data().read(query.clone(), None, &options()).await.unwrap();
                 rows.push(String::from_utf8(read.rows.json().to_vec()).unwrap());
                 let Some(cursor) = read.next_cursor else { break };
-                query.after = Some(manager.resume(&query, None, &cursor).unwrap());
+                query.after = Some(manager.data().resume(&query, None, &cursor).unwrap());
             }
             told.push(rows);
         }

@@ -51,7 +51,7 @@ fn pair() -> Trio {
 }
 
 async fn nodes(manager: &Manager) -> Vec<NodeHealth> {
-    manager.health(Instant::now() + Duration::from_millis(500)).await.remove(0).nodes
+    manager.status().health(Instant::now() + Duration::from_millis(500)).await.remove(0).nodes
 }
 
 async fn until_primary_is_up(manager: &Manager) {

@@ -6,14 +6,14 @@ use std::sync::Mutex;
 use futures_util::future::join_all;
 use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{Manager, Written};
+use shard_manager::manager::{Manager, WriteReceipt};
 use shard_manager::query::ReadQuery;
-use shard_manager::row::Operation::{self, Delete, Insert, Update, Upsert};
-use shard_manager::row::{Precondition, RowWrite};
-use shard_manager::shard_map::Place;
+use shard_manager::row_change::Operation::{self, Delete, Insert, Update, Upsert};
+use shard_manager::row_change::{Precondition, RowWrite};
+use shard_manager::shard_map::KeyLocation;
 
 use crate::cluster::{Databases, Door, connect};
-use crate::rows::{prepare, rows, wish, write, write_all};
+use crate::rows::{options, prepare, rows, write, write_all};
 
 /// Two routers of one cluster, and a door to its only shard.
 async fn two() -> (Databases, [Manager; 2], Door) {
@@ -25,7 +25,7 @@ async fn two() -> (Databases, [Manager; 2], Door) {
 
 const USER: &str = r#"{"name":"n","email":"e"}"#;
 
-fn user(manager: &Manager, operation: Operation, key: &str) -> (Place, RowWrite) {
+fn user(manager: &Manager, operation: Operation, key: &str) -> (KeyLocation, RowWrite) {
     let json = if operation == Delete { "{}" } else { USER };
     prepare(manager, "users", operation, key, json)
 }
@@ -69,15 +69,15 @@ async fn of_all_inserts_of_a_new_key_one_succeeds() {
 }
 
 /// Adds one to what it has read, if nobody else has meanwhile.
-async fn add(manager: &Manager) -> Result<Written, Failure> {
-    let table = manager.table("transactions").unwrap();
+async fn add(manager: &Manager) -> Result<WriteReceipt, Failure> {
+    let table = manager.schema().table("transactions").unwrap();
     let key = ShardKey::parse("a").unwrap();
-    let read = manager.read(ReadQuery::all(&table), Some(key), &wish()).await?;
+    let read = manager.data().read(ReadQuery::all(&table), Some(key), &options()).await?;
     let row: serde_json::Value = serde_json::from_slice(read.rows.row(0)).unwrap();
     let json = format!(r#"{{"tx_id":"t","amount":{}}}"#, row["amount"].as_i64().unwrap() + 1);
     let (place, mut row) = prepare(manager, "transactions", Update, "a", &json);
     row.precondition = Some(Precondition::Versions(vec![read.rows.version.unwrap()]));
-    manager.write(place, row, &wish()).await
+    manager.data().write(place, row, &options()).await
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn versions_of_a_row_only_grow_whoever_makes_changes_or_removes_it() {
             let operation = operations[(caller * 3 + n) % operations.len()];
             let before = told[at].lock().unwrap().0;
             let (place, row) = user(manager, operation, &format!("k{at}"));
-            match manager.write(place, row, &wish()).await {
+            match manager.data().write(place, row, &options()).await {
                 Ok(written) => {
                     let version = written.row.version;
                     assert!(version > before, "{operation:?} of k{at}: {version} after {before}");
@@ -189,7 +189,7 @@ async fn an_idempotency_key_holds_across_routers() {
         let callers = (0..2).flat_map(|_| &managers).map(async |manager| {
             let (place, mut row) = user(manager, Insert, &format!("k{n}"));
             row.idempotency_key = Some("once".to_owned());
-            manager.write(place, row, &wish()).await.unwrap().row
+            manager.data().write(place, row, &options()).await.unwrap().row
         });
         let told = join_all(callers).await;
         assert_eq!(told.iter().filter(|row| !row.replayed).count(), 1, "{told:?}");

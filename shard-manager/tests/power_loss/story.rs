@@ -23,8 +23,8 @@ use serde_json::value::RawValue;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Failure};
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{EmbeddedCluster, Manager, Wish};
-use shard_manager::row::Operation;
+use shard_manager::manager::{Data, EmbeddedCluster, Manager, RequestOptions};
+use shard_manager::row_change::Operation;
 use shard_manager::store::sqlite::catalog::ClusterSpec;
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::table::{Column, Table};
@@ -181,7 +181,7 @@ impl Story {
         let column = Column { name: "id".into(), kind: ColumnType::Text, nullable: false };
         let table = Table::new(name, vec![column], &["id".into()], None).expect("a good table");
         let by = Instant::now() + Duration::from_secs(60);
-        manager.make_table(table, by).await.expect("the running disk is well");
+        manager.schema().create_table(table, by).await.expect("the running disk is well");
         self.note(&key, |changes| changes.acknowledged = 1);
     }
 
@@ -274,7 +274,7 @@ fn open(dir: &Path, wanted: &ClusterSpec) -> Result<Manager, String> {
 }
 
 async fn change(manager: &Manager, key: &str, number: u32) -> Result<(), String> {
-    let table = manager.table("kv").map_err(|error| error.to_string())?;
+    let table = manager.schema().table("kv").map_err(|error| error.to_string())?;
     let raw = value(key, number).map(|value| RawValue::from_string(value).expect("JSON"));
     let operation = if raw.is_some() { Operation::Upsert } else { Operation::Delete };
     let fields: Vec<_> = raw.iter().map(|raw| (Cow::Borrowed("value"), &**raw)).collect();
@@ -282,11 +282,11 @@ async fn change(manager: &Manager, key: &str, number: u32) -> Result<(), String>
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let shard_key = ShardKey::parse(key).expect("a good key");
-        let (place, row) = Manager::prepare(&manager.map(), &table, operation, shard_key, &fields)
+        let (place, row) = Data::prepare(&manager.map(), &table, operation, shard_key, &fields)
             .map_err(|error| error.to_string())?;
         // Every node, so that each has to keep it.
-        let wish = Wish { level: Level::All, ..Wish::by(deadline) };
-        match manager.write(place, row, &wish).await {
+        let options = RequestOptions { level: Level::All, ..RequestOptions::by(deadline) };
+        match manager.data().write(place, row, &options).await {
             // A start does not wait for replicas that take long to be made; a client comes again.
             Err(Failure { error: Error::TooFewReplicas { .. }, .. })
                 if Instant::now() < deadline =>
@@ -314,7 +314,7 @@ impl Cut {
         let manager = open(self.image.path(), &self.wanted).map_err(Harm::Refused)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let written = runtime.expect("a runtime").block_on(change(&manager, AFTER, 1));
-        let tables = names(manager.tables().tables().map(|table| table.name()));
+        let tables = names(manager.schema().tables().tables().map(|table| table.name()));
         manager.close();
         drop(manager);
         written.map_err(Harm::Refused)?;

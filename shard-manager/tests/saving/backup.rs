@@ -10,7 +10,7 @@ use std::sync::mpsc::channel;
 use shard_manager::backup::manifest::Manifest;
 use shard_manager::backup::restore::verify;
 use shard_manager::backup::{SaveError, Step, Watch};
-use shard_manager::row::Operation;
+use shard_manager::row_change::Operation;
 use shard_manager::topology::ShardIndex;
 
 use crate::cluster::{Cluster, ints, texts};
@@ -198,17 +198,22 @@ async fn a_lane_that_is_held_stores_nothing_and_then_goes_on() {
     cluster.write("users", Operation::Insert, "a", row).await.expect("a write");
     let closed = shard.gate.close();
     assert!(closed.wait_until(crate::cluster::deadline()));
-    let before = shard.progress.committed();
+    let before = shard.replication.primary().committed();
     let (place, change) = cluster.prepare("users", Operation::Delete, "a", r#"{"user_id":"a"}"#);
     let until = std::time::Instant::now() + std::time::Duration::from_millis(50);
-    let wish = shard_manager::manager::Wish::by(until);
-    let told = cluster.manager.write(place, change.clone(), &wish).await.expect_err("it is held");
+    let options = shard_manager::manager::RequestOptions::by(until);
+    let told = cluster
+        .manager
+        .data()
+        .write(place, change.clone(), &options)
+        .await
+        .expect_err("it is held");
     assert_eq!(told.outcome, shard_manager::error::Outcome::Rejected, "it will never be stored");
-    assert_eq!(shard.progress.committed(), before);
+    assert_eq!(shard.replication.primary().committed(), before);
     drop(closed);
-    let wish = crate::cluster::wish();
-    cluster.manager.write(place, change, &wish).await.expect("the lane goes on");
-    assert_eq!(shard.progress.committed(), before + 1);
+    let options = crate::cluster::options();
+    cluster.manager.data().write(place, change, &options).await.expect("the lane goes on");
+    assert_eq!(shard.replication.primary().committed(), before + 1);
 }
 
 #[tokio::test]

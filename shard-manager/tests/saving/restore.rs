@@ -7,15 +7,15 @@ use shard_manager::backup::SaveError;
 use shard_manager::backup::restore::{restore, verify};
 use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{Manager, Wish};
+use shard_manager::manager::{Manager, RequestOptions};
 use shard_manager::query::ReadQuery;
-use shard_manager::row::Operation;
+use shard_manager::row_change::Operation;
 use shard_manager::store::sqlite::catalog::ClusterSpec;
 use shard_manager::token::SessionToken;
 use tempfile::TempDir;
 
 use crate::backup::{ALONE, save};
-use crate::cluster::{Cluster, deadline, open, wish, with_replicas};
+use crate::cluster::{Cluster, deadline, open, options, with_replicas};
 use crate::command::{fail, succeed, text};
 
 fn user(key: &str, name: &str) -> String {
@@ -31,7 +31,11 @@ async fn lived_on(dir: &TempDir) -> (Cluster, SessionToken, i64) {
     let after = cluster.write("users", Operation::Upsert, "after", &user("after", "b")).await;
     let after = after.expect("a write");
     let mut session = SessionToken::empty();
-    cluster.manager.seen(&mut session, after.receipt.place.shard, after.receipt.position);
+    cluster.manager.data().extend_session(
+        &mut session,
+        after.receipt.place.shard,
+        after.receipt.position,
+    );
     (cluster, session, after.row.version)
 }
 
@@ -43,7 +47,7 @@ fn opened(dir: &Path) -> Manager {
 async fn a_restored_cluster_holds_what_was_acknowledged_before_and_tells_who_has_seen_more() {
     let dir = tempfile::tempdir().expect("a folder");
     let (lost, session, lost_version) = lived_on(&dir).await;
-    let token = lost.manager.token(&session);
+    let token = lost.manager.data().token(&session);
     drop(lost.stop());
     let home = dir.path().join("data");
     restore(&dir.path().join("copy"), &home, &ALONE).expect("it is put back");
@@ -52,16 +56,18 @@ async fn a_restored_cluster_holds_what_was_acknowledged_before_and_tells_who_has
     assert_eq!(rows.len(), 1, "{rows:?}");
     assert_eq!(rows[0]["user_id"], "before");
     // The token is one of this cluster, and of a life that did not go on.
-    let session = back.manager.session([token.as_str()].into_iter()).expect("a token of ours");
-    let query = ReadQuery::all(&back.manager.table("users").expect("a table"));
+    let session =
+        back.manager.data().session([token.as_str()].into_iter()).expect("a token of ours");
+    let query = ReadQuery::all(&back.manager.schema().table("users").expect("a table"));
     let key = ShardKey::parse("after").expect("a key");
-    let told = back.manager.read(query, Some(key), &Wish { session, ..wish() }).await;
+    let told =
+        back.manager.data().read(query, Some(key), &RequestOptions { session, ..options() }).await;
     let told = told.expect_err("what was seen is gone").error;
     assert_eq!(told, Error::SeenMayBeLost { shard: "shard1".into() });
     // A version that was given in the lost life is not given again: an If-Match of it never holds.
     let again = back.write("users", Operation::Upsert, "after", &user("after", "c")).await;
     assert!(again.expect("a write").row.version > lost_version);
-    assert_eq!(back.manager.replicas(), 1, "replicas are made anew");
+    assert_eq!(back.manager.status().replicas(), 1, "replicas are made anew");
     back.manager.close();
 }
 
@@ -86,7 +92,14 @@ async fn idempotency_keys_are_those_of_the_copy() {
     async fn write(cluster: &Cluster, key: &str) -> bool {
         let (place, mut row) = cluster.prepare("users", Operation::Insert, key, &user(key, "a"));
         row.idempotency_key = Some("once".to_owned());
-        cluster.manager.write(place, row, &Wish::by(deadline())).await.expect("stored").row.replayed
+        cluster
+            .manager
+            .data()
+            .write(place, row, &RequestOptions::by(deadline()))
+            .await
+            .expect("stored")
+            .row
+            .replayed
     }
     let dir = tempfile::tempdir().expect("a folder");
     let cluster = Cluster::with_shards(1);

@@ -119,7 +119,7 @@ impl Tally {
 
     pub(super) fn see(&mut self, app: &App, shard: ShardIndex, position: Option<Position>) {
         if let Some(position) = position {
-            app.manager.seen(&mut self.session, shard, position);
+            app.manager.data().extend_session(&mut self.session, shard, position);
         }
     }
 
@@ -200,7 +200,7 @@ impl Tally {
         let (stored, failed_total) = (self.stored(), self.failed_total);
         problem
             .partial(Progress { stored, next_index, failed_total, failed })
-            .session(app.manager.token(&self.session))
+            .session(app.manager.data().token(&self.session))
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::rt;
 use actix_web::web::{Data, block};
-use shard_manager::manager::{BulkRow, Wish};
+use shard_manager::manager::{BulkRow, RequestOptions};
 use shard_manager::topology::ShardIndex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -63,7 +63,7 @@ impl Pipes {
     /// within `patience`.
     pub(super) fn new(
         app: &Data<App>,
-        wish: &Wish,
+        options: &RequestOptions,
         (share, patience): (Rc<Share>, Duration),
         tally: &Rc<RefCell<Tally>>,
     ) -> Self {
@@ -82,7 +82,7 @@ impl Pipes {
             let pipe = Pipe {
                 shard,
                 app: app.clone(),
-                wish: wish.clone(),
+                options: options.clone(),
                 patience,
                 shared: Rc::clone(&shared),
                 tally: Rc::clone(tally),
@@ -157,7 +157,7 @@ impl Drop for Pipes {
 struct Pipe {
     shard: ShardIndex,
     app: Data<App>,
-    wish: Wish,
+    options: RequestOptions,
     patience: Duration,
     shared: Rc<Shared>,
     tally: Rc<RefCell<Tally>>,
@@ -195,8 +195,8 @@ impl Pipe {
                 bytes += row.row.bytes();
                 chunk.push(row);
             }
-            self.wish.deadline = Instant::now() + self.patience;
-            let done = self.app.manager.write_chunk(self.shard, chunk, &self.wish).await;
+            self.options.deadline = Instant::now() + self.patience;
+            let done = self.app.manager.data().write_chunk(self.shard, chunk, &self.options).await;
             let mut tally = self.tally.borrow_mut();
             tally.add(&self.app, done.rows);
             tally.see(&self.app, self.shard, done.seen);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use actix_web::web::{Bytes, BytesMut, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, rt};
 use futures_util::{FutureExt, StreamExt};
-use shard_manager::manager::Wish;
+use shard_manager::manager::RequestOptions;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::answer::Tally;
@@ -48,14 +48,14 @@ pub(super) async fn write_stream(
     request: &HttpRequest,
     payload: Payload,
     shape: Shape,
-    wish: &Wish,
+    options: &RequestOptions,
     began: Instant,
 ) -> Result<HttpResponse, Problem> {
-    let patience = wish.deadline.saturating_duration_since(began);
+    let patience = options.deadline.saturating_duration_since(began);
     let share = Rc::new(app.share(request));
-    share.grow(STREAM_BYTES_MIN, wish.deadline).await?;
-    let tally = Rc::new(RefCell::new(Tally::new(app, wish.session.clone())));
-    let pipes = Pipes::new(app, wish, (Rc::clone(&share), patience), &tally);
+    share.grow(STREAM_BYTES_MIN, options.deadline).await?;
+    let tally = Rc::new(RefCell::new(Tally::new(app, options.session.clone())));
+    let pipes = Pipes::new(app, options, (Rc::clone(&share), patience), &tally);
     let mut body = Body::new(payload, Feed::new(app.clone(), shape, patience), share);
     let (trouble, next_index) = loop {
         let Piece { rows, refused, next_index, then, held } = body.piece().await?;

@@ -17,7 +17,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::step::Step;
+use super::routing_step::RoutingStep;
 use super::{KeyError, SLOT_COUNT, ShardKey, Slot, blocks};
 
 /// Most split points: each range has a slot.
@@ -167,11 +167,11 @@ impl RangeSpace {
         Ok(self.slots[self.splits.range_of(key)?])
     }
 
-    pub(super) fn explain(&self, key: &str) -> Result<Step<'static>, KeyError> {
+    pub(super) fn explain(&self, key: &str) -> Result<RoutingStep<'static>, KeyError> {
         let range = self.splits.range_of(key)?;
         let from = range.checked_sub(1).map(|index| self.splits.tell(index));
         let below = (range < self.splits.len()).then(|| self.splits.tell(range));
-        Ok(Step::Range { from, below })
+        Ok(RoutingStep::Range { from, below })
     }
 }
 
@@ -280,7 +280,7 @@ fn insert<T: Ord>(sorted: &mut Vec<T>, value: T) -> Option<usize> {
     Some(index)
 }
 
-/// As configuration writes it.
+/// Writes the form of the configuration.
 impl fmt::Display for RangeSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.splits {

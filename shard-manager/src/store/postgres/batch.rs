@@ -20,9 +20,9 @@ use super::hazards::Hazards;
 use crate::error::Error;
 use crate::idempotency;
 use crate::keyspace::Slot;
-use crate::row::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
-use crate::sabotage::{Switch, is_on};
-use crate::store::Unit;
+use crate::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
+use crate::sabotage::{Mutation, is_on};
+use crate::store::WriteGroup;
 use crate::store::forgetting::recorded_at;
 use crate::store::row_image::{self, ServerColumns, push_row};
 use crate::table::Table;
@@ -107,7 +107,7 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Creates a batch of the rows that these changes may touch, none of them read yet.
-    pub(super) fn new(units: &[Unit<'_>]) -> Self {
+    pub(super) fn new(groups: &[WriteGroup<'_>]) -> Self {
         let mut batch = Self {
             rows: Vec::new(),
             places: HashMap::new(),
@@ -117,7 +117,7 @@ impl Batch {
             images: 0,
             journal: Vec::new(),
         };
-        for change in units.iter().flat_map(|unit| unit.rows) {
+        for change in groups.iter().flat_map(|group| group.rows) {
             batch.add(&change.table, change.slot, &change.key, &change.id);
             if let Some(key) = idempotency::key(change) {
                 let id = [Value::Text(key.to_owned())];
@@ -173,28 +173,28 @@ impl Batch {
     /// [`TooLarge`] if the batch must be smaller.
     pub(super) fn run(
         &mut self,
-        units: &[Unit<'_>],
+        groups: &[WriteGroup<'_>],
         barred: Barred,
         versions: Vec<i64>,
     ) -> Result<Vec<Result<RowDone, Error>>, TooLarge> {
         (self.barred, self.versions) = (barred, versions.into_iter());
-        let count: usize = units.iter().map(|unit| unit.rows.len()).sum();
+        let count: usize = groups.iter().map(|group| group.rows.len()).sum();
         let mut done = Vec::with_capacity(count);
-        for unit in units {
-            match unit.whole.filter(|_| !is_on(Switch::TornTransaction)) {
-                Some(places) => done.extend(self.whole(unit.rows, places)),
-                None => done.extend(unit.rows.iter().map(|change| self.apply_owned(change))),
+        for group in groups {
+            match group.atomic_rows.filter(|_| !is_on(Mutation::TornTransaction)) {
+                Some(places) => done.extend(self.apply_atomic(group.rows, places)),
+                None => done.extend(group.rows.iter().map(|change| self.apply_owned(change))),
             }
-            // A unit that is too large by itself is refused in parts, or as a whole if it is
+            // A group that is too large by itself is refused in parts, or as a whole if it is
             // atomic.
             if self.images > IMAGES_BYTES_MAX
                 && count > 1
-                && (unit.whole.is_none() || units.len() > 1)
+                && (group.atomic_rows.is_none() || groups.len() > 1)
             {
                 return Err(TooLarge);
             }
         }
-        let is_whole = units.len() == 1 && (count == 1 || units[0].whole.is_some());
+        let is_whole = groups.len() == 1 && (count == 1 || groups[0].atomic_rows.is_some());
         if !is_whole && self.rows.iter().any(|row| self.hides_a_step(row)) {
             return Err(TooLarge);
         }
@@ -211,12 +211,12 @@ impl Batch {
     /// and in the records of idempotency keys.
     pub(super) fn stored(
         &mut self,
-        units: &[Unit<'_>],
+        groups: &[WriteGroup<'_>],
         done: &mut [Result<RowDone, Error>],
         found: &HashMap<usize, Vec<Value>>,
     ) {
         let mut told: HashMap<usize, usize> = HashMap::new();
-        let changes: Vec<&RowWrite> = units.iter().flat_map(|unit| unit.rows).collect();
+        let changes: Vec<&RowWrite> = groups.iter().flat_map(|group| group.rows).collect();
         for (index, change) in changes.iter().enumerate() {
             let at = self.places.get(&place(&change.table, &change.key, &change.id));
             if let (Some(at), Some(Ok(RowDone { replayed: false, .. }))) = (at, done.get(index)) {
@@ -250,7 +250,11 @@ impl Batch {
     }
 
     /// Applies all of these changes, or undoes them and says so of each.
-    fn whole(&mut self, changes: &[RowWrite], places: &[usize]) -> Vec<Result<RowDone, Error>> {
+    fn apply_atomic(
+        &mut self,
+        changes: &[RowWrite],
+        places: &[usize],
+    ) -> Vec<Result<RowDone, Error>> {
         let images = self.images;
         self.journal.clear();
         let mut done = Vec::with_capacity(changes.len());
@@ -341,7 +345,7 @@ impl Batch {
         let current = self.rows[at].after.clone();
         let kind = row_image::outcome(change, current.as_deref())?;
         let drawn = self.versions.next().ok_or(Error::Internal)?;
-        let restarts = is_on(Switch::VersionFromOne) && kind == Change::Created;
+        let restarts = is_on(Mutation::VersionFromOne) && kind == Change::Created;
         let version = if restarts { 1 } else { drawn };
         let server_columns = ServerColumns { version, now: &self.now };
         let image = match (kind, current) {
@@ -371,15 +375,15 @@ impl Batch {
 }
 
 /// True if a change deletes rows.
-pub(super) fn removes(units: &[Unit<'_>]) -> bool {
-    let changes = || units.iter().flat_map(|unit| unit.rows);
+pub(super) fn removes(groups: &[WriteGroup<'_>]) -> bool {
+    let changes = || groups.iter().flat_map(|group| group.rows);
     changes().any(|change| change.operation == Operation::Delete)
 }
 
 /// Returns the number of versions that the changes may need: their own, and those of the records of
 /// their idempotency keys, which are written again if an atomic unit is undone.
-pub(super) fn versions_needed(units: &[Unit<'_>]) -> usize {
-    let changes = units.iter().flat_map(|unit| unit.rows);
+pub(super) fn versions_needed(groups: &[WriteGroup<'_>]) -> usize {
+    let changes = groups.iter().flat_map(|group| group.rows);
     changes.map(|change| 1 + 2 * usize::from(change.idempotency_key.is_some())).sum()
 }
 

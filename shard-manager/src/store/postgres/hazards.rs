@@ -17,7 +17,7 @@ use diesel_async::AsyncPgConnection;
 
 use super::statement::{Bind, RowView, Statement, load};
 use crate::error::Error;
-use crate::store::Unit;
+use crate::store::WriteGroup;
 use crate::table::Table;
 
 /// Hazards of the tables `$1`: name, UNLOGGED or not, has rules, has triggers for each row. A
@@ -157,8 +157,8 @@ impl Hazards {
     }
 
     /// True if a table of these changes has any.
-    pub(super) fn touch(&self, units: &[Unit<'_>]) -> bool {
-        let mut rows = units.iter().flat_map(|unit| unit.rows);
+    pub(super) fn touch(&self, groups: &[WriteGroup<'_>]) -> bool {
+        let mut rows = groups.iter().flat_map(|group| group.rows);
         !self.is_empty() && rows.any(|row| self.tables.contains_key(row.table.name()))
     }
 

@@ -177,7 +177,7 @@ impl Target {
         }
     }
 
-    /// Returns the index of the node in the progress, if it is read as a replica.
+    /// Index of the replica; `None` for the primary.
     pub fn replica(&self) -> Option<usize> {
         match self {
             Self::Primary(_) => None,

@@ -32,13 +32,13 @@ use crate::error::Error;
 use crate::home::{Home, Homes};
 use crate::keyspace::Slot;
 use crate::position::Position;
-use crate::progress::Progress;
 use crate::query::{Output, ReadQuery};
-use crate::rows::Rows;
+use crate::replication::ReplicationState;
+use crate::result_rows::Rows;
+use crate::stats::PoolStats;
 use crate::store::NodeRows;
 use crate::table::Table;
 use crate::value::{ColumnType, Value};
-use crate::vitals::PoolVitals;
 
 /// Most reads that may wait for one node. More would only wait past their deadlines.
 const QUEUE_MAX: usize = 4_096;
@@ -98,7 +98,7 @@ impl Points {
     /// Starts the tasks of this many connections. They end when this is dropped.
     pub(super) fn start(
         target: &Target,
-        (shard, progress): (&str, &Arc<Progress>),
+        (shard, replication): (&str, &Arc<ReplicationState>),
         connections: usize,
         homes: &Homes,
     ) -> Self {
@@ -109,7 +109,7 @@ impl Points {
             let server = Server {
                 target: target.clone(),
                 shard: shard.to_owned(),
-                progress: Arc::clone(progress),
+                replication: Arc::clone(replication),
                 position_query: PositionQuery::of(target),
                 open: None,
                 out_until: None,
@@ -126,8 +126,8 @@ impl Points {
     }
 
     /// Returns the numbers of connections and of reads that wait for one.
-    pub(super) fn vitals(&self) -> PoolVitals {
-        PoolVitals {
+    pub(super) fn vitals(&self) -> PoolStats {
+        PoolStats {
             in_use: self.counts.answering.load(Ordering::Relaxed),
             open: self.counts.open.load(Ordering::Relaxed),
             max: self.connections,
@@ -140,7 +140,7 @@ impl Points {
 struct Server {
     target: Target,
     shard: String,
-    progress: Arc<Progress>,
+    replication: Arc<ReplicationState>,
     position_query: PositionQuery,
     open: Option<Open>,
     out_until: Option<Instant>,
@@ -242,7 +242,7 @@ impl Server {
                 let usable = self.target.is_current(open.term) && !open.connection.is_broken();
                 usable.then_some(open)
             });
-            let now = self.progress.life();
+            let now = self.replication.timeline().id();
             let was_kept = kept.is_some();
             let mut open = match kept {
                 Some(open) => open,
@@ -257,15 +257,15 @@ impl Server {
                 tokio::select! {
                     biased;
                     read = tokio::time::timeout(PATIENCE, reading) => read.ok(),
-                    () = self.progress.unheard(self.target.replica()) => None,
+                    () = self.replication.presumed_lost(self.target.replica()) => None,
                     () = self.target.ended(term) => None,
                 }
             };
             match reading.await {
-                Some(Ok((rows, at, known))) => {
+                Some(Ok((rows, sequence, known))) => {
                     let life = match self.target.life(open.term) {
                         Some(life) => life,
-                        None if self.progress.life() == now => now,
+                        None if self.replication.timeline().id() == now => now,
                         // The rows may belong to a timeline that was abandoned.
                         None => return Err(lost()),
                     };
@@ -273,7 +273,7 @@ impl Server {
                     // without limit.
                     self.open = Some(open).filter(|open| !open.prepared.is_full());
                     self.out_until = None;
-                    let position = Position { timeline: life, at };
+                    let position = Position { timeline: life, sequence };
                     return Ok(Answer { rows, position, known });
                 }
                 Some(Err(error)) => {

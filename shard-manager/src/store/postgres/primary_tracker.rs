@@ -27,8 +27,8 @@ use super::session::{Identity, NodeRole, Session};
 use super::sql;
 use super::statement::{Statement, load};
 use crate::node_address::NodeAddress;
-use crate::position::History;
-use crate::progress::Progress;
+use crate::position::TimelineHistory;
+use crate::replication::ReplicationState;
 
 /// Time limit for the answer of one node in a search.
 const SEEK_MAX: Duration = Duration::from_millis(500);
@@ -57,7 +57,7 @@ pub struct PrimaryTracker {
     system: u64,
     term: watch::Sender<Term>,
     /// Positions of the nodes; the catalog has none.
-    progress: Option<Arc<Progress>>,
+    replication: Option<Arc<ReplicationState>>,
     /// Known state of Citus, if the nodes are coordinators.
     citus: Option<Arc<Citus>>,
     /// Locked during a search for the primary.
@@ -86,12 +86,12 @@ pub struct PrimarySession {
 }
 
 impl PrimaryTracker {
-    /// Creates a tracker for the nodes of a shard (or of the catalog, then without progress), of
-    /// which the first is the primary.
+    /// Tracks the primary of a shard, or of the catalog, which has no replication state. The first
+    /// node leads now.
     pub fn new(
         members: Vec<Node>,
         identity: &Identity,
-        progress: Option<&Arc<Progress>>,
+        replication: Option<&Arc<ReplicationState>>,
         citus: Option<Arc<Citus>>,
     ) -> Arc<Self> {
         let term = Term { member: 0, timeline: identity.timeline };
@@ -99,7 +99,7 @@ impl PrimaryTracker {
             members,
             system: identity.system,
             term: watch::Sender::new(term),
-            progress: progress.map(Arc::clone),
+            replication: replication.map(Arc::clone),
             citus,
             last_search: Mutex::default(),
             samples: Lock::default(),
@@ -289,16 +289,19 @@ impl PrimaryTracker {
                 return false;
             }
         };
-        if let Some(progress) = &self.progress {
+        if let Some(replication) = &self.replication {
             let known = lives(&session.connection, &session.identity).await;
             let history = known.unwrap_or_else(|| {
                 // What it had when it was last looked at, it has brought along; of more nobody
                 // knows.
-                let kept = progress.durable_on(member).max(progress.applied_by(member));
-                progress.history().followed_by(life(self.system, timeline), kept)
+                let kept = replication
+                    .replicas()
+                    .durable(member)
+                    .max(replication.replicas().applied(member));
+                replication.timeline().history().followed_by(life(self.system, timeline), kept)
             });
             self.samples().clear();
-            progress.follow(history, position, member);
+            replication.follow(history, position, member);
         }
         let (was, before) = (self.called(member), self.address());
         let (node, at) = (self.name(), &node.address);
@@ -381,16 +384,16 @@ async fn position(connection: &AsyncPgConnection) -> diesel::QueryResult<u64> {
 }
 
 /// Returns the timelines of a primary; only its present one, if it hides the others.
-pub async fn history(connection: &AsyncPgConnection, identity: &Identity) -> History {
+pub async fn history(connection: &AsyncPgConnection, identity: &Identity) -> TimelineHistory {
     let own = || (life(identity.system, identity.timeline), 0);
     lives(connection, identity)
         .await
-        .or_else(|| History::new(vec![own()]))
+        .or_else(|| TimelineHistory::new(vec![own()]))
         .unwrap_or_else(|| unreachable!("one timeline is in order"))
 }
 
 /// Reads a primary's file of timelines; `None` if that is impossible.
-async fn lives(connection: &AsyncPgConnection, identity: &Identity) -> Option<History> {
+async fn lives(connection: &AsyncPgConnection, identity: &Identity) -> Option<TimelineHistory> {
     let Identity { system, timeline, .. } = *identity;
     let mut lives = Vec::new();
     if timeline > 1 {
@@ -409,7 +412,7 @@ async fn lives(connection: &AsyncPgConnection, identity: &Identity) -> Option<Hi
     // Each line has the end of a timeline, at which the next one began.
     let began = [0].into_iter().chain(lives.iter().map(|(_, ended)| *ended));
     let timelines = lives.iter().map(|(timeline, _)| *timeline).chain([timeline]);
-    History::new(timelines.map(|timeline| life(system, timeline)).zip(began).collect())
+    TimelineHistory::new(timelines.map(|timeline| life(system, timeline)).zip(began).collect())
 }
 
 /// Parses lines of timeline, end, and reason.

@@ -16,10 +16,10 @@ use crate::error::Error;
 use crate::home::Homes;
 use crate::keyspace::Slot;
 use crate::position::Position;
-use crate::progress::Progress;
 use crate::query::ReadQuery;
+use crate::replication::ReplicationState;
+use crate::stats::{PoolStats, SizeEstimate};
 use crate::store::{CitusNode, NodeRows, TableSize};
-use crate::vitals::{Footprint, PoolVitals};
 
 /// Rows of a read by key that shares a statement with others; for more they would wait too long.
 const POINT_ROWS_MAX: u32 = 100;
@@ -44,7 +44,12 @@ impl Readers {
     pub const CONNECTIONS: usize = POINTS + 2;
 
     /// Readers of a node; what takes long runs on the runtime that this is called in.
-    pub fn start(target: &Target, shard: &str, progress: &Arc<Progress>, homes: &Homes) -> Self {
+    pub fn start(
+        target: &Target,
+        shard: &str,
+        replication: &Arc<ReplicationState>,
+        homes: &Homes,
+    ) -> Self {
         let (points, proof) = match target {
             Target::Primary(tracker) => {
                 let coordinates = tracker.citus().is_some();
@@ -56,8 +61,8 @@ impl Readers {
         Self {
             shard: shard.to_owned(),
             target: target.clone(),
-            points: Points::start(target, (shard, progress), points, homes),
-            scans: Scans::new(target, shard, progress),
+            points: Points::start(target, (shard, replication), points, homes),
+            scans: Scans::new(target, shard, replication),
             proof,
         }
     }
@@ -126,7 +131,7 @@ impl Readers {
     }
 
     /// How many connections there are, and how many of them read now.
-    pub(in crate::store) fn vitals(&self) -> PoolVitals {
+    pub(in crate::store) fn vitals(&self) -> PoolStats {
         self.points.vitals().with(&self.scans.vitals())
     }
 
@@ -139,8 +144,11 @@ impl Readers {
     }
 
     /// About how much it holds.
-    pub(in crate::store) async fn footprint(&self, deadline: Instant) -> Result<Footprint, Error> {
-        self.scans.footprint(deadline).await
+    pub(in crate::store) async fn size_estimate(
+        &self,
+        deadline: Instant,
+    ) -> Result<SizeEstimate, Error> {
+        self.scans.size_estimate(deadline).await
     }
 
     /// Rows and bytes of each table.

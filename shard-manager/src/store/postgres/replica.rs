@@ -25,7 +25,7 @@ use super::session::NodeRole;
 use super::statement::{Statement, load};
 use crate::home::Homes;
 use crate::node_address::NodeAddress;
-use crate::progress::{Progress, ReplicaState};
+use crate::replication::{ReplicaState, ReplicationState};
 
 /// How often a replica is asked while nobody waits for it.
 const IDLE: Duration = Duration::from_millis(100);
@@ -69,12 +69,12 @@ impl Replica {
     /// Watches a node, on the runtime that this is called in.
     pub fn start(
         tracker: &Arc<PrimaryTracker>,
-        (index, progress): (usize, &Arc<Progress>),
+        (index, replication): (usize, &Arc<ReplicationState>),
         (shard, homes): (&str, &Homes),
     ) -> Arc<Self> {
         let target = Target::Replica(Arc::clone(tracker), index);
         let replica = Arc::new(Self {
-            readers: Arc::new(Readers::start(&target, shard, progress, homes)),
+            readers: Arc::new(Readers::start(&target, shard, replication, homes)),
             tracker: Arc::clone(tracker),
             index,
             reachable: AtomicBool::new(true),
@@ -83,14 +83,14 @@ impl Replica {
             changed: Notify::new(),
         });
         let woken = Arc::clone(&replica);
-        progress.set_waker(index, move || woken.changed.notify_one());
+        replication.waiters().set_waker(index, move || woken.changed.notify_one());
         // Only those who wait wake it; that something was written does not.
-        progress.set_gathering(index, true);
-        progress.set_state(index, ReplicaState::Down);
+        replication.waiters().set_gathering(index, true);
+        replication.replicas().set_state(index, ReplicaState::Down);
         let watcher = Watcher {
             replica: Arc::clone(&replica),
             tracker: Arc::clone(tracker),
-            progress: Arc::clone(progress),
+            replication: Arc::clone(replication),
             index,
             retry: RETRY_FIRST,
             told: String::new(),
@@ -146,7 +146,7 @@ impl Replica {
 struct Watcher {
     replica: Arc<Replica>,
     tracker: Arc<PrimaryTracker>,
-    progress: Arc<Progress>,
+    replication: Arc<ReplicationState>,
     index: usize,
     retry: Duration,
     /// Why it could not be watched when that was told last.
@@ -175,9 +175,9 @@ impl Watcher {
             self.replica.reachable.store(false, Ordering::SeqCst);
             self.replica.streaming.store(false, Ordering::SeqCst);
             if self.tracker.term().member == self.index {
-                self.progress.set_silent(true);
+                self.replication.timeline().set_silent(true);
             }
-            self.progress.set_state(self.index, ReplicaState::Down);
+            self.replication.replicas().set_state(self.index, ReplicaState::Down);
             if self.replica.stopping.load(Ordering::SeqCst) {
                 return;
             }
@@ -221,7 +221,7 @@ impl Watcher {
             }
             self.retry = RETRY_FIRST;
             self.told.clear();
-            let pause = if self.progress.is_awaited() { AWAITED } else { IDLE };
+            let pause = if self.replication.waiters().has_waiters() { AWAITED } else { IDLE };
             let _ = tokio::time::timeout(pause, self.rest(pause)).await;
             if self.replica.stopping.load(Ordering::SeqCst) {
                 return Ok(());
@@ -243,9 +243,9 @@ impl Watcher {
             return Err(DEPOSED.to_owned());
         }
         self.tracker.remember(standing.shows, asked_at);
-        self.progress.tell(self.tracker.life(term), |progress| {
-            progress.observe(standing.shows);
-            progress.set_silent(false);
+        self.replication.update_if_current(self.tracker.life(term), |replication| {
+            replication.primary().observe(standing.shows);
+            replication.timeline().set_silent(false);
         });
         self.replica.reachable.store(true, Ordering::SeqCst);
         Ok(())
@@ -275,7 +275,7 @@ impl Watcher {
             return Err("it follows a primary of another timeline".to_owned());
         }
         self.replica.streaming.store(standing.received.is_some(), Ordering::SeqCst);
-        let known = self.progress.state(self.index) == ReplicaState::Following;
+        let known = self.replication.replicas().state(self.index) == ReplicaState::Following;
         let was_there = self.replica.member().identity.timeline == term.timeline;
         if standing.received.is_none() && !known && !was_there {
             // What it shows may be of a life that did not go on, until it follows who leads now.
@@ -283,16 +283,16 @@ impl Watcher {
             return Err(if standing.is_hidden { HIDDEN } else { nothing }.to_owned());
         }
         let current_at = self.tracker.had_all_at(standing.shows);
-        self.progress.tell(self.tracker.life(term), |progress| {
-            progress.applied(self.index, standing.shows, current_at);
+        self.replication.update_if_current(self.tracker.life(term), |replication| {
+            replication.replicas().record_applied(self.index, standing.shows, current_at);
             if let Some((received, _)) = standing.received {
-                progress.durable(self.index, received);
+                replication.replicas().record_durable(self.index, received);
             }
             self.replica.reachable.store(true, Ordering::SeqCst);
             if !known {
                 let (node, at) = self.replica.called();
                 tracing::info!(node, %at, "a replica follows");
-                progress.set_state(self.index, ReplicaState::Following);
+                replication.replicas().set_state(self.index, ReplicaState::Following);
             }
         });
         Ok(())

@@ -30,12 +30,12 @@ use super::primary_tracker::Term;
 use super::statement::{Prepared, Statement, for_each_row, load, run};
 use crate::error::Error;
 use crate::position::Position;
-use crate::progress::Progress;
 use crate::query::ReadQuery;
-use crate::rows::Rows;
+use crate::replication::ReplicationState;
+use crate::result_rows::Rows;
+use crate::stats::{PoolStats, SizeEstimate};
 use crate::store::select::keys;
 use crate::store::{CitusNode, NodeRows, Scope, TableSize};
-use crate::vitals::{Footprint, PoolVitals};
 
 /// Connections of one node for such reads.
 const CONNECTIONS_MAX: usize = 2;
@@ -46,12 +46,12 @@ const SETTINGS: &str = "SET plan_cache_mode=force_custom_plan";
 
 /// Estimates rows and bytes: rows from the statistics since the server was started, or else from
 /// the last `ANALYZE`.
-const FOOTPRINT: &str = "SELECT COALESCE(sum(CASE WHEN s.n_live_tup>0 THEN s.n_live_tup \
+const SIZE_ESTIMATE: &str = "SELECT COALESCE(sum(CASE WHEN s.n_live_tup>0 THEN s.n_live_tup \
     ELSE GREATEST(c.reltuples,0)::bigint END),0)::bigint, COALESCE(sum(pg_total_relation_size(c.oid)),0)::bigint \
     FROM tessera_tables t JOIN pg_class c ON c.oid=to_regclass('public.'||t.name) \
     LEFT JOIN pg_stat_all_tables s ON s.relid=c.oid";
 /// Estimates the bytes of a Citus cluster. A coordinator counts no rows of its workers.
-const FOOTPRINT_OF_CITUS: &str = "SELECT NULL::bigint, \
+const SIZE_ESTIMATE_OF_CITUS: &str = "SELECT NULL::bigint, \
     COALESCE(sum(citus_total_relation_size(c.oid)),0)::bigint \
     FROM tessera_tables t JOIN pg_class c ON c.oid=to_regclass('public.'||t.name)";
 
@@ -61,7 +61,7 @@ pub(super) struct Scans {
     shard: String,
     target: Target,
     position_query: PositionQuery,
-    progress: Arc<Progress>,
+    replication: Arc<ReplicationState>,
     pool: Pool<Connector>,
     /// Runtime that drives the connections.
     runtime: Handle,
@@ -104,14 +104,14 @@ impl deadpool::managed::Manager for Connector {
 
 impl Scans {
     /// Creates the pool of a node, whose connections the current runtime drives.
-    pub(super) fn new(target: &Target, shard: &str, progress: &Arc<Progress>) -> Self {
+    pub(super) fn new(target: &Target, shard: &str, replication: &Arc<ReplicationState>) -> Self {
         let builder = Pool::builder(Connector(target.clone()));
         let builder = builder.max_size(CONNECTIONS_MAX).runtime(PoolRuntime::Tokio1);
         let pool = builder.build().expect("a pool with a runtime can always be built");
         let (shard, position_query) = (shard.to_owned(), PositionQuery::of(target));
-        let (target, progress) = (target.clone(), Arc::clone(progress));
+        let (target, replication) = (target.clone(), Arc::clone(replication));
         let scans =
-            Self { shard, target, position_query, progress, pool, runtime: Handle::current() };
+            Self { shard, target, position_query, replication, pool, runtime: Handle::current() };
         scans.runtime.spawn(scans.clone().let_go());
         scans
     }
@@ -134,7 +134,7 @@ impl Scans {
         (floor, deadline): (u64, Instant),
     ) -> Result<NodeRows, Error> {
         let (position_query, target) = (self.position_query, self.target.clone());
-        let now = self.progress.life();
+        let now = self.replication.timeline().id();
         let rows = self.run(deadline, move |session| {
             Box::pin(async move {
                 let scope = match &key {
@@ -161,17 +161,18 @@ impl Scans {
                     session.page(&query, scope).await?
                 };
                 let seen = Statement { sql: position_query.sql(), binds: &[], cached: true };
-                let at = position_query::position(
+                let sequence = position_query::position(
                     position_query,
                     &load(&session.connection, seen).await?,
                 )?;
                 let timeline = target.life(session.term).unwrap_or(now);
-                Ok(Some(NodeRows { rows, position: Position { timeline, at } }))
+                Ok(Some(NodeRows { rows, position: Position { timeline, sequence } }))
             })
         });
         // The rows of a replica may belong to a timeline that was abandoned.
-        let goes_on =
-            |_: &NodeRows| matches!(self.target, Target::Primary(_)) || self.progress.life() == now;
+        let goes_on = |_: &NodeRows| {
+            matches!(self.target, Target::Primary(_)) || self.replication.timeline().id() == now
+        };
         let read = rows.await?.filter(goes_on);
         let read = read.ok_or_else(|| Error::ShardUnavailable { shard: self.shard.clone() })?;
         if read.rows.is_too_large() {
@@ -202,9 +203,9 @@ impl Scans {
     }
 
     /// Estimates the size of the data from the statistics of the node.
-    pub(super) async fn footprint(&self, deadline: Instant) -> Result<Footprint, Error> {
+    pub(super) async fn size_estimate(&self, deadline: Instant) -> Result<SizeEstimate, Error> {
         let is_citus = self.target.citus().is_some();
-        let sql = if is_citus { FOOTPRINT_OF_CITUS } else { FOOTPRINT };
+        let sql = if is_citus { SIZE_ESTIMATE_OF_CITUS } else { SIZE_ESTIMATE };
         self.run(deadline, move |session| {
             Box::pin(async move {
                 let statement = Statement { sql, binds: &[], cached: true };
@@ -213,7 +214,7 @@ impl Scans {
                 let number =
                     |column| row.bigint(column).map(|number| number.max(0).cast_unsigned());
                 let bytes = number(1).unwrap_or(0);
-                Ok(Footprint { rows: number(0), is_estimate: true, bytes })
+                Ok(SizeEstimate { rows: number(0), is_estimate: true, bytes })
             })
         })
         .await
@@ -228,10 +229,10 @@ impl Scans {
     }
 
     /// Returns the number of connections, and of those in use.
-    pub(super) fn vitals(&self) -> PoolVitals {
+    pub(super) fn vitals(&self) -> PoolStats {
         let pool = self.pool.status();
         let in_use = pool.size.saturating_sub(pool.available);
-        PoolVitals { in_use, open: pool.size, max: pool.max_size, waiting: pool.waiting }
+        PoolStats { in_use, open: pool.size, max: pool.max_size, waiting: pool.waiting }
     }
 
     /// Runs work in a task that owns a connection.

@@ -29,8 +29,8 @@ use super::upsert::InsertPredictor;
 use super::{careful, sql};
 use crate::error::{Error, Outcome};
 use crate::idempotency;
-use crate::row::RowDone;
-use crate::store::Unit;
+use crate::row_change::RowDone;
+use crate::store::WriteGroup;
 use crate::table::Table;
 use crate::value::{ColumnType, Value};
 
@@ -105,9 +105,9 @@ impl TransactionError {
     }
 
     /// Names the table that swallowed a row: if it is unknown, the table of the first change.
-    pub(super) fn about(mut self, units: &[Unit<'_>]) -> Self {
+    pub(super) fn about(mut self, writes: &[WriteGroup<'_>]) -> Self {
         if let DbErrorKind::Swallowed(table @ None) = &mut self.kind {
-            let row = units.iter().find_map(|unit| unit.rows.first());
+            let row = writes.iter().find_map(|write| write.rows.first());
             *table = row.map(|row| row.table.name().to_owned());
         }
         self
@@ -137,19 +137,19 @@ pub(super) struct Group {
     pub(super) rows: Vec<usize>,
 }
 
-/// Applies units as one transaction. `alone`: no other router may write meanwhile.
+/// Applies writes as one transaction. `alone`: no other router may write meanwhile.
 pub(super) async fn apply(
     session: &mut LaneSession,
-    units: &[Unit<'_>],
+    writes: &[WriteGroup<'_>],
     alone: bool,
 ) -> Result<Stored, TransactionError> {
-    let mut batch = Batch::new(units);
+    let mut batch = Batch::new(writes);
     let parts = session.citus.as_ref().map(|citus| citus.parts());
     batch.sort(parts.as_deref());
     let groups = groups(&batch, &mut session.statements);
-    let alone = alone || batch::removes(units);
-    let (barred, versions) = enter(session, &mut batch, &groups, units, alone).await?;
-    let mut rows = match batch.run(units, barred, versions) {
+    let alone = alone || batch::removes(writes);
+    let (barred, versions) = enter(session, &mut batch, &groups, writes, alone).await?;
+    let mut rows = match batch.run(writes, barred, versions) {
         Ok(rows) => rows,
         Err(TooLarge) => {
             let usable = run(&session.connection, "ROLLBACK").await.is_ok();
@@ -160,7 +160,7 @@ pub(super) async fn apply(
     let hazards = &batch.barred().hazards;
     let position = if groups.iter().any(|group| hazards.meddle(&group.statements.table)) {
         let found = careful::store(session, &batch, &groups).await?;
-        batch.stored(units, &mut rows, &found);
+        batch.stored(writes, &mut rows, &found);
         let kept: Vec<&Group> = groups.iter().filter(|group| group.is_kept_beside()).collect();
         store(session, &batch, &kept).await?
     } else {
@@ -192,7 +192,7 @@ async fn enter(
     session: &mut LaneSession,
     batch: &mut Batch,
     groups: &[Group],
-    units: &[Unit<'_>],
+    writes: &[WriteGroup<'_>],
     alone: bool,
 ) -> Result<(Barred, Vec<i64>), TransactionError> {
     let LaneSession { connection, prepared, citus, .. } = session;
@@ -200,7 +200,7 @@ async fn enter(
     let slots = batch.rows().iter().map(|row| i32::from(row.slot.number()));
     let alone = Bind::value(ColumnType::Boolean, &Value::Bool(alone));
     let entering = [Bind::integers(slots.collect::<Vec<_>>().into_iter()), alone];
-    let blocks = batch::versions_needed(units).div_ceil(sql::VERSIONS_OF_BLOCK);
+    let blocks = batch::versions_needed(writes).div_ceil(sql::VERSIONS_OF_BLOCK);
     let drawing = [Bind::integer(blocks as i32)];
     let locking: Vec<(&Group, Locking<'_>)> = groups
         .iter()

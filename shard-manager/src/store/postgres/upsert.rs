@@ -25,9 +25,9 @@ use super::sql::{self, UpsertMode};
 use super::statement::{Bind, PipelineStep, RowView, Statement, load, pipeline, plain, step};
 use super::transaction::{LaneSession, Stored, TransactionError, Work, ended};
 use crate::error::{Error, Outcome};
-use crate::row::{Change, Operation, RowDone, RowWrite};
-use crate::sabotage::{Switch, is_on};
-use crate::store::Unit;
+use crate::row_change::{Change, Operation, RowDone, RowWrite};
+use crate::sabotage::{Mutation, is_on};
+use crate::store::WriteGroup;
 use crate::table::Table;
 use crate::value::{ColumnType, Value, format_timestamp};
 
@@ -85,14 +85,14 @@ fn is_plain(change: &RowWrite) -> bool {
         && change.missing().is_none()
 }
 
-/// Groups these units into statements; `None` if they contain other changes than plain upserts.
-fn groups<'u>(units: &[Unit<'u>], parts: Option<&Parts>) -> Option<Vec<Group<'u>>> {
+/// Groups these writes into statements; `None` if they contain other changes than plain upserts.
+fn groups<'u>(writes: &[WriteGroup<'u>], parts: Option<&Parts>) -> Option<Vec<Group<'u>>> {
     let mut groups: Vec<Group<'u>> = Vec::new();
     // Last group of each row.
     let mut last: HashMap<(&str, &[u8]), usize> = HashMap::new();
-    let changes = units.iter().flat_map(|unit| unit.rows).enumerate();
+    let changes = writes.iter().flat_map(|write| write.rows).enumerate();
     let mut keys: Vec<Vec<u8>> = Vec::new();
-    for change in units.iter().flat_map(|unit| unit.rows) {
+    for change in writes.iter().flat_map(|write| write.rows) {
         if !is_plain(change) {
             return None;
         }
@@ -170,23 +170,23 @@ fn row_key(change: &RowWrite) -> Vec<u8> {
     key
 }
 
-/// Applies units of plain upserts as one transaction; `None` if they contain other changes.
+/// Applies writes of plain upserts as one transaction; `None` if they contain other changes.
 pub(super) async fn apply(
     session: &mut LaneSession,
-    units: &[Unit<'_>],
+    writes: &[WriteGroup<'_>],
 ) -> Option<Result<Stored, TransactionError>> {
     // An atomic unit may be refused as a unit; and a sabotaged counter is kept where rows are read
     // first.
-    if units.iter().any(|unit| unit.whole.is_some()) || is_on(Switch::VersionFromOne) {
+    if writes.iter().any(|write| write.atomic_rows.is_some()) || is_on(Mutation::VersionFromOne) {
         return None;
     }
     let parts = session.citus.as_ref().map(|citus| citus.parts());
-    let groups = groups(units, parts.as_deref())?;
+    let groups = groups(writes, parts.as_deref())?;
     // On Citus each row is locked by a statement of its own, as on the general path.
     if parts.is_some() && groups.iter().any(|group| !group.locked.is_empty()) {
         return None;
     }
-    let count = units.iter().map(|unit| unit.rows.len()).sum();
+    let count = writes.iter().map(|write| write.rows.len()).sum();
     if parts.is_none() && session.insert_predictor.is_expected() {
         match store(session, &groups, count, true).await {
             Err(TransactionError {

@@ -22,9 +22,9 @@ use super::{citus, ddl};
 use crate::error::Outcome;
 use crate::node_address::Timeouts;
 use crate::position::Position;
-use crate::progress::Progress;
+use crate::replication::ReplicationState;
 use crate::store::forgetting::Forgetting;
-use crate::store::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, Unit};
+use crate::store::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, WriteGroup};
 use crate::value::{ColumnType, Value};
 use diesel::QueryResult;
 use diesel_async::pooled_connection::PoolableConnection;
@@ -51,7 +51,7 @@ pub struct PgWriter {
     timeouts: Timeouts,
     /// `None` until the first batch, and after a failure that left the connection in doubt.
     session: Option<(LaneSession, Term)>,
-    progress: Arc<Progress>,
+    replication: Arc<ReplicationState>,
     forgot_at: Instant,
     /// Time of the last logged reason why there is no connection.
     told_at: Option<Instant>,
@@ -63,12 +63,12 @@ impl PgWriter {
         shard: &str,
         tracker: &Arc<PrimaryTracker>,
         timeouts: Timeouts,
-        progress: &Arc<Progress>,
+        replication: &Arc<ReplicationState>,
     ) -> Self {
         let (shard, tracker) = (shard.to_owned(), Arc::clone(tracker));
-        let progress = Arc::clone(progress);
+        let replication = Arc::clone(replication);
         let forgot_at = Instant::now();
-        Self { shard, tracker, timeouts, session: None, progress, forgot_at, told_at: None }
+        Self { shard, tracker, timeouts, session: None, replication, forgot_at, told_at: None }
     }
 
     fn failure(&self, failed: &TransactionError) -> BatchFailure {
@@ -111,18 +111,18 @@ impl PgWriter {
 
     async fn apply_once(
         &mut self,
-        units: &[Unit<'_>],
+        groups: &[WriteGroup<'_>],
         alone: bool,
     ) -> Result<(Stored, u32), TransactionError> {
         let (mut session, term) = self.session().await?;
         let applied = async {
             if !alone
-                && !self.tracker.hazards().touch(units)
-                && let Some(stored) = upsert::apply(&mut session, units).await
+                && !self.tracker.hazards().touch(groups)
+                && let Some(stored) = upsert::apply(&mut session, groups).await
             {
                 return stored;
             }
-            transaction::apply(&mut session, units, alone).await
+            transaction::apply(&mut session, groups, alone).await
         };
         let applied = self.in_time(term, applied).await;
         self.keep((session, term), &applied);
@@ -144,7 +144,7 @@ impl PgWriter {
                 worked.unwrap_or(in_doubt)
             }
             () = self.tracker.ended(term) => in_doubt,
-            () = self.progress.unheard(None) => in_doubt,
+            () = self.replication.presumed_lost(None) => in_doubt,
         }
     }
 
@@ -175,9 +175,10 @@ impl PgWriter {
     }
 
     /// Records stored changes of a term, and returns their position.
-    fn stored(&self, life: u32, at: u64) -> Position {
-        self.progress.tell(life, |progress| progress.observe(at));
-        Position { timeline: life, at }
+    fn stored(&self, life: u32, sequence: u64) -> Position {
+        self.replication
+            .update_if_current(life, |replication| replication.primary().observe(sequence));
+        Position { timeline: life, sequence }
     }
 }
 
@@ -192,16 +193,17 @@ impl AsyncWriter for PgWriter {
         }
     }
 
-    async fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
-        if units.iter().all(|unit| unit.rows.is_empty()) {
-            let position = self.progress.position(self.progress.committed());
+    async fn apply(&mut self, groups: &[WriteGroup<'_>]) -> Result<BatchDone, BatchFailure> {
+        if groups.iter().all(|group| group.rows.is_empty()) {
+            let position =
+                self.replication.timeline().position(self.replication.primary().committed());
             return Ok(BatchDone { rows: Vec::new(), position });
         }
         self.forget_old().await;
         let mut tries = 0;
         loop {
             tries += 1;
-            let failed = match self.apply_once(units, tries > 1).await {
+            let failed = match self.apply_once(groups, tries > 1).await {
                 Ok((Stored { rows, position }, life)) => {
                     return Ok(BatchDone { rows, position: self.stored(life, position) });
                 }
@@ -221,7 +223,7 @@ impl AsyncWriter for PgWriter {
                 | DbErrorKind::Other => false,
             };
             if !is_conflict || failed.outcome != Outcome::Rejected || tries == TRIES_MAX {
-                return Err(self.failure(&failed.about(units)));
+                return Err(self.failure(&failed.about(groups)));
             }
         }
     }
@@ -238,7 +240,9 @@ impl AsyncWriter for PgWriter {
         match changed {
             Ok((position, life)) => {
                 self.stored(life, position);
-                self.progress.tell(life, |progress| progress.schema_changed(position));
+                self.replication.update_if_current(life, |replication| {
+                    replication.primary().record_schema_change(position)
+                });
                 Ok(position)
             }
             Err(failed) => Err(BatchFailure { retry_split: false, ..self.failure(&failed) }),

@@ -222,7 +222,7 @@ impl Audit<'_> {
         replicas.compare_inventories(self, &inventory, &tables);
         let mut audited = ShardAudit {
             shard: self.view.map.topology().name(file.shard).to_owned(),
-            position: standing.position.at,
+            position: standing.position.sequence,
             tables: BTreeMap::new(),
             replicas: Vec::new(),
         };

@@ -21,9 +21,9 @@ use super::{log, sql};
 use crate::error::Error;
 use crate::idempotency;
 use crate::keyspace::Slot;
-use crate::row::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
-use crate::sabotage::{Switch, is_on};
-use crate::store::Unit;
+use crate::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
+use crate::sabotage::{Mutation, is_on};
+use crate::store::WriteGroup;
 use crate::store::forgetting::{Forgetting, recorded_at};
 use crate::store::row_image::{self, ServerColumns, push_row};
 use crate::store::system_tables::tessera_shard;
@@ -79,24 +79,24 @@ impl<'t> Batch<'t> {
         Self { connection, shapes, counters, now, log, rows_added, expects_new: false }
     }
 
-    /// Applies the units in order. The changed rows must fit into one log entry: a larger batch is
-    /// aborted, to be split, unless it is a single change; a larger atomic unit is refused.
-    pub(super) fn run(mut self, units: &[Unit<'_>]) -> QueryResult<Applied> {
-        let foreign = self.slots_not_owned(units)?;
-        let count: usize = units.iter().map(|unit| unit.rows.len()).sum();
+    /// Applies the groups in order. The changed rows must fit into one log entry: a larger batch is
+    /// aborted, to be split, unless it is a single change; a larger atomic group is refused.
+    pub(super) fn run(mut self, groups: &[WriteGroup<'_>]) -> QueryResult<Applied> {
+        let foreign = self.slots_not_owned(groups)?;
+        let count: usize = groups.iter().map(|group| group.rows.len()).sum();
         let mut rows = Vec::with_capacity(count);
         let mut answered = 0;
-        for unit in units {
-            if let Some(places) = unit.whole.filter(|_| !is_on(Switch::TornTransaction)) {
-                let done = self.whole(unit.rows, places, &foreign)?;
+        for group in groups {
+            if let Some(places) = group.atomic_rows.filter(|_| !is_on(Mutation::TornTransaction)) {
+                let done = self.apply_atomic(group.rows, places, &foreign)?;
                 answered += done.iter().map(answered_bytes).sum::<usize>();
                 rows.extend(done);
-                if self.log.len() + answered > IMAGES_BYTES_MAX && units.len() > 1 {
+                if self.log.len() + answered > IMAGES_BYTES_MAX && groups.len() > 1 {
                     return Err(DieselError::RollbackTransaction);
                 }
                 continue;
             }
-            for change in unit.rows {
+            for change in group.rows {
                 let row = self.apply_owned(change, &foreign)?;
                 answered += answered_bytes(&row);
                 rows.push(row);
@@ -113,9 +113,9 @@ impl<'t> Batch<'t> {
 
     /// Returns the slots that are not owned here. The database decides, inside the transaction that
     /// writes to them.
-    fn slots_not_owned(&mut self, units: &[Unit<'_>]) -> QueryResult<BTreeSet<i64>> {
+    fn slots_not_owned(&mut self, groups: &[WriteGroup<'_>]) -> QueryResult<BTreeSet<i64>> {
         let mut slots = Vec::new();
-        for change in units.iter().flat_map(|unit| unit.rows) {
+        for change in groups.iter().flat_map(|group| group.rows) {
             slots.push(if slots.is_empty() { b'[' } else { b',' });
             push_json_number(&mut slots, change.slot.number());
         }
@@ -132,7 +132,7 @@ impl<'t> Batch<'t> {
     }
 
     /// Applies all of these changes, or undoes them and says so of each.
-    fn whole(
+    fn apply_atomic(
         &mut self,
         changes: &[RowWrite],
         places: &[usize],
@@ -397,7 +397,7 @@ impl<'t> Batch<'t> {
     /// Records an applied change: version, log, number of rows.
     fn note(&mut self, change: &RowWrite, mut done: RowDone) -> RowDone {
         self.counters.version += 1;
-        let restarts = is_on(Switch::VersionFromOne) && done.change == Change::Created;
+        let restarts = is_on(Mutation::VersionFromOne) && done.change == Change::Created;
         done.version = if restarts { 1 } else { self.counters.version };
         log::push_line(&mut self.log, change, &done);
         let added = done.change.rows_added();

@@ -1,8 +1,8 @@
 //! Writer: applies batches of changes to a shard's file, each batch one durable transaction.
 //!
 //! **Invariant:** the counters in memory equal those in the file whenever no transaction runs; the
-//! progress learns a position before its commit and after it; no batch is acknowledged that is in a
-//! file without a name.
+//! replication state has each position before its commit and after it; no batch is acknowledged that
+//! is in a file without a name.
 //! **Not here:** the contents of a transaction (`batch`), waiting for one (`lane`).
 
 #[cfg(feature = "sabotage")]
@@ -23,9 +23,9 @@ use super::connection::{DbErrorKind, OpenError, PreparedShapes, open};
 use super::footing::{Footing, Grip};
 use super::{declarations, log};
 use crate::error::{Error, Outcome};
-use crate::progress::Progress;
 use crate::reason::Reason;
-use crate::store::{BatchDone, BatchFailure, SchemaChange, Unit, Writer};
+use crate::replication::ReplicationState;
+use crate::store::{BatchDone, BatchFailure, SchemaChange, WriteGroup, Writer};
 
 /// Page cache of 8 MiB, which holds the inner pages of the trees of a few million rows.
 const PRAGMAS: &str = "PRAGMA cache_size=-8192";
@@ -49,7 +49,7 @@ pub struct SqliteWriter {
     opened: Option<Opened>,
     counters: Counters,
     shapes: PreparedShapes,
-    progress: Arc<Progress>,
+    replication: Arc<ReplicationState>,
     log: LogExtent,
     /// Time of the last search; `None` since the file was opened.
     forgot_at: Option<Instant>,
@@ -77,14 +77,18 @@ impl SqliteWriter {
     ///
     /// # Errors
     /// [`OpenError`] if the file cannot be opened or lacks its counters.
-    pub fn open(shard: &str, path: &Path, progress: &Arc<Progress>) -> Result<Self, OpenError> {
-        Self::open_on(Footing::of(shard, path), (shard, path), progress)
+    pub fn open(
+        shard: &str,
+        path: &Path,
+        replication: &Arc<ReplicationState>,
+    ) -> Result<Self, OpenError> {
+        Self::open_on(Footing::of(shard, path), (shard, path), replication)
     }
 
     fn open_on(
         footing: Arc<Footing>,
         (shard, path): (&str, &Path),
-        progress: &Arc<Progress>,
+        replication: &Arc<ReplicationState>,
     ) -> Result<Self, OpenError> {
         footing.check()?;
         let told = |error| OpenError::file(path, error);
@@ -96,8 +100,10 @@ impl SqliteWriter {
         let trimmed = trimmed.filter(|trimmed| *trimmed <= position);
         let unfit = || OpenError::foreign(path, "its change log does not fit its position");
         let trimmed = trimmed.ok_or_else(unfit)?;
-        progress.settle(position);
-        progress.schema_changed(declarations::last_made_at(&mut connection).map_err(told)?);
+        replication.reset_to(position);
+        replication
+            .primary()
+            .record_schema_change(declarations::last_made_at(&mut connection).map_err(told)?);
         let grip = footing.grip();
         Ok(Self {
             shard: shard.to_owned(),
@@ -106,7 +112,7 @@ impl SqliteWriter {
             opened: Some(Opened { grip, connection }),
             counters,
             shapes: PreparedShapes::default(),
-            progress: Arc::clone(progress),
+            replication: Arc::clone(replication),
             log: LogExtent { trimmed, bytes },
             forgot_at: None,
             #[cfg(feature = "sabotage")]
@@ -121,7 +127,7 @@ impl SqliteWriter {
 
     fn reopen(&mut self) -> Result<Opened, BatchFailure> {
         let (footing, place) = (Arc::clone(&self.footing), (&*self.shard, &*self.path));
-        let reopened = Self::open_on(footing, place, &self.progress).map_err(|error| {
+        let reopened = Self::open_on(footing, place, &self.replication).map_err(|error| {
             tracing::error!(shard = %self.shard, %error, "the shard's file cannot be opened again");
             let unavailable = || Error::ShardUnavailable { shard: self.shard.clone() };
             let error = self.footing.check_writable().err().unwrap_or_else(unavailable);
@@ -161,7 +167,7 @@ impl SqliteWriter {
     fn transact(
         &mut self,
         connection: &mut SqliteConnection,
-        units: &[Unit<'_>],
+        groups: &[WriteGroup<'_>],
         state: &mut Attempt,
     ) -> QueryResult<Applied> {
         let trim_to = self.trim_to();
@@ -175,13 +181,13 @@ impl SqliteWriter {
                 if forget {
                     state.forgot_all = batch.forget_old()?;
                 }
-                batch.run(units)
+                batch.run(groups)
             };
             let applied =
                 work(connection).inspect_err(|error| state.cause = Some(DbErrorKind::of(error)))?;
             state.committing = true;
             state.began = Instant::now();
-            self.progress.begin(applied.counters.position as u64);
+            self.replication.primary().begin(applied.counters.position as u64);
             Ok::<_, DieselError>(applied)
         })
     }
@@ -189,7 +195,7 @@ impl SqliteWriter {
     /// Returns the position up to which the log is trimmed now, if that removes enough entries.
     fn trim_to(&self) -> Option<u64> {
         let LogExtent { trimmed, bytes } = self.log;
-        let mut needless = self.progress.trimmable();
+        let mut needless = self.replication.trimmable_position();
         if bytes >= LOG_BYTES_MAX {
             // The oldest entries are removed, even if a replica needs them.
             needless = needless.max(trimmed + TRIM_MAX);
@@ -241,23 +247,23 @@ impl Attempt {
 }
 
 impl Writer for SqliteWriter {
-    fn apply(&mut self, units: &[Unit<'_>]) -> Result<BatchDone, BatchFailure> {
+    fn apply(&mut self, groups: &[WriteGroup<'_>]) -> Result<BatchDone, BatchFailure> {
         let position = self.counters.position as u64;
-        if units.iter().all(|unit| unit.rows.is_empty()) {
-            let position = self.progress.position(position);
+        if groups.iter().all(|group| group.rows.is_empty()) {
+            let position = self.replication.timeline().position(position);
             return Ok(BatchDone { rows: Vec::new(), position });
         }
         #[cfg(feature = "sabotage")]
-        if let Some(done) = self.pretend(units) {
+        if let Some(done) = self.pretend(groups) {
             return Ok(done);
         }
         let mut opened = self.take_opened()?;
         let mut state = Attempt::new();
-        match self.transact(&mut opened.connection, units, &mut state) {
+        match self.transact(&mut opened.connection, groups, &mut state) {
             Ok(applied) => {
                 let position = applied.counters.position as u64;
                 if position as i64 != self.counters.position {
-                    self.progress.commit(position, state.began);
+                    self.replication.commit(position, state.began);
                 }
                 self.counters = applied.counters;
                 self.log.bytes += applied.logged;
@@ -269,7 +275,7 @@ impl Writer for SqliteWriter {
                     self.forgot_at = Some(Instant::now());
                 }
                 self.give_back(opened)?;
-                let position = self.progress.position(position);
+                let position = self.replication.timeline().position(position);
                 Ok(BatchDone { rows: applied.rows, position })
             }
             Err(error) => {

@@ -9,9 +9,9 @@ use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
 
 use super::{Opened, SqliteWriter};
-use crate::sabotage::{Switch, is_due, is_on};
+use crate::sabotage::{Mutation, is_due, is_on};
 use crate::store::sqlite::batch::{Applied, Batch};
-use crate::store::{BatchDone, Unit};
+use crate::store::{BatchDone, WriteGroup};
 
 /// Number of batches of which one is lost.
 const LOST_EVERY: u64 = 64;
@@ -26,23 +26,26 @@ pub(super) struct Owed {
 impl SqliteWriter {
     /// Returns the answer to a batch that is not committed yet or never will be; `None` if the batch must be
     /// committed first. A batch that cannot be applied is left to the regular way.
-    pub(super) fn pretend(&mut self, units: &[Unit<'_>]) -> Option<BatchDone> {
+    pub(super) fn pretend(&mut self, groups: &[WriteGroup<'_>]) -> Option<BatchDone> {
         self.commit_owed_batch();
-        let lost = is_due(Switch::LostBatch, LOST_EVERY);
-        if !lost && !is_on(Switch::AckBeforeCommit) {
+        let lost = is_due(Mutation::LostBatch, LOST_EVERY);
+        if !lost && !is_on(Mutation::AckBeforeCommit) {
             return None;
         }
         let connection = &mut self.opened.as_mut()?.connection;
         connection.batch_execute("BEGIN IMMEDIATE").ok()?;
         let applied: QueryResult<Applied> =
-            Batch::new(connection, self.counters, &mut self.shapes).run(units);
+            Batch::new(connection, self.counters, &mut self.shapes).run(groups);
         let kept = applied.ok().filter(|applied| !lost || applied.logged > 0);
         let Some(applied) = kept else {
             connection.batch_execute("ROLLBACK").ok();
             return None;
         };
         let position = applied.counters.position as u64;
-        let done = BatchDone { rows: applied.rows, position: self.progress.position(position) };
+        let done = BatchDone {
+            rows: applied.rows,
+            position: self.replication.timeline().position(position),
+        };
         if lost {
             connection.batch_execute("ROLLBACK").ok();
             return Some(done);
@@ -58,13 +61,13 @@ impl SqliteWriter {
         let Some(Owed { position }) = self.owed.take() else { return };
         std::thread::sleep(OPEN);
         let began = Instant::now();
-        self.progress.begin(position);
+        self.replication.primary().begin(position);
         let Some(Opened { connection, .. }) = &mut self.opened else { return };
         if let Err(error) = connection.batch_execute("COMMIT") {
             tracing::error!(shard = %self.shard, %error, "a batch that was answered is lost");
             self.opened = None;
             return;
         }
-        self.progress.commit(position, began);
+        self.replication.commit(position, began);
     }
 }

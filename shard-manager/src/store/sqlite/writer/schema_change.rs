@@ -1,7 +1,7 @@
 //! Schema change: a change of the tables, as a transaction of the writer.
 //!
-//! **Invariant:** the progress records the change before a client is answered, so that no read is sent to a replica
-//! that does not know the table.
+//! **Invariant:** the replication state has the change before it is acknowledged, so that no read is
+//! sent to a replica that does not know the table.
 //! **Not here:** what the transaction does (`ddl`).
 
 use std::time::Instant;
@@ -23,8 +23,8 @@ impl SqliteWriter {
             Ok(Changed { counters, logged }) => {
                 let position = counters.position as u64;
                 if logged > 0 {
-                    self.progress.commit(position, state.began);
-                    self.progress.schema_changed(position);
+                    self.replication.commit(position, state.began);
+                    self.replication.primary().record_schema_change(position);
                 }
                 self.counters = counters;
                 self.log.bytes += logged;
@@ -53,7 +53,7 @@ impl SqliteWriter {
                 changed.inspect_err(|error| state.cause = Some(DbErrorKind::of(error)))?;
             state.committing = changed.logged > 0;
             state.began = Instant::now();
-            self.progress.begin(changed.counters.position as u64);
+            self.replication.primary().begin(changed.counters.position as u64);
             Ok(changed)
         })
     }

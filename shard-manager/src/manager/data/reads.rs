@@ -1,27 +1,28 @@
 //! Reads: rows of one key, of the keys that filters name, or of all shards.
 //!
-//! **Invariant:** a read whose filters name its keys tells the same rows, in the same order and
+//! **Invariant:** a read whose filters name its keys returns the same rows, in the same order and
 //! with cursors of the same kind, as one that asks all shards.
-//! **Not here:** answers of the cache (`cached`), which node of a shard answers (`shard`).
+//! **Not here:** answers of the cache (`cached`), the choice of a node (`shard`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::super::{ReadDone, RequestOptions};
+use super::Data;
 use super::cached::KeyAnswer;
-use super::{Manager, ReadDone, Wish};
 use crate::cache::ServedBy;
 use crate::cursor::{self, CursorError};
 use crate::error::{Error, Failure};
 use crate::keyspace::{ShardKey, Slot};
 use crate::query::ReadQuery;
-use crate::rows::Rows;
-use crate::shard::{ReadDemand, Shard, ShardRows};
-use crate::shard_map::{Place, ShardMap};
+use crate::result_rows::Rows;
+use crate::shard::{ReadRequirements, Shard, ShardRows};
+use crate::shard_map::{KeyLocation, ShardMap};
 use crate::topology::{Role, ShardIndex};
 use crate::value::Value;
 
-/// Part of a read that each shard answers.
+/// Query that each shard of a read answers.
 type Questions = Vec<(ShardIndex, Arc<ReadQuery>)>;
 
 /// Shard keys that the filters name, by their shards.
@@ -30,7 +31,7 @@ type KeysOfShards = BTreeMap<ShardIndex, Vec<(Slot, String)>>;
 /// Shards that a read without a shard key goes to.
 enum Route {
     /// To one key.
-    Key(String, Place),
+    Key(String, KeyLocation),
     /// To several keys.
     Keys(KeysOfShards),
     /// To all shards.
@@ -53,46 +54,46 @@ impl Route {
     }
 }
 
-impl Manager {
+impl Data<'_> {
     /// Reads rows of one key, of the keys that the filters name, or of all shards.
     ///
     /// # Errors
     /// [`Failure`] of the shard, or of the first of several shards that could not answer.
     pub async fn read(
-        &self,
+        self,
         query: ReadQuery,
         key: Option<ShardKey<'_>>,
-        wish: &Wish,
+        options: &RequestOptions,
     ) -> Result<ReadDone, Failure> {
-        let map = self.map.load();
+        let map = self.0.map.load();
         let began = Instant::now();
         let Some(key) = key else {
             let (route, epoch) = (Route::of(&query, &map), map.epoch());
             drop(map);
-            return self.read_by_filters((query, route), epoch, wish).await;
+            return self.read_by_filters((query, route), epoch, options).await;
         };
         let place = map.place(key);
         drop(map);
         let place = place.map_err(|error| Failure::rejected(error.into(), None))?;
-        let mut done = self.read_one((&query, key), place, wish, began).await?;
+        let mut done = self.read_one((&query, key), place, options, began).await?;
         done.next_cursor = self.next_cursor(&query, Some(key), done.rows.more_after.as_deref());
         Ok(done)
     }
 
-    /// True if a read without a shard key is a scatter read, because its filters name no keys.
-    pub fn asks_all_shards(&self, query: &ReadQuery) -> bool {
-        matches!(Route::of(query, &self.map.load()), Route::Shards)
+    /// Returns true if a read without a shard key is a scatter read: its filters name no keys.
+    pub fn asks_all_shards(self, query: &ReadQuery) -> bool {
+        matches!(Route::of(query, &self.0.map.load()), Route::Shards)
     }
 
     async fn read_by_filters(
-        &self,
+        self,
         (query, route): (ReadQuery, Route),
         epoch: u64,
-        wish: &Wish,
+        options: &RequestOptions,
     ) -> Result<ReadDone, Failure> {
         let query = Arc::new(query);
         let questions = match route {
-            Route::Key(key, place) => return self.read_named((&query, &key), place, wish).await,
+            Route::Key(key, place) => return self.read_named((&query, &key), place, options).await,
             Route::Keys(keys) => {
                 let questions = keys
                     .into_iter()
@@ -100,25 +101,25 @@ impl Manager {
                 questions.collect()
             }
             Route::Shards => {
-                let shards = (0..).map(ShardIndex).zip(&self.shards);
+                let shards = (0..).map(ShardIndex).zip(&self.0.shards);
                 shards.map(|(shard, _)| (shard, Arc::clone(&query))).collect()
             }
         };
-        self.scatter(&query, questions, epoch, wish).await
+        self.scatter(&query, questions, epoch, options).await
     }
 
     /// Reads the rows of the one key that the filters name. Its cursors are those of a scatter
     /// read.
     async fn read_named(
-        &self,
+        self,
         (query, key): (&ReadQuery, &str),
-        place: Place,
-        wish: &Wish,
+        place: KeyLocation,
+        options: &RequestOptions,
     ) -> Result<ReadDone, Failure> {
         let within_key = query.within_key();
         let parsed = ShardKey::parse(key).map_err(Error::from);
         let parsed = parsed.map_err(|error| Failure::rejected(error, Some(place)))?;
-        let mut done = self.read_one((&within_key, parsed), place, wish, Instant::now()).await?;
+        let mut done = self.read_one((&within_key, parsed), place, options, Instant::now()).await?;
         let last = done.rows.more_after.as_deref();
         let last = last.map(|last| query.sort_values(place.slot, key, last));
         done.next_cursor = self.next_cursor(query, None, last.as_deref());
@@ -127,19 +128,21 @@ impl Manager {
 
     /// Reads the rows of one key; the caller makes the cursor.
     async fn read_one(
-        &self,
+        self,
         (query, key): (&ReadQuery, ShardKey<'_>),
-        place: Place,
-        wish: &Wish,
+        place: KeyLocation,
+        options: &RequestOptions,
         began: Instant,
     ) -> Result<ReadDone, Failure> {
         let told = |error| Failure::rejected(error, Some(place));
-        let shard = &self.shards[place.shard.index()];
-        let demand = demand(shard, place.shard, wish, wish.deadline).await.map_err(told)?;
-        let answer = self.read_key((query, key), place, wish, &demand).await.map_err(told)?;
+        let shard = &self.0.shards[place.shard.index()];
+        let requirements =
+            requirements(shard, place.shard, options, options.deadline).await.map_err(told)?;
+        let answer =
+            self.read_key((query, key), place, options, &requirements).await.map_err(told)?;
         let KeyAnswer { rows, position, served_by, cache } = answer;
-        let mut session = wish.session.clone();
-        self.seen(&mut session, place.shard, position);
+        let mut session = options.session.clone();
+        self.extend_session(&mut session, place.shard, position);
         let is_cached = served_by == ServedBy::Cache;
         Ok(ReadDone {
             rows,
@@ -156,40 +159,40 @@ impl Manager {
         })
     }
 
-    /// Every shard that is asked sorts and limits, the merge limits again.
+    /// Reads from several shards, each of which sorts and limits; the merge limits again.
     async fn scatter(
-        &self,
+        self,
         query: &ReadQuery,
         questions: Questions,
         epoch: u64,
-        wish: &Wish,
+        options: &RequestOptions,
     ) -> Result<ReadDone, Failure> {
         let began = Instant::now();
         // A shard must answer before the client's deadline.
-        let left = wish.deadline.saturating_duration_since(began);
-        let deadline = wish.deadline - if wish.partial { left / 10 } else { Duration::ZERO };
+        let left = options.deadline.saturating_duration_since(began);
+        let deadline = options.deadline - if options.partial { left / 10 } else { Duration::ZERO };
         let reads = questions.iter().map(async |(index, query)| {
-            let shard = &self.shards[index.index()];
-            let demand = demand(shard, *index, wish, deadline).await?;
-            shard.read_all(query, &demand).await
+            let shard = &self.0.shards[index.index()];
+            let requirements = requirements(shard, *index, options, deadline).await?;
+            shard.read_all(query, &requirements).await
         });
         let answers = futures_util::future::join_all(reads).await;
         let database = began.elapsed();
-        let mut session = wish.session.clone();
+        let mut session = options.session.clone();
         let mut served_by = ServedBy::Replica;
         let (mut parts, mut shards, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         let mut first_error = None;
         for ((index, _), answer) in questions.into_iter().zip(answers) {
             match answer {
                 Ok(ShardRows { read, role, .. }) => {
-                    self.seen(&mut session, index, read.position);
+                    self.extend_session(&mut session, index, read.position);
                     if role == Role::Primary {
                         served_by = ServedBy::Primary;
                     }
                     parts.push(read.rows);
                     shards.push(index);
                 }
-                Err(error) if wish.partial && error.is_of_one_shard() => {
+                Err(error) if options.partial && error.is_of_one_shard() => {
                     first_error.get_or_insert(error);
                     missing.push(index);
                 }
@@ -213,7 +216,7 @@ impl Manager {
             next_cursor,
             place,
             served_by,
-            cache: self.cache.as_ref().map(|cache| cache.bypass()),
+            cache: self.0.cache.as_ref().map(|cache| cache.bypass()),
             session,
             epoch,
             database,
@@ -222,39 +225,40 @@ impl Manager {
     }
 
     fn next_cursor(
-        &self,
+        self,
         query: &ReadQuery,
         key: Option<ShardKey<'_>>,
         last: Option<&[Value]>,
     ) -> Option<String> {
-        Some(cursor::encode(query, key.map(|key| key.as_str()), last?, &self.token_key))
+        Some(cursor::encode(query, key.map(|key| key.as_str()), last?, &self.0.token_key))
     }
 
-    /// Returns the place where a read goes on, by the cursor of an earlier one.
+    /// Returns the sort keys after which a read continues, by the cursor of an earlier one.
     ///
     /// # Errors
-    /// [`CursorError`] if it is none of this cluster, or of another query.
+    /// [`CursorError`] if the cursor belongs to another cluster or to another query.
     pub fn resume(
-        &self,
+        self,
         query: &ReadQuery,
         key: Option<ShardKey<'_>>,
         text: &str,
     ) -> Result<Vec<Value>, CursorError> {
-        cursor::decode(text, query, key.map(|key| key.as_str()), &self.token_key)
+        cursor::decode(text, query, key.map(|key| key.as_str()), &self.0.token_key)
     }
 }
 
-/// Requirements of a read on one shard: at least the position that the session has seen.
-async fn demand(
+/// Returns the requirements of a read on one shard, among them the position that the session has
+/// seen.
+async fn requirements(
     shard: &Shard,
     index: ShardIndex,
-    wish: &Wish,
+    options: &RequestOptions,
     deadline: Instant,
-) -> Result<ReadDemand, Error> {
-    let Wish { level, staleness, .. } = *wish;
-    let seen = match wish.session.seen(index) {
+) -> Result<ReadRequirements, Error> {
+    let RequestOptions { level, staleness, .. } = *options;
+    let seen = match options.session.seen(index) {
         Some(position) => shard.held(position, deadline).await?,
         None => 0,
     };
-    Ok(ReadDemand { level, seen, staleness, deadline })
+    Ok(ReadRequirements { level, seen, staleness, deadline })
 }
