@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** of the nodes of a shard that take writes, the one on the highest timeline is its primary; two on one
 //! timeline are a mistake, and none is.
-//! **Not here:** what happens when that changes later (`store/postgres/leader`).
+//! **Not here:** what happens when that changes later (`store/postgres/primary_tracker`).
 
 use futures_util::future::join_all;
 

@@ -6,7 +6,7 @@
 //!
 //! **Invariant:** a position is called lost only if the history of the latest known timeline does
 //! not contain it, and its own timeline is not one that is still to be discovered.
-//! **Not here:** tokens (`token`), following a promotion (`store/postgres/leader`).
+//! **Not here:** tokens (`token`), following a promotion (`store/postgres/primary_tracker`).
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};

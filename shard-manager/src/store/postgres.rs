@@ -1,7 +1,8 @@
 //! PostgreSQL: the engine whose nodes are servers, reached by diesel-async without libpq.
 //!
-//! **Invariant:** a session is in the role that was asked for when it is handed out, and a commit on it is durable.
-//! **Not here:** how nodes are named (`node_address`); the SQLite engine; the choice of node.
+//! **Invariant:** a session has the requested role when it is handed out, and a commit on it is
+//! durable.
+//! **Not here:** addresses of nodes (`node_address`); the SQLite engine; the choice of a node.
 
 mod batch;
 mod careful;
@@ -12,7 +13,7 @@ pub mod citus;
 mod connect_error;
 mod db_error;
 mod ddl;
-mod declared;
+mod declarations;
 mod dialect;
 pub mod hazards;
 pub mod node;

@@ -1,7 +1,7 @@
-//! Image: what a change makes of a row, the same for every engine.
+//! Row image: the values of a row after a change, the same for every engine.
 //!
-//! **Invariant:** an image holds a value for each answered column of its table, in their order.
-//! **Not here:** reading rows and storing them (the engines), what is checked before (`row_change`).
+//! **Invariant:** an image has a value for each answered column of its table, in their order.
+//! **Not here:** reading and storing rows (the engines), the checks of a request (`row_change`).
 
 use crate::error::Error;
 use crate::row_change::{Change, Operation, Precondition, RowError, RowWrite};
@@ -9,14 +9,14 @@ use crate::sabotage::{Mutation, is_on};
 use crate::table::Table;
 use crate::value::{ColumnType, Value, push_json};
 
-/// What the server sets in a row.
+/// Columns that the server sets in a row.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ServerColumns<'n> {
     pub(super) version: i64,
     pub(super) now: &'n str,
 }
 
-/// What becomes of a row, or why it must not.
+/// Returns the effect of a change on a row, or the reason to refuse it.
 pub(super) fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Change, Error> {
     let precondition = &change.precondition;
     if let Some(precondition) = precondition.as_ref().filter(|_| !is_on(Mutation::IgnoreIfVersion))
@@ -48,7 +48,7 @@ pub(super) fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Ch
     }
 }
 
-/// The row with the columns of the change.
+/// Returns the row with the columns of the change.
 pub(super) fn changed(
     change: &RowWrite,
     mut row: Vec<Value>,
@@ -64,7 +64,7 @@ pub(super) fn changed(
     row
 }
 
-/// A new row: what is not given is null.
+/// Returns a new row, in which columns that the change does not set are null.
 pub(super) fn made(change: &RowWrite, server_columns: &ServerColumns<'_>) -> Vec<Value> {
     let table = &change.table;
     let mut row = vec![Value::Null; table.answered().len()];

@@ -1,8 +1,8 @@
-//! SQLite: the embedded engine. A node is a file in WAL mode: the primary has one writer and pools of
-//! readers, a replica one applier and pools of its own.
+//! SQLite: the embedded engine. A node is a file in WAL mode: the primary has one writer and pools
+//! of readers, a replica one applier and pools of its own.
 //!
-//! **Invariant:** an acknowledged write is in the WAL and synced (`synchronous=FULL`); only the process that
-//! holds the lock of the data directory opens its files for writing.
+//! **Invariant:** an acknowledged write is in the WAL and synced (`synchronous=FULL`); only the
+//! process that holds the lock of the data directory opens its files for writing.
 //! **Not here:** the PostgreSQL engine; the choice of node.
 
 pub mod applier;
@@ -15,7 +15,7 @@ mod connection;
 pub mod copy;
 pub mod data_dir;
 pub mod ddl;
-mod declared;
+mod declarations;
 mod dialect;
 pub mod digest;
 pub mod export;
@@ -43,7 +43,7 @@ pub use crate::store::open_error::OpenError;
 /// SQLite before this version can corrupt a WAL that is reset while it is read.
 const SQLITE_VERSION_MIN: [u32; 3] = [3, 51, 3];
 
-/// Refuses to go on with a SQLite that has the WAL-reset defect.
+/// Checks that SQLite does not have the WAL-reset defect.
 ///
 /// # Errors
 /// [`OpenError::SqliteTooOld`].

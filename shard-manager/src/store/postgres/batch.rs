@@ -1,10 +1,12 @@
-//! Batch: what changes make of rows that are locked, found out before anything is stored.
+//! Batch: the results of changes on locked rows, computed before anything is stored.
 //!
-//! The rows that a batch may touch are read and locked first; what becomes of each change is then decided here, in
-//! order, on images in memory, by the same rules as in the embedded engine; and what the rows are in the end is stored
-//! at once. So a change that is refused costs the others nothing, and nothing has to be undone in the database.
+//! The rows that a batch may touch are read and locked first. The result of each change is then
+//! computed here, in order, on row images in memory, by the rules of the embedded engine, and the
+//! final rows are stored at once. So a refused change costs the others nothing, and nothing must be
+//! undone in the database.
 //!
-//! **Invariant:** each change sees what those before it made; a whole leaves a trace only if all of it succeeded.
+//! **Invariant:** each change sees the results of the changes before it; an atomic unit has an
+//! effect only if all of it succeeds.
 //! **Not here:** SQL, transactions (`transaction`).
 
 use std::collections::{BTreeSet, HashMap};
@@ -26,7 +28,7 @@ use crate::store::row_image::{self, ServerColumns, push_row};
 use crate::table::Table;
 use crate::value::{ColumnType, Value, format_timestamp};
 
-/// The rows that are more than one transaction carries; smaller batches may succeed.
+/// Error of a batch that is too large for one transaction; smaller batches may succeed.
 #[derive(Debug)]
 pub(super) struct TooLarge;
 
@@ -36,16 +38,16 @@ pub(super) struct Row {
     pub(super) slot: Slot,
     pub(super) key: String,
     pub(super) id: Vec<Value>,
-    /// As it was when the batch began.
+    /// Row when the batch began.
     pub(super) before: Option<Vec<Value>>,
-    /// As it is now.
+    /// Row after the changes so far.
     pub(super) after: Option<Vec<Value>>,
     touched: bool,
     /// Number of changes of the batch that have written the row.
     changes: u32,
 }
 
-/// How a row is stored.
+/// Statement that stores a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Store {
     Insert,
@@ -54,7 +56,7 @@ pub(super) enum Store {
 }
 
 impl Row {
-    /// How it is stored; `None` if there is nothing to store.
+    /// Returns the statement that stores the row; `None` if there is nothing to store.
     pub(super) fn store(&self) -> Option<Store> {
         if !self.touched {
             return None;
@@ -90,7 +92,7 @@ impl Barred {
     }
 }
 
-/// A batch while it is worked out.
+/// A batch in progress.
 pub(super) struct Batch {
     rows: Vec<Row>,
     places: HashMap<Vec<u8>, usize>,
@@ -99,12 +101,12 @@ pub(super) struct Batch {
     now: String,
     /// Bytes of the images so far.
     images: usize,
-    /// What rows were before a whole touched them.
+    /// Rows before an atomic unit changed them.
     journal: Vec<(usize, Option<Vec<Value>>, bool)>,
 }
 
 impl Batch {
-    /// The rows that these changes may touch, none of them read yet.
+    /// Creates a batch of the rows that these changes may touch, none of them read yet.
     pub(super) fn new(groups: &[WriteGroup<'_>]) -> Self {
         let mut batch = Self {
             rows: Vec::new(),
@@ -134,8 +136,8 @@ impl Batch {
         }
     }
 
-    /// The rows, those of a table together, each table's in one order for all routers: whoever locks them so never
-    /// waits in a circle. On Citus those of each of its shards together.
+    /// Sorts the rows by table, and those of a table in one order for all routers, so that locking
+    /// them cannot deadlock. On Citus the rows of each of its shards are together.
     pub(super) fn sort(&mut self, parts: Option<&Parts>) {
         let sorted = |row: &Row| {
             let part = parts.map_or(0, |parts| parts.of(&row.key));
@@ -148,12 +150,12 @@ impl Batch {
             numbered.map(|(at, row)| (place(&row.table, &row.key, &row.id), at)).collect();
     }
 
-    /// All of them.
+    /// Returns all rows.
     pub(super) fn rows(&self) -> &[Row] {
         &self.rows
     }
 
-    /// A row was found.
+    /// Records an existing row.
     pub(super) fn found(&mut self, at: usize, image: Vec<Value>) {
         self.rows[at].before = Some(image.clone());
         self.rows[at].after = Some(image);
@@ -183,7 +185,8 @@ impl Batch {
                 Some(places) => done.extend(self.apply_atomic(group.rows, places)),
                 None => done.extend(group.rows.iter().map(|change| self.apply_owned(change))),
             }
-            // A group that is too large by itself is refused in parts, or as the whole that it is.
+            // A group that is too large by itself is refused in parts, or as a whole if it is
+            // atomic.
             if self.images > IMAGES_BYTES_MAX
                 && count > 1
                 && (group.atomic_rows.is_none() || groups.len() > 1)
@@ -286,7 +289,8 @@ impl Batch {
         numbered.map(|(at, change)| self.undone(change, verdict(at))).collect()
     }
 
-    /// What is answered of a change that was undone: what was answered the first time, if it came before.
+    /// Returns the result of a change that was undone: that of the first time, if the change was
+    /// stored before.
     fn undone(&mut self, change: &RowWrite, error: Error) -> Result<RowDone, Error> {
         if let Some(answer) = self.replayed(change) {
             return answer;
@@ -308,7 +312,7 @@ impl Batch {
         if let (Ok(done), false) = (&mut outcome, change.wants_row) {
             done.json = Vec::new();
         }
-        // Rows are held twice: as images, and as answers.
+        // Rows are in memory twice: as images and in responses.
         self.images += outcome.as_ref().map_or(0, |done| done.json.len());
         outcome
     }
@@ -329,7 +333,7 @@ impl Batch {
     fn remember(&mut self, change: &RowWrite, outcome: &Result<RowDone, Error>) {
         if let Some(record) = idempotency::record(change, outcome) {
             let now = std::mem::replace(&mut self.now, recorded_at());
-            // Its row is one of the batch's, and was not there: it is made.
+            // The row of the record is one of the batch and did not exist: it is created.
             let _ = self.apply(&record);
             self.now = now;
         }
@@ -376,14 +380,14 @@ pub(super) fn removes(groups: &[WriteGroup<'_>]) -> bool {
     changes().any(|change| change.operation == Operation::Delete)
 }
 
-/// How many versions the changes may need: their own, and those of the records of their idempotency keys, which are made
-/// once more if a whole is undone.
+/// Returns the number of versions that the changes may need: their own, and those of the records of
+/// their idempotency keys, which are written again if an atomic unit is undone.
 pub(super) fn versions_needed(groups: &[WriteGroup<'_>]) -> usize {
     let changes = groups.iter().flat_map(|group| group.rows);
     changes.map(|change| 1 + 2 * usize::from(change.idempotency_key.is_some())).sum()
 }
 
-/// What tells a row from all others of a batch.
+/// Returns the identity of a row in a batch.
 fn place(table: &Table, key: &str, id: &[Value]) -> Vec<u8> {
     let mut place = Vec::with_capacity(table.name().len() + key.len() + 16 * id.len() + 2);
     place.extend_from_slice(table.name().as_bytes());
@@ -392,7 +396,7 @@ fn place(table: &Table, key: &str, id: &[Value]) -> Vec<u8> {
     for (column, value) in table.id().iter().zip(id) {
         place.push(0);
         let kind = match table.column(*column).kind {
-            // In their texts, which are as good, sort as well, and need not be read.
+            // As text: these compare equal and sort as well, and need not be parsed.
             ColumnType::Uuid => ColumnType::Text,
             kind @ (ColumnType::Text
             | ColumnType::Timestamp

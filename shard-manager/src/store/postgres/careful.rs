@@ -1,7 +1,7 @@
 //! Careful: stores rows of tables whose triggers or rules may alter them.
 //!
-//! The statements run, and the rows are read again, before the commit: the answer is what is stored
-//! then. That takes round trips that other tables do not pay for.
+//! The statements run, and the rows are read again, before the commit: the response contains what
+//! is stored then. Other tables do not pay for these round trips.
 //!
 //! **Invariant:** a row that the database has swallowed aborts its transaction; nothing of it is
 //! kept.
@@ -67,7 +67,7 @@ async fn write(
     let mut locks: Vec<(&Group, Locking<'_>)> = Vec::new();
     for group in groups.iter().filter(|group| !group.is_kept_beside()) {
         if batch.barred().hazards.rewrite(&group.statements.table) {
-            // A plan that a rule has made would outlive the rule.
+            // The plan of a rewritten statement would outlive its rule.
             for (sql, binds) in plain_work(citus.as_deref(), batch, group) {
                 let statement = Statement { sql: &sql, binds: &binds, cached: false };
                 load(connection, statement).await?;

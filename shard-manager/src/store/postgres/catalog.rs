@@ -1,10 +1,10 @@
-//! Catalog: the durable shard map of a cluster, in a database that all routers know.
+//! Catalog: the durable shard map of a cluster, in a database that all routers share.
 //!
-//! A router that opens a cluster, or changes its tables, holds a lock of the catalog until it has done so: others wait.
-//! Locks belong to sessions, so that of a router that died is free.
+//! A router that opens a cluster, or changes its tables, holds a lock of the catalog meanwhile, and
+//! others wait. Locks belong to sessions, so the lock of a router that crashed is free.
 //!
-//! **Invariant:** whoever reads the catalog to change it holds one of its locks.
-//! **Not here:** what it says (`store::cluster_spec`), the rows (`shard_database`).
+//! **Invariant:** a router that reads the catalog to change it holds one of its locks.
+//! **Not here:** its contents (`store::cluster_spec`), the rows (`shard_database`).
 
 use chrono::Utc;
 use diesel::prelude::*;
@@ -21,19 +21,19 @@ use crate::store::open_error::OpenError;
 use crate::store::schema_intent::{Intent, State};
 use crate::store::system_tables::tessera_cluster::dsl;
 use crate::store::system_tables::tessera_intents;
-use crate::store::table_declaration::Declared;
+use crate::store::table_declaration::TableDeclaration;
 use crate::table::{Registry, Table};
 use crate::token::TokenKey;
 use crate::value::format_timestamp;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/postgres/catalog");
 
-/// How operators and errors name it.
+/// Name of the catalog in errors.
 const PLACE: &str = "the catalog";
 
-/// Of whom a router holds the lock that opens a cluster.
+/// Takes the lock for opening a cluster.
 const OPENING: &str = "SELECT pg_advisory_lock(1950, 3)";
-/// Of whom a router holds the lock that changes tables.
+/// Takes the lock for changing tables.
 const CHANGING: &str = "SELECT pg_advisory_lock(1950, 4)";
 
 /// A session with the catalog.
@@ -41,19 +41,19 @@ pub struct Catalog {
     connection: AsyncPgConnection,
 }
 
-/// What a catalog says.
+/// Contents of a catalog.
 pub struct Cluster {
-    /// Who this cluster is: every shard of it says the same.
+    /// Id of the cluster, which every shard repeats.
     pub cluster_id: String,
-    /// The map in force.
+    /// The current shard map.
     pub map: ShardMap,
-    /// Whether every shard was claimed.
+    /// True if every shard was claimed.
     pub ready: bool,
-    /// What session tokens are signed with.
+    /// Key that signs session tokens.
     pub token_key: TokenKey,
 }
 
-/// What routers look at, again and again.
+/// Version of the catalog, which routers poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CatalogVersion {
     /// Version of the map.
@@ -63,24 +63,25 @@ pub struct CatalogVersion {
 }
 
 impl Catalog {
-    /// A catalog on this connection.
+    /// Creates a catalog on a connection.
     pub fn on(connection: AsyncPgConnection) -> Self {
         Self { connection }
     }
 
-    /// Holds the lock of whoever opens the cluster, as long as this lives.
+    /// Locks the catalog to open the cluster, until this is dropped.
     ///
     /// # Errors
-    /// [`OpenError`] if it cannot be had in time.
+    /// [`OpenError`] if the lock is not free in time.
     pub async fn lock_to_open(self) -> Result<Self, OpenError> {
         let lock = Statement { sql: OPENING, binds: &[], cached: false };
         let locked = load(&self.connection, lock).await;
-        locked
-            .map_err(|error| OpenError::node(PLACE, format!("another router opens it: {error}")))?;
+        locked.map_err(|error| {
+            OpenError::node(PLACE, format!("another router is opening the cluster: {error}"))
+        })?;
         Ok(self)
     }
 
-    /// Whether it knows a cluster.
+    /// Returns true if the catalog contains a cluster.
     ///
     /// # Errors
     /// [`OpenError`] if it cannot be read.
@@ -95,16 +96,16 @@ impl Catalog {
     /// [`OpenError`] if that fails.
     pub async fn migrate(mut self) -> Result<Self, OpenError> {
         self.connection = migrate(self.connection, MIGRATIONS, PLACE).await?;
-        // Nor does anybody change tables meanwhile.
+        // Tables cannot be changed meanwhile either.
         let lock = Statement { sql: CHANGING, binds: &[], cached: false };
         let locked = load(&self.connection, lock).await;
         locked.map_err(|error| {
-            OpenError::node(PLACE, format!("another router changes it: {error}"))
+            OpenError::node(PLACE, format!("another router is changing the catalog: {error}"))
         })?;
         Ok(self)
     }
 
-    /// Gives the lock back.
+    /// Releases the lock.
     ///
     /// # Errors
     /// [`OpenError`] if the connection is lost.
@@ -144,7 +145,7 @@ impl Catalog {
         Ok(Cluster { cluster_id: row.cluster_id, map, ready: row.ready == 1, token_key })
     }
 
-    /// Notes that every shard was claimed.
+    /// Records that every shard was claimed.
     ///
     /// # Errors
     /// [`OpenError`] if it cannot be written.
@@ -154,19 +155,19 @@ impl Catalog {
         noted.map(drop).map_err(|error| OpenError::node(PLACE, error))
     }
 
-    /// The map in force.
+    /// The current shard map.
     ///
     /// # Errors
-    /// That it cannot be read.
+    /// The error of the query.
     pub async fn map(&self) -> QueryResult<ShardMap> {
         let row: ClusterRow = dsl::tessera_cluster.first(&mut &self.connection).await?;
         row.map().map_err(|cause| unreadable(&cause))
     }
 
-    /// What changes when anything does.
+    /// Returns the version, which changes with every change of the catalog.
     ///
     /// # Errors
-    /// That it cannot be read.
+    /// The error of the query.
     pub async fn version(&self) -> QueryResult<CatalogVersion> {
         // The first value that is drawn is the one that a new sequence shows.
         const VERSION: &str = "SELECT epoch, (SELECT last_value + is_called::integer
@@ -179,19 +180,19 @@ impl Catalog {
         version.ok_or(diesel::result::Error::NotFound)
     }
 
-    /// The tables that the database declares in which it lies, if it is a shard's too, and a position at which a replica
-    /// knows them.
+    /// Returns the tables that the database of the catalog declares, if it is that of a shard too,
+    /// and a position at which a replica knows them.
     ///
     /// # Errors
-    /// That it cannot be read.
+    /// The error of the query.
     pub async fn tables_beside(&self) -> QueryResult<(Registry, u64)> {
         tables(&self.connection).await
     }
 
-    /// Holds the lock of whoever changes the tables, as long as this lives.
+    /// Locks the catalog to change tables, until this is dropped.
     ///
     /// # Errors
-    /// That it cannot be had in time.
+    /// [`Error`] if the lock is not free in time.
     pub async fn lock_to_change(self) -> Result<Self, Error> {
         let locked =
             load(&self.connection, Statement { sql: CHANGING, binds: &[], cached: false }).await;
@@ -199,10 +200,10 @@ impl Catalog {
         Ok(self)
     }
 
-    /// All intents, by name.
+    /// Returns all intents, by name.
     ///
     /// # Errors
-    /// What the catalog said.
+    /// The error of the catalog.
     pub async fn intents(&self) -> Result<Vec<Intent>, Error> {
         let rows: QueryResult<Vec<(String, String)>> = tessera_intents::table
             .select((tessera_intents::state, tessera_intents::declaration))
@@ -216,34 +217,36 @@ impl Catalog {
         intents.map_err(|error| told(&error))
     }
 
-    /// Notes durably that a table is to be made.
+    /// Records durably that a table will be created.
     ///
     /// # Errors
-    /// What the catalog said; [`Error::StorageFull`] alone means for certain that nothing was noted.
+    /// The error of the catalog. Only [`Error::StorageFull`] means for certain that nothing was
+    /// recorded.
     pub async fn note(&self, table: &Table) -> Result<(), Error> {
         let noted = diesel::insert_into(tessera_intents::table).values((
             tessera_intents::name.eq(table.name()),
             tessera_intents::state.eq(State::Make.name()),
-            tessera_intents::declaration.eq(Declared::of(table).json()),
+            tessera_intents::declaration.eq(TableDeclaration::of(table).json()),
             tessera_intents::at.eq(format_timestamp(Utc::now())),
         ));
         noted.execute(&mut &self.connection).await.map(drop).map_err(|error| told(&error))
     }
 
-    /// Decides durably that a table is not to be made after all.
+    /// Records durably that a table will be dropped after all.
     ///
     /// # Errors
-    /// As [`Catalog::note`].
+    /// Errors of [`Catalog::note`].
     pub async fn turn_to_undo(&self, name: &str) -> Result<(), Error> {
         let row = tessera_intents::table.filter(tessera_intents::name.eq(name));
         let turned = diesel::update(row).set(tessera_intents::state.eq(State::Undo.name()));
         turned.execute(&mut &self.connection).await.map(drop).map_err(|error| told(&error))
     }
 
-    /// Forgets an intent that was carried out, and tells all routers that the tables have changed.
+    /// Removes an intent that was carried out, and notifies all routers that the tables have
+    /// changed.
     ///
     /// # Errors
-    /// As [`Catalog::note`].
+    /// Errors of [`Catalog::note`].
     pub async fn remove(&self, name: &str) -> Result<(), Error> {
         let done = async {
             let connection = &self.connection;
@@ -261,15 +264,15 @@ impl Catalog {
         Ok(())
     }
 
-    /// From now on, the session is told when the tables change.
+    /// Subscribes the session to notifications of changed tables.
     ///
     /// # Errors
-    /// That the connection is lost.
+    /// The connection is lost.
     pub async fn listen(&mut self) -> QueryResult<()> {
         run(&self.connection, "LISTEN tessera").await
     }
 
-    /// Waits until somebody tells of a change, or the connection is lost.
+    /// Waits for a notification, or until the connection is lost.
     pub async fn told_of_change(&mut self) -> bool {
         use futures_util::StreamExt;
         let mut told = std::pin::pin!(self.connection.notifications_stream());
@@ -282,7 +285,7 @@ fn told(error: &diesel::result::Error) -> Error {
     super::db_error::DbErrorKind::of(error).error(PLACE)
 }
 
-/// The catalog cannot even be reached.
+/// Logs that the catalog cannot be reached, and returns the error for clients.
 pub fn unavailable(cause: &dyn std::fmt::Display) -> Error {
     tracing::error!(%cause, "the catalog cannot be reached");
     Error::ShardUnavailable { shard: PLACE.to_owned() }

@@ -1,10 +1,12 @@
-//! Candidate: a node of a catalog on a database of its own, which may be promoted.
+//! Catalog watch: watches the nodes of a catalog in a database of its own, one of which may be
+//! promoted.
 //!
-//! The nodes of a shard are watched anyway, because they are read (`replica`). Those of such a catalog are not: so each
-//! that does not lead is asked now and then whether it does by now.
+//! The nodes of a shard are watched anyway, because they are read (`replica`). Those of such a
+//! catalog are not, so each node that is not the primary is queried periodically.
 //!
-//! **Invariant:** a node that leads is not asked here; one that took over from it is found though it never answers again.
-//! **Not here:** what happens then (`primary_tracker`), what the catalog says (`catalog`).
+//! **Invariant:** the primary is not queried here; a promoted node is found even if the old primary
+//! never answers again.
+//! **Not here:** following it (`primary_tracker`), the contents of the catalog (`catalog`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +15,14 @@ use super::primary_tracker::PrimaryTracker;
 use super::replica::ask;
 use super::session::NodeRole;
 
-/// How often it is asked.
+/// Interval of the queries.
 const EVERY: Duration = Duration::from_millis(250);
-/// How long it may take to answer.
+/// Time limit for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The pause after a failure.
+/// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Watches all nodes, on the runtime that this is called in and as long as that runs.
+/// Watches all nodes, on the current runtime and as long as that runs.
 pub fn start(tracker: &Arc<PrimaryTracker>) {
     for member in 0..tracker.members().len() {
         tokio::spawn(run(Arc::clone(tracker), member));
@@ -33,7 +35,7 @@ async fn run(tracker: Arc<PrimaryTracker>, member: usize) {
         tracker.until(|term| term.member != member).await;
         if let Err(error) = follow(&tracker, member, &mut is_told).await {
             let (node, at) = (tracker.called(member), &tracker.members()[member].address);
-            // Told once, however often it is tried.
+            // Logged once as a warning, however often it is retried.
             if is_told {
                 tracing::debug!(node, %at, %error, "a node of the catalog cannot be watched");
             } else {
@@ -45,7 +47,7 @@ async fn run(tracker: Arc<PrimaryTracker>, member: usize) {
     }
 }
 
-/// Asks a node until it leads.
+/// Queries a node until it is the primary.
 async fn follow(tracker: &PrimaryTracker, member: usize, is_told: &mut bool) -> Result<(), String> {
     let told = |error: &dyn std::fmt::Display| error.to_string();
     let session = tracker.members()[member].connect("candidate", NodeRole::Any).await;

@@ -1,10 +1,12 @@
 //! Point: reads of the rows of one key, many of them in one statement.
 //!
-//! Whatever waits when a connection becomes free goes to the server together, as one array of keys: planning, round
-//! trip and wake-ups are shared by all who wait. Nothing waits on a timer: a read that comes alone goes alone.
+//! All reads that wait when a connection becomes free go to the server together, as one array of
+//! keys: they share planning, round trip and wake-ups. There is no timer: a read that comes alone
+//! is sent alone.
 //!
-//! **Invariant:** each read sees one snapshot; the position that is told of it is read after it, on the same session.
-//! **Not here:** all other reads (`scan`), which node (`shard`).
+//! **Invariant:** each read sees one snapshot; its position is queried after it, on the same
+//! session.
+//! **Not here:** all other reads (`scan`), the choice of a node (`shard`).
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -38,17 +40,17 @@ use crate::store::NodeRows;
 use crate::table::Table;
 use crate::value::{ColumnType, Value};
 
-/// Reads that may wait for one node. More would only wait past their deadlines.
+/// Most reads that may wait for one node. More would only wait past their deadlines.
 const QUEUE_MAX: usize = 4_096;
-/// Reads of one statement: enough to share its price, few enough to answer soon.
+/// Most reads of one statement: enough to share its cost, few enough to return soon.
 const BATCH_MAX: usize = 128;
-/// Texts that one connection keeps.
+/// Texts that one connection caches.
 const TEXTS_MAX: usize = 256;
-/// How long nobody tries again after a node could not be reached: whoever comes meanwhile is told at once.
+/// Pause after a node could not be reached. Reads that come meanwhile fail at once.
 const OUT: Duration = Duration::from_millis(250);
-/// How long a new session may take to be set up.
+/// Time limit for the settings of a new session.
 const SETTINGS_MAX: Duration = Duration::from_secs(5);
-/// How long one batch may take.
+/// Time limit for one batch.
 const PATIENCE: Duration = Duration::from_secs(35);
 
 /// A read that waits.
@@ -57,26 +59,26 @@ pub(super) struct PointRead {
     pub(super) slot: Slot,
     pub(super) key: String,
     pub(super) deadline: Instant,
-    /// What the node must show.
+    /// Least position that the node must show.
     pub(super) floor: u64,
     pub(super) reply: oneshot::Sender<Result<NodeRows, Error>>,
 }
 
-/// The way to the connections of one node.
+/// Queue of the connections of one node.
 pub(super) struct Points {
     queue: mpsc::Sender<PointRead>,
     connections: usize,
     counts: Counts,
 }
 
-/// Connections that are open, and those that answer.
+/// Numbers of connections that are open and that execute reads.
 #[derive(Clone, Default)]
 struct Counts {
     open: Arc<AtomicUsize>,
     answering: Arc<AtomicUsize>,
 }
 
-/// One that is counted until it is dropped.
+/// A connection that is counted until this is dropped.
 struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
@@ -123,7 +125,7 @@ impl Points {
         self.queue.try_send(read).is_ok()
     }
 
-    /// How many connections there are, how many of them answer now, and how many reads wait for one.
+    /// Returns the numbers of connections and of reads that wait for one.
     pub(super) fn vitals(&self) -> PoolStats {
         PoolStats {
             in_use: self.counts.answering.load(Ordering::Relaxed),
@@ -148,7 +150,8 @@ struct Server {
 struct Open {
     connection: AsyncPgConnection,
     term: Option<Term>,
-    /// What the node had come to when it was asked last on this connection: in its life it does not go back.
+    /// Position of the node at the last query on this connection. It does not decrease within a
+    /// timeline.
     known: u64,
     prepared: Prepared,
     texts: VecDeque<(Arc<Table>, Vec<Output>, Arc<str>)>,
@@ -169,13 +172,13 @@ impl Server {
                 biased;
                 taken = take => taken,
                 () = home.moved() => {
-                    // A connection stays on the runtime that it was made on.
+                    // A connection stays on the runtime that opened it.
                     self.open = None;
                     self.settle(waiting, home);
                     return;
                 }
                 () = self.outlived() => {
-                    // A node sees no more connections than it has uses for.
+                    // A node keeps only the connections it needs.
                     self.open = None;
                     continue;
                 }
@@ -184,7 +187,7 @@ impl Server {
                 return;
             }
             let now = Instant::now();
-            // Nobody waits any more for what is too late.
+            // Reads past their deadline have no caller any more.
             for late in batch.extract_if(.., |read: &mut PointRead| read.deadline <= now) {
                 let _ = late.reply.send(Err(Error::DeadlinePassed));
             }
@@ -194,7 +197,7 @@ impl Server {
         }
     }
 
-    /// Returns when the connection is of no use any more, because another node leads.
+    /// Returns when the connection cannot be used any more because another node is the primary.
     async fn outlived(&self) {
         match &self.open {
             Some(open) => self.target.ended(open.term).await,
@@ -228,7 +231,7 @@ impl Server {
         }
     }
 
-    /// Reads, and once more on a new connection if the old one was found closed.
+    /// Reads, and retries once on a new connection if the old one was closed.
     async fn read(&mut self, query: &ReadQuery, group: &[PointRead]) -> Result<Answer, Error> {
         let lost = || Error::ShardUnavailable { shard: self.shard.clone() };
         if self.out_until.is_some_and(|until| Instant::now() < until) {
@@ -263,10 +266,11 @@ impl Server {
                     let life = match self.target.life(open.term) {
                         Some(life) => life,
                         None if self.replication.timeline().id() == now => now,
-                        // What was read belongs to a life that may not have gone on.
+                        // The rows may belong to a timeline that was abandoned.
                         None => return Err(lost()),
                     };
-                    // Clients choose what they select: what is prepared must not grow for ever.
+                    // Clients choose columns and filters: the prepared statements must not grow
+                    // without limit.
                     self.open = Some(open).filter(|open| !open.prepared.is_full());
                     self.out_until = None;
                     let position = Position { timeline: life, sequence };
@@ -279,7 +283,7 @@ impl Server {
                     }
                     let (node, at) = (self.target.name(), self.target.address());
                     if kind == DbErrorKind::Promoted {
-                        tracing::info!(node, %at, %error, "a read asks another node");
+                        tracing::info!(node, %at, %error, "a read must use another node");
                     } else {
                         tracing::warn!(node, %at, %error, "a read failed");
                     }
@@ -303,15 +307,15 @@ impl Server {
     }
 }
 
-/// What became of a group of reads.
+/// Result of a group of reads.
 struct Answer {
     rows: Vec<Result<Rows, Error>>,
     position: Position,
-    /// What the node had for certain before it read.
+    /// Position that the node certainly had before the read.
     known: u64,
 }
 
-/// A replica that was promoted is told of by who follows it.
+/// Logs that a node cannot be read. A promoted replica is logged where it is followed.
 pub(super) fn tell_unreadable(target: &Target, error: &NodeError) {
     let (node, at) = (target.name(), target.address());
     if error.is_wrong_role() {
@@ -338,9 +342,10 @@ async fn connect(target: &Target, counts: &Counts) -> Option<Open> {
     Some(Open { connection, term, known: 0, prepared, texts, is_citus, _counted })
 }
 
-/// Reads the rows of all these keys, and then up to where the node shows the shard's changes: at most, and at least
-/// before. If more is demanded than the connection is known for, the node is asked first: in a statement of its own, since
-/// a snapshot is taken before a function of its statement runs.
+/// Reads the rows of these keys, and then the position that bounds the changes which the node
+/// shows. If the reads need a higher position than the connection is known to have, the node is
+/// queried first, in a statement of its own: a snapshot is taken before a function in its statement
+/// runs.
 async fn read(
     open: &mut Open,
     position_query: PositionQuery,
@@ -394,7 +399,7 @@ async fn read(
     Ok((pages.into_iter().map(Page::finish).collect(), position, known))
 }
 
-/// The same on Citus, which answers each key by a statement of its own: all are sent at once.
+/// Reads on Citus, which needs a statement for each key: all are sent at once.
 async fn read_each(
     open: &mut Open,
     position_query: PositionQuery,
@@ -407,7 +412,7 @@ async fn read_each(
     let binds: Vec<[Bind; 3]> = group.iter().map(of_one).collect();
     let ask =
         || step(connection, Statement { sql: position_query.sql(), binds: &[], cached: true });
-    // A coordinator has no replica: what it shows, it has shown since it was asked last.
+    // A coordinator has no replica: it still shows the position of the last query.
     let mut steps = vec![ask()];
     steps.extend(
         binds.iter().map(|binds| step(connection, Statement { sql: &sql, binds, cached: true })),
@@ -439,7 +444,7 @@ fn limits(group: &[PointRead]) -> Bind {
 }
 
 impl Open {
-    /// The statement of a query, by its table and outputs.
+    /// Returns the statement of a query, by table and outputs.
     fn text(&mut self, query: &ReadQuery) -> Arc<str> {
         let known = self.texts.iter().find(|(table, outputs, _)| {
             Arc::ptr_eq(table, &query.table) && *outputs == query.outputs
@@ -456,8 +461,8 @@ impl Open {
     }
 }
 
-/// Parameters: slots, shard keys, one row more than each wants. Columns: the number of the key, then what [`Page`]
-/// reads.
+/// Builds the statement of a query. Parameters: slots, shard keys, and one row more than the limit
+/// of each. Columns: the number of the key, then those that [`Page`] reads.
 fn text(query: &ReadQuery, is_citus: bool) -> String {
     let table = &query.table;
     let mut columns: Vec<usize> = query.outputs.iter().map(|output| output.column).collect();

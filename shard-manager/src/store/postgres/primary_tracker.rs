@@ -1,13 +1,15 @@
-//! Primary tracker: the node of a shard that takes writes, and how this router follows when another is promoted.
+//! Primary tracker: the node of a shard that takes writes, and how this router follows when another
+//! is promoted.
 //!
-//! Others decide who leads: a failover manager, a cloud, a person. Here that is only found out. Each promotion begins a
-//! new timeline of PostgreSQL, so of two nodes that take writes the one on the higher timeline leads, and a node on a
-//! lower one than was ever met was deposed, whatever it says of itself. Each change begins a new term; a session knows
-//! the term it was made in, and is not used in another.
+//! An operator, a cloud or a failover manager chooses the primary; this module only finds it. Each
+//! promotion begins a new timeline of PostgreSQL. So of two nodes that accept writes the one on the
+//! higher timeline is the primary, and a node on a lower timeline than the highest known one was
+//! deposed, whatever it reports. Each change begins a new term; a session knows the term in which
+//! it was opened, and is not used in another.
 //!
-//! **Invariant:** terms go on to higher timelines only; before a term begins, all that is known of the shard's nodes is
-//! what the new leader has.
-//! **Not here:** who notices a promotion (`replica`), what is done on a session.
+//! **Invariant:** terms continue to higher timelines only; before a term begins, the known
+//! positions of the shard's nodes are replaced by those of the new primary.
+//! **Not here:** noticing a promotion (`replica`), statements on a session.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex as Lock, PoisonError};
@@ -28,39 +30,40 @@ use crate::node_address::NodeAddress;
 use crate::position::TimelineHistory;
 use crate::replication::ReplicationState;
 
-/// How long one node may take to say whether it leads, while others are asked as well.
+/// Time limit for the answer of one node in a search.
 const SEEK_MAX: Duration = Duration::from_millis(500);
-/// How often all nodes are asked at most.
+/// Least interval between two searches.
 const SEEK_EVERY: Duration = Duration::from_millis(100);
 /// Largest number of timelines by which a token may be ahead of the known one.
 const AHEAD_MAX: u32 = 1_024;
-/// Moments at which the leader's position is remembered: what a replica has is as old as the last that it has passed.
+/// Number of remembered positions of the primary with their times: the data of a replica is as old
+/// as the last position that it has passed.
 const SAMPLES_MAX: usize = 512;
-/// How far these lie apart at least.
+/// Least interval between two remembered positions.
 const SAMPLES_APART: Duration = Duration::from_millis(20);
 
-/// The time in which one node leads on one timeline.
+/// Period in which one node is the primary on one timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Term {
-    /// Which of the members.
+    /// Index of the node.
     pub member: usize,
-    /// On which timeline.
+    /// Timeline of the node.
     pub timeline: u32,
 }
 
-/// The nodes of a shard, and which of them leads.
+/// The nodes of a shard, and the one that is the primary.
 pub struct PrimaryTracker {
     members: Vec<Node>,
     system: u64,
     term: watch::Sender<Term>,
-    /// How far its nodes have come; the catalog's are not watched.
+    /// Positions of the nodes; the catalog has none.
     replication: Option<Arc<ReplicationState>>,
-    /// What is known of Citus, if that is what they are.
+    /// Known state of Citus, if the nodes are coordinators.
     citus: Option<Arc<Citus>>,
     /// Locked during a search for the primary.
     last_search: Mutex<LastSearch>,
     samples: Lock<VecDeque<(u64, Instant)>>,
-    /// Hazards of its tables at the last check.
+    /// Hazards of the tables at the last check.
     hazards: ArcSwap<Hazards>,
 }
 
@@ -69,7 +72,8 @@ pub struct PrimaryTracker {
 struct LastSearch {
     /// Time of the search.
     at: Option<Instant>,
-    /// Errors of nodes that could not be queried, as logged: each is logged once until the node answers.
+    /// Errors of nodes that could not be queried, as logged: each is logged once until the node
+    /// answers.
     refused: BTreeMap<usize, String>,
 }
 
@@ -103,22 +107,23 @@ impl PrimaryTracker {
         })
     }
 
-    /// What is known of Citus, if the leader is its coordinator.
+    /// Returns the known state of Citus, if the primary is its coordinator.
     pub fn citus(&self) -> Option<&Arc<Citus>> {
         self.citus.as_ref()
     }
 
-    /// What the leader is called, whichever it is.
+    /// Returns the name of the primary, whichever node it is.
     pub fn name(&self) -> &str {
         &self.members[0].name
     }
 
-    /// Where the leader is now.
+    /// Returns the present address of the primary.
     pub fn address(&self) -> &NodeAddress {
         &self.members[self.term().member].address
     }
 
-    /// What a node is called now: names belong to roles, so the node that led at first has that of the one that leads.
+    /// Returns the present name of a node. Names belong to roles: the first primary takes the name
+    /// of the present one.
     pub fn called(&self, member: usize) -> &str {
         let leading = self.term().member;
         let named = if member == leading {
@@ -131,17 +136,18 @@ impl PrimaryTracker {
         &self.members[named].name
     }
 
-    /// The nodes.
+    /// Returns the nodes.
     pub fn members(&self) -> &[Node] {
         &self.members
     }
 
-    /// The present term.
+    /// Returns the present term.
     pub fn term(&self) -> Term {
         *self.term.borrow()
     }
 
-    /// The id of a term in histories: of two shards these differ but for one chance in four billions.
+    /// Returns the id of a term in histories. Two shards have different ids, except for one chance
+    /// in four billion.
     pub fn life(&self, term: Term) -> u32 {
         life(self.system, term.timeline)
     }
@@ -158,30 +164,30 @@ impl PrimaryTracker {
         let _ = terms.wait_for(is_met).await;
     }
 
-    /// True if this timeline is later than all that are known here: a node was promoted, and this
-    /// router has not learned of it yet. False if the id is no timeline of this system.
+    /// Returns true if this timeline is later than all known ones: a node was promoted, and this
+    /// router does not know it yet. Returns false if the id is no timeline of this system.
     pub fn is_ahead(&self, life_sought: u32) -> bool {
         let known = self.term().timeline;
         let mut later = (1..=AHEAD_MAX).map_while(|step| known.checked_add(step));
         later.any(|timeline| life(self.system, timeline) == life_sought)
     }
 
-    /// Asks all nodes at once which of them leads, instead of waiting until the leader reports
-    /// itself.
+    /// Searches for the primary among all nodes at once, instead of waiting until a promotion is
+    /// noticed.
     pub async fn look(&self) {
         self.seek(self.term()).await;
     }
 
-    /// A session with the node that leads, whichever that is.
+    /// Opens a session with the primary, whichever node that is.
     ///
     /// # Errors
-    /// [`NodeError`] of the one that led last, if none does now.
+    /// [`NodeError`] of the last primary, if there is none now.
     pub async fn connect(&self, purpose: &str) -> Result<PrimarySession, NodeError> {
         let term = self.term();
         let node = &self.members[term.member];
         let connected = tokio::select! {
             connected = node.connect(purpose, NodeRole::Primary) => connected,
-            // It may be frozen: there is another by now.
+            // The node may be frozen: another one is the primary by now.
             () = self.ended(term) => Err(node.another("another node leads by now")),
         };
         let error = match connected {
@@ -205,7 +211,7 @@ impl PrimaryTracker {
         }
     }
 
-    /// Asks all nodes which of them leads; tells whether a term has begun since `known`.
+    /// Searches for the primary; returns true if a term has begun since `known`.
     async fn seek(&self, known: Term) -> bool {
         let mut last = self.last_search.lock().await;
         if self.term() != known {
@@ -237,7 +243,7 @@ impl PrimaryTracker {
         }
     }
 
-    /// Who mends what keeps a node from being followed has to know of it.
+    /// Logs the error that would prevent this router from following a node, for the operator.
     fn tell_refusal(
         &self,
         refused: &mut BTreeMap<usize, String>,
@@ -251,15 +257,16 @@ impl PrimaryTracker {
         let told = error.to_string();
         if refused.get(&member) != Some(&told) {
             let (node, at) = (self.called(member), &self.members[member].address);
-            tracing::warn!(node, %at, %error, "a node cannot be asked whether it leads: it would not be followed");
+            tracing::warn!(node, %at, %error, "a node cannot be queried: it would not be followed if it were promoted");
             refused.insert(member, told);
         }
     }
 
-    /// Told that a node takes writes: it leads, if its timeline is higher than all before.
+    /// Records that a node accepts writes: it is the primary if its timeline is higher than all
+    /// before.
     ///
     /// # Errors
-    /// [`NodeError`] if it cannot be asked.
+    /// [`NodeError`] if the node does not answer.
     pub async fn found(&self, member: usize) -> Result<(), NodeError> {
         let _search = self.last_search.lock().await;
         let session = self.members[member].connect("failover", NodeRole::Primary).await?;
@@ -267,7 +274,7 @@ impl PrimaryTracker {
         Ok(())
     }
 
-    /// Begins a term, if this node is ahead of the one that led.
+    /// Begins a term, if this node has a higher timeline than the present primary.
     async fn begin(&self, member: usize, session: &Session) -> bool {
         let timeline = session.identity.timeline;
         if timeline <= self.term().timeline {
@@ -285,7 +292,8 @@ impl PrimaryTracker {
         if let Some(replication) = &self.replication {
             let known = lives(&session.connection, &session.identity).await;
             let history = known.unwrap_or_else(|| {
-                // What it had when it was last looked at, it has brought along; of more nobody knows.
+                // What it had when it was last looked at, it has brought along; of more nobody
+                // knows.
                 let kept = replication
                     .replicas()
                     .durable(member)
@@ -302,7 +310,7 @@ impl PrimaryTracker {
         true
     }
 
-    /// Hazards of its tables, as of the last check.
+    /// Returns the hazards of the tables at the last check.
     pub fn hazards(&self) -> arc_swap::Guard<Arc<Hazards>> {
         self.hazards.load()
     }
@@ -313,7 +321,7 @@ impl PrimaryTracker {
         self.hazards.store(Arc::new(found));
     }
 
-    /// Records the hazards of the leader's tables.
+    /// Records the hazards of the primary's tables, and logs the differences.
     pub(super) fn saw(&self, found: Hazards) {
         let before = self.hazards.load_full();
         if *before == found {
@@ -329,7 +337,7 @@ impl PrimaryTracker {
         self.hazards.store(Arc::new(found));
     }
 
-    /// Told by who has asked the leader: where its log ended, and when it was asked.
+    /// Records the end of the primary's log, and the time of the query.
     pub(super) fn remember(&self, written: u64, asked_at: Instant) {
         let mut samples = self.samples();
         if let Some((known, at)) = samples.back_mut()
@@ -346,7 +354,7 @@ impl PrimaryTracker {
         samples.push_back((written, asked_at));
     }
 
-    /// When the leader had no more than this.
+    /// Returns the last time at which the primary had no more than this position.
     pub(super) fn had_all_at(&self, position: u64) -> Option<Instant> {
         let samples = self.samples();
         samples.iter().rev().find(|(written, _)| *written <= position).map(|(_, at)| *at)
@@ -357,7 +365,7 @@ impl PrimaryTracker {
     }
 }
 
-/// What is said of a node that goes on alone.
+/// Message about a deposed node.
 pub(super) const DEPOSED: &str =
     "another node was promoted since: this one must not be written to; make it a replica";
 
@@ -368,14 +376,14 @@ fn life(system: u64, timeline: u32) -> u32 {
     xxhash_rust::xxh3::xxh3_64(&bytes) as u32
 }
 
-/// Where the log of a primary ends.
+/// Returns the end of a primary's log.
 async fn position(connection: &AsyncPgConnection) -> diesel::QueryResult<u64> {
     let statement = Statement { sql: sql::POSITION, binds: &[], cached: false };
     let rows = load(connection, statement).await?;
     Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).cast_unsigned())
 }
 
-/// The timelines that a primary has come by; if it does not show them, none but its own.
+/// Returns the timelines of a primary; only its present one, if it hides the others.
 pub async fn history(connection: &AsyncPgConnection, identity: &Identity) -> TimelineHistory {
     let own = || (life(identity.system, identity.timeline), 0);
     lives(connection, identity)
@@ -384,7 +392,7 @@ pub async fn history(connection: &AsyncPgConnection, identity: &Identity) -> Tim
         .unwrap_or_else(|| unreachable!("one timeline is in order"))
 }
 
-/// What a primary's file of timelines says; `None` if that cannot be read.
+/// Reads a primary's file of timelines; `None` if that is impossible.
 async fn lives(connection: &AsyncPgConnection, identity: &Identity) -> Option<TimelineHistory> {
     let Identity { system, timeline, .. } = *identity;
     let mut lives = Vec::new();
@@ -401,13 +409,13 @@ async fn lives(connection: &AsyncPgConnection, identity: &Identity) -> Option<Ti
         };
         lives = parse(&text)?;
     }
-    // Each line says where a timeline ended: there the next one began.
+    // Each line has the end of a timeline, at which the next one began.
     let began = [0].into_iter().chain(lives.iter().map(|(_, ended)| *ended));
     let timelines = lives.iter().map(|(timeline, _)| *timeline).chain([timeline]);
     TimelineHistory::new(timelines.map(|timeline| life(system, timeline)).zip(began).collect())
 }
 
-/// Lines of a timeline, where it ended, and why.
+/// Parses lines of timeline, end, and reason.
 fn parse(text: &str) -> Option<Vec<(u32, u64)>> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let lines = lines.filter(|line| !line.starts_with('#'));

@@ -1,13 +1,13 @@
 //! Transaction: one batch on one connection, from `BEGIN` to a commit that is durable.
 //!
-//! Two round trips: the first takes the fence lock, learns which slots may not be written, and
-//! reads and locks the rows; the second stores the results, commits, and learns up to where the log
-//! is on disk. Plain upserts, which most writes are, need one (`upsert`). Tables that have triggers
-//! or rules of others need more (`careful`).
+//! A batch takes two round trips: the first takes the fence lock, reads the slots that may not be
+//! written, and reads and locks the rows; the second stores the results, commits, and reads the
+//! position up to which the log is on disk. Plain upserts, which most writes are, need one
+//! (`upsert`). Tables with foreign triggers or rules need more (`careful`).
 //!
-//! **Invariant:** an outcome is called rejected only if the server has proven, after the commit was sent, that it
-//! still answers: else it is unknown.
-//! **Not here:** what becomes of the rows (`batch`), connections that are lost (`writer`).
+//! **Invariant:** an outcome is rejected only if the server has proven, after the commit was sent,
+//! that it still answers; otherwise it is unknown.
+//! **Not here:** the results of changes (`batch`), lost connections (`writer`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -34,29 +34,29 @@ use crate::store::WriteGroup;
 use crate::table::Table;
 use crate::value::{ColumnType, Value};
 
-/// One connection of a lane, and what is prepared on it.
+/// One connection of a lane, and the statements prepared on it.
 pub(super) struct LaneSession {
     pub(super) connection: AsyncPgConnection,
     pub(super) prepared: Prepared,
     pub(super) statements: StatementCache,
     pub(super) insert_predictor: InsertPredictor,
-    /// What is known of Citus, if that is what the server is.
+    /// Known state of Citus, if the server is a coordinator.
     pub(super) citus: Option<Arc<Citus>>,
 }
 
 /// A statement and its values.
 pub(super) type Work<'w> = (Cow<'w, str>, Vec<Bind>);
 
-/// A statement that locks rows and tells of each that is there.
+/// A statement that locks rows and returns those that exist.
 pub(super) struct Locking<'w> {
     pub(super) sql: Cow<'w, str>,
     pub(super) binds: Vec<Bind>,
-    /// Their places in the batch, as it numbers them.
+    /// Indexes of the rows in the batch.
     pub(super) rows: Vec<usize>,
 }
 
 impl Locking<'_> {
-    /// Place of its row in the batch.
+    /// Returns the index in the batch of a returned row.
     pub(super) fn place(&self, row: &RowView) -> Option<usize> {
         let number = row.bigint(0).unwrap_or(0) as usize;
         number.checked_sub(1).and_then(|index| self.rows.get(index)).copied()
@@ -74,14 +74,14 @@ pub(super) struct Stored {
 pub(super) struct TransactionError {
     pub(super) kind: DbErrorKind,
     pub(super) outcome: Outcome,
-    /// Whether the connection may be used again.
+    /// True if the connection may be used again.
     pub(super) usable: bool,
-    /// Whether a smaller batch may succeed.
+    /// True if a smaller batch may succeed.
     pub(super) retry_split: bool,
 }
 
 impl TransactionError {
-    /// Nothing was stored, and nobody is in doubt.
+    /// Converts an error before the commit was sent: nothing was stored.
     pub(super) fn before_commit(error: &DieselError) -> Self {
         let kind = DbErrorKind::of(error);
         tracing::warn!(%error, ?kind, "a batch failed before it was committed");
@@ -89,7 +89,7 @@ impl TransactionError {
         Self { kind, outcome: Outcome::Rejected, usable: false, retry_split }
     }
 
-    /// The commit was sent. `answers`: whether the server has answered after it.
+    /// Converts an error after the commit was sent. `answers`: the server has answered after it.
     pub(super) fn after_commit(error: &DieselError, answers: bool) -> Self {
         let kind = DbErrorKind::of(error);
         let outcome = if answers { Outcome::Rejected } else { Outcome::Unknown };
@@ -104,8 +104,7 @@ impl TransactionError {
         Self { usable: answers && failed.keeps_session(), ..failed }
     }
 
-    /// Names the table that swallowed a row, from these changes: if it is unknown, the first is as
-    /// good as any.
+    /// Names the table that swallowed a row: if it is unknown, the table of the first change.
     pub(super) fn about(mut self, writes: &[WriteGroup<'_>]) -> Self {
         if let DbErrorKind::Swallowed(table @ None) = &mut self.kind {
             let row = writes.iter().find_map(|write| write.rows.first());
@@ -114,7 +113,7 @@ impl TransactionError {
         self
     }
 
-    /// Whether what went wrong has nothing to do with the session.
+    /// Returns true if the error does not affect the session.
     pub(super) fn keeps_session(&self) -> bool {
         match self.kind {
             DbErrorKind::Constraint(_)
@@ -131,10 +130,10 @@ impl TransactionError {
     }
 }
 
-/// The rows of a table that lie next to each other in a batch.
+/// Adjacent rows of one table in a batch.
 pub(super) struct Group {
     pub(super) statements: Arc<TableStatements>,
-    /// Their places in the batch.
+    /// Indexes of the rows in the batch.
     pub(super) rows: Vec<usize>,
 }
 
@@ -171,7 +170,7 @@ pub(super) async fn apply(
 }
 
 impl Group {
-    /// True if its rows are the records beside those of clients: the answers.
+    /// Returns true if the rows are the records of idempotency keys.
     pub(super) fn is_kept_beside(&self) -> bool {
         self.statements.table.name() == idempotency::TABLE.name()
     }
@@ -188,7 +187,7 @@ fn groups(batch: &Batch, statements: &mut StatementCache) -> Vec<Group> {
     groups
 }
 
-/// The first round trip.
+/// Executes the first round trip.
 async fn enter(
     session: &mut LaneSession,
     batch: &mut Batch,
@@ -215,9 +214,11 @@ async fn enter(
     for (_, Locking { sql, binds, .. }) in &locking {
         steps.push(step(connection, Statement { sql, binds, cached: true }));
     }
-    // Drawn when the rows are locked: whoever has them next draws higher ones.
+    // Versions are drawn after the rows are locked: the next transaction that locks them draws
+    // higher ones.
     steps.push(step(connection, Statement { sql: sql::VERSIONS, binds: &drawing, cached: true }));
-    // Making a trigger or a rule waits for no lock on rows, so this is asked as late as possible.
+    // `CREATE TRIGGER` and `CREATE RULE` wait for no lock on rows, so the hazards are read as late
+    // as possible.
     let looking = Statement { sql: hazards::OF_TABLES, binds: &looking, cached: true };
     steps.push(step(connection, looking));
     let results: QueryResult<Vec<_>> = pipeline(prepared, steps).await.into_iter().collect();
@@ -246,7 +247,7 @@ async fn enter(
     Ok((Barred { slots, hazards }, versions))
 }
 
-/// Statement that locks the rows of a group.
+/// Returns the statements that lock the rows of a group.
 pub(super) fn locking<'g>(
     is_citus: bool,
     batch: &Batch,
@@ -263,7 +264,7 @@ pub(super) fn locking<'g>(
     statements.into_iter().map(|locking| (group, locking)).collect()
 }
 
-/// The answered columns of a row, which begin at `first`.
+/// Returns the answered columns of a row, which begin at column `first`.
 pub(super) fn image(table: &Table, row: &RowView, first: usize) -> Vec<Value> {
     let columns = table.answered().zip(first..);
     let value = |(column, at): (usize, usize)| {
@@ -273,7 +274,7 @@ pub(super) fn image(table: &Table, row: &RowView, first: usize) -> Vec<Value> {
     columns.map(value).collect()
 }
 
-/// The second round trip.
+/// Executes the second round trip.
 async fn store(
     session: &mut LaneSession,
     batch: &Batch,
@@ -292,7 +293,7 @@ async fn store(
     ended(pipeline(prepared, steps).await, citus.is_some())
 }
 
-/// Statements that store the rows of a group.
+/// Returns the statements that store the rows of a group.
 pub(super) fn group_work<'g>(
     citus: Option<&Citus>,
     batch: &Batch,
@@ -307,7 +308,7 @@ pub(super) fn group_work<'g>(
     work.collect()
 }
 
-/// What stores these rows of a group in one way.
+/// Returns the statements that store these rows of a group in one way.
 fn storing<'g>(
     citus: Option<&Citus>,
     batch: &Batch,
@@ -329,15 +330,15 @@ fn storing<'g>(
     vec![(Cow::Borrowed(sql), binds)]
 }
 
-/// The position that is told after a commit, by the results of all steps: those of the transaction, `COMMIT`, position.
-/// On Citus others commit for the server that answers.
+/// Returns the position after a commit, from the results of all steps: those of the transaction,
+/// `COMMIT`, position. On Citus other servers commit for the one that answers.
 pub(super) fn ended(
     mut results: Vec<QueryResult<Vec<RowView>>>,
     is_citus: bool,
 ) -> Result<u64, TransactionError> {
     let position = results.pop();
     let answers = matches!(position, Some(Ok(_)));
-    // What was sent last commits: `COMMIT`, or the only statement.
+    // The last step commits: `COMMIT`, or the only statement.
     let last = results.len().saturating_sub(1);
     let failed = results.into_iter().enumerate();
     let mut failed = failed.filter_map(|(at, result)| Some((at, result.err()?)));
@@ -349,13 +350,13 @@ pub(super) fn ended(
         Some(Ok(rows)) => {
             Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).cast_unsigned())
         }
-        // It is stored, but nobody knows up to where a replica must have come to show it.
+        // The rows are stored, but the position that a replica needs to show them is unknown.
         Some(Err(error)) => Err(TransactionError::after_commit(&error, false)),
         None => Ok(0),
     }
 }
 
-/// The binds of slots, shard keys and ids.
+/// Returns the values of slots, shard keys and ids.
 fn places(table: &Table, rows: &[Row], of: &[usize]) -> Vec<Bind> {
     let rows = || of.iter().map(|at| &rows[*at]);
     let mut binds = vec![
@@ -369,7 +370,7 @@ fn places(table: &Table, rows: &[Row], of: &[usize]) -> Vec<Bind> {
     binds
 }
 
-/// The binds of all columns, of rows that are there.
+/// Returns the values of all columns of existing rows.
 fn images(table: &Table, rows: &[Row], of: &[usize]) -> Vec<Bind> {
     let rows = || of.iter().map(|at| &rows[*at]);
     let mut binds = vec![

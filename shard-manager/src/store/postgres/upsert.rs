@@ -1,10 +1,11 @@
 //! Upsert: batches of plain upserts, stored in one round trip.
 //!
-//! Most writes say what a row becomes whatever it was: no condition, no idempotency key, every column that a new row
-//! needs. Such rows need not be read first. They go to the server as arrays, one statement for each table and set of
-//! columns; one row occurs once in a statement, and what comes later for it goes into a later one.
+//! Most writes set a row whatever it was: they have no condition and no idempotency key, and set
+//! every column that a new row needs. Such rows need not be read first. They go to the server as
+//! arrays, one statement for each table and set of columns. A row occurs once in a statement; a
+//! later change of it goes into a later statement.
 //!
-//! **Invariant:** what is answered, and what is stored, is what `transaction` would have answered and stored.
+//! **Invariant:** the responses and the stored rows are those that `transaction` would produce.
 //! **Not here:** all other changes (`transaction`).
 
 use std::borrow::Cow;
@@ -30,15 +31,15 @@ use crate::store::WriteGroup;
 use crate::table::Table;
 use crate::value::{ColumnType, Value, format_timestamp};
 
-/// Statements of one transaction. Batches that fall into more parts are worked out in general.
+/// Most statements of one transaction. Batches with more groups take the general path.
 const GROUPS_MAX: usize = 16;
-/// New rows in a row after which the next are expected to be new as well.
+/// Number of successive new rows after which the next are expected to be new.
 const NEW_FIRST: u32 = 64;
-/// The same, after that was wrong again and again.
+/// Largest such number after wrong predictions.
 const NEW_MAX: u32 = 65_536;
 
-/// Whether rows are expected to be new. To be wrong costs a round trip, and a line in the log of the server: so it takes
-/// many new rows to expect more of them, and each time that was wrong, twice as many.
+/// Predicts that rows are new. A wrong prediction costs a round trip and a line in the log of the
+/// server, so many new rows are needed for it, and twice as many after each wrong one.
 #[derive(Debug)]
 pub(super) struct InsertPredictor {
     seen: u32,
@@ -65,18 +66,18 @@ impl InsertPredictor {
     }
 }
 
-/// Rows of one table that are given the same columns, each row once.
+/// Rows of one table with the same columns, each row once.
 struct Group<'u> {
     table: &'u Arc<Table>,
-    /// Each with its place in the batch.
+    /// Rows with their indexes in the batch.
     rows: Vec<(usize, &'u RowWrite)>,
-    /// Whether one of them wants to be shown what became of it.
+    /// True if a client wants to see one of the rows.
     shown: bool,
-    /// What is locked before: all rows of the table, in front of the first of several statements.
+    /// Rows to lock first: all rows of the table, before the first of several statements.
     locked: Vec<(usize, &'u RowWrite)>,
 }
 
-/// Whether a change is a plain upsert.
+/// Returns true if a change is a plain upsert.
 fn is_plain(change: &RowWrite) -> bool {
     change.operation == Operation::Upsert
         && change.precondition.is_none()
@@ -84,10 +85,10 @@ fn is_plain(change: &RowWrite) -> bool {
         && change.missing().is_none()
 }
 
-/// The statements that these writes fall into; `None` if they are more than plain upserts.
+/// Groups these writes into statements; `None` if they contain other changes than plain upserts.
 fn groups<'u>(writes: &[WriteGroup<'u>], parts: Option<&Parts>) -> Option<Vec<Group<'u>>> {
     let mut groups: Vec<Group<'u>> = Vec::new();
-    // In which group a row was last.
+    // Last group of each row.
     let mut last: HashMap<(&str, &[u8]), usize> = HashMap::new();
     let changes = writes.iter().flat_map(|write| write.rows).enumerate();
     let mut keys: Vec<Vec<u8>> = Vec::new();
@@ -131,16 +132,17 @@ fn groups<'u>(writes: &[WriteGroup<'u>], parts: Option<&Parts>) -> Option<Vec<Gr
     Some(groups)
 }
 
-/// All routers lock rows in one order, so that they do not wait for each other in a circle: that of `transaction`, by
-/// table, slot and what tells the rows apart.
+/// All routers lock rows in the order of `transaction`, so that there are no deadlocks: by table,
+/// slot and identity of the row.
 fn sort(rows: &mut [(usize, &RowWrite)], keys: &[Vec<u8>], parts: Option<&Parts>) {
     let part = |row: &RowWrite| parts.map_or(0, |parts| parts.of(&row.key));
     let order = |(place, row): &(usize, &RowWrite)| (part(row), row.slot.number(), &*keys[*place]);
     rows.sort_unstable_by(|a, b| order(a).cmp(&order(b)));
 }
 
-/// Several statements of one table would each begin the order anew. Rows that are not there yet cannot be locked:
-/// routers that make the same ones with different columns may still cross, and are tried again.
+/// Several statements of one table would each start the order again. Rows that do not exist yet
+/// cannot be locked: routers that create the same rows with different columns may still conflict,
+/// and retry.
 fn lock_first(of_table: &mut [Group<'_>], keys: &[Vec<u8>], parts: Option<&Parts>) {
     if of_table.len() < 2 {
         return;
@@ -157,7 +159,7 @@ fn same_columns(a: &RowWrite, b: &RowWrite) -> bool {
     a.set.len() == b.set.len() && a.set.iter().zip(&b.set).all(|(a, b)| a.0 == b.0)
 }
 
-/// What tells a row of a table from the others.
+/// Returns the identity of a row in its table.
 fn row_key(change: &RowWrite) -> Vec<u8> {
     let mut key = Vec::with_capacity(change.key.len() + 24);
     key.extend_from_slice(change.key.as_bytes());
@@ -168,18 +170,19 @@ fn row_key(change: &RowWrite) -> Vec<u8> {
     key
 }
 
-/// Applies writes that are plain upserts as one transaction; `None` if they are not.
+/// Applies writes of plain upserts as one transaction; `None` if they contain other changes.
 pub(super) async fn apply(
     session: &mut LaneSession,
     writes: &[WriteGroup<'_>],
 ) -> Option<Result<Stored, TransactionError>> {
-    // A whole may be refused as such; and a sabotaged counter is kept where rows are read first.
+    // An atomic unit may be refused as a unit; and a sabotaged counter is kept where rows are read
+    // first.
     if writes.iter().any(|write| write.atomic_rows.is_some()) || is_on(Mutation::VersionFromOne) {
         return None;
     }
     let parts = session.citus.as_ref().map(|citus| citus.parts());
     let groups = groups(writes, parts.as_deref())?;
-    // There each row is locked by a statement of its own, as the general way does it.
+    // On Citus each row is locked by a statement of its own, as on the general path.
     if parts.is_some() && groups.iter().any(|group| !group.locked.is_empty()) {
         return None;
     }
@@ -204,7 +207,7 @@ pub(super) async fn apply(
             usable: true,
             ..
         }) => None,
-        // Perhaps a slot may not be written here: which rows that are, the general way finds out.
+        // A slot may not be writable here: the general path finds its rows.
         Err(TransactionError {
             kind: DbErrorKind::Constraint("not null") | DbErrorKind::Other,
             outcome: Outcome::Rejected,
@@ -226,7 +229,7 @@ async fn store(
     let now = Bind::value(ColumnType::Timestamp, &Value::Text(format_timestamp(Utc::now())));
     let mut work: Vec<Work<'_>> = Vec::with_capacity(groups.len());
     let mut versions = (citus.is_some() && count > 1).then(|| enter(groups, &mut work));
-    // Where in it each group is.
+    // Index of each group in the results.
     let mut stored = Vec::with_capacity(groups.len());
     for group in groups {
         if let Some(citus) = citus {
@@ -244,13 +247,16 @@ async fn store(
         }
         let columns = group.rows[0].1.set.iter().map(|(column, _)| *column);
         let lone = count == 1;
-        let sql =
-            statements.upsert(group.table, columns, UpsertMode { shown: group.shown, new, lone });
+        let sql = statements.upsert(
+            group.table,
+            columns,
+            UpsertMode { returns_rows: group.shown, expects_new: new, single_row: lone },
+        );
         stored.push(vec![work.len()]);
         let binds = if lone { lone_binds(group, &now) } else { binds(group, &now) };
         work.push((Cow::Owned(sql.to_string()), binds));
     }
-    // One statement is a transaction by itself.
+    // A single statement is a transaction by itself.
     let bracketed = work.len() > 1;
     let mut steps: Vec<PipelineStep<'_>> = Vec::with_capacity(work.len() + 3);
     if bracketed {
@@ -274,7 +280,7 @@ async fn store(
         loaded.push(told);
     }
     if let Some(Err(error)) = results.first().filter(|_| bracketed) {
-        // Without a beginning each statement was a transaction by itself.
+        // Without `BEGIN` each statement was a transaction by itself.
         return Err(TransactionError::after_commit(error, false));
     }
     let position = ended(results, citus.is_some())?;
@@ -286,7 +292,7 @@ async fn store(
     Ok(Stored { rows, position })
 }
 
-/// Results of this many changes, from the rows that came back of each group.
+/// Returns the results of this number of changes, from the returned rows of each group.
 async fn answers(
     connection: &AsyncPgConnection,
     (groups, loaded): (&[Group<'_>], &[Vec<RowView>]),
@@ -338,7 +344,7 @@ async fn explain(
             (strange.collect::<BTreeSet<i64>>(), Hazards::of_tables(&found))
         }
         Err(error) => {
-            tracing::warn!(%error, "why rows were not stored cannot be asked");
+            tracing::warn!(%error, "the reason why rows were not stored cannot be read");
             return;
         }
     };
@@ -351,7 +357,7 @@ async fn explain(
     }
 }
 
-/// On Citus the lock is taken, and versions are drawn, in front of all rows.
+/// Adds the statement that takes the lock and draws versions on Citus, before all rows.
 fn enter(groups: &[Group<'_>], work: &mut Vec<Work<'_>>) -> Versions {
     let rows: Vec<_> = groups.iter().flat_map(|group| &group.rows).collect();
     let slots = rows.iter().map(|(_, row)| i32::from(row.slot.number()));
@@ -360,7 +366,7 @@ fn enter(groups: &[Group<'_>], work: &mut Vec<Work<'_>>) -> Versions {
     versions
 }
 
-/// The binds of the places of the rows that are locked.
+/// Returns the values of the keys of the locked rows.
 fn places(group: &Group<'_>) -> Vec<Bind> {
     let rows = || group.locked.iter().map(|(_, row)| *row);
     let mut binds = vec![

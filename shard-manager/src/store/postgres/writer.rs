@@ -1,11 +1,12 @@
 //! Writer: applies batches of changes on a shard's primary, each batch one durable transaction.
 //!
-//! It lives in the lane's task, whose runtime drives the one connection as well: so nobody wakes another thread between
-//! a batch and its answer, and no request that is dropped can leave a transaction open.
+//! The writer runs in the lane's task, whose runtime also drives the one connection: no other
+//! thread is woken between a batch and its results, and a dropped request cannot leave a
+//! transaction open.
 //!
-//! **Invariant:** a connection in doubt is closed and never used again; a batch is tried again only if nothing of it
-//! was stored.
-//! **Not here:** what happens inside a transaction (`transaction`, `upsert`), who waits for one (`lane`).
+//! **Invariant:** a connection in doubt is closed and never used again; a batch is retried only if
+//! nothing of it was stored.
+//! **Not here:** the contents of a transaction (`transaction`, `upsert`), waiting for one (`lane`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,17 +29,19 @@ use crate::value::{ColumnType, Value};
 use diesel::QueryResult;
 use diesel_async::pooled_connection::PoolableConnection;
 
-/// How much longer than the server lets a statement run a batch may take before its connection is given up.
+/// Time that a batch may take beyond the statement timeout of the server before its connection is
+/// closed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long it may take where the server knows no limit.
+/// Time limit of a batch if the server has no statement timeout.
 const UNLIMITED: Duration = Duration::from_secs(60);
-/// Attempts of a batch that conflicts with one of another router; from the second on it locks the whole shard.
+/// Attempts of a batch that conflicts with one of another router; from the second on it locks the
+/// whole shard.
 const TRIES_MAX: usize = 3;
-/// How often it is told why the primary cannot be written to, while it cannot.
+/// Interval between logged reasons why the primary cannot be written to.
 const TELL_EVERY: Duration = Duration::from_secs(10);
-/// How often idempotency keys that are too old are looked for.
+/// Interval between searches for idempotency keys that are too old.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
-/// Records of idempotency keys that are removed at a time.
+/// Most records of idempotency keys that are removed together.
 const FORGOTTEN_MAX: i32 = 256;
 
 /// The one writing connection to a shard's primary.
@@ -50,12 +53,12 @@ pub struct PgWriter {
     session: Option<(LaneSession, Term)>,
     replication: Arc<ReplicationState>,
     forgot_at: Instant,
-    /// When it was told last why there is no connection.
+    /// Time of the last logged reason why there is no connection.
     told_at: Option<Instant>,
 }
 
 impl PgWriter {
-    /// A writer that connects with its first batch.
+    /// Creates a writer that connects with its first batch.
     pub fn new(
         shard: &str,
         tracker: &Arc<PrimaryTracker>,
@@ -76,10 +79,10 @@ impl PgWriter {
         }
     }
 
-    /// The connection, or a new one if there is none that may be used.
+    /// Returns the connection, or opens one if there is none that may be used.
     async fn session(&mut self) -> Result<(LaneSession, Term), TransactionError> {
-        // Lets the task of an idle connection see first that the server has closed it: the outcome of a
-        // batch that is sent on it would be unknown.
+        // Lets the task of an idle connection see first that the server has closed it: the outcome
+        // of a batch that is sent on it would be unknown.
         tokio::task::yield_now().await;
         if let Some((mut open, term)) = self.session.take()
             && self.tracker.term() == term
@@ -96,7 +99,7 @@ impl PgWriter {
         connected.map_err(|NoSession { failed, .. }| failed)
     }
 
-    /// Who looks for what keeps writes waiting finds it, but not once for each time that it is tried.
+    /// Logs the reason why writes wait, but not at each attempt.
     fn tell(&mut self, cause: &str) {
         if self.told_at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
             return;
@@ -126,7 +129,8 @@ impl PgWriter {
         applied.map(|stored| (stored, self.tracker.life(term)))
     }
 
-    /// Waits for work on a connection, but not for ever, nor for a node that leads no more or is not heard of.
+    /// Waits for work on a connection, with a time limit, and as long as its node is the primary
+    /// and answers.
     async fn in_time<T>(
         &self,
         term: Term,
@@ -147,14 +151,15 @@ impl PgWriter {
     /// Keeps a connection for the next batch, if it may be used again after this one.
     fn keep<T>(&mut self, session: (LaneSession, Term), ended: &Result<T, TransactionError>) {
         let usable = match ended {
-            // Clients choose which columns they give: what is prepared must not grow for ever.
+            // Clients choose columns: the prepared statements must not grow without limit.
             Ok(_) => !session.0.prepared.is_full(),
             Err(failed) => failed.usable,
         };
         self.session = Some(session).filter(|_| usable);
     }
 
-    /// Now and then: removes records of idempotency keys that are too old. Whoever waits for a batch waits for it.
+    /// Periodically removes records of idempotency keys that are too old. Callers of the batch wait
+    /// for it.
     async fn forget_old(&mut self) {
         if self.forgot_at.elapsed() < FORGET_EVERY {
             return;
@@ -169,7 +174,7 @@ impl PgWriter {
         self.forgot_at = Instant::now();
     }
 
-    /// Told after something was stored in a term.
+    /// Records stored changes of a term, and returns their position.
     fn stored(&self, life: u32, sequence: u64) -> Position {
         self.replication
             .update_if_current(life, |replication| replication.primary().observe(sequence));
@@ -204,7 +209,7 @@ impl AsyncWriter for PgWriter {
                 }
                 Err(failed) => failed,
             };
-            // A new row that another router has made meanwhile is there the next time.
+            // A new row that another router has inserted meanwhile exists at the next attempt.
             let is_conflict = match failed.kind {
                 DbErrorKind::Conflict => true,
                 DbErrorKind::Constraint(rule) => rule == "unique" && tries == 1,
@@ -246,14 +251,14 @@ impl AsyncWriter for PgWriter {
 
     async fn close(&mut self) {
         self.session = None;
-        // Drives the end of the connection: the server is told.
+        // Drives the end of the connection, so that the server is notified.
         for _ in 0..4 {
             tokio::task::yield_now().await;
         }
     }
 }
 
-/// Removes records of idempotency keys that are too old, and tells how many.
+/// Removes records of idempotency keys that are too old, and returns their number.
 async fn forget(session: &LaneSession) -> Result<usize, TransactionError> {
     let Forgetting { from, until, witness } = Forgetting::now();
     let [from, until] = [from, until].map(Value::Text);
@@ -282,7 +287,7 @@ fn patience(timeouts: Timeouts) -> Duration {
     if statement.is_zero() { UNLIMITED } else { statement + PATIENCE }
 }
 
-/// Why there is no connection, for a batch and for people.
+/// Reason why there is no connection, for the batch and for the log.
 struct NoSession {
     failed: TransactionError,
     cause: String,

@@ -1,6 +1,6 @@
 //! Catalog: the durable shard map of an embedded cluster, in a file of its own.
 //!
-//! **Not here:** what it says (`store::cluster_spec`), the rows (`shard_file`).
+//! **Not here:** its contents (`store::cluster_spec`), the rows (`shard_file`).
 
 mod look;
 
@@ -24,23 +24,23 @@ pub(super) use look::{Looked, look};
 
 pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations/sqlite/catalog");
 
-/// What the operator knows the cluster by.
+/// Name of the catalog in errors.
 const PLACE: &str = "the data directory";
 
 /// An open catalog.
 pub struct Catalog {
     connection: SqliteConnection,
-    /// Who this cluster is: every file of it says the same.
+    /// Id of the cluster, which every file repeats.
     pub cluster_id: String,
-    /// The map in force.
+    /// The current shard map.
     pub map: ShardMap,
-    /// Whether every shard's file has been made.
+    /// True if every shard's file has been created.
     pub ready: bool,
-    /// How many replicas each shard has.
+    /// Number of replicas of each shard.
     pub replicas: usize,
-    /// The timeline that each shard's primary began last, by the shard's name.
+    /// Timeline that the primary of each shard began last, by the name of the shard.
     pub timelines: BTreeMap<String, u32>,
-    /// What session tokens are signed with.
+    /// Key that signs session tokens.
     pub token_key: TokenKey,
 }
 
@@ -70,8 +70,8 @@ impl Catalog {
     /// Opens the catalog, or creates it for a new cluster.
     ///
     /// # Errors
-    /// [`OpenError::Conflict`] if the cluster was created with other settings; the others if the file cannot be
-    /// used.
+    /// [`OpenError::Conflict`] if the cluster was created with other settings; the others if the
+    /// file cannot be used.
     pub fn open(path: &Path, spec: &ClusterSpec) -> Result<Self, OpenError> {
         let mut connection = create(path)?;
         let migrated = connection.run_pending_migrations(MIGRATIONS);
@@ -109,7 +109,7 @@ impl Catalog {
         Ok(Self { connection, cluster_id, map, ready, replicas, timelines, token_key })
     }
 
-    /// Notes that every shard's file is there, and which timeline each primary has begun.
+    /// Records that every shard has its file, and the timeline that each primary has begun.
     ///
     /// # Errors
     /// [`OpenError::Database`] if it cannot be written.

@@ -1,11 +1,12 @@
 //! Offline view: reads a data directory as it is, beside a router that may be running.
 //!
-//! A view takes no lock, migrates nothing and writes nothing. SQLite itself needs two small files beside one in WAL
-//! mode; a reader that was alone takes them away when it ends. What a WAL holds that a crash left is read and stays
-//! where it is.
+//! A view takes no lock, migrates nothing and writes nothing. SQLite itself needs two small files
+//! beside one in WAL mode, which the only reader removes when it ends. A WAL that a crash left is
+//! read and stays.
 //!
-//! **Invariant:** looking never changes what a file holds, and never keeps a router from starting.
-//! **Not here:** what a single file holds (`node_view`), whether it is right (`audit`).
+//! **Invariant:** a view never changes the contents of a file, and never prevents the start of a
+//! router.
+//! **Not here:** the contents of a file (`node_view`), checking them (`audit`).
 
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read};
@@ -27,58 +28,59 @@ use super::{catalog, check_version};
 use crate::shard_map::ShardMap;
 use crate::topology::{Role, ShardIndex};
 
-/// A data directory that is looked at.
+/// A data directory, opened for reading.
 pub struct DirView {
     path: PathBuf,
     cluster_id: String,
     ready: bool,
-    /// The map that was in force when the view was made.
+    /// The shard map when the view was opened.
     pub map: ShardMap,
-    /// How many replicas each shard has.
+    /// Number of replicas of each shard.
     pub replicas: usize,
 }
 
-/// Who has a data directory.
+/// Process that holds a data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// A process writes there.
+    /// A process holds it.
     Process {
-        /// Its number, as it noted it.
+        /// Id of the process in the lock file.
         pid: String,
     },
-    /// Nobody, and whoever had it closed its files.
+    /// No process holds it, and the last one closed its files.
     Nobody,
-    /// Nobody, and whoever had it ended without closing its files; the next start looks after them.
+    /// No process holds it, and the last one did not close its files; the next start checks them.
     Gone,
 }
 
 /// A file that a cluster should have.
 #[derive(Clone, Debug)]
 pub struct NodeFile {
-    /// `shard1-primary`.
+    /// Name of the node, such as `shard1-primary`.
     pub node: String,
-    /// Which shard.
+    /// Index of the shard.
     pub shard: ShardIndex,
-    /// What it is to its shard.
+    /// Role of the node in its shard.
     pub role: Role,
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
 }
 
 impl NodeFile {
-    /// Bytes on the disk, those of the WAL included; `None` if it is missing or empty.
+    /// Returns the bytes on the disk, with those of the WAL; `None` if the file is missing or
+    /// empty.
     pub fn bytes(&self) -> Option<u64> {
         let len = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
         let bytes = len(&self.path);
         (bytes > 0).then(|| bytes + len(&wal(&self.path)))
     }
 
-    /// Told of a node of a stopped cluster whose file was not made yet.
+    /// Describes a node of a stopped cluster whose file was not created yet.
     pub fn unmade(&self) -> String {
         format!("{} has not been made yet; the next start of the router makes it", self.node)
     }
 
-    /// Told of a replica of a stopped cluster that lags.
+    /// Describes a replica of a stopped cluster that lags.
     pub fn behind(&self, lag: u64) -> String {
         let node = &self.node;
         format!(
@@ -88,10 +90,10 @@ impl NodeFile {
 }
 
 impl DirView {
-    /// Looks at the directory of a cluster.
+    /// Opens the directory of a cluster.
     ///
     /// # Errors
-    /// [`OpenError`], with a sentence that says why there is nothing to see.
+    /// [`OpenError`], with the reason for the operator.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         check_version()?;
         let file = catalog_file(path);
@@ -103,17 +105,17 @@ impl DirView {
         Ok(Self { path: path.to_owned(), cluster_id, ready, map, replicas })
     }
 
-    /// The folder.
+    /// Returns the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether every shard's file has been made: before that a missing one is no loss.
+    /// Returns true if every shard's file has been created: before that a missing file is no loss.
     pub fn is_ready(&self) -> bool {
         self.ready
     }
 
-    /// The files of a shard, its primary's first.
+    /// Returns the files of a shard, its primary's first.
     pub fn nodes(&self, shard: ShardIndex) -> Vec<NodeFile> {
         let name = self.map.topology().name(shard);
         let primary = NodeFile {
@@ -134,32 +136,32 @@ impl DirView {
     /// Opens the file of a node.
     ///
     /// # Errors
-    /// [`OpenError`] if it is missing, is not the node's, or cannot be read.
+    /// [`OpenError`] if it is missing, belongs to another node, or cannot be read.
     pub fn node(&self, file: &NodeFile) -> Result<NodeView, OpenError> {
         NodeView::open(&file.path, &self.cluster_id, self.map.topology().name(file.shard))
     }
 
-    /// Who has the directory now.
+    /// Returns the process that holds the directory.
     ///
     /// # Errors
-    /// [`OpenError::Io`] if that cannot be told.
+    /// [`OpenError::Io`] if the lock cannot be tried.
     pub fn holder(&self) -> Result<Holder, OpenError> {
         holder(&self.path)
     }
 }
 
-/// Who has a data directory now. Its lock is tried only if its file names a process: so a look can meet no start but
-/// one after a crash, and that tries again.
+/// Returns the process that holds a data directory. The lock is tried only if its file names a
+/// process, so the attempt can only disturb a start after a crash, which retries.
 ///
 /// # Errors
-/// [`OpenError::Io`] if that cannot be told.
+/// [`OpenError::Io`] if the lock cannot be tried.
 pub fn holder(folder: &Path) -> Result<Holder, OpenError> {
     let path = lock_file(folder);
     let told = |error: std::io::Error| OpenError::io(&path, error);
     let held = || Holder::Process { pid: noted_pid(folder) };
     let mut lock = match File::open(&path) {
         Ok(lock) => lock,
-        // It may have been removed while this process holds the folder.
+        // The lock file may have been removed while this process holds the folder.
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Ok(if is_folder_locked(folder) { held() } else { Holder::Nobody });
         }
@@ -178,11 +180,11 @@ pub fn holder(folder: &Path) -> Result<Holder, OpenError> {
     }
 }
 
-/// What every connection that only looks is set to. Waiting is for a writer that recovers a WAL.
+/// Settings of every connection of a view. The timeout is for a writer that recovers a WAL.
 const PRAGMAS: &str = "PRAGMA query_only=ON; PRAGMA busy_timeout=2000; PRAGMA trusted_schema=OFF;
     PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; PRAGMA cache_size=-4096";
 
-/// Opens a file of this program's schema to look at it.
+/// Opens a file with this program's schema for reading.
 pub(super) fn open_to_look(
     path: &Path,
     migrations: &EmbeddedMigrations,
@@ -192,18 +194,18 @@ pub(super) fn open_to_look(
     Ok(connection)
 }
 
-/// Opens a file to look at it, whatever its schema.
+/// Opens a file with any schema for reading.
 pub(super) fn connect_to_look(path: &Path) -> Result<SqliteConnection, OpenError> {
     if fs::metadata(path).map_or(0, |file| file.len()) == 0 {
         return Err(OpenError::foreign(path, "the file is missing or empty"));
     }
-    // The last reader with write access folds the WAL into the file when it ends. One that a crash left must stay;
-    // an empty one is better taken away.
+    // The last reader with write access folds the WAL into the file when it ends. A WAL that a
+    // crash left must stay; an empty one is better removed.
     let wal_bytes = fs::metadata(wal(path)).map_or(0, |file| file.len());
     let mode = if wal_bytes > 0 { "mode=ro" } else { "mode=rw" };
     match connect(path, mode) {
         Ok(connection) => Ok(connection),
-        // No file can be made beside it: the media are read-only, and nobody writes there.
+        // No file can be created beside it: the media are read-only, and there is no writer.
         Err(cause) if cannot_make(&cause) && wal_bytes == 0 => {
             connect(path, "mode=ro&immutable=1").map_err(|cause| OpenError::file(path, cause))
         }
@@ -216,7 +218,7 @@ pub(super) fn connect_to_look(path: &Path) -> Result<SqliteConnection, OpenError
     }
 }
 
-/// Whether SQLite could not make the files that it needs beside one in WAL mode.
+/// Returns true if SQLite could not create the files that it needs beside one in WAL mode.
 fn cannot_make(cause: &str) -> bool {
     cause.contains("unable to open database file") || cause.contains("readonly database")
 }

@@ -1,7 +1,7 @@
-//! Timelines of a shard's file: where it stands, and of which life that is.
+//! Timeline: the position of a shard's file, and the timelines that led to it.
 //!
 //! **Invariant:** a file's timelines begin at positions that it has reached.
-//! **Not here:** what follows from them (`position`).
+//! **Not here:** the consequences (`position`).
 
 use chrono::Utc;
 use diesel::prelude::*;
@@ -12,15 +12,18 @@ use crate::position::{Position, TimelineHistory};
 use crate::store::system_tables::{tessera_shard, tessera_timelines};
 use crate::value::format_timestamp;
 
-/// More than a life gives between a copy and its loss, and little of the 2^53 that every client can count.
+/// Versions to skip: more than a timeline gives out between a copy and its loss, and few of the
+/// 2^53 that every client can count.
 pub(super) const VERSIONS_LEFT_OUT: i64 = 1 << 32;
 
-/// Begins a timeline where the file stands, and tells all of them; `None` if they make no history.
+/// Begins a timeline at the position of the file, and returns all timelines; `None` if they are
+/// inconsistent.
 ///
-/// A file that another life had gone on from (a replica's in the primary's place, or an older copy: it does not know
-/// of the timeline that was begun `last`) leaves out the versions that this life may have given to its rows. It may
-/// know of timelines that begin later than it got: these are not its own. A copy that was made while the router ran,
-/// and put back in the same life, cannot be told; files are to be copied while it is stopped.
+/// A file that another life had gone on from (a replica's in the primary's place, or an older copy:
+/// it does not know of the timeline that was begun `last`) leaves out the versions that this life
+/// may have given to its rows. It may know of timelines that begin later than it got: these are not
+/// its own. A copy that was made while the router ran, and put back in the same life, cannot be
+/// told; files are to be copied while it is stopped.
 pub(super) fn begin(
     connection: &mut SqliteConnection,
     last: Option<u32>,
@@ -57,7 +60,7 @@ pub(super) fn begin(
     })
 }
 
-/// The timelines of a file; `None` if they make no history.
+/// Returns the timelines of a file; `None` if they are inconsistent.
 pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Option<TimelineHistory>> {
     let mut rows: Vec<(i64, i64)> = tessera_timelines::table
         .select((tessera_timelines::timeline, tessera_timelines::began))
@@ -69,19 +72,19 @@ pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Option<Time
     Ok(TimelineHistory::new(timelines.collect()))
 }
 
-/// Not 0: that is what a file has before its first timeline.
+/// Returns a random id other than 0, which a file has before its first timeline.
 fn random_id() -> u32 {
     (uuid::Uuid::now_v7().as_u64_pair().1 as u32).max(1)
 }
 
-/// Where a file stands.
+/// Returns the position of a file.
 pub(super) fn position(connection: &mut SqliteConnection) -> QueryResult<Position> {
     let row = tessera_shard::table.select((tessera_shard::timeline, tessera_shard::position));
     let (timeline, sequence): (i64, i64) = row.first(connection)?;
     Ok(Position { timeline: timeline as u32, sequence: sequence as u64 })
 }
 
-/// Gives a replica the timelines of its primary.
+/// Copies the timelines of a primary to its replica.
 pub(super) fn copy(from: &mut SqliteConnection, to: &mut SqliteConnection) -> QueryResult<()> {
     let timelines: Vec<(i64, i64, i64, String)> = tessera_timelines::table.load(from)?;
     to.immediate_transaction(|to| {

@@ -3,7 +3,7 @@
 //! **Invariant:** the counters in memory equal those in the file whenever no transaction runs; the
 //! replication state has each position before its commit and after it; no batch is acknowledged that
 //! is in a file without a name.
-//! **Not here:** what happens inside a transaction (`batch`), who waits for one (`lane`).
+//! **Not here:** the contents of a transaction (`batch`), waiting for one (`lane`).
 
 #[cfg(feature = "sabotage")]
 mod early_ack;
@@ -21,22 +21,22 @@ use diesel::sqlite::SqliteConnection;
 use super::batch::{Applied, Batch, Counters};
 use super::connection::{DbErrorKind, OpenError, PreparedShapes, open};
 use super::footing::{Footing, Grip};
-use super::{declared, log};
+use super::{declarations, log};
 use crate::error::{Error, Outcome};
 use crate::reason::Reason;
 use crate::replication::ReplicationState;
 use crate::store::{BatchDone, BatchFailure, SchemaChange, WriteGroup, Writer};
 
-/// 8 MiB of page cache: the inner pages of the trees of a few million rows.
+/// Page cache of 8 MiB, which holds the inner pages of the trees of a few million rows.
 const PRAGMAS: &str = "PRAGMA cache_size=-8192";
-/// Entries that the log may lose before it does: trimming them together shares the price.
+/// Least number of entries to trim: trimming them together shares the cost.
 const TRIM_MIN: u64 = 64;
-/// Entries that one batch removes at most: writes wait meanwhile.
+/// Most entries that one batch removes: writes wait meanwhile.
 const TRIM_MAX: u64 = 256;
-/// Bytes that the log may have. Beyond, it is trimmed though a replica may still need it: that replica is then
-/// made anew.
+/// Most bytes of the log. A larger log is trimmed even if a replica still needs it: that replica is
+/// then rebuilt.
 const LOG_BYTES_MAX: u64 = 1 << 30;
-/// How often idempotency keys that are too old are looked for.
+/// Interval between searches for idempotency keys that are too old.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
 /// The one writing connection to a shard's file.
@@ -44,29 +44,30 @@ pub struct SqliteWriter {
     shard: String,
     path: PathBuf,
     footing: Arc<Footing>,
-    /// `None` after a failure that may have left the connection in doubt: opened anew by the next batch.
+    /// `None` after a failure that may have left the connection in doubt: the next batch opens
+    /// another.
     opened: Option<Opened>,
     counters: Counters,
     shapes: PreparedShapes,
     replication: Arc<ReplicationState>,
     log: LogExtent,
-    /// `None`: not since the file was opened.
+    /// Time of the last search; `None` since the file was opened.
     forgot_at: Option<Instant>,
     #[cfg(feature = "sabotage")]
     owed: Option<early_ack::Owed>,
 }
 
-/// The connection, and the proof that its file is in its place.
+/// The connection, and the proof that the name of its file still leads to it.
 struct Opened {
     /// Dropped first.
     grip: Grip,
     connection: SqliteConnection,
 }
 
-/// How much of the log is there.
+/// Extent of the log.
 #[derive(Clone, Copy, Debug)]
 struct LogExtent {
-    /// Everything up to here is gone.
+    /// Position up to which the log was trimmed.
     trimmed: u64,
     bytes: u64,
 }
@@ -102,7 +103,7 @@ impl SqliteWriter {
         replication.reset_to(position);
         replication
             .primary()
-            .record_schema_change(declared::last_made_at(&mut connection).map_err(told)?);
+            .record_schema_change(declarations::last_made_at(&mut connection).map_err(told)?);
         let grip = footing.grip();
         Ok(Self {
             shard: shard.to_owned(),
@@ -119,7 +120,7 @@ impl SqliteWriter {
         })
     }
 
-    /// Proof that its file is in its place.
+    /// Returns the proof that the name of its file still leads to it.
     pub fn footing(&self) -> &Arc<Footing> {
         &self.footing
     }
@@ -162,7 +163,7 @@ impl SqliteWriter {
         Err(BatchFailure { error, outcome: Outcome::Unknown, retry_split: false })
     }
 
-    /// One transaction, up to its commit.
+    /// Executes one transaction up to its commit.
     fn transact(
         &mut self,
         connection: &mut SqliteConnection,
@@ -191,26 +192,29 @@ impl SqliteWriter {
         })
     }
 
-    /// Up to where the log loses entries now, if there are enough to lose.
+    /// Returns the position up to which the log is trimmed now, if that removes enough entries.
     fn trim_to(&self) -> Option<u64> {
         let LogExtent { trimmed, bytes } = self.log;
         let mut needless = self.replication.trimmable_position();
         if bytes >= LOG_BYTES_MAX {
-            // The oldest go, whoever needs them.
+            // The oldest entries are removed, even if a replica needs them.
             needless = needless.max(trimmed + TRIM_MAX);
         }
-        // The last entry stays: the batch that trims may add none, and an empty log is that of a replica's file.
+        // The last entry stays: the batch that trims may add none, and only a replica's file has an
+        // empty log.
         let last = (self.counters.position as u64).saturating_sub(1);
         let to = needless.min(last).min(trimmed + TRIM_MAX);
         (to >= trimmed + TRIM_MIN).then_some(to)
     }
 
-    /// Before COMMIT was sent nothing can have been stored. After it, only "disk full" is certain.
+    /// Converts a failure. Before COMMIT was sent nothing was stored. After it, only "disk full" is
+    /// certain.
     fn failure(&self, kind: &DbErrorKind, committing: bool) -> BatchFailure {
         let certain = !committing || *kind == DbErrorKind::Full;
         BatchFailure {
             error: match kind {
-                // A row's own is answered in its place; one that comes here is of our books.
+                // The constraints of rows fail single changes; this one is about a table of
+                // Tessera's own.
                 DbErrorKind::Constraint(_) => Error::Internal,
                 DbErrorKind::Full | DbErrorKind::Unusable | DbErrorKind::Other => {
                     kind.error(&self.shard)
@@ -222,15 +226,15 @@ impl SqliteWriter {
     }
 }
 
-/// What is known of a transaction when it fails.
+/// State of a transaction when it fails.
 struct Attempt {
     committing: bool,
-    /// What failed inside, kept aside: SQLite may have rolled back by itself, and then diesel reports its own
-    /// rollback that found nothing to undo.
+    /// First error, kept because SQLite may have rolled back by itself, and then diesel reports
+    /// only that its own rollback found nothing to undo.
     cause: Option<DbErrorKind>,
-    /// Up to where the log was trimmed, and by how many bytes.
+    /// Position up to which the log was trimmed, and the number of bytes.
     trimmed: Option<(u64, u64)>,
-    /// Whether no idempotency key that is too old is left.
+    /// True if no idempotency key that is too old is left.
     forgot_all: bool,
     began: Instant,
 }
@@ -278,7 +282,7 @@ impl Writer for SqliteWriter {
                 let kind = state.cause.unwrap_or_else(|| DbErrorKind::of(&error));
                 let committing = state.committing;
                 if error == DieselError::RollbackTransaction && !committing {
-                    // We gave it up ourselves: nothing is in doubt.
+                    // The writer aborted the transaction itself: nothing is in doubt.
                     self.opened = Some(opened);
                 } else {
                     tracing::error!(shard = %self.shard, %error, ?kind, committing, "a batch failed");
@@ -299,7 +303,7 @@ impl Writer for SqliteWriter {
 
     fn close(&mut self) {
         if let Some(Opened { connection, .. }) = &mut self.opened {
-            // Best effort: what the WAL keeps is as durable as what the file keeps.
+            // Best effort: data in the WAL is as durable as in the file.
             let _ = connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)");
         }
         self.opened = None;

@@ -1,5 +1,5 @@
-//! File inventory: the contents of a file beside its rows: its position, slots and counters, and tables that are not
-//! declared.
+//! File inventory: the contents of a file beside its rows: its position, slots and counters, and
+//! tables that are not declared.
 //!
 //! **Not here:** the rows (`audit/rows`), the tables' declarations (`audit`, `audit/replicas`).
 
@@ -44,7 +44,8 @@ impl FileInventory {
         }
     }
 
-    /// Compares the file of a replica at the position of its primary, and returns true if both are equal.
+    /// Compares the file of a replica at the position of its primary, and returns true if both are
+    /// equal.
     pub(super) fn compare(&self, audit: &Audit<'_>, file: &NodeFile, primary: &Self) -> bool {
         let mut same = self.find_strange(audit, file);
         let slots = self.slots.keys().chain(primary.slots.keys());
@@ -63,7 +64,8 @@ impl FileInventory {
             same = false;
         }
         let (own, expected) = (self.standing.version, primary.standing.version);
-        // A primary leaves versions out when it goes on from an older life; a replica has the next one from its log.
+        // A primary skips versions when it continues an older timeline; a replica gets the next
+        // version from its log.
         if own > expected || (expected - own) % VERSIONS_LEFT_OUT != 0 {
             let what = format!("its counter of versions stands at {own}");
             audit.find(audit.about(file, what, &format!("{expected}, as on the primary")));
@@ -72,7 +74,7 @@ impl FileInventory {
         same
     }
 
-    /// Looks at the counter of a table, and tells whether it is right.
+    /// Checks the counter of a table, and returns true if it is right.
     pub(super) fn check_count(
         &self,
         audit: &Audit<'_>,
@@ -96,7 +98,7 @@ impl FileInventory {
         false
     }
 
-    /// Tells whether there is no table that nobody declared.
+    /// Reports tables that are not declared, and returns true if there are none.
     fn find_strange(&self, audit: &Audit<'_>, file: &NodeFile) -> bool {
         for name in &self.strange {
             let found = audit.about(file, "the table is there", "only tables that were declared");

@@ -1,12 +1,13 @@
-//! Replicas: whether the replicas of a shard hold what their primary held at their position.
+//! Replicas: checks that the replicas of a shard have the rows that their primary had at their
+//! position.
 //!
-//! Beside a running router both move on. So each replica is seen first, then the primary, each in one snapshot; what
-//! changed between the two positions stands in the primary's log, and the rows of those keys are left out on both
-//! sides. All other rows are the same at both positions, and must be equal. Of a cluster that does not run nothing
-//! is left out unless a replica lags.
+//! Beside a running router both move on. So each replica is seen first, then the primary, each in
+//! one snapshot; what changed between the two positions stands in the primary's log, and the rows
+//! of those keys are left out on both sides. All other rows are the same at both positions, and
+//! must be equal. Of a cluster that does not run nothing is left out unless a replica lags.
 //!
-//! **Invariant:** a replica is called equal only if every row that was not left out was compared.
-//! **Not here:** what a row must be like (`audit/rows`).
+//! **Invariant:** a replica is reported equal only if every row that was not left out was compared.
+//! **Not here:** the rules for a row (`audit/rows`).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,15 +22,15 @@ use super::{Audit, Finding, is_declared};
 use crate::position::Position;
 use crate::table::{Registry, Table};
 
-/// Keys that may change between the two looks: beyond, a replica lags too far to compare.
+/// Most keys that may change between two snapshots: beyond, a replica lags too far to compare.
 const LEFT_OUT_MAX: usize = 1 << 20;
-/// Rows that are named of one table of one replica.
+/// Most rows that are named for one table of one replica.
 const NAMED_MAX: usize = 10;
 
-/// The replicas of a shard that are looked at.
+/// The replicas of a shard in an audit.
 pub(super) struct Replicas<'a> {
     replicas: Vec<Replica<'a>>,
-    /// By table, keys that changed since the first of them was seen.
+    /// Keys, by table, that changed since the first replica was read.
     left_out: HashMap<String, LeftOut>,
     nothing: LeftOut,
 }
@@ -40,13 +41,13 @@ struct Replica<'a> {
     inventory: FileInventory,
     tables: Registry,
     comparable: bool,
-    /// It has not all that the primary has.
+    /// True if the replica lacks changes of the primary.
     behind: bool,
     equal: bool,
 }
 
 impl<'a> Replicas<'a> {
-    /// Looks at the files, and reports those that cannot be read.
+    /// Opens the files, and reports those that cannot be read.
     pub(super) fn look(audit: &Audit<'_>, files: &'a [NodeFile]) -> Self {
         let mut opened = Vec::new();
         for file in files {
@@ -69,7 +70,7 @@ impl<'a> Replicas<'a> {
         Self { replicas, left_out: HashMap::new(), nothing: LeftOut::new() }
     }
 
-    /// Finds out what changed between the replicas and the snapshot of their primary.
+    /// Reads the changes between the replicas and the snapshot of their primary.
     pub(super) fn align(
         &mut self,
         audit: &Audit<'_>,
@@ -115,7 +116,8 @@ impl<'a> Replicas<'a> {
         Ok(())
     }
 
-    /// Notes the keys that changed after a position; `false` if the log does not tell, or they are too many.
+    /// Collects the keys that changed after a position; `false` if the log does not contain them
+    /// all, or they are too many.
     fn leave_out(
         &mut self,
         primary: &mut NodeView,
@@ -146,13 +148,13 @@ impl<'a> Replicas<'a> {
         Ok(true)
     }
 
-    /// The keys of a table that are not compared; `None` if nothing is.
+    /// Returns the keys of a table that are not compared; `None` if nothing is compared.
     pub(super) fn left_out(&self, table: &Table) -> Option<&LeftOut> {
         let compares = self.replicas.iter().any(|replica| replica.comparable);
         compares.then(|| self.left_out.get(table.name()).unwrap_or(&self.nothing))
     }
 
-    /// Compares what the files say of themselves, of those that stand where their primary does.
+    /// Compares the inventories of those files that are at the position of their primary.
     pub(super) fn compare_inventories(
         &mut self,
         audit: &Audit<'_>,
@@ -162,7 +164,7 @@ impl<'a> Replicas<'a> {
         let level = |replica: &&mut Replica<'_>| replica.comparable && !replica.behind;
         for replica in self.replicas.iter_mut().filter(level) {
             replica.equal &= replica.inventory.compare(audit, replica.file, primary);
-            // Those that it lacks are told when their rows are compared.
+            // Missing tables are reported when their rows are compared.
             for table in replica.tables.tables() {
                 if tables.find(table.name()).is_none() {
                     let what = "it declares the table, and its primary does not";
@@ -175,7 +177,7 @@ impl<'a> Replicas<'a> {
         }
     }
 
-    /// Compares a table with what the primary's snapshot has of it.
+    /// Compares a table with the snapshot of the primary.
     pub(super) fn compare(
         &mut self,
         audit: &Audit<'_>,
@@ -197,7 +199,7 @@ impl<'a> Replicas<'a> {
         }
     }
 
-    /// Those that equal their primary.
+    /// Returns the replicas that equal their primary.
     pub(super) fn equal(&self) -> Vec<String> {
         let equal = self.replicas.iter().filter(|replica| replica.comparable && replica.equal);
         equal.map(|replica| replica.file.node.clone()).collect()
@@ -278,7 +280,7 @@ impl<'a> Replica<'a> {
     }
 }
 
-/// The slots whose sums differ, in order.
+/// Returns the slots whose sums differ, in order.
 fn differing(a: &[SlotSum], b: &[SlotSum]) -> Vec<i64> {
     let sums = |slots: &[SlotSum]| -> BTreeMap<i64, SlotSum> {
         slots.iter().map(|sum| (sum.slot, *sum)).collect()

@@ -1,6 +1,6 @@
-//! Declared: the tables that a database declares, in `tessera_tables`, and whether they are what it has.
+//! Declarations: the tables in `tessera_tables`, compared with those that the database has.
 //!
-//! **Not here:** how a declaration is spelled (`store::table_declaration`); its SQL (`ddl`).
+//! **Not here:** the stored form of a declaration (`store::table_declaration`); its SQL (`ddl`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,10 +11,10 @@ use super::ddl::unreadable;
 use super::sql;
 use super::statement::{Statement, load as load_rows};
 use crate::store::system_tables::tessera_tables;
-use crate::store::table_declaration::{Declared, Row};
+use crate::store::table_declaration::{Row, TableDeclaration};
 use crate::table::{Registry, Table};
 
-/// What the database declares, and the names of those that clients made.
+/// Returns the declared tables, and the names of those that clients created.
 pub(super) async fn load(
     mut connection: &AsyncPgConnection,
 ) -> QueryResult<(Vec<Table>, BTreeSet<String>)> {
@@ -25,7 +25,7 @@ pub(super) async fn load(
     Ok((tables, names.into_iter().collect()))
 }
 
-/// What the database declares under this name.
+/// Returns the declaration with this name.
 pub(super) async fn find(
     mut connection: &AsyncPgConnection,
     name: &str,
@@ -35,9 +35,9 @@ pub(super) async fn find(
     row.map(read).transpose()
 }
 
-/// Declares a table that is made now.
+/// Stores the declaration of a new table.
 pub(super) async fn store(mut connection: &AsyncPgConnection, table: &Table) -> QueryResult<()> {
-    let (name, columns, id, routing) = Declared::of(table).row();
+    let (name, columns, id, routing) = TableDeclaration::of(table).row();
     diesel::insert_into(tessera_tables::table)
         .values((
             tessera_tables::name.eq(name),
@@ -51,7 +51,7 @@ pub(super) async fn store(mut connection: &AsyncPgConnection, table: &Table) -> 
         .map(drop)
 }
 
-/// Takes a declaration back.
+/// Removes a declaration.
 pub(super) async fn remove(mut connection: &AsyncPgConnection, name: &str) -> QueryResult<()> {
     let row = tessera_tables::table.filter(tessera_tables::name.eq(name));
     diesel::delete(row).execute(&mut connection).await.map(drop)
@@ -68,11 +68,12 @@ fn columns() -> _ {
 }
 
 fn read(row: Row) -> QueryResult<Table> {
-    let declared = Declared::of_row(row).map_err(|error| unreadable(&error))?;
+    let declared = TableDeclaration::of_row(row).map_err(|error| unreadable(&error))?;
     declared.into_table().map_err(|cause| unreadable(&cause))
 }
 
-/// The columns of all tables that the schemas of Tessera have: table, column, type, collation, whether it may be null.
+/// Columns of all tables in the schemas of Tessera: table, column, type, collation, nullable or
+/// not.
 const COLUMNS: &str =
     "SELECT c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod),
         coalesce(l.collname::text, ''), NOT a.attnotnull
@@ -82,7 +83,7 @@ const COLUMNS: &str =
     WHERE n.nspname IN ('public', 'tessera') AND c.relkind IN ('r', 'p')
     ORDER BY c.oid, a.attnum";
 
-/// The primary keys of all tables: table, column.
+/// Primary keys of all tables: table, column.
 const KEYS: &str = "SELECT c.relname::text, a.attname::text
     FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
     JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -90,8 +91,9 @@ const KEYS: &str = "SELECT c.relname::text, a.attname::text
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.number
     WHERE i.indisprimary AND n.nspname IN ('public', 'tessera') ORDER BY c.oid, k.place";
 
-/// What is not in the database as its declarations say; `None` if all is. Columns beyond those declared are drift as
-/// well: a row that is stored would not fill them, and nobody would be told.
+/// Returns the first difference between the database and its declarations; `None` if there is none.
+/// Undeclared columns are a difference too: rows would be stored without them, and no error would
+/// say so.
 pub(super) async fn drift(
     connection: &AsyncPgConnection,
     tables: &Registry,
@@ -141,7 +143,7 @@ fn difference(table: &Table, found: &[String], keys: &[String]) -> Option<String
     })
 }
 
-/// The type as a declaration says it.
+/// Returns the name of a type as declarations spell it.
 fn type_of(name: &str) -> &str {
     match name {
         "timestamp with time zone" => "timestamptz",

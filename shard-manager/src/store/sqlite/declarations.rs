@@ -1,6 +1,7 @@
-//! Declared: the tables that a file declares, in `tessera_tables`.
+//! Declarations: the tables that a file declares, in `tessera_tables`.
 //!
-//! **Not here:** how a declaration is spelled (`store::table_declaration`); whether the table in the file is as declared (`shard_file`); its SQL (`ddl`).
+//! **Not here:** the stored form of a declaration (`store::table_declaration`); comparing it with
+//! the table in the file (`shard_file`); its SQL (`ddl`).
 
 use std::collections::BTreeSet;
 
@@ -9,25 +10,28 @@ use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 
 use crate::store::system_tables::tessera_tables;
-use crate::store::table_declaration::{Declared, Row};
+use crate::store::table_declaration::{Row, TableDeclaration};
 
-/// What the file declares, by name.
-pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Vec<Declared>> {
+/// Returns the declarations of a file, by name.
+pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Vec<TableDeclaration>> {
     let rows: Vec<Row> = columns().order(tessera_tables::name).load(connection)?;
     rows.into_iter().map(read).collect()
 }
 
-/// What the file declares under this name.
-pub(super) fn find(connection: &mut SqliteConnection, name: &str) -> QueryResult<Option<Declared>> {
+/// Returns the declaration with this name.
+pub(super) fn find(
+    connection: &mut SqliteConnection,
+    name: &str,
+) -> QueryResult<Option<TableDeclaration>> {
     let row: Option<Row> =
         columns().filter(tessera_tables::name.eq(name)).first(connection).optional()?;
     row.map(read).transpose()
 }
 
-/// Declares a table that is made at this position of the log.
+/// Stores the declaration of a table that is created at this position of the log.
 pub(super) fn store(
     connection: &mut SqliteConnection,
-    declared: &Declared,
+    declared: &TableDeclaration,
     made_at: i64,
 ) -> QueryResult<()> {
     let (name, columns, id, routing) = declared.row();
@@ -43,20 +47,20 @@ pub(super) fn store(
         .map(drop)
 }
 
-/// Takes a declaration back.
+/// Removes a declaration.
 pub(super) fn remove(connection: &mut SqliteConnection, name: &str) -> QueryResult<()> {
     let row = tessera_tables::table.filter(tessera_tables::name.eq(name));
     diesel::delete(row).execute(connection).map(drop)
 }
 
-/// The names of the tables that did not come with the file.
+/// Returns the names of the tables that did not come with the file.
 pub(super) fn made_by_clients(connection: &mut SqliteConnection) -> QueryResult<BTreeSet<String>> {
     let later = tessera_tables::table.filter(tessera_tables::made_at.gt(0));
     let names: Vec<String> = later.select(tessera_tables::name).load(connection)?;
     Ok(names.into_iter().collect())
 }
 
-/// The position at which the last of the tables was made.
+/// Returns the position at which the last of the tables was created.
 pub(super) fn last_made_at(connection: &mut SqliteConnection) -> QueryResult<u64> {
     let last: Option<i64> = tessera_tables::table
         .select(diesel::dsl::max(tessera_tables::made_at))
@@ -74,11 +78,11 @@ fn columns() -> _ {
     ))
 }
 
-fn read(row: Row) -> QueryResult<Declared> {
-    Declared::of_row(row).map_err(|error| unreadable(&error))
+fn read(row: Row) -> QueryResult<TableDeclaration> {
+    TableDeclaration::of_row(row).map_err(|error| unreadable(&error))
 }
 
-/// A file says what no table is.
+/// Creates the error of a file whose contents are invalid.
 pub(super) fn unreadable(cause: &dyn std::fmt::Display) -> DieselError {
     DieselError::DeserializationError(cause.to_string().into())
 }
