@@ -203,8 +203,8 @@ pub(crate) struct Standing {
     pub(crate) requests: u64,
     pub(crate) failed: u64,
     pub(crate) dropped: u64,
-    /// Of the last whole second.
-    pub(crate) p99_ms: f64,
+    /// Response time of the last whole second; `None` if nothing ended in it.
+    pub(crate) p99_ms: Option<f64>,
 }
 
 /// The counts all users share. An operation is counted once, when its verdict is known.

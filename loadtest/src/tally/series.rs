@@ -74,10 +74,11 @@ impl Series {
         &self.seconds
     }
 
-    /// Of the second before the one that is still filling.
-    pub(super) fn last_whole_p99_ms(&self) -> f64 {
+    /// Returns the p99 of the second before the one that is still filling; `None` if there is no
+    /// such second, or if nothing ended in it.
+    pub(super) fn last_whole_p99_ms(&self) -> Option<f64> {
         let whole = self.seconds.len().checked_sub(2).and_then(|index| self.seconds.get(index));
-        whole.map_or(0.0, |second| second.quantile_ms(0.99))
+        whole.filter(|second| second.requests() > 0).map(|second| second.quantile_ms(0.99))
     }
 }
 
@@ -104,9 +105,13 @@ mod tests {
     #[test]
     fn a_quantile_of_a_second_is_no_less_than_it_was() {
         let mut series = Series::default();
+        assert_eq!(series.last_whole_p99_ms(), None);
         (1..=100).for_each(|ms| series.add(0, Duration::from_millis(ms), false));
+        assert_eq!(series.last_whole_p99_ms(), None, "the first second is not over");
         series.add(1, Duration::ZERO, false);
-        let p99 = series.last_whole_p99_ms();
+        let p99 = series.last_whole_p99_ms().unwrap();
         assert!((99.0..99.0 * 1.5).contains(&p99), "{p99}");
+        series.add(3, Duration::ZERO, false);
+        assert_eq!(series.last_whole_p99_ms(), None, "nothing ended in the second before");
     }
 }
