@@ -29,8 +29,10 @@ const SHARD: HeaderName = HeaderName::from_static("x-shard");
 const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
 const CACHE: HeaderName = HeaderName::from_static("x-cache");
 
-/// The code of a failure before anything was sent.
-pub(crate) const NOT_CONNECTED: &str = "not connected";
+/// Code of a failure to connect.
+const NOT_CONNECTED: &str = "not connected";
+/// Code of a failure to trust the router's certificate.
+const CERTIFICATE_REFUSED: &str = "certificate refused";
 
 /// A whole request; the path is the rest of its URL.
 pub(crate) type Asked = Request<http_body_util::Full<Bytes>>;
@@ -73,6 +75,9 @@ pub(crate) async fn check_ready(pool: &Pool) -> anyhow::Result<()> {
     };
     let status = match pool.send(asked, READY_TIMEOUT).await {
         Ok(answer) => answer.status,
+        Err(Failure { code, detail, .. }) if code == CERTIFICATE_REFUSED => {
+            bail!("the certificate of the router at {target} is refused: {detail}")
+        }
         Err(Failure { detail, .. }) => {
             bail!("no router answers at {target} ({detail}): start one with `cargo run --release`")
         }
@@ -89,6 +94,11 @@ pub(crate) async fn check_ready(pool: &Pool) -> anyhow::Result<()> {
              start one with `cargo run --release`"
         ),
     }
+}
+
+/// True of a failure before anything was sent, so that the request has not happened.
+pub(crate) fn is_before_sending(failure: &Failure) -> bool {
+    [NOT_CONNECTED, CERTIFICATE_REFUSED].contains(&failure.code.as_str())
 }
 
 /// What became of a request that got no whole answer.

@@ -13,7 +13,7 @@ use super::session::{Session, consistency};
 use crate::requests::{SESSION_TOKEN, id_header};
 use crate::tally::{Operation as Counted, Sample, Source};
 use crate::verdict::{self, Failure};
-use crate::wire::{Answer, Asked, NOT_CONNECTED};
+use crate::wire::{Answer, Asked, is_before_sending};
 
 /// How often a write is sent whose outcome is unknown.
 const ATTEMPTS_MAX: u8 = 6;
@@ -70,7 +70,7 @@ pub(super) async fn send(
         let sent = pool.send(asked.clone(), PATIENCE).await;
         let outcome = outcome(operation, &sent);
         // What found no connection has not happened.
-        let arrived = !sent.as_ref().is_err_and(|failure| failure.code == NOT_CONNECTED);
+        let arrived = !sent.as_ref().is_err_and(is_before_sending);
         may_have_happened |= outcome == Outcome::Unknown && arrived;
         let again = outcome == Outcome::Unknown && operation.changes();
         if again && operation.attempts < ATTEMPTS_MAX {

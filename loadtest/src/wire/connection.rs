@@ -10,8 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::target::Target;
-use super::trust::{Trust, explained};
-use super::{ANSWER_BYTES_MAX, Answer, Asked, NOT_CONNECTED, broken};
+use super::trust::{Trust, refusal};
+use super::{ANSWER_BYTES_MAX, Answer, Asked, CERTIFICATE_REFUSED, NOT_CONNECTED, broken};
 use crate::verdict::Failure;
 
 /// Ends when it is dropped.
@@ -65,17 +65,13 @@ impl Connection {
 }
 
 /// Describes an error: "Connection refused" without the error's number, and for a certificate the
-/// remedy.
+/// remedy, which is longer than other details.
 fn reason(error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::ConnectionRefused {
         return Failure::new(None, NOT_CONNECTED, "Connection refused");
     }
-    let said = error.to_string();
-    match explained(&said) {
-        Some(told) => {
-            let (code, detail) = (NOT_CONNECTED.to_owned(), told.to_owned());
-            Failure { status: None, code, detail }
-        }
-        None => Failure::new(None, NOT_CONNECTED, &said),
+    match refusal(error) {
+        Some(detail) => Failure { status: None, code: CERTIFICATE_REFUSED.to_owned(), detail },
+        None => Failure::new(None, NOT_CONNECTED, &error.to_string()),
     }
 }

@@ -3,15 +3,18 @@
 //! Trusted is whom this machine trusts, or the certificates of the file that the variable `SSL_CERT_FILE` names, as with
 //! other programs.
 
+use std::io;
 use std::sync::Arc;
 
 use anyhow::Context;
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+use crate::verdict::printable;
 
 /// Remedy for a certificate that was made for an authority.
 const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as openssl makes them \
@@ -19,6 +22,13 @@ const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as op
      rsa:2048 -nodes -days 365 -keyout key.pem -out cert.pem -subj /CN=HOST -addext \
      subjectAltName=DNS:HOST,IP:ADDRESS -addext basicConstraints=critical,CA:FALSE (the names and \
      addresses that clients connect to)";
+
+/// Name of the error for such a certificate; TLS has no text for it.
+const AUTHORITY_VARIANT: &str = "CaUsedAsEndEntity";
+/// Remedy for a certificate of an unknown issuer.
+const PIN: &str = "name the file that holds it, or its issuer's, by the variable SSL_CERT_FILE";
+/// Remedy for a certificate that proves nothing, even if its issuer is trusted.
+const RENEW: &str = "give the router one that is valid for the host in --host";
 
 /// A certificate is asked for in this name, and must be for it.
 pub(super) struct Trust {
@@ -48,12 +58,43 @@ impl Trust {
     }
 
     /// The stream, encrypted, once the other side has proven who it is.
-    pub(super) async fn secure(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn secure(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.connector.connect(self.name.clone(), stream).await
     }
 }
 
-/// Explains for people why a server was not trusted. TLS gives only the name of a variant.
-pub(super) fn explained(error: &str) -> Option<&'static str> {
-    error.contains("CaUsedAsEndEntity").then_some(AUTHORITY)
+/// Explains why a router's certificate was refused and what helps; `None` for any other error.
+pub(super) fn refusal(error: &io::Error) -> Option<String> {
+    let cause = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let rustls::Error::InvalidCertificate(problem) = cause else { return None };
+    let told = problem.to_string();
+    if told.contains(AUTHORITY_VARIANT) {
+        return Some(AUTHORITY.to_owned());
+    }
+    if matches!(problem, CertificateError::UnknownIssuer | CertificateError::BadSignature) {
+        return Some(format!(
+            "no certificate that this machine trusts has signed it: {PIN}, for example \
+             SSL_CERT_FILE=cert.pem"
+        ));
+    }
+    if let CertificateError::NotValidForNameContext { expected, presented } = problem {
+        let names: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
+        let (host, names) = (expected.to_str(), printable(&names.join(", ")));
+        return Some(format!("it is made for {names} and not for {host}: {RENEW}"));
+    }
+    let expired = CertificateError::Expired;
+    if *problem == expired || matches!(problem, CertificateError::ExpiredContext { .. }) {
+        return Some(format!("it has expired: {RENEW}"));
+    }
+    let early = CertificateError::NotValidYet;
+    if *problem == early || matches!(problem, CertificateError::NotValidYetContext { .. }) {
+        return Some(format!("it is not valid yet: check the clocks of both machines, or {RENEW}"));
+    }
+    Some(format!("{}: {RENEW}", printable(&told)))
+}
+
+/// Returns the name in `DnsName("name")` or `IpAddress(name)`, as TLS spells it.
+fn bare(name: &str) -> &str {
+    let inner = name.split_once('(').map_or(name, |(_, inner)| inner);
+    inner.trim_end_matches(')').trim_matches('"')
 }

@@ -24,8 +24,13 @@ impl Drop for Router {
 
 /// Writes a certificate for this machine, and its key.
 fn certify(folder: &Path, name: &str, is_authority: bool) {
+    certify_for("127.0.0.1", folder, name, is_authority);
+}
+
+/// Writes a certificate for a host, and its key.
+fn certify_for(host: &str, folder: &Path, name: &str, is_authority: bool) {
     let key = KeyPair::generate().unwrap();
-    let mut certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let mut certificate = CertificateParams::new(vec![host.to_owned()]).unwrap();
     if is_authority {
         certificate.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     }
@@ -67,7 +72,9 @@ fn a_router_that_proves_itself_is_tested_and_no_other() {
     let output = verify(&router, &folder.path().join("another.pem"));
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("no router answers") && said.contains("certificate"), "{said}");
+    assert!(said.contains("the certificate of the router at https://"), "{said}");
+    assert!(said.contains("this machine trusts has signed it"), "{said}");
+    assert!(said.contains("SSL_CERT_FILE") && !said.contains("no router answers"), "{said}");
     let output = verify(&router, &folder.path().join("another.key"));
     let said = text(&output.stderr);
     assert!(said.contains("name a file of them by SSL_CERT_FILE"), "{said}");
@@ -83,4 +90,16 @@ fn of_a_certificate_that_is_an_authority_s_own_it_is_told_how_to_make_another() 
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("CA:TRUE") && said.contains("subjectAltName"), "{said}");
+}
+
+#[test]
+fn a_certificate_for_another_host_is_refused_with_the_names_it_is_for() {
+    let folder = tempfile::tempdir().unwrap();
+    certify_for("other.example", folder.path(), "its", false);
+    let router = start(folder.path());
+    let output = verify(&router, &folder.path().join("its.pem"));
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let told = "is refused: it is made for other.example and not for 127.0.0.1";
+    assert!(said.contains(told), "{said}");
 }
