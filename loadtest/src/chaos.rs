@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** never two routers on one directory: the next one is started when the last one is known to be gone.
 //! What the seed says happens in that order, whatever the router does; only the moments differ.
-//! **Not here:** what the faults did to the answers (`loadtest::checker`).
+//! **Not here:** what the faults did to the answers (`checker`).
 
 mod cluster;
 mod process;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use loadtest::history::Recorder;
+use loadtest::recorder::Recorder;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 

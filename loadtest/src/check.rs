@@ -11,8 +11,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use crate::checker::{self, Report};
-use crate::history::{History, lines};
+use checker::Report;
+use checker::history::{History, lines};
 
 /// No promise was broken.
 const EXIT_PASSED: u8 = 0;

@@ -8,10 +8,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use checker::history::Level;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use goose::config::GooseConfiguration;
-use loadtest::history::Level;
 
 use crate::chaos::Kind;
 use crate::keys::Dist;
@@ -160,7 +161,7 @@ pub(crate) struct Load {
     pub(crate) faults: Vec<Kind>,
 
     /// The level of all writes of --verify [default: one, some quorum, a few all]
-    #[arg(long, value_name = "LEVEL", requires = "verify")]
+    #[arg(long, value_name = "LEVEL", requires = "verify", value_parser = level_parser())]
     pub(crate) level: Option<Level>,
 
     /// Write what was sent and answered to a file, as JSON lines, for `loadtest check FILE`
@@ -398,6 +399,23 @@ fn command() -> clap::Command {
             .long_help(
                 "A router: scheme, host and port. Several, repeated or with commas, share the load",
             )
+    })
+}
+
+/// Returns the parser of `--level`, with help for each level.
+fn level_parser() -> impl TypedValueParser<Value = Level> {
+    let values = Level::ALL.map(|level| {
+        PossibleValue::new(level.name()).help(match level {
+            Level::One => {
+                "Writes: the primary. Reads: any replica, no older than token and bound allow"
+            }
+            Level::Quorum => "Writes: a majority. Reads: linearizable",
+            Level::All => "Writes: every node. Reads: the primary, linearizable",
+        })
+    });
+    PossibleValuesParser::new(values).try_map(|name| {
+        let level = Level::ALL.into_iter().find(|level| level.name() == name);
+        level.ok_or_else(|| format!("no level {name}"))
     })
 }
 

@@ -15,8 +15,8 @@ pub(crate) use files::Files;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use checker::lost_text;
 use chrono::{SecondsFormat, Utc};
-use loadtest::checker::lost_text;
 use serde::{Deserialize, Serialize};
 
 use self::compare::Comparison;

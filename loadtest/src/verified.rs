@@ -1,6 +1,6 @@
 //! Verified: a run of the verifying workload, from the first request to the verdict.
 //!
-//! **Not here:** the workload (`verify`), the faults (`chaos`) and the checks (`loadtest::checker`).
+//! **Not here:** the workload (`verify`), the faults (`chaos`) and the checks (`checker`).
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use loadtest::checker::{self, Check, Violation};
-use loadtest::history::{History, Recorder, lines};
+use checker::history::{History, lines};
+use checker::{self, Check, Violation};
+use loadtest::recorder::Recorder;
 
 use crate::chaos::{self, Chaos, ClusterTrouble, Victims};
 use crate::options::Options;

@@ -3,10 +3,10 @@
 //! Sessions write unique values to rows under unique names, read them back at every level and with every guarantee the
 //! API offers, send acknowledged writes again, move money between rows of one shard key, delete and insert again.
 //! Everything sent and answered is recorded; after the run all rows are read once more. What the record proves is for
-//! the checker to say (`loadtest::checker`).
+//! the checker to say (`checker`).
 //!
 //! Source: the registers, sets, banks and ledgers of Jepsen's tests (Kingsbury); that a version told with every write
-//! makes checking cheap is explained in `loadtest::checker`.
+//! makes checking cheap is explained in `checker`.
 //!
 //! **Invariant:** an answer that did not come is recorded as unknown, never as done or refused; a value is sent to one
 //! row only, and under one idempotency key.
@@ -26,8 +26,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use checker::history::{BankConstants, Header, Level};
 use goose::prelude::*;
-use loadtest::history::{BankConstants, Header, Level, Recorder};
+use loadtest::recorder::Recorder;
 use tokio::sync::Mutex;
 
 use self::names::RowNames;
@@ -81,8 +82,9 @@ impl Verification {
         tally: Arc<Tally>,
     ) -> anyhow::Result<Self> {
         let hosts = options.targets.iter().map(ToString::to_string).collect();
+        let started = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
         let bank = BankConstants { total: DEPOSIT * i64::from(ACCOUNTS), accounts: ACCOUNTS };
-        let header = Header { bank: Some(bank), ..Header::now(names.run(), hosts) };
+        let header = Header { bank: Some(bank), ..Header::new(names.run(), started, hosts) };
         Ok(Self {
             recorder: Recorder::start(header),
             pools,

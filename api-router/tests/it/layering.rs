@@ -192,6 +192,7 @@ fn packages_know_only_those_they_may_know() {
         ("shard-manager", vec![]),
         ("analytics", vec![]),
         ("loadtest", vec![]),
+        ("loadtest/checker", vec![]),
     ];
     for (package, may) in allowed {
         let manifest = fs::read_to_string(root().join(package).join("Cargo.toml")).unwrap();

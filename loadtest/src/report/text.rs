@@ -2,7 +2,7 @@
 
 use std::fmt::{Result, Write};
 
-use loadtest::checker::lost_text;
+use checker::lost_text;
 
 use super::{
     Checked, FailureLine, Fault, Finding, Latency, Load, Report, Share, Verified, compare,

@@ -5,8 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use checker::history::{Kind, Level, Operation, Outcome};
 use hyper::header::{HeaderName, HeaderValue};
-use loadtest::history::{Kind, Level, Operation, Outcome};
 use serde::Deserialize;
 
 use super::session::{Session, consistency};

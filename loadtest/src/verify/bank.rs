@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use checker::history::{Kind, Level, Operation, Outcome, Total, Value};
 use hyper::Method;
-use loadtest::history::{Kind, Level, Operation, Outcome, Total, Value};
 use serde::Deserialize;
 use serde_json::json;
 

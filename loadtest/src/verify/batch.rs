@@ -1,8 +1,8 @@
 //! Batch: a bulk write of rows that are written once, over all shards.
 
 use bytes::Bytes;
+use checker::history::{Kind, Operation, Outcome};
 use hyper::Method;
-use loadtest::history::{Kind, Operation, Outcome};
 use serde::Deserialize;
 use serde_json::json;
 

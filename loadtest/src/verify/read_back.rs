@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, bail};
-use loadtest::history::{Key, Kind, Ledger, Level, NodeId, Operation, Outcome, Page, Value};
+use checker::history::{Key, Kind, Ledger, Level, NodeId, Operation, Outcome, Page, Value};
 use serde::Deserialize;
 
 use super::attempt;

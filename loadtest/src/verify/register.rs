@@ -1,8 +1,8 @@
 //! Register: one row of [`USERS`] whose `name` is the value written last.
 
 use bytes::Bytes;
+use checker::history::{Kind, Level, Operation, Outcome, Value};
 use hyper::Method;
-use loadtest::history::{Kind, Level, Operation, Outcome, Value};
 use serde::Deserialize;
 use serde_json::json;
 

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use checker::history::{Kind, Level, NodeId, Operation, Role};
 use hyper::header::HeaderValue;
-use loadtest::history::{Kind, Level, NodeId, Operation, Role, SessionLog};
+use loadtest::recorder::SessionLog;
 
 use super::Verification;
 use super::register::Acknowledged;

@@ -12,7 +12,7 @@
 //! | 7 % | transfer, or read of a whole bank | torn transactions |
 //! | 3 % | delete | rows that come back |
 
-use loadtest::history::Level;
+use checker::history::Level;
 
 use super::attempt::Done;
 use super::register::Read;

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** however much went wrong, what is told of it is bounded, and what is left out is counted.
 
-use loadtest::checker::lost_text;
+use checker::lost_text;
 
 use super::markup::Markup;
 use super::tables::{cells, table, table_with_texts};

@@ -3,7 +3,7 @@
 //! **Invariant:** effects are played in order of time.
 //! **Not here:** what is asked (`server`), and the end of a run (`ending`).
 
-use loadtest::history::{Key, Kind, Level, Operation, Outcome, Role, Total, Value};
+use checker::history::{Key, Kind, Level, Operation, Outcome, Role, Total, Value};
 
 use super::{ACCOUNTS, Ask, BANKS, BOUND_MS, Broken, Fate, LAG, MS, Plan, Server, State};
 
@@ -187,7 +187,7 @@ impl Server {
         let bank = self.below(BANKS);
         let lag = self.below(LAG);
         let mut moment = plan.effect.saturating_sub(lag).max(2);
-        let (mut sum, mut node) = (0, loadtest::history::NodeId::NONE);
+        let (mut sum, mut node) = (0, checker::history::NodeId::NONE);
         for account in 0..ACCOUNTS {
             let key = self.account(bank, account);
             let state = self.state_at(key, moment);

@@ -2,17 +2,16 @@
 //!
 //! An [`Operation`] is what happened to one row. Beside operations there are a few [records]
 //! about many rows at once: the sum of a bank, its ledger, pages of the final walk, faults made on
-//! purpose. A [`Recorder`] collects them while many tasks run; [`lines`] writes them down and
-//! reads them again.
+//! purpose. The load tester's recorder collects them while many tasks run; [`lines`] writes them
+//! down and reads them again.
 //!
 //! **Invariant:** every key and node of a record is named in the same history; times are
 //! nanoseconds on one monotonic clock since the history's start.
-//! **Not here:** any judgement. That is [`checker`](crate::checker).
+//! **Not here:** any judgement. That is [`check`](crate::check()).
 
 mod names;
 mod nodes;
 mod operation;
-mod recorder;
 
 pub mod lines;
 pub mod records;
@@ -20,7 +19,6 @@ pub mod records;
 pub use self::names::{Key, Names};
 pub use self::nodes::{Node, NodeId, Nodes, Role};
 pub use self::operation::{Kind, Level, NEVER, Operation, Outcome, Value};
-pub use self::recorder::{Recorder, SessionLog};
 pub use self::records::{Fault, Ledger, Page, Total};
 
 /// The form of a history's lines that this program writes and reads.
@@ -49,9 +47,8 @@ pub struct BankConstants {
 }
 
 impl Header {
-    /// The header of a run that starts now.
-    pub fn now(run: &str, hosts: Vec<String>) -> Self {
-        let started = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+    /// Returns the header of a run without banks.
+    pub fn new(run: &str, started: String, hosts: Vec<String>) -> Self {
         Self { run: run.to_owned(), started, hosts, bank: None }
     }
 }
@@ -90,6 +87,6 @@ impl History {
 }
 
 /// The id of a session's request: one rule for who sends it and who tells of it later.
-pub(crate) fn request_id(run: &str, session: u32, request: u32) -> String {
+pub fn request_id(run: &str, session: u32, request: u32) -> String {
     format!("{run}-{session}-{request}")
 }

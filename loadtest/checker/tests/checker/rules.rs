@@ -1,17 +1,18 @@
 //! Each rule by the smallest history that breaks it, beside one that just keeps it.
 
-use loadtest::checker::{Check, check};
-use loadtest::history::{
+use checker::history::{
     BankConstants, Header, History, Key, Kind, Ledger, Level, NodeId, Operation, Outcome, Page,
     Total, Value,
 };
+use checker::{Check, check};
 
 const ROW: Key = Key(0);
 const OTHER: Key = Key(1);
 const MS: u64 = 1_000_000;
 
 fn history(operations: Vec<Operation>) -> History {
-    let mut history = History { header: Header::now("rules", vec![]), ..History::default() };
+    let mut history =
+        History { header: Header::new("rules", String::new(), vec![]), ..History::default() };
     history.keys.intern("kv/a");
     history.keys.intern("kv/b");
     history.operations = operations;
@@ -20,7 +21,7 @@ fn history(operations: Vec<Operation>) -> History {
 
 /// What each violation says, with its check.
 fn judged(history: &History) -> Vec<String> {
-    let told = |one: &loadtest::checker::Violation| format!("{} {}", one.check.id(), one.what);
+    let told = |one: &checker::Violation| format!("{} {}", one.check.id(), one.what);
     check(history).violations.iter().map(told).collect()
 }
 
@@ -359,7 +360,7 @@ fn c9_a_write_under_a_condition_replaces_what_it_was_based_on() {
 fn c10_tells_how_long_nothing_succeeded() {
     let mut history = history(vec![write(1, 0, 7), write(2, 100, 8), write(3, 300, 9)]);
     history.operations.push(unknown(write(4, 600, 0)));
-    let node = history.nodes.intern("shard1", loadtest::history::Role::Primary, 0);
+    let node = history.nodes.intern("shard1", checker::history::Role::Primary, 0);
     history.operations[0].node = node;
     let report = check(&history);
     let [lane] = report.availability.lanes.as_slice() else { panic!("{report:?}") };

@@ -1,7 +1,7 @@
 //! A server that keeps its promises is never accused; one that breaks one is found out.
 
-use loadtest::checker::{Check, Report, check};
-use loadtest::history::History;
+use checker::history::History;
+use checker::{Check, Report, check};
 use proptest::prelude::*;
 
 use crate::server::{Broken, Settings, run};

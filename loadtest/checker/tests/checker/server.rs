@@ -15,7 +15,7 @@ mod ending;
 
 use std::collections::HashMap;
 
-use loadtest::history::{
+use checker::history::{
     BankConstants, Header, History, Key, Kind, Level, NodeId, Operation, Role, Value,
 };
 
@@ -150,7 +150,7 @@ pub(crate) struct Server {
 
 /// The history of a run against a simulated server.
 pub(crate) fn run(settings: Settings) -> History {
-    let mut header = Header::now("simulated", vec![]);
+    let mut header = Header::new("simulated", String::new(), vec![]);
     header.hosts = (0..HOSTS).map(|host| format!("http://127.0.0.1:{}", 3000 + host)).collect();
     let accounts = ACCOUNTS as u32;
     header.bank = Some(BankConstants { total: BALANCE * ACCOUNTS as i64, accounts });

@@ -22,7 +22,9 @@
 //! the run is one that nobody sent.
 //!
 //! **Invariant:** O(n log n) in the records; beside the history, some 30 bytes an operation.
-//! **Not here:** recording (`history`), and any network.
+//! **Not here:** recording (the load tester), files and any network.
+
+#![forbid(unsafe_code)]
 
 mod acknowledged;
 mod availability;
@@ -32,6 +34,7 @@ mod corruption;
 mod deletes;
 mod final_state;
 mod findings;
+pub mod history;
 mod identity;
 mod ledger;
 mod linearizable;

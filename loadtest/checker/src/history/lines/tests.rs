@@ -6,7 +6,11 @@ use super::*;
 use crate::history::{BankConstants, Fault, Header, Kind, Level, NodeId, Outcome, Role, Value};
 
 fn everything() -> History {
-    let mut header = Header::now("run \"1\"", vec!["http://127.0.0.1:3000".to_owned()]);
+    let mut header = Header::new(
+        "run \"1\"",
+        "2026-01-02T03:04:05.678Z".to_owned(),
+        vec!["http://127.0.0.1:3000".to_owned()],
+    );
     header.bank = Some(BankConstants { total: -5, accounts: 4 });
     let mut history = History { header, ..History::default() };
     let key = history.keys.intern("kv/ü\\\"1");
@@ -133,12 +137,12 @@ fn another_format_is_refused_for_its_number() {
 
 #[test]
 fn the_example_in_the_document_is_a_history_that_passes() {
-    let document = include_str!("../../../docs/history.md");
+    let document = include_str!("../../../../docs/history.md");
     let example = document.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
     let history = read(&mut example.as_bytes()).unwrap();
     assert_eq!(history.operations.len(), 5);
     assert_eq!(written(&history).lines().count(), example.lines().count());
-    let report = crate::checker::check(&history);
+    let report = crate::check(&history);
     assert!(report.passed(), "{}", report.text(&history));
 }
 
@@ -154,7 +158,7 @@ proptest! {
         }
         match read(&mut lines.as_slice()) {
             Ok(history) => {
-                let report = crate::checker::check(&history);
+                let report = crate::check(&history);
                 report.text(&history);
                 report.json(&history);
             }

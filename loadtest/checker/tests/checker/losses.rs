@@ -1,15 +1,16 @@
 //! What a promotion may cost at level `one`, beside what it may not.
 
-use loadtest::checker::{Check, Report, check};
-use loadtest::history::{
+use checker::history::{
     Fault, Header, History, Key, Kind, Ledger, Level, NodeId, Operation, Value,
 };
+use checker::{Check, Report, check};
 
 const ROW: Key = Key(0);
 
 /// A promotion from 100 to 200.
 fn history(operations: Vec<Operation>) -> History {
-    let mut history = History { header: Header::now("losses", vec![]), ..History::default() };
+    let mut history =
+        History { header: Header::new("losses", String::new(), vec![]), ..History::default() };
     history.keys.intern("kv/a");
     history.operations = operations;
     let fault = |at, what: &str| Fault { at, what: what.to_owned() };

@@ -125,16 +125,7 @@ pub enum Kind {
 
 /// The consistency asked for.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    clap::ValueEnum,
-    serde::Serialize,
-    serde::Deserialize,
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
@@ -175,6 +166,9 @@ impl Kind {
 }
 
 impl Level {
+    /// All levels, the weakest first.
+    pub const ALL: [Self; 3] = [Self::One, Self::Quorum, Self::All];
+
     /// The word of the header `x-consistency`.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,6 +1,6 @@
 //! Checker: seconds and peak memory to judge a million operations, from memory and from a file.
 //!
-//! `cargo bench -p loadtest --bench checker`. A simulated run: 64 hot rows and 100 000 cold ones,
+//! `cargo bench -p checker --bench checker`. A simulated run: 64 hot rows and 100 000 cold ones,
 //! drawn as by Zipf's law. Memory is the high-water mark of a process that does nothing else, so
 //! the file is judged by this program started again.
 
@@ -13,8 +13,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use loadtest::checker::check;
-use loadtest::history::{History, lines};
+use checker::check;
+use checker::history::{History, lines};
 use server::{Broken, Settings};
 
 const OPERATIONS: usize = 1_000_000;

@@ -4,7 +4,7 @@
 //! **Invariant:** an order respects time: what ended before another began comes first.
 //! **Not here:** more than a handful of operations.
 
-use loadtest::history::{Kind, NEVER, Operation, Outcome, Value};
+use checker::history::{Kind, NEVER, Operation, Outcome, Value};
 
 /// A register: where it stands in the order of versions, and what it holds. Changes of unknown
 /// version stand between versions, counted.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
-use super::{
+use checker::history::{
     Fault, Header, History, Key, Ledger, Names, NodeId, Operation, Page, Role, Total, Value,
     request_id,
 };
@@ -191,11 +191,11 @@ impl Drop for SessionLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::Kind;
+    use checker::history::Kind;
 
     #[test]
     fn many_tasks_lose_nothing() {
-        let recorder = Recorder::start(Header::now("r", vec![]));
+        let recorder = Recorder::start(Header::new("r", String::new(), vec![]));
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {

@@ -1,7 +1,7 @@
 //! Small random histories of one row: C3 says what brute force says.
 
-use loadtest::checker::{Check, check};
-use loadtest::history::{Header, History, Key, Kind, Level, NEVER, Operation, Outcome, Value};
+use checker::history::{Header, History, Key, Kind, Level, NEVER, Operation, Outcome, Value};
+use checker::{Check, check};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -66,7 +66,8 @@ fn history(pieces: &[Piece], versions: &[u64], open_deletes: bool) -> History {
         }
         operations.push(one);
     }
-    let mut history = History { header: Header::now("small", vec![]), ..History::default() };
+    let mut history =
+        History { header: Header::new("small", String::new(), vec![]), ..History::default() };
     history.keys.intern("kv/0");
     history.operations = operations;
     history

@@ -3,7 +3,7 @@
 //! **Invariant:** nothing takes effect any more.
 //! **Not here:** the run itself.
 
-use loadtest::history::{Key, Kind, Ledger, Level, NodeId, Operation, Page, Role, Value};
+use checker::history::{Key, Kind, Ledger, Level, NodeId, Operation, Page, Role, Value};
 
 use super::{Broken, MS, Server};
 
