@@ -20,15 +20,15 @@ use loadtest::recorder::Recorder;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-pub(crate) use cluster::ClusterTrouble;
-pub(crate) use schedule::Kind;
+pub(crate) use cluster::ClusterError;
+pub(crate) use schedule::FaultKind;
 
 use self::cluster::Cluster;
 use self::process::RouterProcess;
 use self::redis::RedisProcess;
-use self::schedule::{Fault, RedisHarm, Schedule};
+use self::schedule::{Fault, RedisAction, Schedule};
+use crate::http_client::Pool;
 use crate::options::Load;
-use crate::wire::Pool;
 
 /// By then after the last fault everything must work again.
 pub(crate) const LIVENESS: Duration = Duration::from_secs(10);
@@ -36,14 +36,14 @@ pub(crate) const LIVENESS: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
 
 /// What is broken: a router of our own, the cluster under it, and the cache beside it, if they are there.
-pub(crate) struct Victims {
+pub(crate) struct ChaosTargets {
     router: RouterProcess,
     cluster: Option<Cluster>,
     redis: Option<RedisProcess>,
-    kinds: Vec<Kind>,
+    kinds: Vec<FaultKind>,
 }
 
-impl Victims {
+impl ChaosTargets {
     /// Starts a router, as the options say: over a directory of its own, or on a cluster by way of proxies.
     ///
     /// # Errors
@@ -103,9 +103,9 @@ impl Victims {
                 router.end().await?;
                 router.start()?;
             }
-            Fault::Redis { harm } => {
+            Fault::Redis { action } => {
                 let Some(redis) = &mut self.redis else { return Ok(None) };
-                harm_cache(redis, harm).await?;
+                break_cache(redis, action).await?;
             }
             Fault::Node { .. } | Fault::LostAnswers { .. } | Fault::Promote { .. } => {
                 let Some(cluster) = &mut self.cluster else { return Ok(None) };
@@ -116,15 +116,15 @@ impl Victims {
     }
 }
 
-async fn harm_cache(redis: &mut RedisProcess, harm: RedisHarm) -> anyhow::Result<()> {
-    match harm {
-        RedisHarm::Empty => redis.empty().await,
-        RedisHarm::Freeze { lasts } => {
+async fn break_cache(redis: &mut RedisProcess, action: RedisAction) -> anyhow::Result<()> {
+    match action {
+        RedisAction::Empty => redis.empty().await,
+        RedisAction::Freeze { lasts } => {
             redis.freeze()?;
             tokio::time::sleep(lasts).await;
             redis.thaw()
         }
-        RedisHarm::Kill { down } => {
+        RedisAction::Kill { down } => {
             redis.kill()?;
             tokio::time::sleep(down).await;
             redis.start().await
@@ -134,8 +134,8 @@ async fn harm_cache(redis: &mut RedisProcess, harm: RedisHarm) -> anyhow::Result
 
 async fn commit_to(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<Option<String>> {
     match fault {
-        Fault::Node { node, harm, lasts } => {
-            cluster.harm(node, harm, lasts).await?;
+        Fault::Node { node, action, lasts } => {
+            cluster.break_node(node, action, lasts).await?;
             Ok(None)
         }
         Fault::LostAnswers { shard, count, lasts } => {
@@ -153,17 +153,17 @@ async fn commit_to(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<Option
 /// Faults going on, until it is stopped.
 pub(crate) struct Chaos {
     stop: oneshot::Sender<()>,
-    task: JoinHandle<anyhow::Result<Victims>>,
+    task: JoinHandle<anyhow::Result<ChaosTargets>>,
 }
 
 impl Chaos {
     /// Breaks something again and again, as the seed says.
-    pub(crate) fn start(victims: Victims, recorder: Arc<Recorder>, seed: u64) -> Self {
+    pub(crate) fn start(targets: ChaosTargets, recorder: Arc<Recorder>, seed: u64) -> Self {
         let (stop, mut stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
-            let mut victims = victims;
-            let (nodes, shards) = victims.names();
-            let schedule = Schedule::new(seed, &victims.kinds, nodes.len(), shards.len());
+            let mut targets = targets;
+            let (nodes, shards) = targets.names();
+            let schedule = Schedule::new(seed, &targets.kinds, nodes.len(), shards.len());
             for (pause, fault) in schedule {
                 tokio::select! {
                     _ = &mut stopped => break,
@@ -171,15 +171,15 @@ impl Chaos {
                 }
                 let told = fault.told(&nodes, &shards);
                 recorder.fault(&told);
-                let more = victims.commit(fault).await?;
+                let more = targets.commit(fault).await?;
                 let more = more.map_or_else(String::new, |more| format!(" ({more})"));
                 recorder.fault(&format!("over: {told}{more}"));
             }
-            if let Some(cluster) = &mut victims.cluster {
+            if let Some(cluster) = &mut targets.cluster {
                 cluster.mend().await?;
                 recorder.fault("all nodes run and follow");
             }
-            Ok(victims)
+            Ok(targets)
         });
         Self { stop, task }
     }
@@ -187,8 +187,8 @@ impl Chaos {
     /// Lets the last fault end.
     ///
     /// # Errors
-    /// The router could not be started again; [`ClusterTrouble`] if it was a node.
-    pub(crate) async fn stop(self) -> anyhow::Result<Victims> {
+    /// The router could not be started again; [`ClusterError`] if it was a node.
+    pub(crate) async fn stop(self) -> anyhow::Result<ChaosTargets> {
         // Nobody listens when it has failed already; the task says why.
         let _ = self.stop.send(());
         self.task.await.context("the chaos ended badly")?
@@ -202,7 +202,7 @@ impl Chaos {
 pub(crate) async fn ready(pool: &Pool, patience: Duration) -> anyhow::Result<Duration> {
     let began = Instant::now();
     loop {
-        match crate::wire::check_ready(pool).await {
+        match crate::http_client::check_ready(pool).await {
             Ok(()) => return Ok(began.elapsed()),
             Err(error) if began.elapsed() > patience => {
                 return Err(error).context(format!("the router is not there after {patience:?}"));

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use checker::Report;
-use checker::history::{History, lines};
+use checker::history::{OperationHistory, lines};
 
 /// No promise was broken.
 const EXIT_PASSED: u8 = 0;
@@ -66,7 +66,7 @@ impl CheckOptions {
         }
     }
 
-    fn judge(&self) -> anyhow::Result<(History, Report)> {
+    fn judge(&self) -> anyhow::Result<(OperationHistory, Report)> {
         let name = || self.file.display().to_string();
         let file = File::open(&self.file).with_context(name)?;
         let mut input = BufReader::with_capacity(BUFFER_BYTES, file);

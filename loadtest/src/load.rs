@@ -1,18 +1,18 @@
 //! Load: what users do, one request after the other (closed), or requests at a rate whatever the answers (open).
 //!
 //! Goose starts and ends users, applies its thresholds and writes its reports; requests go over connections of our
-//! own (`wire`), each counted once here and once with goose.
+//! own (`http_client`), each counted once here and once with goose.
 //!
 //! **Invariant:** a user asks for what its own random stream says, whatever the others do; a key it wrote with success
 //! is one it must find again.
-//! **Not here:** whether an answer is right (`verdict`), and what is said at the end (`report`).
+//! **Not here:** whether an answer is right (`response_check`), and what is said at the end (`report`).
 
 mod closed;
-mod exchange;
 mod fill;
 mod open;
+mod operation;
 mod plan;
-mod visitor;
+mod virtual_user;
 
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ use goose::{GooseAttack, GooseError};
 
 pub(crate) use plan::Plan;
 
+use crate::counters::{Operation, Sample};
 use crate::options::Options;
-use crate::tally::{Operation, Sample};
 
 /// Whether goose's own rules were kept.
 pub(crate) struct Attacked {

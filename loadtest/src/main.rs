@@ -3,9 +3,9 @@
 //! ## Inside
 //! `options` and `scenario` are what may be asked, `mix`, `keys` and `random` what comes next, `requests` how it is put,
 //! `keyspace` and `own_rows` how a run keeps away from everybody else's rows and removes its own,
-//! `wire` how it goes over, `load` who sends it when, `verdict` what counts as a failure, `tally` what was counted,
+//! `http_client` how it goes over, `load` who sends it when, `response_check` what counts as a failure, `counters` what was counted,
 //! `report` what is said about it. `verify` is the workload that leaves evidence, `chaos` what is broken meanwhile, and
-//! `verified` such a run from start to end; the library keeps the evidence (`history`) and judges it (`checker`).
+//! `verified_run` such a run from start to end; the library keeps the evidence (`history`) and judges it (`checker`).
 //!
 //! **Invariant:** no crate of the workspace is imported; what is tested is the wire.
 //! **Not here:** nothing that knows how the router works inside.
@@ -13,7 +13,9 @@
 #![forbid(unsafe_code)]
 
 mod chaos;
+mod counters;
 mod cpu;
+mod http_client;
 mod keys;
 mod keyspace;
 mod load;
@@ -24,12 +26,10 @@ mod progress;
 mod random;
 mod report;
 mod requests;
+mod response_check;
 mod scenario;
-mod tally;
-mod verdict;
-mod verified;
+mod verified_run;
 mod verify;
-mod wire;
 
 use std::io::Write;
 use std::pin::pin;
@@ -40,14 +40,14 @@ use goose::goose::Scenario;
 use loadtest::check::EXIT_LOST;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::counters::Counters;
 use crate::cpu::Watch;
+use crate::http_client::Pool;
 use crate::load::Plan;
 use crate::options::{Command, Options};
 use crate::own_rows::OwnRows;
 use crate::progress::Progress;
 use crate::report::{Files, Ran, Report};
-use crate::tally::Tally;
-use crate::wire::Pool;
 
 /// Every request was answered as promised.
 const EXIT_PASSED: u8 = 0;
@@ -140,7 +140,7 @@ impl Signals {
 /// Removes the rows that earlier runs have left.
 async fn clean(options: &Options) -> anyhow::Result<u8> {
     let pools = pools(options)?;
-    wire::check_ready(&pools[0]).await?;
+    http_client::check_ready(&pools[0]).await?;
     own_rows::clean(&pools[0]).await?;
     Ok(EXIT_PASSED)
 }
@@ -164,16 +164,16 @@ async fn report(options: &Options) -> anyhow::Result<u8> {
 /// Looks for the routers, puts them under load, and sums up.
 async fn run(options: &Options) -> anyhow::Result<Report> {
     if options.load.chaos {
-        return verified::under_chaos(options).await;
+        return verified_run::under_chaos(options).await;
     }
     let pools = pools(options)?;
     for pool in &pools {
-        wire::check_ready(pool).await?;
+        http_client::check_ready(pool).await?;
     }
     let own = OwnRows::prepare(options, &pools).await?;
     let first = Arc::clone(&pools[0]);
     let ran = match options.load.verify {
-        true => verified::run(options, pools, &own).await,
+        true => verified_run::run(options, pools, &own).await,
         false => run_mix(options, pools, &own).await,
     };
     own.remove(options, &first).await;
@@ -186,12 +186,12 @@ async fn run_mix(
     pools: Vec<Arc<Pool>>,
     own: &OwnRows,
 ) -> anyhow::Result<Report> {
-    let tally = Arc::new(Tally::default());
+    let counters = Arc::new(Counters::default());
     let of_run = (pools, Arc::clone(own.names()));
-    let plan = Arc::new(Plan::new(options, of_run, Arc::clone(&tally))?);
+    let plan = Arc::new(Plan::new(options, of_run, Arc::clone(&counters))?);
     load::fill(&plan).await?;
-    let ran = attack(options, load::scenario(options, plan)?, &tally).await?;
-    Ok(Report::new(options, &tally.counts(), ran))
+    let ran = attack(options, load::scenario(options, plan)?, &counters).await?;
+    Ok(Report::new(options, &counters.counts(), ran))
 }
 
 fn pools(options: &Options) -> anyhow::Result<Vec<Arc<Pool>>> {
@@ -199,8 +199,12 @@ fn pools(options: &Options) -> anyhow::Result<Vec<Arc<Pool>>> {
 }
 
 /// Lets goose run a scenario, and watches.
-async fn attack(options: &Options, scenario: Scenario, tally: &Arc<Tally>) -> anyhow::Result<Ran> {
-    let progress = Progress::start(Arc::clone(tally));
+async fn attack(
+    options: &Options,
+    scenario: Scenario,
+    counters: &Arc<Counters>,
+) -> anyhow::Result<Ran> {
+    let progress = Progress::start(Arc::clone(counters));
     let watch = Watch::start();
     let ran = load::run(options, scenario).await;
     let cpu = watch.stop();

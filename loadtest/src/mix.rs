@@ -6,9 +6,9 @@ use std::fmt;
 
 use clap::ValueEnum;
 
+use crate::counters::Operation;
 use crate::keys::Dist;
 use crate::random::Random;
-use crate::tally::Operation;
 
 /// A named mix of operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -14,11 +14,11 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use goose::config::GooseConfiguration;
 
-use crate::chaos::Kind;
+use crate::chaos::FaultKind;
+use crate::http_client::Target;
 use crate::keys::Dist;
 use crate::mix::Mix;
 use crate::scenario;
-use crate::wire::Target;
 
 /// Users at once. Above this the ports and files of one machine are measured, not the router.
 const USERS_MAX: usize = 1_000;
@@ -158,7 +158,7 @@ pub(crate) struct Load {
     /// What --chaos breaks, with commas [default: the router; with --cluster its nodes too, and promotions if
     /// --level says that they lose nothing: quorum or all; with --cache the cache too]
     #[arg(long, value_name = "LIST", requires = "chaos", value_enum, value_delimiter = ',')]
-    pub(crate) faults: Vec<Kind>,
+    pub(crate) faults: Vec<FaultKind>,
 
     /// The level of all writes of --verify [default: one, some quorum, a few all]
     #[arg(long, value_name = "LEVEL", requires = "verify", value_parser = level_parser())]
@@ -207,17 +207,19 @@ pub(crate) struct Load {
 
 impl Load {
     /// What is broken on purpose.
-    pub(crate) fn kinds(&self) -> Vec<Kind> {
+    pub(crate) fn kinds(&self) -> Vec<FaultKind> {
         if !self.faults.is_empty() {
             return self.faults.clone();
         }
         let mut kinds = match (&self.cluster, self.level) {
-            (None, _) => Kind::OF_ROUTER.to_vec(),
-            (Some(_), Some(Level::Quorum | Level::All)) => Kind::OF_CLUSTER_AND_LEADERS.to_vec(),
-            (Some(_), Some(Level::One) | None) => Kind::OF_CLUSTER.to_vec(),
+            (None, _) => FaultKind::OF_ROUTER.to_vec(),
+            (Some(_), Some(Level::Quorum | Level::All)) => {
+                FaultKind::OF_CLUSTER_AND_LEADERS.to_vec()
+            }
+            (Some(_), Some(Level::One) | None) => FaultKind::OF_CLUSTER.to_vec(),
         };
         if self.cache {
-            kinds.extend(Kind::OF_CACHE);
+            kinds.extend(FaultKind::OF_CACHE);
         }
         kinds
     }
@@ -294,14 +296,14 @@ impl Options {
 
     fn check(&self) -> anyhow::Result<()> {
         let Load { mix, rate, keys, cluster, cache, faults, .. } = &self.load;
-        let is_of_cache = |kind: &&Kind| Kind::OF_CACHE.contains(kind);
+        let is_of_cache = |kind: &&FaultKind| FaultKind::OF_CACHE.contains(kind);
         anyhow::ensure!(
             *cache || !faults.iter().any(|kind| is_of_cache(&kind)),
             "--faults: without --cache there is no Redis to break"
         );
         let mut others = faults.iter().filter(|kind| !is_of_cache(kind));
         anyhow::ensure!(
-            cluster.is_some() || others.all(|kind| Kind::OF_ROUTER.contains(kind)),
+            cluster.is_some() || others.all(|kind| FaultKind::OF_ROUTER.contains(kind)),
             "--faults: without --cluster DIR there is only the router to break: router-kill, router-freeze, \
              router-restart"
         );

@@ -21,11 +21,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use crate::http_client::{Answer, HttpRequest, Pool};
 use crate::keyspace::Names;
 use crate::mix::Mix;
 use crate::options::Options;
 use crate::requests;
-use crate::wire::{Answer, Asked, Pool};
 
 /// Table of users.
 pub(crate) const USERS: &str = "loadtest_users";
@@ -304,7 +304,7 @@ async fn delete(pool: &Pool, table: &str, rows: &[Value]) -> anyhow::Result<()> 
 /// Sends a request that must succeed.
 async fn ask(
     pool: &Pool,
-    asked: Result<Asked, crate::verdict::Failure>,
+    asked: Result<HttpRequest, crate::response_check::Failure>,
     what: &str,
 ) -> anyhow::Result<Answer> {
     let sent = match asked {
@@ -320,7 +320,7 @@ async fn ask(
 
 fn refusal(what: &str, answer: &Answer) -> anyhow::Error {
     let Problem { code, detail } = serde_json::from_slice(&answer.body).unwrap_or_default();
-    let detail = crate::verdict::printable(&detail);
+    let detail = crate::response_check::printable(&detail);
     anyhow::anyhow!("{what} was answered {} {code} {detail}", answer.status)
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval_at};
 
-use crate::tally::{Standing, Tally};
+use crate::counters::{Counters, Standing};
 
 /// A terminal's line is rewritten this often.
 const TERMINAL_PERIOD: Duration = Duration::from_secs(1);
@@ -25,9 +25,9 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// Starts to print.
-    pub(crate) fn start(tally: Arc<Tally>) -> Self {
+    pub(crate) fn start(counters: Arc<Counters>) -> Self {
         let terminal = stderr().is_terminal();
-        Self { task: tokio::spawn(print(tally, terminal)), terminal }
+        Self { task: tokio::spawn(print(counters, terminal)), terminal }
     }
 
     /// Stops, and leaves a clean line behind.
@@ -39,14 +39,14 @@ impl Progress {
     }
 }
 
-async fn print(tally: Arc<Tally>, terminal: bool) {
+async fn print(counters: Arc<Counters>, terminal: bool) {
     let period = if terminal { TERMINAL_PERIOD } else { PLAIN_PERIOD };
     let mut ticks = interval_at(Instant::now() + period, period);
     let (mut seconds, mut before) = (0, 0);
     loop {
         ticks.tick().await;
         seconds += period.as_secs();
-        let standing = tally.standing();
+        let standing = counters.standing();
         let rate = (standing.requests - before) / period.as_secs();
         before = standing.requests;
         let line = line(seconds, rate, standing);

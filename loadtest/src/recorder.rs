@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use checker::history::{
-    Fault, Header, History, Key, Ledger, Names, NodeId, Operation, Page, Role, Total, Value,
-    request_id,
+    Fault, Header, Key, Ledger, Names, NodeId, Operation, OperationHistory, Page, Role, Total,
+    Value, request_id,
 };
 
 /// Operations a session keeps before it hands them over: one lock for each 256.
@@ -27,7 +27,7 @@ pub struct Recorder {
     run: String,
     sessions: AtomicU32,
     names: RwLock<Names>,
-    history: Mutex<History>,
+    history: Mutex<OperationHistory>,
 }
 
 impl Recorder {
@@ -38,7 +38,7 @@ impl Recorder {
             run: header.run.clone(),
             sessions: AtomicU32::new(0),
             names: RwLock::default(),
-            history: Mutex::new(History { header, ..History::default() }),
+            history: Mutex::new(OperationHistory { header, ..OperationHistory::default() }),
         })
     }
 
@@ -102,14 +102,14 @@ impl Recorder {
     }
 
     /// Takes the history out. Sessions that are still open lose what comes later.
-    pub fn finish(&self) -> History {
+    pub fn finish(&self) -> OperationHistory {
         let mut history = mem::take(&mut *self.lock());
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         history.keys = mem::take(&mut names);
         history
     }
 
-    fn lock(&self) -> MutexGuard<'_, History> {
+    fn lock(&self) -> MutexGuard<'_, OperationHistory> {
         // Records are pushed whole: a panic elsewhere leaves none half made.
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }

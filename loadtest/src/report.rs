@@ -2,12 +2,12 @@
 //!
 //! **Invariant:** no number is `NaN` or infinite, not even after no request at all; a run without a request has not
 //! passed.
-//! **Not here:** counting (`tally`).
+//! **Not here:** counting (`counters`).
 
-mod asked;
 mod compare;
 mod files;
 mod html;
+mod run_options;
 mod text;
 
 pub(crate) use files::Files;
@@ -20,9 +20,9 @@ use chrono::{SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 use self::compare::Comparison;
+use crate::counters::{Counts, Source, Times};
 use crate::cpu::Cpu;
 use crate::options::{Options, parse_time};
-use crate::tally::{Counts, Source, Times};
 
 /// A run this much shorter than asked was interrupted; users never all end at the very moment.
 const STOPPED_EARLY_S: f64 = 1.0;
@@ -202,7 +202,7 @@ impl Report {
         let mut report = Self {
             format: Self::FORMAT,
             told: options.told(),
-            asked: asked::of(options),
+            asked: run_options::of(options),
             ended_at: Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true),
             hosts: options.targets.iter().map(ToString::to_string).collect(),
             mix: options.load.mix.to_string(),
@@ -389,7 +389,7 @@ fn failures(counts: &Counts) -> Vec<FailureLine> {
 }
 
 fn series(counts: &Counts) -> Vec<Second> {
-    let second = |second: &crate::tally::Second| Second {
+    let second = |second: &crate::counters::Second| Second {
         requests: second.requests(),
         failed: second.failed.into(),
         p50_ms: second.quantile_ms(0.5),

@@ -33,11 +33,11 @@ use tokio::sync::Mutex;
 
 use self::names::RowNames;
 use self::session::Session;
+use crate::counters::Counters;
+use crate::http_client::Pool;
 use crate::keys::{Dist, KeyChooser};
 use crate::keyspace::Names;
 use crate::options::Options;
-use crate::tally::Tally;
-use crate::wire::Pool;
 
 /// Rows that everybody meets.
 const HOT_ROWS: u32 = 64;
@@ -57,7 +57,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Verification {
     recorder: Arc<Recorder>,
     pools: Vec<Arc<Pool>>,
-    tally: Arc<Tally>,
+    counters: Arc<Counters>,
     names: RowNames,
     chooser: KeyChooser,
     seed: u64,
@@ -79,7 +79,7 @@ impl Verification {
     pub(crate) fn new(
         options: &Options,
         (pools, names): (Vec<Arc<Pool>>, Arc<Names>),
-        tally: Arc<Tally>,
+        counters: Arc<Counters>,
     ) -> anyhow::Result<Self> {
         let hosts = options.targets.iter().map(ToString::to_string).collect();
         let started = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
@@ -88,7 +88,7 @@ impl Verification {
         Ok(Self {
             recorder: Recorder::start(header),
             pools,
-            tally,
+            counters,
             names: RowNames::new(names),
             chooser: KeyChooser::new(Dist::Zipf(SKEW), HOT_ROWS + COLD_ROWS)?,
             seed: options.load.seed,
@@ -109,7 +109,7 @@ impl Verification {
     /// What goose lets each session do.
     pub(crate) fn scenario(self: Arc<Self>) -> anyhow::Result<Scenario> {
         let enter = Transaction::new(Arc::new(move |user: &mut GooseUser| {
-            self.tally.start(Instant::now());
+            self.counters.start(Instant::now());
             let session = Session::new(Arc::clone(&self), user.weighted_users_index);
             user.set_session_data(Shared(Arc::new(Mutex::new(session))));
             Box::pin(ready(Ok(())))
@@ -179,7 +179,7 @@ async fn act(user: &mut GooseUser) -> TransactionResult {
     for done in workload::next(&mut session).await {
         let pause = done.sample.verdict.as_ref().is_err_and(|failure| failure.status.is_none());
         crate::load::tell_goose(user, done.sample.operation, &done.sample, done.status).await?;
-        session.of.tally.add(done.sample);
+        session.of.counters.add(done.sample);
         if pause {
             tokio::time::sleep(PAUSE).await;
         }

@@ -14,8 +14,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use checker::check;
-use checker::history::{History, lines};
-use server::{Broken, Settings};
+use checker::history::{OperationHistory, lines};
+use server::{BrokenPromise, Settings};
 
 const OPERATIONS: usize = 1_000_000;
 
@@ -33,7 +33,7 @@ fn main() {
         sessions: 64,
         hot: 64,
         cold: 100_000,
-        broken: Broken::Nothing,
+        broken: BrokenPromise::Nothing,
     };
     let mut history = server::run(settings);
     assert!(history.operations.len() >= OPERATIONS, "{} operations", history.operations.len());
@@ -70,14 +70,14 @@ fn judge_file(path: &Path) {
     println!("read and checked: peak {} MB", peak_mb());
 }
 
-fn judge(history: &History) {
+fn judge(history: &OperationHistory) {
     let checking = Instant::now();
     let report = check(history);
     println!("checked in {:.2} s", checking.elapsed().as_secs_f64());
     assert!(report.passed(), "{}", report.text(history));
 }
 
-fn size(history: &History) -> String {
+fn size(history: &OperationHistory) -> String {
     format!("{} operations of {} rows", history.operations.len(), history.keys.len())
 }
 

@@ -5,18 +5,18 @@
 
 use std::collections::BTreeMap;
 
-use crate::history::{History, Level, NEVER, NodeId, Operation, Outcome};
+use crate::history::{Level, NEVER, NodeId, Operation, OperationHistory, Outcome};
 
 /// What each shard gave at each level, reads and changes apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Availability {
     /// By shard, reads after changes, by level.
-    pub lanes: Vec<Lane>,
+    pub groups: Vec<OperationGroup>,
 }
 
 /// Operations of one kind, at one level, of one shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lane {
+pub struct OperationGroup {
     /// The shard; empty where no answer ever told it.
     pub shard: String,
     /// Reads, or changes.
@@ -92,7 +92,7 @@ impl Outcomes {
 impl Availability {
     /// How all operations ended.
     pub fn outcomes(&self) -> Outcomes {
-        self.lanes.iter().fold(Outcomes::default(), |sum, lane| sum.and(lane.outcomes))
+        self.groups.iter().fold(Outcomes::default(), |sum, group| sum.and(group.outcomes))
     }
 }
 
@@ -113,7 +113,7 @@ impl Availability {
     /// Changes and reads at each level, over all shards.
     pub fn summaries(&self) -> Vec<Summary<'_>> {
         let mut sums: BTreeMap<(bool, Level), Summary<'_>> = BTreeMap::new();
-        for Lane { shard, reads, level, outcomes, gap } in &self.lanes {
+        for OperationGroup { shard, reads, level, outcomes, gap } in &self.groups {
             let sum = sums.entry((*reads, *level)).or_insert_with(|| Summary {
                 reads: *reads,
                 level: *level,
@@ -132,33 +132,29 @@ impl Availability {
 }
 
 /// Reports on a history.
-pub(super) fn of(history: &History) -> Availability {
+pub(super) fn of(history: &OperationHistory) -> Availability {
     let answering = answering(history);
     let mut order: Vec<u32> = (0..history.operations.len() as u32).collect();
     order.sort_unstable_by_key(|&index| history.operations[index as usize].end);
-    let mut lanes: BTreeMap<(&str, bool, Level), (Outcomes, Longest)> = BTreeMap::new();
+    let mut groups: BTreeMap<(&str, bool, Level), (Outcomes, Longest)> = BTreeMap::new();
     for index in order {
         let one = &history.operations[index as usize];
         let shard = match shard_of(history, one.node) {
             "" => shard_of(history, answering[one.key.0 as usize]),
             shard => shard,
         };
-        let (outcomes, longest) = lanes.entry((shard, !changes(one), one.level)).or_default();
+        let (outcomes, longest) = groups.entry((shard, !changes(one), one.level)).or_default();
         outcomes.count(one.outcome);
         longest.meet(one);
     }
-    let lane = |((shard, reads, level), (outcomes, longest)): ((&str, _, _), (_, Longest))| Lane {
-        shard: shard.to_owned(),
-        reads,
-        level,
-        outcomes,
-        gap: longest.gap,
+    let group = |((shard, reads, level), (outcomes, longest)): ((&str, _, _), (_, Longest))| {
+        OperationGroup { shard: shard.to_owned(), reads, level, outcomes, gap: longest.gap }
     };
-    Availability { lanes: lanes.into_iter().map(lane).collect() }
+    Availability { groups: groups.into_iter().map(group).collect() }
 }
 
 /// The shard of a node; empty where several answered together, or none.
-fn shard_of(history: &History, node: NodeId) -> &str {
+fn shard_of(history: &OperationHistory, node: NodeId) -> &str {
     history.nodes.get(node).map_or("", |node| node.shard.as_str())
 }
 
@@ -167,7 +163,7 @@ fn changes(one: &Operation) -> bool {
 }
 
 /// Some node that answered for each key. A key that moves has had two; one of them is near enough.
-fn answering(history: &History) -> Vec<NodeId> {
+fn answering(history: &OperationHistory) -> Vec<NodeId> {
     let mut nodes = vec![NodeId::NONE; history.keys.len()];
     let told = |one: &&Operation| !shard_of(history, one.node).is_empty();
     for one in history.operations.iter().filter(told) {

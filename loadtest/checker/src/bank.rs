@@ -8,9 +8,9 @@
 //! **Not here:** which transfer was torn. The last right total before bounds the time.
 
 use super::findings::{Check, Evidence, Findings, Violation};
-use crate::history::{BankConstants, History, Total};
+use crate::history::{BankConstants, OperationHistory, Total};
 
-pub(super) fn check(history: &History, found: &mut Findings) {
+pub(super) fn check(history: &OperationHistory, found: &mut Findings) {
     let Some(constants) = history.header.bank else { return };
     let mut order: Vec<u32> = (0..history.totals.len() as u32).collect();
     let total = |index: u32| &history.totals[index as usize];

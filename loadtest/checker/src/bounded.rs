@@ -9,8 +9,8 @@
 
 use super::acknowledged::Acknowledged;
 use super::findings::{Check, Findings, Violation};
-use super::mark::Mark;
-use super::row::{Place, Row};
+use super::row::{OperationIndex, Row};
+use super::version_bound::VersionBound;
 use crate::history::Operation;
 
 const NANOS_PER_MS: u64 = 1_000_000;
@@ -29,10 +29,15 @@ pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
     }
 }
 
-fn judge(row: &Row<'_>, place: Place, low: super::mark::Low, found: &mut Findings) {
+fn judge(
+    row: &Row<'_>,
+    place: OperationIndex,
+    low: super::version_bound::LowWatermark,
+    found: &mut Findings,
+) {
     let read = row.at(place);
     let fresh = match row.version(place) {
-        Some(version) => Mark::at(version) >= low.mark,
+        Some(version) => VersionBound::at(version) >= low.mark,
         None if read.is_absent_read() => row.deletes.explain(low.mark, read.end).is_some(),
         None => true,
     };

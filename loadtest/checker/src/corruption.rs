@@ -4,7 +4,7 @@
 //! **Not here:** one value at two versions, which is a change applied twice (`identity`).
 
 use super::findings::{Check, Findings, Violation};
-use super::row::{Place, Row};
+use super::row::{OperationIndex, Row};
 use crate::history::{Kind, Operation, Outcome, Value};
 
 pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
@@ -17,7 +17,7 @@ pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
 }
 
 /// The value was sent to this row, before the read ended, and not refused.
-fn value_was_sent(row: &Row<'_>, place: Place, found: &mut Findings) {
+fn value_was_sent(row: &Row<'_>, place: OperationIndex, found: &mut Findings) {
     let read = row.at(place);
     let Some(owner) = row.owner(place) else {
         found.add(Check::Corruption, read.start, || never_sent(row, place));
@@ -41,7 +41,7 @@ fn value_was_sent(row: &Row<'_>, place: Place, found: &mut Findings) {
 }
 
 /// A value that no write of this row carried; perhaps one of another row did.
-fn never_sent(row: &Row<'_>, place: Place) -> Violation {
+fn never_sent(row: &Row<'_>, place: OperationIndex) -> Violation {
     let value = row.at(place).value;
     // Over the whole history, but only for the few violations that are told.
     let elsewhere = |one: &Operation| one.value == value && one.changes();
@@ -64,15 +64,15 @@ fn one_value_at_a_version(row: &Row<'_>, found: &mut Findings) {
         one.version != 0
             && (one.is_acknowledged() || one.is_answered_read() && !one.is_absent_read())
     };
-    let mut told: Vec<(u64, Value, Place)> = row
+    let mut told: Vec<(u64, Value, OperationIndex)> = row
         .operations()
         .filter(|(_, one)| told(one))
         .map(|(place, one)| (one.version, one.value, place))
         .collect();
     told.sort_unstable();
     for version in told.chunk_by(|one, other| one.0 == other.0) {
-        let changes = |place: Place| row.at(place).changes();
-        let contradicts = |pair: &&[(u64, Value, Place)]| {
+        let changes = |place: OperationIndex| row.at(place).changes();
+        let contradicts = |pair: &&[(u64, Value, OperationIndex)]| {
             pair[0].1 != pair[1].1 && !(changes(pair[0].2) && changes(pair[1].2))
         };
         let Some(pair) = version.windows(2).find(contradicts) else { continue };

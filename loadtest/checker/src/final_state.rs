@@ -9,8 +9,8 @@
 
 use super::acknowledged::Acknowledged;
 use super::findings::{Check, Findings, Violation};
-use super::mark::Mark;
 use super::row::Row;
+use super::version_bound::VersionBound;
 
 pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
     if !row.operations().any(|(_, one)| one.last) {
@@ -20,7 +20,7 @@ pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
     for (place, read) in row.operations().filter(|(_, one)| one.last && one.is_answered_read()) {
         let low = acknowledged.before(read.start);
         let kept = match row.version(place) {
-            Some(version) => Mark::at(version) >= low.mark,
+            Some(version) => VersionBound::at(version) >= low.mark,
             None if read.is_absent_read() && !row.deletes.is_empty() => {
                 row.deletes.explain(low.mark, read.end).is_some()
             }

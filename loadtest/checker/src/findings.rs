@@ -1,11 +1,11 @@
 //! Findings: violations counted, and the first few of each check kept to be told.
 //!
 //! **Invariant:** what is kept are the earliest; a broken server cannot fill the memory.
-//! **Not here:** how they are told (`story`).
+//! **Not here:** how they are told (`violation_report`).
 
-use super::losses::Excuse;
+use super::allowed_losses::Excuse;
 use super::row::Row;
-use crate::history::{History, Key};
+use crate::history::{Key, OperationHistory};
 
 /// Violations told of each check. Whoever reads ten alike learns nothing from the eleventh.
 pub const TOLD_MAX: usize = 10;
@@ -148,7 +148,7 @@ pub(super) struct Found {
 }
 
 impl<'h> Findings<'h> {
-    pub(super) fn new(history: &'h History) -> Self {
+    pub(super) fn new(history: &'h OperationHistory) -> Self {
         Self {
             told: Default::default(),
             counts: Default::default(),

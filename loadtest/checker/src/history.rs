@@ -55,7 +55,7 @@ impl Header {
 
 /// A whole run, in no order.
 #[derive(Clone, Debug, Default)]
-pub struct History {
+pub struct OperationHistory {
     /// What the run says of itself.
     pub header: Header,
     /// The names of keys.
@@ -74,7 +74,7 @@ pub struct History {
     pub faults: Vec<Fault>,
 }
 
-impl History {
+impl OperationHistory {
     /// The id a request carried as `x-request-id`.
     pub fn request_id(&self, operation: &Operation) -> String {
         request_id(&self.header.run, operation.session, operation.request)

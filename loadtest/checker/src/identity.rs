@@ -6,7 +6,7 @@
 //! What is not seen: a change applied twice whose second version nobody read.
 
 use super::findings::{Check, Findings, Violation};
-use super::row::{Place, Row};
+use super::row::{OperationIndex, Row};
 use crate::history::{Kind, Outcome};
 
 pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
@@ -17,7 +17,8 @@ pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
 /// Two acknowledged changes were told the same version.
 fn one_change_at_a_version(row: &Row<'_>, found: &mut Findings) {
     let told = row.operations().filter(|(_, one)| one.is_acknowledged() && one.version != 0);
-    let mut told: Vec<(u64, Place)> = told.map(|(place, one)| (one.version, place)).collect();
+    let mut told: Vec<(u64, OperationIndex)> =
+        told.map(|(place, one)| (one.version, place)).collect();
     told.sort_unstable();
     for pair in told.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
         let [(version, first), (_, second)] = [pair[0], pair[1]];
@@ -32,7 +33,7 @@ fn one_change_at_a_version(row: &Row<'_>, found: &mut Findings) {
 /// A change is known at two versions: by its answer, by reads, by the answer to a replay.
 fn one_version_of_a_change(row: &Row<'_>, found: &mut Findings) {
     // The first version known of each change, and the operation it is known from.
-    let mut known: Vec<Option<(u64, Place)>> = vec![None; row.indices.len()];
+    let mut known: Vec<Option<(u64, OperationIndex)>> = vec![None; row.indices.len()];
     for (place, change) in row.operations().filter(|(_, one)| one.changes()) {
         if change.is_acknowledged() && change.version != 0 {
             known[place as usize] = Some((change.version, place));

@@ -12,13 +12,13 @@
 //! same version.
 
 use super::findings::{Check, Evidence, Findings, Violation};
-use super::row::{Place, Row};
-use crate::history::{History, Ledger};
+use super::row::{OperationIndex, Row};
+use crate::history::{Ledger, OperationHistory};
 
 const PROMISE: &str = "a write under a condition replaces exactly the version it was based on";
 
 /// The counters of all banks.
-pub(super) fn check_counters(history: &History, found: &mut Findings) {
+pub(super) fn check_counters(history: &OperationHistory, found: &mut Findings) {
     for (index, ledger) in history.ledgers.iter().enumerate() {
         let Some((promise, what)) = broken(ledger) else { continue };
         found.add(Check::Ledger, ledger.start, || {
@@ -56,13 +56,13 @@ pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
 }
 
 /// Whether a change happened for certain.
-fn happened(row: &Row<'_>, place: Place) -> bool {
+fn happened(row: &Row<'_>, place: OperationIndex) -> bool {
     let one = row.at(place);
     one.changes() && (one.is_acknowledged() || row.version(place).is_some())
 }
 
 fn one_write_on_a_version(row: &Row<'_>, found: &mut Findings) {
-    let mut based: Vec<(u64, Place)> = row
+    let mut based: Vec<(u64, OperationIndex)> = row
         .operations()
         .filter(|(place, one)| one.based_on != 0 && happened(row, *place))
         .map(|(place, one)| (one.based_on, place))
@@ -79,7 +79,7 @@ fn one_write_on_a_version(row: &Row<'_>, found: &mut Findings) {
 }
 
 fn nothing_in_between(row: &Row<'_>, found: &mut Findings) {
-    let mut known: Vec<(u64, Place)> = row
+    let mut known: Vec<(u64, OperationIndex)> = row
         .operations()
         .filter(|(_, one)| one.changes())
         .filter_map(|(place, _)| Some((row.version(place)?, place)))

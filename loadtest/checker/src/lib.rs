@@ -17,7 +17,7 @@
 //! | C10 | how long nothing succeeded | `availability` |
 //!
 //! Doubt is for the accused: where an unanswered request leaves two readings open, the harmless one
-//! holds. What a promotion may cost at level `one` is counted apart (`losses`). Each file says what it
+//! holds. What a promotion may cost at level `one` is counted apart (`allowed_losses`). Each file says what it
 //! therefore does not see. Rows must be new: a value written before
 //! the run is one that nobody sent.
 //!
@@ -27,32 +27,31 @@
 #![forbid(unsafe_code)]
 
 mod acknowledged;
+mod allowed_losses;
 mod availability;
 mod bank;
 mod bounded;
 mod corruption;
-mod deletes;
 mod final_state;
 mod findings;
 pub mod history;
 mod identity;
 mod ledger;
 mod linearizable;
-mod losses;
-mod mark;
 mod row;
 mod sessions;
 mod sets;
-mod story;
+mod version_bound;
+mod violation_report;
 
-pub use self::availability::{Availability, Gap, Lane, Outcomes, Summary};
+pub use self::availability::{Availability, Gap, OperationGroup, Outcomes, Summary};
 pub use self::findings::{Check, Evidence, TOLD_MAX, Violation};
-pub use self::story::lost_text;
+pub use self::violation_report::lost_text;
 
 use self::findings::{Findings, Found};
 use self::row::{ByKey, Row};
 use self::sets::Walks;
-use crate::history::{History, Outcome};
+use crate::history::{OperationHistory, Outcome};
 
 /// What the checks found.
 #[derive(Clone, Debug)]
@@ -85,7 +84,7 @@ impl Report {
 }
 
 /// Judges a history.
-pub fn check(history: &History) -> Report {
+pub fn check(history: &OperationHistory) -> Report {
     let mut found = Findings::new(history);
     let mut rows_not_read_back = 0;
     let walks = Walks::new(history, &mut found);

@@ -49,27 +49,27 @@
 //! write, since versions are drawn from one counter for many rows.
 
 use super::findings::{Check, Findings, Violation};
-use super::mark::{Low, Mark, Moment, moments};
-use super::row::{Place, Row};
+use super::row::{OperationIndex, Row};
+use super::version_bound::{IntervalEdge, LowWatermark, VersionBound, interval_edges};
 use crate::history::{NEVER, Operation};
 
 pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
-    let places: Vec<Place> =
+    let places: Vec<OperationIndex> =
         row.operations().filter(|(place, _)| counts(row, *place)).map(|(place, _)| place).collect();
     if places.len() < 2 {
         return;
     }
-    let mut low = Low::default();
-    let mut began = vec![Low::default(); row.indices.len()];
+    let mut low = LowWatermark::default();
+    let mut began = vec![LowWatermark::default(); row.indices.len()];
     let intervals = places.iter().map(|&place| (row.at(place).start, settled(row.at(place))));
-    for (_, moment) in moments(intervals) {
+    for (_, moment) in interval_edges(intervals) {
         match moment {
-            Moment::Began(number) => {
+            IntervalEdge::Began(number) => {
                 let place = places[number as usize];
                 began[place as usize] = low;
                 begin(row, place, &began, found);
             }
-            Moment::Ended(number) => {
+            IntervalEdge::Ended(number) => {
                 let place = places[number as usize];
                 if let Some(mark) = mark_of(row, place, began[place as usize]) {
                     low.raise(mark, place);
@@ -82,7 +82,7 @@ pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
 }
 
 /// Whether an operation has a place in the one order of its row.
-fn counts(row: &Row<'_>, place: Place) -> bool {
+fn counts(row: &Row<'_>, place: OperationIndex) -> bool {
     let one = row.at(place);
     if one.changes() {
         return one.is_acknowledged() || row.version(place).is_some();
@@ -97,10 +97,10 @@ fn settled(one: &Operation) -> u64 {
 }
 
 /// Where an operation has its place, at least; `None` for an absent read without explanation.
-fn mark_of(row: &Row<'_>, place: Place, began: Low) -> Option<Mark> {
+fn mark_of(row: &Row<'_>, place: OperationIndex, began: LowWatermark) -> Option<VersionBound> {
     let one = row.at(place);
     match row.version(place) {
-        Some(version) => Some(Mark::at(version)),
+        Some(version) => Some(VersionBound::at(version)),
         None if one.is_absent_read() => {
             row.deletes.explain(began.mark, one.end).map(|(mark, _)| mark)
         }
@@ -109,10 +109,10 @@ fn mark_of(row: &Row<'_>, place: Place, began: Low) -> Option<Mark> {
 }
 
 /// The condition of the theorem, at the beginning of an operation of known version.
-fn begin(row: &Row<'_>, place: Place, began: &[Low], found: &mut Findings) {
+fn begin(row: &Row<'_>, place: OperationIndex, began: &[LowWatermark], found: &mut Findings) {
     let (one, low) = (row.at(place), began[place as usize]);
     let Some(version) = row.version(place) else { return };
-    let mark = Mark::at(version);
+    let mark = VersionBound::at(version);
     if mark > low.mark || (mark == low.mark && !one.changes()) {
         return;
     }
@@ -145,7 +145,7 @@ fn begin(row: &Row<'_>, place: Place, began: &[Low], found: &mut Findings) {
 }
 
 /// A strong read found no row, and no delete can be the reason.
-fn vanished(row: &Row<'_>, place: Place, began: &[Low], found: &mut Findings) {
+fn vanished(row: &Row<'_>, place: OperationIndex, began: &[LowWatermark], found: &mut Findings) {
     let low = began[place as usize];
     found.add(Check::Linearizable, row.at(place).start, || {
         let what = format!(
@@ -160,7 +160,7 @@ fn vanished(row: &Row<'_>, place: Place, began: &[Low], found: &mut Findings) {
 }
 
 /// Who set a mark; and where that told no version, what it was placed after.
-fn chain(row: &Row<'_>, by: Option<Place>, began: &[Low]) -> Vec<Place> {
+fn chain(row: &Row<'_>, by: Option<OperationIndex>, began: &[LowWatermark]) -> Vec<OperationIndex> {
     let mut places = Vec::new();
     let mut next = by;
     while let Some(place) = next.filter(|_| places.len() < 3) {

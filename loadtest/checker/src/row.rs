@@ -6,11 +6,13 @@
 //! **Invariant:** operations stand in order of their start, and are named by their place in it.
 //! **Not here:** judgement. A value seen at two versions has the first here; `identity` says more.
 
-use super::deletes::Deletes;
-use crate::history::{History, Key, Kind, Operation, Outcome, Value};
+mod deletes;
+
+use self::deletes::Deletes;
+use crate::history::{Key, Kind, Operation, OperationHistory, Outcome, Value};
 
 /// The place of an operation within its [`Row`].
-pub(super) type Place = u32;
+pub(super) type OperationIndex = u32;
 
 /// The indices of a history's operations in order of key, then start.
 pub(super) struct ByKey {
@@ -21,7 +23,7 @@ pub(super) struct ByKey {
 
 impl ByKey {
     /// Sorts indices, not operations: 4 bytes instead of 64.
-    pub(super) fn new(history: &History) -> Self {
+    pub(super) fn new(history: &OperationHistory) -> Self {
         let operations = &history.operations;
         let mut bounds = vec![0_u32; history.keys.len() + 1];
         for operation in operations {
@@ -54,20 +56,20 @@ impl ByKey {
 
 /// The operations of one key.
 pub(super) struct Row<'a> {
-    pub(super) history: &'a History,
+    pub(super) history: &'a OperationHistory,
     pub(super) key: Key,
     /// Indices into the history's operations.
     pub(super) indices: &'a [u32],
     /// The version each operation stands for; 0 when nobody learnt it.
     pub(super) versions: Vec<u64>,
     /// Whose value each read or replay carries.
-    owners: Vec<Option<Place>>,
+    owners: Vec<Option<OperationIndex>>,
     /// What may explain that the row was absent.
     pub(super) deletes: Deletes,
 }
 
 impl<'a> Row<'a> {
-    pub(super) fn new(history: &'a History, key: Key, indices: &'a [u32]) -> Self {
+    pub(super) fn new(history: &'a OperationHistory, key: Key, indices: &'a [u32]) -> Self {
         let owners = owners(history, indices);
         let versions = versions(history, indices, &owners);
         let mut row = Self { history, key, indices, versions, owners, deletes: Deletes::default() };
@@ -76,28 +78,28 @@ impl<'a> Row<'a> {
     }
 
     /// The operation at a place.
-    pub(super) fn at(&self, place: Place) -> &'a Operation {
+    pub(super) fn at(&self, place: OperationIndex) -> &'a Operation {
         &self.history.operations[self.indices[place as usize] as usize]
     }
 
     /// The version an operation stands for, if it is known.
-    pub(super) fn version(&self, place: Place) -> Option<u64> {
+    pub(super) fn version(&self, place: OperationIndex) -> Option<u64> {
         Some(self.versions[place as usize]).filter(|&version| version != 0)
     }
 
     /// The write or delete whose value a read or replay carries.
-    pub(super) fn owner(&self, place: Place) -> Option<Place> {
+    pub(super) fn owner(&self, place: OperationIndex) -> Option<OperationIndex> {
         self.owners[place as usize]
     }
 
     /// Every operation with its place.
-    pub(super) fn operations(&self) -> impl Iterator<Item = (Place, &'a Operation)> + '_ {
-        (0..self.indices.len() as Place).map(|place| (place, self.at(place)))
+    pub(super) fn operations(&self) -> impl Iterator<Item = (OperationIndex, &'a Operation)> + '_ {
+        (0..self.indices.len() as OperationIndex).map(|place| (place, self.at(place)))
     }
 
     /// The history's indices of some places, for a story.
-    pub(super) fn evidence(&self, places: impl IntoIterator<Item = Place>) -> Vec<u32> {
-        let mut places: Vec<Place> = places.into_iter().collect();
+    pub(super) fn evidence(&self, places: impl IntoIterator<Item = OperationIndex>) -> Vec<u32> {
+        let mut places: Vec<OperationIndex> = places.into_iter().collect();
         places.sort_unstable();
         places.dedup();
         places.into_iter().map(|place| self.indices[place as usize]).collect()
@@ -105,11 +107,11 @@ impl<'a> Row<'a> {
 }
 
 /// Whose value each read and replay carries: one sorted list of the values sent, looked up.
-fn owners(history: &History, indices: &[u32]) -> Vec<Option<Place>> {
+fn owners(history: &OperationHistory, indices: &[u32]) -> Vec<Option<OperationIndex>> {
     let at = |place: usize| &history.operations[indices[place] as usize];
-    let mut sent: Vec<(Value, Place)> = (0..indices.len())
+    let mut sent: Vec<(Value, OperationIndex)> = (0..indices.len())
         .filter(|&place| at(place).changes())
-        .map(|place| (at(place).value, place as Place))
+        .map(|place| (at(place).value, place as OperationIndex))
         .collect();
     sent.sort_unstable();
     let owner = |operation: &Operation| {
@@ -123,7 +125,11 @@ fn owners(history: &History, indices: &[u32]) -> Vec<Option<Place>> {
 }
 
 /// What was told, then what reads teach their writes, then what writes teach reads without one.
-fn versions(history: &History, indices: &[u32], owners: &[Option<Place>]) -> Vec<u64> {
+fn versions(
+    history: &OperationHistory,
+    indices: &[u32],
+    owners: &[Option<OperationIndex>],
+) -> Vec<u64> {
     let at = |place: usize| &history.operations[indices[place] as usize];
     let told = |operation: &Operation| match operation.outcome {
         // The version of an absent row, or of a refusal, is not one this operation stands for.

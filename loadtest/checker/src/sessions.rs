@@ -10,13 +10,13 @@
 //! What is not seen: see `deletes`; and guarantees over several rows, which a token gives too.
 
 use super::findings::{Check, Findings, Violation};
-use super::mark::{Low, Mark, Moment, moments};
-use super::row::{Place, Row};
+use super::row::{OperationIndex, Row};
+use super::version_bound::{IntervalEdge, LowWatermark, VersionBound, interval_edges};
 use crate::history::Operation;
 
 pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
     let binds = |one: &Operation| one.token && (one.is_answered_read() || one.is_acknowledged());
-    let mut places: Vec<Place> =
+    let mut places: Vec<OperationIndex> =
         row.operations().filter(|(_, one)| binds(one)).map(|(place, _)| place).collect();
     // Stable, so that operations of a session stay in order of their start.
     places.sort_by_key(|&place| row.at(place).session);
@@ -28,14 +28,14 @@ pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
 }
 
 /// One sweep, as in C3, over what one session did to one row.
-fn check_session(row: &Row<'_>, session: &[Place], found: &mut Findings) {
-    let mut low = Low::default();
-    let mut began = vec![Low::default(); session.len()];
+fn check_session(row: &Row<'_>, session: &[OperationIndex], found: &mut Findings) {
+    let mut low = LowWatermark::default();
+    let mut began = vec![LowWatermark::default(); session.len()];
     let intervals = session.iter().map(|&place| (row.at(place).start, row.at(place).end));
-    for (_, moment) in moments(intervals) {
+    for (_, moment) in interval_edges(intervals) {
         match moment {
-            Moment::Began(number) => began[number as usize] = low,
-            Moment::Ended(number) => {
+            IntervalEdge::Began(number) => began[number as usize] = low,
+            IntervalEdge::Ended(number) => {
                 let (place, before) = (session[number as usize], began[number as usize]);
                 if let Some(mark) = judge(row, place, before, found) {
                     low.raise(mark, place);
@@ -46,17 +46,22 @@ fn check_session(row: &Row<'_>, session: &[Place], found: &mut Findings) {
 }
 
 /// Where the operation stands, if it may stand there.
-fn judge(row: &Row<'_>, place: Place, before: Low, found: &mut Findings) -> Option<Mark> {
+fn judge(
+    row: &Row<'_>,
+    place: OperationIndex,
+    before: LowWatermark,
+    found: &mut Findings,
+) -> Option<VersionBound> {
     let one = row.at(place);
     let mark = match row.version(place) {
-        Some(version) => Some(Mark::at(version)),
+        Some(version) => Some(VersionBound::at(version)),
         None if one.is_absent_read() => {
             row.deletes.explain(before.mark, one.end).map(|(mark, _)| mark)
         }
         // A row of a bulk is above all its session knew, and a read of unknown version anywhere.
         None => return one.changes().then(|| before.mark.after()),
     };
-    let fits = |mark: Mark| mark > before.mark || mark == before.mark && !one.changes();
+    let fits = |mark: VersionBound| mark > before.mark || mark == before.mark && !one.changes();
     if mark.is_some_and(fits) {
         return mark;
     }

@@ -12,8 +12,8 @@
 use std::collections::HashMap;
 
 use super::findings::{Check, Evidence, Findings, Violation};
-use super::row::{Place, Row};
-use crate::history::{History, Key, Kind, Operation, Outcome, Page};
+use super::row::{OperationIndex, Row};
+use crate::history::{Key, Kind, Operation, OperationHistory, Outcome, Page};
 
 /// A row was not met.
 const NOT_MET: u32 = u32::MAX;
@@ -33,7 +33,7 @@ pub(super) struct Walks<'a>(Vec<Walk<'a>>);
 
 impl<'a> Walks<'a> {
     /// Puts pages together, and tells rows that one walk met twice.
-    pub(super) fn new(history: &'a History, found: &mut Findings) -> Self {
+    pub(super) fn new(history: &'a OperationHistory, found: &mut Findings) -> Self {
         let mut order: Vec<u32> = (0..history.pages.len() as u32).collect();
         order.sort_by_key(|&page| history.pages[page as usize].start);
         let mut walks: Vec<Walk<'a>> = Vec::new();
@@ -86,7 +86,7 @@ impl Walk<'_> {
     }
 
     /// Whether a key is one of the table walked over.
-    fn covers(&self, history: &History, key: Key) -> bool {
+    fn covers(&self, history: &OperationHistory, key: Key) -> bool {
         let rest = history.keys.name(key).strip_prefix(self.table);
         rest.is_some_and(|rest| rest.starts_with('/'))
     }
@@ -118,7 +118,7 @@ pub(super) fn check(row: &Row<'_>, walks: &Walks<'_>, found: &mut Findings) {
     }
 }
 
-fn lost(row: &Row<'_>, write: Place, gone: Evidence, at: u64, found: &mut Findings) {
+fn lost(row: &Row<'_>, write: OperationIndex, gone: Evidence, at: u64, found: &mut Findings) {
     found.add(Check::Sets, at, || {
         let promise = "a row that was acknowledged is there until it is deleted";
         let what = "an acknowledged row is not there at the end".to_owned();
@@ -151,26 +151,28 @@ fn unexpected(row: &Row<'_>, start: u64, page: u32, found: &mut Findings) {
 }
 
 /// A write acknowledged before `moment` that no delete can have come after.
-fn surely_present(row: &Row<'_>, moment: u64) -> Option<Place> {
+fn surely_present(row: &Row<'_>, moment: u64) -> Option<OperationIndex> {
     if row.deletes.any_free() {
         return None;
     }
     let deleted = row.deletes.newest().map_or(0, |(version, _)| version);
     // Without any delete it does not matter at which version the write was.
-    let after = |place: Place| deleted == 0 || row.version(place).is_some_and(|one| one > deleted);
+    let after =
+        |place: OperationIndex| deleted == 0 || row.version(place).is_some_and(|one| one > deleted);
     let mut writes = row.operations().filter(|(_, one)| one.kind == Kind::Write);
-    let stays =
-        |place: Place, one: &Operation| one.is_acknowledged() && one.end < moment && after(place);
+    let stays = |place: OperationIndex, one: &Operation| {
+        one.is_acknowledged() && one.end < moment && after(place)
+    };
     writes.find(|&(place, one)| stays(place, one)).map(|(place, _)| place)
 }
 
 /// The delete acknowledged before `moment` that no write can have come after.
-fn surely_deleted(row: &Row<'_>, moment: u64) -> Option<Place> {
+fn surely_deleted(row: &Row<'_>, moment: u64) -> Option<OperationIndex> {
     let (version, delete) = row.deletes.newest()?;
     if !row.at(delete).is_acknowledged() || row.at(delete).end >= moment {
         return None;
     }
-    let may_be_after = |place: Place, one: &Operation| {
+    let may_be_after = |place: OperationIndex, one: &Operation| {
         one.kind == Kind::Write
             && one.outcome != Outcome::Rejected
             && row.version(place).is_none_or(|written| written > version)

@@ -13,7 +13,7 @@ use anyhow::Context;
 use serde::Deserialize;
 
 use super::proxy::{Proxy, Way};
-use super::schedule::{Harm, Kind};
+use super::schedule::{FaultAction, FaultKind};
 use super::urls::{endpoints, rewritten};
 
 /// Nodes of a shard of which one can be gone while most are there.
@@ -26,15 +26,15 @@ const ENVIRONMENT: &str = "tessera.env";
 
 /// The tester could not do to the cluster what it meant to: that says nothing about the router.
 #[derive(Debug)]
-pub(crate) struct ClusterTrouble(String);
+pub(crate) struct ClusterError(String);
 
-impl std::fmt::Display for ClusterTrouble {
+impl std::fmt::Display for ClusterError {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str(&self.0)
     }
 }
 
-impl std::error::Error for ClusterTrouble {}
+impl std::error::Error for ClusterError {}
 
 /// The servers of a local cluster.
 pub(super) struct Cluster {
@@ -99,7 +99,11 @@ impl Cluster {
     ///
     /// # Errors
     /// It is not up, or too small for these faults.
-    pub(super) async fn open(program: PathBuf, dir: &Path, kinds: &[Kind]) -> anyhow::Result<Self> {
+    pub(super) async fn open(
+        program: PathBuf,
+        dir: &Path,
+        kinds: &[FaultKind],
+    ) -> anyhow::Result<Self> {
         let dir = std::fs::canonicalize(dir)
             .with_context(|| format!("there is no cluster in {}", dir.display()))?;
         let commands = Commands { program, dir };
@@ -157,19 +161,19 @@ impl Cluster {
     }
 
     /// Does something to a node, and undoes it after a while.
-    pub(super) async fn harm(
+    pub(super) async fn break_node(
         &mut self,
         node: usize,
-        harm: Harm,
+        action: FaultAction,
         lasts: Duration,
     ) -> anyhow::Result<()> {
         self.is_broken = true;
         let proxy = &self.proxies[node];
-        let way = match harm {
-            Harm::Stop | Harm::Freeze => None,
-            Harm::Cut => Some(Way::Cut),
-            Harm::HalfOpen => Some(Way::HalfOpen),
-            Harm::Slow(by) => Some(Way::Slow(by)),
+        let way = match action {
+            FaultAction::Stop | FaultAction::Freeze => None,
+            FaultAction::Cut => Some(Way::Cut),
+            FaultAction::HalfOpen => Some(Way::HalfOpen),
+            FaultAction::Slow(by) => Some(Way::Slow(by)),
         };
         if let Some(way) = way {
             proxy.set(way);
@@ -177,9 +181,9 @@ impl Cluster {
             proxy.set(Way::Open);
         } else {
             let name = self.names[node].clone();
-            self.take_away(&name, harm).await?;
+            self.take_away(&name, action).await?;
             tokio::time::sleep(lasts).await;
-            let verb = if harm == Harm::Freeze { "thaw" } else { "start" };
+            let verb = if action == FaultAction::Freeze { "thaw" } else { "start" };
             self.run(&[verb, &name]).await?;
         }
         self.is_broken = false;
@@ -207,7 +211,7 @@ impl Cluster {
     pub(super) async fn promote(
         &mut self,
         shard: usize,
-        gone: Harm,
+        gone: FaultAction,
         lasts: Duration,
     ) -> anyhow::Result<String> {
         self.is_broken = true;
@@ -234,10 +238,10 @@ impl Cluster {
         Ok(())
     }
 
-    async fn take_away(&self, node: &str, harm: Harm) -> anyhow::Result<()> {
-        match harm {
-            Harm::Freeze => self.run(&["freeze", node]).await,
-            Harm::Stop | Harm::Cut | Harm::HalfOpen | Harm::Slow(_) => {
+    async fn take_away(&self, node: &str, action: FaultAction) -> anyhow::Result<()> {
+        match action {
+            FaultAction::Freeze => self.run(&["freeze", node]).await,
+            FaultAction::Stop | FaultAction::Cut | FaultAction::HalfOpen | FaultAction::Slow(_) => {
                 self.run(&["stop", node, "--immediate"]).await
             }
         }
@@ -250,7 +254,7 @@ impl Cluster {
         let primary = nodes.into_iter().find(|node| node.shard() == name && node.is_primary());
         primary
             .map(|node| node.node)
-            .with_context(|| ClusterTrouble(format!("{name} has no primary")))
+            .with_context(|| ClusterError(format!("{name} has no primary")))
     }
 
     async fn run(&self, words: &[&str]) -> anyhow::Result<()> {
@@ -278,7 +282,7 @@ impl Commands {
         let ended = self.call(words)?;
         let said = String::from_utf8_lossy(&ended.stderr).trim().to_owned();
         let what = || format!("shard-manager cluster {}: {said}", words.join(" "));
-        anyhow::ensure!(ended.status.success(), ClusterTrouble(what()));
+        anyhow::ensure!(ended.status.success(), ClusterError(what()));
         Ok(ended)
     }
 
@@ -286,7 +290,7 @@ impl Commands {
         // Its exit code says whether all run; what it shows is a document in any case.
         let ended = self.call(&["status"])?;
         let shown: Result<Shown, _> = serde_json::from_slice(&ended.stdout);
-        let said = || ClusterTrouble(String::from_utf8_lossy(&ended.stderr).trim().to_owned());
+        let said = || ClusterError(String::from_utf8_lossy(&ended.stderr).trim().to_owned());
         Ok(shown.with_context(said)?.nodes)
     }
 

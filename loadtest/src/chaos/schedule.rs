@@ -17,7 +17,7 @@ const LOST: (u32, u32) = (1, 8);
 
 /// A kind of fault, as `--faults` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Kind {
+pub(crate) enum FaultKind {
     /// The router is killed (kill -9) and started again
     RouterKill,
     /// The router is frozen (SIGSTOP)
@@ -46,7 +46,7 @@ pub(crate) enum Kind {
     RedisKill,
 }
 
-impl Kind {
+impl FaultKind {
     /// What is broken without a cluster.
     pub(crate) const OF_ROUTER: [Self; 3] =
         [Self::RouterKill, Self::RouterFreeze, Self::RouterRestart];
@@ -123,18 +123,18 @@ pub(super) enum Fault {
     /// SIGTERM, and a new start once it has ended.
     Restart,
     /// Something is done to one node.
-    Node { node: usize, harm: Harm, lasts: Duration },
+    Node { node: usize, action: FaultAction, lasts: Duration },
     /// The primary of a shard loses the answers to so many writes.
     LostAnswers { shard: usize, count: u32, lasts: Duration },
     /// The primary of a shard is gone for a while; halfway a replica takes its place.
-    Promote { shard: usize, gone: Harm, lasts: Duration },
+    Promote { shard: usize, gone: FaultAction, lasts: Duration },
     /// Something is done to the cache.
-    Redis { harm: RedisHarm },
+    Redis { action: RedisAction },
 }
 
 /// What is done to the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RedisHarm {
+pub(super) enum RedisAction {
     Empty,
     Freeze { lasts: Duration },
     Kill { down: Duration },
@@ -142,7 +142,7 @@ pub(super) enum RedisHarm {
 
 /// What is done to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Harm {
+pub(super) enum FaultAction {
     Stop,
     Freeze,
     Cut,
@@ -159,8 +159,8 @@ impl Fault {
             Self::Kill { down } => format!("kill -9, down for {} ms", down.as_millis()),
             Self::Freeze { lasts } => format!("SIGSTOP for {} ms", lasts.as_millis()),
             Self::Restart => "SIGTERM and restart".to_owned(),
-            Self::Node { node: at, harm, lasts } => {
-                format!("{} {} for {} ms", node(at), harm.told(), lasts.as_millis())
+            Self::Node { node: at, action, lasts } => {
+                format!("{} {} for {} ms", node(at), action.told(), lasts.as_millis())
             }
             Self::LostAnswers { shard: at, count, lasts } => format!(
                 "the primary of {} loses {count} answers to writes, for at most {} ms",
@@ -173,12 +173,12 @@ impl Fault {
                 gone.told(),
                 lasts.as_millis()
             ),
-            Self::Redis { harm } => match harm {
-                RedisHarm::Empty => "Redis emptied".to_owned(),
-                RedisHarm::Freeze { lasts } => {
+            Self::Redis { action } => match action {
+                RedisAction::Empty => "Redis emptied".to_owned(),
+                RedisAction::Freeze { lasts } => {
                     format!("Redis frozen for {} ms", lasts.as_millis())
                 }
-                RedisHarm::Kill { down } => {
+                RedisAction::Kill { down } => {
                     format!("Redis killed, down for {} ms", down.as_millis())
                 }
             },
@@ -186,7 +186,7 @@ impl Fault {
     }
 }
 
-impl Harm {
+impl FaultAction {
     fn told(self) -> String {
         match self {
             Self::Stop => "stopped at once".to_owned(),
@@ -202,14 +202,14 @@ impl Harm {
 #[derive(Debug)]
 pub(super) struct Schedule {
     random: Random,
-    kinds: Vec<Kind>,
+    kinds: Vec<FaultKind>,
     nodes: u32,
     shards: u32,
 }
 
 impl Schedule {
     /// Faults of these kinds, to so many nodes in so many shards.
-    pub(super) fn new(seed: u64, kinds: &[Kind], nodes: usize, shards: usize) -> Self {
+    pub(super) fn new(seed: u64, kinds: &[FaultKind], nodes: usize, shards: usize) -> Self {
         let random = Random::of_user(seed, usize::MAX / 2);
         Self { random, kinds: kinds.to_vec(), nodes: nodes as u32, shards: shards as u32 }
     }
@@ -222,7 +222,7 @@ impl Schedule {
         least + self.random.below(most - least + 1)
     }
 
-    fn kind(&mut self) -> Option<Kind> {
+    fn kind(&mut self) -> Option<FaultKind> {
         let all = self.kinds.iter().map(|kind| kind.weight()).sum();
         let mut drawn = self.random.below(all);
         for kind in &self.kinds {
@@ -234,9 +234,9 @@ impl Schedule {
         None
     }
 
-    fn node(&mut self, harm: Harm) -> Fault {
+    fn node(&mut self, action: FaultAction) -> Fault {
         let node = self.random.below(self.nodes) as usize;
-        Fault::Node { node, harm, lasts: self.between(FROZEN_MS) }
+        Fault::Node { node, action, lasts: self.between(FROZEN_MS) }
     }
 }
 
@@ -246,33 +246,37 @@ impl Iterator for Schedule {
     fn next(&mut self) -> Option<Self::Item> {
         let pause = self.between(PAUSE_MS);
         let fault = match self.kind()? {
-            Kind::RouterKill => Fault::Kill { down: self.between(DOWN_MS) },
-            Kind::RouterFreeze => Fault::Freeze { lasts: self.between(FROZEN_MS) },
-            Kind::RouterRestart => Fault::Restart,
-            Kind::Stop => self.node(Harm::Stop),
-            Kind::Freeze => self.node(Harm::Freeze),
-            Kind::Cut => self.node(Harm::Cut),
-            Kind::HalfOpen => self.node(Harm::HalfOpen),
-            Kind::Delay => {
+            FaultKind::RouterKill => Fault::Kill { down: self.between(DOWN_MS) },
+            FaultKind::RouterFreeze => Fault::Freeze { lasts: self.between(FROZEN_MS) },
+            FaultKind::RouterRestart => Fault::Restart,
+            FaultKind::Stop => self.node(FaultAction::Stop),
+            FaultKind::Freeze => self.node(FaultAction::Freeze),
+            FaultKind::Cut => self.node(FaultAction::Cut),
+            FaultKind::HalfOpen => self.node(FaultAction::HalfOpen),
+            FaultKind::Delay => {
                 let by = self.between(SLOW_MS);
-                self.node(Harm::Slow(by))
+                self.node(FaultAction::Slow(by))
             }
-            Kind::LostAnswer => Fault::LostAnswers {
+            FaultKind::LostAnswer => Fault::LostAnswers {
                 shard: self.random.below(self.shards) as usize,
                 count: self.number(LOST),
                 lasts: self.between(DOWN_MS),
             },
-            Kind::Promote => Fault::Promote {
+            FaultKind::Promote => Fault::Promote {
                 shard: self.random.below(self.shards) as usize,
-                gone: if self.random.below(2) == 0 { Harm::Stop } else { Harm::Freeze },
+                gone: if self.random.below(2) == 0 {
+                    FaultAction::Stop
+                } else {
+                    FaultAction::Freeze
+                },
                 lasts: self.between(FROZEN_MS),
             },
-            Kind::RedisFlush => Fault::Redis { harm: RedisHarm::Empty },
-            Kind::RedisFreeze => {
-                Fault::Redis { harm: RedisHarm::Freeze { lasts: self.between(FROZEN_MS) } }
+            FaultKind::RedisFlush => Fault::Redis { action: RedisAction::Empty },
+            FaultKind::RedisFreeze => {
+                Fault::Redis { action: RedisAction::Freeze { lasts: self.between(FROZEN_MS) } }
             }
-            Kind::RedisKill => {
-                Fault::Redis { harm: RedisHarm::Kill { down: self.between(DOWN_MS) } }
+            FaultKind::RedisKill => {
+                Fault::Redis { action: RedisAction::Kill { down: self.between(DOWN_MS) } }
             }
         };
         Some((pause, fault))
@@ -285,7 +289,8 @@ mod tests {
 
     #[test]
     fn a_seed_has_one_schedule_with_faults_of_every_kind() {
-        let of = |seed| Schedule::new(seed, &Kind::OF_ROUTER, 0, 0).take(100).collect::<Vec<_>>();
+        let of =
+            |seed| Schedule::new(seed, &FaultKind::OF_ROUTER, 0, 0).take(100).collect::<Vec<_>>();
         assert_eq!(of(1), of(1));
         assert_ne!(of(1), of(2));
         let faults = of(1);
@@ -296,13 +301,16 @@ mod tests {
 
     #[test]
     fn faults_of_a_cluster_meet_every_node_and_nothing_else() {
-        let kinds = [Kind::Stop, Kind::Delay, Kind::Promote, Kind::LostAnswer];
+        let kinds = [FaultKind::Stop, FaultKind::Delay, FaultKind::Promote, FaultKind::LostAnswer];
         let faults: Vec<_> = Schedule::new(7, &kinds, 6, 2).take(200).collect();
         let mut met = [false; 6];
         for (_, fault) in &faults {
             match fault {
-                Fault::Node { node, harm, .. } => {
-                    assert!(matches!(harm, Harm::Stop | Harm::Slow(_)), "{fault:?}");
+                Fault::Node { node, action, .. } => {
+                    assert!(
+                        matches!(action, FaultAction::Stop | FaultAction::Slow(_)),
+                        "{fault:?}"
+                    );
                     met[*node] = true;
                 }
                 Fault::LostAnswers { shard, count, .. } => assert!(*shard < 2 && *count > 0),
@@ -315,7 +323,8 @@ mod tests {
         }
         assert_eq!(met, [true; 6]);
         let names = ["a", "b"].map(str::to_owned);
-        let fault = Fault::Node { node: 1, harm: Harm::Cut, lasts: Duration::from_millis(20) };
+        let fault =
+            Fault::Node { node: 1, action: FaultAction::Cut, lasts: Duration::from_millis(20) };
         assert_eq!(fault.told(&names, &[]), "b cut off for 20 ms");
     }
 }

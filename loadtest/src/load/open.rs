@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use goose::prelude::*;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
-use super::exchange::{self, Exchanged, Known};
+use super::operation::{self, Known, Performed};
 use super::plan::Plan;
 use super::tell_goose;
 use crate::random::Random;
@@ -56,8 +56,8 @@ struct Sender {
     /// Requests that were due so far.
     due: u64,
     in_flight: u32,
-    done: UnboundedReceiver<Exchanged>,
-    tell: UnboundedSender<Exchanged>,
+    done: UnboundedReceiver<Performed>,
+    tell: UnboundedSender<Performed>,
 }
 
 impl Sender {
@@ -67,7 +67,7 @@ impl Sender {
         let (token, patience) = (plan.token(), plan.patience);
         let known = Known { names: Arc::clone(&plan.names), token, acknowledged: false, patience };
         let start = Instant::now();
-        plan.tally.start(start);
+        plan.counters.start(start);
         Self { plan, random, known, rate, in_flight_max, start, due: 0, in_flight: 0, done, tell }
     }
 
@@ -90,7 +90,7 @@ impl Sender {
             self.send(intended);
         }
         if dropped > 0 {
-            self.plan.tally.drop_due(dropped);
+            self.plan.counters.drop_due(dropped);
         }
     }
 
@@ -102,7 +102,7 @@ impl Sender {
         let tell = self.tell.clone();
         tokio::spawn(async move {
             // Nobody listens only after the end.
-            let _ = tell.send(exchange::perform(&pool, &step, &known, intended).await);
+            let _ = tell.send(operation::perform(&pool, &step, &known, intended).await);
         });
     }
 }
@@ -139,12 +139,12 @@ async fn finish(user: &mut GooseUser) -> TransactionResult {
 async fn take(
     user: &mut GooseUser,
     sender: &mut Sender,
-    done: Option<Exchanged>,
+    done: Option<Performed>,
 ) -> Result<(), Box<TransactionError>> {
-    let Some(Exchanged { sample, status, .. }) = done else { return Ok(()) };
+    let Some(Performed { sample, status, .. }) = done else { return Ok(()) };
     sender.in_flight -= 1;
     tell_goose(user, sample.operation, &sample, status).await?;
-    sender.plan.tally.add(sample);
+    sender.plan.counters.add(sample);
     Ok(())
 }
 

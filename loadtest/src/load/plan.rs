@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use hyper::header::HeaderValue;
 
+use crate::counters::{Counters, Operation};
+use crate::http_client::Pool;
 use crate::keys::KeyChooser;
 use crate::keyspace::Names;
 use crate::mix::Mix;
 use crate::options::{Options, ValueSize};
 use crate::random::Random;
 use crate::requests::{BULK_ROWS, SessionToken};
-use crate::tally::{Operation, Tally};
-use crate::wire::Pool;
 
 pub(crate) struct Plan {
     pub(crate) pools: Vec<Arc<Pool>>,
-    pub(crate) tally: Arc<Tally>,
+    pub(crate) counters: Arc<Counters>,
     /// Spelling of keys.
     pub(super) names: Arc<Names>,
     pub(super) seed: u64,
@@ -54,13 +54,13 @@ impl Plan {
     pub(crate) fn new(
         options: &Options,
         (pools, names): (Vec<Arc<Pool>>, Arc<Names>),
-        tally: Arc<Tally>,
+        counters: Arc<Counters>,
     ) -> anyhow::Result<Self> {
         let load = &options.load;
         let most = load.value_size.most as usize;
         Ok(Self {
             pools,
-            tally,
+            counters,
             names,
             seed: load.seed,
             patience: options.patience()?,

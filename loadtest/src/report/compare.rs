@@ -18,7 +18,7 @@ mod text;
 use serde::{Deserialize, Serialize};
 
 use super::{Latency, Load, Report, rounded};
-use crate::verdict::printable;
+use crate::response_check::printable;
 
 pub(super) use text::write;
 

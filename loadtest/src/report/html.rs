@@ -91,7 +91,7 @@ fn head(report: &Report, page: &mut Markup) {
                 list.leaf("dt", &[], name);
                 list.leaf("dd", &[], told);
             };
-            entry("Asked", &report.told);
+            entry("HttpRequest", &report.told);
             entry("Hosts", &report.hosts.join(", "));
             entry("Model", model(report));
             let early = if report.stopped_early { ", stopped early" } else { "" };

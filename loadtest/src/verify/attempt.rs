@@ -10,10 +10,10 @@ use hyper::header::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
 use super::session::{Session, consistency};
+use crate::counters::{Operation as Counted, Sample, Source};
+use crate::http_client::{Answer, HttpRequest, is_before_sending};
 use crate::requests::{SESSION_TOKEN, id_header};
-use crate::tally::{Operation as Counted, Sample, Source};
-use crate::verdict::{self, Failure};
-use crate::wire::{Answer, Asked, is_before_sending};
+use crate::response_check::{self, Failure};
 
 /// How often a write is sent whose outcome is unknown.
 const ATTEMPTS_MAX: u8 = 6;
@@ -28,7 +28,7 @@ const MAX_STALENESS: HeaderName = HeaderName::from_static("x-max-staleness-ms");
 const DEADLINE: HeaderName = HeaderName::from_static("x-deadline-ms");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// An operation as goose and the tally count it.
+/// An operation as goose and the counters count it.
 pub(super) struct Done {
     pub(super) sample: Sample,
     pub(super) status: Option<u16>,
@@ -47,7 +47,7 @@ pub(super) struct Attempted {
 /// The part of a problem that tells the outcome of a write.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Told {
+struct ProblemOutcome {
     outcome: Option<String>,
 }
 
@@ -56,7 +56,7 @@ struct Told {
 /// `other` asks another router than the session's own, if there is one.
 pub(super) async fn send(
     session: &mut Session,
-    mut asked: Asked,
+    mut asked: HttpRequest,
     operation: &mut Operation,
     counted: Counted,
     other: bool,
@@ -93,7 +93,7 @@ pub(super) async fn send(
             if operation.token {
                 session.saw(&answer);
             }
-            let verdict = verdict::of_any(answer.status, &answer.body);
+            let verdict = response_check::of_any(answer.status, &answer.body);
             let status = answer.status;
             (Some(answer), verdict, Some(status))
         }
@@ -109,7 +109,7 @@ pub(super) async fn send(
 }
 
 /// The headers that every request of the workload has.
-fn head(session: &Session, asked: &mut Asked, operation: &Operation) {
+fn head(session: &Session, asked: &mut HttpRequest, operation: &Operation) {
     let headers = asked.headers_mut();
     if let Some(token) = session.token.clone().filter(|_| operation.token) {
         headers.insert(SESSION_TOKEN, token);
@@ -131,7 +131,7 @@ fn outcome(operation: &Operation, sent: &Result<Answer, Failure>) -> Outcome {
     match answer.status {
         200..=299 => Outcome::Ok,
         _ if operation.kind == Kind::Read => Outcome::Rejected,
-        _ => match serde_json::from_slice::<Told>(&answer.body)
+        _ => match serde_json::from_slice::<ProblemOutcome>(&answer.body)
             .unwrap_or_default()
             .outcome
             .as_deref()

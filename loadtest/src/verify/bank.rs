@@ -18,11 +18,11 @@ use super::batch::outcomes;
 use super::names::{account, counter, entry};
 use super::session::Session;
 use super::{ACCOUNTS, BANKS, DEPOSIT, PAUSE, Verification};
+use crate::counters::Operation as Counted;
+use crate::http_client::HttpRequest;
 use crate::own_rows::TRANSACTIONS;
 use crate::requests::{self, IDEMPOTENCY_KEY};
-use crate::tally::Operation as Counted;
-use crate::verdict::Failure;
-use crate::wire::Asked;
+use crate::response_check::Failure;
 
 /// How often a bank is opened before that is given up.
 const OPENINGS_MAX: u32 = 5;
@@ -210,7 +210,7 @@ async fn look(session: &mut Session, bank: &str, level: Level, token: bool) -> (
     (sent.done, rows)
 }
 
-fn accounts_of(bank: &str) -> Asked {
+fn accounts_of(bank: &str) -> HttpRequest {
     let path = format!("/api/read?table={TRANSACTIONS}&tx_id=like.{bank}-a*&limit=100");
     let mut asked = requests::keyed_get("/", bank);
     // A name of ours is part of a path as it is.

@@ -9,10 +9,10 @@ use serde_json::json;
 use super::attempt::{self, Attempted, Done};
 use super::register::name;
 use super::session::Session;
+use crate::counters::Operation as Counted;
+use crate::http_client::Answer;
 use crate::own_rows::USERS;
 use crate::requests::{self, IDEMPOTENCY_KEY};
-use crate::tally::Operation as Counted;
-use crate::wire::Answer;
 
 /// Rows of a bulk write.
 const ROWS: u32 = 20;

@@ -11,9 +11,9 @@ use super::attempt;
 use super::names::counter;
 use super::session::Session;
 use super::{BANKS, bank, register};
+use crate::counters::Operation as Counted;
 use crate::own_rows::{TRANSACTIONS, USERS};
 use crate::requests;
-use crate::tally::Operation as Counted;
 
 /// Rows of a page.
 const PAGE: usize = 1_000;

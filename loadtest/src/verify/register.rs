@@ -8,10 +8,10 @@ use serde_json::json;
 
 use super::attempt::{self, Attempted, Done};
 use super::session::Session;
+use crate::counters::Operation as Counted;
+use crate::http_client::{Answer, HttpRequest};
 use crate::own_rows::USERS;
 use crate::requests::{self, IDEMPOTENCY_KEY};
-use crate::tally::Operation as Counted;
-use crate::wire::{Answer, Asked};
 
 /// A read of one key in [`USERS`].
 const READ: &str = "/api/read?table=loadtest_users&limit=2";
@@ -20,7 +20,7 @@ const READ: &str = "/api/read?table=loadtest_users&limit=2";
 #[derive(Clone)]
 pub(super) struct Acknowledged {
     pub(super) row: String,
-    asked: Asked,
+    asked: HttpRequest,
     value: Value,
     level: Level,
 }
@@ -35,7 +35,7 @@ pub(super) struct Read {
 }
 
 #[derive(Deserialize)]
-struct Written {
+struct WriteAnswer {
     version: u64,
 }
 
@@ -145,7 +145,7 @@ fn found(answer: Option<&Answer>, row: &str) -> (Value, u64) {
     }
 }
 
-fn asked(row: &str, body: &serde_json::Value, value: Value) -> Asked {
+fn asked(row: &str, body: &serde_json::Value, value: Value) -> HttpRequest {
     let body = Bytes::from(body.to_string());
     let mut asked = requests::plain(Method::POST, "/api/write", body, Some(row));
     if let Some(key) = requests::id_header(&value.to_string()) {
@@ -155,5 +155,5 @@ fn asked(row: &str, body: &serde_json::Value, value: Value) -> Asked {
 }
 
 fn version(answer: &Answer) -> Option<u64> {
-    serde_json::from_slice::<Written>(&answer.body).ok().map(|written| written.version)
+    serde_json::from_slice::<WriteAnswer>(&answer.body).ok().map(|written| written.version)
 }

@@ -8,9 +8,9 @@ use loadtest::recorder::SessionLog;
 
 use super::Verification;
 use super::register::Acknowledged;
+use crate::http_client::{Answer, Pool};
 use crate::random::Random;
 use crate::requests::{SESSION_TOKEN, SessionToken};
-use crate::wire::{Answer, Pool};
 
 pub(super) struct Session {
     pub(super) of: Arc<Verification>,

@@ -15,12 +15,12 @@ use std::io::{self, Write};
 use serde_json::Value as Json;
 
 use self::line::{HeaderLine, Line};
-use super::{FORMAT, History, Ledger, Operation, Page, Total};
+use super::{FORMAT, Ledger, Operation, OperationHistory, Page, Total};
 
 pub use self::reading::{BadHistory, LINE_BYTES_MAX, read};
 
 /// Writes a history: its header, then every record. Many small writes: give it a buffer.
-pub fn write(history: &History, out: &mut impl Write) -> io::Result<()> {
+pub fn write(history: &OperationHistory, out: &mut impl Write) -> io::Result<()> {
     one(out, &HeaderLine::of(&history.header, FORMAT))?;
     for operation in &history.operations {
         one(out, &Line::of_operation(history, operation))?;
@@ -41,22 +41,22 @@ pub fn write(history: &History, out: &mut impl Write) -> io::Result<()> {
 }
 
 /// An operation as the object its line is.
-pub(crate) fn operation_json(history: &History, operation: &Operation) -> Json {
+pub(crate) fn operation_json(history: &OperationHistory, operation: &Operation) -> Json {
     object(&Line::of_operation(history, operation))
 }
 
 /// A total as the object its line is.
-pub(crate) fn total_json(history: &History, total: &Total) -> Json {
+pub(crate) fn total_json(history: &OperationHistory, total: &Total) -> Json {
     object(&Line::of_total(history, total))
 }
 
 /// A ledger as the object its line is.
-pub(crate) fn ledger_json(history: &History, ledger: &Ledger) -> Json {
+pub(crate) fn ledger_json(history: &OperationHistory, ledger: &Ledger) -> Json {
     object(&Line::of_ledger(history, ledger))
 }
 
 /// A page as the object its line is, without the rows it met: there may be a thousand.
-pub(crate) fn page_json(history: &History, page: &Page) -> Json {
+pub(crate) fn page_json(history: &OperationHistory, page: &Page) -> Json {
     object(&Line { keys: None, ..Line::of_page(history, page) })
 }
 

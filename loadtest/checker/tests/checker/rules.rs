@@ -1,8 +1,8 @@
 //! Each rule by the smallest history that breaks it, beside one that just keeps it.
 
 use checker::history::{
-    BankConstants, Header, History, Key, Kind, Ledger, Level, NodeId, Operation, Outcome, Page,
-    Total, Value,
+    BankConstants, Header, Key, Kind, Ledger, Level, NodeId, Operation, OperationHistory, Outcome,
+    Page, Total, Value,
 };
 use checker::{Check, check};
 
@@ -10,9 +10,11 @@ const ROW: Key = Key(0);
 const OTHER: Key = Key(1);
 const MS: u64 = 1_000_000;
 
-fn history(operations: Vec<Operation>) -> History {
-    let mut history =
-        History { header: Header::new("rules", String::new(), vec![]), ..History::default() };
+fn history(operations: Vec<Operation>) -> OperationHistory {
+    let mut history = OperationHistory {
+        header: Header::new("rules", String::new(), vec![]),
+        ..OperationHistory::default()
+    };
     history.keys.intern("kv/a");
     history.keys.intern("kv/b");
     history.operations = operations;
@@ -20,7 +22,7 @@ fn history(operations: Vec<Operation>) -> History {
 }
 
 /// What each violation says, with its check.
-fn judged(history: &History) -> Vec<String> {
+fn judged(history: &OperationHistory) -> Vec<String> {
     let told = |one: &checker::Violation| format!("{} {}", one.check.id(), one.what);
     check(history).violations.iter().map(told).collect()
 }
@@ -257,14 +259,15 @@ fn page(keys: Vec<Key>, complete: bool) -> Page {
 }
 
 fn walked(operations: Vec<Operation>, keys: Vec<Key>, complete: bool) -> Vec<String> {
-    judged(&History { pages: vec![page(keys, complete)], ..history(operations) })
+    judged(&OperationHistory { pages: vec![page(keys, complete)], ..history(operations) })
 }
 
 #[test]
 fn a_row_that_a_whole_walk_did_not_meet_is_known_to_be_absent() {
     let unread = |keys: Vec<Key>, complete| {
         let pages = vec![page(keys, complete)];
-        check(&History { pages, ..history(vec![unknown(write(1, 0, 0))]) }).rows_not_read_back
+        check(&OperationHistory { pages, ..history(vec![unknown(write(1, 0, 0))]) })
+            .rows_not_read_back
     };
     assert_eq!(unread(vec![], true), 0);
     assert_eq!(unread(vec![], false), 1, "it may stand behind the pages that were read");
@@ -293,7 +296,7 @@ fn c7_exactly_the_rows_that_were_written_are_there() {
     assert_eq!(deleted, ["C7 the row is there although it was deleted last"]);
     assert_eq!(walked(vec![written], vec![ROW, ROW], true), ["C7 the row was met twice"]);
     let again = vec![page(vec![ROW], true), page(vec![ROW], true)];
-    let twice = History { pages: again, ..history(vec![written]) };
+    let twice = OperationHistory { pages: again, ..history(vec![written]) };
     assert_eq!(judged(&twice), none, "two walks may meet a row once each");
 }
 
@@ -363,10 +366,10 @@ fn c10_tells_how_long_nothing_succeeded() {
     let node = history.nodes.intern("shard1", checker::history::Role::Primary, 0);
     history.operations[0].node = node;
     let report = check(&history);
-    let [lane] = report.availability.lanes.as_slice() else { panic!("{report:?}") };
-    assert_eq!((lane.shard.as_str(), lane.reads, lane.level), ("shard1", false, Level::One));
-    assert_eq!((lane.outcomes.ok, lane.outcomes.unknown), (3, 1));
-    let gap = lane.gap.unwrap();
+    let [group] = report.availability.groups.as_slice() else { panic!("{report:?}") };
+    assert_eq!((group.shard.as_str(), group.reads, group.level), ("shard1", false, Level::One));
+    assert_eq!((group.outcomes.ok, group.outcomes.unknown), (3, 1));
+    let gap = group.gap.unwrap();
     assert_eq!((gap.from, gap.to, gap.nanos()), (305, 605, 300), "to the last failure");
 }
 

@@ -2,7 +2,7 @@
 //! against it would have recorded. Shared by the property tests and the bench.
 //!
 //! Every operation takes effect at one moment between start and end (an unanswered one later, or
-//! never); effects are played in order, so what is recorded is right by construction. [`Broken`]
+//! never); effects are played in order, so what is recorded is right by construction. [`BrokenPromise`]
 //! breaks one promise at a time.
 //!
 //! **Invariant:** the same settings give the same history.
@@ -16,7 +16,7 @@ mod ending;
 use std::collections::HashMap;
 
 use checker::history::{
-    BankConstants, Header, History, Key, Kind, Level, NodeId, Operation, Role, Value,
+    BankConstants, Header, Key, Kind, Level, NodeId, Operation, OperationHistory, Role, Value,
 };
 
 const MS: u64 = 1_000_000;
@@ -32,7 +32,7 @@ pub(crate) const BOUND_MS: u32 = 10;
 
 /// A promise that the server does not keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Broken {
+pub(crate) enum BrokenPromise {
     /// It keeps all of them.
     Nothing,
     /// A write is acknowledged and not stored, once in a hundred.
@@ -73,7 +73,7 @@ pub(crate) struct Settings {
     pub(crate) sessions: u32,
     pub(crate) hot: u64,
     pub(crate) cold: u64,
-    pub(crate) broken: Broken,
+    pub(crate) broken: BrokenPromise,
 }
 
 /// What was asked, decided before anything takes effect.
@@ -136,7 +136,7 @@ struct Kept {
 pub(crate) struct Server {
     settings: Settings,
     random: u64,
-    history: History,
+    history: OperationHistory,
     /// By key, every state it was in.
     states: Vec<Vec<State>>,
     counters: [u64; SHARDS as usize],
@@ -149,7 +149,7 @@ pub(crate) struct Server {
 }
 
 /// The history of a run against a simulated server.
-pub(crate) fn run(settings: Settings) -> History {
+pub(crate) fn run(settings: Settings) -> OperationHistory {
     let mut header = Header::new("simulated", String::new(), vec![]);
     header.hosts = (0..HOSTS).map(|host| format!("http://127.0.0.1:{}", 3000 + host)).collect();
     let accounts = ACCOUNTS as u32;
@@ -158,7 +158,7 @@ pub(crate) fn run(settings: Settings) -> History {
     let mut server = Server {
         settings,
         random: settings.seed,
-        history: History { header, ..History::default() },
+        history: OperationHistory { header, ..OperationHistory::default() },
         states: Vec::new(),
         counters: [7_000, 100, 52_000],
         tokens: HashMap::new(),
@@ -307,7 +307,7 @@ impl Server {
         after.checked_sub(1).map_or(NOT_YET, |last| states[last])
     }
 
-    fn is(&self, broken: Broken) -> bool {
+    fn is(&self, broken: BrokenPromise) -> bool {
         self.settings.broken == broken
     }
 

@@ -1,6 +1,8 @@
 //! Small random histories of one row: C3 says what brute force says.
 
-use checker::history::{Header, History, Key, Kind, Level, NEVER, Operation, Outcome, Value};
+use checker::history::{
+    Header, Key, Kind, Level, NEVER, Operation, OperationHistory, Outcome, Value,
+};
 use checker::{Check, check};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -31,7 +33,7 @@ fn pieces() -> impl Strategy<Value = (Vec<Piece>, Vec<u64>)> {
 }
 
 /// Changes first, each with a version of its own; reads return one of them, or nothing.
-fn history(pieces: &[Piece], versions: &[u64], open_deletes: bool) -> History {
+fn history(pieces: &[Piece], versions: &[u64], open_deletes: bool) -> OperationHistory {
     let mut operations: Vec<Operation> = Vec::new();
     let mut hidden = Vec::new();
     let (changes, reads): (Vec<_>, Vec<_>) = pieces.iter().partition(|piece| piece.kind < 5);
@@ -66,14 +68,16 @@ fn history(pieces: &[Piece], versions: &[u64], open_deletes: bool) -> History {
         }
         operations.push(one);
     }
-    let mut history =
-        History { header: Header::new("small", String::new(), vec![]), ..History::default() };
+    let mut history = OperationHistory {
+        header: Header::new("small", String::new(), vec![]),
+        ..OperationHistory::default()
+    };
     history.keys.intern("kv/0");
     history.operations = operations;
     history
 }
 
-fn accused(history: &History) -> bool {
+fn accused(history: &OperationHistory) -> bool {
     check(history).count(Check::Linearizable) > 0
 }
 

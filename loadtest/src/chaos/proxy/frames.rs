@@ -38,7 +38,7 @@ enum State {
 
 /// What bytes told, as far as anybody here wants to know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct FrameEvents {
     /// They end the answer to a write that is stored, or will be with the end of its statement.
     pub(super) stored: bool,
     /// They end with the server waiting for the next question.
@@ -47,8 +47,8 @@ pub(super) struct Told {
 
 impl Frames {
     /// Reads on.
-    pub(super) fn read(&mut self, bytes: &[u8]) -> Told {
-        let mut told = Told::default();
+    pub(super) fn read(&mut self, bytes: &[u8]) -> FrameEvents {
+        let mut told = FrameEvents::default();
         let mut rest = bytes;
         while !rest.is_empty() {
             rest = self.step(rest, &mut told);
@@ -57,7 +57,7 @@ impl Frames {
     }
 
     /// Reads as much as belongs together; what is left.
-    fn step<'b>(&mut self, bytes: &'b [u8], told: &mut Told) -> &'b [u8] {
+    fn step<'b>(&mut self, bytes: &'b [u8], told: &mut FrameEvents) -> &'b [u8] {
         match &mut self.state {
             State::Start => match bytes[0] {
                 // No encryption: what comes next is as if nobody had asked.
@@ -94,7 +94,7 @@ impl Frames {
     }
 
     /// Looks at a message that is complete.
-    fn finish(&mut self, told: &mut Told) {
+    fn finish(&mut self, told: &mut FrameEvents) {
         let State::Body { kind, left: 0, kept } = &self.state else { return };
         told.ready = *kind == b'Z';
         match kind {
@@ -160,7 +160,11 @@ mod tests {
         for first in [b"S".to_vec(), b"HTTP/1.1 200 OK".to_vec(), vec![b'R', 0, 0, 0, 1]] {
             let mut frames = Frames::default();
             frames.read(&first);
-            assert_eq!(frames.read(&message(b'C', b"COMMIT\0")), Told::default(), "{first:?}");
+            assert_eq!(
+                frames.read(&message(b'C', b"COMMIT\0")),
+                FrameEvents::default(),
+                "{first:?}"
+            );
         }
     }
 }

@@ -3,8 +3,8 @@
 //! **Invariant:** at most [`COLUMNS_MAX`]; together they hold every request of the series, and cover the whole run.
 //! **Not here:** how they are drawn (`graphs`, `heatmap`).
 
+use crate::counters::class_end_ms;
 use crate::report::{Report, Second};
-use crate::tally::class_end_ms;
 
 /// More would be less than four pixels wide; an hour becomes 20 s each.
 pub(super) const COLUMNS_MAX: usize = 180;

@@ -8,7 +8,7 @@ use super::columns::Column;
 use super::frame::{Frame, LEFT, Run, TOP, WIDTH, px};
 use super::graphs::tick;
 use super::markup::Markup;
-use crate::tally::class_end_ms;
+use crate::counters::class_end_ms;
 
 /// Shares of a column's requests, in percent, up to which a cell has each shade.
 const SHADES: [(f64, &str); 6] = [

@@ -13,8 +13,8 @@ use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::history::{
-    BankConstants, Fault, Header, History, Key, Kind, Ledger, Level, NEVER, NodeId, Operation,
-    Outcome, Page, Role, Total, Value,
+    BankConstants, Fault, Header, Key, Kind, Ledger, Level, NEVER, NodeId, Operation,
+    OperationHistory, Outcome, Page, Role, Total, Value,
 };
 
 /// The first line.
@@ -173,7 +173,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    pub(super) fn of_operation(history: &'a History, operation: &Operation) -> Self {
+    pub(super) fn of_operation(history: &'a OperationHistory, operation: &Operation) -> Self {
         let is = match operation.kind {
             Kind::Write => Is::Write,
             Kind::Delete => Is::Delete,
@@ -198,7 +198,7 @@ impl<'a> Line<'a> {
         line.answered_by(history, operation.node)
     }
 
-    pub(super) fn of_total(history: &'a History, total: &'a Total) -> Self {
+    pub(super) fn of_total(history: &'a OperationHistory, total: &'a Total) -> Self {
         let line = Self {
             session: total.session,
             request: total.request,
@@ -211,7 +211,7 @@ impl<'a> Line<'a> {
         line.answered_by(history, total.node)
     }
 
-    pub(super) fn of_ledger(history: &'a History, ledger: &'a Ledger) -> Self {
+    pub(super) fn of_ledger(history: &'a OperationHistory, ledger: &'a Ledger) -> Self {
         let line = Self {
             session: ledger.session,
             request: ledger.request,
@@ -225,7 +225,7 @@ impl<'a> Line<'a> {
         line.answered_by(history, ledger.node)
     }
 
-    pub(super) fn of_page(history: &'a History, page: &'a Page) -> Self {
+    pub(super) fn of_page(history: &'a OperationHistory, page: &'a Page) -> Self {
         Self {
             session: page.session,
             request: page.request,
@@ -240,7 +240,7 @@ impl<'a> Line<'a> {
         Self { what: Some(Cow::Borrowed(&fault.what)), ..Self::new(Is::Fault, fault.at, NEVER) }
     }
 
-    fn answered_by(mut self, history: &'a History, node: NodeId) -> Self {
+    fn answered_by(mut self, history: &'a OperationHistory, node: NodeId) -> Self {
         if let Some(node) = history.nodes.get(node) {
             self.shard = Some(Cow::Borrowed(&node.shard));
             self.role = Some(node.role);
@@ -250,7 +250,7 @@ impl<'a> Line<'a> {
     }
 }
 
-fn name(history: &History, key: Key) -> Cow<'_, str> {
+fn name(history: &OperationHistory, key: Key) -> Cow<'_, str> {
     Cow::Borrowed(history.keys.name(key))
 }
 

@@ -8,8 +8,8 @@ use std::io::{self, BufRead, Read};
 
 use super::line::{FormatLine, HeaderLine, Is, Line, Text};
 use crate::history::{
-    FORMAT, Fault, History, Key, Kind, Ledger, Level, NodeId, Operation, Outcome, Page, Role,
-    Total, Value,
+    FORMAT, Fault, Key, Kind, Ledger, Level, NodeId, Operation, OperationHistory, Outcome, Page,
+    Role, Total, Value,
 };
 
 /// Longest line: a page of 1 000 keys of 256 bytes, four times over.
@@ -33,8 +33,8 @@ impl fmt::Display for BadHistory {
 impl std::error::Error for BadHistory {}
 
 /// Reads a history written by [`write`](super::write()).
-pub fn read(input: &mut impl BufRead) -> Result<History, BadHistory> {
-    let mut history = History::default();
+pub fn read(input: &mut impl BufRead) -> Result<OperationHistory, BadHistory> {
+    let mut history = OperationHistory::default();
     let mut text = Vec::new();
     let mut line = 0;
     loop {
@@ -82,7 +82,7 @@ fn header(text: &[u8]) -> Result<HeaderLine, String> {
     serde_json::from_slice(text).map_err(|error| format!("{error}; {wanted}"))
 }
 
-fn record(history: &mut History, text: &[u8]) -> Result<(), String> {
+fn record(history: &mut OperationHistory, text: &[u8]) -> Result<(), String> {
     let line: Line<'_> = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     if line.end < line.start {
         return Err("`end` is before `start`".to_owned());
@@ -103,7 +103,7 @@ fn record(history: &mut History, text: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-fn operation(history: &mut History, line: &Line<'_>, kind: Kind) -> Result<(), String> {
+fn operation(history: &mut OperationHistory, line: &Line<'_>, kind: Kind) -> Result<(), String> {
     let name = wanted(line.key.as_deref(), "key")?;
     let value = wanted(line.value, "value")?;
     if kind != Kind::Read && (value == Value::NONE || value == Value::FOREIGN) {
@@ -132,7 +132,7 @@ fn operation(history: &mut History, line: &Line<'_>, kind: Kind) -> Result<(), S
     Ok(())
 }
 
-fn total(history: &mut History, line: &Line<'_>) -> Result<(), String> {
+fn total(history: &mut OperationHistory, line: &Line<'_>) -> Result<(), String> {
     let node = node(history, line);
     history.totals.push(Total {
         bank: wanted(line.bank.as_deref(), "bank")?.to_owned(),
@@ -148,7 +148,7 @@ fn total(history: &mut History, line: &Line<'_>) -> Result<(), String> {
     Ok(())
 }
 
-fn ledger(history: &mut History, line: &Line<'_>) -> Result<(), String> {
+fn ledger(history: &mut OperationHistory, line: &Line<'_>) -> Result<(), String> {
     let node = node(history, line);
     history.ledgers.push(Ledger {
         bank: wanted(line.bank.as_deref(), "bank")?.to_owned(),
@@ -165,7 +165,7 @@ fn ledger(history: &mut History, line: &Line<'_>) -> Result<(), String> {
     Ok(())
 }
 
-fn page(history: &mut History, line: &Line<'_>) -> Result<(), String> {
+fn page(history: &mut OperationHistory, line: &Line<'_>) -> Result<(), String> {
     let names = wanted(line.keys.as_ref(), "keys")?;
     let keys = names.iter().map(|Text(name)| intern(history, name)).collect::<Result<_, _>>()?;
     history.pages.push(Page {
@@ -180,14 +180,14 @@ fn page(history: &mut History, line: &Line<'_>) -> Result<(), String> {
     Ok(())
 }
 
-fn intern(history: &mut History, name: &str) -> Result<Key, String> {
+fn intern(history: &mut OperationHistory, name: &str) -> Result<Key, String> {
     if name.is_empty() {
         return Err("a key has a name".to_owned());
     }
     Ok(history.keys.intern(name))
 }
 
-fn node(history: &mut History, line: &Line<'_>) -> NodeId {
+fn node(history: &mut OperationHistory, line: &Line<'_>) -> NodeId {
     line.shard.as_deref().map_or(NodeId::NONE, |shard| {
         let role = line.role.unwrap_or(Role::Unknown);
         history.nodes.intern(shard, role, line.host.unwrap_or_default())

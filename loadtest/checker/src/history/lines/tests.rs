@@ -5,14 +5,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::history::{BankConstants, Fault, Header, Kind, Level, NodeId, Outcome, Role, Value};
 
-fn everything() -> History {
+fn everything() -> OperationHistory {
     let mut header = Header::new(
         "run \"1\"",
         "2026-01-02T03:04:05.678Z".to_owned(),
         vec!["http://127.0.0.1:3000".to_owned()],
     );
     header.bank = Some(BankConstants { total: -5, accounts: 4 });
-    let mut history = History { header, ..History::default() };
+    let mut history = OperationHistory { header, ..OperationHistory::default() };
     let key = history.keys.intern("kv/ü\\\"1");
     let other = history.keys.intern("kv/2");
     let node = history.nodes.intern("shard2", Role::Replica, 0);
@@ -66,7 +66,7 @@ fn everything() -> History {
     history
 }
 
-fn written(history: &History) -> String {
+fn written(history: &OperationHistory) -> String {
     let mut lines = Vec::new();
     write(history, &mut lines).unwrap();
     String::from_utf8(lines).unwrap()

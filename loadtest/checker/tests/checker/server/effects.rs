@@ -5,7 +5,7 @@
 
 use checker::history::{Key, Kind, Level, Operation, Outcome, Role, Total, Value};
 
-use super::{ACCOUNTS, Ask, BANKS, BOUND_MS, Broken, Fate, LAG, MS, Plan, Server, State};
+use super::{ACCOUNTS, Ask, BANKS, BOUND_MS, BrokenPromise, Fate, LAG, MS, Plan, Server, State};
 
 impl Server {
     pub(super) fn play(&mut self, plan: &Plan) {
@@ -46,14 +46,14 @@ impl Server {
         let mut version = self.next_version(key);
         let from = plan.effect;
         let before = self.state_at(key, from).version;
-        if self.is(Broken::VersionsTwice) && before > 0 && self.below(100) == 0 {
+        if self.is(BrokenPromise::VersionsTwice) && before > 0 && self.below(100) == 0 {
             version = before;
         }
-        if self.is(Broken::LosesWrites) && self.below(100) == 0 {
+        if self.is(BrokenPromise::LosesWrites) && self.below(100) == 0 {
             return version;
         }
         let mut key = key;
-        if self.is(Broken::MixesRows) && self.below(1_000) == 0 {
+        if self.is(BrokenPromise::MixesRows) && self.below(1_000) == 0 {
             key = Key(key.0.saturating_sub(1));
         }
         self.states[key.0 as usize].push(State { from, version, value, balance });
@@ -70,14 +70,14 @@ impl Server {
             let known = self.tokens.get(&(plan.session, plan.key)).copied().unwrap_or_default();
             one.based_on = known;
             let stale = known == 0 || known != before.version || before.value == Value::NONE;
-            refused |= stale && !(self.is(Broken::IgnoresConditions) && known != 0);
+            refused |= stale && !(self.is(BrokenPromise::IgnoresConditions) && known != 0);
         }
         refused |= plan.ask == Ask::Delete && before.value == Value::NONE;
         if refused {
             if one.outcome != Outcome::Unknown {
                 one.outcome = Outcome::Rejected;
             }
-            if self.is(Broken::StoresRefused) && self.below(20) == 0 {
+            if self.is(BrokenPromise::StoresRefused) && self.below(20) == 0 {
                 self.store(plan, plan.key, one.value, 0);
             }
             self.history.operations.push(one);
@@ -85,10 +85,10 @@ impl Server {
         }
         let stored = if kind == Kind::Delete { Value::NONE } else { one.value };
         let version = self.store(plan, plan.key, stored, 0);
-        if self.is(Broken::AppliesTwice) && kind == Kind::Write && self.below(100) == 0 {
+        if self.is(BrokenPromise::AppliesTwice) && kind == Kind::Write && self.below(100) == 0 {
             self.store(plan, plan.key, stored, 0);
         }
-        if self.is(Broken::Resurrects) && kind == Kind::Delete && self.below(4) == 0 {
+        if self.is(BrokenPromise::Resurrects) && kind == Kind::Delete && self.below(4) == 0 {
             let back = State { from: plan.effect + 5 * MS, ..before };
             self.states[plan.key.0 as usize].push(back);
         }
@@ -138,7 +138,7 @@ impl Server {
         (one.value, one.token) = (first.value, false);
         if plan.fate == Fate::Answered {
             one.version = first.version;
-            if self.is(Broken::ForgetsAnswers) && self.below(100) == 0 {
+            if self.is(BrokenPromise::ForgetsAnswers) && self.below(100) == 0 {
                 one.version = self.next_version(first.key);
             }
         }
@@ -152,7 +152,7 @@ impl Server {
         let to = (from + 1 + self.below(ACCOUNTS - 1)) % ACCOUNTS;
         let amount = self.below(10) as i64;
         // One in five has been overtaken since it read the versions.
-        let stale = self.below(5) == 0 && !self.is(Broken::IgnoresConditions);
+        let stale = self.below(5) == 0 && !self.is(BrokenPromise::IgnoresConditions);
         let happens = !stale && plan.fate != Fate::Refused && plan.fate != Fate::Lost(false);
         for (account, sign) in [(from, -1), (to, 1)] {
             let key = self.account(bank, account);
@@ -175,7 +175,7 @@ impl Server {
         *happened += u64::from(happens);
         *acknowledged += u64::from(happens && !matches!(plan.fate, Fate::Lost(_)));
         *attempted += u64::from(happens || matches!(plan.fate, Fate::Lost(_)));
-        let loses = self.is(Broken::LosesLedgerRows) && self.below(100) == 0;
+        let loses = self.is(BrokenPromise::LosesLedgerRows) && self.below(100) == 0;
         self.ledger_rows += u64::from(happens && !loses);
     }
 
@@ -196,7 +196,7 @@ impl Server {
             (one.value, one.version, one.token) = (state.value, state.version, false);
             node = one.node;
             self.history.operations.push(one);
-            if self.is(Broken::TearsTotals) {
+            if self.is(BrokenPromise::TearsTotals) {
                 moment = (moment + self.below(10 * MS)).min(plan.effect);
             }
         }
@@ -241,15 +241,15 @@ impl Server {
         let now = self.state_at(plan.key, plan.effect);
         let lag = self.below(LAG);
         let mut moment = plan.effect.saturating_sub(lag);
-        if plan.ask == Ask::BoundedRead && !self.is(Broken::IgnoresBounds) {
+        if plan.ask == Ask::BoundedRead && !self.is(BrokenPromise::IgnoresBounds) {
             moment = moment.max(plan.start.saturating_sub(u64::from(BOUND_MS) * MS));
         }
-        if plan.ask == Ask::StrongRead && !self.is(Broken::StrongFromReplica) {
+        if plan.ask == Ask::StrongRead && !self.is(BrokenPromise::StrongFromReplica) {
             moment = plan.effect;
         }
         let state = self.state_at(plan.key, moment);
         let known = self.tokens.get(&(plan.session, plan.key)).copied().unwrap_or_default();
-        let too_old = token && state.version < known && !self.is(Broken::IgnoresTokens);
+        let too_old = token && state.version < known && !self.is(BrokenPromise::IgnoresTokens);
         if too_old { now } else { state }
     }
 }

@@ -5,7 +5,7 @@
 
 use checker::history::{Key, Kind, Ledger, Level, NodeId, Operation, Page, Role, Value};
 
-use super::{Broken, MS, Server};
+use super::{BrokenPromise, MS, Server};
 
 /// Rows of a page.
 const PAGE: usize = 1_000;
@@ -52,7 +52,7 @@ impl Server {
         let prefix = format!("{table}/");
         let covered = |key: &&Key| self.history.keys.name(**key).starts_with(&prefix);
         let mut rows: Vec<Key> = present.iter().filter(covered).copied().collect();
-        if self.is(Broken::WalksTwice)
+        if self.is(BrokenPromise::WalksTwice)
             && let Some(&row) = rows.first()
         {
             rows.push(row);

@@ -1,7 +1,7 @@
 //! Wire: how the tester speaks to a router, in HTTP/1.1 as any other client would, plain or by TLS.
 //!
 //! **Invariant:** a request is sent once: no retry, no redirect, no proxy. What is counted is what went over the wire.
-//! **Not here:** what to ask (`requests`), and whether an answer is right (`verdict`).
+//! **Not here:** what to ask (`requests`), and whether an answer is right (`response_check`).
 
 mod connection;
 mod pool;
@@ -18,7 +18,7 @@ use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderName};
 use hyper::{Request, StatusCode};
 
-use crate::verdict::{Failure, printable};
+use crate::response_check::{Failure, printable};
 
 /// A router that does not say by then that it is ready counts as absent.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ const NOT_CONNECTED: &str = "not connected";
 const CERTIFICATE_REFUSED: &str = "certificate refused";
 
 /// A whole request; the path is the rest of its URL.
-pub(crate) type Asked = Request<http_body_util::Full<Bytes>>;
+pub(crate) type HttpRequest = Request<http_body_util::Full<Bytes>>;
 
 /// A whole answer.
 #[derive(Debug)]

@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 
 use super::target::Target;
 use super::trust::{Trust, refusal};
-use super::{ANSWER_BYTES_MAX, Answer, Asked, CERTIFICATE_REFUSED, NOT_CONNECTED, broken};
-use crate::verdict::Failure;
+use super::{ANSWER_BYTES_MAX, Answer, CERTIFICATE_REFUSED, HttpRequest, NOT_CONNECTED, broken};
+use crate::response_check::Failure;
 
 /// Ends when it is dropped.
 pub(super) struct Connection(SendRequest<Full<Bytes>>);
@@ -45,7 +45,7 @@ impl Connection {
         self.0.ready().await.is_ok()
     }
 
-    pub(super) async fn send(&mut self, asked: Asked) -> Result<Answer, Failure> {
+    pub(super) async fn send(&mut self, asked: HttpRequest) -> Result<Answer, Failure> {
         let sent = self.0.send_request(asked).await;
         let answer = sent.map_err(|error| broken(None, &error))?;
         let (head, body) = answer.into_parts();

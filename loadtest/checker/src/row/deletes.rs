@@ -10,30 +10,30 @@
 //! What is not seen: a delete of unknown version (never answered, or answered without one) may
 //! explain any number of absent reads, each at a place of its own, where in truth it has one place.
 
-use super::mark::Mark;
-use super::row::{Place, Row};
+use super::{OperationIndex, Row};
 use crate::history::{Kind, Outcome};
+use crate::version_bound::VersionBound;
 
 /// The deletes of one row that may have happened.
 #[derive(Default)]
-pub(super) struct Deletes {
+pub(crate) struct Deletes {
     /// Version, start and place of those with a version, by version.
-    known: Vec<(u64, u64, Place)>,
+    known: Vec<(u64, u64, OperationIndex)>,
     /// The earliest start in each subtree over `known`; the root is 1, leaves begin at the middle.
     earliest: Vec<u64>,
     /// Start of those without, and the highest mark below which this or an earlier one happened.
-    free: Vec<(u64, Mark)>,
+    free: Vec<(u64, VersionBound)>,
 }
 
 impl Deletes {
-    pub(super) fn of(row: &Row<'_>) -> Self {
+    pub(crate) fn of(row: &Row<'_>) -> Self {
         let (mut known, mut free) = (Vec::new(), Vec::new());
         let mut lowest_later = None;
         for (place, delete) in row.operations().filter(|(_, one)| one.kind == Kind::Delete) {
             match (row.version(place), delete.outcome) {
                 (Some(version), _) => known.push((version, delete.start, place)),
                 (None, Outcome::Rejected) => {}
-                (None, Outcome::Unknown) => free.push((delete.start, Mark::HIGHEST)),
+                (None, Outcome::Unknown) => free.push((delete.start, VersionBound::HIGHEST)),
                 (None, Outcome::Ok | Outcome::Committed) => {
                     let lowest = lowest_later.get_or_insert_with(|| lowest_changes(row));
                     free.push((delete.start, ceiling(row, lowest, delete.end)));
@@ -43,7 +43,7 @@ impl Deletes {
         known.sort_unstable();
         // Starts are in order already. With the highest ceiling so far, the last one that had
         // begun answers for all of them.
-        let mut highest = Mark::default();
+        let mut highest = VersionBound::default();
         for (_, ceiling) in &mut free {
             highest = highest.max(*ceiling);
             *ceiling = highest;
@@ -52,23 +52,27 @@ impl Deletes {
     }
 
     /// Whether no delete can have happened.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.known.is_empty() && self.free.is_empty()
     }
 
     /// Whether some delete happened, or may have, at an unknown version.
-    pub(super) fn any_free(&self) -> bool {
+    pub(crate) fn any_free(&self) -> bool {
         !self.free.is_empty()
     }
 
     /// The delete of the highest known version.
-    pub(super) fn newest(&self) -> Option<(u64, Place)> {
+    pub(crate) fn newest(&self) -> Option<(u64, OperationIndex)> {
         self.known.last().map(|&(version, _, place)| (version, place))
     }
 
     /// The lowest mark, `low` or above, at which the row can have been absent for a read that
     /// ended at `end`, and the delete that left it so; `None` when there is no such mark.
-    pub(super) fn explain(&self, low: Mark, end: u64) -> Option<(Mark, Option<Place>)> {
+    pub(crate) fn explain(
+        &self,
+        low: VersionBound,
+        end: u64,
+    ) -> Option<(VersionBound, Option<OperationIndex>)> {
         if low.is_start() {
             return Some((low, None));
         }
@@ -82,8 +86,8 @@ impl Deletes {
     }
 
     /// The delete of the lowest version at or above `low` that had begun by `end`.
-    fn first_known(&self, low: Mark, end: u64) -> Option<(Mark, Place)> {
-        let from = self.known.partition_point(|&(version, ..)| Mark::at(version) < low);
+    fn first_known(&self, low: VersionBound, end: u64) -> Option<(VersionBound, OperationIndex)> {
+        let from = self.known.partition_point(|&(version, ..)| VersionBound::at(version) < low);
         let leaves = self.earliest.len() / 2;
         if from >= leaves {
             return None;
@@ -106,29 +110,31 @@ impl Deletes {
             }
         }
         let (version, _, place) = *self.known.get(node - leaves)?;
-        Some((Mark::at(version), place))
+        Some((VersionBound::at(version), place))
     }
 }
 
 /// The lowest mark of a change at each place or later; one more than there are places.
-fn lowest_changes(row: &Row<'_>) -> Vec<Mark> {
-    let mut lowest = vec![Mark::HIGHEST; row.indices.len() + 1];
+fn lowest_changes(row: &Row<'_>) -> Vec<VersionBound> {
+    let mut lowest = vec![VersionBound::HIGHEST; row.indices.len() + 1];
     for place in (0..row.indices.len()).rev() {
-        let change = Some(place as Place).filter(|&place| row.at(place).changes());
-        let mark = change.and_then(|place| row.version(place)).map_or(Mark::HIGHEST, Mark::at);
+        let change = Some(place as OperationIndex).filter(|&place| row.at(place).changes());
+        let mark = change
+            .and_then(|place| row.version(place))
+            .map_or(VersionBound::HIGHEST, VersionBound::at);
         lowest[place] = mark.min(lowest[place + 1]);
     }
     lowest
 }
 
 /// A delete answered without a version happened below every change that began after its answer.
-fn ceiling(row: &Row<'_>, lowest: &[Mark], end: u64) -> Mark {
+fn ceiling(row: &Row<'_>, lowest: &[VersionBound], end: u64) -> VersionBound {
     let starts = |&index: &u32| row.history.operations[index as usize].start <= end;
     lowest[row.indices.partition_point(starts)]
 }
 
 /// The minimum of starts over every subtree of a complete binary tree.
-fn tree(known: &[(u64, u64, Place)]) -> Vec<u64> {
+fn tree(known: &[(u64, u64, OperationIndex)]) -> Vec<u64> {
     if known.is_empty() {
         return Vec::new();
     }

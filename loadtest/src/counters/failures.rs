@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::{OTHERS, Operation};
-use crate::verdict::Failure;
+use crate::response_check::Failure;
 
 /// Groups of failures told apart.
 const GROUPS_MAX: usize = 64;

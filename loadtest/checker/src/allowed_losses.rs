@@ -14,7 +14,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::findings::{Check, Evidence, Violation};
-use crate::history::{History, Key, Kind, Ledger, Level, NEVER, Operation, Outcome, Value};
+use crate::history::{
+    Key, Kind, Ledger, Level, NEVER, Operation, OperationHistory, Outcome, Value,
+};
 
 /// How the tester begins its words for a promotion, and for the end of one.
 const BEGUN: &str = "promotion";
@@ -23,7 +25,7 @@ const OVER: &str = "over: promotion";
 /// What may be gone, in a history with promotions.
 #[derive(Debug)]
 pub(super) struct Excuse<'h> {
-    history: &'h History,
+    history: &'h OperationHistory,
     /// When the first promotion began.
     since: u64,
     /// Changes at `one`, not refused, that began before the last promotion was over, and were not read at the end.
@@ -36,7 +38,7 @@ pub(super) struct Excuse<'h> {
 
 impl<'h> Excuse<'h> {
     /// None for a history in which nobody was promoted.
-    pub(super) fn of(history: &'h History) -> Option<Self> {
+    pub(super) fn of(history: &'h OperationHistory) -> Option<Self> {
         let at = |word| {
             let faults = history.faults.iter();
             faults.filter(move |fault| fault.what.starts_with(word)).map(|fault| fault.at)

@@ -7,12 +7,12 @@ use std::fmt::Write;
 
 use serde_json::{Value as Json, json};
 
-use super::{Check, Evidence, Lane, Outcomes, Report, Summary, TOLD_MAX, Violation};
-use crate::history::{History, Kind, NEVER, NodeId, Operation, Outcome, Value};
+use super::{Check, Evidence, OperationGroup, Outcomes, Report, Summary, TOLD_MAX, Violation};
+use crate::history::{Kind, NEVER, NodeId, Operation, OperationHistory, Outcome, Value};
 
 impl Report {
     /// The report for people.
-    pub fn text(&self, history: &History) -> String {
+    pub fn text(&self, history: &OperationHistory) -> String {
         let mut text = String::new();
         let run = &history.header.run;
         let count = history.operations.len();
@@ -22,8 +22,8 @@ impl Report {
             let word = if count == 0 { "ok".to_owned() } else { format!("{count} violations") };
             line(&mut text, &format!("  {:<4}{:<24}{word}", check.id(), check.name()));
         }
-        for lane in self.availability_lines() {
-            line(&mut text, &format!("  C10 {lane}"));
+        for group in self.availability_lines() {
+            line(&mut text, &format!("  C10 {group}"));
         }
         if self.lost > 0 {
             line(&mut text, &format!("  {}", lost_text(self.lost)));
@@ -70,7 +70,7 @@ impl Report {
     }
 
     /// The report as one JSON object.
-    pub fn json(&self, history: &History) -> Json {
+    pub fn json(&self, history: &OperationHistory) -> Json {
         let checks: Vec<Json> = Check::ALL
             .iter()
             .map(|&check| json!({"check": check.id(), "name": check.name(), "violations": self.count(check)}))
@@ -82,7 +82,7 @@ impl Report {
             .collect();
         let violations: Vec<Json> = self.violations.iter().map(|one| one.json(history)).collect();
         let losses: Vec<Json> = self.losses.iter().map(|one| one.json(history)).collect();
-        let lanes: Vec<Json> = self.availability.lanes.iter().map(lane_json).collect();
+        let groups: Vec<Json> = self.availability.groups.iter().map(group_json).collect();
         json!({
             "run": history.header.run,
             "passed": self.passed(),
@@ -93,7 +93,7 @@ impl Report {
             "violations": violations,
             "lost": self.lost,
             "losses": losses,
-            "availability": lanes,
+            "availability": groups,
             "faults": faults,
         })
     }
@@ -101,7 +101,7 @@ impl Report {
 
 impl Violation {
     /// The story as lines: what happened, what had been promised, and the records.
-    pub fn lines(&self, history: &History) -> Vec<String> {
+    pub fn lines(&self, history: &OperationHistory) -> Vec<String> {
         let key = self.key.map_or(String::new(), |key| format!(" {}:", history.keys.name(key)));
         let mut lines = vec![
             format!("{} {}:{key} {}", self.check.id(), self.check.name(), self.what),
@@ -114,14 +114,14 @@ impl Violation {
     }
 
     /// The same of something that was lost, and not promised.
-    pub fn loss_lines(&self, history: &History) -> Vec<String> {
+    pub fn loss_lines(&self, history: &OperationHistory) -> Vec<String> {
         let mut lines = self.lines(history);
         lines[0].insert_str(0, "lost at level one after a promotion: ");
         lines
     }
 
     /// The story as a JSON object.
-    pub fn json(&self, history: &History) -> Json {
+    pub fn json(&self, history: &OperationHistory) -> Json {
         let records: Vec<Json> =
             self.evidence.iter().map(|record| evidence_json(history, *record)).collect();
         json!({
@@ -149,7 +149,7 @@ fn line(text: &mut String, told: &str) {
     text.push('\n');
 }
 
-fn evidence_text(history: &History, evidence: Evidence) -> String {
+fn evidence_text(history: &OperationHistory, evidence: Evidence) -> String {
     match evidence {
         Evidence::Operation(index) => operation_text(history, &history.operations[index as usize]),
         Evidence::Total(index) => {
@@ -188,7 +188,7 @@ fn evidence_text(history: &History, evidence: Evidence) -> String {
     }
 }
 
-fn operation_text(history: &History, one: &Operation) -> String {
+fn operation_text(history: &OperationHistory, one: &Operation) -> String {
     let mut told = format!("{}  session {}  ", interval(one.start, one.end), one.session);
     told += one.kind.name();
     match one.kind {
@@ -227,7 +227,13 @@ fn operation_text(history: &History, one: &Operation) -> String {
     with_request(history, one.session, one.request, one.node, &told)
 }
 
-fn with_request(history: &History, session: u32, request: u32, node: NodeId, told: &str) -> String {
+fn with_request(
+    history: &OperationHistory,
+    session: u32,
+    request: u32,
+    node: NodeId,
+    told: &str,
+) -> String {
     let mut told = told.to_owned();
     if let Some(node) = history.nodes.get(node) {
         let host = history.header.hosts.get(usize::from(node.host));
@@ -239,7 +245,7 @@ fn with_request(history: &History, session: u32, request: u32, node: NodeId, tol
     told
 }
 
-fn evidence_json(history: &History, evidence: Evidence) -> Json {
+fn evidence_json(history: &OperationHistory, evidence: Evidence) -> Json {
     use crate::history::lines;
     let (record, session, request) = match evidence {
         Evidence::Operation(index) => {
@@ -286,19 +292,19 @@ fn summary_text(summary: &Summary<'_>) -> String {
     told
 }
 
-fn lane_json(lane: &Lane) -> Json {
-    let outcomes = &lane.outcomes;
+fn group_json(group: &OperationGroup) -> Json {
+    let outcomes = &group.outcomes;
     json!({
-        "shard": lane.shard,
-        "kind": if lane.reads { "reads" } else { "changes" },
-        "level": lane.level.name(),
+        "shard": group.shard,
+        "kind": if group.reads { "reads" } else { "changes" },
+        "level": group.level.name(),
         "ok": outcomes.ok,
         "committed": outcomes.committed,
         "rejected": outcomes.rejected,
         "unknown": outcomes.unknown,
         "unknown_ratio": outcomes.unknown_ratio(),
-        "gap_ns": lane.gap.map(|gap| gap.nanos()),
-        "gap_from_ns": lane.gap.map(|gap| gap.from),
+        "gap_ns": group.gap.map(|gap| gap.nanos()),
+        "gap_from_ns": group.gap.map(|gap| gap.from),
     })
 }
 

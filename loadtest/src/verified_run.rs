@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use checker::history::{History, lines};
+use checker::history::{OperationHistory, lines};
 use checker::{self, Check, Violation};
 use loadtest::recorder::Recorder;
 
-use crate::chaos::{self, Chaos, ClusterTrouble, Victims};
+use crate::chaos::{self, Chaos, ChaosTargets, ClusterError};
+use crate::counters::Counters;
+use crate::http_client::Pool;
 use crate::options::Options;
 use crate::own_rows::OwnRows;
 use crate::report::{Checked, Fault, Finding, Ran, Report, Verified};
-use crate::tally::Tally;
 use crate::verify::Verification;
-use crate::wire::Pool;
 
 /// What no check of a history can tell.
 const LIVENESS: &str = "liveness";
@@ -30,33 +30,33 @@ pub(crate) async fn run(
     own: &OwnRows,
 ) -> anyhow::Result<Report> {
     let file = open_history(options)?;
-    let tally = Arc::new(Tally::default());
+    let counters = Arc::new(Counters::default());
     let of_run = (pools, Arc::clone(own.names()));
-    let verification = Arc::new(Verification::new(options, of_run, Arc::clone(&tally))?);
+    let verification = Arc::new(Verification::new(options, of_run, Arc::clone(&counters))?);
     verification.open_banks().await?;
-    let ran = crate::attack(options, Arc::clone(&verification).scenario()?, &tally).await?;
+    let ran = crate::attack(options, Arc::clone(&verification).scenario()?, &counters).await?;
     let read_back = verification.finish().await;
     let history = verification.recorder().finish();
     let mut verified = judge(&history, file)?;
     if let Err(error) = read_back {
         verified.accuse("what was written can be read after the run", format!("{error:#}"));
     }
-    let start = start(&tally, verification.recorder());
-    Ok(conclude(options, &tally, ran, &history, (verified, start)))
+    let start = start(&counters, verification.recorder());
+    Ok(conclude(options, &counters, ran, &history, (verified, start)))
 }
 
 /// Runs the workload against a router of its own, which is broken meanwhile, or the servers under it; then everything must work
 /// again within [`chaos::LIVENESS`].
 pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
-    let victims = Victims::start(&options.load).await?;
+    let targets = ChaosTargets::start(&options.load).await?;
     let mut options = options.clone();
-    options.aim_at(&victims.url()).map_err(anyhow::Error::msg)?;
+    options.aim_at(&targets.url()).map_err(anyhow::Error::msg)?;
     let file = open_history(&options)?;
     let pools = crate::pools(&options)?;
     let pool = Arc::clone(&pools[0]);
     chaos::ready(&pool, chaos::LIVENESS).await?;
     let own = OwnRows::prepare(&options, &pools).await?;
-    let ended = break_meanwhile(&options, victims, pools, &own, file).await;
+    let ended = break_meanwhile(&options, targets, pools, &own, file).await;
     // Without a cluster the rows disappear with the router's directory.
     if options.load.cluster.is_some() {
         match &ended {
@@ -64,40 +64,40 @@ pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
             Ok((_, None)) | Err(_) => own.tell_left(),
         }
     }
-    let (report, victims) = ended?;
-    if let Some(mut victims) = victims.filter(|_| !report.passed) {
-        let kept = victims.keep().display().to_string();
+    let (report, targets) = ended?;
+    if let Some(mut targets) = targets.filter(|_| !report.passed) {
+        let kept = targets.keep().display().to_string();
         let _ = writeln!(std::io::stderr(), "loadtest: the router's directory is kept: {kept}");
     }
     Ok(report)
 }
 
-/// Runs the load; returns its report, and the victims unless one could not be started again.
+/// Runs the load; returns its report, and the targets unless one could not be started again.
 async fn break_meanwhile(
     options: &Options,
-    victims: Victims,
+    targets: ChaosTargets,
     pools: Vec<Arc<Pool>>,
     own: &OwnRows,
     file: Option<File>,
-) -> anyhow::Result<(Report, Option<Victims>)> {
-    let tally = Arc::new(Tally::default());
+) -> anyhow::Result<(Report, Option<ChaosTargets>)> {
+    let counters = Arc::new(Counters::default());
     let pool = Arc::clone(&pools[0]);
     let of_run = (pools, Arc::clone(own.names()));
-    let verification = Arc::new(Verification::new(options, of_run, Arc::clone(&tally))?);
+    let verification = Arc::new(Verification::new(options, of_run, Arc::clone(&counters))?);
     verification.open_banks().await?;
     let recorder = Arc::clone(verification.recorder());
-    let chaos = Chaos::start(victims, Arc::clone(&recorder), options.load.seed);
-    let ran = crate::attack(options, Arc::clone(&verification).scenario()?, &tally).await;
+    let chaos = Chaos::start(targets, Arc::clone(&recorder), options.load.seed);
+    let ran = crate::attack(options, Arc::clone(&verification).scenario()?, &counters).await;
     let stopped = chaos.stop().await;
     let ran = ran?;
-    let (victims, works) = match stopped {
-        Ok(victims) => (Some(victims), works_again(&pool, &verification).await),
-        Err(error) if error.is::<ClusterTrouble>() => return Err(error),
+    let (targets, works) = match stopped {
+        Ok(targets) => (Some(targets), works_again(&pool, &verification).await),
+        Err(error) if error.is::<ClusterError>() => return Err(error),
         Err(error) => (None, Err(error)),
     };
     let history = recorder.finish();
     let mut verified = judge(&history, file)?;
-    match (works, &victims) {
+    match (works, &targets) {
         (Ok(took), _) => {
             let note = format!(
                 "after the last fault rows of all shards were written within {took} ms, and then all read"
@@ -112,8 +112,8 @@ async fn break_meanwhile(
             verified.accuse("a router can be ended and started again", format!("{error:#}"));
         }
     }
-    let start = start(&tally, &recorder);
-    Ok((conclude(options, &tally, ran, &history, (verified, start)), victims))
+    let start = start(&counters, &recorder);
+    Ok((conclude(options, &counters, ran, &history, (verified, start)), targets))
 }
 
 /// Waits until everything works, and reads all rows; returns the milliseconds that the wait took.
@@ -142,7 +142,7 @@ fn open_history(options: &Options) -> anyhow::Result<Option<File>> {
 }
 
 /// Writes the history down, if that was asked for, and judges it.
-fn judge(history: &History, file: Option<File>) -> anyhow::Result<Verified> {
+fn judge(history: &OperationHistory, file: Option<File>) -> anyhow::Result<Verified> {
     if let Some(file) = file {
         let mut out = BufWriter::new(file);
         let written = lines::write(history, &mut out).and_then(|()| out.flush());
@@ -153,13 +153,13 @@ fn judge(history: &History, file: Option<File>) -> anyhow::Result<Verified> {
 
 fn conclude(
     options: &Options,
-    tally: &Tally,
+    counters: &Counters,
     ran: Ran,
-    history: &History,
+    history: &OperationHistory,
     (verified, start): (Verified, u64),
 ) -> Report {
     let ran = Ran { faults: faults(history, start), verified: Some(verified), ..ran };
-    Report::new(options, &tally.counts(), ran)
+    Report::new(options, &counters.counts(), ran)
 }
 
 impl Verified {
@@ -173,11 +173,11 @@ impl Verified {
 }
 
 /// When the first user started, on the history's clock.
-fn start(tally: &Tally, recorder: &Recorder) -> u64 {
-    tally.started().map_or(0, |started| recorder.at(started))
+fn start(counters: &Counters, recorder: &Recorder) -> u64 {
+    counters.started().map_or(0, |started| recorder.at(started))
 }
 
-fn faults(history: &History, start: u64) -> Vec<Fault> {
+fn faults(history: &OperationHistory, start: u64) -> Vec<Fault> {
     let at_s = |at: u64| at.saturating_sub(start) as f64 / 1e9;
     history
         .faults
@@ -186,7 +186,7 @@ fn faults(history: &History, start: u64) -> Vec<Fault> {
         .collect()
 }
 
-fn told(history: &History, judged: &checker::Report) -> Verified {
+fn told(history: &OperationHistory, judged: &checker::Report) -> Verified {
     let mut notes = Vec::new();
     let checks = Check::ALL.iter().map(|&check| Checked {
         check: format!("{} {}", check.id(), check.name()),

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::plan::Step;
+use crate::counters::{Operation, Sample, Source};
+use crate::http_client::{Answer, HttpRequest, Pool};
 use crate::keyspace::Names;
 use crate::requests::{self, SESSION_TOKEN, SessionToken};
-use crate::tally::{Operation, Sample, Source};
-use crate::verdict::{self, Failure};
-use crate::wire::{Answer, Asked, Pool};
+use crate::response_check::{self, Failure};
 
 /// What whoever asks knows before.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ pub(super) struct Known {
 }
 
 /// How an operation went.
-pub(super) struct Exchanged {
+pub(super) struct Performed {
     pub(super) sample: Sample,
     pub(super) status: Option<u16>,
     pub(super) token: Option<SessionToken>,
@@ -35,7 +35,7 @@ pub(super) async fn perform(
     step: &Step,
     known: &Known,
     intended: Instant,
-) -> Exchanged {
+) -> Performed {
     let sent = Instant::now();
     let answer = ask(pool, step, known).await;
     let ended = Instant::now();
@@ -48,7 +48,7 @@ pub(super) async fn perform(
         Err(failure) => (failure.status, None, None, Err(failure)),
     };
     let sample = Sample { operation: step.operation, intended, sent, ended, source, verdict };
-    Exchanged { sample, status, token }
+    Performed { sample, status, token }
 }
 
 async fn ask(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure> {
@@ -77,35 +77,35 @@ async fn ask(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure>
 async fn modify(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure> {
     let names = &*known.names;
     let read = send(pool, requests::read(names, step.key)?, known).await?;
-    verdict::of_read(read.status, &read.body, &names.plain(step.key), known.acknowledged)?;
-    let asked = match verdict::version_of(&read.body) {
+    response_check::of_read(read.status, &read.body, &names.plain(step.key), known.acknowledged)?;
+    let asked = match response_check::version_of(&read.body) {
         Some(version) => requests::write_if(names, step.key, &step.value, version)?,
         None => requests::write(names, step.key, &step.value)?,
     };
     send(pool, asked, known).await
 }
 
-async fn send(pool: &Pool, asked: Asked, known: &Known) -> Result<Answer, Failure> {
+async fn send(pool: &Pool, asked: HttpRequest, known: &Known) -> Result<Answer, Failure> {
     pool.send(requests::with_token(asked, known.token.as_ref()), known.patience).await
 }
 
 fn judge(step: &Step, known: &Known, answer: &Answer) -> Result<(), Failure> {
     let (status, body) = (answer.status, &answer.body[..]);
     match step.operation {
-        Operation::Write | Operation::Insert => verdict::of_write(status, body),
-        Operation::Modify => verdict::of_conditional_write(status, body),
+        Operation::Write | Operation::Insert => response_check::of_write(status, body),
+        Operation::Modify => response_check::of_conditional_write(status, body),
         Operation::Read => {
-            verdict::of_read(status, body, &known.names.plain(step.key), known.acknowledged)
+            response_check::of_read(status, body, &known.names.plain(step.key), known.acknowledged)
         }
-        Operation::Bulk => verdict::of_bulk(status, body),
-        Operation::Scan | Operation::Scatter => verdict::of_page(status, body),
+        Operation::Bulk => response_check::of_bulk(status, body),
+        Operation::Scan | Operation::Scatter => response_check::of_page(status, body),
         Operation::Delete | Operation::Replay | Operation::Transfer => {
-            verdict::of_any(status, body)
+            response_check::of_any(status, body)
         }
         Operation::KvPut => match status {
             204 => Ok(()),
-            _ => verdict::of_write(status, body),
+            _ => response_check::of_write(status, body),
         },
-        Operation::KvGet => verdict::of_value(status, body, known.acknowledged),
+        Operation::KvGet => response_check::of_value(status, body, known.acknowledged),
     }
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::connection::Connection;
 use super::target::Target;
 use super::trust::Trust;
-use super::{Answer, Asked};
-use crate::verdict::Failure;
+use super::{Answer, HttpRequest};
+use crate::response_check::Failure;
 
 pub(crate) struct Pool {
     target: Target,
@@ -35,14 +35,18 @@ impl Pool {
     }
 
     /// Sends one request and reads its whole answer, within `patience`.
-    pub(crate) async fn send(&self, asked: Asked, patience: Duration) -> Result<Answer, Failure> {
+    pub(crate) async fn send(
+        &self,
+        asked: HttpRequest,
+        patience: Duration,
+    ) -> Result<Answer, Failure> {
         match tokio::time::timeout(patience, self.exchange(asked)).await {
             Ok(answer) => answer,
             Err(_) => Err(Failure::new(None, "timed out", "timed out")),
         }
     }
 
-    async fn exchange(&self, mut asked: Asked) -> Result<Answer, Failure> {
+    async fn exchange(&self, mut asked: HttpRequest) -> Result<Answer, Failure> {
         asked.headers_mut().insert(hyper::header::HOST, self.target.name.clone());
         let mut connection = self.connection().await?;
         let answer = connection.send(asked).await?;

@@ -1,16 +1,18 @@
 //! What a promotion may cost at level `one`, beside what it may not.
 
 use checker::history::{
-    Fault, Header, History, Key, Kind, Ledger, Level, NodeId, Operation, Value,
+    Fault, Header, Key, Kind, Ledger, Level, NodeId, Operation, OperationHistory, Value,
 };
 use checker::{Check, Report, check};
 
 const ROW: Key = Key(0);
 
 /// A promotion from 100 to 200.
-fn history(operations: Vec<Operation>) -> History {
-    let mut history =
-        History { header: Header::new("losses", String::new(), vec![]), ..History::default() };
+fn history(operations: Vec<Operation>) -> OperationHistory {
+    let mut history = OperationHistory {
+        header: Header::new("losses", String::new(), vec![]),
+        ..OperationHistory::default()
+    };
     history.keys.intern("kv/a");
     history.operations = operations;
     let fault = |at, what: &str| Fault { at, what: what.to_owned() };
@@ -51,7 +53,7 @@ fn a_write_at_one_may_be_gone_after_a_promotion_and_is_told() {
 
     // At higher levels it may not, and without a promotion nothing may.
     assert!(check(&history(gone(Level::Quorum))).count(Check::FinalState) > 0);
-    let calm = History { faults: Vec::new(), ..history(gone(Level::One)) };
+    let calm = OperationHistory { faults: Vec::new(), ..history(gone(Level::One)) };
     assert!(check(&calm).count(Check::FinalState) > 0 && check(&calm).lost == 0);
     // Nor what was written when it was over.
     let later = vec![write(1, 10, 1, Level::One), write(2, 300, 2, Level::One), read(1, 500, 1)];

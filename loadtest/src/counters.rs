@@ -1,7 +1,7 @@
 //! Tally: what the users have met so far.
 //!
 //! **Invariant:** memory is bounded, whatever a server answers.
-//! **Not here:** judging an answer (`verdict`), and rates and shares (`report`).
+//! **Not here:** judging an answer (`response_check`), and rates and shares (`report`).
 
 mod failures;
 mod series;
@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::verdict::{Failure, printable};
-use crate::wire::Answer;
+use crate::http_client::Answer;
+use crate::response_check::{Failure, printable};
 
 /// Sources of answers told apart: shards times roles times states of a cache.
 const SOURCES_MAX: usize = 1_024;
@@ -209,9 +209,9 @@ pub(crate) struct Standing {
 
 /// The counts all users share. An operation is counted once, when its verdict is known.
 #[derive(Debug, Default)]
-pub(crate) struct Tally(Mutex<Counts>);
+pub(crate) struct Counters(Mutex<Counts>);
 
-impl Tally {
+impl Counters {
     /// The first user starts, or the first operation is due.
     pub(crate) fn start(&self, now: Instant) {
         self.lock().started.get_or_insert(now);
@@ -268,12 +268,12 @@ mod tests {
 
     #[test]
     fn a_server_cannot_make_it_grow_without_end() {
-        let tally = Tally::default();
+        let counters = Counters::default();
         for n in 0..2_000 {
             let failure = Failure { status: Some(500), code: n.to_string(), detail: String::new() };
-            tally.add(sample(Operation::Read, &format!("shard{n}"), Err(failure)));
+            counters.add(sample(Operation::Read, &format!("shard{n}"), Err(failure)));
         }
-        let counts = tally.counts();
+        let counts = counters.counts();
         assert_eq!((counts.requests(), counts.failed), (2_000, 2_000));
         assert!(counts.sources.len() <= SOURCES_MAX + 1);
         assert_eq!(counts.sources.values().map(Times::count).sum::<u64>(), 2_000);
@@ -281,9 +281,9 @@ mod tests {
 
     #[test]
     fn what_was_sent_late_is_counted_from_when_it_was_due() {
-        let tally = Tally::default();
-        tally.add(sample(Operation::Write, "shard1", Ok(())));
-        let counts = tally.counts();
+        let counters = Counters::default();
+        counters.add(sample(Operation::Write, "shard1", Ok(())));
+        let counts = counters.counts();
         let near = |times: &Times, ms: f64| (times.quantile_ms(0.5) - ms).abs() < 0.01;
         assert!(near(&counts.operations[&Operation::Write], 5.0));
         assert!(near(&counts.service, 2.0));

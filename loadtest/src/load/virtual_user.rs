@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::exchange::Known;
+use super::operation::Known;
 use super::plan::{Plan, Step};
+use crate::counters::Operation;
 use crate::random::Random;
 use crate::requests::SessionToken;
-use crate::tally::Operation;
 
 #[derive(Clone)]
-pub(super) struct Visitor {
+pub(super) struct VirtualUser {
     pub(super) plan: Arc<Plan>,
     pub(super) number: usize,
     random: Random,
@@ -19,7 +19,7 @@ pub(super) struct Visitor {
     written: HashSet<u32>,
 }
 
-impl Visitor {
+impl VirtualUser {
     pub(super) fn new(plan: Arc<Plan>, number: usize) -> Self {
         let random = Random::of_user(plan.seed, number);
         let token = plan.token();
@@ -59,18 +59,18 @@ impl Visitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::counters::Counters;
     use crate::keyspace::Names;
     use crate::options::Options;
-    use crate::tally::Tally;
 
     fn steps(args: &[&str]) -> Vec<Step> {
         let args = ["loadtest"].iter().chain(args).map(std::ffi::OsString::from);
         let options = Options::read(args).unwrap();
         let names = Names::of_new_run(br#"{"keyspace":"hash","parameters":{}}"#).unwrap();
         let names = Arc::new(names);
-        let plan = Plan::new(&options, (Vec::new(), names), Arc::<Tally>::default()).unwrap();
-        let mut visitor = Visitor::new(Arc::new(plan), 0);
-        (0..10_000).map(|_| visitor.next_step().0).collect()
+        let plan = Plan::new(&options, (Vec::new(), names), Arc::<Counters>::default()).unwrap();
+        let mut virtual_user = VirtualUser::new(Arc::new(plan), 0);
+        (0..10_000).map(|_| virtual_user.next_step().0).collect()
     }
 
     fn writes_in(steps: &[Step]) -> usize {

@@ -5,15 +5,15 @@
 //! between that version and the next.
 //!
 //! **Invariant:** marks compare as the moments they stand for, except within one odd mark.
-//! **Not here:** who set a mark, except as a [`Low`]; and why.
+//! **Not here:** who set a mark, except as a [`LowWatermark`]; and why.
 
-use super::row::Place;
+use super::row::OperationIndex;
 
 /// A place in the order of one row's versions. The default is before the first write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Mark(u64);
+pub(super) struct VersionBound(u64);
 
-impl Mark {
+impl VersionBound {
     /// No mark is higher.
     pub(super) const HIGHEST: Self = Self(u64::MAX);
 
@@ -45,14 +45,14 @@ impl Mark {
 
 /// The highest mark of all that ended before some moment, and who set it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Low {
-    pub(super) mark: Mark,
-    pub(super) by: Option<Place>,
+pub(super) struct LowWatermark {
+    pub(super) mark: VersionBound,
+    pub(super) by: Option<OperationIndex>,
 }
 
-impl Low {
+impl LowWatermark {
     /// Raises the mark, if `mark` is higher.
-    pub(super) fn raise(&mut self, mark: Mark, by: Place) {
+    pub(super) fn raise(&mut self, mark: VersionBound, by: OperationIndex) {
         if mark > self.mark {
             *self = Self { mark, by: Some(by) };
         }
@@ -61,7 +61,7 @@ impl Low {
 
 /// Something began or ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Moment {
+pub(super) enum IntervalEdge {
     Began(u32),
     Ended(u32),
 }
@@ -72,7 +72,9 @@ const END: u32 = 1 << 31;
 /// Beginnings and ends of intervals in order of time; at one time beginnings come first, so that
 /// two operations that touch count as overlapping. What never ends has no end. Intervals are
 /// numbered as they come.
-pub(super) fn moments(intervals: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, Moment)> {
+pub(super) fn interval_edges(
+    intervals: impl Iterator<Item = (u64, u64)>,
+) -> Vec<(u64, IntervalEdge)> {
     let mut tagged = Vec::with_capacity(2 * intervals.size_hint().0);
     for (number, (start, end)) in (0..END).zip(intervals) {
         tagged.push((start, number));
@@ -82,7 +84,7 @@ pub(super) fn moments(intervals: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, 
     }
     tagged.sort_unstable();
     let moment = |tag: u32| {
-        if tag & END == 0 { Moment::Began(tag) } else { Moment::Ended(tag & !END) }
+        if tag & END == 0 { IntervalEdge::Began(tag) } else { IntervalEdge::Ended(tag & !END) }
     };
     tagged.into_iter().map(|(time, tag)| (time, moment(tag))).collect()
 }
@@ -93,22 +95,25 @@ mod tests {
 
     #[test]
     fn what_touches_overlaps_and_what_never_ends_has_no_end() {
-        let moments = moments([(5, 9), (9, u64::MAX), (1, 5)].into_iter());
+        let moments = interval_edges([(5, 9), (9, u64::MAX), (1, 5)].into_iter());
         let order: Vec<_> = moments.into_iter().map(|(_, moment)| moment).collect();
         let wanted = [
-            Moment::Began(2),
-            Moment::Began(0),
-            Moment::Ended(2),
-            Moment::Began(1),
-            Moment::Ended(0),
+            IntervalEdge::Began(2),
+            IntervalEdge::Began(0),
+            IntervalEdge::Ended(2),
+            IntervalEdge::Began(1),
+            IntervalEdge::Ended(0),
         ];
         assert_eq!(order, wanted);
     }
 
     #[test]
     fn after_a_version_is_before_the_next() {
-        assert!(Mark::at(3) < Mark::at(3).after() && Mark::at(3).after() < Mark::at(4));
-        assert_eq!(Mark::at(3).after().after(), Mark::at(3).after());
-        assert!(Mark::default().is_start() && !Mark::default().after().is_start());
+        assert!(
+            VersionBound::at(3) < VersionBound::at(3).after()
+                && VersionBound::at(3).after() < VersionBound::at(4)
+        );
+        assert_eq!(VersionBound::at(3).after().after(), VersionBound::at(3).after());
+        assert!(VersionBound::default().is_start() && !VersionBound::default().after().is_start());
     }
 }
