@@ -21,12 +21,12 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 pub(crate) use cluster::ClusterError;
-pub(crate) use schedule::FaultKind;
 
 use self::cluster::Cluster;
 use self::process::RouterProcess;
 use self::redis::RedisProcess;
 use self::schedule::{Fault, RedisAction, Schedule};
+use crate::fault_kind::FaultKind;
 use crate::http_client::Pool;
 use crate::options::Load;
 

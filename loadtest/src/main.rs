@@ -15,10 +15,12 @@
 mod chaos;
 mod counters;
 mod cpu;
+mod fault_kind;
 mod http_client;
 mod keys;
 mod keyspace;
 mod load;
+mod measured_run;
 mod mix;
 mod options;
 mod own_rows;
@@ -28,6 +30,7 @@ mod report;
 mod requests;
 mod response_check;
 mod scenario;
+mod tables;
 mod verified_run;
 mod verify;
 
@@ -36,18 +39,15 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use goose::goose::Scenario;
 use loadtest::check::EXIT_LOST;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::counters::Counters;
-use crate::cpu::Watch;
 use crate::http_client::Pool;
 use crate::load::Plan;
 use crate::options::{Command, Options};
 use crate::own_rows::OwnRows;
-use crate::progress::Progress;
-use crate::report::{Files, Ran, Report};
+use crate::report::{Files, Report};
 
 /// Every request was answered as promised.
 const EXIT_PASSED: u8 = 0;
@@ -139,7 +139,7 @@ impl Signals {
 
 /// Removes the rows that earlier runs have left.
 async fn clean(options: &Options) -> anyhow::Result<u8> {
-    let pools = pools(options)?;
+    let pools = Pool::of(&options.targets)?;
     http_client::check_ready(&pools[0]).await?;
     own_rows::clean(&pools[0]).await?;
     Ok(EXIT_PASSED)
@@ -166,7 +166,7 @@ async fn run(options: &Options) -> anyhow::Result<Report> {
     if options.load.chaos {
         return verified_run::under_chaos(options).await;
     }
-    let pools = pools(options)?;
+    let pools = Pool::of(&options.targets)?;
     for pool in &pools {
         http_client::check_ready(pool).await?;
     }
@@ -190,25 +190,6 @@ async fn run_mix(
     let of_run = (pools, Arc::clone(own.names()));
     let plan = Arc::new(Plan::new(options, of_run, Arc::clone(&counters))?);
     load::fill(&plan).await?;
-    let ran = attack(options, load::scenario(options, plan)?, &counters).await?;
+    let ran = measured_run::run(options, load::scenario(options, plan)?, &counters).await?;
     Ok(Report::new(options, &counters.counts(), ran))
-}
-
-fn pools(options: &Options) -> anyhow::Result<Vec<Arc<Pool>>> {
-    options.targets.iter().map(|target| Ok(Arc::new(Pool::new(target.clone())?))).collect()
-}
-
-/// Lets goose run a scenario, and watches.
-async fn attack(
-    options: &Options,
-    scenario: Scenario,
-    counters: &Arc<Counters>,
-) -> anyhow::Result<Ran> {
-    let progress = Progress::start(Arc::clone(counters));
-    let watch = Watch::start();
-    let ran = load::run(options, scenario).await;
-    let cpu = watch.stop();
-    progress.stop();
-    let thresholds_failed = ran?.thresholds_failed;
-    Ok(Ran { thresholds_failed, cpu, faults: Vec::new(), verified: None })
 }

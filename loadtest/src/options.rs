@@ -14,7 +14,7 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use goose::config::GooseConfiguration;
 
-use crate::chaos::FaultKind;
+use crate::fault_kind::FaultKind;
 use crate::http_client::Target;
 use crate::keys::Dist;
 use crate::mix::Mix;

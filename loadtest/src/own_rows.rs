@@ -26,13 +26,7 @@ use crate::keyspace::Names;
 use crate::mix::Mix;
 use crate::options::Options;
 use crate::requests;
-
-/// Table of users.
-pub(crate) const USERS: &str = "loadtest_users";
-/// Table of accounts, and of transfers between them.
-pub(crate) const TRANSACTIONS: &str = "loadtest_transactions";
-/// Table of `/api/kv`, which all clients share.
-const KV: &str = "kv";
+use crate::tables::{KV, TRANSACTIONS, USERS, columns, declaration};
 
 /// Rows of one page, and so of one delete: the most that a read returns.
 const PAGE: usize = 1_000;
@@ -228,30 +222,6 @@ pub(crate) async fn clean(pool: &Pool) -> anyhow::Result<()> {
         say(&format!("{removed} rows removed from {table}"));
     }
     Ok(())
-}
-
-/// Columns that identify a row of a table, with its routing column.
-fn columns(table: &str) -> &'static [&'static str] {
-    match table {
-        USERS => &["user_id"],
-        TRANSACTIONS => &["tx_id", "account"],
-        _ => &["key"],
-    }
-}
-
-/// Body of the request that creates a table.
-fn declaration(table: &str) -> Value {
-    let text = |name: &str| json!({"name": name, "type": "text"});
-    let maybe = |name: &str| json!({"name": name, "type": "text", "null": true});
-    match table {
-        USERS => json!({"name": table, "id": ["user_id"], "routing": "user_id", "columns": [
-            text("user_id"), text("name"), text("email"), maybe("partition_key"), text("run"),
-        ]}),
-        _ => json!({"name": table, "id": ["tx_id"], "routing": "account", "columns": [
-            text("tx_id"), text("account"), {"name": "amount", "type": "bigint"}, maybe("memo"),
-            text("run"),
-        ]}),
-    }
 }
 
 async fn make(pool: &Pool, table: &str) -> anyhow::Result<()> {

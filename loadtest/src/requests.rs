@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use crate::http_client::HttpRequest;
 use crate::keyspace::Names;
-use crate::own_rows::USERS;
 use crate::response_check::Failure;
+use crate::tables::USERS;
 
 /// Rows of a bulk write.
 pub(crate) const BULK_ROWS: u32 = 100;

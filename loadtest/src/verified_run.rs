@@ -15,6 +15,7 @@ use loadtest::recorder::Recorder;
 use crate::chaos::{self, Chaos, ChaosTargets, ClusterError};
 use crate::counters::Counters;
 use crate::http_client::Pool;
+use crate::measured_run;
 use crate::options::Options;
 use crate::own_rows::OwnRows;
 use crate::report::{Checked, Fault, Finding, Ran, Report, Verified};
@@ -34,7 +35,7 @@ pub(crate) async fn run(
     let of_run = (pools, Arc::clone(own.names()));
     let verification = Arc::new(Verification::new(options, of_run, Arc::clone(&counters))?);
     verification.open_banks().await?;
-    let ran = crate::attack(options, Arc::clone(&verification).scenario()?, &counters).await?;
+    let ran = measured_run::run(options, Arc::clone(&verification).scenario()?, &counters).await?;
     let read_back = verification.finish().await;
     let history = verification.recorder().finish();
     let mut verified = judge(&history, file)?;
@@ -52,7 +53,7 @@ pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     let mut options = options.clone();
     options.aim_at(&targets.url()).map_err(anyhow::Error::msg)?;
     let file = open_history(&options)?;
-    let pools = crate::pools(&options)?;
+    let pools = Pool::of(&options.targets)?;
     let pool = Arc::clone(&pools[0]);
     chaos::ready(&pool, chaos::LIVENESS).await?;
     let own = OwnRows::prepare(&options, &pools).await?;
@@ -87,7 +88,7 @@ async fn break_meanwhile(
     verification.open_banks().await?;
     let recorder = Arc::clone(verification.recorder());
     let chaos = Chaos::start(targets, Arc::clone(&recorder), options.load.seed);
-    let ran = crate::attack(options, Arc::clone(&verification).scenario()?, &counters).await;
+    let ran = measured_run::run(options, Arc::clone(&verification).scenario()?, &counters).await;
     let stopped = chaos.stop().await;
     let ran = ran?;
     let (targets, works) = match stopped {

@@ -81,6 +81,46 @@ const ANALYTICS: &[&[&str]] = &[
     &["service"],
 ];
 
+const LOADTEST: &[&[&str]] = &[
+    &[
+        "check",
+        "cpu",
+        "fault_kind",
+        "keyspace",
+        "random",
+        "recorder",
+        "response_check",
+        "scenario",
+        "tables",
+    ],
+    &["http_client", "keys"],
+    &["counters", "requests"],
+    &["mix", "progress"],
+    &["options"],
+    &["chaos", "load", "own_rows", "report"],
+    &["measured_run", "verify"],
+    &["verified_run"],
+];
+const CHECKER: &[&[&str]] = &[
+    &["history", "version_bound"],
+    &["availability", "row"],
+    &["acknowledged", "violation"],
+    &["allowed_losses", "report"],
+    &["findings"],
+    &[
+        "bank",
+        "bounded",
+        "corruption",
+        "final_state",
+        "identity",
+        "ledger",
+        "linearizable",
+        "sessions",
+        "sets",
+    ],
+    &["violation_report"],
+];
+
 /// Layers of `shard-manager` that are plain values.
 const PURE: &[&str] = &[
     "consistency",
@@ -134,7 +174,8 @@ fn module_of(src: &Path, file: &Path) -> String {
 /// The modules of its own package that a file names after `crate::`, or after the name that its programs use.
 fn imports(package: &str, text: &str) -> Vec<String> {
     let mut modules = Vec::new();
-    let own = format!("{}::", package.replace('-', "_"));
+    let name = package.rsplit('/').next().unwrap_or(package);
+    let own = format!("{}::", name.replace('-', "_"));
     let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
     for rest in code.flat_map(|line| line.split("crate::").skip(1).chain(line.split(&own).skip(1)))
     {
@@ -167,6 +208,8 @@ fn modules_import_only_lower_layers() {
     check_layers("shard-manager", SHARD_MANAGER);
     check_layers("api-router", API_ROUTER);
     check_layers("analytics", ANALYTICS);
+    check_layers("loadtest", LOADTEST);
+    check_layers("loadtest/checker", CHECKER);
 }
 
 #[test]
@@ -181,6 +224,16 @@ fn the_lowest_layers_are_plain_values() {
         for word in ["async fn", "tokio", "diesel", "std::fs", "SystemTime", "Instant", "Utc::now"]
         {
             assert!(!text.contains(word), "{}: {module} must not use {word}", file.display());
+        }
+    }
+}
+
+#[test]
+fn the_checker_judges_without_a_clock_or_a_network() {
+    for file in sources(&root().join("loadtest/checker/src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        for word in ["async fn", "tokio", "hyper", "std::fs", "SystemTime", "Instant", "Utc::now"] {
+            assert!(!text.contains(word), "{}: must not use {word}", file.display());
         }
     }
 }

@@ -3,14 +3,14 @@
 //! **Invariant:** only changes whose version is known, and who were told that they are stored.
 //! **Not here:** reads; to hold a server to what it showed is C3's and C4's.
 
-use super::row::Row;
-use super::version_bound::{LowWatermark, VersionBound};
+use crate::row::Row;
+use crate::version_bound::{LowWatermark, VersionBound};
 
 /// Ends of acknowledged changes of one row, each with the highest mark so far.
-pub(super) struct Acknowledged(Vec<(u64, LowWatermark)>);
+pub(crate) struct Acknowledged(Vec<(u64, LowWatermark)>);
 
 impl Acknowledged {
-    pub(super) fn of(row: &Row<'_>) -> Self {
+    pub(crate) fn of(row: &Row<'_>) -> Self {
         let mut ends: Vec<(u64, LowWatermark)> = Vec::new();
         for (place, change) in row.operations().filter(|(_, one)| one.is_acknowledged()) {
             if let Some(version) = row.version(place) {
@@ -32,7 +32,7 @@ impl Acknowledged {
     }
 
     /// The highest mark of all that had been acknowledged before `moment`.
-    pub(super) fn before(&self, moment: u64) -> LowWatermark {
+    pub(crate) fn before(&self, moment: u64) -> LowWatermark {
         let earlier = self.0.partition_point(|&(end, _)| end < moment);
         earlier.checked_sub(1).map_or_else(LowWatermark::default, |last| self.0[last].1)
     }

@@ -13,10 +13,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::findings::{Check, Evidence, Violation};
 use crate::history::{
     Key, Kind, Ledger, Level, NEVER, Operation, OperationHistory, Outcome, Value,
 };
+use crate::violation::{Check, Evidence, Violation};
 
 /// How the tester begins its words for a promotion, and for the end of one.
 const BEGUN: &str = "promotion";
@@ -24,7 +24,7 @@ const OVER: &str = "over: promotion";
 
 /// What may be gone, in a history with promotions.
 #[derive(Debug)]
-pub(super) struct Excuse<'h> {
+pub(crate) struct Excuse<'h> {
     history: &'h OperationHistory,
     /// When the first promotion began.
     since: u64,
@@ -38,7 +38,7 @@ pub(super) struct Excuse<'h> {
 
 impl<'h> Excuse<'h> {
     /// None for a history in which nobody was promoted.
-    pub(super) fn of(history: &'h OperationHistory) -> Option<Self> {
+    pub(crate) fn of(history: &'h OperationHistory) -> Option<Self> {
         let at = |word| {
             let faults = history.faults.iter();
             faults.filter(move |fault| fault.what.starts_with(word)).map(|fault| fault.at)
@@ -70,7 +70,7 @@ impl<'h> Excuse<'h> {
     }
 
     /// Whether a contradiction is a loss that a promotion may cost.
-    pub(super) fn covers(&self, violation: &Violation) -> bool {
+    pub(crate) fn covers(&self, violation: &Violation) -> bool {
         if violation.at < self.since {
             return false;
         }

@@ -132,7 +132,7 @@ impl Availability {
 }
 
 /// Reports on a history.
-pub(super) fn of(history: &OperationHistory) -> Availability {
+pub(crate) fn of(history: &OperationHistory) -> Availability {
     let answering = answering(history);
     let mut order: Vec<u32> = (0..history.operations.len() as u32).collect();
     order.sort_unstable_by_key(|&index| history.operations[index as usize].end);

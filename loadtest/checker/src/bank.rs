@@ -7,10 +7,11 @@
 //! **Invariant:** nothing is judged in a run without constants in its header.
 //! **Not here:** which transfer was torn. The last right total before bounds the time.
 
-use super::findings::{Check, Evidence, Findings, Violation};
+use crate::findings::Findings;
 use crate::history::{BankConstants, OperationHistory, Total};
+use crate::violation::{Check, Evidence, Violation};
 
-pub(super) fn check(history: &OperationHistory, found: &mut Findings) {
+pub(crate) fn check(history: &OperationHistory, found: &mut Findings) {
     let Some(constants) = history.header.bank else { return };
     let mut order: Vec<u32> = (0..history.totals.len() as u32).collect();
     let total = |index: u32| &history.totals[index as usize];

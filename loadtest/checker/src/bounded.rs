@@ -7,15 +7,16 @@
 //! **Invariant:** only answered reads that asked for a bound are judged.
 //! **Not here:** reads without a bound; level `one` promises them nothing.
 
-use super::acknowledged::Acknowledged;
-use super::findings::{Check, Findings, Violation};
-use super::row::{OperationIndex, Row};
-use super::version_bound::VersionBound;
+use crate::acknowledged::Acknowledged;
+use crate::findings::Findings;
 use crate::history::Operation;
+use crate::row::Row;
+use crate::version_bound::{OperationIndex, VersionBound};
+use crate::violation::{Check, Violation};
 
 const NANOS_PER_MS: u64 = 1_000_000;
 
-pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
+pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     let bounded = |one: &Operation| one.bound_ms > 0 && one.is_answered_read();
     if !row.operations().any(|(_, one)| bounded(one)) {
         return;
@@ -32,7 +33,7 @@ pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
 fn judge(
     row: &Row<'_>,
     place: OperationIndex,
-    low: super::version_bound::LowWatermark,
+    low: crate::version_bound::LowWatermark,
     found: &mut Findings,
 ) {
     let read = row.at(place);

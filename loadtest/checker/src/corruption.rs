@@ -3,11 +3,13 @@
 //! **Invariant:** linear in the operations of a row, after one sort.
 //! **Not here:** one value at two versions, which is a change applied twice (`identity`).
 
-use super::findings::{Check, Findings, Violation};
-use super::row::{OperationIndex, Row};
+use crate::findings::Findings;
 use crate::history::{Kind, Operation, Outcome, Value};
+use crate::row::Row;
+use crate::version_bound::OperationIndex;
+use crate::violation::{Check, Violation};
 
-pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
+pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     for (place, read) in row.operations() {
         if read.is_answered_read() && read.value != Value::NONE {
             value_was_sent(row, place, found);

@@ -3,16 +3,17 @@
 //! Reads marked `last` are judged: they are strong, and made when nothing is written any more. That
 //! their value was sent to that row, and not refused, is C2.
 //!
-//! **Invariant:** a row with no read at the end is not judged; [`Report`](super::Report) counts
+//! **Invariant:** a row with no read at the end is not judged; [`Report`](crate::Report) counts
 //! such rows, unless a walk over the whole table did not meet them, which `sets` judges.
 //! **Not here:** whether rows that were never deleted are there at all (`sets`).
 
-use super::acknowledged::Acknowledged;
-use super::findings::{Check, Findings, Violation};
-use super::row::Row;
-use super::version_bound::VersionBound;
+use crate::acknowledged::Acknowledged;
+use crate::findings::Findings;
+use crate::row::Row;
+use crate::version_bound::VersionBound;
+use crate::violation::{Check, Violation};
 
-pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
+pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     if !row.operations().any(|(_, one)| one.last) {
         return;
     }

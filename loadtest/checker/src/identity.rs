@@ -5,11 +5,13 @@
 //!
 //! What is not seen: a change applied twice whose second version nobody read.
 
-use super::findings::{Check, Findings, Violation};
-use super::row::{OperationIndex, Row};
+use crate::findings::Findings;
 use crate::history::{Kind, Outcome};
+use crate::row::Row;
+use crate::version_bound::OperationIndex;
+use crate::violation::{Check, Violation};
 
-pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
+pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     one_change_at_a_version(row, found);
     one_version_of_a_change(row, found);
 }

@@ -11,14 +11,16 @@
 //! What is not seen: a change in between whose version nobody learnt, unless it was based on the
 //! same version.
 
-use super::findings::{Check, Evidence, Findings, Violation};
-use super::row::{OperationIndex, Row};
+use crate::findings::Findings;
 use crate::history::{Ledger, OperationHistory};
+use crate::row::Row;
+use crate::version_bound::OperationIndex;
+use crate::violation::{Check, Evidence, Violation};
 
 const PROMISE: &str = "a write under a condition replaces exactly the version it was based on";
 
 /// The counters of all banks.
-pub(super) fn check_counters(history: &OperationHistory, found: &mut Findings) {
+pub(crate) fn check_counters(history: &OperationHistory, found: &mut Findings) {
     for (index, ledger) in history.ledgers.iter().enumerate() {
         let Some((promise, what)) = broken(ledger) else { continue };
         found.add(Check::Ledger, ledger.start, || {
@@ -47,7 +49,7 @@ fn broken(ledger: &Ledger) -> Option<(&'static str, String)> {
 }
 
 /// The conditional writes of a row.
-pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
+pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     if row.operations().all(|(_, one)| one.based_on == 0) {
         return;
     }

@@ -38,50 +38,24 @@ pub mod history;
 mod identity;
 mod ledger;
 mod linearizable;
+mod report;
 mod row;
 mod sessions;
 mod sets;
 mod version_bound;
+mod violation;
 mod violation_report;
 
 pub use self::availability::{Availability, Gap, OperationGroup, Outcomes, Summary};
-pub use self::findings::{Check, Evidence, TOLD_MAX, Violation};
+pub use self::findings::TOLD_MAX;
+pub use self::report::Report;
+pub use self::violation::{Check, Evidence, Violation};
 pub use self::violation_report::lost_text;
 
 use self::findings::{Findings, Found};
 use self::row::{ByKey, Row};
 use self::sets::Walks;
 use crate::history::{OperationHistory, Outcome};
-
-/// What the checks found.
-#[derive(Clone, Debug)]
-pub struct Report {
-    /// How many violations each check found, in the order of [`Check::ALL`].
-    pub counts: [u64; Check::ALL.len()],
-    /// The earliest of each, at most [`TOLD_MAX`].
-    pub violations: Vec<Violation>,
-    /// What was acknowledged at level `one` and is gone after a promotion, as often as it showed: that level allows it.
-    pub lost: u64,
-    /// The earliest of these, at most [`TOLD_MAX`].
-    pub losses: Vec<Violation>,
-    /// C10.
-    pub availability: Availability,
-    /// Rows that were written but neither read at the end nor known to be absent after a walk over
-    /// their whole table: C6 says nothing about them.
-    pub rows_not_read_back: u64,
-}
-
-impl Report {
-    /// Whether no promise was broken.
-    pub fn passed(&self) -> bool {
-        self.counts.iter().all(|&count| count == 0)
-    }
-
-    /// How many violations a check found.
-    pub fn count(&self, check: Check) -> u64 {
-        self.counts[check as usize]
-    }
-}
 
 /// Judges a history.
 pub fn check(history: &OperationHistory) -> Report {

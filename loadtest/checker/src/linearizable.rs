@@ -48,12 +48,15 @@
 //! What is not seen: see `deletes`; and that between versions 7 and 8 there is no room for a third
 //! write, since versions are drawn from one counter for many rows.
 
-use super::findings::{Check, Findings, Violation};
-use super::row::{OperationIndex, Row};
-use super::version_bound::{IntervalEdge, LowWatermark, VersionBound, interval_edges};
+use crate::findings::Findings;
 use crate::history::{NEVER, Operation};
+use crate::row::Row;
+use crate::version_bound::{
+    IntervalEdge, LowWatermark, OperationIndex, VersionBound, interval_edges,
+};
+use crate::violation::{Check, Violation};
 
-pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
+pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     let places: Vec<OperationIndex> =
         row.operations().filter(|(place, _)| counts(row, *place)).map(|(place, _)| place).collect();
     if places.len() < 2 {

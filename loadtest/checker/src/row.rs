@@ -10,12 +10,10 @@ mod deletes;
 
 use self::deletes::Deletes;
 use crate::history::{Key, Kind, Operation, OperationHistory, Outcome, Value};
-
-/// The place of an operation within its [`Row`].
-pub(super) type OperationIndex = u32;
+use crate::version_bound::OperationIndex;
 
 /// The indices of a history's operations in order of key, then start.
-pub(super) struct ByKey {
+pub(crate) struct ByKey {
     order: Vec<u32>,
     /// Where each key begins in `order`; one more than there are keys.
     bounds: Vec<u32>,
@@ -23,7 +21,7 @@ pub(super) struct ByKey {
 
 impl ByKey {
     /// Sorts indices, not operations: 4 bytes instead of 64.
-    pub(super) fn new(history: &OperationHistory) -> Self {
+    pub(crate) fn new(history: &OperationHistory) -> Self {
         let operations = &history.operations;
         let mut bounds = vec![0_u32; history.keys.len() + 1];
         for operation in operations {
@@ -47,7 +45,7 @@ impl ByKey {
     }
 
     /// Every key with its indices, keys without operations included.
-    pub(super) fn rows(&self) -> impl Iterator<Item = (Key, &[u32])> {
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (Key, &[u32])> {
         self.bounds.windows(2).enumerate().map(|(key, bounds)| {
             (Key(key as u32), &self.order[bounds[0] as usize..bounds[1] as usize])
         })
@@ -55,21 +53,21 @@ impl ByKey {
 }
 
 /// The operations of one key.
-pub(super) struct Row<'a> {
-    pub(super) history: &'a OperationHistory,
-    pub(super) key: Key,
+pub(crate) struct Row<'a> {
+    pub(crate) history: &'a OperationHistory,
+    pub(crate) key: Key,
     /// Indices into the history's operations.
-    pub(super) indices: &'a [u32],
+    pub(crate) indices: &'a [u32],
     /// The version each operation stands for; 0 when nobody learnt it.
-    pub(super) versions: Vec<u64>,
+    pub(crate) versions: Vec<u64>,
     /// Whose value each read or replay carries.
     owners: Vec<Option<OperationIndex>>,
     /// What may explain that the row was absent.
-    pub(super) deletes: Deletes,
+    pub(crate) deletes: Deletes,
 }
 
 impl<'a> Row<'a> {
-    pub(super) fn new(history: &'a OperationHistory, key: Key, indices: &'a [u32]) -> Self {
+    pub(crate) fn new(history: &'a OperationHistory, key: Key, indices: &'a [u32]) -> Self {
         let owners = owners(history, indices);
         let versions = versions(history, indices, &owners);
         let mut row = Self { history, key, indices, versions, owners, deletes: Deletes::default() };
@@ -78,27 +76,27 @@ impl<'a> Row<'a> {
     }
 
     /// The operation at a place.
-    pub(super) fn at(&self, place: OperationIndex) -> &'a Operation {
+    pub(crate) fn at(&self, place: OperationIndex) -> &'a Operation {
         &self.history.operations[self.indices[place as usize] as usize]
     }
 
     /// The version an operation stands for, if it is known.
-    pub(super) fn version(&self, place: OperationIndex) -> Option<u64> {
+    pub(crate) fn version(&self, place: OperationIndex) -> Option<u64> {
         Some(self.versions[place as usize]).filter(|&version| version != 0)
     }
 
     /// The write or delete whose value a read or replay carries.
-    pub(super) fn owner(&self, place: OperationIndex) -> Option<OperationIndex> {
+    pub(crate) fn owner(&self, place: OperationIndex) -> Option<OperationIndex> {
         self.owners[place as usize]
     }
 
     /// Every operation with its place.
-    pub(super) fn operations(&self) -> impl Iterator<Item = (OperationIndex, &'a Operation)> + '_ {
+    pub(crate) fn operations(&self) -> impl Iterator<Item = (OperationIndex, &'a Operation)> + '_ {
         (0..self.indices.len() as OperationIndex).map(|place| (place, self.at(place)))
     }
 
     /// The history's indices of some places, for a story.
-    pub(super) fn evidence(&self, places: impl IntoIterator<Item = OperationIndex>) -> Vec<u32> {
+    pub(crate) fn evidence(&self, places: impl IntoIterator<Item = OperationIndex>) -> Vec<u32> {
         let mut places: Vec<OperationIndex> = places.into_iter().collect();
         places.sort_unstable();
         places.dedup();

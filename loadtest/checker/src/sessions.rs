@@ -9,12 +9,15 @@
 //!
 //! What is not seen: see `deletes`; and guarantees over several rows, which a token gives too.
 
-use super::findings::{Check, Findings, Violation};
-use super::row::{OperationIndex, Row};
-use super::version_bound::{IntervalEdge, LowWatermark, VersionBound, interval_edges};
+use crate::findings::Findings;
 use crate::history::Operation;
+use crate::row::Row;
+use crate::version_bound::{
+    IntervalEdge, LowWatermark, OperationIndex, VersionBound, interval_edges,
+};
+use crate::violation::{Check, Violation};
 
-pub(super) fn check(row: &Row<'_>, found: &mut Findings) {
+pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     let binds = |one: &Operation| one.token && (one.is_answered_read() || one.is_acknowledged());
     let mut places: Vec<OperationIndex> =
         row.operations().filter(|(_, one)| binds(one)).map(|(place, _)| place).collect();

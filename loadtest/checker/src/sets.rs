@@ -11,9 +11,11 @@
 
 use std::collections::HashMap;
 
-use super::findings::{Check, Evidence, Findings, Violation};
-use super::row::{OperationIndex, Row};
+use crate::findings::Findings;
 use crate::history::{Key, Kind, Operation, OperationHistory, Outcome, Page};
+use crate::row::Row;
+use crate::version_bound::OperationIndex;
+use crate::violation::{Check, Evidence, Violation};
 
 /// A row was not met.
 const NOT_MET: u32 = u32::MAX;
@@ -29,11 +31,11 @@ struct Walk<'a> {
 }
 
 /// All walks of a history.
-pub(super) struct Walks<'a>(Vec<Walk<'a>>);
+pub(crate) struct Walks<'a>(Vec<Walk<'a>>);
 
 impl<'a> Walks<'a> {
     /// Puts pages together, and tells rows that one walk met twice.
-    pub(super) fn new(history: &'a OperationHistory, found: &mut Findings) -> Self {
+    pub(crate) fn new(history: &'a OperationHistory, found: &mut Findings) -> Self {
         let mut order: Vec<u32> = (0..history.pages.len() as u32).collect();
         order.sort_by_key(|&page| history.pages[page as usize].start);
         let mut walks: Vec<Walk<'a>> = Vec::new();
@@ -56,7 +58,7 @@ impl<'a> Walks<'a> {
     }
 
     /// True if some walk over the row's whole table did not meet it.
-    pub(super) fn has_missed(&self, row: &Row<'_>) -> bool {
+    pub(crate) fn has_missed(&self, row: &Row<'_>) -> bool {
         let whole = |walk: &&Walk<'_>| walk.complete.is_some();
         let missed = |walk: &Walk<'_>| walk.met[row.key.0 as usize] == NOT_MET;
         self.0.iter().filter(whole).any(|walk| walk.covers(row.history, row.key) && missed(walk))
@@ -92,7 +94,7 @@ impl Walk<'_> {
     }
 }
 
-pub(super) fn check(row: &Row<'_>, walks: &Walks<'_>, found: &mut Findings) {
+pub(crate) fn check(row: &Row<'_>, walks: &Walks<'_>, found: &mut Findings) {
     let mut walked = false;
     for walk in walks.0.iter().filter(|walk| walk.covers(row.history, row.key)) {
         let met = walk.met[row.key.0 as usize];

@@ -7,52 +7,53 @@
 //! **Invariant:** marks compare as the moments they stand for, except within one odd mark.
 //! **Not here:** who set a mark, except as a [`LowWatermark`]; and why.
 
-use super::row::OperationIndex;
+/// Index of an operation among the operations of its row, which are in order of their start.
+pub(crate) type OperationIndex = u32;
 
 /// A place in the order of one row's versions. The default is before the first write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct VersionBound(u64);
+pub(crate) struct VersionBound(u64);
 
 impl VersionBound {
     /// No mark is higher.
-    pub(super) const HIGHEST: Self = Self(u64::MAX);
+    pub(crate) const HIGHEST: Self = Self(u64::MAX);
 
     /// At a version. Versions are 63 bits on the wire; a bigger one is as high as any.
-    pub(super) fn at(version: u64) -> Self {
+    pub(crate) fn at(version: u64) -> Self {
         Self(version.saturating_mul(2))
     }
 
     /// After this mark, before the next version.
-    pub(super) fn after(self) -> Self {
+    pub(crate) fn after(self) -> Self {
         Self(self.0 | 1)
     }
 
     /// The version's own mark at or below this one.
-    pub(super) fn before(self) -> Self {
+    pub(crate) fn before(self) -> Self {
         Self(self.0 & !1)
     }
 
     /// Whether nothing needs to have happened.
-    pub(super) fn is_start(self) -> bool {
+    pub(crate) fn is_start(self) -> bool {
         self.0 == 0
     }
 
     /// The version at or below this mark.
-    pub(super) fn version(self) -> u64 {
+    pub(crate) fn version(self) -> u64 {
         self.0 / 2
     }
 }
 
 /// The highest mark of all that ended before some moment, and who set it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct LowWatermark {
-    pub(super) mark: VersionBound,
-    pub(super) by: Option<OperationIndex>,
+pub(crate) struct LowWatermark {
+    pub(crate) mark: VersionBound,
+    pub(crate) by: Option<OperationIndex>,
 }
 
 impl LowWatermark {
     /// Raises the mark, if `mark` is higher.
-    pub(super) fn raise(&mut self, mark: VersionBound, by: OperationIndex) {
+    pub(crate) fn raise(&mut self, mark: VersionBound, by: OperationIndex) {
         if mark > self.mark {
             *self = Self { mark, by: Some(by) };
         }
@@ -61,7 +62,7 @@ impl LowWatermark {
 
 /// Something began or ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum IntervalEdge {
+pub(crate) enum IntervalEdge {
     Began(u32),
     Ended(u32),
 }
@@ -72,7 +73,7 @@ const END: u32 = 1 << 31;
 /// Beginnings and ends of intervals in order of time; at one time beginnings come first, so that
 /// two operations that touch count as overlapping. What never ends has no end. Intervals are
 /// numbered as they come.
-pub(super) fn interval_edges(
+pub(crate) fn interval_edges(
     intervals: impl Iterator<Item = (u64, u64)>,
 ) -> Vec<(u64, IntervalEdge)> {
     let mut tagged = Vec::with_capacity(2 * intervals.size_hint().0);

@@ -7,8 +7,11 @@ use std::fmt::Write;
 
 use serde_json::{Value as Json, json};
 
-use super::{Check, Evidence, OperationGroup, Outcomes, Report, Summary, TOLD_MAX, Violation};
+use crate::availability::{OperationGroup, Outcomes, Summary};
+use crate::findings::TOLD_MAX;
 use crate::history::{Kind, NEVER, NodeId, Operation, OperationHistory, Outcome, Value};
+use crate::report::Report;
+use crate::violation::{Check, Evidence, Violation};
 
 impl Report {
     /// The report for people.

@@ -13,8 +13,9 @@ use anyhow::Context;
 use serde::Deserialize;
 
 use super::proxy::{Proxy, Way};
-use super::schedule::{FaultAction, FaultKind};
+use super::schedule::FaultAction;
 use super::urls::{endpoints, rewritten};
+use crate::fault_kind::FaultKind;
 
 /// Nodes of a shard of which one can be gone while most are there.
 const NODES_MIN: usize = 3;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::fault_kind::FaultKind;
 use crate::random::Random;
 
 /// Between faults, in milliseconds.
@@ -14,104 +15,6 @@ const FROZEN_MS: (u32, u32) = (50, 4_500);
 const SLOW_MS: (u32, u32) = (5, 200);
 /// Answers that are lost, one after the other.
 const LOST: (u32, u32) = (1, 8);
-
-/// A kind of fault, as `--faults` names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum FaultKind {
-    /// The router is killed (kill -9) and started again
-    RouterKill,
-    /// The router is frozen (SIGSTOP)
-    RouterFreeze,
-    /// The router is ended (SIGTERM) and started again
-    RouterRestart,
-    /// A node is stopped as if the power were gone, and started again
-    Stop,
-    /// A node is frozen
-    Freeze,
-    /// The way to a node is cut: connections end, and new ones are refused
-    Cut,
-    /// The way to a node swallows what comes and answers nothing
-    HalfOpen,
-    /// The way to a node is slow
-    Delay,
-    /// Answers to writes that are stored are lost
-    LostAnswer,
-    /// A primary is stopped or frozen, the best replica promoted, and the old primary let rejoin
-    Promote,
-    /// The cache is emptied
-    RedisFlush,
-    /// The cache is frozen (SIGSTOP)
-    RedisFreeze,
-    /// The cache is killed (kill -9) and started again, empty
-    RedisKill,
-}
-
-impl FaultKind {
-    /// What is broken without a cluster.
-    pub(crate) const OF_ROUTER: [Self; 3] =
-        [Self::RouterKill, Self::RouterFreeze, Self::RouterRestart];
-    /// What is broken with one, unless it is said otherwise: at level `one` a promotion may lose writes by design.
-    pub(crate) const OF_CLUSTER: [Self; 9] = [
-        Self::RouterKill,
-        Self::RouterFreeze,
-        Self::RouterRestart,
-        Self::Stop,
-        Self::Freeze,
-        Self::Cut,
-        Self::HalfOpen,
-        Self::Delay,
-        Self::LostAnswer,
-    ];
-
-    /// All that can be broken of a cluster, and its router.
-    pub(crate) const OF_CLUSTER_AND_LEADERS: [Self; 10] = [
-        Self::RouterKill,
-        Self::RouterFreeze,
-        Self::RouterRestart,
-        Self::Stop,
-        Self::Freeze,
-        Self::Cut,
-        Self::HalfOpen,
-        Self::Delay,
-        Self::LostAnswer,
-        Self::Promote,
-    ];
-    /// What is broken of a cache.
-    pub(crate) const OF_CACHE: [Self; 3] = [Self::RedisFlush, Self::RedisFreeze, Self::RedisKill];
-
-    /// How often it comes, beside the others.
-    fn weight(self) -> u32 {
-        match self {
-            Self::RouterKill => 6,
-            Self::RouterFreeze | Self::Promote => 3,
-            Self::RouterRestart => 1,
-            Self::Stop
-            | Self::Freeze
-            | Self::Cut
-            | Self::HalfOpen
-            | Self::Delay
-            | Self::LostAnswer
-            | Self::RedisFlush
-            | Self::RedisFreeze
-            | Self::RedisKill => 3,
-        }
-    }
-
-    /// Whether it takes one of a shard's nodes away.
-    pub(crate) fn breaks_a_node(self) -> bool {
-        match self {
-            Self::Stop | Self::Freeze | Self::Cut | Self::HalfOpen | Self::Promote => true,
-            Self::RouterKill
-            | Self::RouterFreeze
-            | Self::RouterRestart
-            | Self::Delay
-            | Self::LostAnswer
-            | Self::RedisFlush
-            | Self::RedisFreeze
-            | Self::RedisKill => false,
-        }
-    }
-}
 
 /// What is done to the router or to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

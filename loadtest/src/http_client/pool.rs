@@ -4,7 +4,7 @@
 //!
 //! **Invariant:** a connection on which anything went wrong or timed out is closed, never used again.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::connection::Connection;
@@ -28,6 +28,14 @@ impl Pool {
     pub(crate) fn new(target: Target) -> anyhow::Result<Self> {
         let trust = target.is_secure().then(|| Trust::in_host(target.host())).transpose()?;
         Ok(Self { target, trust, idle: Mutex::default() })
+    }
+
+    /// Returns a pool for each target, without an open connection.
+    ///
+    /// # Errors
+    /// A target is secure and this machine trusts no certificates.
+    pub(crate) fn of(targets: &[Target]) -> anyhow::Result<Vec<Arc<Self>>> {
+        targets.iter().map(|target| Ok(Arc::new(Self::new(target.clone())?))).collect()
     }
 
     pub(crate) fn target(&self) -> &Target {

@@ -20,9 +20,9 @@ use super::session::Session;
 use super::{ACCOUNTS, BANKS, DEPOSIT, PAUSE, Verification};
 use crate::counters::Operation as Counted;
 use crate::http_client::HttpRequest;
-use crate::own_rows::TRANSACTIONS;
 use crate::requests::{self, IDEMPOTENCY_KEY};
 use crate::response_check::Failure;
+use crate::tables::TRANSACTIONS;
 
 /// How often a bank is opened before that is given up.
 const OPENINGS_MAX: u32 = 5;

@@ -11,8 +11,8 @@ use super::register::name;
 use super::session::Session;
 use crate::counters::Operation as Counted;
 use crate::http_client::Answer;
-use crate::own_rows::USERS;
 use crate::requests::{self, IDEMPOTENCY_KEY};
+use crate::tables::USERS;
 
 /// Rows of a bulk write.
 const ROWS: u32 = 20;

@@ -12,8 +12,8 @@ use super::names::counter;
 use super::session::Session;
 use super::{BANKS, bank, register};
 use crate::counters::Operation as Counted;
-use crate::own_rows::{TRANSACTIONS, USERS};
 use crate::requests;
+use crate::tables::{TRANSACTIONS, USERS};
 
 /// Rows of a page.
 const PAGE: usize = 1_000;

@@ -7,23 +7,14 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::attempt::{self, Attempted, Done};
-use super::session::Session;
+use super::session::{Acknowledged, Session};
 use crate::counters::Operation as Counted;
 use crate::http_client::{Answer, HttpRequest};
-use crate::own_rows::USERS;
 use crate::requests::{self, IDEMPOTENCY_KEY};
+use crate::tables::USERS;
 
 /// A read of one key in [`USERS`].
 const READ: &str = "/api/read?table=loadtest_users&limit=2";
-
-/// A write that was promised to be stored.
-#[derive(Clone)]
-pub(super) struct Acknowledged {
-    pub(super) row: String,
-    asked: HttpRequest,
-    value: Value,
-    level: Level,
-}
 
 /// How a row is read.
 #[derive(Clone, Copy)]

@@ -2,15 +2,23 @@
 
 use std::sync::Arc;
 
-use checker::history::{Kind, Level, NodeId, Operation, Role};
+use checker::history::{Kind, Level, NodeId, Operation, Role, Value};
 use hyper::header::HeaderValue;
 use loadtest::recorder::SessionLog;
 
 use super::Verification;
-use super::register::Acknowledged;
-use crate::http_client::{Answer, Pool};
+use crate::http_client::{Answer, HttpRequest, Pool};
 use crate::random::Random;
 use crate::requests::{SESSION_TOKEN, SessionToken};
+
+/// A write that was promised to be stored.
+#[derive(Clone)]
+pub(super) struct Acknowledged {
+    pub(super) row: String,
+    pub(super) asked: HttpRequest,
+    pub(super) value: Value,
+    pub(super) level: Level,
+}
 
 pub(super) struct Session {
     pub(super) of: Arc<Verification>,

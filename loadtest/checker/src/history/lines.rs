@@ -69,6 +69,3 @@ fn one(out: &mut impl Write, line: &impl serde::Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, line)?;
     out.write_all(b"\n")
 }
-
-#[cfg(test)]
-mod tests;

@@ -10,9 +10,9 @@
 //! What is not seen: a delete of unknown version (never answered, or answered without one) may
 //! explain any number of absent reads, each at a place of its own, where in truth it has one place.
 
-use super::{OperationIndex, Row};
+use super::Row;
 use crate::history::{Kind, Outcome};
-use crate::version_bound::VersionBound;
+use crate::version_bound::{OperationIndex, VersionBound};
 
 /// The deletes of one row that may have happened.
 #[derive(Default)]

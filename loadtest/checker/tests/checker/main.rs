@@ -3,6 +3,7 @@
 
 mod allowed_losses;
 mod brute;
+mod lines;
 mod promises;
 mod rules;
 mod server;

@@ -2,8 +2,12 @@
 
 use proptest::prelude::*;
 
-use super::*;
-use crate::history::{BankConstants, Fault, Header, Kind, Level, NodeId, Outcome, Role, Value};
+use checker::check;
+use checker::history::lines::{LINE_BYTES_MAX, read, write};
+use checker::history::{
+    BankConstants, Fault, Header, Kind, Ledger, Level, NodeId, Operation, OperationHistory,
+    Outcome, Page, Role, Total, Value,
+};
 
 fn everything() -> OperationHistory {
     let mut header = Header::new(
@@ -137,12 +141,12 @@ fn another_format_is_refused_for_its_number() {
 
 #[test]
 fn the_example_in_the_document_is_a_history_that_passes() {
-    let document = include_str!("../../../../docs/history.md");
+    let document = include_str!("../../../docs/history.md");
     let example = document.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
     let history = read(&mut example.as_bytes()).unwrap();
     assert_eq!(history.operations.len(), 5);
     assert_eq!(written(&history).lines().count(), example.lines().count());
-    let report = crate::check(&history);
+    let report = check(&history);
     assert!(report.passed(), "{}", report.text(&history));
 }
 
@@ -158,7 +162,7 @@ proptest! {
         }
         match read(&mut lines.as_slice()) {
             Ok(history) => {
-                let report = crate::check(&history);
+                let report = check(&history);
                 report.text(&history);
                 report.json(&history);
             }
