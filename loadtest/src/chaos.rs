@@ -1,7 +1,9 @@
-//! Chaos: a router of our own, and the servers under it, broken on purpose while the verifying workload runs.
+//! Chaos: a router of our own, and the servers under it, broken on purpose while the verifying
+//! workload runs.
 //!
-//! **Invariant:** never two routers on one directory: the next one is started when the last one is known to be gone.
-//! What the seed says happens in that order, whatever the router does; only the moments differ.
+//! **Invariant:** never two routers on one directory: the next one is started when the last one is
+//! known to be gone. What the seed says happens in that order, whatever the router does; only the
+//! moments differ.
 //! **Not here:** what the faults did to the answers (`checker`).
 
 mod cluster;
@@ -32,10 +34,11 @@ use crate::options::Load;
 
 /// By then after the last fault everything must work again.
 pub(crate) const LIVENESS: Duration = Duration::from_secs(10);
-/// How often a router that starts is asked.
+/// Pause between two requests to a router that is starting.
 const POLL: Duration = Duration::from_millis(10);
 
-/// What is broken: a router of our own, the cluster under it, and the cache beside it, if they are there.
+/// Programs that are broken on purpose: a router of our own, its cluster and its cache, if it has
+/// them.
 pub(crate) struct ChaosTargets {
     router: RouterProcess,
     cluster: Option<Cluster>,
@@ -44,7 +47,8 @@ pub(crate) struct ChaosTargets {
 }
 
 impl ChaosTargets {
-    /// Starts a router, as the options say: over a directory of its own, or on a cluster by way of proxies.
+    /// Starts a router, as the options say: over a directory of its own, or on a cluster by way of
+    /// proxies.
     ///
     /// # Errors
     /// A program is not there, or the cluster is not fit for it.
@@ -70,7 +74,7 @@ impl ChaosTargets {
         Ok(Self { router, cluster, redis, kinds })
     }
 
-    /// Where the router answers.
+    /// Returns the URL of the router.
     pub(crate) fn url(&self) -> String {
         self.router.url()
     }
@@ -169,7 +173,7 @@ impl Chaos {
                     _ = &mut stopped => break,
                     () = tokio::time::sleep(pause) => {}
                 }
-                let told = fault.told(&nodes, &shards);
+                let told = fault.describe(&nodes, &shards);
                 recorder.fault(&told);
                 let more = targets.commit(fault).await?;
                 let more = more.map_or_else(String::new, |more| format!(" ({more})"));
@@ -189,9 +193,9 @@ impl Chaos {
     /// # Errors
     /// The router could not be started again; [`ClusterError`] if it was a node.
     pub(crate) async fn stop(self) -> anyhow::Result<ChaosTargets> {
-        // Nobody listens when it has failed already; the task says why.
+        // The task has ended if it failed before; its result says why.
         let _ = self.stop.send(());
-        self.task.await.context("the chaos ended badly")?
+        self.task.await.context("the task that injects faults failed")?
     }
 }
 
@@ -205,7 +209,7 @@ pub(crate) async fn ready(pool: &Pool, patience: Duration) -> anyhow::Result<Dur
         match crate::http_client::check_ready(pool).await {
             Ok(()) => return Ok(began.elapsed()),
             Err(error) if began.elapsed() > patience => {
-                return Err(error).context(format!("the router is not there after {patience:?}"));
+                return Err(error).context(format!("the router is not ready after {patience:?}"));
             }
             Err(_) => tokio::time::sleep(POLL).await,
         }
@@ -219,9 +223,9 @@ pub(crate) async fn ready(pool: &Pool, patience: Duration) -> anyhow::Result<Dur
 fn program(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
     let path = match given {
         Some(path) => path.clone(),
-        None => {
-            std::env::current_exe().context("where is this program?")?.with_file_name("api-router")
-        }
+        None => std::env::current_exe()
+            .context("the path of this program is unknown")?
+            .with_file_name("api-router"),
     };
     anyhow::ensure!(
         path.is_file(),

@@ -16,20 +16,20 @@ use checker::history::{OperationHistory, lines};
 
 /// No promise was broken.
 const EXIT_PASSED: u8 = 0;
-/// Some promise was.
+/// A promise was broken.
 const EXIT_FAILED: u8 = 1;
 /// No promise was, but a promotion has cost what was acknowledged at level `one`.
 pub const EXIT_LOST: u8 = 3;
 /// There was nothing to judge. Clap uses the same number for wrong usage.
 const EXIT_UNUSABLE: u8 = 2;
 
-/// What is read at once: a line is some 250 bytes.
+/// Bytes read at once: a line is some 250 bytes.
 const BUFFER_BYTES: usize = 1 << 18;
 
 /// Judges a history written before: JSON lines, as loadtest/docs/history.md describes them.
 ///
-/// Exit code: 0 no promise was broken, 1 some were, 2 the file cannot be read, 3 none was, but writes at level one were
-/// lost after a promotion.
+/// Exit code: 0 no promise was broken, 1 some were, 2 the file cannot be read, 3 none was, but
+/// writes at level one were lost after a promotion.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CheckOptions {
     /// The history

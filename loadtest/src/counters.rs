@@ -1,4 +1,4 @@
-//! Tally: what the users have met so far.
+//! Counters: requests, times and failures of all users so far.
 //!
 //! **Invariant:** memory is bounded, whatever a server answers.
 //! **Not here:** judging an answer (`response_check`), and rates and shares (`report`).
@@ -25,7 +25,7 @@ const SOURCES_MAX: usize = 1_024;
 /// The name of what has no place of its own.
 const OTHERS: &str = "others";
 
-/// What a user does.
+/// Operation of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Operation {
@@ -89,7 +89,7 @@ impl Operation {
     }
 }
 
-/// Where an answer came from, as its headers say.
+/// Source of a response, as its headers name it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Source {
     pub(crate) shard: Option<String>,
@@ -118,7 +118,7 @@ impl Source {
 #[derive(Debug)]
 pub(crate) struct Sample {
     pub(crate) operation: Operation,
-    /// When it should have begun: in the closed model when it did.
+    /// Time at which it should have begun: in the closed model, at which it began.
     pub(crate) intended: Instant,
     pub(crate) sent: Instant,
     pub(crate) ended: Instant,
@@ -137,7 +137,7 @@ impl Sample {
         self.ended.saturating_duration_since(self.sent)
     }
 
-    /// How much too late it was sent.
+    /// Returns the delay between when it was due and when it was sent.
     fn lateness(&self) -> Duration {
         self.sent.saturating_duration_since(self.intended)
     }
@@ -150,9 +150,9 @@ pub(crate) struct Counts {
     last: Option<Instant>,
     /// Response times, failed operations included.
     pub(crate) operations: BTreeMap<Operation, Times>,
-    /// Of all operations, from when each was sent.
+    /// Times of all operations, from when each was sent.
     pub(crate) service: Times,
-    /// Of all operations, how much too late each was sent.
+    /// Delays of all operations between when each was due and when it was sent.
     pub(crate) lateness: Times,
     pub(crate) failed: u64,
     /// Never sent, because too many were under way (open model).
@@ -197,7 +197,7 @@ impl Counts {
     }
 }
 
-/// How far a run has come.
+/// Progress of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Standing {
     pub(crate) requests: u64,
@@ -217,7 +217,7 @@ impl Counters {
         self.lock().started.get_or_insert(now);
     }
 
-    /// When the first user started.
+    /// Returns the time at which the first user started.
     pub(crate) fn started(&self) -> Option<Instant> {
         self.lock().started
     }
@@ -232,7 +232,7 @@ impl Counters {
         self.lock().dropped += count;
     }
 
-    /// What a line of progress tells.
+    /// Returns the numbers of a progress line.
     pub(crate) fn standing(&self) -> Standing {
         let counts = self.lock();
         Standing {
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_late_is_counted_from_when_it_was_due() {
+    fn a_late_request_is_counted_from_when_it_was_due() {
         let counters = Counters::default();
         counters.add(sample(Operation::Write, "shard1", Ok(())));
         let counts = counters.counts();

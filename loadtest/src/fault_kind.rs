@@ -34,10 +34,11 @@ pub(crate) enum FaultKind {
 }
 
 impl FaultKind {
-    /// What is broken without a cluster.
+    /// Faults without a cluster.
     pub(crate) const OF_ROUTER: [Self; 3] =
         [Self::RouterKill, Self::RouterFreeze, Self::RouterRestart];
-    /// What is broken with one, unless it is said otherwise: at level `one` a promotion may lose writes by design.
+    /// Faults with a cluster by default, without promotions: at level `one` they may lose writes by
+    /// design.
     pub(crate) const OF_CLUSTER: [Self; 9] = [
         Self::RouterKill,
         Self::RouterFreeze,
@@ -63,10 +64,10 @@ impl FaultKind {
         Self::LostAnswer,
         Self::Promote,
     ];
-    /// What is broken of a cache.
+    /// Faults of a cache.
     pub(crate) const OF_CACHE: [Self; 3] = [Self::RedisFlush, Self::RedisFreeze, Self::RedisKill];
 
-    /// How often it comes, beside the others.
+    /// Returns the relative frequency of the fault.
     pub(crate) fn weight(self) -> u32 {
         match self {
             Self::RouterKill => 6,
@@ -84,7 +85,7 @@ impl FaultKind {
         }
     }
 
-    /// Whether it takes one of a shard's nodes away.
+    /// Returns whether the fault takes one of a shard's nodes away.
     pub(crate) fn breaks_a_node(self) -> bool {
         match self {
             Self::Stop | Self::Freeze | Self::Cut | Self::HalfOpen | Self::Promote => true,

@@ -1,6 +1,7 @@
-//! Wire: how the tester speaks to a router, in HTTP/1.1 as any other client would, plain or by TLS.
+//! HTTP client: requests to a router in HTTP/1.1, plain or by TLS, as any other client sends them.
 //!
-//! **Invariant:** a request is sent once: no retry, no redirect, no proxy. What is counted is what went over the wire.
+//! **Invariant:** a request is sent once: no retry, no redirect, no proxy. What is counted is what
+//! went over the wire.
 //! **Not here:** what to ask (`requests`), and whether an answer is right (`response_check`).
 
 mod connection;
@@ -71,7 +72,7 @@ pub(crate) async fn check_ready(pool: &Pool) -> anyhow::Result<()> {
     let target = pool.target();
     let asked = match Request::get("/ready").body(http_body_util::Full::default()) {
         Ok(asked) => asked,
-        Err(error) => bail!("{target} cannot be asked: {error}"),
+        Err(error) => bail!("no request can be made for {target}: {error}"),
     };
     let status = match pool.send(asked, READY_TIMEOUT).await {
         Ok(answer) => answer.status,
@@ -90,7 +91,7 @@ pub(crate) async fn check_ready(pool: &Pool) -> anyhow::Result<()> {
             )
         }
         _ => bail!(
-            "what answers at {target} is not a Tessera router (GET /ready gave {status}): \
+            "the server at {target} is not a Tessera router (GET /ready gave {status}): \
              start one with `cargo run --release`"
         ),
     }
@@ -101,7 +102,7 @@ pub(crate) fn is_before_sending(failure: &Failure) -> bool {
     [NOT_CONNECTED, CERTIFICATE_REFUSED].contains(&failure.code.as_str())
 }
 
-/// What became of a request that got no whole answer.
+/// Returns the failure of a request without a complete response.
 fn broken(status: Option<u16>, error: &hyper::Error) -> Failure {
     Failure::new(status, "no answer", &printable(&error.to_string()))
 }

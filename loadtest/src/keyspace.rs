@@ -214,7 +214,7 @@ fn shape(map: &ShardMap) -> anyhow::Result<Shape> {
         ("range", Some("text")) => starts(&texts("splits")),
         ("range", Some("numeric")) => return Ok(Shape::Integers),
         ("matrix", _) => return Ok(Shape::Matrix),
-        (other, _) => bail!("the tester knows no keys of the keyspace {other}"),
+        (other, _) => bail!("the keyspace {other} is not supported by the load tester"),
     };
     // Other characters would need escapes in URLs, and could not stand in a header.
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:@".contains(&byte);
@@ -365,9 +365,9 @@ mod tests {
     }
 
     #[test]
-    fn a_keyspace_without_keys_for_the_tester_is_told() {
+    fn an_unsupported_keyspace_is_named() {
         for (keyspace, parameters, told) in [
-            ("spiral", "{}", "the tester knows no keys of the keyspace spiral"),
+            ("spiral", "{}", "the keyspace spiral is not supported"),
             ("list", r#"{"partitions":[["Ω",1]]}"#, "no part of the keyspace list"),
         ] {
             let map = format!(r#"{{"keyspace":"{keyspace}","parameters":{parameters}}}"#);

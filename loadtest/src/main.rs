@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 //!
 //! ## Inside
-//! `options` and `scenario` are what may be asked, `mix`, `keys` and `random` what comes next, `requests` how it is put,
-//! `keyspace` and `own_rows` how a run keeps away from everybody else's rows and removes its own,
-//! `http_client` how it goes over, `load` who sends it when, `response_check` what counts as a failure, `counters` what was counted,
-//! `report` what is said about it. `verify` is the workload that leaves evidence, `chaos` what is broken meanwhile, and
-//! `verified_run` such a run from start to end; the library keeps the evidence (`history`) and judges it (`checker`).
+//! `options` and `scenario` are what may be asked, `mix`, `keys` and `random` what comes next,
+//! `requests` how it is put, `keyspace` and `own_rows` how a run keeps away from everybody else's
+//! rows and removes its own, `http_client` how it goes over, `load` who sends it when,
+//! `response_check` what counts as a failure, `counters` what was counted, `report` what is said
+//! about it. `verify` is the workload that leaves evidence, `chaos` what is broken meanwhile, and
+//! `verified_run` such a run from start to end; the library keeps the evidence (`history`) and
+//! judges it (`checker`).
 //!
 //! **Invariant:** no crate of the workspace is imported; what is tested is the wire.
 //! **Not here:** nothing that knows how the router works inside.
@@ -51,9 +53,10 @@ use crate::report::{Files, Report};
 
 /// Every request was answered as promised.
 const EXIT_PASSED: u8 = 0;
-/// Some request was not, or none was made.
+/// A request was not answered as promised, or no request was made.
 const EXIT_FAILED: u8 = 1;
-/// Nothing was tested: wrong usage, or no router; or a report could not be written. Clap uses the same number.
+/// Nothing was tested: wrong usage, or no router; or a report could not be written. Clap uses the
+/// same number.
 const EXIT_UNUSABLE: u8 = 2;
 
 #[tokio::main]

@@ -134,7 +134,7 @@ impl OwnRows {
     }
 
     /// Says that the rows of this run stay where they are.
-    pub(crate) fn tell_left(&self) {
+    pub(crate) fn report_left_rows(&self) {
         let tables = self.tables.join(" and ");
         say(&format!("the rows of this run are left in {tables}; --clean removes them"));
     }
@@ -227,13 +227,9 @@ pub(crate) async fn clean(pool: &Pool) -> anyhow::Result<()> {
 async fn make(pool: &Pool, table: &str) -> anyhow::Result<()> {
     let body = Bytes::from(declaration(table).to_string());
     let asked = requests::plain(Method::POST, "/api/tables", body, None);
-    ask(
-        pool,
-        Ok(asked),
-        &format!("the table {table}, which the tester writes to, is not to be had: it"),
-    )
-    .await
-    .map(drop)
+    ask(pool, Ok(asked), &format!("creating the table {table}, which the load tester writes to,"))
+        .await
+        .map(drop)
 }
 
 /// Waits until a router knows a table that another router has created.
@@ -254,9 +250,9 @@ async fn is_there(pool: &Pool, table: &str) -> anyhow::Result<bool> {
             Ok(answer) if answer.status == 200 => Ok(true),
             Ok(answer) if answer.status == 404 => Ok(false),
             Ok(answer) => Err(refusal(&what, &answer)),
-            Err(failure) => bail!("{what} cannot be asked for: {}", failure.detail),
+            Err(failure) => bail!("{what} cannot be looked up: {}", failure.detail),
         },
-        Err(failure) => bail!("{what} cannot be asked for: {}", failure.detail),
+        Err(failure) => bail!("{what} cannot be looked up: {}", failure.detail),
     }
 }
 
@@ -302,7 +298,7 @@ async fn agree(options: &Options, table: &str) -> anyhow::Result<()> {
     let found = format!("{table} has rows that are not the load tester's");
     ensure!(
         std::io::stdin().is_terminal(),
-        "{found}: the run would write beside them, and remove only its own; say --yes if that is wanted"
+        "{found}: the run would write beside them, and remove only its own; add --yes to allow that"
     );
     let _ = write!(
         std::io::stderr(),

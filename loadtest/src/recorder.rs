@@ -5,7 +5,7 @@
 //! what is timed.
 //!
 //! **Invariant:** what a [`SessionLog`] was given is in the history once the log is gone.
-//! **Not here:** requests. Whoever sends them fills in the [`Operation`].
+//! **Not here:** requests. The sender fills in the [`Operation`].
 
 use std::mem;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -115,7 +115,7 @@ impl Recorder {
     }
 }
 
-/// What one session did. Belongs to one task; dropping it hands the rest over.
+/// Operations of one session. It belongs to one task; dropping it hands the rest over.
 #[derive(Debug)]
 pub struct SessionLog {
     number: u32,
@@ -143,7 +143,7 @@ impl SessionLog {
         Value::new(self.number, number)
     }
 
-    /// What to send as `x-request-id` with a request of this number.
+    /// Returns the `x-request-id` of a request with this number.
     pub fn request_id(&self, request: u32) -> String {
         request_id(&self.recorder.run, self.number, request)
     }

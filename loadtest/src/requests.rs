@@ -1,6 +1,7 @@
-//! Requests: what an operation is over HTTP.
+//! Requests: operations as HTTP requests.
 //!
-//! **Invariant:** every request of a key carries that key; without one it would be asked of all shards.
+//! **Invariant:** every request of a key carries that key; without one it would be asked of all
+//! shards.
 //! **Not here:** which operation and which key are next (`mix`, `keys`).
 
 use bytes::Bytes;
@@ -29,7 +30,7 @@ const SHARD_KEY: HeaderName = HeaderName::from_static("x-shard-key");
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(crate) const SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token");
 
-/// What has been seen so far, in the router's words: sent back, so that a user reads its own writes.
+/// Session token of a router's response: sent back, so that a user reads its own writes.
 pub(crate) type SessionToken = HeaderValue;
 
 #[derive(Serialize)]
@@ -117,7 +118,7 @@ pub(crate) fn kv_get(names: &Names, key: u32) -> Result<HttpRequest, Failure> {
     get(&format!("/api/kv/{}", names.plain(key)))
 }
 
-/// The same request of somebody who has seen something.
+/// Adds a session token to a request.
 pub(crate) fn with_token(mut asked: HttpRequest, token: Option<&SessionToken>) -> HttpRequest {
     if let Some(token) = token {
         asked.headers_mut().insert(SESSION_TOKEN, token.clone());
@@ -148,7 +149,8 @@ pub(crate) fn keyed_get(path: &'static str, key: &str) -> HttpRequest {
     plain(Method::GET, path, Bytes::new(), Some(key))
 }
 
-/// A text as a header's value; `None` if it has letters that a header cannot hold, which no name of ours has.
+/// A text as a header's value; `None` if it has letters that a header cannot hold, which no name of
+/// ours has.
 pub(crate) fn id_header(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(text).ok()
 }

@@ -1,4 +1,4 @@
-//! Verdict: whether an answer is what the router promised. Pure: bytes in, judgement out.
+//! Response check: a response against the router's promises. Pure: bytes in, judgement out.
 //!
 //! **Invariant:** whatever the bytes are, the answer is a verdict, never a panic, and the text of a
 //! [`Failure`] is short and safe to print.
@@ -9,12 +9,12 @@ use serde::Deserialize;
 /// Longest text kept of what a server said. It is printed once per group, on one line.
 const TEXT_CHARS_MAX: usize = 120;
 
-/// Why a request counts as failed.
+/// Reason why a request counts as failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     /// The HTTP status, if there was an answer.
     pub(crate) status: Option<u16>,
-    /// What failures are grouped by: the router's code, or our own words for it.
+    /// Code that failures are grouped by: the router's, or a text of the tester.
     pub(crate) code: String,
     /// One example, for people.
     pub(crate) detail: String,
@@ -74,7 +74,8 @@ pub(crate) fn of_conditional_write(status: u16, body: &[u8]) -> Result<(), Failu
     if status == 412 { Ok(()) } else { of_write(status, body) }
 }
 
-/// A bulk write is answered 201: all rows are stored. Of one that is not (207) the first row that failed is told.
+/// A bulk write is answered 201: all rows are stored. Of one that is not (207) the first row that
+/// failed is told.
 pub(crate) fn of_bulk(status: u16, body: &[u8]) -> Result<(), Failure> {
     if status != 207 {
         return of_write(status, body);
@@ -100,7 +101,7 @@ pub(crate) fn of_page(status: u16, body: &[u8]) -> Result<(), Failure> {
     rows(status, body).map(drop)
 }
 
-/// A value is answered 200, or 404 where nobody has stored one.
+/// Checks a read of a value: 200, or 404 if none was stored.
 pub(crate) fn of_value(status: u16, body: &[u8], acknowledged: bool) -> Result<(), Failure> {
     match status {
         200 => Ok(()),
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_promised_passes() {
+    fn correct_responses_pass() {
         assert_eq!(of_write(200, b""), Ok(()));
         assert_eq!(of_write(201, b""), Ok(()));
         assert_eq!(of_read(200, ROW, "user_7", true), Ok(()));
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_may_be_missing_only_where_nobody_stored_one() {
+    fn a_value_may_be_missing_only_if_none_was_stored() {
         assert_eq!(of_value(404, b"", false), Ok(()));
         assert_eq!(code(of_value(404, b"", true)), "lost row");
         assert_eq!(of_conditional_write(412, b""), Ok(()));

@@ -1,4 +1,4 @@
-//! Verified: a run of the verifying workload, from the first request to the verdict.
+//! Verified run: the verifying workload, from the first request to the verdict.
 //!
 //! **Not here:** the workload (`verify`), the faults (`chaos`) and the checks (`checker`).
 
@@ -21,7 +21,7 @@ use crate::own_rows::OwnRows;
 use crate::report::{Checked, Fault, Finding, Ran, Report, Verified};
 use crate::verify::Verification;
 
-/// What no check of a history can tell.
+/// Name of the check that no history can show.
 const LIVENESS: &str = "liveness";
 
 /// Runs the workload against routers that are there.
@@ -46,8 +46,8 @@ pub(crate) async fn run(
     Ok(conclude(options, &counters, ran, &history, (verified, start)))
 }
 
-/// Runs the workload against a router of its own, which is broken meanwhile, or the servers under it; then everything must work
-/// again within [`chaos::LIVENESS`].
+/// Runs the workload against a router of its own, which is broken meanwhile, or the servers under
+/// it; then everything must work again within [`chaos::LIVENESS`].
 pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     let targets = ChaosTargets::start(&options.load).await?;
     let mut options = options.clone();
@@ -62,7 +62,7 @@ pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     if options.load.cluster.is_some() {
         match &ended {
             Ok((_, Some(_))) => own.remove(&options, &pool).await,
-            Ok((_, None)) | Err(_) => own.tell_left(),
+            Ok((_, None)) | Err(_) => own.report_left_rows(),
         }
     }
     let (report, targets) = ended?;
@@ -92,7 +92,7 @@ async fn break_meanwhile(
     let stopped = chaos.stop().await;
     let ran = ran?;
     let (targets, works) = match stopped {
-        Ok(targets) => (Some(targets), works_again(&pool, &verification).await),
+        Ok(targets) => (Some(targets), wait_until_working(&pool, &verification).await),
         Err(error) if error.is::<ClusterError>() => return Err(error),
         Err(error) => (None, Err(error)),
     };
@@ -118,11 +118,11 @@ async fn break_meanwhile(
 }
 
 /// Waits until everything works, and reads all rows; returns the milliseconds that the wait took.
-async fn works_again(pool: &Pool, verification: &Arc<Verification>) -> anyhow::Result<u128> {
+async fn wait_until_working(pool: &Pool, verification: &Arc<Verification>) -> anyhow::Result<u128> {
     let began = Instant::now();
     match tokio::time::timeout(chaos::LIVENESS, alive(pool, verification)).await {
         Ok(alive) => alive?,
-        Err(_) => anyhow::bail!("new writes are not taken within {:?}", chaos::LIVENESS),
+        Err(_) => anyhow::bail!("new writes are not accepted within {:?}", chaos::LIVENESS),
     }
     let took = began.elapsed().as_millis();
     verification.finish().await?;
@@ -149,7 +149,7 @@ fn judge(history: &OperationHistory, file: Option<File>) -> anyhow::Result<Verif
         let written = lines::write(history, &mut out).and_then(|()| out.flush());
         written.context("the history cannot be written")?;
     }
-    Ok(told(history, &checker::check(history)))
+    Ok(summarize(history, &checker::check(history)))
 }
 
 fn conclude(
@@ -173,7 +173,7 @@ impl Verified {
     }
 }
 
-/// When the first user started, on the history's clock.
+/// Returns the time at which the first user started, on the history's clock.
 fn start(counters: &Counters, recorder: &Recorder) -> u64 {
     counters.started().map_or(0, |started| recorder.at(started))
 }
@@ -187,7 +187,7 @@ fn faults(history: &OperationHistory, start: u64) -> Vec<Fault> {
         .collect()
 }
 
-fn told(history: &OperationHistory, judged: &checker::Report) -> Verified {
+fn summarize(history: &OperationHistory, judged: &checker::Report) -> Verified {
     let mut notes = Vec::new();
     let checks = Check::ALL.iter().map(|&check| Checked {
         check: format!("{} {}", check.id(), check.name()),

@@ -1,15 +1,15 @@
 //! Verify: a workload that leaves evidence, and the evidence of it.
 //!
-//! Sessions write unique values to rows under unique names, read them back at every level and with every guarantee the
-//! API offers, send acknowledged writes again, move money between rows of one shard key, delete and insert again.
-//! Everything sent and answered is recorded; after the run all rows are read once more. What the record proves is for
-//! the checker to say (`checker`).
+//! Sessions write unique values to rows under unique names, read them back at every level and with
+//! every guarantee the API offers, send acknowledged writes again, move money between rows of one
+//! shard key, delete and insert again. Everything sent and answered is recorded; after the run all
+//! rows are read once more. What the record proves is for the checker to say (`checker`).
 //!
-//! Source: the registers, sets, banks and ledgers of Jepsen's tests (Kingsbury); that a version told with every write
-//! makes checking cheap is explained in `checker`.
+//! Source: the registers, sets, banks and ledgers of Jepsen's tests (Kingsbury); that a version
+//! told with every write makes checking cheap is explained in `checker`.
 //!
-//! **Invariant:** an answer that did not come is recorded as unknown, never as done or refused; a value is sent to one
-//! row only, and under one idempotency key.
+//! **Invariant:** an answer that did not come is recorded as unknown, never as done or refused; a
+//! value is sent to one row only, and under one idempotency key.
 //! **Not here:** judging.
 
 mod attempt;
@@ -43,17 +43,18 @@ use crate::options::Options;
 const HOT_ROWS: u32 = 64;
 /// Rows beside them.
 const COLD_ROWS: u32 = 100_000;
-/// How rows are drawn, hot and cold together: row 0 is the hottest.
+/// Exponent of the distribution of rows, hot and cold together: row 0 is the hottest.
 const SKEW: f64 = 1.1;
 /// Shard keys with accounts.
 const BANKS: u32 = 8;
 /// Accounts of a bank, and what each has at first.
 const ACCOUNTS: u32 = 4;
 const DEPOSIT: i64 = 1_000;
-/// Pause of a session after an outcome that stayed unknown, so that a dead router is not called a million times.
+/// Pause of a session after an outcome that stayed unknown, so that a dead router is not called a
+/// million times.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What all sessions of a run have in common.
+/// State that all sessions of a run share.
 pub(crate) struct Verification {
     recorder: Arc<Recorder>,
     pools: Vec<Arc<Pool>>,
@@ -106,7 +107,7 @@ impl Verification {
         bank::open(&mut session).await
     }
 
-    /// What goose lets each session do.
+    /// Returns goose's scenario of each session.
     pub(crate) fn scenario(self: Arc<Self>) -> anyhow::Result<Scenario> {
         let enter = Transaction::new(Arc::new(move |user: &mut GooseUser| {
             self.counters.start(Instant::now());
@@ -151,7 +152,7 @@ impl Verification {
                     Err(failure) if began.elapsed() > patience => {
                         session.log.flush();
                         anyhow::bail!(
-                            "a new write is not taken after {patience:?}: {}",
+                            "no new write is accepted after {patience:?}: {}",
                             failure.detail
                         );
                     }
@@ -163,7 +164,7 @@ impl Verification {
         Ok(())
     }
 
-    /// Where everything is recorded.
+    /// Returns the recorder of the run.
     pub(crate) fn recorder(&self) -> &Arc<Recorder> {
         &self.recorder
     }
@@ -178,7 +179,8 @@ async fn act(user: &mut GooseUser) -> TransactionResult {
     let mut session = session.lock().await;
     for done in workload::next(&mut session).await {
         let pause = done.sample.verdict.as_ref().is_err_and(|failure| failure.status.is_none());
-        crate::load::tell_goose(user, done.sample.operation, &done.sample, done.status).await?;
+        crate::load::report_to_goose(user, done.sample.operation, &done.sample, done.status)
+            .await?;
         session.of.counters.add(done.sample);
         if pause {
             tokio::time::sleep(PAUSE).await;

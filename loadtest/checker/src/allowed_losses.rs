@@ -1,15 +1,17 @@
 //! Losses: what level `one` allows a promotion to cost, told apart from what is promised.
 //!
-//! A write at `one` is acknowledged when the primary has it. If another node takes its place, such a write may be gone,
-//! also after somebody has read it. So a contradiction that shows after a promotion, and in which a change at `one` from
-//! before it takes part, is a loss and no violation. Everything else stays one; above all, whatever was acknowledged at
-//! `quorum` or `all` must be there.
+//! A write at `one` is acknowledged when the primary has it. If another node takes its place, such
+//! a write may be gone, even after a read has found it. So a contradiction that shows after a
+//! promotion, and in which a change at `one` from before it takes part, is a loss and no violation.
+//! Everything else stays one; above all, whatever was acknowledged at `quorum` or `all` must be
+//! there.
 //!
-//! **Invariant:** without a promotion, or without changes at `one`, nothing is excused; a loss is always counted.
+//! **Invariant:** without a promotion, or without changes at `one`, nothing is excused; a loss is
+//! always counted.
 //! **Not here:** finding contradictions (the checks).
 //!
-//! What is not seen: a true violation of a row that had a change at `one` shortly before a promotion, if the contradiction
-//! could have come from that change.
+//! What is not seen: a true violation of a row that had a change at `one` shortly before a
+//! promotion, if the contradiction could have come from that change.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,26 +20,27 @@ use crate::history::{
 };
 use crate::violation::{Check, Evidence, Violation};
 
-/// How the tester begins its words for a promotion, and for the end of one.
+/// First words of a recorded promotion, and of its end.
 const BEGUN: &str = "promotion";
 const OVER: &str = "over: promotion";
 
-/// What may be gone, in a history with promotions.
+/// Changes that a promotion may have cost, in a history with promotions.
 #[derive(Debug)]
 pub(crate) struct Excuse<'h> {
     history: &'h OperationHistory,
-    /// When the first promotion began.
+    /// Start of the first promotion.
     since: u64,
-    /// Changes at `one`, not refused, that began before the last promotion was over, and were not read at the end.
+    /// Changes at `one`, not refused, that began before the last promotion was over, and were not
+    /// read at the end.
     may_be_gone: HashSet<(Key, Value)>,
-    /// Whether there was any change at `one` by then.
+    /// True if there was any change at `one` by then.
     is_any_at_one: bool,
     /// Changes of each row that were acknowledged at higher levels.
     kept: HashMap<Key, Vec<&'h Operation>>,
 }
 
 impl<'h> Excuse<'h> {
-    /// None for a history in which nobody was promoted.
+    /// Returns `None` for a history without a promotion.
     pub(crate) fn of(history: &'h OperationHistory) -> Option<Self> {
         let at = |word| {
             let faults = history.faults.iter();
@@ -51,7 +54,7 @@ impl<'h> Excuse<'h> {
         let mut kept: HashMap<_, Vec<_>> = HashMap::new();
         for one in history.operations.iter().filter(|one| one.changes()) {
             match one.level {
-                // Also one without an answer: somebody may have read it before.
+                // Also one without an answer: a read may have found it before.
                 Level::One if one.start < until && one.outcome != Outcome::Rejected => {
                     may_be_gone.insert((one.key, one.value));
                 }
@@ -69,13 +72,14 @@ impl<'h> Excuse<'h> {
         Some(Self { history, since, may_be_gone, is_any_at_one, kept })
     }
 
-    /// Whether a contradiction is a loss that a promotion may cost.
+    /// Returns whether a contradiction is a loss that a promotion may cost.
     pub(crate) fn covers(&self, violation: &Violation) -> bool {
         if violation.at < self.since {
             return false;
         }
         match violation.check {
-            // Nobody ever sent it, or half of what changes together is there: no promotion does that.
+            // A value that was never sent, or half of a transaction, is not the work of a
+            // promotion.
             Check::Corruption | Check::Bank => false,
             Check::FinalState => self.has_gone(violation) && !self.lacks_kept(violation),
             Check::Ledger if violation.key.is_none() => self.lacks_entries(violation),
@@ -98,12 +102,12 @@ impl<'h> Excuse<'h> {
         indices.into_iter().map(move |index| &history.operations[index as usize])
     }
 
-    /// Whether something takes part that may be gone: who changed it, or who read it before.
+    /// Returns whether a change that may be gone takes part, or a read of such a change.
     fn has_gone(&self, violation: &Violation) -> bool {
         self.operations(violation).any(|one| self.may_be_gone.contains(&(one.key, one.value)))
     }
 
-    /// Whether the last read of a row also lacks what was acknowledged at a higher level.
+    /// Returns whether the last read of a row also lacks a change acknowledged at a higher level.
     fn lacks_kept(&self, violation: &Violation) -> bool {
         let Some(read) = self.operations(violation).filter(|one| one.last).last() else {
             return false;
@@ -121,7 +125,7 @@ impl<'h> Excuse<'h> {
         earlier().any(|one| one.kind == Kind::Write && Some(one.version) > deleted)
     }
 
-    /// Whether entries of a ledger are gone that were made at `one`, and nothing else is wrong with it.
+    /// Returns whether a ledger lacks entries made at `one` and is otherwise correct.
     fn lacks_entries(&self, violation: &Violation) -> bool {
         let ledgers = violation.evidence.iter().filter_map(|evidence| match evidence {
             Evidence::Ledger(index) => self.history.ledgers.get(*index as usize),

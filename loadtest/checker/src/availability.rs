@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::history::{Level, NEVER, NodeId, Operation, OperationHistory, Outcome};
 
-/// What each shard gave at each level, reads and changes apart.
+/// Availability of each shard at each level, reads and changes apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Availability {
     /// By shard, reads after changes, by level.
@@ -17,13 +17,13 @@ pub struct Availability {
 /// Operations of one kind, at one level, of one shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperationGroup {
-    /// The shard; empty where no answer ever told it.
+    /// The shard; empty if no response ever named it.
     pub shard: String,
     /// Reads, or changes.
     pub reads: bool,
     /// The level asked for.
     pub level: Level,
-    /// How many ended how.
+    /// Number of operations by their outcome.
     pub outcomes: Outcomes,
     /// The longest time from one success to the next, or to the last failure.
     pub gap: Option<Gap>,
@@ -39,7 +39,7 @@ pub struct Gap {
 }
 
 impl Gap {
-    /// How long it was.
+    /// Returns the length of the gap in nanoseconds.
     pub fn nanos(self) -> u64 {
         self.to - self.from
     }
@@ -54,7 +54,7 @@ pub struct Outcomes {
     pub committed: u64,
     /// Refused.
     pub rejected: u64,
-    /// Nobody knows.
+    /// The outcome is unknown.
     pub unknown: u64,
 }
 
@@ -83,14 +83,14 @@ impl Outcomes {
         self.ok + self.committed + self.rejected + self.unknown
     }
 
-    /// The share of those nobody knows the end of; 0 of none.
+    /// Returns the share of unknown outcomes; 0 without operations.
     pub fn unknown_ratio(&self) -> f64 {
         self.unknown as f64 / self.total().max(1) as f64
     }
 }
 
 impl Availability {
-    /// How all operations ended.
+    /// Returns the outcomes of all operations.
     pub fn outcomes(&self) -> Outcomes {
         self.groups.iter().fold(Outcomes::default(), |sum, group| sum.and(group.outcomes))
     }
@@ -103,7 +103,7 @@ pub struct Summary<'a> {
     pub reads: bool,
     /// The level asked for.
     pub level: Level,
-    /// How many ended how.
+    /// Number of operations by their outcome.
     pub outcomes: Outcomes,
     /// The longest gap of one shard, and which.
     pub worst: Option<(Gap, &'a str)>,
@@ -162,7 +162,7 @@ fn changes(one: &Operation) -> bool {
     one.changes() || one.kind == crate::history::Kind::Replay
 }
 
-/// Some node that answered for each key. A key that moves has had two; one of them is near enough.
+/// Returns a node that answered for each key. A key that moves has had two; either will do.
 fn answering(history: &OperationHistory) -> Vec<NodeId> {
     let mut nodes = vec![NodeId::NONE; history.keys.len()];
     let told = |one: &&Operation| !shard_of(history, one.node).is_empty();

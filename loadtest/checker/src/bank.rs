@@ -1,5 +1,5 @@
-//! C8, bank: whoever reads all accounts of a bank at once finds the same sum and as many accounts,
-//! on primaries and on replicas, however many transfers are on their way.
+//! C8, bank: each read of all accounts of a bank finds the same sum and the same number of
+//! accounts, on primaries and on replicas, however many transfers are on their way.
 //!
 //! A total read in one statement of one shard is a snapshot: half a transfer in it is a fractured
 //! read (Bailis et al. 2014), a changed sum for good is a lost update.
@@ -28,7 +28,7 @@ pub(crate) fn check(history: &OperationHistory, found: &mut Findings) {
         let wrong = total(index);
         let before = right.filter(|&right| total(right).bank == wrong.bank);
         found.add(Check::Bank, wrong.start, || {
-            let promise = "transfers change no total, and nobody sees half of one";
+            let promise = "transfers change no total, and no read sees half of one";
             let what = format!(
                 "bank {} had {} in {} accounts instead of {} in {}",
                 wrong.bank, wrong.sum, wrong.accounts, constants.total, constants.accounts

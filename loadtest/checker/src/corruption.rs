@@ -52,9 +52,9 @@ fn never_sent(row: &Row<'_>, place: OperationIndex) -> Violation {
         Some(other) => {
             evidence.insert(0, other as u32);
             let key = row.history.keys.name(row.history.operations[other].key);
-            format!("the value {value} was read that was sent to {key}")
+            format!("the value {value} was read, which was sent to {key}")
         }
-        None => format!("the value {value} was read that nobody sent"),
+        None => format!("the value {value} was read, which was never sent"),
     };
     let promise = "a value that is read was sent to that row";
     Violation { promise, what, ..Violation::of_row(row, evidence) }

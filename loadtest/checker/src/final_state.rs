@@ -31,7 +31,7 @@ pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
             continue;
         }
         found.add(Check::FinalState, read.start, || {
-            let promise = "what was acknowledged is kept";
+            let promise = "an acknowledged change is kept";
             let left = match row.version(place) {
                 Some(version) => format!("the row is left at version {version}"),
                 None => "the row is gone, without a delete after it".to_owned(),

@@ -7,16 +7,16 @@ use crate::allowed_losses::Excuse;
 use crate::history::OperationHistory;
 use crate::violation::{Check, Violation};
 
-/// Violations told of each check. Whoever reads ten alike learns nothing from the eleventh.
-pub const TOLD_MAX: usize = 10;
+/// Violations of each check that are reported: ten alike say as much as eleven.
+pub const REPORTED_MAX: usize = 10;
 
-/// What was found so far.
+/// Violations and losses found so far.
 #[derive(Debug)]
 pub(crate) struct Findings<'h> {
-    /// By time, at most [`TOLD_MAX`] each.
+    /// Ordered by time, at most [`REPORTED_MAX`] of each check.
     told: [Vec<Violation>; Check::ALL.len()],
     counts: [u64; Check::ALL.len()],
-    /// What may be gone and is no violation, if anything may.
+    /// Changes whose loss is no violation, if there was a promotion.
     excuse: Option<Excuse<'h>>,
     losses: Vec<Violation>,
     lost: u64,
@@ -60,7 +60,7 @@ impl<'h> Findings<'h> {
         }
     }
 
-    /// How many of each, and those to be told.
+    /// Returns the counts, and the violations to report.
     pub(crate) fn finish(self) -> Found {
         let Self { told, counts, losses, lost, .. } = self;
         Found { counts, violations: told.into_iter().flatten().collect(), lost, losses }
@@ -70,8 +70,8 @@ impl<'h> Findings<'h> {
 /// Keeps one that is among the earliest.
 fn keep(told: &mut Vec<Violation>, at: u64, violation: impl FnOnce() -> Violation) {
     let place = told.partition_point(|earlier| earlier.at <= at);
-    if place < TOLD_MAX {
-        told.truncate(TOLD_MAX - 1);
+    if place < REPORTED_MAX {
+        told.truncate(REPORTED_MAX - 1);
         told.insert(place, violation());
     }
 }

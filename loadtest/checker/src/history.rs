@@ -24,25 +24,25 @@ pub use self::records::{Fault, Ledger, Page, Total};
 /// The form of a history's lines that this program writes and reads.
 pub const FORMAT: u32 = 1;
 
-/// What a run says of itself before its first record.
+/// Description of a run, before its first record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Header {
     /// The run's name; request ids begin with it.
     pub run: String,
-    /// When the clock of the history was at nought: RFC 3339, UTC.
+    /// Wall-clock time at 0 of the history's clock: RFC 3339, UTC.
     pub started: String,
     /// The routers that were asked, as `http://127.0.0.1:3000`.
     pub hosts: Vec<String>,
-    /// What must hold of every bank; `None` when the run had none.
+    /// Constants of every bank; `None` for a run without banks.
     pub bank: Option<BankConstants>,
 }
 
-/// What no transfer may change.
+/// Numbers that no transfer may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BankConstants {
     /// The sum over all accounts of one bank.
     pub total: i64,
-    /// How many accounts one bank has.
+    /// Number of accounts of one bank.
     pub accounts: u32,
 }
 
@@ -56,13 +56,13 @@ impl Header {
 /// A whole run, in no order.
 #[derive(Clone, Debug, Default)]
 pub struct OperationHistory {
-    /// What the run says of itself.
+    /// Description of the run.
     pub header: Header,
     /// The names of keys.
     pub keys: Names,
-    /// Who answered.
+    /// Nodes that answered.
     pub nodes: Nodes,
-    /// What happened to single rows.
+    /// Operations on single rows.
     pub operations: Vec<Operation>,
     /// Sums of banks.
     pub totals: Vec<Total>,
@@ -70,7 +70,7 @@ pub struct OperationHistory {
     pub ledgers: Vec<Ledger>,
     /// The final walk over whole tables.
     pub pages: Vec<Page>,
-    /// What was broken on purpose.
+    /// Faults injected during the run.
     pub faults: Vec<Fault>,
 }
 

@@ -1,9 +1,9 @@
 //! C1, identity: an acknowledged change happened once, at one version that is its own.
 //!
 //! **Invariant:** linear in the operations of a row, after one sort.
-//! **Not here:** values nobody sent (`corruption`).
+//! **Not here:** values that were never sent (`corruption`).
 //!
-//! What is not seen: a change applied twice whose second version nobody read.
+//! Not detected: a change applied twice whose second version was never read.
 
 use crate::findings::Findings;
 use crate::history::{Kind, Outcome};
@@ -26,7 +26,7 @@ fn one_change_at_a_version(row: &Row<'_>, found: &mut Findings) {
         let [(version, first), (_, second)] = [pair[0], pair[1]];
         found.add(Check::Identity, row.at(second).start, || {
             let promise = "every acknowledged change of a row has a version of its own";
-            let what = format!("two acknowledged changes were told version {version}");
+            let what = format!("two acknowledged changes were answered with version {version}");
             Violation { promise, what, ..Violation::of_row(row, row.evidence([first, second])) }
         });
     }

@@ -8,7 +8,7 @@
 //! **Invariant:** of two writes based on one version at most one is acknowledged.
 //! **Not here:** refused conditions. A refusal is always allowed.
 //!
-//! What is not seen: a change in between whose version nobody learnt, unless it was based on the
+//! Not detected: a change in between whose version stayed unknown, unless it was based on the
 //! same version.
 
 use crate::findings::Findings;
@@ -39,7 +39,7 @@ fn broken(ledger: &Ledger) -> Option<(&'static str, String)> {
     }
     if rows < acknowledged {
         let what = format!("{acknowledged} entries were acknowledged, {rows} are there");
-        return Some(("what was acknowledged is kept", what));
+        return Some(("an acknowledged change is kept", what));
     }
     if rows > attempted {
         let what = format!("{attempted} entries were sent, {rows} are there");
@@ -57,7 +57,7 @@ pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     nothing_in_between(row, found);
 }
 
-/// Whether a change happened for certain.
+/// Returns whether a change happened for certain.
 fn happened(row: &Row<'_>, place: OperationIndex) -> bool {
     let one = row.at(place);
     one.changes() && (one.is_acknowledged() || row.version(place).is_some())

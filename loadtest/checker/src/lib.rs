@@ -10,16 +10,16 @@
 //! | C3 | each row is linearizable for changes and strong reads | `linearizable` |
 //! | C4 | a session reads its own writes, and never backwards | `sessions` |
 //! | C5 | a bounded read is no older than its bound | `bounded` |
-//! | C6 | what was acknowledged is kept, or something after it | `final_state` |
+//! | C6 | an acknowledged change is kept, or something after it | `final_state` |
 //! | C7 | at the end exactly the rows that were written are there, once | `sets` |
-//! | C8 | transfers change no total, and nobody sees half of one | `bank` |
+//! | C8 | transfers change no total, and no read sees half of one | `bank` |
 //! | C9 | counters and conditions count | `ledger` |
 //! | C10 | how long nothing succeeded | `availability` |
 //!
 //! Doubt is for the accused: where an unanswered request leaves two readings open, the harmless one
-//! holds. What a promotion may cost at level `one` is counted apart (`allowed_losses`). Each file says what it
-//! therefore does not see. Rows must be new: a value written before
-//! the run is one that nobody sent.
+//! holds. What a promotion may cost at level `one` is counted apart (`allowed_losses`). Each file
+//! says what it therefore does not see. Rows must be new: a value written before the run counts as
+//! a value that was never sent.
 //!
 //! **Invariant:** O(n log n) in the records; beside the history, some 30 bytes an operation.
 //! **Not here:** recording (the load tester), files and any network.
@@ -47,7 +47,7 @@ mod violation;
 mod violation_report;
 
 pub use self::availability::{Availability, Gap, OperationGroup, Outcomes, Summary};
-pub use self::findings::TOLD_MAX;
+pub use self::findings::REPORTED_MAX;
 pub use self::report::Report;
 pub use self::violation::{Check, Evidence, Violation};
 pub use self::violation_report::lost_text;

@@ -24,9 +24,9 @@
 //!
 //! * **Unknown writes.** One whose value was read has the version it was read at, and e = ∞. One
 //!   whose value nobody read is left out: it may have happened last of all, or never.
-//! * **Acknowledged changes without a version** (rows of a bulk) whose value nobody read. Such a *w*
-//!   happened after all that ended before it, at a mark just above their highest: one it may share
-//!   with no read, since reads of a version follow their write at once. Placing it lower is
+//! * **Acknowledged changes without a version** (rows of a bulk) whose value nobody read. Such a
+//!   *w* happened after all that ended before it, at a mark just above their highest: one it may
+//!   share with no read, since reads of a version follow their write at once. Placing it lower is
 //!   impossible, and placing it higher only makes it harder for whatever comes later.
 //! * **Absent reads** of a row with deletes of known versions. Let L be the highest mark that ended
 //!   before the read began. The read takes the lowest version, L or above, of a delete sent before
@@ -84,7 +84,7 @@ pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     }
 }
 
-/// Whether an operation has a place in the one order of its row.
+/// Returns whether an operation has a place in the one order of its row.
 fn counts(row: &Row<'_>, place: OperationIndex) -> bool {
     let one = row.at(place);
     if one.changes() {
@@ -94,12 +94,12 @@ fn counts(row: &Row<'_>, place: OperationIndex) -> bool {
         || one.is_strong_read() && row.version(place).is_some()
 }
 
-/// When it is certain that an operation took effect.
+/// Returns the time by which an operation certainly took effect.
 fn settled(one: &Operation) -> u64 {
     if one.changes() && !one.is_acknowledged() { NEVER } else { one.end }
 }
 
-/// Where an operation has its place, at least; `None` for an absent read without explanation.
+/// Returns the lowest place of an operation; `None` for an absent read without explanation.
 fn mark_of(row: &Row<'_>, place: OperationIndex, began: LowWatermark) -> Option<VersionBound> {
     let one = row.at(place);
     match row.version(place) {
@@ -162,7 +162,7 @@ fn vanished(row: &Row<'_>, place: OperationIndex, began: &[LowWatermark], found:
     });
 }
 
-/// Who set a mark; and where that told no version, what it was placed after.
+/// Returns the operation that set a mark and, if it told no version, those it was placed after.
 fn chain(row: &Row<'_>, by: Option<OperationIndex>, began: &[LowWatermark]) -> Vec<OperationIndex> {
     let mut places = Vec::new();
     let mut next = by;

@@ -6,16 +6,17 @@
 use crate::availability::Availability;
 use crate::violation::{Check, Violation};
 
-/// What the checks found.
+/// Result of checking a history.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// How many violations each check found, in the order of [`Check::ALL`].
+    /// Number of violations of each check, in the order of [`Check::ALL`].
     pub counts: [u64; Check::ALL.len()],
-    /// The earliest of each, at most [`TOLD_MAX`](crate::TOLD_MAX).
+    /// The earliest of each, at most [`REPORTED_MAX`](crate::REPORTED_MAX).
     pub violations: Vec<Violation>,
-    /// What was acknowledged at level `one` and is gone after a promotion, as often as it showed: that level allows it.
+    /// Number of times that a change acknowledged at level `one` was found gone after a promotion,
+    /// which that level allows.
     pub lost: u64,
-    /// The earliest of these, at most [`TOLD_MAX`](crate::TOLD_MAX).
+    /// The earliest of these, at most [`REPORTED_MAX`](crate::REPORTED_MAX).
     pub losses: Vec<Violation>,
     /// C10.
     pub availability: Availability,
@@ -25,12 +26,12 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether no promise was broken.
+    /// Returns whether no promise was broken.
     pub fn passed(&self) -> bool {
         self.counts.iter().all(|&count| count == 0)
     }
 
-    /// How many violations a check found.
+    /// Returns the number of violations of a check.
     pub fn count(&self, check: Check) -> u64 {
         self.counts[check as usize]
     }

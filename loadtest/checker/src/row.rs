@@ -15,7 +15,7 @@ use crate::version_bound::OperationIndex;
 /// The indices of a history's operations in order of key, then start.
 pub(crate) struct ByKey {
     order: Vec<u32>,
-    /// Where each key begins in `order`; one more than there are keys.
+    /// Start of each key in `order`; one more than there are keys.
     bounds: Vec<u32>,
 }
 
@@ -58,11 +58,11 @@ pub(crate) struct Row<'a> {
     pub(crate) key: Key,
     /// Indices into the history's operations.
     pub(crate) indices: &'a [u32],
-    /// The version each operation stands for; 0 when nobody learnt it.
+    /// Version that each operation stands for; 0 if it is unknown.
     pub(crate) versions: Vec<u64>,
     /// Whose value each read or replay carries.
     owners: Vec<Option<OperationIndex>>,
-    /// What may explain that the row was absent.
+    /// Deletes that may explain that the row was absent.
     pub(crate) deletes: Deletes,
 }
 
@@ -122,7 +122,8 @@ fn owners(history: &OperationHistory, indices: &[u32]) -> Vec<Option<OperationIn
     (0..indices.len()).map(|place| owner(at(place))).collect()
 }
 
-/// What was told, then what reads teach their writes, then what writes teach reads without one.
+/// Returns the version of each operation: from its response, from a read of its value, or from the
+/// write that it read.
 fn versions(
     history: &OperationHistory,
     indices: &[u32],

@@ -1,4 +1,4 @@
-//! C4, sessions: who keeps a token sees no less than it has seen, and what it has written itself.
+//! C4, sessions: a session with its token sees no less than it has seen, and its own writes.
 //!
 //! The guarantees are those of Terry et al. 1994: read your writes, monotonic reads, and writes
 //! follow reads. Operations count that carried the session's token and kept that of the answer; one
@@ -48,7 +48,7 @@ fn check_session(row: &Row<'_>, session: &[OperationIndex], found: &mut Findings
     }
 }
 
-/// Where the operation stands, if it may stand there.
+/// Returns the place of the operation in the order, if that place is allowed.
 fn judge(
     row: &Row<'_>,
     place: OperationIndex,

@@ -1,7 +1,7 @@
 //! C7, sets: at the end a table holds exactly the rows that were written to it, each once.
 //!
 //! A walk over a table by cursor says which rows it met. Lost is what was acknowledged and not
-//! deleted, and was not met; unexpected is what was met though nobody wrote it, or though it had
+//! deleted, and was not met; unexpected is a row that was met though it was never written, or had
 //! been deleted last; a duplicate was met twice, as a row does that two shards own.
 //!
 //! **Invariant:** a row is called lost or deleted only where no unanswered change leaves it open.
@@ -87,7 +87,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Whether a key is one of the table walked over.
+    /// Returns whether a key is one of the table walked over.
     fn covers(&self, history: &OperationHistory, key: Key) -> bool {
         let rest = history.keys.name(key).strip_prefix(self.table);
         rest.is_some_and(|rest| rest.starts_with('/'))
@@ -130,14 +130,14 @@ fn lost(row: &Row<'_>, write: OperationIndex, gone: Evidence, at: u64, found: &m
     });
 }
 
-/// The row was met: somebody must have written it, and not deleted it last.
+/// Checks a row that was met: it must have been written, and not deleted last.
 fn unexpected(row: &Row<'_>, start: u64, page: u32, found: &mut Findings) {
     let may_be_there =
         |one: &Operation| one.kind == Kind::Write && one.outcome != Outcome::Rejected;
     let written = row.operations().any(|(_, one)| may_be_there(one));
     let (promise, what, place) = if !written {
         let refused = row.operations().find(|(_, one)| one.kind == Kind::Write);
-        let what = "the row is there although nobody wrote it, or every write was refused";
+        let what = "the row is there although it was never written, or every write was refused";
         ("only rows that were written are there", what, refused.map(|(place, _)| place))
     } else if let Some(delete) = surely_deleted(row, start) {
         let what = "the row is there although it was deleted last";

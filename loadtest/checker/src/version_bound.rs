@@ -1,11 +1,11 @@
-//! Mark: how far a row had come, to a version or to somewhere after one.
+//! Version bound: progress of a row, to a version or to a point after one.
 //!
-//! A write that nobody told the version of still took place after something and before something.
+//! A write of unknown version still took place after something and before something.
 //! Versions are doubled to make room: an even mark is a version, the odd one above it is anywhere
 //! between that version and the next.
 //!
 //! **Invariant:** marks compare as the moments they stand for, except within one odd mark.
-//! **Not here:** who set a mark, except as a [`LowWatermark`]; and why.
+//! **Not here:** the operation that set a mark, except in a [`LowWatermark`].
 
 /// Index of an operation among the operations of its row, which are in order of their start.
 pub(crate) type OperationIndex = u32;
@@ -33,7 +33,7 @@ impl VersionBound {
         Self(self.0 & !1)
     }
 
-    /// Whether nothing needs to have happened.
+    /// Returns whether nothing needs to have happened.
     pub(crate) fn is_start(self) -> bool {
         self.0 == 0
     }
@@ -44,7 +44,7 @@ impl VersionBound {
     }
 }
 
-/// The highest mark of all that ended before some moment, and who set it.
+/// The highest mark of all that ended before some moment, and the operation that set it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LowWatermark {
     pub(crate) mark: VersionBound,
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_touches_overlaps_and_what_never_ends_has_no_end() {
+    fn touching_intervals_overlap_and_an_open_one_has_no_end() {
         let moments = interval_edges([(5, 9), (9, u64::MAX), (1, 5)].into_iter());
         let order: Vec<_> = moments.into_iter().map(|(_, moment)| moment).collect();
         let wanted = [

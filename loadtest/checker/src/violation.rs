@@ -81,17 +81,17 @@ impl Check {
 /// A promise that was broken, and the records that show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which check found it.
+    /// Check that found it.
     pub check: Check,
-    /// What had been promised.
+    /// Promise that was broken.
     pub promise: &'static str,
-    /// What happened instead.
+    /// Description of what happened instead.
     pub what: String,
     /// The row, if it is about one.
     pub key: Option<Key>,
     /// The records that contradict each other, earliest first.
     pub evidence: Vec<Evidence>,
-    /// When it showed.
+    /// Time at which it showed.
     pub at: u64,
 }
 
@@ -109,7 +109,8 @@ pub enum Evidence {
 }
 
 impl Violation {
-    /// A violation shown by operations of one row; its check and time are filled in when it is counted.
+    /// A violation shown by operations of one row; its check and time are filled in when it is
+    /// counted.
     pub(crate) fn of_row(row: &Row<'_>, operations: Vec<u32>) -> Self {
         let evidence = operations.into_iter().map(Evidence::Operation).collect();
         Self { key: Some(row.key), ..Self::of(evidence) }

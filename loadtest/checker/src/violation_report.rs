@@ -1,4 +1,4 @@
-//! Story: a violation told by the few records that contradict each other, for people and as JSON.
+//! Violation report: the few records that contradict each other, for people and as JSON.
 //!
 //! **Invariant:** one record, one line; a text from elsewhere cannot draw on the terminal.
 //! **Not here:** which violations there are.
@@ -8,7 +8,7 @@ use std::fmt::Write;
 use serde_json::{Value as Json, json};
 
 use crate::availability::{OperationGroup, Outcomes, Summary};
-use crate::findings::TOLD_MAX;
+use crate::findings::REPORTED_MAX;
 use crate::history::{Kind, NEVER, NodeId, Operation, OperationHistory, Outcome, Value};
 use crate::report::Report;
 use crate::violation::{Check, Evidence, Violation};
@@ -46,10 +46,12 @@ impl Report {
                 line(&mut text, &told);
             }
         }
-        if let Some(most) = self.counts.iter().max().filter(|&&most| most > TOLD_MAX as u64) {
+        if let Some(most) = self.counts.iter().max().filter(|&&most| most > REPORTED_MAX as u64) {
             line(
                 &mut text,
-                &format!("\nof each check the first {TOLD_MAX} are told, of up to {most}"),
+                &format!(
+                    "\nonly the first {REPORTED_MAX} violations of each check are listed, of up to {most}"
+                ),
             );
         }
         for loss in &self.losses {
@@ -103,7 +105,7 @@ impl Report {
 }
 
 impl Violation {
-    /// The story as lines: what happened, what had been promised, and the records.
+    /// Returns lines for the violation, for the promise, and for each record.
     pub fn lines(&self, history: &OperationHistory) -> Vec<String> {
         let key = self.key.map_or(String::new(), |key| format!(" {}:", history.keys.name(key)));
         let mut lines = vec![
@@ -116,14 +118,14 @@ impl Violation {
         lines
     }
 
-    /// The same of something that was lost, and not promised.
+    /// Returns the lines of a loss that level `one` allows.
     pub fn loss_lines(&self, history: &OperationHistory) -> Vec<String> {
         let mut lines = self.lines(history);
         lines[0].insert_str(0, "lost at level one after a promotion: ");
         lines
     }
 
-    /// The story as a JSON object.
+    /// Returns the violation as a JSON object.
     pub fn json(&self, history: &OperationHistory) -> Json {
         let records: Vec<Json> =
             self.evidence.iter().map(|record| evidence_json(history, *record)).collect();
@@ -139,10 +141,10 @@ impl Violation {
     }
 }
 
-/// How much was lost, for people.
+/// Returns the number of losses in a sentence.
 pub fn lost_text(lost: u64) -> String {
     format!(
-        "lost at level one after a promotion: {lost} times something acknowledged was gone, which that level allows"
+        "lost at level one after a promotion: acknowledged changes were found gone {lost} times, which that level allows"
     )
 }
 

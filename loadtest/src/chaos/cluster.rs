@@ -1,7 +1,8 @@
-//! Cluster: the servers of a local cluster, each behind a proxy of its own, broken and mended by the program that made it.
+//! Cluster: the servers of a local cluster, each behind a proxy of its own, broken and mended by
+//! the program that made it.
 //!
-//! **Invariant:** at most one node is broken at a time, in shards of three or more; whoever stops half way, this process
-//! included, leaves nodes that run.
+//! **Invariant:** at most one node is broken at a time, in shards of three or more; a program that
+//! stops half way, this process included, leaves nodes that run.
 //! **Not here:** how nodes are stopped and promoted: `shard-manager cluster` does that.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,7 +20,7 @@ use crate::fault_kind::FaultKind;
 
 /// Nodes of a shard of which one can be gone while most are there.
 const NODES_MIN: usize = 3;
-/// How often nodes are mended when this program is ended half way.
+/// Number of attempts to mend the nodes when this program is ended half way.
 const MENDS_MAX: u32 = 20;
 const MEND_PAUSE: Duration = Duration::from_millis(250);
 /// The variables for a router, in the directory of the cluster.
@@ -48,14 +49,14 @@ pub(super) struct Cluster {
     is_broken: bool,
 }
 
-/// How the program that made the cluster is called.
+/// Program that made the cluster, and the cluster's directory.
 #[derive(Clone)]
 struct Commands {
     program: PathBuf,
     dir: PathBuf,
 }
 
-/// What that program says of the cluster, as far as it is needed here.
+/// Status of the cluster, as far as it is needed here.
 #[derive(Deserialize)]
 struct Shown {
     nodes: Vec<Node>,
@@ -83,8 +84,8 @@ impl Node {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.is_broken {
-            // Who asked for the end waits for this: a frozen server would be left for ever. A command that was begun
-            // may still have to end first.
+            // Who asked for the end waits for this: a frozen server would be left for ever. A
+            // command that was begun may still have to end first.
             for _ in 0..MENDS_MAX {
                 if self.commands.mend().is_ok() {
                     return;
@@ -207,8 +208,8 @@ impl Cluster {
         Ok(format!("{} lost", count - proxy.left_to_lose()))
     }
 
-    /// Takes the primary of a shard away, lets the best replica take its place halfway, and lets the old one follow it in
-    /// the end; tells who did what.
+    /// Takes the primary of a shard away, lets the best replica take its place halfway, and lets
+    /// the old one follow it in the end; tells who did what.
     pub(super) async fn promote(
         &mut self,
         shard: usize,
@@ -317,7 +318,7 @@ impl Commands {
 /// It is not there.
 pub(super) fn program(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
     const NAME: &str = "shard-manager";
-    let own = std::env::current_exe().context("where is this program?")?;
+    let own = std::env::current_exe().context("the path of this program is unknown")?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = std::iter::once(own.with_file_name(NAME))
         .chain(std::env::split_paths(&path).map(|folder| folder.join(NAME)));

@@ -1,4 +1,4 @@
-//! Schedule: which fault comes next, and when.
+//! Schedule: the order of faults, and the pauses between them.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ const PAUSE_MS: (u32, u32) = (500, 2_500);
 const DOWN_MS: (u32, u32) = (0, 1_500);
 /// Longer than clients wait for an answer, sometimes.
 const FROZEN_MS: (u32, u32) = (50, 4_500);
-/// How much later what passes a slow way arrives.
+/// Delay of bytes on a slow connection.
 const SLOW_MS: (u32, u32) = (5, 200);
 /// Answers that are lost, one after the other.
 const LOST: (u32, u32) = (1, 8);
 
-/// What is done to the router or to a node.
+/// Fault of the router, of a node or of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// SIGKILL, and a new start after a while.
@@ -35,7 +35,7 @@ pub(super) enum Fault {
     Redis { action: RedisAction },
 }
 
-/// What is done to the cache.
+/// Fault of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RedisAction {
     Empty,
@@ -43,7 +43,7 @@ pub(super) enum RedisAction {
     Kill { down: Duration },
 }
 
-/// What is done to a node.
+/// Fault of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FaultAction {
     Stop,
@@ -55,7 +55,7 @@ pub(super) enum FaultAction {
 
 impl Fault {
     /// The fault in words; nodes and shards by their names.
-    pub(super) fn told(&self, nodes: &[String], shards: &[String]) -> String {
+    pub(super) fn describe(&self, nodes: &[String], shards: &[String]) -> String {
         let node = |number: usize| nodes.get(number).map_or("a node", String::as_str);
         let shard = |number: usize| shards.get(number).map_or("a shard", String::as_str);
         match *self {
@@ -63,7 +63,7 @@ impl Fault {
             Self::Freeze { lasts } => format!("SIGSTOP for {} ms", lasts.as_millis()),
             Self::Restart => "SIGTERM and restart".to_owned(),
             Self::Node { node: at, action, lasts } => {
-                format!("{} {} for {} ms", node(at), action.told(), lasts.as_millis())
+                format!("{} {} for {} ms", node(at), action.describe(), lasts.as_millis())
             }
             Self::LostAnswers { shard: at, count, lasts } => format!(
                 "the primary of {} loses {count} answers to writes, for at most {} ms",
@@ -73,7 +73,7 @@ impl Fault {
             Self::Promote { shard: at, gone, lasts } => format!(
                 "promotion in {}: its primary {} for {} ms",
                 shard(at),
-                gone.told(),
+                gone.describe(),
                 lasts.as_millis()
             ),
             Self::Redis { action } => match action {
@@ -90,7 +90,7 @@ impl Fault {
 }
 
 impl FaultAction {
-    fn told(self) -> String {
+    fn describe(self) -> String {
         match self {
             Self::Stop => "stopped at once".to_owned(),
             Self::Freeze => "frozen".to_owned(),
@@ -228,6 +228,6 @@ mod tests {
         let names = ["a", "b"].map(str::to_owned);
         let fault =
             Fault::Node { node: 1, action: FaultAction::Cut, lasts: Duration::from_millis(20) };
-        assert_eq!(fault.told(&names, &[]), "b cut off for 20 ms");
+        assert_eq!(fault.describe(&names, &[]), "b cut off for 20 ms");
     }
 }

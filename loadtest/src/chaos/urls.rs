@@ -18,7 +18,8 @@ pub(super) fn endpoints(text: &str) -> Vec<(String, u16)> {
     parts(text).into_iter().filter_map(endpoint).collect()
 }
 
-/// The same URLs, with other ends: `127.0.0.1` at the port that `other` tells for a host and port.
+/// Returns URLs with each host and port replaced by `127.0.0.1` and the port that `other` returns
+/// for them.
 pub(super) fn rewritten(text: &str, other: impl Fn(&str, u16) -> Option<u16>) -> String {
     let told = |part: &UrlPart<'_>| match part {
         UrlPart::Plain(text) => (*text).to_owned(),

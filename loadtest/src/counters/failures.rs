@@ -18,7 +18,7 @@ pub(crate) struct FailureGroup {
     pub(crate) code: String,
 }
 
-/// How often, and what the first one said.
+/// Number of failures, and the text of the first one.
 #[derive(Clone, Debug)]
 pub(crate) struct FailureCount {
     pub(crate) count: u64,

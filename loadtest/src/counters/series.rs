@@ -22,7 +22,7 @@ pub(crate) struct Series {
 #[derive(Clone, Debug)]
 pub(crate) struct Second {
     pub(crate) failed: u32,
-    /// How many took so long; class n ends at 0.1 ms times 2^(n/2).
+    /// Number of operations by class of response time; class n ends at 0.1 ms times 2^(n/2).
     pub(crate) buckets: [u32; BUCKETS],
 }
 
@@ -51,7 +51,7 @@ impl Second {
     }
 }
 
-/// Where a class of times ends, in milliseconds; the last one has no end.
+/// Returns the end of a class of times in milliseconds; the last one has no end.
 pub(crate) fn class_end_ms(bucket: usize) -> f64 {
     FIRST_US / 1_000.0 * (bucket as f64 / PER_DOUBLING).exp2()
 }

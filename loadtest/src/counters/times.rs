@@ -1,4 +1,4 @@
-//! Times: how long many operations took.
+//! Times: durations of many operations.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use hdrhistogram::Histogram;
 const TIME_US_MAX: u64 = 600_000_000;
 /// Digits kept of a time: 0.1 % is finer than two runs ever agree.
 const DIGITS: u8 = 3;
-/// Where there are many histograms.
+/// Digits kept if there are many histograms.
 const DIGITS_COARSE: u8 = 2;
 
-/// How long operations took, failed ones included.
+/// Times of operations, failed ones included.
 #[derive(Clone, Debug)]
 pub(crate) struct Times(Histogram<u64>);
 
@@ -43,12 +43,13 @@ impl Times {
         }
     }
 
-    /// How many operations.
+    /// Returns the number of operations.
     pub(crate) fn count(&self) -> u64 {
         self.0.len()
     }
 
-    /// The time within which this share (0.0 to 1.0) was over, in milliseconds; 0 without operations.
+    /// The time within which this share (0.0 to 1.0) was over, in milliseconds; 0 without
+    /// operations.
     pub(crate) fn quantile_ms(&self, share: f64) -> f64 {
         self.0.value_at_quantile(share) as f64 / 1_000.0
     }

@@ -40,7 +40,8 @@ impl Connection {
         Ok(Self(sender))
     }
 
-    /// Whether a request can be sent on it: the other side may have closed it meanwhile.
+    /// Returns whether a request can be sent: the other side may have closed the connection
+    /// meanwhile.
     pub(super) async fn is_ready(&mut self) -> bool {
         self.0.ready().await.is_ok()
     }

@@ -1,8 +1,10 @@
 //! Pool: the kept-alive connections to one router.
 //!
-//! As many are open as requests were ever under way at once: a user that waits for its answer has one to itself.
+//! As many are open as requests were ever under way at once: a user that waits for its answer has
+//! one to itself.
 //!
-//! **Invariant:** a connection on which anything went wrong or timed out is closed, never used again.
+//! **Invariant:** a connection on which anything went wrong or timed out is closed, never used
+//! again.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +18,7 @@ use crate::response_check::Failure;
 pub(crate) struct Pool {
     target: Target,
     trust: Option<Trust>,
-    /// Nobody waits on these. The last used is used next.
+    /// Idle connections; the one used last is used next.
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -24,7 +26,7 @@ impl Pool {
     /// No connection is open yet.
     ///
     /// # Errors
-    /// Where the target is secure and this machine trusts nobody.
+    /// The target is secure and this machine trusts no certificates.
     pub(crate) fn new(target: Target) -> anyhow::Result<Self> {
         let trust = target.is_secure().then(|| Trust::in_host(target.host())).transpose()?;
         Ok(Self { target, trust, idle: Mutex::default() })
@@ -73,7 +75,7 @@ impl Pool {
         }
     }
 
-    /// A list of connections is whole whoever panics.
+    /// A panic elsewhere leaves the list of connections whole.
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }

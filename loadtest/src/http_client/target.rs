@@ -1,4 +1,4 @@
-//! Target: where a router is.
+//! Target: address of a router.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,12 +13,12 @@ pub(crate) struct Target {
     host: String,
     port: u16,
     is_secure: bool,
-    /// As the header `Host` names it.
+    /// Value of the header `Host`.
     pub(super) name: HeaderValue,
 }
 
 impl Target {
-    /// Whether only this machine can be meant.
+    /// Returns whether the host is this machine.
     pub(crate) fn is_loopback(&self) -> bool {
         self.host == "localhost"
             || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
@@ -29,12 +29,12 @@ impl Target {
         &self.host
     }
 
-    /// Whether it is spoken to by TLS.
+    /// Returns whether requests go over TLS.
     pub(super) fn is_secure(&self) -> bool {
         self.is_secure
     }
 
-    /// What to connect to.
+    /// Returns host and port to connect to.
     pub(super) fn address(&self) -> (&str, u16) {
         (&self.host, self.port)
     }

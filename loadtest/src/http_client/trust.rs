@@ -1,7 +1,7 @@
-//! Trust: whom the tester believes that it is the router, where an address says https.
+//! Trust: certificates that are accepted from a router whose address begins with https.
 //!
-//! Trusted is whom this machine trusts, or the certificates of the file that the variable `SSL_CERT_FILE` names, as with
-//! other programs.
+//! Trusted is whom this machine trusts, or the certificates of the file that the variable
+//! `SSL_CERT_FILE` names, as with other programs.
 
 use std::io;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Closed model: a user waits for its answer before it asks again.
+//! Closed model: a user waits for its response before it asks again.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -8,16 +8,16 @@ use goose::prelude::*;
 
 use super::operation::{self, Performed};
 use super::plan::Plan;
-use super::tell_goose;
+use super::report_to_goose;
 use super::virtual_user::VirtualUser;
 
 /// Pause after no answer at all, so that a dead router is not called a million times.
 const NO_ANSWER_PAUSE: Duration = Duration::from_millis(100);
 
-/// What goose lets each user do.
+/// Returns the scenario of each user.
 ///
-/// One transaction draws what to do. Goose's weights would give all users the same fixed order, in step with each
-/// other.
+/// One transaction draws what to do. Goose's weights would give all users the same fixed order, in
+/// step with each other.
 pub(super) fn scenario(plan: Arc<Plan>) -> anyhow::Result<Scenario> {
     let enter = Transaction::new(Arc::new(move |user| {
         let virtual_user = VirtualUser::new(Arc::clone(&plan), user.weighted_users_index);
@@ -40,7 +40,7 @@ async fn step(user: &mut GooseUser) -> TransactionResult {
 
     self::virtual_user(user)?.learn(&step, sample.verdict.is_ok(), token);
     let pause = sample.verdict.as_ref().is_err_and(|failure| failure.status.is_none());
-    tell_goose(user, step.operation, &sample, status).await?;
+    report_to_goose(user, step.operation, &sample, status).await?;
     plan.counters.add(sample);
     if pause {
         tokio::time::sleep(NO_ANSWER_PAUSE).await;
@@ -48,7 +48,8 @@ async fn step(user: &mut GooseUser) -> TransactionResult {
     Ok(())
 }
 
-/// Waits until `--throttle-requests` lets one more through; a run that ends lets everything through.
+/// Waits until `--throttle-requests` lets one more through; a run that ends lets everything
+/// through.
 async fn throttle(user: &GooseUser) {
     if let Some(throttle) = user.throttle.as_ref().filter(|_| user.is_throttled) {
         let _ = throttle.send_async(true).await;

@@ -1,4 +1,4 @@
-//! Exchange: one operation sent, answered and judged.
+//! Operation: one request sent, answered and checked.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::keyspace::Names;
 use crate::requests::{self, SESSION_TOKEN, SessionToken};
 use crate::response_check::{self, Failure};
 
-/// What whoever asks knows before.
+/// Knowledge of a user before a request.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     /// Spelling of keys.
@@ -18,11 +18,11 @@ pub(super) struct Known {
     pub(super) token: Option<SessionToken>,
     /// The row is there: its write was acknowledged.
     pub(super) acknowledged: bool,
-    /// How long an answer is waited for.
+    /// Longest wait for a response.
     pub(super) patience: Duration,
 }
 
-/// How an operation went.
+/// Result of an operation.
 pub(super) struct Performed {
     pub(super) sample: Sample,
     pub(super) status: Option<u16>,
@@ -73,7 +73,8 @@ async fn ask(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure>
     send(pool, asked?, known).await
 }
 
-/// Reads a row, and writes it if nobody else has meanwhile; a row that is not there is written as it is.
+/// Reads a row, and writes it if it has not changed meanwhile; a row that is not there is simply
+/// written.
 async fn modify(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure> {
     let names = &*known.names;
     let read = send(pool, requests::read(names, step.key)?, known).await?;

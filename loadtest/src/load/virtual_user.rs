@@ -1,4 +1,4 @@
-//! Visitor: what one user knows.
+//! Virtual user: state of one user.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ pub(super) struct VirtualUser {
     pub(super) number: usize,
     random: Random,
     token: Option<SessionToken>,
-    /// Keys whose write was answered well, beyond those that all know. Nobody deletes, so each must be found again.
+    /// Keys written with success, beyond those that all users know. A mix deletes no rows, so each
+    /// must be found again.
     written: HashSet<u32>,
 }
 
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mix_is_as_asked() {
+    fn the_mix_has_the_requested_shares() {
         assert_eq!(writes_in(&steps(&["--writes", "0"])), 0);
         assert_eq!(writes_in(&steps(&["--writes", "100"])), 10_000);
         assert!((6_800..7_200).contains(&writes_in(&steps(&["--writes", "70"]))));
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn values_have_the_size_asked_for() {
+    fn values_have_the_requested_size() {
         let sizes: HashSet<_> =
             steps(&["--value-size", "10..90"]).iter().map(|step| step.value.len()).collect();
         assert_eq!(sizes, (10..=90).collect());

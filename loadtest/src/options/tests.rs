@@ -1,4 +1,4 @@
-//! What may be asked, and what may not.
+//! Tests of accepted and refused options.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn read(args: &[&str]) -> Result<Options, clap::Error> {
 }
 
 #[test]
-fn the_limits_are_what_the_help_says() {
+fn limits_are_those_of_the_help() {
     for good in [
         ["--users", "1"],
         ["--users", "1000"],
@@ -65,7 +65,7 @@ fn several_hosts_may_be_given_and_each_must_be_this_machine() {
 }
 
 #[test]
-fn what_the_command_line_says_goes_before_the_scenario() {
+fn the_command_line_overrides_the_scenario() {
     let plain = read(&["--scenario", "read-heavy"]).unwrap();
     assert_eq!(plain.load.mix, Mix::B);
     let other = read(&["--mix", "c", "--scenario", "read-heavy", "--users", "3"]).unwrap();

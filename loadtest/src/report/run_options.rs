@@ -1,7 +1,7 @@
-//! Asked: what a run was asked to do, option by option.
+//! Run options: the load of a run, option by option.
 //!
-//! **Invariant:** two runs with the same entries asked for the same load; what changes nothing about the load (`--seed`,
-//! `--json`) is not here.
+//! **Invariant:** two runs with the same entries asked for the same load; what changes nothing
+//! about the load (`--seed`, `--json`) is not here.
 
 use std::collections::BTreeMap;
 

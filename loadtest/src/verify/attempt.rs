@@ -1,7 +1,7 @@
-//! Attempt: one request sent until its outcome is known, or nobody will know it.
+//! Attempt: one request sent until its outcome is known or cannot become known.
 //!
-//! **Invariant:** a request is sent again only with the idempotency key it had, or if it changes nothing; once an attempt
-//! is without an answer, no later refusal proves that nothing happened.
+//! **Invariant:** a request is sent again only with the idempotency key it had, or if it changes
+//! nothing; once an attempt is without an answer, no later refusal proves that nothing happened.
 
 use std::time::{Duration, Instant};
 
@@ -15,11 +15,11 @@ use crate::http_client::{Answer, HttpRequest, is_before_sending};
 use crate::requests::{SESSION_TOKEN, id_header};
 use crate::response_check::{self, Failure};
 
-/// How often a write is sent whose outcome is unknown.
+/// Most times that a write of unknown outcome is sent.
 const ATTEMPTS_MAX: u8 = 6;
 /// Before the second attempt; doubled before each further one.
 const BACK_OFF: Duration = Duration::from_millis(50);
-/// How long an answer is waited for. Longer than the deadline asked for below.
+/// Longest wait for a response. Longer than the deadline in the request.
 const PATIENCE: Duration = Duration::from_secs(4);
 const DEADLINE_MS: HeaderValue = HeaderValue::from_static("3000");
 
@@ -34,7 +34,7 @@ pub(super) struct Done {
     pub(super) status: Option<u16>,
 }
 
-/// What came of a request.
+/// Result of a request.
 pub(super) struct Attempted {
     pub(super) outcome: Outcome,
     /// An attempt before the last one is without an answer, and may still arrive.

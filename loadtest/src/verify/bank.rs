@@ -1,7 +1,7 @@
 //! Bank: accounts under one shard key, whose sum no transfer changes.
 //!
-//! A transfer is one transaction: two accounts and a counter change if each still has the version that was read, and a
-//! row of the ledger is made.
+//! A transfer is one transaction: two accounts and a counter change if each still has the version
+//! that was read, and a row of the ledger is made.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,12 +24,12 @@ use crate::requests::{self, IDEMPOTENCY_KEY};
 use crate::response_check::Failure;
 use crate::tables::TRANSACTIONS;
 
-/// How often a bank is opened before that is given up.
+/// Most attempts to open a bank.
 const OPENINGS_MAX: u32 = 5;
 /// Number of reads of a bank as soon as it is open. With eight banks they certainly reach each of
 /// three nodes.
 const OPENING_READS: u32 = 8;
-/// How long all nodes of servers may take to show a bank, before the run goes on without.
+/// Longest wait until all nodes show a bank; then the run starts without.
 const SHOWN_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
@@ -52,7 +52,7 @@ impl Row {
     }
 }
 
-/// What is to become of a row.
+/// New state of a row.
 struct Change {
     id: String,
     amount: i64,
@@ -72,7 +72,8 @@ pub(super) async fn open(session: &mut Session) -> anyhow::Result<()> {
         let bank = of.names.bank(number);
         open_one(session, &bank).await?;
         if is_embedded {
-            // From wherever they are answered: a node without the bank shows now, while it lags, or never.
+            // From wherever they are answered: a node without the bank shows now, while it lags, or
+            // never.
             for _ in 0..OPENING_READS {
                 look(session, &bank, Level::One, false).await;
             }

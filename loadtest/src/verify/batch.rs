@@ -17,7 +17,7 @@ use crate::tables::USERS;
 /// Rows of a bulk write.
 const ROWS: u32 = 20;
 
-/// Which rows of a bulk write are not stored.
+/// Rows of a bulk write that are not stored.
 #[derive(Deserialize)]
 struct Parts {
     failed: Vec<Failed>,
@@ -30,7 +30,7 @@ struct Failed {
     outcome: String,
 }
 
-/// Writes rows that nobody ever wrote.
+/// Writes rows that were never written before.
 pub(super) async fn write(session: &mut Session) -> Done {
     let whole = name(session.of.names.run());
     let mut request = session.operation(Kind::Write, &whole);
@@ -62,7 +62,7 @@ pub(super) async fn write(session: &mut Session) -> Done {
     sent.done
 }
 
-/// What became of each row.
+/// Returns the outcome of each row.
 pub(super) fn outcomes(sent: &Attempted, rows: usize) -> Vec<Outcome> {
     let whole = sent.outcome;
     let mut outcomes = vec![whole; rows];

@@ -1,4 +1,5 @@
-//! Session: one client, that remembers what it has seen by a token and does one thing after the other.
+//! Session: one client, that remembers what it has seen by a token and does one thing after the
+//! other.
 
 use std::sync::Arc;
 
@@ -38,7 +39,8 @@ impl Session {
         Self { of, log, random, token: None, home: number, last: None }
     }
 
-    /// The router it asks, and its number among the hosts; with `other` another one, if there is one.
+    /// The router it asks, and its number among the hosts; with `other` another one, if there is
+    /// one.
     pub(super) fn router(&self, other: bool) -> (u16, Arc<Pool>) {
         let index = (self.home.wrapping_add(usize::from(other))) % self.of.pools.len();
         (index as u16, Arc::clone(&self.of.pools[index]))
@@ -51,7 +53,7 @@ impl Session {
         Operation::new(kind, key, self.log.number(), request)
     }
 
-    /// Who answered.
+    /// Returns the number of the node that answered.
     pub(super) fn node(&mut self, answer: &Answer, host: u16) -> NodeId {
         let role = answer.served_by().map_or(Role::Unknown, Role::from_wire);
         self.log.node(answer.shard().unwrap_or_default(), role, host)
@@ -89,7 +91,7 @@ impl Session {
     }
 }
 
-/// What the header `x-consistency` says for a level.
+/// Returns the header `x-consistency` for a level.
 pub(super) fn consistency(level: Level) -> HeaderValue {
     HeaderValue::from_static(level.name())
 }

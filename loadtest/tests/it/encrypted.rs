@@ -1,4 +1,5 @@
-//! Stories about https: the tester proves the promises of a router that proves itself, and asks no other.
+//! Tests of https: the tester proves the promises of a router that proves itself, and asks no
+//! other.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -47,7 +48,7 @@ fn start(folder: &Path) -> Router {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     let line = lines.find(|line| line.trim_start().starts_with("API")).unwrap();
     let address = line.split_whitespace().nth(1).unwrap().to_owned();
-    // Whoever writes to a pipe that nobody reads any more is ended.
+    // Writing to a pipe without a reader would end the program.
     std::thread::spawn(move || lines.count());
     Router { child, address }
 }
@@ -82,7 +83,7 @@ fn a_router_that_proves_itself_is_tested_and_no_other() {
 
 /// Made with the defaults of openssl.
 #[test]
-fn of_a_certificate_that_is_an_authority_s_own_it_is_told_how_to_make_another() {
+fn a_certificate_of_an_authority_is_refused_with_the_remedy() {
     let folder = tempfile::tempdir().unwrap();
     certify(folder.path(), "its", true);
     let router = start(folder.path());

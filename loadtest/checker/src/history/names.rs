@@ -16,7 +16,7 @@ const FREE: u32 = u32::MAX;
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     text: String,
-    /// Where each name ends in `text`.
+    /// End of each name in `text`.
     ends: Vec<usize>,
     /// Numbers by hash, at most half full.
     table: Vec<u32>,
@@ -55,17 +55,17 @@ impl Names {
         &self.text[start..self.ends[index]]
     }
 
-    /// How many names there are.
+    /// Returns the number of names.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether there is no name.
+    /// Returns true without any name.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// Where `name` stands in the table, or the free slot where it belongs; nowhere without one.
+    /// Returns the slot of `name` in the table, or the free slot for it; `None` without a table.
     fn slot(&self, name: &str) -> Option<usize> {
         let mask = self.table.len().checked_sub(1)?;
         let mut slot = self.hasher.hash_one(name) as usize & mask;

@@ -1,6 +1,6 @@
 //! Nodes: who answered, as far as an answer's headers tell.
 //!
-//! **Invariant:** number 0 is nobody; every other number is one shard, role and router.
+//! **Invariant:** number 0 is no node; every other number is one shard, role and router.
 //! **Not here:** whether that node should have answered.
 
 use std::fmt;
@@ -10,22 +10,22 @@ use std::fmt;
 pub struct NodeId(pub u16);
 
 impl NodeId {
-    /// Nobody answered, or the answer did not say who.
+    /// No response, or a response that names no node.
     pub const NONE: Self = Self(0);
 }
 
-/// What an answer came from.
+/// Node that sent a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// `x-shard`; empty when not told.
     pub shard: String,
     /// `x-served-by`.
     pub role: Role,
-    /// Which of the header's hosts was asked.
+    /// Index of the requested host among the header's hosts.
     pub host: u16,
 }
 
-/// Which kind of node answered.
+/// Role of the node that answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -40,7 +40,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// What the header `x-served-by` says.
+    /// Returns the role that the header `x-served-by` names.
     pub fn from_wire(text: &str) -> Self {
         match text {
             "primary" => Self::Primary,
@@ -73,7 +73,7 @@ impl fmt::Display for Node {
 pub struct Nodes(Vec<Node>);
 
 impl Nodes {
-    /// The number of a node, new or old; nobody when there are more than a history can number.
+    /// Returns the number of a node, new or old; 0 beyond as many as a history can number.
     pub fn intern(&mut self, shard: &str, role: Role, host: u16) -> NodeId {
         let known = |node: &Node| node.shard == shard && node.role == role && node.host == host;
         let index = self.0.iter().position(known).unwrap_or_else(|| {

@@ -11,7 +11,7 @@ use super::{Key, NodeId};
 /// The end of what was never answered.
 pub const NEVER: u64 = u64::MAX;
 
-/// What was asked about one row, and what came back.
+/// Request about one row, and its response.
 ///
 /// A bulk of twenty rows is twenty operations with one `request`. Sends of one write with the same
 /// idempotency key are one operation, from the first send to the answer that settled it: an
@@ -21,11 +21,11 @@ pub const NEVER: u64 = u64::MAX;
 pub struct Operation {
     /// The row.
     pub key: Key,
-    /// Who asked, from 1.
+    /// Session that sent the request, from 1.
     pub session: u32,
-    /// When the first byte was sent.
+    /// Time at which the first byte was sent.
     pub start: u64,
-    /// When the answer was there, or the session gave up; [`NEVER`] when it did neither.
+    /// Time of the response, or at which the session gave up; [`NEVER`] without either.
     pub end: u64,
     /// Written: the value sent. Deleted: a value drawn for it that was never sent, its name.
     /// Read: the value that came back, [`Value::NONE`] when the row was absent.
@@ -39,20 +39,20 @@ pub struct Operation {
     pub request: u32,
     /// The `x-max-staleness-ms` of a read; 0 without one.
     pub bound_ms: u32,
-    /// Who answered.
+    /// Node that answered.
     pub node: NodeId,
-    /// How often it was sent; 255 stands for more.
+    /// Number of times it was sent; 255 stands for more.
     pub attempts: u8,
-    /// What was asked.
+    /// Kind of the operation.
     pub kind: Kind,
     /// The level asked for.
     pub level: Level,
-    /// How it ended.
+    /// Outcome of the operation.
     pub outcome: Outcome,
-    /// Whether it belongs to its session's order: it carried the session's token (once there was
+    /// True if it belongs to its session's order: it carried the session's token (once there was
     /// one), and the token of its answer was kept.
     pub token: bool,
-    /// Whether it is part of the read-back after the run, when nothing is written any more.
+    /// True in the read-back after the run, when nothing is written any more.
     pub last: bool,
 }
 
@@ -82,33 +82,33 @@ impl Operation {
         }
     }
 
-    /// Whether the row was to be changed by it.
+    /// Returns whether it was to change the row.
     pub fn changes(&self) -> bool {
         matches!(self.kind, Kind::Write | Kind::Delete)
     }
 
-    /// Whether a change was promised to be stored.
+    /// Returns whether it is a change that was acknowledged as stored.
     pub fn is_acknowledged(&self) -> bool {
         self.changes() && matches!(self.outcome, Outcome::Ok | Outcome::Committed)
     }
 
-    /// Whether it is a read that was answered.
+    /// Returns whether it is a read that was answered.
     pub fn is_answered_read(&self) -> bool {
         self.kind == Kind::Read && self.outcome == Outcome::Ok
     }
 
-    /// Whether it is a read that found no row.
+    /// Returns whether it is a read that found no row.
     pub fn is_absent_read(&self) -> bool {
         self.is_answered_read() && self.value == Value::NONE
     }
 
-    /// Whether it is a read that must take its place in the one order of the row.
+    /// Returns whether it is a read that must take its place in the one order of the row.
     pub fn is_strong_read(&self) -> bool {
         self.is_answered_read() && (self.level != Level::One || self.last)
     }
 }
 
-/// What was asked.
+/// Kind of the operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
@@ -138,7 +138,7 @@ pub enum Level {
     All,
 }
 
-/// How an operation ended, for whoever sent it.
+/// Outcome of an operation as its session knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
@@ -149,7 +149,7 @@ pub enum Outcome {
     Committed,
     /// Nothing happened, and the answer said so.
     Rejected,
-    /// It may have happened, or may still.
+    /// The change may have happened, or may still happen.
     Unknown,
 }
 
@@ -207,8 +207,8 @@ impl Value {
         Self(u64::from(session) << 32 | u64::from(number))
     }
 
-    /// What a row holds, as read from the wire: anything strange is [`Value::FOREIGN`], which no
-    /// check will take for a value of this run.
+    /// Returns the value of a row as read from a response: any other text is [`Value::FOREIGN`],
+    /// which no check will take for a value of this run.
     pub fn from_wire(text: &str) -> Self {
         text.parse().unwrap_or(Self::FOREIGN)
     }

@@ -11,21 +11,21 @@ use super::{Key, Level, NodeId};
 pub struct Total {
     /// The bank's name.
     pub bank: String,
-    /// Who asked.
+    /// Session that sent the request.
     pub session: u32,
     /// The number of the request within its session.
     pub request: u32,
-    /// When it was sent.
+    /// Time at which the request was sent.
     pub start: u64,
-    /// When the answer was there.
+    /// Time of the response.
     pub end: u64,
-    /// Who answered.
+    /// Node that answered.
     pub node: NodeId,
     /// The level asked for.
     pub level: Level,
     /// The sum over the accounts that came back.
     pub sum: i64,
-    /// How many accounts came back.
+    /// Number of accounts returned.
     pub accounts: u32,
 }
 
@@ -34,23 +34,23 @@ pub struct Total {
 pub struct Ledger {
     /// The bank's name.
     pub bank: String,
-    /// Who asked.
+    /// Session that sent the request.
     pub session: u32,
     /// The number of the request within its session.
     pub request: u32,
-    /// When it was sent.
+    /// Time at which the request was sent.
     pub start: u64,
-    /// When the answer was there.
+    /// Time of the response.
     pub end: u64,
-    /// Who answered.
+    /// Node that answered.
     pub node: NodeId,
-    /// What the counter says.
+    /// Value of the counter.
     pub counter: u64,
-    /// How many rows the ledger has.
+    /// Number of rows of the ledger.
     pub rows: u64,
-    /// How many such transactions were acknowledged.
+    /// Number of acknowledged transactions.
     pub acknowledged: u64,
-    /// How many were sent at all, rejected ones left out.
+    /// Number of transactions sent, without those that were rejected.
     pub attempted: u64,
 }
 
@@ -60,25 +60,25 @@ pub struct Ledger {
 pub struct Page {
     /// The table walked over. It covers every key whose name begins with this and a slash.
     pub table: String,
-    /// Who asked.
+    /// Session that sent the request.
     pub session: u32,
     /// The number of the request within its session.
     pub request: u32,
-    /// When it was sent.
+    /// Time at which the request was sent.
     pub start: u64,
-    /// When the answer was there.
+    /// Time of the response.
     pub end: u64,
     /// The rows met, in order.
     pub keys: Vec<Key>,
-    /// Whether the walk ended here: no further cursor.
+    /// True on the last page of the walk, which has no further cursor.
     pub complete: bool,
 }
 
 /// Something broken, frozen or restarted on purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// When.
+    /// Time of the fault.
     pub at: u64,
-    /// What, in words: `kill -9 of the router`.
+    /// Description, such as `kill -9 of the router`.
     pub what: String,
 }

@@ -51,12 +51,12 @@ impl Deletes {
         Self { earliest: tree(&known), known, free }
     }
 
-    /// Whether no delete can have happened.
+    /// Returns whether no delete can have happened.
     pub(crate) fn is_empty(&self) -> bool {
         self.known.is_empty() && self.free.is_empty()
     }
 
-    /// Whether some delete happened, or may have, at an unknown version.
+    /// Returns whether some delete happened, or may have happened, at an unknown version.
     pub(crate) fn any_free(&self) -> bool {
         !self.free.is_empty()
     }

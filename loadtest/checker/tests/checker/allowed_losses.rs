@@ -1,4 +1,4 @@
-//! What a promotion may cost at level `one`, beside what it may not.
+//! Tests of losses that level `one` allows a promotion, and of those it does not allow.
 
 use checker::history::{
     Fault, Header, Key, Kind, Ledger, Level, NodeId, Operation, OperationHistory, Value,
@@ -40,7 +40,7 @@ fn lost_only(report: &Report) -> bool {
 }
 
 #[test]
-fn a_write_at_one_may_be_gone_after_a_promotion_and_is_told() {
+fn a_write_at_one_may_be_gone_after_a_promotion_and_is_reported() {
     let gone =
         |level| vec![write(1, 10, 1, Level::Quorum), write(2, 50, 2, level), read(1, 500, 1)];
     let told = history(gone(Level::One));
@@ -72,14 +72,14 @@ fn a_loss_at_one_does_not_hide_one_at_quorum() {
 }
 
 #[test]
-fn a_version_that_comes_twice_is_told_as_a_loss_of_the_first() {
+fn a_version_that_comes_twice_is_reported_as_a_loss_of_the_first() {
     let again = vec![write(1, 50, 1, Level::One), write(2, 300, 1, Level::One), read(2, 500, 1)];
     let report = check(&history(again));
     assert!(lost_only(&report), "{report:#?}");
 }
 
 #[test]
-fn what_nobody_sent_and_what_was_counted_twice_is_never_excused() {
+fn a_value_never_sent_and_a_change_counted_twice_are_never_excused() {
     let foreign = vec![write(1, 50, 1, Level::One), read(9, 500, 1)];
     assert!(check(&history(foreign)).count(Check::Corruption) > 0);
     let ledger = |counter, rows, acknowledged| {

@@ -15,18 +15,19 @@ struct Register {
     value: Option<Value>,
 }
 
-/// What the operation needs, worked out once.
+/// Requirements of an operation, computed once.
 struct Step {
     one: Operation,
-    /// Told, or taught by a read of its value.
+    /// Version from the response, or from a read of its value.
     version: Option<u64>,
     /// Answered: before what, if anything, it must have happened.
     end: u64,
-    /// Whether it may never have happened.
+    /// True if it may never have happened.
     optional: bool,
 }
 
-/// Whether acknowledged changes, unknown ones that were seen, and strong reads have an order.
+/// Returns whether acknowledged changes, unknown ones that were seen, and strong reads have an
+/// order.
 pub(crate) fn is_linearizable(operations: &[Operation]) -> bool {
     let steps: Vec<Step> = operations.iter().filter_map(|one| step(*one, operations)).collect();
     extend(&steps, 0, Register::default())

@@ -1,4 +1,4 @@
-//! What is promised of a history's lines.
+//! Tests of the lines of a history.
 
 use proptest::prelude::*;
 
@@ -77,7 +77,7 @@ fn written(history: &OperationHistory) -> String {
 }
 
 #[test]
-fn what_is_written_is_read_back_the_same() {
+fn written_lines_are_read_back_the_same() {
     let history = everything();
     let lines = written(&history);
     assert_eq!(lines.lines().count(), 12);
@@ -103,7 +103,7 @@ fn a_line_that_is_not_understood_is_named_by_its_number() {
             r#"{"is":"write","start":1,"key":"k","session":1,"value":"absent"}"#,
             "line 2: a write is named",
         ),
-        (r#"{"is":"read","start":1,"key":"k","value":"absent"}"#, "line 2: `session` is wanted"),
+        (r#"{"is":"read","start":1,"key":"k","value":"absent"}"#, "line 2: `session` is required"),
         (
             r#"{"is":"read","start":2,"end":1,"key":"k","session":1,"value":"absent"}"#,
             "line 2: `end` is before",
@@ -152,7 +152,7 @@ fn the_example_in_the_document_is_a_history_that_passes() {
 
 proptest! {
     #[test]
-    fn whatever_is_read_is_a_history_or_a_sentence(
+    fn any_text_is_read_as_a_history_or_refused_with_a_sentence(
         noise in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
         let mut lines = written(&everything()).into_bytes();

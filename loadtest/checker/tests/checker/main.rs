@@ -1,5 +1,5 @@
-//! The checker is checked: rule by rule, against brute force on small histories, against a simulated
-//! server that keeps its promises, and against ones that break each.
+//! The checker is checked: rule by rule, against brute force on small histories, against a
+//! simulated server that keeps its promises, and against ones that break each.
 
 mod allowed_losses;
 mod brute;

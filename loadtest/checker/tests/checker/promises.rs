@@ -33,7 +33,8 @@ proptest! {
     }
 }
 
-/// Whether each of some runs against a server broken like this is found by one of these checks.
+/// Asserts that each of some runs against a server broken like this is found by one of these
+/// checks.
 fn is_found(broken: BrokenPromise, by: &[Check]) {
     for seed in 0..5 {
         let history = run(settings(seed, broken));

@@ -21,7 +21,7 @@ fn history(operations: Vec<Operation>) -> OperationHistory {
     history
 }
 
-/// What each violation says, with its check.
+/// Returns the text of each violation, with its check.
 fn judged(history: &OperationHistory) -> Vec<String> {
     let told = |one: &checker::Violation| format!("{} {}", one.check.id(), one.what);
     check(history).violations.iter().map(told).collect()
@@ -86,7 +86,7 @@ fn c1_a_change_happens_once_at_a_version_of_its_own() {
     passes(vec![write(1, 0, 7), write(2, 10, 8), weak(20, value(1), 7)]);
     accuses(
         vec![write(1, 0, 7), write(2, 10, 7)],
-        "C1 two acknowledged changes were told version 7",
+        "C1 two acknowledged changes were answered with version 7",
     );
     accuses(
         vec![write(1, 0, 7), weak(20, value(1), 9)],
@@ -105,13 +105,16 @@ fn c1_a_change_happens_once_at_a_version_of_its_own() {
 }
 
 #[test]
-fn c2_what_is_read_was_sent_to_that_row() {
-    accuses(vec![weak(0, value(9), 7)], "C2 the value 1:9 was read that nobody sent");
-    accuses(vec![weak(0, Value::FOREIGN, 7)], "C2 the value foreign was read that nobody sent");
+fn c2_a_value_that_is_read_was_sent_to_that_row() {
+    accuses(vec![weak(0, value(9), 7)], "C2 the value 1:9 was read, which was never sent");
+    accuses(
+        vec![weak(0, Value::FOREIGN, 7)],
+        "C2 the value foreign was read, which was never sent",
+    );
     let elsewhere = Operation { key: OTHER, ..write(1, 0, 7) };
     accuses(
         vec![elsewhere, weak(10, value(1), 7)],
-        "C2 the value 1:1 was read that was sent to kv/b",
+        "C2 the value 1:1 was read, which was sent to kv/b",
     );
     let refused = Operation { outcome: Outcome::Rejected, ..write(1, 0, 0) };
     accuses(vec![refused, weak(10, value(1), 7)], "C2 the value of a refused write was read");
@@ -153,7 +156,7 @@ fn c3_strong_reads_and_changes_have_one_order() {
 }
 
 #[test]
-fn c3_a_bulk_row_that_nobody_saw_still_came_after_what_was_known() {
+fn c3_a_bulk_row_that_was_never_read_still_came_after_known_versions() {
     let bulk = write(2, 10, 0);
     passes(vec![write(1, 0, 7), bulk, strong(15, value(1), 7)]);
     accuses(
@@ -186,7 +189,7 @@ fn c3_a_row_is_absent_before_its_first_write_and_after_a_delete() {
 }
 
 #[test]
-fn c4_a_session_sees_what_it_wrote_and_what_it_saw() {
+fn c4_a_session_sees_its_writes_and_its_earlier_reads() {
     let (one, two) = (write(1, 0, 7), in_session(write(2, 10, 8)));
     let read = |start| in_session(weak(start, value(1), 7));
     accuses(
@@ -237,7 +240,7 @@ fn c5_a_bounded_read_is_no_older_than_its_bound() {
 }
 
 #[test]
-fn c6_what_was_acknowledged_is_kept() {
+fn c6_an_acknowledged_change_is_kept() {
     let (one, two) = (write(1, 0, 7), write(2, 10, 8));
     passes(vec![one, two, last(weak(20, value(2), 8))]);
     accuses(
@@ -289,7 +292,8 @@ fn c7_exactly_the_rows_that_were_written_are_there() {
     let refused = Operation { outcome: Outcome::Rejected, ..written };
     for nobody in [vec![], vec![refused]] {
         let said = walked(nobody, vec![ROW], true);
-        let unexpected = "C7 the row is there although nobody wrote it, or every write was refused";
+        let unexpected =
+            "C7 the row is there although it was never written, or every write was refused";
         assert_eq!(said, [unexpected]);
     }
     let deleted = walked(vec![write(1, 0, 7), delete(2, 10, 8)], vec![ROW], true);
@@ -343,7 +347,7 @@ fn c9_counters_count() {
 }
 
 #[test]
-fn c9_a_write_under_a_condition_replaces_what_it_was_based_on() {
+fn c9_a_write_under_a_condition_replaces_its_base_version() {
     let based = |one: Operation, based_on| Operation { based_on, ..one };
     passes(vec![write(1, 0, 7), based(write(2, 10, 8), 7), based(write(3, 20, 9), 8)]);
     accuses(
@@ -360,7 +364,7 @@ fn c9_a_write_under_a_condition_replaces_what_it_was_based_on() {
 }
 
 #[test]
-fn c10_tells_how_long_nothing_succeeded() {
+fn c10_reports_the_longest_gap_without_success() {
     let mut history = history(vec![write(1, 0, 7), write(2, 100, 8), write(3, 300, 9)]);
     history.operations.push(unknown(write(4, 600, 0)));
     let node = history.nodes.intern("shard1", checker::history::Role::Primary, 0);
@@ -374,7 +378,7 @@ fn c10_tells_how_long_nothing_succeeded() {
 }
 
 #[test]
-fn only_the_earliest_are_told_and_all_are_counted() {
+fn only_the_earliest_are_reported_and_all_are_counted() {
     let mut operations = vec![write(1, 0, 7), write(2, 10, 8)];
     operations.extend((0..500).rev().map(|number| strong(20 + number, value(1), 7)));
     let report = check(&history(operations));

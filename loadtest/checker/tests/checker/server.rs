@@ -2,8 +2,8 @@
 //! against it would have recorded. Shared by the property tests and the bench.
 //!
 //! Every operation takes effect at one moment between start and end (an unanswered one later, or
-//! never); effects are played in order, so what is recorded is right by construction. [`BrokenPromise`]
-//! breaks one promise at a time.
+//! never); effects are played in order, so what is recorded is right by construction.
+//! [`BrokenPromise`] breaks one promise at a time.
 //!
 //! **Invariant:** the same settings give the same history.
 //! **Not here:** HTTP. What is tested is the checker.
@@ -25,7 +25,7 @@ const HOSTS: u64 = 2;
 const BANKS: u64 = 4;
 const ACCOUNTS: u64 = 4;
 const BALANCE: i64 = 100;
-/// How far replicas may be behind.
+/// Longest lag of replicas.
 const LAG: u64 = 40 * MS;
 /// The bound of bounded reads.
 pub(crate) const BOUND_MS: u32 = 10;
@@ -33,11 +33,11 @@ pub(crate) const BOUND_MS: u32 = 10;
 /// A promise that the server does not keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BrokenPromise {
-    /// It keeps all of them.
+    /// The server keeps all of them.
     Nothing,
     /// A write is acknowledged and not stored, once in a hundred.
     LosesWrites,
-    /// What it refuses, it sometimes stores.
+    /// A part of the refused writes is stored.
     StoresRefused,
     /// A write sent twice is applied twice.
     AppliesTwice,
@@ -65,7 +65,7 @@ pub(crate) enum BrokenPromise {
     WalksTwice,
 }
 
-/// How much there is.
+/// Size of the simulation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     pub(crate) seed: u64,
@@ -76,7 +76,7 @@ pub(crate) struct Settings {
     pub(crate) broken: BrokenPromise,
 }
 
-/// What was asked, decided before anything takes effect.
+/// Request, decided before anything takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ask {
     Write,
@@ -92,7 +92,7 @@ enum Ask {
     EventualRead,
 }
 
-/// How the answer goes.
+/// Fate of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Answered,
@@ -116,7 +116,7 @@ struct Plan {
     end: u64,
 }
 
-/// What a row was from a moment on.
+/// State of a row from a moment on.
 #[derive(Clone, Copy, Debug)]
 struct State {
     from: u64,
@@ -127,7 +127,7 @@ struct State {
 
 const NOT_YET: State = State { from: 0, version: 0, value: Value::NONE, balance: 0 };
 
-/// What a session keeps in mind.
+/// State of a session.
 #[derive(Clone, Copy, Debug, Default)]
 struct Kept {
     acknowledged: Option<Operation>,

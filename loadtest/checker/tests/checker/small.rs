@@ -9,7 +9,7 @@ use proptest::sample::Index;
 
 use crate::brute::is_linearizable;
 
-/// What a random operation is made of.
+/// Parts of a random operation.
 #[derive(Clone, Debug)]
 struct Piece {
     kind: u8,
@@ -91,7 +91,7 @@ proptest! {
     }
 
     #[test]
-    fn with_open_deletes_what_has_an_order_is_never_accused((pieces, versions) in pieces()) {
+    fn with_open_deletes_an_ordered_history_is_never_accused((pieces, versions) in pieces()) {
         let history = history(&pieces, &versions, true);
         prop_assert!(!(accused(&history) && is_linearizable(&history.operations)));
     }

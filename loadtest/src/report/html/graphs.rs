@@ -12,7 +12,7 @@ use super::words::grouped;
 use crate::report::Report;
 use crate::report::text::milliseconds;
 
-/// What failed is seen, however little it was.
+/// Least height of a bar, so that few failures are visible.
 const FAILED_LEAST: f64 = 3.0;
 
 /// Requests per second, and those that failed.

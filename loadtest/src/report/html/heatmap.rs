@@ -97,7 +97,7 @@ fn shades(columns: &[Column], lowest: usize, highest: usize) -> [String; SHADES.
     paths
 }
 
-/// How dark a class is in a column; none where there is nothing.
+/// Returns the shade of a class in a column; `None` for an empty one.
 fn shade(column: &Column, class: usize) -> Option<usize> {
     let count = count(column, class);
     let percent = count as f64 * 100.0 / column.requests.max(1) as f64;

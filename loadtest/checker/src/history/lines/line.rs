@@ -57,7 +57,7 @@ impl HeaderLine {
     }
 }
 
-/// What a line is about.
+/// Kind of record in a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Is {

@@ -15,12 +15,12 @@ use crate::history::{
 /// Longest line: a page of 1 000 keys of 256 bytes, four times over.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// Why a text is no history.
+/// Error of a text that is not a history.
 #[derive(Debug)]
 pub struct BadHistory {
     /// Counted from 1; 0 when it is about no line.
     pub line: u64,
-    /// What is wrong there.
+    /// Description of the fault.
     pub what: String,
 }
 
@@ -50,7 +50,7 @@ pub fn read(input: &mut impl BufRead) -> Result<OperationHistory, BadHistory> {
         }
     }
     if line == 1 {
-        return Err(BadHistory { line, what: "nothing here; a header is wanted".to_owned() });
+        return Err(BadHistory { line, what: "empty; a header is expected".to_owned() });
     }
     Ok(history)
 }
@@ -110,7 +110,7 @@ fn operation(history: &mut OperationHistory, line: &Line<'_>, kind: Kind) -> Res
         return Err(format!("a {} is named by its `value`, session:number", kind.name()));
     }
     if line.session == 0 {
-        return Err("`session` is wanted, from 1".to_owned());
+        return Err("`session` is required, from 1".to_owned());
     }
     let key = intern(history, name)?;
     let node = node(history, line);

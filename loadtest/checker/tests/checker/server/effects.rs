@@ -1,4 +1,4 @@
-//! What an operation does and is answered, at the moment it takes effect.
+//! Effect and response of an operation, at the moment it takes effect.
 //!
 //! **Invariant:** effects are played in order of time.
 //! **Not here:** what is asked (`server`), and the end of a run (`ending`).
@@ -236,7 +236,8 @@ impl Server {
         self.history.operations.push(one);
     }
 
-    /// What a read finds: the primary's state, or that of a replica which is as new as it must be.
+    /// Returns the state that a read finds: the primary's, or that of a replica which is new
+    /// enough.
     fn seen(&mut self, plan: &Plan, token: bool) -> State {
         let now = self.state_at(plan.key, plan.effect);
         let lag = self.below(LAG);
