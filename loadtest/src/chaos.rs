@@ -51,7 +51,7 @@ impl ChaosTargets {
     /// proxies.
     ///
     /// # Errors
-    /// A program is not there, or the cluster is not fit for it.
+    /// A program is not there, or the cluster is not suitable.
     pub(crate) async fn start(options: &Load) -> anyhow::Result<Self> {
         let router = program(options.router.as_ref())?;
         let flags = options.router_options.as_deref().unwrap_or_default();
@@ -79,7 +79,7 @@ impl ChaosTargets {
         self.router.url()
     }
 
-    /// Leaves the router's directory where it is, and tells where.
+    /// Keeps the router's directory after the run, and returns its path.
     pub(crate) fn keep(&mut self) -> &Path {
         self.router.keep()
     }
@@ -89,7 +89,7 @@ impl ChaosTargets {
         names.unwrap_or_default()
     }
 
-    /// Does something, and undoes it; tells what more is to be said of it.
+    /// Commits a fault and undoes it; returns further details for the record.
     async fn commit(&mut self, fault: Fault) -> anyhow::Result<Option<String>> {
         let router = &mut self.router;
         match fault {
@@ -199,7 +199,7 @@ impl Chaos {
     }
 }
 
-/// Waits until a router takes requests; tells how long that took.
+/// Waits until a router accepts requests, and returns the time that took.
 ///
 /// # Errors
 /// It does not within `patience`.

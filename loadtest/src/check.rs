@@ -42,7 +42,7 @@ pub struct CheckOptions {
 }
 
 impl CheckOptions {
-    /// Reads, judges, tells.
+    /// Reads and checks the history, and prints the report.
     pub fn run(&self) -> ExitCode {
         match self.judge() {
             Ok((history, report)) => {

@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::http_client::Answer;
 use crate::response_check::{Failure, printable};
 
-/// Sources of answers told apart: shards times roles times states of a cache.
+/// Most sources of responses: shards times roles times states of a cache.
 const SOURCES_MAX: usize = 1_024;
 /// The name of what has no place of its own.
 const OTHERS: &str = "others";
@@ -55,7 +55,7 @@ pub(crate) enum Operation {
 }
 
 impl Operation {
-    /// Its name in goose's words and in ours.
+    /// Returns its name in the report and in goose's metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Write => "write",

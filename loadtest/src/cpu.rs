@@ -1,6 +1,6 @@
 //! Cpu: how busy this machine and the tester itself are, from Linux's `/proc`.
 //!
-//! **Invariant:** where `/proc` tells nothing, nothing is claimed: the tester used no core, and the
+//! **Invariant:** without numbers in `/proc` nothing is claimed: the tester used no core, and the
 //! machine was idle.
 
 use std::time::Instant;

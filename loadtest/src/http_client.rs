@@ -23,7 +23,7 @@ use crate::response_check::{Failure, printable};
 
 /// A router that does not say by then that it is ready counts as absent.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest answer read. The longest asked for is a page of a scatter; more than this is a fault.
+/// Longest response read. The longest requested is a page of a scatter; more than this is a fault.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
 
 const SHARD: HeaderName = HeaderName::from_static("x-shard");

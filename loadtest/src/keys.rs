@@ -5,7 +5,7 @@
 //! neighbours over all shards.
 //!
 //! **Invariant:** every number drawn is below the number of keys that there are at that moment.
-//! **Not here:** what a key is called, and what is asked of it (`requests`).
+//! **Not here:** the spelling of a key (`keyspace`), and its request (`requests`).
 
 use std::fmt;
 use std::str::FromStr;

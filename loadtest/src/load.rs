@@ -4,8 +4,8 @@
 //! Goose starts and ends users, applies its thresholds and writes its reports; requests go over
 //! connections of our own (`http_client`), each counted once here and once with goose.
 //!
-//! **Invariant:** a user asks for what its own random stream says, whatever the others do; a key it
-//! wrote with success is one it must find again.
+//! **Invariant:** a user's requests follow from its own random stream, whatever the others do; a
+//! key it wrote with success is one it must find again.
 //! **Not here:** whether an answer is right (`response_check`), and what is said at the end
 //! (`report`).
 
@@ -53,7 +53,7 @@ pub(crate) async fn run(options: &Options, scenario: Scenario) -> anyhow::Result
         silence_goose();
     }
     let mut goose = options.goose.clone();
-    // What it would print is told by our own report; its files are written as asked.
+    // Our own report replaces its text; its files are written as usual.
     goose.no_print_metrics = true;
     if options.load.rate.is_some() {
         // One user sends for all.

@@ -1,16 +1,21 @@
 #![doc = include_str!("../README.md")]
 //!
 //! ## Inside
-//! `options` and `scenario` are what may be asked, `mix`, `keys` and `random` what comes next,
-//! `requests` how it is put, `keyspace` and `own_rows` how a run keeps away from everybody else's
-//! rows and removes its own, `http_client` how it goes over, `load` who sends it when,
-//! `response_check` what counts as a failure, `counters` what was counted, `report` what is said
-//! about it. `verify` is the workload that leaves evidence, `chaos` what is broken meanwhile, and
-//! `verified_run` such a run from start to end; the library keeps the evidence (`history`) and
-//! judges it (`checker`).
+//! | Module | Content |
+//! |---|---|
+//! | `options`, `scenario`, `fault_kind` | the command line |
+//! | `mix`, `keys`, `keyspace`, `random` | the next operation, and its key |
+//! | `tables`, `requests`, `http_client`, `response_check` | a request, and its response |
+//! | `own_rows` | the tables and rows of a run, and their removal |
+//! | `load`, `counters`, `progress`, `cpu`, `measured_run` | users, and measurements |
+//! | `verify`, `chaos`, `verified_run` | the verifying workload, and faults meanwhile |
+//! | `report` | the result |
 //!
-//! **Invariant:** no crate of the workspace is imported; what is tested is the wire.
-//! **Not here:** nothing that knows how the router works inside.
+//! The library has the recorder of a run (`recorder`) and the command `loadtest check` (`check`);
+//! the package `checker` has the form of a recorded run and its checks.
+//!
+//! **Invariant:** of the workspace only `checker` is imported; what is tested is HTTP.
+//! **Not here:** knowledge of the router's code.
 
 #![forbid(unsafe_code)]
 

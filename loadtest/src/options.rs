@@ -241,7 +241,7 @@ impl Options {
     /// Reads the command line, and the scenario that it names.
     ///
     /// # Errors
-    /// What clap tells, help among it; a scenario that is not there or has other options.
+    /// Clap's errors, help among them; a scenario that is not there or has other options.
     pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let args: Vec<OsString> = args.into_iter().collect();
         // Rules are checked once, when the scenario's options stand beside those of the command
@@ -338,7 +338,7 @@ impl Options {
         self.check_reach()
     }
 
-    /// Refuses another machine unless that was asked for: load on a stranger is an attack.
+    /// Refuses another machine without `--allow-remote`: unwanted load is an attack.
     fn check_reach(&self) -> anyhow::Result<()> {
         for target in self.targets.iter().filter(|_| !self.load.chaos) {
             anyhow::ensure!(

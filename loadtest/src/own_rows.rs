@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest removal; then the remaining rows are left. Ten million rows take longer, and `--clean`
 /// removes the rest.
 const REMOVAL_MAX: Duration = Duration::from_secs(300);
-/// Longest time for which a router without a response is asked to remove rows.
+/// Longest time of removal requests to a router that does not respond.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Pause before the next try.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -74,8 +74,8 @@ enum Whose {
 }
 
 impl OwnRows {
-    /// Creates the tables that a run needs, on all routers, and asks the user before writing beside
-    /// rows of others.
+    /// Creates the tables that a run needs, on all routers, and asks for confirmation before
+    /// writing beside rows of others.
     ///
     /// # Errors
     /// A table cannot be created, or has rows of others and the user does not agree.

@@ -153,7 +153,7 @@ impl SessionLog {
         &self.recorder
     }
 
-    /// The number of the node that answered: `x-shard`, `x-served-by`, and which host was asked.
+    /// The number of the node that answered: `x-shard`, `x-served-by`, and the requested host.
     pub fn node(&mut self, shard: &str, role: Role, host: u16) -> NodeId {
         let met = |node: &&(String, Role, u16, NodeId)| {
             (node.0.as_str(), node.1, node.2) == (shard, role, host)

@@ -24,7 +24,7 @@ use crate::counters::{Counts, Source, Times};
 use crate::cpu::Cpu;
 use crate::options::{Options, parse_time};
 
-/// A run this much shorter than asked was interrupted; users never all end at the very moment.
+/// A run this much shorter than its run time was interrupted; users never all end at once.
 const STOPPED_EARLY_S: f64 = 1.0;
 /// Requests sent later than this, one in a hundred, were held up by the tester itself.
 const LATE_P99_MS: f64 = 20.0;
@@ -49,7 +49,7 @@ pub(crate) struct Report {
     pub(crate) seed: u64,
     /// `closed` or `open`.
     pub(crate) model: String,
-    /// Requests per second asked for, in the open model.
+    /// Target of requests per second, in the open model.
     pub(crate) target_per_s: Option<f64>,
     pub(crate) elapsed_s: f64,
     pub(crate) stopped_early: bool,
@@ -95,13 +95,13 @@ pub(crate) struct Fault {
 pub(crate) struct Verified {
     pub(crate) operations: u64,
     pub(crate) checks: Vec<Checked>,
-    /// The earliest violations, as stories.
+    /// The earliest violations, with their records.
     pub(crate) findings: Vec<Finding>,
     /// Number of times that a change acknowledged at level `one` was gone after a promotion, which
     /// that level allows.
     #[serde(default)]
     pub(crate) lost: u64,
-    /// The earliest of these, as stories.
+    /// The earliest of these, with their records.
     #[serde(default)]
     pub(crate) losses: Vec<Finding>,
     /// Longest gap without success for each shard and level, and other remarks.
@@ -115,7 +115,7 @@ pub(crate) struct Checked {
     pub(crate) violations: u64,
 }
 
-/// A promise that was broken, told line by line.
+/// Broken promise, line by line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Finding {
     pub(crate) check: String,

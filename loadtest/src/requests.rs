@@ -1,6 +1,6 @@
 //! Requests: operations as HTTP requests.
 //!
-//! **Invariant:** every request of a key carries that key; without one it would be asked of all
+//! **Invariant:** every request of a key carries that key; without one the router would ask all
 //! shards.
 //! **Not here:** which operation and which key are next (`mix`, `keys`).
 
@@ -17,7 +17,7 @@ use crate::tables::USERS;
 
 /// Rows of a bulk write.
 pub(crate) const BULK_ROWS: u32 = 100;
-/// Rows asked for by key.
+/// Most rows of a read by key.
 const READ_LIMIT: u32 = 10;
 /// Rows of a scan's page.
 const SCAN_LIMIT: u32 = 50;

@@ -61,7 +61,7 @@ struct FailedRow {
     error: Problem,
 }
 
-/// A write is answered 200 (changed) or 201 (made).
+/// Checks a write: 200 (changed) or 201 (created).
 pub(crate) fn of_write(status: u16, body: &[u8]) -> Result<(), Failure> {
     match status {
         200 | 201 => Ok(()),
@@ -69,7 +69,7 @@ pub(crate) fn of_write(status: u16, body: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// A conditional write may also be told that the row has changed meanwhile.
+/// Checks a conditional write, which may also be refused because the row has changed.
 pub(crate) fn of_conditional_write(status: u16, body: &[u8]) -> Result<(), Failure> {
     if status == 412 { Ok(()) } else { of_write(status, body) }
 }
@@ -93,7 +93,7 @@ pub(crate) fn of_any(status: u16, body: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// A read of many rows is answered 200 with rows, in the order asked for.
+/// Checks a read of many rows: 200 with rows, in the requested order.
 pub(crate) fn of_page(status: u16, body: &[u8]) -> Result<(), Failure> {
     if status != 200 {
         return Err(refused(status, body));

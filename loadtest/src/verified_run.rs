@@ -135,14 +135,14 @@ async fn alive(pool: &Pool, verification: &Arc<Verification>) -> anyhow::Result<
     verification.write_everywhere(chaos::LIVENESS).await
 }
 
-/// Opened before the run: a file that cannot be written is known in time.
+/// Opens the file of the history before the run, so that an error is known in time.
 fn open_history(options: &Options) -> anyhow::Result<Option<File>> {
     let Some(path) = &options.load.history else { return Ok(None) };
     let file = File::create(path);
     file.map(Some).with_context(|| format!("{} cannot be written", path.display()))
 }
 
-/// Writes the history down, if that was asked for, and judges it.
+/// Writes the history to its file, if one was named, and checks it.
 fn judge(history: &OperationHistory, file: Option<File>) -> anyhow::Result<Verified> {
     if let Some(file) = file {
         let mut out = BufWriter::new(file);

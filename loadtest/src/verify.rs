@@ -39,7 +39,7 @@ use crate::keys::{Dist, KeyChooser};
 use crate::keyspace::Names;
 use crate::options::Options;
 
-/// Rows that everybody meets.
+/// Rows that all sessions use often.
 const HOT_ROWS: u32 = 64;
 /// Rows beside them.
 const COLD_ROWS: u32 = 100_000;

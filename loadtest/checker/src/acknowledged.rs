@@ -1,6 +1,6 @@
 //! Acknowledged: the highest version that had been acknowledged at any moment.
 //!
-//! **Invariant:** only changes whose version is known, and who were told that they are stored.
+//! **Invariant:** only changes whose version is known, and which were acknowledged as stored.
 //! **Not here:** reads; to hold a server to what it showed is C3's and C4's.
 
 use crate::row::Row;

@@ -1,4 +1,4 @@
-//! Losses: what level `one` allows a promotion to cost, told apart from what is promised.
+//! Allowed losses: changes that a promotion may cost at level `one`, which are no violations.
 //!
 //! A write at `one` is acknowledged when the primary has it. If another node takes its place, such
 //! a write may be gone, even after a read has found it. So a contradiction that shows after a

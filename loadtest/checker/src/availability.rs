@@ -1,4 +1,5 @@
-//! C10, availability: how long nothing succeeded, and how operations ended. A report, no verdict.
+//! C10, availability: longest gaps without success, and outcomes of operations. A report, no
+//! verdict.
 //!
 //! **Invariant:** what was not answered counts for the shard that answers for its key elsewhere.
 //! **Not here:** latency; that is what plain runs measure.
@@ -21,7 +22,7 @@ pub struct OperationGroup {
     pub shard: String,
     /// Reads, or changes.
     pub reads: bool,
-    /// The level asked for.
+    /// Requested level.
     pub level: Level,
     /// Number of operations by their outcome.
     pub outcomes: Outcomes,
@@ -48,9 +49,9 @@ impl Gap {
 /// Operations by their end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcomes {
-    /// Done as asked.
+    /// Done at the requested level.
     pub ok: u64,
-    /// Stored at a lower level than asked.
+    /// Stored at a lower level than requested.
     pub committed: u64,
     /// Refused.
     pub rejected: u64,
@@ -101,7 +102,7 @@ impl Availability {
 pub struct Summary<'a> {
     /// Reads, or changes.
     pub reads: bool,
-    /// The level asked for.
+    /// Requested level.
     pub level: Level,
     /// Number of operations by their outcome.
     pub outcomes: Outcomes,

@@ -4,7 +4,7 @@
 //! Times are of the one clock of the history. The server counts from when it has the request, which
 //! is later than the start recorded here, so no correct server is accused.
 //!
-//! **Invariant:** only answered reads that asked for a bound are judged.
+//! **Invariant:** only answered reads with a bound are judged.
 //! **Not here:** reads without a bound; level `one` promises them nothing.
 
 use crate::acknowledged::Acknowledged;

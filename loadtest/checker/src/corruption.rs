@@ -42,10 +42,10 @@ fn value_was_sent(row: &Row<'_>, place: OperationIndex, found: &mut Findings) {
     });
 }
 
-/// A value that no write of this row carried; perhaps one of another row did.
+/// Returns the violation of a read of a value that no write of this row carried.
 fn never_sent(row: &Row<'_>, place: OperationIndex) -> Violation {
     let value = row.at(place).value;
-    // Over the whole history, but only for the few violations that are told.
+    // Over the whole history, but only for the few violations that are reported.
     let elsewhere = |one: &Operation| one.value == value && one.changes();
     let mut evidence = row.evidence([place]);
     let what = match row.history.operations.iter().position(elsewhere) {
@@ -60,7 +60,7 @@ fn never_sent(row: &Row<'_>, place: OperationIndex) -> Violation {
     Violation { promise, what, ..Violation::of_row(row, evidence) }
 }
 
-/// Two values were at one version. That two writes were told one version is C1.
+/// Two values were at one version. Two writes with one version are a case of C1.
 fn one_value_at_a_version(row: &Row<'_>, found: &mut Findings) {
     let told = |one: &Operation| {
         one.version != 0

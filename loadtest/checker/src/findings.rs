@@ -1,7 +1,7 @@
-//! Findings: violations counted, and the first few of each check kept to be told.
+//! Findings: violations counted, and the first few of each check kept for the report.
 //!
 //! **Invariant:** what is kept are the earliest; a broken server cannot fill the memory.
-//! **Not here:** how they are told (`violation_report`).
+//! **Not here:** the text of the report (`violation_report`).
 
 use crate::allowed_losses::Excuse;
 use crate::history::OperationHistory;

@@ -1,4 +1,4 @@
-//! History: everything a run sent and was answered, kept small enough to be judged as a whole.
+//! History: all requests and responses of a run, kept small enough to be judged as a whole.
 //!
 //! An [`Operation`] is what happened to one row. Beside operations there are a few [records]
 //! about many rows at once: the sum of a bank, its ledger, pages of the final walk, faults made on
@@ -31,7 +31,7 @@ pub struct Header {
     pub run: String,
     /// Wall-clock time at 0 of the history's clock: RFC 3339, UTC.
     pub started: String,
-    /// The routers that were asked, as `http://127.0.0.1:3000`.
+    /// Routers of the run, such as `http://127.0.0.1:3000`.
     pub hosts: Vec<String>,
     /// Constants of every bank; `None` for a run without banks.
     pub bank: Option<BankConstants>,
@@ -86,7 +86,7 @@ impl OperationHistory {
     }
 }
 
-/// The id of a session's request: one rule for who sends it and who tells of it later.
+/// Returns the id of a session's request, for the sender and for reports alike.
 pub fn request_id(run: &str, session: u32, request: u32) -> String {
     format!("{run}-{session}-{request}")
 }

@@ -16,7 +16,7 @@ pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     one_version_of_a_change(row, found);
 }
 
-/// Two acknowledged changes were told the same version.
+/// Finds acknowledged changes that were answered with the same version.
 fn one_change_at_a_version(row: &Row<'_>, found: &mut Findings) {
     let told = row.operations().filter(|(_, one)| one.is_acknowledged() && one.version != 0);
     let mut told: Vec<(u64, OperationIndex)> =
@@ -32,7 +32,7 @@ fn one_change_at_a_version(row: &Row<'_>, found: &mut Findings) {
     }
 }
 
-/// A change is known at two versions: by its answer, by reads, by the answer to a replay.
+/// Finds changes that are known at two versions: by their response, by reads, by a replay.
 fn one_version_of_a_change(row: &Row<'_>, found: &mut Findings) {
     // The first version known of each change, and the operation it is known from.
     let mut known: Vec<Option<(u64, OperationIndex)>> = vec![None; row.indices.len()];
@@ -48,7 +48,7 @@ fn one_version_of_a_change(row: &Row<'_>, found: &mut Findings) {
             continue;
         }
         let (version, from) = *known[owner as usize].get_or_insert((one.version, place));
-        // Every read of a change applied twice contradicts: one of them tells it.
+        // Every read of a change applied twice contradicts: one of them is reported.
         if version == one.version || accused[owner as usize] {
             continue;
         }

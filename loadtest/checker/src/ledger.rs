@@ -95,7 +95,7 @@ fn nothing_in_between(row: &Row<'_>, found: &mut Findings) {
         // Versions of their own are C1's; here only what is strictly below.
         let below = known[..index].iter().rev().find(|(below, _)| *below < version);
         let between = below.filter(|(between, _)| *between > based_on);
-        // Two on one version have been told already.
+        // Two on one version have been reported already.
         let between = between.filter(|(_, other)| row.at(*other).based_on != based_on);
         let what = match between {
             _ if version <= based_on => {

@@ -23,8 +23,8 @@
 //! begins. Four kinds of operations tell no version, and are placed:
 //!
 //! * **Unknown writes.** One whose value was read has the version it was read at, and e = ∞. One
-//!   whose value nobody read is left out: it may have happened last of all, or never.
-//! * **Acknowledged changes without a version** (rows of a bulk) whose value nobody read. Such a
+//!   whose value was never read is left out: it may have happened last of all, or never.
+//! * **Acknowledged changes without a version** (rows of a bulk) whose value was never read. Such a
 //!   *w* happened after all that ended before it, at a mark just above their highest: one it may
 //!   share with no read, since reads of a version follow their write at once. Placing it lower is
 //!   impossible, and placing it higher only makes it harder for whatever comes later.

@@ -1,6 +1,6 @@
 //! Row: the operations of one key, with what they teach about each other.
 //!
-//! Versions make checking cheap only where they are known. A write whose answer told none (a row
+//! Versions make checking cheap only where they are known. A write whose response had none (a row
 //! of a bulk, an answer that never came) is given the version at which its value was read.
 //!
 //! **Invariant:** operations stand in order of their start, and are named by their place in it.
@@ -95,7 +95,7 @@ impl<'a> Row<'a> {
         (0..self.indices.len() as OperationIndex).map(|place| (place, self.at(place)))
     }
 
-    /// The history's indices of some places, for a story.
+    /// Returns the history's indices of some operations, for a violation.
     pub(crate) fn evidence(&self, places: impl IntoIterator<Item = OperationIndex>) -> Vec<u32> {
         let mut places: Vec<OperationIndex> = places.into_iter().collect();
         places.sort_unstable();

@@ -4,7 +4,7 @@
 //! follow reads. Operations count that carried the session's token and kept that of the answer; one
 //! that had not been answered when the next was sent does not bind the next.
 //!
-//! **Invariant:** a session is held only to what it had been answered before it asked.
+//! **Invariant:** an operation is judged only by responses that its session had before it was sent.
 //! **Not here:** what other sessions did; that is C3 for strong reads.
 //!
 //! What is not seen: see `deletes`; and guarantees over several rows, which a token gives too.

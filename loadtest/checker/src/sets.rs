@@ -34,7 +34,7 @@ struct Walk<'a> {
 pub(crate) struct Walks<'a>(Vec<Walk<'a>>);
 
 impl<'a> Walks<'a> {
-    /// Puts pages together, and tells rows that one walk met twice.
+    /// Combines pages to walks, and reports rows that one walk met twice.
     pub(crate) fn new(history: &'a OperationHistory, found: &mut Findings) -> Self {
         let mut order: Vec<u32> = (0..history.pages.len() as u32).collect();
         order.sort_by_key(|&page| history.pages[page as usize].start);
@@ -110,7 +110,7 @@ pub(crate) fn check(row: &Row<'_>, walks: &Walks<'_>, found: &mut Findings) {
     if walked || !row.deletes.is_empty() {
         return;
     }
-    // Without a walk the reads at the end tell what is gone; rows with deletes are C6's.
+    // Without a walk the reads at the end show lost rows; C6 checks rows with deletes.
     let gone = row.operations().find(|(_, one)| one.last && one.is_absent_read());
     if let Some((place, read)) = gone
         && let Some(write) = surely_present(row, read.start)

@@ -60,7 +60,7 @@ impl LowWatermark {
     }
 }
 
-/// Something began or ended.
+/// Start or end of an interval, with the number of the interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IntervalEdge {
     Began(u32),

@@ -144,7 +144,8 @@ impl Violation {
 /// Returns the number of losses in a sentence.
 pub fn lost_text(lost: u64) -> String {
     format!(
-        "lost at level one after a promotion: acknowledged changes were found gone {lost} times, which that level allows"
+        "lost at level one after a promotion: acknowledged changes were found gone {lost} times, \
+         which that level allows"
     )
 }
 

@@ -84,7 +84,7 @@ impl Node {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.is_broken {
-            // Who asked for the end waits for this: a frozen server would be left for ever. A
+            // The end of the program waits for this: a frozen server would stay frozen. A
             // command that was begun may still have to end first.
             for _ in 0..MENDS_MAX {
                 if self.commands.mend().is_ok() {
@@ -192,7 +192,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Loses answers of the primary of a shard; tells how many.
+    /// Loses answers of the primary of a shard, and returns their number.
     pub(super) async fn lose_answers(
         &mut self,
         shard: usize,
@@ -209,7 +209,7 @@ impl Cluster {
     }
 
     /// Takes the primary of a shard away, lets the best replica take its place halfway, and lets
-    /// the old one follow it in the end; tells who did what.
+    /// the old one follow it in the end; returns the names of both.
     pub(super) async fn promote(
         &mut self,
         shard: usize,

@@ -123,7 +123,7 @@ impl RouterProcess {
         self.signal(Signal::CONT)
     }
 
-    /// Leaves the directory where it is, and tells where.
+    /// Keeps the directory after the run, and returns its path.
     pub(crate) fn keep(&mut self) -> &Path {
         if let Some(dir) = self.dir.take() {
             let _ = dir.keep();

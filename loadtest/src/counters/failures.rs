@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::{OTHERS, Operation};
 use crate::response_check::Failure;
 
-/// Groups of failures told apart.
+/// Most groups of failures.
 const GROUPS_MAX: usize = 64;
 
 /// Failures are the same when these are.

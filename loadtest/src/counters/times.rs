@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-/// Longest time told apart from longer ones, in microseconds: well above the client's patience.
+/// Longest time that is distinguished from longer ones, in microseconds: well above the client's
+/// patience.
 const TIME_US_MAX: u64 = 600_000_000;
 /// Digits kept of a time: 0.1 % is finer than two runs ever agree.
 const DIGITS: u8 = 3;

@@ -35,7 +35,7 @@ impl Connection {
         let (sender, driver) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Failure::new(None, NOT_CONNECTED, &error.to_string()))?;
-        // What goes wrong on it is told to who waits for an answer.
+        // Its errors are returned to the request that waits for a response.
         tokio::spawn(async move { drop(driver.await) });
         Ok(Self(sender))
     }

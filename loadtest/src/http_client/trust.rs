@@ -30,7 +30,7 @@ const PIN: &str = "name the file that holds it, or its issuer's, by the variable
 /// Remedy for a certificate that proves nothing, even if its issuer is trusted.
 const RENEW: &str = "give the router one that is valid for the host in --host";
 
-/// A certificate is asked for in this name, and must be for it.
+/// TLS to a host: its name is sent, and its certificate must be for that name.
 pub(super) struct Trust {
     connector: TlsConnector,
     name: ServerName<'static>,

@@ -1,4 +1,4 @@
-//! Closed model: a user waits for its response before it asks again.
+//! Closed model: a user waits for its response before it sends the next request.
 
 use std::future::ready;
 use std::sync::Arc;

@@ -8,7 +8,7 @@
 //!
 //! **Invariant:** a request that is due is sent, or counted as dropped because too many are under
 //! way; none is forgotten.
-//! **Not here:** sessions. Requests of strangers know nothing of each other; each must still find
+//! **Not here:** sessions. Requests of different users are independent; each must still find
 //! what was written before the run.
 
 use std::sync::Arc;

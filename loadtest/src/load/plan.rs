@@ -76,7 +76,7 @@ impl Plan {
         })
     }
 
-    /// The router that a user asks.
+    /// Returns the router of a user.
     pub(super) fn pool(&self, user: usize) -> &Arc<Pool> {
         &self.pools[user % self.pools.len()]
     }

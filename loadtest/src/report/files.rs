@@ -1,7 +1,7 @@
 //! Files: the reports that are written beside the console, and the earlier run that is read.
 //!
-//! **Invariant:** what cannot be read or written is told before any load; a file at its place is
-//! whole, the one that was there before or the new one.
+//! **Invariant:** a file that cannot be read or written is reported before any load; a file at its
+//! place is whole, the one that was there before or the new one.
 //! **Not here:** what is in them (`html`, `Report::json`, `compare`).
 
 use std::fs::{File, Permissions};

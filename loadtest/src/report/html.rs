@@ -77,7 +77,7 @@ fn content(report: &Report, page: &mut Markup) {
     footer(report, page);
 }
 
-/// The verdict, and what was asked of whom.
+/// Writes the verdict, the options and the hosts.
 fn head(report: &Report, page: &mut Markup) {
     let (class, word) = if report.passed { ("pass", "PASS") } else { ("fail", "FAIL") };
     page.node("header", &[], |header| {

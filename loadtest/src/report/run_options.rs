@@ -1,6 +1,6 @@
 //! Run options: the load of a run, option by option.
 //!
-//! **Invariant:** two runs with the same entries asked for the same load; what changes nothing
+//! **Invariant:** two runs with the same entries have the same load; an option that changes nothing
 //! about the load (`--seed`, `--json`) is not here.
 
 use std::collections::BTreeMap;

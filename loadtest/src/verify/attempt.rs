@@ -44,7 +44,7 @@ pub(super) struct Attempted {
     pub(super) done: Done,
 }
 
-/// The part of a problem that tells the outcome of a write.
+/// Part of a problem that has the outcome of a write.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct ProblemOutcome {
@@ -53,7 +53,7 @@ struct ProblemOutcome {
 
 /// Sends a request as `operation` says, and fills in when, to whom and how often.
 ///
-/// `other` asks another router than the session's own, if there is one.
+/// With `other` the request goes to another router than the session's own, if there is one.
 pub(super) async fn send(
     session: &mut Session,
     mut asked: HttpRequest,

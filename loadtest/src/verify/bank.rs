@@ -214,7 +214,7 @@ async fn look(session: &mut Session, bank: &str, level: Level, token: bool) -> (
 fn accounts_of(bank: &str) -> HttpRequest {
     let path = format!("/api/read?table={TRANSACTIONS}&tx_id=like.{bank}-a*&limit=100");
     let mut asked = requests::keyed_get("/", bank);
-    // A name of ours is part of a path as it is.
+    // The tester's names need no escape in a path.
     if let Ok(path) = path.parse() {
         *asked.uri_mut() = path;
     }

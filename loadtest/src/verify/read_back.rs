@@ -26,7 +26,7 @@ struct Rows {
     next_cursor: Option<String>,
 }
 
-/// Walks over both tables, and asks once more for every row that was not met.
+/// Walks over both tables, and reads every row once more that was not met.
 pub(super) async fn all(session: &mut Session) -> anyhow::Result<()> {
     let users = walk(session, USERS, "user_id", "name").await?;
     let transactions = walk(session, TRANSACTIONS, "tx_id", "memo").await?;

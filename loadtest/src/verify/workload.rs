@@ -22,7 +22,7 @@ use super::{bank, batch, register};
 /// Staleness that a bounded read allows.
 const BOUND_MS: u32 = 500;
 
-/// Does one thing, and tells what was sent for it.
+/// Performs one step of the session, and returns the requests sent for it.
 pub(super) async fn next(session: &mut Session) -> Vec<Done> {
     let act = session.random.below(100);
     let plain = Read { level: Level::One, token: false, bound_ms: 0, other: false };

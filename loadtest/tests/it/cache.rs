@@ -28,7 +28,7 @@ fn hits(report: &Value) -> u64 {
 /// Most additional runs without a response from the cache.
 const TRIES_MAX: u64 = 10;
 
-/// Seeds, and seconds of each: few and short, unless it is asked for more.
+/// Seeds, and seconds of each: few and short by default.
 fn seeds() -> (std::ops::RangeInclusive<u64>, u32) {
     let long = std::env::var("LONG_TESTS").is_ok_and(|value| value == "1");
     if long { (1..=20, 30) } else { (1..=2, 6) }

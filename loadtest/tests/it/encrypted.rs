@@ -1,4 +1,4 @@
-//! Tests of https: the tester proves the promises of a router that proves itself, and asks no
+//! Tests of https: the tester sends requests to a router whose certificate it trusts, and to no
 //! other.
 
 use std::io::{BufRead, BufReader};

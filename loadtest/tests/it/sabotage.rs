@@ -54,7 +54,7 @@ const OF_CACHE: &str = "cache_set_without_version";
 /// Everything is kept, and old answers are welcome to all but sessions that know better.
 const CACHE_OPTIONS: [&str; 4] = ["--cache-bound-ms", "30000", "--cache-min-uses", "1"];
 
-/// The router that can break promises; cargo makes it when it is asked for first.
+/// The router that can break promises; cargo builds it on first use.
 static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_BIN_EXE_loadtest")).parent().unwrap().parent().unwrap();
     let folder = folder.join("sabotage");
@@ -142,7 +142,7 @@ impl Drop for Router {
     }
 }
 
-/// The report on a router of its own, which was asked to keep its promises for a while.
+/// Returns the exit code and the report of a run against a router of its own.
 fn judge(switch: &str, lag_ms: u64, seed: u64, redis: Option<Redis>) -> (Option<i32>, Value) {
     let router = Router::start(switch, redis);
     router.delay_replicas(lag_ms);
@@ -156,7 +156,7 @@ fn judge(switch: &str, lag_ms: u64, seed: u64, redis: Option<Redis>) -> (Option<
     (ended.status.code(), report)
 }
 
-/// The checks that tell violations.
+/// Returns the checks with violations.
 fn found(report: &Value) -> Vec<&str> {
     let checks = report["verified"]["checks"].as_array().unwrap().iter();
     let broken = checks.filter(|check| check["violations"].as_u64() != Some(0));

@@ -43,12 +43,14 @@ impl Names {
     }
 
     /// The number of `name`, if it has one.
+    #[inline]
     pub fn find(&self, name: &str) -> Option<Key> {
         let number = *self.table.get(self.slot(name)?)?;
         (number != FREE).then_some(Key(number))
     }
 
     /// The name of `key`.
+    #[inline]
     pub fn name(&self, key: Key) -> &str {
         let index = key.0 as usize;
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
@@ -56,6 +58,7 @@ impl Names {
     }
 
     /// Returns the number of names.
+    #[inline]
     pub fn len(&self) -> usize {
         self.ends.len()
     }

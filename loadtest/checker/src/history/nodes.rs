@@ -1,4 +1,4 @@
-//! Nodes: who answered, as far as an answer's headers tell.
+//! Nodes: the nodes that answered, as far as the headers of a response name them.
 //!
 //! **Invariant:** number 0 is no node; every other number is one shard, role and router.
 //! **Not here:** whether that node should have answered.
@@ -17,7 +17,7 @@ impl NodeId {
 /// Node that sent a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// `x-shard`; empty when not told.
+    /// Value of `x-shard`; empty without that header.
     pub shard: String,
     /// `x-served-by`.
     pub role: Role,
@@ -35,7 +35,7 @@ pub enum Role {
     Replica,
     /// The router's cache.
     Cache,
-    /// Not told.
+    /// A response without that header.
     Unknown,
 }
 

@@ -31,7 +31,7 @@ pub struct Operation {
     /// Read: the value that came back, [`Value::NONE`] when the row was absent.
     /// Replayed: the value of the write or delete sent again.
     pub value: Value,
-    /// The version answered; 0 when none was told.
+    /// Version in the response; 0 without one.
     pub version: u64,
     /// The `if_version` of a conditional write; 0 without a condition.
     pub based_on: u64,
@@ -45,7 +45,7 @@ pub struct Operation {
     pub attempts: u8,
     /// Kind of the operation.
     pub kind: Kind,
-    /// The level asked for.
+    /// Requested level.
     pub level: Level,
     /// Outcome of the operation.
     pub outcome: Outcome,
@@ -61,6 +61,7 @@ const _: () = assert!(size_of::<Operation>() <= 64, "a million operations are 64
 impl Operation {
     /// A plain operation at level `one` that was sent once and succeeded: what tests and recorders
     /// start from.
+    #[inline]
     pub fn new(kind: Kind, key: Key, session: u32, request: u32) -> Self {
         Self {
             key,
@@ -83,6 +84,7 @@ impl Operation {
     }
 
     /// Returns whether it was to change the row.
+    #[inline]
     pub fn changes(&self) -> bool {
         matches!(self.kind, Kind::Write | Kind::Delete)
     }
@@ -123,7 +125,7 @@ pub enum Kind {
     Replay,
 }
 
-/// The consistency asked for.
+/// Requested consistency level.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
@@ -143,9 +145,9 @@ pub enum Level {
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Outcome {
-    /// Done as asked.
+    /// Done at the requested level.
     Ok,
-    /// A write is stored, at a lower level than asked (`"outcome":"committed"`, TSR205).
+    /// A write is stored, at a lower level than requested (`"outcome":"committed"`, TSR205).
     Committed,
     /// Nothing happened, and the answer said so.
     Rejected,
@@ -170,6 +172,7 @@ impl Level {
     pub const ALL: [Self; 3] = [Self::One, Self::Quorum, Self::All];
 
     /// The word of the header `x-consistency`.
+    #[inline]
     pub fn name(self) -> &'static str {
         match self {
             Self::One => "one",
@@ -202,6 +205,7 @@ impl Value {
     pub const FOREIGN: Self = Self(u64::MAX);
 
     /// The value with this number within its session. Sessions count from 1.
+    #[inline]
     pub fn new(session: u32, number: u32) -> Self {
         debug_assert!(session > 0, "session 0 would make the absent value");
         Self(u64::from(session) << 32 | u64::from(number))

@@ -21,7 +21,7 @@ pub struct Total {
     pub end: u64,
     /// Node that answered.
     pub node: NodeId,
-    /// The level asked for.
+    /// Requested level.
     pub level: Level,
     /// The sum over the accounts that came back.
     pub sum: i64,

@@ -1,6 +1,6 @@
 //! Deletes: what may explain that a row was absent.
 //!
-//! A read that finds no row tells no version. It saw the row as it was before the first write, or
+//! A read that finds no row has no version. It saw the row as it was before the first write, or
 //! as some delete had left it. [`Deletes::explain`] chooses the lowest mark that is possible; why
 //! the lowest is the right choice is proven in `linearizable`.
 //!

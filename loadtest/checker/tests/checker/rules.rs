@@ -354,7 +354,7 @@ fn c9_a_write_under_a_condition_replaces_its_base_version() {
         vec![write(1, 0, 7), write(2, 10, 8), based(write(3, 20, 9), 7)],
         "C9 a write based on version 7 got version 9, over version 8",
     );
-    // Neither tells a version, as rows of a bulk.
+    // Neither has a version, like rows of a bulk.
     accuses(
         vec![write(1, 0, 7), based(write(2, 10, 0), 7), based(write(3, 10, 0), 7)],
         "C9 two writes were both stored on top of version 7",

@@ -249,7 +249,7 @@ impl Server {
         }
     }
 
-    /// Each session asks one thing after the other.
+    /// Each session sends one request after the other.
     fn plans(&mut self) -> Vec<Plan> {
         let each = self.settings.operations / self.settings.sessions as usize;
         let mut plans = Vec::with_capacity(each * self.settings.sessions as usize);

@@ -6,7 +6,7 @@
 //!
 //! Source: PostgreSQL's documentation, "Frontend/Backend Protocol", message formats.
 //!
-//! **Invariant:** a stream that cannot be read (encrypted, or of something else) never tells of a
+//! **Invariant:** a stream that cannot be read (encrypted, or of something else) never reports a
 //! write.
 //! **Not here:** passing anything on.
 

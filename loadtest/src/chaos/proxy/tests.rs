@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Long enough to see that nothing happens.
 const SILENCE: Duration = Duration::from_millis(200);
 
-/// A server that answers every line with what it is told to answer, and counts the lines.
+/// Starts a server that answers every line with the given bytes, and counts the lines.
 async fn server(answer: &'static [u8]) -> (SocketAddr, Arc<AtomicU32>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();

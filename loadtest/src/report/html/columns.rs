@@ -9,7 +9,7 @@ use crate::report::{Report, Second};
 
 /// More would be less than four pixels wide; an hour becomes 20 s each.
 pub(super) const COLUMNS_MAX: usize = 180;
-/// A last second shorter than this is told with the one before: its rate would be a matter of
+/// A last second shorter than this is merged with the one before: its rate would be a matter of
 /// chance.
 const PART_LEAST_S: f64 = 0.5;
 /// A run of no time at all is drawn this long.
@@ -34,7 +34,7 @@ pub(super) fn seconds(report: &Report) -> f64 {
     report.elapsed_s.max(RUN_LEAST_S)
 }
 
-/// All columns, from the start on; none if nothing was asked.
+/// All columns, from the start on; none without requests.
 pub(super) fn of(report: &Report) -> Vec<Column> {
     let end = seconds(report);
     let last = report.series.len().saturating_sub(1);

@@ -1,6 +1,6 @@
 //! Graphs: throughput and response times over the run.
 //!
-//! **Invariant:** where nothing was asked nothing is drawn: a gap is a gap.
+//! **Invariant:** a time without requests is a gap in the graph.
 
 use std::fmt::Write;
 

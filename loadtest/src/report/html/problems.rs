@@ -1,6 +1,6 @@
 //! Problems: what was not as promised, and what makes the numbers less than they seem.
 //!
-//! **Invariant:** however much went wrong, what is told of it is bounded, and what is left out is
+//! **Invariant:** the section is bounded, however many failures there were, and what is left out is
 //! counted.
 
 use checker::lost_text;

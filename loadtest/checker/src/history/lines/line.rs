@@ -133,7 +133,7 @@ pub(super) struct Line<'a> {
     pub(super) what: Option<Cow<'a, str>>,
 }
 
-/// A text inside a list: serde borrows from a `Cow` only when told so for each.
+/// A text inside a list: serde borrows from a `Cow` only with an attribute for each.
 #[derive(Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);

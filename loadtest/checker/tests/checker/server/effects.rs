@@ -1,7 +1,7 @@
 //! Effect and response of an operation, at the moment it takes effect.
 //!
 //! **Invariant:** effects are played in order of time.
-//! **Not here:** what is asked (`server`), and the end of a run (`ending`).
+//! **Not here:** the requests (`server`), and the end of a run (`ending`).
 
 use checker::history::{Key, Kind, Level, Operation, Outcome, Role, Total, Value};
 
@@ -105,7 +105,7 @@ impl Server {
         self.history.operations.push(one);
     }
 
-    /// Three rows of which the answer tells no version, each refused or not.
+    /// Three rows without a version in the response, each refused or not.
     fn bulk(&mut self, plan: &Plan) {
         for row in 0..3 {
             let number = self.draw(plan.session);
@@ -227,7 +227,7 @@ impl Server {
         if one.outcome == Outcome::Ok {
             let state = self.seen(plan, one.token);
             one.value = state.value;
-            // The version of a delete is not told by the row that is not there.
+            // A row that is not there has no version of its delete.
             one.version = if state.value == Value::NONE { 0 } else { state.version };
             if one.token {
                 self.tokens.insert((plan.session, plan.key), state.version);
