@@ -98,7 +98,7 @@ fn a_program_or_file_that_cannot_be_used_is_reported_before_the_run() {
     for (args, message) in [
         (&["--router", "/nonexistent/api-router"][..], "there is no router at /nonexistent/"),
         (&["--history", "/nonexistent/history"], "/nonexistent/history cannot be written"),
-        (&["--router-options", "--no-such-option"], "the router is not there"),
+        (&["--router-options", "--no-such-option"], "the router is not ready"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
         command.env_remove("TESSERA_LOADTEST_HOST").args(["--verify", "--chaos"]);
