@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use goose::prelude::*;
 
-use super::operation::{self, Performed};
+use super::operation::{self, OperationResult};
 use super::plan::Plan;
 use super::report_to_goose;
 use super::virtual_user::VirtualUser;
@@ -36,7 +36,7 @@ async fn step(user: &mut GooseUser) -> TransactionResult {
     let (plan, number) = (Arc::clone(&virtual_user.plan), virtual_user.number);
     let (step, known) = virtual_user.next_step();
     let done = operation::perform(plan.pool(number), &step, &known, Instant::now()).await;
-    let Performed { sample, status, token } = done;
+    let OperationResult { sample, status, token } = done;
 
     self::virtual_user(user)?.learn(&step, sample.verdict.is_ok(), token);
     let pause = sample.verdict.as_ref().is_err_and(|failure| failure.status.is_none());

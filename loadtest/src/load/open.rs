@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use goose::prelude::*;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
-use super::operation::{self, Known, Performed};
+use super::operation::{self, Known, OperationResult};
 use super::plan::Plan;
 use super::report_to_goose;
 use crate::random::Random;
@@ -58,8 +58,8 @@ struct Sender {
     /// Requests that were due so far.
     due: u64,
     in_flight: u32,
-    done: UnboundedReceiver<Performed>,
-    tell: UnboundedSender<Performed>,
+    done: UnboundedReceiver<OperationResult>,
+    tell: UnboundedSender<OperationResult>,
 }
 
 impl Sender {
@@ -141,9 +141,9 @@ async fn finish(user: &mut GooseUser) -> TransactionResult {
 async fn take(
     user: &mut GooseUser,
     sender: &mut Sender,
-    done: Option<Performed>,
+    done: Option<OperationResult>,
 ) -> Result<(), Box<TransactionError>> {
-    let Some(Performed { sample, status, .. }) = done else { return Ok(()) };
+    let Some(OperationResult { sample, status, .. }) = done else { return Ok(()) };
     sender.in_flight -= 1;
     report_to_goose(user, sample.operation, &sample, status).await?;
     sender.plan.counters.add(sample);

@@ -23,7 +23,7 @@ pub(super) struct Known {
 }
 
 /// Result of an operation.
-pub(super) struct Performed {
+pub(super) struct OperationResult {
     pub(super) sample: Sample,
     pub(super) status: Option<u16>,
     pub(super) token: Option<SessionToken>,
@@ -35,7 +35,7 @@ pub(super) async fn perform(
     step: &Step,
     known: &Known,
     intended: Instant,
-) -> Performed {
+) -> OperationResult {
     let sent = Instant::now();
     let answer = ask(pool, step, known).await;
     let ended = Instant::now();
@@ -48,7 +48,7 @@ pub(super) async fn perform(
         Err(failure) => (failure.status, None, None, Err(failure)),
     };
     let sample = Sample { operation: step.operation, intended, sent, ended, source, verdict };
-    Performed { sample, status, token }
+    OperationResult { sample, status, token }
 }
 
 async fn ask(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure> {

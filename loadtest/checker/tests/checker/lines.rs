@@ -72,8 +72,8 @@ fn everything() -> OperationHistory {
 
 fn written(history: &OperationHistory) -> String {
     let mut lines = Vec::new();
-    write(history, &mut lines).unwrap();
-    String::from_utf8(lines).unwrap()
+    write(history, &mut lines).expect("a list takes all bytes");
+    String::from_utf8(lines).expect("lines are UTF-8")
 }
 
 #[test]
