@@ -13,7 +13,8 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ("shard-manager", &["cache", "local-postgres", "model"]),
     ("analytics", &[]),
     ("api-router", &["analytics", "shard-manager"]),
-    ("loadtest", &[]),
+    ("loadtest/checker", &[]),
+    ("loadtest", &["checker"]),
 ];
 
 /// Lowest first. A module may import only from lines above its own, and from its own children.
@@ -138,6 +139,46 @@ const ANALYTICS: &[&[&str]] = &[
     &["service"],
 ];
 
+const LOADTEST: &[&[&str]] = &[
+    &[
+        "check",
+        "cpu",
+        "fault_kind",
+        "keyspace",
+        "random",
+        "recorder",
+        "response_check",
+        "scenario",
+        "tables",
+    ],
+    &["http_client", "keys"],
+    &["counters", "requests"],
+    &["mix", "progress"],
+    &["options"],
+    &["chaos", "load", "own_rows", "report"],
+    &["measured_run", "verify"],
+    &["verified_run"],
+];
+const CHECKER: &[&[&str]] = &[
+    &["history", "version_bound"],
+    &["availability", "row"],
+    &["acknowledged", "violation"],
+    &["allowed_losses", "report"],
+    &["findings"],
+    &[
+        "bank",
+        "bounded",
+        "corruption",
+        "final_state",
+        "identity",
+        "ledger",
+        "linearizable",
+        "sessions",
+        "sets",
+    ],
+    &["violation_report"],
+];
+
 const LINES_MAX: usize = 500;
 const FORBIDDEN_NAMES: [&str; 5] = ["utils", "util", "common", "helpers", "types"];
 
@@ -222,6 +263,8 @@ fn modules_import_only_lower_layers() {
     check_layers("shard-manager", SHARD_MANAGER);
     check_layers("api-router", API_ROUTER);
     check_layers("analytics", ANALYTICS);
+    check_layers("loadtest", LOADTEST);
+    check_layers("loadtest/checker", CHECKER);
 }
 
 #[test]
@@ -235,6 +278,16 @@ fn the_model_is_plain_values() {
         for word in ["async fn", "tokio", "diesel", "std::fs", "SystemTime", "Instant", "Utc::now"]
         {
             assert!(!text.contains(word), "{}: model must not use {word}", file.display());
+        }
+    }
+}
+
+#[test]
+fn the_checker_judges_without_a_clock_or_a_network() {
+    for file in sources(&root().join("loadtest/checker/src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        for word in ["async fn", "tokio", "hyper", "std::fs", "SystemTime", "Instant", "Utc::now"] {
+            assert!(!text.contains(word), "{}: must not use {word}", file.display());
         }
     }
 }
